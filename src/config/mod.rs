@@ -1,0 +1,288 @@
+//! The configuration: plain validated data. `load.rs` reads TOML and reports every mistake with its line at once.
+//!
+//! This room never opens a socket and knows no strategy's arithmetic: overlapping ranges and the like are found by `catalog::build`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration file, validated as far as this room can.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: Listen,
+    pub log: Log,
+    pub limits: Limits,
+    /// TLS towards the shards' servers.
+    pub server_tls: ServerTls,
+    /// Number of worker threads of the data plane.
+    pub workers: usize,
+    /// Defaults for every pool.
+    pub pool: Pool,
+    pub users: Vec<User>,
+    pub databases: Vec<Database>,
+    pub shards: Vec<Shard>,
+    pub distributions: Vec<Distribution>,
+    pub tables: Vec<Table>,
+}
+
+/// The line of the file (from 1) where an entry begins, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Line(pub usize);
+
+/// A number of bytes, written `"64kB"`, `"1MB"`, `"1GB"` as in Postgres (powers of 1024).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub addresses: Vec<SocketAddr>,
+    /// The directory of the Unix socket `.s.PGSQL.<port of the first address>`.
+    pub unix_socket_directory: Option<PathBuf>,
+    /// Metrics and health.
+    pub http: Option<SocketAddr>,
+    pub tls: ClientTls,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug)]
+pub enum ClientTls {
+    Disable,
+    Prefer(Certificate),
+    Require(Certificate),
+}
+
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// As libpq's sslmode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    pub mode: SslMode,
+    /// PEM; needed by verify-ca and verify-full.
+    pub root_certificate: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter, like `info` or `trunkline=debug`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub max_client_connections: usize,
+    /// Per user; `None`: no limit of its own.
+    pub max_user_connections: Option<usize>,
+    /// From accept to the end of authentication.
+    pub login_timeout: Duration,
+    /// The largest single message a client may send.
+    pub max_message_size: ByteSize,
+    /// Bytes of plan cache per worker.
+    pub plan_cache_size: ByteSize,
+    /// Prepared statements one client may hold.
+    pub max_prepared_statements: usize,
+    /// How long SIGTERM waits for open transactions.
+    pub shutdown_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+}
+
+/// Settings of one pool: the connections of one user and database to one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub mode: PoolMode,
+    /// Most connections, all workers together.
+    pub size: usize,
+    /// Kept open even when idle.
+    pub min_size: usize,
+    /// How long a client waits for a connection.
+    pub checkout_timeout: Duration,
+    /// Most clients that wait.
+    pub max_waiting: usize,
+    /// An idle connection is closed after this; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection is closed after this, give or take 10 %; `None`: never.
+    pub max_lifetime: Option<Duration>,
+    /// A connection idle for longer is tried before it is lent.
+    pub check_after_idle: Duration,
+    pub connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct User {
+    pub line: Line,
+    pub name: String,
+    pub auth: Auth,
+    /// May use the admin database `trunkline`.
+    pub admin: bool,
+    /// The role and password used on servers.
+    pub server_user: String,
+    pub server_password: Option<Secret>,
+    pub pool_mode: Option<PoolMode>,
+    pub pool_size: Option<usize>,
+}
+
+/// How a client proves to be this user.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    Trust,
+    /// md5 challenge; the secret is the password or `md5` + 32 hex digits.
+    Md5(Secret),
+    /// SCRAM-SHA-256 from a plain password.
+    ScramPassword(Secret),
+    /// SCRAM-SHA-256 from a stored verifier `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+    ScramVerifier(Secret),
+}
+
+/// A secret's text; never shown by Debug.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub line: Line,
+    pub name: String,
+    /// Its name on the servers, unless a node says otherwise.
+    pub server_database: String,
+    /// Name of the shard that is home to sequences and to tables not named here.
+    pub default_shard: Option<String>,
+    /// `sequences = "per_shard"`: the administrator made shards' sequences disjoint.
+    pub sequences_per_shard: bool,
+    pub pool_mode: Option<PoolMode>,
+    pub pool_size: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Shard {
+    pub line: Line,
+    pub name: String,
+    /// The first is taken as the primary.
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    pub line_number: usize,
+    /// A name, an address, or a directory of a Unix socket (begins with `/`).
+    pub host: String,
+    pub port: u16,
+    pub database: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Distribution {
+    pub line: Line,
+    pub name: String,
+    /// Name of its database.
+    pub database: String,
+    /// Type names of the key columns, in order.
+    pub key: Vec<String>,
+    pub strategy: Strategy,
+    pub pins: Vec<Pin>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Strategy {
+    Hash { function: HashFunction, buckets: u32, shards: BucketMap },
+    Range(Vec<Range>),
+    List { values: Vec<ListEntry>, default: Option<String> },
+    Geo { regions: Vec<Region>, default: Option<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashFunction {
+    Postgres,
+    Xxh3,
+    /// `key % n` as an application did it before; the shards' order counts.
+    Modulo,
+}
+
+#[derive(Clone, Debug)]
+pub enum BucketMap {
+    /// Buckets in equal runs over these shards, in order.
+    Even(Vec<String>),
+    /// Shard name and its inclusive bucket ranges.
+    Assigned(Vec<(String, Vec<(u32, u32)>)>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Range {
+    pub line: Line,
+    /// Inclusive; `None`: open.
+    pub from: Option<String>,
+    /// Exclusive; `None`: open.
+    pub to: Option<String>,
+    pub shard: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListEntry {
+    pub line: Line,
+    pub values: Vec<String>,
+    pub shard: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Region {
+    pub line: Line,
+    pub name: String,
+    pub values: Vec<String>,
+    /// More than one: the second key column is hashed among them.
+    pub shards: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pin {
+    pub line: Line,
+    /// One value for each key column.
+    pub key: Vec<String>,
+    pub shard: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub line: Line,
+    /// `public` unless written `schema.name`.
+    pub schema: String,
+    pub name: String,
+    pub database: String,
+    pub placement: TablePlacement,
+}
+
+#[derive(Clone, Debug)]
+pub enum TablePlacement {
+    Sharded { distribution: String, key: Vec<String> },
+    Reference,
+    Single { shard: String },
+}

@@ -1,0 +1,140 @@
+//! The class of a statement, found from its first words by our own matcher: what needs no parser.
+
+/// What a statement is, as far as the session must know. Names are folded as Postgres folds them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Class {
+    /// Nothing but white space and comments.
+    Empty,
+    /// SELECT, VALUES, TABLE, WITH, INSERT, UPDATE, DELETE, MERGE: read by the parser.
+    Data,
+    /// BEGIN, START TRANSACTION, with the modes as they were written.
+    Begin,
+    /// COMMIT, END.
+    Commit { chain: Chain },
+    /// ROLLBACK, ABORT.
+    Rollback { chain: Chain },
+    Savepoint(Box<str>),
+    RollbackTo(Box<str>),
+    Release(Box<str>),
+    /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
+    TwoPhase,
+    /// SET [SESSION | LOCAL] name = value; `SET TIME ZONE x` is `timezone`, `SET NAMES x` is `client_encoding`, SET ROLE is `role`,
+    /// SET SESSION AUTHORIZATION is `session_authorization`, SET SESSION CHARACTERISTICS AS TRANSACTION is `session_characteristics`.
+    Set { scope: Scope, name: Box<str>, value: SetValue },
+    /// SET TRANSACTION: belongs to the open transaction.
+    SetTransaction,
+    /// SET CONSTRAINTS: belongs to the open transaction.
+    SetConstraints,
+    /// RESET name.
+    Reset(Box<str>),
+    ResetAll,
+    /// SHOW name (SHOW ALL is `all`).
+    Show(Box<str>),
+    /// DECLARE name ... CURSOR {WITH HOLD | WITHOUT HOLD} FOR query; the query's byte range in the statement's text.
+    Declare { hold: Hold, query: std::ops::Range<usize> },
+    /// FETCH, MOVE.
+    Fetch,
+    /// CLOSE name or ALL.
+    CloseCursor,
+    /// PREPARE name [(types)] AS query.
+    Prepare { name: Box<str>, query: std::ops::Range<usize> },
+    /// EXECUTE name [(arguments)].
+    Execute(Box<str>),
+    /// DEALLOCATE name; `None` is ALL.
+    Deallocate(Option<Box<str>>),
+    Discard(Discard),
+    Listen,
+    Unlisten,
+    Notify,
+    /// LOCK TABLE: belongs to the open transaction.
+    Lock,
+    /// EXPLAIN [options] query; the query's byte range.
+    Explain { query: std::ops::Range<usize> },
+    /// COPY.
+    Copy(Copy),
+    /// CREATE, ALTER, DROP, TRUNCATE, GRANT, REVOKE, COMMENT, REINDEX, REFRESH, SECURITY LABEL, IMPORT FOREIGN SCHEMA, REASSIGN ...
+    Ddl(Ddl),
+    /// VACUUM, ANALYZE, CLUSTER, CHECKPOINT: work on a node rather than on data.
+    Maintenance,
+    /// CALL.
+    Call,
+    /// DO.
+    Do,
+    /// LOAD.
+    Load,
+    /// First words that are no Postgres statement: sent nowhere without a hint unless the server may judge it safely (a syntax error).
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chain {
+    No,
+    /// AND CHAIN: a new transaction begins at once.
+    Yes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Session,
+    Local,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    Without,
+    With,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    All,
+    Plans,
+    Sequences,
+    Temp,
+}
+
+/// What follows `SET name =`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SetValue {
+    /// `TO DEFAULT`: the same as RESET.
+    Default,
+    /// The value's tokens as the client wrote them, ready to follow `SET name = ` again (a list keeps its commas),
+    /// and the list of plain values: unquoted, identifiers folded.
+    Given { source: Box<str>, values: Vec<Box<str>> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copy {
+    pub direction: CopyDirection,
+    pub source: CopySource,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// COPY ... FROM STDIN.
+    FromClient,
+    /// COPY ... TO STDOUT.
+    ToClient,
+    /// FROM or TO a file or program of the server.
+    Server,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CopySource {
+    Table { schema: Option<Box<str>>, name: Box<str> },
+    /// COPY (query) TO: the query's byte range.
+    Query(std::ops::Range<usize>),
+}
+
+/// What a definition statement does to what a connection or the catalog remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ddl {
+    /// CREATE TEMPORARY ... : lives in one server connection only.
+    Temporary,
+    /// CREATE/DROP DATABASE, TABLESPACE, ROLE, SYSTEM ...: not inside one database's schema.
+    Global,
+    /// TRUNCATE.
+    Truncate,
+    /// Anything else that may change tables, columns, views or functions.
+    Schema,
+}
