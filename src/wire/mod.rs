@@ -6,8 +6,8 @@
 //! `answer.rs` for what Trunkline itself says.
 
 pub mod answer;
-//pub mod auth;
+pub mod auth;
 pub mod message;
-//pub mod startup;
+pub mod startup;
 pub mod stream;
-//pub mod tls;
+pub mod tls;
