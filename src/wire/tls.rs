@@ -333,3 +333,175 @@ fn der_element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     };
     rest.split_at_checked(length)
 }
+
+/// Certificates for tests.
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A root that signs certificates into files.
+    pub(crate) struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        pub(crate) directory: TempDir,
+    }
+
+    impl Authority {
+        pub(crate) fn new() -> Self {
+            let directory = TempDir::new().unwrap();
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            std::fs::write(directory.path().join("root.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            Authority { issuer: Issuer::new(params, key), directory }
+        }
+
+        pub(crate) fn root(&self) -> PathBuf {
+            self.directory.path().join("root.pem")
+        }
+
+        /// A new certificate for these names and addresses.
+        pub(crate) fn issue(&self, names: &[&str]) -> Certificate {
+            self.issue_with(names, &rcgen::PKCS_ECDSA_P256_SHA256)
+        }
+
+        pub(crate) fn issue_with(&self, names: &[&str], algorithm: &'static SignatureAlgorithm) -> Certificate {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+            let signed = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+            let files = Certificate {
+                certificate: self.directory.path().join("server.pem"),
+                key: self.directory.path().join("server.key"),
+            };
+            std::fs::write(&files.certificate, signed.pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            files
+        }
+
+        /// For a server of ours.
+        pub(crate) fn offered(&self, names: &[&str]) -> ClientEncryption {
+            ClientEncryption::load(&ClientTls::Prefer(self.issue(names))).unwrap()
+        }
+
+        /// For a client of ours.
+        pub(crate) fn trusted(&self, mode: SslMode) -> ServerEncryption {
+            ServerEncryption::load(&ServerTls { mode, root_certificate: Some(self.root()) }).unwrap()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::Authority;
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    /// Whether a client of this mode accepts the server as `host`.
+    async fn handshake(offered: &ClientEncryption, trusted: &ServerEncryption, host: &str) -> io::Result<()> {
+        let ClientEncryption::Prefer(acceptor) = offered else { panic!() };
+        let (ServerEncryption::Prefer(connector) | ServerEncryption::Require(connector)) = trusted else { panic!() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async { acceptor.accept(listener.accept().await.unwrap().0).await };
+        let client = async { connector.connect(host, TcpStream::connect(address).await.unwrap()).await };
+        let (server, client) = tokio::join!(server, client);
+        client?;
+        server.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn the_modes_verify_what_libpq_verifies() {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let offered = authority.offered(&["db.example", "127.0.0.1"]);
+        let cases = [
+            // mode, whose root is trusted, name, accepted
+            (SslMode::Prefer, &stranger, "db.example", true),
+            (SslMode::Require, &stranger, "other.example", true),
+            (SslMode::Require, &stranger, "not a dns name!", true),
+            (SslMode::VerifyCa, &authority, "db.example", true),
+            (SslMode::VerifyCa, &authority, "other.example", true),
+            (SslMode::VerifyCa, &authority, "not a dns name!", true),
+            (SslMode::VerifyCa, &stranger, "db.example", false),
+            (SslMode::VerifyFull, &authority, "db.example", true),
+            (SslMode::VerifyFull, &authority, "127.0.0.1", true),
+            (SslMode::VerifyFull, &authority, "other.example", false),
+            (SslMode::VerifyFull, &authority, "127.0.0.2", false),
+            (SslMode::VerifyFull, &stranger, "db.example", false),
+        ];
+        for (mode, root, host, accepted) in cases {
+            let outcome = handshake(&offered, &root.trusted(mode), host).await;
+            assert_eq!(outcome.is_ok(), accepted, "{mode:?} {host}: {outcome:?}");
+        }
+        // This one never gets as far as a handshake.
+        let ServerEncryption::Require(connector) = authority.trusted(SslMode::VerifyFull) else { panic!() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(
+            connector.connect("not a dns name!", socket).await.unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let authority = Authority::new();
+        let good = authority.issue(&["localhost"]);
+        let path = |name: &str| authority.directory.path().join(name);
+        std::fs::write(path("empty.pem"), "").unwrap();
+        std::fs::write(path("broken.pem"), "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n").unwrap();
+        let other_key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        std::fs::write(path("other.key"), other_key).unwrap();
+        let load = |certificate: PathBuf, key: PathBuf| {
+            ClientEncryption::load(&ClientTls::Require(Certificate { certificate, key })).err().unwrap().to_string()
+        };
+        let cases = [
+            (load(path("none.pem"), good.key.clone()), "none.pem", "cannot read"),
+            (load(path("empty.pem"), good.key.clone()), "empty.pem", "holds no certificate"),
+            (load(path("broken.pem"), good.key.clone()), "broken.pem", "not valid PEM"),
+            (load(good.key.clone(), good.key.clone()), "server.key", "holds no certificate"),
+            (load(good.certificate.clone(), good.certificate.clone()), "server.pem", "holds no private key"),
+            (load(good.certificate.clone(), path("other.key")), "other.key", "cannot be used together"),
+        ];
+        for (error, file, reason) in cases {
+            assert!(error.contains(file) && error.contains(reason), "{error}");
+        }
+        let servers = |mode, root_certificate| {
+            ServerEncryption::load(&ServerTls { mode, root_certificate }).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert!(servers(SslMode::VerifyCa, None).unwrap_err().contains("need a root certificate"));
+        assert!(servers(SslMode::VerifyFull, Some(path("none.pem"))).unwrap_err().contains("none.pem"));
+        assert_eq!(servers(SslMode::Require, None), Ok(()));
+    }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
+        // A root signs with its own key: these certificates carry the signature of P-256 with SHA-256.
+        let authority = Authority::new();
+        let files = authority.issue(&["localhost"]);
+        let certificate = CertificateDer::from_pem_file(&files.certificate).unwrap();
+        let sha256 = digest::digest(&digest::SHA256, &certificate);
+        assert_eq!(server_end_point(&certificate).as_deref(), Some(sha256.as_ref()));
+
+        let signed_by_itself = |algorithm| {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            rcgen::CertificateParams::default().self_signed(&key).unwrap().der().clone()
+        };
+        let certificate = signed_by_itself(&rcgen::PKCS_ECDSA_P384_SHA384);
+        let sha384 = digest::digest(&digest::SHA384, &certificate);
+        assert_eq!(server_end_point(&certificate).as_deref(), Some(sha384.as_ref()));
+        assert_eq!(server_end_point(&signed_by_itself(&rcgen::PKCS_ED25519)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_certificate_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = signature_algorithm(&bytes);
+            let mut sequence = vec![0x30, 0x82, 0x00, 0x40];
+            sequence.extend(bytes);
+            let _ = signature_algorithm(&sequence);
+        }
+    }
+}
