@@ -10,7 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
@@ -104,8 +106,10 @@ pub enum ConnectError {
 fn describe(raw: &[u8]) -> String {
     match ErrorFields::parse(raw) {
         Some(fields) => {
-            let (severity, message) =
-                (String::from_utf8_lossy(fields.severity), String::from_utf8_lossy(fields.message));
+            let (severity, message) = (
+                String::from_utf8_lossy(fields.severity),
+                String::from_utf8_lossy(fields.message),
+            );
             format!("{severity}: {message} (SQLSTATE {})", fields.sqlstate)
         }
         None => "the server refused the connection".to_owned(),
@@ -124,7 +128,9 @@ pub async fn connect(
         send(&mut stream, &startup_packet(login)).await?;
         log_in(stream, login).await
     };
-    tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
+    tokio::time::timeout(timeout, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
 /// Asks a server to cancel what a connection is doing, and returns when the server has dealt with the request.
@@ -153,7 +159,9 @@ pub async fn cancel(
         while matches!(stream.read(&mut nothing).await, Ok(read) if read > 0) {}
         Ok(())
     };
-    tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
+    tokio::time::timeout(timeout, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
 /// A socket to the server, encrypted as configured.
@@ -167,13 +175,17 @@ async fn open(address: &Address, encryption: &ServerEncryption) -> Result<Stream
     stream.set_options()?;
     match (stream, encryption) {
         (stream, ServerEncryption::Disable) => Ok(stream),
-        (stream, ServerEncryption::Prefer(connector)) => match request_tls(stream, &address.host, connector).await? {
-            TlsAnswer::Encrypted(stream) | TlsAnswer::Refused(stream) => Ok(stream),
-        },
-        (stream, ServerEncryption::Require(connector)) => match request_tls(stream, &address.host, connector).await? {
-            TlsAnswer::Encrypted(stream) => Ok(stream),
-            TlsAnswer::Refused(_) => Err(ConnectError::TlsUnsupported),
-        },
+        (stream, ServerEncryption::Prefer(connector)) => {
+            match request_tls(stream, &address.host, connector).await? {
+                TlsAnswer::Encrypted(stream) | TlsAnswer::Refused(stream) => Ok(stream),
+            }
+        }
+        (stream, ServerEncryption::Require(connector)) => {
+            match request_tls(stream, &address.host, connector).await? {
+                TlsAnswer::Encrypted(stream) => Ok(stream),
+                TlsAnswer::Refused(_) => Err(ConnectError::TlsUnsupported),
+            }
+        }
     }
 }
 
@@ -195,22 +207,33 @@ enum TlsAnswer {
     Refused(Stream),
 }
 
-async fn request_tls(mut stream: Stream, host: &str, connector: &Connector) -> Result<TlsAnswer, ConnectError> {
+async fn request_tls(
+    mut stream: Stream,
+    host: &str,
+    connector: &Connector,
+) -> Result<TlsAnswer, ConnectError> {
     stream.write_all(&SSL_REQUEST).await?;
     let mut answer = [0];
     stream.read_exact(&mut answer).await?;
     // The server speaks next after our ClientHello or our startup packet. Bytes that are here already come from somebody else.
     if stream.has_unread_bytes()? {
-        return Err(ConnectError::Protocol("bytes arrived in the clear behind the answer to SSLRequest"));
+        return Err(ConnectError::Protocol(
+            "bytes arrived in the clear behind the answer to SSLRequest",
+        ));
     }
     match (answer[0], stream) {
         (b'S', Stream::Tcp(socket)) => {
-            let encrypted = connector.connect(host, socket).await.map_err(ConnectError::Tls)?;
+            let encrypted = connector
+                .connect(host, socket)
+                .await
+                .map_err(ConnectError::Tls)?;
             Ok(TlsAnswer::Encrypted(Stream::ClientTls(Box::new(encrypted))))
         }
         (b'N', stream) => Ok(TlsAnswer::Refused(stream)),
         // An ErrorResponse, from a server that cannot even fork. It is not shown to anybody: no one vouches for it (CVE-2024-10977).
-        _ => Err(ConnectError::Protocol("neither S nor N came as the answer to SSLRequest")),
+        _ => Err(ConnectError::Protocol(
+            "neither S nor N came as the answer to SSLRequest",
+        )),
     }
 }
 
@@ -223,7 +246,10 @@ fn startup_packet(login: &Login) -> Vec<u8> {
     ];
     let mut packet = vec![0; 4];
     packet.extend_from_slice(&PROTOCOL_3_0);
-    let further = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let further = login
+        .parameters
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in fixed.into_iter().chain(further) {
         // An empty name would end the list early.
         if !name.is_empty() {
@@ -269,28 +295,48 @@ async fn log_in(mut stream: Stream, login: &Login) -> Result<Connected, ConnectE
                     return Err(ConnectError::Protocol("a new connection is not idle"));
                 }
                 let (process_id, secret_key) = key.unwrap_or_default();
-                return Ok(Connected { stream, parameters, process_id, secret_key });
+                return Ok(Connected {
+                    stream,
+                    parameters,
+                    process_id,
+                    secret_key,
+                });
             }
-            _ => return Err(ConnectError::Protocol("a message that has no place in a login")),
+            _ => {
+                return Err(ConnectError::Protocol(
+                    "a message that has no place in a login",
+                ));
+            }
         }
     }
     Err(ConnectError::Protocol("a login that does not end"))
 }
 
 /// Answers one Authentication request.
-async fn authenticate(stream: &mut Stream, login: &Login, proof: Proof, body: &[u8]) -> Result<Proof, ConnectError> {
+async fn authenticate(
+    stream: &mut Stream,
+    login: &Login,
+    proof: Proof,
+    body: &[u8],
+) -> Result<Proof, ConnectError> {
     let mut cursor = Cursor::new(body);
-    let code = cursor.int32().map_err(|_| ConnectError::Protocol("an Authentication message without code"))?;
+    let code = cursor
+        .int32()
+        .map_err(|_| ConnectError::Protocol("an Authentication message without code"))?;
     let data = cursor.rest();
     match (code, proof) {
         (0, Proof::Unasked | Proof::Answered) => Ok(Proof::LoggedIn),
-        (0, _) => Err(ConnectError::Protocol("AuthenticationOk before the server proved who it is")),
+        (0, _) => Err(ConnectError::Protocol(
+            "AuthenticationOk before the server proved who it is",
+        )),
         (3, Proof::Unasked) => {
             send_password(stream, password(login)?.as_bytes()).await?;
             Ok(Proof::Answered)
         }
         (5, Proof::Unasked) => {
-            let salt = data.try_into().map_err(|_| ConnectError::Protocol("an md5 salt that has not 4 bytes"))?;
+            let salt = data
+                .try_into()
+                .map_err(|_| ConnectError::Protocol("an md5 salt that has not 4 bytes"))?;
             let hash = md5_hash(login.user.as_bytes(), password(login)?.as_bytes(), salt);
             send_password(stream, hash.as_bytes()).await?;
             Ok(Proof::Answered)
@@ -305,7 +351,9 @@ async fn authenticate(stream: &mut Stream, login: &Login, proof: Proof, body: &[
         (6, _) => Err(ConnectError::Authentication("SCM credentials")),
         (7 | 8, _) => Err(ConnectError::Authentication("GSSAPI")),
         (9, _) => Err(ConnectError::Authentication("SSPI")),
-        _ => Err(ConnectError::Protocol("an Authentication message out of turn")),
+        _ => Err(ConnectError::Protocol(
+            "an Authentication message out of turn",
+        )),
     }
 }
 
@@ -326,11 +374,18 @@ async fn send_password(stream: &mut Stream, password: &[u8]) -> Result<(), Conne
 }
 
 /// `offered`: NUL-terminated names of mechanisms and a NUL. The one that is bound to the TLS connection is taken if it can be.
-async fn begin_scram(stream: &mut Stream, password: &str, offered: &[u8]) -> Result<Proof, ConnectError> {
+async fn begin_scram(
+    stream: &mut Stream,
+    password: &str,
+    offered: &[u8],
+) -> Result<Proof, ConnectError> {
     let (mut plain, mut plus) = (false, false);
     let mut cursor = Cursor::new(offered);
     loop {
-        match cursor.string().map_err(|_| ConnectError::Protocol("a list of SASL mechanisms without end"))? {
+        match cursor
+            .string()
+            .map_err(|_| ConnectError::Protocol("a list of SASL mechanisms without end"))?
+        {
             b"" => break,
             name => {
                 plain |= name == SCRAM_SHA_256.as_bytes();
@@ -340,12 +395,19 @@ async fn begin_scram(stream: &mut Stream, password: &str, offered: &[u8]) -> Res
     }
     let end_point = server_end_point(stream);
     let (mechanism, binding) = match (end_point, plus, plain) {
-        (Some(hash), true, _) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash)),
+        (Some(hash), true, _) => (
+            SCRAM_SHA_256_PLUS,
+            ChannelBinding::tls_server_end_point(hash),
+        ),
         // We could bind and the server does not offer it. Said inside the proof, so that a server which did offer it,
         // through somebody in the middle who took it off the list, notices.
         (Some(_), false, true) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         (None, _, true) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
-        _ => return Err(ConnectError::Authentication("a SASL mechanism other than SCRAM-SHA-256")),
+        _ => {
+            return Err(ConnectError::Authentication(
+                "a SASL mechanism other than SCRAM-SHA-256",
+            ));
+        }
     };
     let scram = ScramSha256::new(password.as_bytes(), binding);
     let mut out = Vec::new();
@@ -361,9 +423,12 @@ async fn begin_scram(stream: &mut Stream, password: &str, offered: &[u8]) -> Res
 
 fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
     match stream {
-        Stream::ClientTls(encrypted) => {
-            encrypted.get_ref().1.peer_certificates()?.first().and_then(tls::server_end_point)
-        }
+        Stream::ClientTls(encrypted) => encrypted
+            .get_ref()
+            .1
+            .peer_certificates()?
+            .first()
+            .and_then(tls::server_end_point),
         _ => None,
     }
 }
@@ -391,7 +456,10 @@ fn report(parameters: &mut Vec<(String, String)>, body: &[u8]) -> Result<(), Con
     let (Ok(name), Ok(value), Ok(())) = (cursor.string(), cursor.string(), cursor.end()) else {
         return Err(broken);
     };
-    let (Ok(name), Ok(value)) = (String::from_utf8(name.to_vec()), String::from_utf8(value.to_vec())) else {
+    let (Ok(name), Ok(value)) = (
+        String::from_utf8(name.to_vec()),
+        String::from_utf8(value.to_vec()),
+    ) else {
         return Err(broken);
     };
     match parameters.iter_mut().find(|(known, _)| *known == name) {
@@ -406,7 +474,9 @@ fn backend_key(body: &[u8]) -> Result<(i32, Vec<u8>), ConnectError> {
         Some((process_id, key)) if (4..=MAX_CANCEL_KEY).contains(&key.len()) => {
             Ok((i32::from_be_bytes(*process_id), key.to_vec()))
         }
-        _ => Err(ConnectError::Protocol("a BackendKeyData that cannot be read")),
+        _ => Err(ConnectError::Protocol(
+            "a BackendKeyData that cannot be read",
+        )),
     }
 }
 
@@ -430,9 +500,13 @@ async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError
     let mut header = [0; 5];
     stream.read_exact(&mut header).await?;
     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-    let length = usize::try_from(length).ok().and_then(|length| length.checked_sub(4));
+    let length = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_sub(4));
     let Some(length) = length.filter(|&length| length <= MAX_MESSAGE) else {
-        return Err(ConnectError::Protocol("a message of a length that no login has"));
+        return Err(ConnectError::Protocol(
+            "a message of a length that no login has",
+        ));
     };
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
@@ -469,10 +543,14 @@ mod tests {
         play: impl FnOnce(TcpStream) -> F,
     ) -> Result<Connected, ConnectError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
         let server = async { play(listener.accept().await.unwrap().0).await };
         let login = login();
-        let (connected, _still_open) = tokio::join!(connect(&address, &login, encryption, PATIENCE), server);
+        let (connected, _still_open) =
+            tokio::join!(connect(&address, &login, encryption, PATIENCE), server);
         connected
     }
 
@@ -486,7 +564,10 @@ mod tests {
     }
 
     async fn said(words: &[u8]) -> Result<Connected, ConnectError> {
-        against(&ServerEncryption::Disable, |socket| after_startup(socket, words)).await
+        against(&ServerEncryption::Disable, |socket| {
+            after_startup(socket, words)
+        })
+        .await
     }
 
     fn accepted() -> Vec<u8> {
@@ -505,28 +586,59 @@ mod tests {
         // Said after the login, so it is not ours to take.
         answer::parameter_status(&mut words, "in_hot_standby", "off");
         let mut connected = said(&words).await.unwrap();
-        assert_eq!(connected.parameters, [("TimeZone".to_owned(), "GMT".to_owned())]);
-        assert_eq!((connected.process_id, &connected.secret_key[..]), (42, &[1, 2, 3, 4][..]));
+        assert_eq!(
+            connected.parameters,
+            [("TimeZone".to_owned(), "GMT".to_owned())]
+        );
+        assert_eq!(
+            (connected.process_id, &connected.secret_key[..]),
+            (42, &[1, 2, 3, 4][..])
+        );
         assert_eq!(connected.stream.read_u8().await.unwrap(), b'S');
     }
 
     #[test]
     fn the_startup_packet_is_what_a_server_expects() {
         let packet = startup_packet(&login());
-        let startup::Packet::Startup(read) = startup::parse_packet(&packet[4..]).unwrap() else { panic!() };
-        assert_eq!((read.minor, read.user.as_str(), read.database.as_str()), (0, "ann", "app"));
-        let names: Vec<_> = read.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(names, [("application_name", "trunkline"), ("client_encoding", "UTF8"), ("search_path", "a,b")]);
+        let startup::Packet::Startup(read) = startup::parse_packet(&packet[4..]).unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            (read.minor, read.user.as_str(), read.database.as_str()),
+            (0, "ann", "app")
+        );
+        let names: Vec<_> = read
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("application_name", "trunkline"),
+                ("client_encoding", "UTF8"),
+                ("search_path", "a,b")
+            ]
+        );
     }
 
     #[tokio::test]
     async fn the_servers_own_error_is_kept_whole() {
         let mut words = Vec::new();
-        let report = answer::Report::new(answer::Severity::Fatal, "53300", "sorry, too many clients already");
+        let report = answer::Report::new(
+            answer::Severity::Fatal,
+            "53300",
+            "sorry, too many clients already",
+        );
         answer::error_response(&mut words, &report);
         let error = said(&words).await.unwrap_err();
-        assert_eq!(error.to_string(), "FATAL: sorry, too many clients already (SQLSTATE 53300)");
-        let ConnectError::Server { raw, sqlstate } = error else { panic!() };
+        assert_eq!(
+            error.to_string(),
+            "FATAL: sorry, too many clients already (SQLSTATE 53300)"
+        );
+        let ConnectError::Server { raw, sqlstate } = error else {
+            panic!()
+        };
         assert_eq!((&raw[..], sqlstate.as_str()), (&words[5..], "53300"));
     }
 
@@ -540,7 +652,10 @@ mod tests {
         answer::authentication_md5(&mut asks_twice, [1; 4]);
         let mut never_ends = Vec::new();
         for _ in 0..=MAX_MESSAGES {
-            answer::notice_response(&mut never_ends, &answer::Report::new(answer::Severity::Notice, "00000", "x"));
+            answer::notice_response(
+                &mut never_ends,
+                &answer::Report::new(answer::Severity::Notice, "00000", "x"),
+            );
         }
         let mut in_transaction = Vec::new();
         answer::authentication_ok(&mut in_transaction);
@@ -550,22 +665,28 @@ mod tests {
             &asks_twice,
             &never_ends,
             &in_transaction,
-            b"Z\0\0\0\x05I",             // ready without a login
-            b"S\0\0\0\x08a\0b\0",        // a setting before it
-            b"R\0\0\0\x04",              // no code
-            b"R\0\0\0\x03",              // shorter than its own length word
-            b"R\x40\0\0\0",              // 1 GB
+            b"Z\0\0\0\x05I",            // ready without a login
+            b"S\0\0\0\x08a\0b\0",       // a setting before it
+            b"R\0\0\0\x04",             // no code
+            b"R\0\0\0\x03",             // shorter than its own length word
+            b"R\x40\0\0\0",             // 1 GB
             b"R\0\0\0\x0a\0\0\0\x05ab", // md5 with a salt of 2 bytes
             b"R\0\0\0\x08\0\0\0\x0c",   // SASLFinal out of nowhere
-            b"E\0\0\0\x06SE",            // an error cut short
+            b"E\0\0\0\x06SE",           // an error cut short
             b"R\0\0\0\x09\0\0\0\x0aS",  // mechanisms without end
         ];
         for words in cases {
             let error = said(words).await.unwrap_err();
-            assert!(matches!(error, ConnectError::Protocol(_)), "{words:?}: {error}");
+            assert!(
+                matches!(error, ConnectError::Protocol(_)),
+                "{words:?}: {error}"
+            );
         }
         let error = said(b"R\0\0\0\x08\0\0\0\x07").await.unwrap_err();
-        assert!(matches!(error, ConnectError::Authentication("GSSAPI")), "{error}");
+        assert!(
+            matches!(error, ConnectError::Authentication("GSSAPI")),
+            "{error}"
+        );
         let error = said(b"R\0\0\0\x0f\0\0\0\x0aOTHER\0\0").await.unwrap_err();
         assert!(matches!(error, ConnectError::Authentication(_)), "{error}");
     }
@@ -573,9 +694,18 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_falls_silent_is_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
-        let error =
-            connect(&address, &login(), &ServerEncryption::Disable, Duration::from_millis(50)).await.unwrap_err();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let error = connect(
+            &address,
+            &login(),
+            &ServerEncryption::Disable,
+            Duration::from_millis(50),
+        )
+        .await
+        .unwrap_err();
         assert!(matches!(error, ConnectError::Timeout(_)), "{error}");
     }
 
@@ -602,13 +732,27 @@ mod tests {
             let mut forged = b"S".to_vec();
             forged.extend(accepted());
             for words in [&forged[..], b"NE", b"E\0\0\0\x04"] {
-                let error = against(&encryption, |socket| after_ssl_request(socket, words)).await.unwrap_err();
-                assert!(matches!(error, ConnectError::Protocol(_)), "{mode:?} {words:?}: {error}");
+                let error = against(&encryption, |socket| after_ssl_request(socket, words))
+                    .await
+                    .unwrap_err();
+                assert!(
+                    matches!(error, ConnectError::Protocol(_)),
+                    "{mode:?} {words:?}: {error}"
+                );
             }
         }
-        assert!(against(&authority.trusted(SslMode::Prefer), |socket| after_ssl_request(socket, b"N")).await.is_ok());
-        let error =
-            against(&authority.trusted(SslMode::Require), |socket| after_ssl_request(socket, b"N")).await.unwrap_err();
+        assert!(
+            against(&authority.trusted(SslMode::Prefer), |socket| {
+                after_ssl_request(socket, b"N")
+            })
+            .await
+            .is_ok()
+        );
+        let error = against(&authority.trusted(SslMode::Require), |socket| {
+            after_ssl_request(socket, b"N")
+        })
+        .await
+        .unwrap_err();
         assert!(matches!(error, ConnectError::TlsUnsupported), "{error}");
     }
 
@@ -626,42 +770,74 @@ mod tests {
     }
 
     /// Our own side towards clients plays the server.
-    async fn against_ourselves(auth: Auth, authority: &Authority, mode: SslMode) -> Result<bool, ConnectError> {
+    async fn against_ourselves(
+        auth: Auth,
+        authority: &Authority,
+        mode: SslMode,
+    ) -> Result<bool, ConnectError> {
         let users = [user(auth)];
         let encryption = authority.offered(&["localhost", "127.0.0.1"]);
         let secrets = AuthSecrets::new(&ProcessSecret::random(), &users, &encryption).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
         let server = async {
             let socket = listener.accept().await.unwrap().0;
-            let Ok(Opening::Session(mut startup)) = startup::open(socket.into(), &encryption).await else { panic!() };
-            if check_client(&mut startup.stream, Some(&users[0]), &startup.user, &secrets).await.is_ok() {
+            let Ok(Opening::Session(mut startup)) = startup::open(socket.into(), &encryption).await
+            else {
+                panic!()
+            };
+            if check_client(
+                &mut startup.stream,
+                Some(&users[0]),
+                &startup.user,
+                &secrets,
+            )
+            .await
+            .is_ok()
+            {
                 startup.stream.write_all(&accepted()).await.unwrap();
                 startup.stream.flush().await.unwrap();
             }
             startup.stream
         };
         let (login, trusted) = (login(), authority.trusted(mode));
-        let (connected, _still_open) = tokio::join!(connect(&address, &login, &trusted, PATIENCE), server);
+        let (connected, _still_open) =
+            tokio::join!(connect(&address, &login, &trusted, PATIENCE), server);
         connected.map(|connected| connected.stream.is_tls())
     }
 
     #[tokio::test]
     async fn every_password_method_in_the_clear_and_with_channel_binding() {
         let authority = Authority::new();
-        for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
+        for mode in [
+            SslMode::Disable,
+            SslMode::Prefer,
+            SslMode::Require,
+            SslMode::VerifyCa,
+            SslMode::VerifyFull,
+        ] {
             for auth in [
                 Auth::Trust,
                 Auth::Md5(Secret("secret".into())),
                 Auth::ScramPassword(Secret("secret".into())),
-                Auth::ScramVerifier(Secret(postgres_protocol::password::scram_sha_256(b"secret"))),
+                Auth::ScramVerifier(Secret(postgres_protocol::password::scram_sha_256(
+                    b"secret",
+                ))),
             ] {
                 let tls = against_ourselves(auth.clone(), &authority, mode).await;
                 assert_eq!(tls.unwrap(), mode != SslMode::Disable, "{auth:?} {mode:?}");
             }
-            for auth in [Auth::Md5(Secret("other".into())), Auth::ScramPassword(Secret("other".into()))] {
+            for auth in [
+                Auth::Md5(Secret("other".into())),
+                Auth::ScramPassword(Secret("other".into())),
+            ] {
                 let error = against_ourselves(auth, &authority, mode).await.unwrap_err();
-                let ConnectError::Server { sqlstate, .. } = error else { panic!("{error}") };
+                let ConnectError::Server { sqlstate, .. } = error else {
+                    panic!("{error}")
+                };
                 assert_eq!(sqlstate, "28P01");
             }
         }
@@ -670,7 +846,10 @@ mod tests {
     #[tokio::test]
     async fn a_cancel_request_is_sent_and_its_end_awaited() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
             let Ok(Opening::Cancel(request)) =
@@ -680,11 +859,15 @@ mod tests {
             };
             (request.process_id, request.key.clone())
         };
-        let (sent, received) =
-            tokio::join!(cancel(&address, &ServerEncryption::Disable, 77, &[9; 32], PATIENCE), server);
+        let (sent, received) = tokio::join!(
+            cancel(&address, &ServerEncryption::Disable, 77, &[9; 32], PATIENCE),
+            server
+        );
         sent.unwrap();
         assert_eq!(received, (77, vec![9; 32]));
-        let error = cancel(&address, &ServerEncryption::Disable, 77, &[], PATIENCE).await.unwrap_err();
+        let error = cancel(&address, &ServerEncryption::Disable, 77, &[], PATIENCE)
+            .await
+            .unwrap_err();
         assert!(matches!(error, ConnectError::Protocol(_)));
     }
 }
