@@ -34,7 +34,10 @@ impl Declared {
             [only] => Some(only.clone()),
             [_, ..] => {
                 let known: Vec<_> = self.databases.iter().map(String::as_str).collect();
-                section.note_key("database", format!("is missing; give one of {}", value::listed(&known)));
+                section.note_key(
+                    "database",
+                    format!("is missing; give one of {}", value::listed(&known)),
+                );
                 None
             }
         }
@@ -74,27 +77,43 @@ enum StrategyName {
     Geo,
 }
 
-fn distribution(mut section: Section<'_>, declared: &Declared, known: &mut Vec<Known>) -> Option<Distribution> {
+fn distribution(
+    mut section: Section<'_>,
+    declared: &Declared,
+    known: &mut Vec<Known>,
+) -> Option<Distribution> {
     let name = section.required("name", "the name of the distribution", |entry| entry.name());
     if let Some(name) = &name {
         section.call_it(name);
     }
     let database = declared.database(&mut section);
-    let twice = known.iter().any(|k| Some(&k.name) == name.as_ref() && k.database == database);
+    let twice = known
+        .iter()
+        .any(|k| Some(&k.name) == name.as_ref() && k.database == database);
     if twice && name.is_some() {
-        section.note_key("name", "is the name of another distribution of this database; give another name");
+        section.note_key(
+            "name",
+            "is the name of another distribution of this database; give another name",
+        );
     }
     let key_entry = section.take("key");
     let key_line = key_entry.as_ref().map_or(section.line, |entry| entry.line);
     let key = match key_entry {
         Some(entry) => key_types(&entry),
         None => {
-            section.note_key("key", "is missing; give the type of the key, like \"bigint\" or [\"text\", \"bigint\"]");
+            section.note_key(
+                "key",
+                "is missing; give the type of the key, like \"bigint\" or [\"text\", \"bigint\"]",
+            );
             None
         }
     };
     if let Some(name) = name.clone() {
-        known.push(Known { name, database: database.clone(), columns: key.as_ref().map(Vec::len) });
+        known.push(Known {
+            name,
+            database: database.clone(),
+            columns: key.as_ref().map(Vec::len),
+        });
     }
     let words = [
         ("hash", StrategyName::Hash),
@@ -118,15 +137,20 @@ fn distribution(mut section: Section<'_>, declared: &Declared, known: &mut Vec<K
         Some(StrategyName::Geo) => geo(&mut section, declared),
         None => {
             // Without the strategy there is no telling which of these belong.
-            for key in ["function", "buckets", "shards", "ranges", "values", "regions", "default"] {
+            for key in [
+                "function", "buckets", "shards", "ranges", "values", "regions", "default",
+            ] {
                 section.take(key);
             }
             None
         }
     };
     let columns = key.as_ref().map(Vec::len);
-    let pins =
-        section.sections("pins").into_iter().filter_map(|s| pin(s, declared, columns)).collect();
+    let pins = section
+        .sections("pins")
+        .into_iter()
+        .filter_map(|s| pin(s, declared, columns))
+        .collect();
     let line = section.line;
     section.done();
     Some(Distribution {
@@ -142,13 +166,20 @@ fn distribution(mut section: Section<'_>, declared: &Declared, known: &mut Vec<K
 }
 
 fn key_types(entry: &Entry<'_>) -> Option<Vec<String>> {
-    const ALLOWED: &str = "the type of the key, like \"bigint\", or an array of them for several columns";
+    const ALLOWED: &str =
+        "the type of the key, like \"bigint\", or an array of them for several columns";
     let items = entry.one_or_more();
     if items.is_empty() || items.len() > MOST_KEY_COLUMNS {
-        entry.note(format!("has {} columns; give 1 to {MOST_KEY_COLUMNS}", items.len()));
+        entry.note(format!(
+            "has {} columns; give 1 to {MOST_KEY_COLUMNS}",
+            items.len()
+        ));
         return None;
     }
-    items.iter().map(|item| item.text(ALLOWED).map(str::to_owned)).collect()
+    items
+        .iter()
+        .map(|item| item.text(ALLOWED).map(str::to_owned))
+        .collect()
 }
 
 fn hash(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
@@ -165,30 +196,53 @@ fn hash(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
     if function == HashFunction::Modulo {
         if section.has("buckets") {
             section.take("buckets");
-            section.note_key("buckets", "has no meaning with \"modulo\"; take it away: the number of shards is the divisor");
+            section.note_key(
+                "buckets",
+                "has no meaning with \"modulo\"; take it away: the number of shards is the divisor",
+            );
         }
         let shards = section.required("shards", what, |entry| {
             if entry.value.is_table() {
-                entry.wrong("an array", "the shards in the order of the remainder, like [\"s0\", \"s1\"]");
+                entry.wrong(
+                    "an array",
+                    "the shards in the order of the remainder, like [\"s0\", \"s1\"]",
+                );
                 return None;
             }
             shard_names(&entry, declared)
         })?;
         let buckets = u32::try_from(shards.len()).ok()?;
-        return Some(Strategy::Hash { function, buckets, shards: BucketMap::Even(shards) });
+        return Some(Strategy::Hash {
+            function,
+            buckets,
+            shards: BucketMap::Even(shards),
+        });
     }
     let buckets = match section.take("buckets") {
         Some(entry) => buckets(&entry),
         None => Some(4096),
     };
-    let shards = section.required("shards", what, |entry| bucket_map(&entry, declared, buckets));
-    Some(Strategy::Hash { function, buckets: buckets?, shards: shards? })
+    let shards = section.required("shards", what, |entry| {
+        bucket_map(&entry, declared, buckets)
+    });
+    Some(Strategy::Hash {
+        function,
+        buckets: buckets?,
+        shards: shards?,
+    })
 }
 
 fn buckets(entry: &Entry<'_>) -> Option<u32> {
     let number = entry.whole(1..=MOST_BUCKETS)?;
     if !number.is_power_of_two() {
-        entry.wrong("a power of two", &format!("{} or {}", number.next_power_of_two() / 2, number.next_power_of_two()));
+        entry.wrong(
+            "a power of two",
+            &format!(
+                "{} or {}",
+                number.next_power_of_two() / 2,
+                number.next_power_of_two()
+            ),
+        );
         return None;
     }
     u32::try_from(number).ok()
@@ -199,14 +253,20 @@ fn bucket_map(entry: &Entry<'_>, declared: &Declared, buckets: Option<u32>) -> O
         let shards = shard_names(entry, declared)?;
         for (at, shard) in shards.iter().enumerate() {
             if shards[..at].contains(shard) {
-                entry.note(format!("names {shard:?} twice; write {{ {shard} = \"0-1023\", ... }} for uneven parts"));
+                entry.note(format!(
+                    "names {shard:?} twice; write {{ {shard} = \"0-1023\", ... }} for uneven parts"
+                ));
                 return None;
             }
         }
         if let Some(buckets) = buckets
             && shards.len() > buckets as usize
         {
-            entry.note(format!("names {} shards for {buckets} buckets; set buckets to {} or more", shards.len(), shards.len().next_power_of_two()));
+            entry.note(format!(
+                "names {} shards for {buckets} buckets; set buckets to {} or more",
+                shards.len(),
+                shards.len().next_power_of_two()
+            ));
             return None;
         }
         return Some(BucketMap::Even(shards));
@@ -217,7 +277,10 @@ fn bucket_map(entry: &Entry<'_>, declared: &Declared, buckets: Option<u32>) -> O
     for (shard, ranges) in section.named_entries() {
         let known: Vec<_> = declared.shards.iter().map(String::as_str).collect();
         if !known.contains(&shard) {
-            ranges.note(format!("{shard:?} is not the name of a shard; there are {}", value::listed(&known)));
+            ranges.note(format!(
+                "{shard:?} is not the name of a shard; there are {}",
+                value::listed(&known)
+            ));
             sound = false;
         }
         const ALLOWED: &str = "buckets like \"0-1023\" or \"0-1023,2048-4095\"";
@@ -253,14 +316,25 @@ fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
 }
 
 fn ranges(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
-    let ranges = parts(section, "ranges", "ranges like [{ to = 1000, shard = \"s1\" }, { from = 1000, shard = \"s2\" }]")?;
+    let ranges = parts(
+        section,
+        "ranges",
+        "ranges like [{ to = 1000, shard = \"s1\" }, { from = 1000, shard = \"s2\" }]",
+    )?;
     let ranges = all(ranges.into_iter().map(|mut range| {
         let from = bound(&mut range, "from");
         let to = bound(&mut range, "to");
-        let shard = range.required("shard", "the name of a shard", |entry| declared.shard(entry));
+        let shard = range.required("shard", "the name of a shard", |entry| {
+            declared.shard(entry)
+        });
         let line = range.line;
         range.done();
-        Some(Range { line, from: from?, to: to?, shard: shard? })
+        Some(Range {
+            line,
+            from: from?,
+            to: to?,
+            shard: shard?,
+        })
     }));
     ranges.map(Strategy::Range)
 }
@@ -291,16 +365,29 @@ fn default_shard(section: &mut Section<'_>, declared: &Declared) -> Option<Optio
 }
 
 fn list(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
-    let values = parts(section, "values", "values like [{ values = [\"acme\"], shard = \"s1\" }]");
+    let values = parts(
+        section,
+        "values",
+        "values like [{ values = [\"acme\"], shard = \"s1\" }]",
+    );
     let default = default_shard(section, declared);
     let values = all(values?.into_iter().map(|mut part| {
         let values = part.required("values", "an array of keys", |entry| key_values(&entry));
-        let shard = part.required("shard", "the name of a shard", |entry| declared.shard(entry));
+        let shard = part.required("shard", "the name of a shard", |entry| {
+            declared.shard(entry)
+        });
         let line = part.line;
         part.done();
-        Some(ListEntry { line, values: values?, shard: shard? })
+        Some(ListEntry {
+            line,
+            values: values?,
+            shard: shard?,
+        })
     }));
-    Some(Strategy::List { values: values?, default: default? })
+    Some(Strategy::List {
+        values: values?,
+        default: default?,
+    })
 }
 
 fn geo(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
@@ -313,18 +400,35 @@ fn geo(section: &mut Section<'_>, declared: &Declared) -> Option<Strategy> {
     let mut seen = Names::default();
     let regions = all(regions?.into_iter().map(|mut part| {
         let name = seen.read(&mut part, "the name of the region");
-        let values = part.required("values", "an array of keys", |entry| key_values(&entry));
-        let shards = part.required("shards", "the shards of the region", |entry| shard_names(&entry, declared));
+        // The default region may do without: it has what no other one names.
+        let values = match part.take("values") {
+            Some(entry) => key_values(&entry),
+            None => Some(vec![]),
+        };
+        let shards = part.required("shards", "the shards of the region", |entry| {
+            shard_names(&entry, declared)
+        });
         let line = part.line;
         part.done();
-        Some(Region { line, name: name?, values: values?, shards: shards? })
+        Some(Region {
+            line,
+            name: name?,
+            values: values?,
+            shards: shards?,
+        })
     }))?;
     let default = default?;
     if let Some(default) = &default
         && !regions.iter().any(|region| region.name == *default)
     {
         let names: Vec<_> = regions.iter().map(|region| region.name.as_str()).collect();
-        section.note_key("default", format!("{default:?} is not the name of a region; there are {}", value::listed(&names)));
+        section.note_key(
+            "default",
+            format!(
+                "{default:?} is not the name of a region; there are {}",
+                value::listed(&names)
+            ),
+        );
         return None;
     }
     Some(Strategy::Geo { regions, default })
@@ -344,16 +448,25 @@ fn pin(mut section: Section<'_>, declared: &Declared, columns: Option<usize>) ->
         let values = all(entry.one_or_more().iter().map(Entry::key_value))?;
         match columns {
             Some(columns) if values.len() != columns => {
-                entry.note(format!("has {}; give {columns}, one for each column of the key", count(values.len(), "value")));
+                entry.note(format!(
+                    "has {}; give {columns}, one for each column of the key",
+                    count(values.len(), "value")
+                ));
                 None
             }
             Some(_) | None => Some(values),
         }
     });
-    let shard = section.required("shard", "the name of a shard", |entry| declared.shard(entry));
+    let shard = section.required("shard", "the name of a shard", |entry| {
+        declared.shard(entry)
+    });
     let line = section.line;
     section.done();
-    Some(Pin { line, key: key?, shard: shard? })
+    Some(Pin {
+        line,
+        key: key?,
+        shard: shard?,
+    })
 }
 
 fn count(number: usize, what: &str) -> String {
@@ -384,13 +497,19 @@ fn table(
     }
     let (database, placement) = match section.has("distribution") {
         true => sharded(&mut section, declared, known),
-        false => (declared.database(&mut section), unsharded(&mut section, declared)),
+        false => (
+            declared.database(&mut section),
+            unsharded(&mut section, declared),
+        ),
     };
     if let (Some((schema, name)), Some(database)) = (&name, &database) {
         let table = (database.clone(), schema.clone(), name.clone());
         match seen.iter().find(|(known, _)| *known == table) {
             Some((_, line)) => {
-                let message = format!("{schema}.{name} is placed on line {} already; take one of them away", line.0);
+                let message = format!(
+                    "{schema}.{name} is placed on line {} already; take one of them away",
+                    line.0
+                );
                 section.note_key("name", message);
             }
             None => seen.push((table, section.line)),
@@ -399,7 +518,13 @@ fn table(
     let line = section.line;
     section.done();
     let (schema, name) = name?;
-    Some(Table { line, schema, name, database: database?, placement: placement? })
+    Some(Table {
+        line,
+        schema,
+        name,
+        database: database?,
+        placement: placement?,
+    })
 }
 
 /// Schema and name; what is not quoted is folded to lower case, as in SQL.
@@ -422,18 +547,27 @@ fn sharded(
     known: &[Known],
 ) -> (Option<String>, Option<TablePlacement>) {
     if section.take("placement").is_some() {
-        section.note_key("placement", "cannot stand beside distribution; take one of them away");
+        section.note_key(
+            "placement",
+            "cannot stand beside distribution; take one of them away",
+        );
     }
-    let database = section.read("database", |entry| entry.reference("database", &declared.databases));
+    let database = section.read("database", |entry| {
+        entry.reference("database", &declared.databases)
+    });
     let distribution = section.read("distribution", |entry| {
-        let of_database: Vec<_> =
-            known.iter().filter(|k| database.is_none() || k.database == database).collect();
+        let of_database: Vec<_> = known
+            .iter()
+            .filter(|k| database.is_none() || k.database == database)
+            .collect();
         let names: Vec<_> = of_database.iter().map(|k| k.name.clone()).collect();
         let name = entry.reference("distribution", &names)?;
         let mut found = of_database.into_iter().filter(|k| k.name == name);
         let (first, second) = (found.next()?, found.next());
         if second.is_some() {
-            entry.note(format!("{name:?} is a distribution of several databases; give database too"));
+            entry.note(format!(
+                "{name:?} is a distribution of several databases; give database too"
+            ));
             return None;
         }
         Some(first)
@@ -441,14 +575,23 @@ fn sharded(
     let key = match section.take("key") {
         Some(entry) => key_columns(&entry, distribution),
         None => {
-            section.note_key("key", "is missing; give the columns that hold the key, like \"customer_id\"");
+            section.note_key(
+                "key",
+                "is missing; give the columns that hold the key, like \"customer_id\"",
+            );
             None
         }
     };
     let placement = distribution
         .zip(key)
-        .map(|(known, key)| TablePlacement::Sharded { distribution: known.name.clone(), key });
-    (distribution.and_then(|known| known.database.clone()), placement)
+        .map(|(known, key)| TablePlacement::Sharded {
+            distribution: known.name.clone(),
+            key,
+        });
+    (
+        distribution.and_then(|known| known.database.clone()),
+        placement,
+    )
 }
 
 fn key_columns(entry: &Entry<'_>, distribution: Option<&Known>) -> Option<Vec<String>> {
@@ -463,13 +606,24 @@ fn key_columns(entry: &Entry<'_>, distribution: Option<&Known>) -> Option<Vec<St
             }
         }
     }))?;
-    if let Some(column) = key.iter().enumerate().find_map(|(at, c)| key[..at].contains(c).then_some(c)) {
+    if let Some(column) = key
+        .iter()
+        .enumerate()
+        .find_map(|(at, c)| key[..at].contains(c).then_some(c))
+    {
         entry.note(format!("names {column:?} twice; give each column once"));
         return None;
     }
     match distribution {
-        Some(Known { name, columns: Some(columns), .. }) if *columns != key.len() => {
-            entry.note(format!("has {}; give {columns}, as the key of distribution {name:?} has", count(key.len(), "column")));
+        Some(Known {
+            name,
+            columns: Some(columns),
+            ..
+        }) if *columns != key.len() => {
+            entry.note(format!(
+                "has {}; give {columns}, as the key of distribution {name:?} has",
+                count(key.len(), "column")
+            ));
             None
         }
         _ => Some(key),
@@ -478,7 +632,10 @@ fn key_columns(entry: &Entry<'_>, distribution: Option<&Known>) -> Option<Vec<St
 
 fn unsharded(section: &mut Section<'_>, declared: &Declared) -> Option<TablePlacement> {
     section.take("distribution");
-    let words = [("reference", PlacementName::Reference), ("single", PlacementName::Single)];
+    let words = [
+        ("reference", PlacementName::Reference),
+        ("single", PlacementName::Single),
+    ];
     let placement = match section.take("placement") {
         Some(entry) => entry.choice(&words),
         None => {
@@ -490,7 +647,11 @@ fn unsharded(section: &mut Section<'_>, declared: &Declared) -> Option<TablePlac
     match placement {
         Some(PlacementName::Reference) => Some(TablePlacement::Reference),
         Some(PlacementName::Single) => section
-            .required("shard", "the name of the shard that holds the table", |entry| declared.shard(entry))
+            .required(
+                "shard",
+                "the name of the shard that holds the table",
+                |entry| declared.shard(entry),
+            )
             .map(|shard| TablePlacement::Single { shard }),
         None => {
             section.take("shard");

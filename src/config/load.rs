@@ -28,7 +28,12 @@ pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = format!("cannot be read: {error}");
-        vec![Problem { file: file.clone(), line: Line(0), key: String::new(), message }]
+        vec![Problem {
+            file: file.clone(),
+            line: Line(0),
+            key: String::new(),
+            message,
+        }]
     })?;
     parse(&text, &file, &|name| std::env::var(name).ok())
 }
@@ -39,17 +44,25 @@ pub fn parse(
     file: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<Problem>> {
-    let directory = Path::new(file).parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let directory = Path::new(file)
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf);
     let source = Source::new(text, file, directory, env);
     let (document, errors) = DeTable::parse_recoverable(text);
     // A key given twice leaves the rest of the tree sound. Any other error of syntax may have swallowed keys, and what
     // would be said about them is noise.
-    let sound = errors.iter().all(|error| error.message().contains("duplicate key"));
+    let sound = errors
+        .iter()
+        .all(|error| error.message().contains("duplicate key"));
     for error in errors {
-        let line = error.span().map_or(Line(1), |span| source.line_of(span.start));
+        let line = error
+            .span()
+            .map_or(Line(1), |span| source.line_of(span.start));
         source.note(line, "", format!("is not TOML: {}", error.message().trim()));
     }
-    let config = sound.then(|| whole(Section::root(&source, document.get_ref()), file)).flatten();
+    let config = sound
+        .then(|| whole(Section::root(&source, document.get_ref()), file))
+        .flatten();
     let (problems, warnings) = source.findings();
     match config {
         Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
@@ -69,8 +82,11 @@ fn whole(mut root: Section<'_>, file: &str) -> Option<Config> {
     let pool = pool(root.section("pool"));
 
     let mut seen = Names::default();
-    let shards: Vec<_> =
-        root.sections("shards").into_iter().filter_map(|s| shard(s, &mut seen)).collect();
+    let shards: Vec<_> = root
+        .sections("shards")
+        .into_iter()
+        .filter_map(|s| shard(s, &mut seen))
+        .collect();
     let shard_names = seen.take();
     let databases: Vec<_> = root
         .sections("databases")
@@ -78,10 +94,16 @@ fn whole(mut root: Section<'_>, file: &str) -> Option<Config> {
         .filter_map(|section| database(section, &mut seen, &shard_names))
         .collect();
     let database_names = seen.take();
-    let users: Vec<_> =
-        root.sections("users").into_iter().filter_map(|s| user(s, &mut seen)).collect();
+    let users: Vec<_> = root
+        .sections("users")
+        .into_iter()
+        .filter_map(|s| user(s, &mut seen))
+        .collect();
 
-    let declared = distribution::Declared { shards: shard_names, databases: database_names };
+    let declared = distribution::Declared {
+        shards: shard_names,
+        databases: database_names,
+    };
     let (distributions, tables) = distribution::read(&mut root, &declared);
 
     for (key, is_empty) in [
@@ -130,14 +152,23 @@ impl Names {
     pub fn add(&mut self, section: &Section<'_>, name: String) {
         match self.0.iter().find(|(known, _)| *known == name) {
             Some((_, line)) => {
-                section.note_key("name", format!("{name:?} is used on line {} already; give another name", line.0));
+                section.note_key(
+                    "name",
+                    format!(
+                        "{name:?} is used on line {} already; give another name",
+                        line.0
+                    ),
+                );
             }
             None => self.0.push((name, section.line)),
         }
     }
 
     fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.0).into_iter().map(|(name, _)| name).collect()
+        std::mem::take(&mut self.0)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 
@@ -157,7 +188,9 @@ fn address(entry: Entry<'_>) -> Option<SocketAddr> {
 fn listen(mut section: Section<'_>) -> Listen {
     let addresses: Vec<SocketAddr> = match section.take("addresses") {
         Some(entry) => {
-            let items = entry.items("an array like [\"127.0.0.1:6432\"]").unwrap_or_default();
+            let items = entry
+                .items("an array like [\"127.0.0.1:6432\"]")
+                .unwrap_or_default();
             if entry.value.as_array().is_some_and(|array| array.is_empty()) {
                 entry.note("is empty; give at least one address, like [\"127.0.0.1:6432\"]");
             }
@@ -195,7 +228,12 @@ fn listen(mut section: Section<'_>) -> Listen {
     });
     let tls = client_tls(section.section("tls"));
     section.done();
-    Listen { addresses, unix_socket_directory, http, tls }
+    Listen {
+        addresses,
+        unix_socket_directory,
+        http,
+        tls,
+    }
 }
 
 /// A file that is there and can be read.
@@ -224,10 +262,15 @@ fn client_tls(mut section: Section<'_>) -> ClientTls {
         Prefer,
         Require,
     }
-    let words =
-        [("disable", Mode::Disable), ("prefer", Mode::Prefer), ("require", Mode::Require)];
+    let words = [
+        ("disable", Mode::Disable),
+        ("prefer", Mode::Prefer),
+        ("require", Mode::Require),
+    ];
     let mode = match section.is_given() {
-        true => section.required("mode", "\"disable\", \"prefer\" or \"require\"", |e| e.choice(&words)),
+        true => section.required("mode", "\"disable\", \"prefer\" or \"require\"", |e| {
+            e.choice(&words)
+        }),
         false => None,
     };
     let tls = match mode {
@@ -235,7 +278,9 @@ fn client_tls(mut section: Section<'_>) -> ClientTls {
             let what = "the path of a PEM file, or set mode = \"disable\"";
             let certificate = section.required("certificate", what, existing_file);
             let key = section.required("key", what, existing_file);
-            let pair = certificate.zip(key).map(|(certificate, key)| Certificate { certificate, key });
+            let pair = certificate
+                .zip(key)
+                .map(|(certificate, key)| Certificate { certificate, key });
             match pair {
                 Some(pair) if mode == Some(Mode::Require) => ClientTls::Require(pair),
                 Some(pair) => ClientTls::Prefer(pair),
@@ -275,12 +320,17 @@ fn server_tls(mut section: Section<'_>) -> ServerTls {
         }
     };
     section.done();
-    ServerTls { mode, root_certificate }
+    ServerTls {
+        mode,
+        root_certificate,
+    }
 }
 
 fn log(mut section: Section<'_>) -> Log {
     let format = section
-        .read("format", |entry| entry.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))
+        .read("format", |entry| {
+            entry.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        })
         .unwrap_or(LogFormat::Text);
     let filter = section.read("filter", |entry| {
         const ALLOWED: &str = "\"error\", \"warn\", \"info\", \"debug\", or one for each part, like \"info,trunkline::backend=debug\"";
@@ -292,7 +342,10 @@ fn log(mut section: Section<'_>) -> Log {
         Some(filter.to_owned())
     });
     section.done();
-    Log { format, filter: filter.unwrap_or_else(|| "info".to_owned()) }
+    Log {
+        format,
+        filter: filter.unwrap_or_else(|| "info".to_owned()),
+    }
 }
 
 fn limits(mut section: Section<'_>) -> Limits {
@@ -300,13 +353,19 @@ fn limits(mut section: Section<'_>) -> Limits {
     let seconds = Duration::from_secs;
     let limits = Limits {
         max_client_connections: section
-            .read("max_client_connections", |entry| entry.whole(1..=MOST_CONNECTIONS))
+            .read("max_client_connections", |entry| {
+                entry.whole(1..=MOST_CONNECTIONS)
+            })
             .unwrap_or(1000),
         max_user_connections: section
-            .read("max_user_connections", |entry| entry.whole_or_off(1..=MOST_CONNECTIONS))
+            .read("max_user_connections", |entry| {
+                entry.whole_or_off(1..=MOST_CONNECTIONS)
+            })
             .unwrap_or(None),
         login_timeout: section
-            .read("login_timeout", |entry| entry.duration(seconds(1)..=seconds(3600)))
+            .read("login_timeout", |entry| {
+                entry.duration(seconds(1)..=seconds(3600))
+            })
             .unwrap_or(seconds(60)),
         // Postgres itself takes no message of 1 GB or more.
         max_message_size: section
@@ -316,10 +375,14 @@ fn limits(mut section: Section<'_>) -> Limits {
             .read("plan_cache_size", |entry| entry.size(MB..=64 << 30))
             .unwrap_or(ByteSize(32 * MB)),
         max_prepared_statements: section
-            .read("max_prepared_statements", |entry| entry.whole(1..=MOST_CONNECTIONS))
+            .read("max_prepared_statements", |entry| {
+                entry.whole(1..=MOST_CONNECTIONS)
+            })
             .unwrap_or(5000),
         shutdown_timeout: section
-            .read("shutdown_timeout", |entry| entry.duration(Duration::ZERO..=LONGEST_TIME))
+            .read("shutdown_timeout", |entry| {
+                entry.duration(Duration::ZERO..=LONGEST_TIME)
+            })
             .unwrap_or(seconds(30)),
     };
     section.done();
@@ -327,38 +390,56 @@ fn limits(mut section: Section<'_>) -> Limits {
 }
 
 fn pool_mode(entry: Entry<'_>) -> Option<PoolMode> {
-    entry.choice(&[("transaction", PoolMode::Transaction), ("session", PoolMode::Session)])
+    entry.choice(&[
+        ("transaction", PoolMode::Transaction),
+        ("session", PoolMode::Session),
+    ])
 }
 
 fn pool(mut section: Section<'_>) -> Pool {
     let seconds = Duration::from_secs;
     let some_time = Duration::from_millis(1)..=LONGEST_TIME;
+    let size = section.read("size", |entry| entry.whole(1..=MOST_POOLED));
     let pool = Pool {
-        mode: section.read("mode", pool_mode).unwrap_or(PoolMode::Transaction),
-        size: section.read("size", |entry| entry.whole(1..=MOST_POOLED)).unwrap_or(20),
-        min_size: section.read("min_size", |entry| entry.whole(0..=MOST_POOLED)).unwrap_or(0),
+        mode: section
+            .read("mode", pool_mode)
+            .unwrap_or(PoolMode::Transaction),
+        size: size.unwrap_or(20),
+        min_size: section
+            .read("min_size", |entry| entry.whole(0..=MOST_POOLED))
+            .unwrap_or(0),
         checkout_timeout: section
-            .read("checkout_timeout", |entry| entry.duration(some_time.clone()))
+            .read("checkout_timeout", |entry| {
+                entry.duration(some_time.clone())
+            })
             .unwrap_or(seconds(15)),
         max_waiting: section
             .read("max_waiting", |entry| entry.whole(0..=MOST_CONNECTIONS))
             .unwrap_or(1000),
         idle_timeout: section
-            .read("idle_timeout", |entry| entry.duration_or_off(some_time.clone()))
+            .read("idle_timeout", |entry| {
+                entry.duration_or_off(some_time.clone())
+            })
             .unwrap_or(Some(seconds(600))),
         max_lifetime: section
-            .read("max_lifetime", |entry| entry.duration_or_off(some_time.clone()))
+            .read("max_lifetime", |entry| {
+                entry.duration_or_off(some_time.clone())
+            })
             .unwrap_or(Some(seconds(3600))),
         check_after_idle: section
-            .read("check_after_idle", |entry| entry.duration(Duration::ZERO..=LONGEST_TIME))
+            .read("check_after_idle", |entry| {
+                entry.duration(Duration::ZERO..=LONGEST_TIME)
+            })
             .unwrap_or(seconds(30)),
         connect_timeout: section
             .read("connect_timeout", |entry| entry.duration(some_time.clone()))
             .unwrap_or(seconds(5)),
     };
-    if pool.min_size > pool.size {
-        let message =
-            format!("{} is more than pool.size, which is {}; give less", pool.min_size, pool.size);
+    if pool.min_size > pool.size && (size.is_some() || !section.has("size")) {
+        let message = format!(
+            "{} is more than pool.size, which is {}; give less",
+            pool.min_size, pool.size
+        );
         section.note_key("min_size", message);
     }
     section.done();
@@ -371,15 +452,26 @@ fn shard(mut section: Section<'_>, seen: &mut Names) -> Option<Shard> {
         section.note(format!("is one shard too many; there may be {MOST_SHARDS}"));
     }
     let given = section.has("nodes");
-    let nodes: Vec<_> = section.sections("nodes").into_iter().filter_map(node).collect();
+    let nodes: Vec<_> = section
+        .sections("nodes")
+        .into_iter()
+        .filter_map(node)
+        .collect();
     if !given {
-        section.note_key("nodes", "is missing; give at least one [[shards.nodes]] with its host");
+        section.note_key(
+            "nodes",
+            "is missing; give at least one [[shards.nodes]] with its host",
+        );
     } else if section.is_empty_array("nodes") {
         section.note_key("nodes", "is empty; give at least one node with its host");
     }
     let line = section.line;
     section.done();
-    Some(Shard { line, name: name?, nodes })
+    Some(Shard {
+        line,
+        name: name?,
+        nodes,
+    })
 }
 
 fn node(mut section: Section<'_>) -> Option<Node> {
@@ -402,7 +494,12 @@ fn node(mut section: Section<'_>) -> Option<Node> {
     let database = section.read("database", |entry| entry.name());
     let line = section.line;
     section.done();
-    Some(Node { line, host: host?, port, database })
+    Some(Node {
+        line,
+        host: host?,
+        port,
+        database,
+    })
 }
 
 fn database(mut section: Section<'_>, seen: &mut Names, shards: &[String]) -> Option<Database> {
@@ -416,7 +513,9 @@ fn database(mut section: Section<'_>, seen: &mut Names, shards: &[String]) -> Op
     let server_database = section.read("server_database", |entry| entry.name());
     let default_shard = section.read("default_shard", |entry| entry.reference("shard", shards));
     let sequences_per_shard = section
-        .read("sequences", |entry| entry.choice(&[("refused", false), ("per_shard", true)]))
+        .read("sequences", |entry| {
+            entry.choice(&[("refused", false), ("per_shard", true)])
+        })
         .unwrap_or(false);
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
@@ -437,7 +536,9 @@ fn database(mut section: Section<'_>, seen: &mut Names, shards: &[String]) -> Op
 fn user(mut section: Section<'_>, seen: &mut Names) -> Option<User> {
     let name = seen.read(&mut section, "the name that clients log in with");
     let (auth, server_password) = secret::credentials(&mut section);
-    let admin = section.read("admin", |entry| entry.boolean()).unwrap_or(false);
+    let admin = section
+        .read("admin", |entry| entry.boolean())
+        .unwrap_or(false);
     let server_user = section.read("server_user", |entry| entry.name());
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
@@ -497,11 +598,19 @@ fn doubtful(root: &Section<'_>, listen: &Listen, users: &[User]) {
         root.source.warn(
             users[0].line,
             "users",
-            format!("no user has admin = true, so nobody can use the admin database {ADMIN_DATABASE}"),
+            format!(
+                "no user has admin = true, so nobody can use the admin database {ADMIN_DATABASE}"
+            ),
         );
     }
-    let reachable = listen.addresses.iter().any(|address| !address.ip().is_loopback());
-    for user in users.iter().filter(|user| reachable && matches!(user.auth, Auth::Trust)) {
+    let reachable = listen
+        .addresses
+        .iter()
+        .any(|address| !address.ip().is_loopback());
+    for user in users
+        .iter()
+        .filter(|user| reachable && matches!(user.auth, Auth::Trust))
+    {
         root.source.warn(
             user.line,
             &format!("users.{}.auth", user.name),

@@ -8,6 +8,8 @@ mod load;
 mod problem;
 mod secret;
 mod section;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use load::{ADMIN_DATABASE, load, parse};
@@ -45,9 +47,15 @@ impl Config {
     /// The settings of the pool for a user and a database: what the user says goes before what the database says,
     /// and that before `[pool]`.
     pub fn pool_of(&self, user: &User, database: &Database) -> Pool {
-        let size = user.pool_size.or(database.pool_size).unwrap_or(self.pool.size);
+        let size = user
+            .pool_size
+            .or(database.pool_size)
+            .unwrap_or(self.pool.size);
         Pool {
-            mode: user.pool_mode.or(database.pool_mode).unwrap_or(self.pool.mode),
+            mode: user
+                .pool_mode
+                .or(database.pool_mode)
+                .unwrap_or(self.pool.mode),
             size,
             min_size: self.pool.min_size.min(size),
             ..self.pool.clone()
@@ -55,8 +63,18 @@ impl Config {
     }
 
     /// A mistake found after reading, at a line of this file.
-    pub fn problem(&self, line: Line, key: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { file: self.file.clone(), line, key: key.into(), message: message.into() }
+    pub fn problem(
+        &self,
+        line: Line,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Problem {
+        Problem {
+            file: self.file.clone(),
+            line,
+            key: key.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -274,10 +292,20 @@ pub struct Distribution {
 
 #[derive(Clone, Debug)]
 pub enum Strategy {
-    Hash { function: HashFunction, buckets: u32, shards: BucketMap },
+    Hash {
+        function: HashFunction,
+        buckets: u32,
+        shards: BucketMap,
+    },
     Range(Vec<Range>),
-    List { values: Vec<ListEntry>, default: Option<String> },
-    Geo { regions: Vec<Region>, default: Option<String> },
+    List {
+        values: Vec<ListEntry>,
+        default: Option<String>,
+    },
+    Geo {
+        regions: Vec<Region>,
+        default: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +370,12 @@ pub struct Table {
 
 #[derive(Clone, Debug)]
 pub enum TablePlacement {
-    Sharded { distribution: String, key: Vec<String> },
+    Sharded {
+        distribution: String,
+        key: Vec<String>,
+    },
     Reference,
-    Single { shard: String },
+    Single {
+        shard: String,
+    },
 }

@@ -60,7 +60,11 @@ fn from_file(entry: &Entry<'_>) -> Option<String> {
         Ok(text) => {
             warn_if_public(entry, &path);
             // Editors and `echo` end the line; no one means the line end to be part of the password.
-            Some(text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
+            Some(
+                text.strip_suffix('\n')
+                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
+                    .to_owned(),
+            )
         }
         Err(error) => {
             entry.note(format!(
@@ -74,12 +78,16 @@ fn from_file(entry: &Entry<'_>) -> Option<String> {
 
 fn warn_if_public(entry: &Entry<'_>, path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let everyone_reads = std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
+    let everyone_reads =
+        std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
     if everyone_reads {
         entry.source.warn(
             entry.line,
             &entry.path,
-            format!("{:?} can be read by every user of this machine; chmod o-r it", path.display().to_string()),
+            format!(
+                "{:?} can be read by every user of this machine; chmod o-r it",
+                path.display().to_string()
+            ),
         );
     }
 }
@@ -103,7 +111,10 @@ enum Form {
 fn form(secret: &Secret) -> Form {
     let text = secret.0.as_str();
     let md5 = text.strip_prefix("md5").is_some_and(|hash| {
-        hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        hash.len() == 32
+            && hash
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     });
     match text.starts_with(VERIFIER) {
         true => Form::Verifier,
@@ -119,7 +130,11 @@ pub(super) fn credentials(section: &mut Section<'_>) -> (Option<Auth>, Option<Se
     let password = password.and_then(|entry| secret(&entry));
     let method = section
         .read("auth", |entry| {
-            entry.choice(&[("scram-sha-256", Method::Scram), ("md5", Method::Md5), ("trust", Method::Trust)])
+            entry.choice(&[
+                ("scram-sha-256", Method::Scram),
+                ("md5", Method::Md5),
+                ("trust", Method::Trust),
+            ])
         })
         .unwrap_or(Method::Scram);
     let own = section.read("server_password", |entry| {
@@ -130,25 +145,37 @@ pub(super) fn credentials(section: &mut Section<'_>) -> (Option<Auth>, Option<Se
         }
         Some(secret)
     });
-    let plain = password.clone().filter(|secret| form(secret) == Form::Plain);
+    let plain = password
+        .clone()
+        .filter(|secret| form(secret) == Form::Plain);
     (auth(section, method, password, given), own.or(plain))
 }
 
-fn auth(section: &Section<'_>, method: Method, password: Option<Secret>, given: bool) -> Option<Auth> {
+fn auth(
+    section: &Section<'_>,
+    method: Method,
+    password: Option<Secret>,
+    given: bool,
+) -> Option<Auth> {
     let password = match (method, password) {
         (Method::Trust, _) => return Some(Auth::Trust),
         (_, Some(password)) => password,
         // A wrong one has been noted.
         (_, None) if given => return None,
         (_, None) => {
-            section.note_key("password", format!("is missing; give {FORMS}, or set auth = \"trust\""));
+            section.note_key(
+                "password",
+                format!("is missing; give {FORMS}, or set auth = \"trust\""),
+            );
             return None;
         }
     };
     match (method, form(&password)) {
         (Method::Trust, _) => Some(Auth::Trust),
         (Method::Scram, Form::Plain) => Some(Auth::ScramPassword(password)),
-        (Method::Scram, Form::Verifier) if is_verifier(&password.0) => Some(Auth::ScramVerifier(password)),
+        (Method::Scram, Form::Verifier) if is_verifier(&password.0) => {
+            Some(Auth::ScramVerifier(password))
+        }
         (Method::Scram, Form::Verifier) => {
             section.note_key(
                 "password",
@@ -184,7 +211,9 @@ fn is_verifier(text: &str) -> bool {
         !digits.is_empty()
             && part.len() % 4 == 0
             && part.len() - digits.len() <= 2
-            && digits.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+            && digits
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
     };
     let key = |part: &str| part.len() == 44 && part.ends_with('=') && base64(part);
     let parts = || {
@@ -204,10 +233,20 @@ mod tests {
     #[test]
     fn verifiers() {
         let key = "uW1d9yLGyQvUXx1eRPkVHsYf3ZdTqFXlmnRx2tFxQaE=";
-        assert!(is_verifier(&format!("SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}:{key}")));
-        assert!(!is_verifier(&format!("SCRAM-SHA-256$0:c2FsdHNhbHQ=${key}:{key}")));
-        assert!(!is_verifier(&format!("SCRAM-SHA-256$4096:c2FsdHNhbHQ${key}:{key}")));
-        assert!(!is_verifier(&format!("SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}")));
-        assert!(!is_verifier(&format!("SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}:short=")));
+        assert!(is_verifier(&format!(
+            "SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}:{key}"
+        )));
+        assert!(!is_verifier(&format!(
+            "SCRAM-SHA-256$0:c2FsdHNhbHQ=${key}:{key}"
+        )));
+        assert!(!is_verifier(&format!(
+            "SCRAM-SHA-256$4096:c2FsdHNhbHQ${key}:{key}"
+        )));
+        assert!(!is_verifier(&format!(
+            "SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}"
+        )));
+        assert!(!is_verifier(&format!(
+            "SCRAM-SHA-256$4096:c2FsdHNhbHQ=${key}:short="
+        )));
     }
 }

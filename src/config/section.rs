@@ -36,8 +36,9 @@ impl<'a> Source<'a> {
         directory: PathBuf,
         env: &'a dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        let line_starts =
-            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
         Source {
             file,
             line_starts,
@@ -61,15 +62,24 @@ impl<'a> Source<'a> {
     }
 
     pub fn note(&self, line: Line, key: &str, message: impl Into<String>) {
-        self.problems.borrow_mut().push(self.problem(line, key, message.into()));
+        self.problems
+            .borrow_mut()
+            .push(self.problem(line, key, message.into()));
     }
 
     pub fn warn(&self, line: Line, key: &str, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(self.problem(line, key, message.into()));
+        self.warnings
+            .borrow_mut()
+            .push(self.problem(line, key, message.into()));
     }
 
     fn problem(&self, line: Line, key: &str, message: String) -> Problem {
-        Problem { file: self.file.to_owned(), line, key: key.to_owned(), message }
+        Problem {
+            file: self.file.to_owned(),
+            line,
+            key: key.to_owned(),
+            message,
+        }
     }
 
     /// The mistakes and the warnings, each in the order of the file.
@@ -95,11 +105,21 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
-        Section { source, path: String::new(), line: Line(1), table: Some(table), asked: vec![] }
+        Section {
+            source,
+            path: String::new(),
+            line: Line(1),
+            table: Some(table),
+            asked: vec![],
+        }
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { path_part(key) } else { format!("{}.{}", self.path, path_part(key)) }
+        if self.path.is_empty() {
+            path_part(key)
+        } else {
+            format!("{}.{}", self.path, path_part(key))
+        }
     }
 
     /// Replaces the index in the path by the entry's name: `users[0]` becomes `users.alice`.
@@ -117,7 +137,8 @@ impl<'a> Section<'a> {
 
     /// Notes a mistake about a key, be it there or missing.
     pub fn note_key(&self, key: &str, message: impl Into<String>) {
-        self.source.note(self.line_of(key), &self.path_of(key), message);
+        self.source
+            .note(self.line_of(key), &self.path_of(key), message);
     }
 
     /// The line of a key, or of the section when it is not there.
@@ -130,7 +151,8 @@ impl<'a> Section<'a> {
     }
 
     pub fn is_empty_array(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|entry| entry.value.as_array().is_some_and(|array| array.is_empty()))
+        self.get(key)
+            .is_some_and(|entry| entry.value.as_array().is_some_and(|array| array.is_empty()))
     }
 
     pub fn is_given(&self) -> bool {
@@ -197,16 +219,25 @@ impl<'a> Section<'a> {
         let items = self.read(key, |entry| match entry.value {
             DeValue::Array(_) => entry.items("an array of tables"),
             _ => {
-                entry.wrong("an array of tables", &format!("one [[{}]] for each", entry.path));
+                entry.wrong(
+                    "an array of tables",
+                    &format!("one [[{}]] for each", entry.path),
+                );
                 None
             }
         });
-        items.into_iter().flatten().filter_map(|entry| entry.section()).collect()
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.section())
+            .collect()
     }
 
     /// The keys and values of a table whose keys are the user's own names.
     pub fn named_entries(&self) -> Vec<(&'a str, Entry<'a>)> {
-        let Some(table) = self.table else { return vec![] };
+        let Some(table) = self.table else {
+            return vec![];
+        };
         let mut entries: Vec<_> = table
             .iter()
             .filter_map(|(name, _)| Some((name.get_ref().as_ref(), self.get(name.get_ref())?)))
@@ -229,7 +260,10 @@ impl<'a> Section<'a> {
             self.source.note(
                 self.source.line_of(name.span().start),
                 &self.path_of(key),
-                format!("is not a key here{guess}{end} allowed: {}", self.asked.join(", ")),
+                format!(
+                    "is not a key here{guess}{end} allowed: {}",
+                    self.asked.join(", ")
+                ),
             );
         }
     }
@@ -238,8 +272,14 @@ impl<'a> Section<'a> {
 /// A key as it is written in a path: bare where TOML allows it.
 fn path_part(key: &str) -> String {
     let bare = !key.is_empty()
-        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    if bare { key.to_owned() } else { format!("{key:?}") }
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if bare {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    }
 }
 
 /// One value of the file.
@@ -258,7 +298,10 @@ impl<'a> Entry<'a> {
 
     /// Notes `<the value> is not <what>; give <allowed>`.
     pub fn wrong(&self, what: &str, allowed: &str) {
-        self.note(format!("{} is not {what}; give {allowed}", shown(self.value)));
+        self.note(format!(
+            "{} is not {what}; give {allowed}",
+            shown(self.value)
+        ));
     }
 
     pub fn text(&self, allowed: &str) -> Option<&'a str> {
@@ -294,7 +337,11 @@ impl<'a> Entry<'a> {
     }
 
     pub fn whole(&self, allowed: RangeInclusive<usize>) -> Option<usize> {
-        let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
+        let wanted = format!(
+            "a whole number from {} to {}",
+            allowed.start(),
+            allowed.end()
+        );
         self.whole_said(allowed, &wanted)
     }
 
@@ -303,8 +350,11 @@ impl<'a> Entry<'a> {
         if self.is_off() {
             return Some(None);
         }
-        let wanted =
-            format!("a whole number from {} to {}, or \"off\"", allowed.start(), allowed.end());
+        let wanted = format!(
+            "a whole number from {} to {}, or \"off\"",
+            allowed.start(),
+            allowed.end()
+        );
         self.whole_said(allowed, &wanted).map(Some)
     }
 
@@ -313,10 +363,15 @@ impl<'a> Entry<'a> {
             self.wrong("a number", wanted);
             return None;
         }
-        let number = self.integer().and_then(|number| usize::try_from(number).ok());
+        let number = self
+            .integer()
+            .and_then(|number| usize::try_from(number).ok());
         let number = number.filter(|number| allowed.contains(number));
         if number.is_none() {
-            self.note(format!("{} is out of range; give {wanted}", shown(self.value)));
+            self.note(format!(
+                "{} is out of range; give {wanted}",
+                shown(self.value)
+            ));
         }
         number
     }
@@ -357,7 +412,10 @@ impl<'a> Entry<'a> {
             return None;
         };
         if !allowed.contains(&time) {
-            self.note(format!("{} is out of range; give {wanted}", shown(self.value)));
+            self.note(format!(
+                "{} is out of range; give {wanted}",
+                shown(self.value)
+            ));
             return None;
         }
         Some(time)
@@ -378,7 +436,10 @@ impl<'a> Entry<'a> {
             return None;
         };
         if !allowed.contains(&size) {
-            self.note(format!("{} is out of range; give {wanted}", shown(self.value)));
+            self.note(format!(
+                "{} is out of range; give {wanted}",
+                shown(self.value)
+            ));
             return None;
         }
         Some(ByteSize(size))
@@ -387,20 +448,30 @@ impl<'a> Entry<'a> {
     /// One of a few words.
     pub fn choice<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let found = self.value.as_str().and_then(|text| {
-            words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| meaning.clone())
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, meaning)| meaning.clone())
         });
         if found.is_none() {
             let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             let mut allowed = quoted.join(", ");
             if let (Some(near), [_, _, ..]) = (
                 self.value.as_str().and_then(|text| {
-                    value::nearest(text, &words.iter().map(|(word, _)| *word).collect::<Vec<_>>())
+                    value::nearest(
+                        text,
+                        &words.iter().map(|(word, _)| *word).collect::<Vec<_>>(),
+                    )
                 }),
                 words,
             ) {
                 allowed.push_str(&format!(" (did you mean {near:?}?)"));
             }
-            self.note(format!("{} is not allowed; give {}", shown(self.value), allowed));
+            self.note(format!(
+                "{} is not allowed; give {}",
+                shown(self.value),
+                allowed
+            ));
         }
         found
     }
@@ -418,7 +489,9 @@ impl<'a> Entry<'a> {
             [] => format!("there is no [[{kind}s]] entry"),
             _ => format!("there are {}", value::listed(&known)),
         };
-        self.note(format!("{name:?} is not the name of a {kind}; {guess}{list}"));
+        self.note(format!(
+            "{name:?} is not the name of a {kind}; {guess}{list}"
+        ));
         None
     }
 
@@ -428,15 +501,23 @@ impl<'a> Entry<'a> {
             self.wrong("an array", allowed);
             return None;
         };
-        Some(array.iter().enumerate().map(|(index, item)| self.item(index, item)).collect())
+        Some(
+            array
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.item(index, item))
+                .collect(),
+        )
     }
 
     /// The elements of an array, or the value itself when it is none.
     pub fn one_or_more(&self) -> Vec<Entry<'a>> {
         match self.value.as_array() {
-            Some(array) => {
-                array.iter().enumerate().map(|(index, item)| self.item(index, item)).collect()
-            }
+            Some(array) => array
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.item(index, item))
+                .collect(),
             None => vec![self.clone()],
         }
     }

@@ -42,8 +42,17 @@ pub(super) struct Interval(pub Duration);
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
-        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
-        match units.into_iter().find(|(unit, _)| milliseconds > 0 && milliseconds % unit == 0) {
+        let units = [
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1_000, "s"),
+            (1, "ms"),
+        ];
+        match units
+            .into_iter()
+            .find(|(unit, _)| milliseconds > 0 && milliseconds % unit == 0)
+        {
             Some((unit, name)) => write!(f, "\"{}{name}\"", milliseconds / unit),
             None => f.write_str("\"0s\""),
         }
@@ -56,7 +65,10 @@ pub(super) struct Size(pub u64);
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"), (1, "B")];
-        match units.into_iter().find(|(unit, _)| self.0 > 0 && self.0 % unit == 0) {
+        match units
+            .into_iter()
+            .find(|(unit, _)| self.0 > 0 && self.0 % unit == 0)
+        {
             Some((unit, name)) => write!(f, "\"{}{name}\"", self.0 / unit),
             None => f.write_str("\"0B\""),
         }
@@ -104,7 +116,8 @@ fn plain_part(rest: &str) -> Option<(String, &str)> {
     let end = rest.find(|c| !inside(c)).unwrap_or(rest.len());
     let (part, rest) = rest.split_at(end);
     // Postgres folds ASCII letters only, in a multibyte encoding.
-    part.starts_with(start).then(|| (part.to_ascii_lowercase(), rest))
+    part.starts_with(start)
+        .then(|| (part.to_ascii_lowercase(), rest))
 }
 
 /// `0-1023,2048-4095` or `7`: ranges with both ends inside.
@@ -157,9 +170,17 @@ fn distance(left: &str, right: &str) -> usize {
 /// Names for a message: all of a few, or the first ones of many.
 pub(super) fn listed(names: &[&str]) -> String {
     const MOST: usize = 8;
-    let shown: Vec<_> = names.iter().take(MOST).map(|name| format!("{name:?}")).collect();
+    let shown: Vec<_> = names
+        .iter()
+        .take(MOST)
+        .map(|name| format!("{name:?}"))
+        .collect();
     let more = names.len().saturating_sub(MOST);
-    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let tail = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     format!("{}{tail}", shown.join(", "))
 }
 
@@ -172,7 +193,16 @@ mod tests {
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
         assert_eq!(duration("10m"), duration("10min"));
         assert_eq!(duration("1d"), Some(Duration::from_secs(86_400)));
-        for wrong in ["", "5", "s", "-1s", "1.5s", "5 weeks", "99999999999999999999s", "18446744073709551615d"] {
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "5 weeks",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
         assert_eq!(Interval(Duration::from_secs(90)).to_string(), "\"90s\"");
@@ -192,7 +222,10 @@ mod tests {
     fn names_fold_as_in_sql() {
         let parts = |text| sql_name(text).map(|parts| parts.join("|"));
         assert_eq!(parts("Sales.Orders").as_deref(), Some("sales|orders"));
-        assert_eq!(parts("\"Sales.eu\".\"a\"\"b\"").as_deref(), Some("Sales.eu|a\"b"));
+        assert_eq!(
+            parts("\"Sales.eu\".\"a\"\"b\"").as_deref(),
+            Some("Sales.eu|a\"b")
+        );
         assert_eq!(parts("Größe").as_deref(), Some("größe"));
         for wrong in ["", "a.", ".a", "a b", "1a", "\"\"", "\"a", "a-b", "a\"b\""] {
             assert_eq!(parts(wrong), None, "{wrong}");
@@ -201,7 +234,10 @@ mod tests {
 
     #[test]
     fn runs_of_buckets() {
-        assert_eq!(bucket_ranges("0-1023, 2048 - 4095"), Some(vec![(0, 1023), (2048, 4095)]));
+        assert_eq!(
+            bucket_ranges("0-1023, 2048 - 4095"),
+            Some(vec![(0, 1023), (2048, 4095)])
+        );
         assert_eq!(bucket_ranges("7"), Some(vec![(7, 7)]));
         for wrong in ["", "3-1", "a", "1-2,", "-1"] {
             assert_eq!(bucket_ranges(wrong), None, "{wrong}");
@@ -211,7 +247,10 @@ mod tests {
     #[test]
     fn guesses() {
         assert_eq!(nearest("sise", &["mode", "size"]), Some("size"));
-        assert_eq!(nearest("checkout_timeuot", &["checkout_timeout"]), Some("checkout_timeout"));
+        assert_eq!(
+            nearest("checkout_timeuot", &["checkout_timeout"]),
+            Some("checkout_timeout")
+        );
         assert_eq!(nearest("xy", &["x"]), None);
         assert_eq!(nearest("weather", &["mode", "size"]), None);
     }
