@@ -6,7 +6,10 @@ use super::Relation;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Resolved<'a> {
     /// The relation, and the schema it was found in.
-    Found { schema: &'a str, relation: &'a Relation },
+    Found {
+        schema: &'a str,
+        relation: &'a Relation,
+    },
     /// In `pg_catalog` or `information_schema`.
     System,
     /// `pg_temp.name`: a temporary table of the session, if it exists.
