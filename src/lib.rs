@@ -1,4 +1,5 @@
 //! Trunkline, a sharding proxy for PostgreSQL.
+pub mod backend;
 pub mod catalog;
 pub mod config;
 pub mod plan;
