@@ -5,9 +5,11 @@
 //! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
 
 mod assemble;
+mod build;
 mod resolve;
 pub mod schema;
 
+pub use build::build;
 pub use assemble::{Configured, ConfiguredTable, Warning};
 pub use resolve::Resolved;
 

@@ -107,12 +107,12 @@ fn the_reference_file_has_every_key() {
         "[[tables]]\nplacement = \"single\"\nzzz = 1",
     ];
     for key in sections.iter().flat_map(|section| keys_of(section)) {
+        if key == "tls" {
+            continue; // a section of its own
+        }
         let said = reference.contains(&format!("{key} = "))
             || reference.contains(&format!("[[shards.{key}]]"));
-        assert!(
-            said || key == "tls",
-            "{key} is not in config/reference.toml"
-        );
+        assert!(said, "{key} is not in config/reference.toml");
         assert!(
             manual.contains(&format!("`{key}`")),
             "{key} is not in docs/CONFIG.md"
