@@ -1,6 +1,9 @@
 //! `trunkline check`: every mistake of a configuration file, and with `--connect` a look at every node.
 
+mod connect;
 mod nodes;
+mod server;
+mod trouble;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +11,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::catalog;
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Line, Problem};
+use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -21,8 +25,8 @@ pub(super) struct Arguments {
 
 /// Exits with 0 only when nothing is wrong. Mistakes and warnings go to standard error.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match validated(arguments) {
-        Ok(config) => config,
+    let (config, encryption) = match validated(arguments) {
+        Ok(sound) => sound,
         Err(problems) => {
             for problem in &problems {
                 eprintln!("{problem}");
@@ -38,14 +42,14 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if !arguments.connect {
         return ExitCode::SUCCESS;
     }
-    match nodes::check(&config) {
+    match nodes::check(&config, &encryption) {
         nodes::Verdict::AllWell => ExitCode::SUCCESS,
         nodes::Verdict::SomethingWrong => ExitCode::FAILURE,
     }
 }
 
-/// A file that reads well and whose every database makes a catalog.
-fn validated(arguments: &Arguments) -> Result<Config, Vec<Problem>> {
+/// A file that reads well, whose every database makes a catalog, and whose TLS files hold what they should.
+fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Problem>> {
     let config = config::load(&arguments.file)?;
     let mut problems: Vec<Problem> = config
         .databases
@@ -53,11 +57,16 @@ fn validated(arguments: &Arguments) -> Result<Config, Vec<Problem>> {
         .filter_map(|database| catalog::build(&config, &database.name).err())
         .flatten()
         .collect();
-    if problems.is_empty() {
-        return Ok(config);
+    if let Err(error) = ClientEncryption::load(&config.listen.tls) {
+        problems.push(config.problem(Line(0), "listen.tls", error.to_string()));
     }
+    let encryption = ServerEncryption::load(&config.server_tls)
+        .map_err(|error| problems.push(config.problem(Line(0), "server_tls", error.to_string())));
     problems.sort_by_key(|problem| problem.line.0);
-    Err(problems)
+    match encryption {
+        Ok(encryption) if problems.is_empty() => Ok((config, encryption)),
+        Ok(_) | Err(()) => Err(problems),
+    }
 }
 
 fn summary(config: &Config) -> String {
@@ -75,4 +84,56 @@ fn summary(config: &Config) -> String {
 
 fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("trunkline.toml");
+        std::fs::write(&file, text).expect("written");
+        std::fs::write(folder.path().join("empty.pem"), "").expect("written");
+        let found = validated(&Arguments {
+            file,
+            connect: false,
+        });
+        found
+            .err()
+            .into_iter()
+            .flatten()
+            .map(|problem| problem.to_string())
+            .collect()
+    }
+
+    const SOUND: &str = r#"
+users = [{ name = "app", password = "secret" }]
+databases = [{ name = "app" }]
+shards = [{ name = "s1", nodes = [{ host = "h1" }] }]
+"#;
+
+    #[test]
+    fn maps_and_certificates_are_looked_into() {
+        assert_eq!(mistakes(SOUND), Vec::<String>::new());
+        let wrong = format!(
+            "{SOUND}distributions = [{{ name = \"d\", key = \"text\", strategy = \"hash\", shards = {{ s1 = \"1-4095\" }} }}]\n\
+             [listen.tls]\nmode = \"prefer\"\ncertificate = \"empty.pem\"\nkey = \"empty.pem\"\n\
+             [server_tls]\nmode = \"verify-ca\"\nroot_certificate = \"empty.pem\"\n"
+        );
+        let found = mistakes(&wrong);
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(
+            found[0].contains("listen.tls: ") && found[0].contains("holds no certificate"),
+            "{found:#?}"
+        );
+        assert!(
+            found[1].contains("server_tls: ") && found[1].contains("holds no certificate"),
+            "{found:#?}"
+        );
+        assert!(
+            found[2].contains("distributions.d.shards: bucket 0 is assigned to no shard"),
+            "{found:#?}"
+        );
+    }
 }
