@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::catalog;
-use crate::config::{self, Config, Line, Problem};
+use crate::config::{self, Config, Problem};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
 #[derive(Debug, Args)]
@@ -58,10 +58,11 @@ fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Pr
         .flatten()
         .collect();
     if let Err(error) = ClientEncryption::load(&config.listen.tls) {
-        problems.push(config.problem(Line(0), "listen.tls", error.to_string()));
+        problems.push(config.problem(config.tls_lines.listen, "listen.tls", error.to_string()));
     }
-    let encryption = ServerEncryption::load(&config.server_tls)
-        .map_err(|error| problems.push(config.problem(Line(0), "server_tls", error.to_string())));
+    let encryption = ServerEncryption::load(&config.server_tls).map_err(|error| {
+        problems.push(config.problem(config.tls_lines.server, "server_tls", error.to_string()))
+    });
     problems.sort_by_key(|problem| problem.line.0);
     match encryption {
         Ok(encryption) if problems.is_empty() => Ok((config, encryption)),
@@ -123,17 +124,13 @@ shards = [{ name = "s1", nodes = [{ host = "h1" }] }]
         );
         let found = mistakes(&wrong);
         assert_eq!(found.len(), 3, "{found:#?}");
-        assert!(
-            found[0].contains("listen.tls: ") && found[0].contains("holds no certificate"),
-            "{found:#?}"
-        );
-        assert!(
-            found[1].contains("server_tls: ") && found[1].contains("holds no certificate"),
-            "{found:#?}"
-        );
-        assert!(
-            found[2].contains("distributions.d.shards: bucket 0 is assigned to no shard"),
-            "{found:#?}"
-        );
+        for (said, wanted) in found.iter().zip([
+            "trunkline.toml:5: distributions.d.shards: bucket 0 is assigned to no shard",
+            "trunkline.toml:6: listen.tls: ",
+            "trunkline.toml:10: server_tls: ",
+        ]) {
+            assert!(said.contains(wanted), "{found:#?}");
+        }
+        assert!(found[2].contains("holds no certificate"), "{found:#?}");
     }
 }

@@ -11,7 +11,7 @@ use toml::de::DeTable;
 use super::section::{Entry, Section, Source};
 use super::{
     Auth, ByteSize, Certificate, ClientTls, Config, Database, Limits, Line, Listen, Log, LogFormat,
-    Node, Pool, PoolMode, Problem, ServerTls, Shard, SslMode, User, distribution, secret,
+    Node, Pool, PoolMode, Problem, ServerTls, Shard, SslMode, TlsLines, User, distribution, secret,
 };
 
 /// The name of the admin database, which no other database may have.
@@ -75,6 +75,10 @@ fn whole(mut root: Section<'_>, file: &str) -> Option<Config> {
     let listen = listen(root.section("listen"));
     let log = log(root.section("log"));
     let limits = limits(root.section("limits"));
+    let tls_lines = TlsLines {
+        listen: root.peek("listen").line_of("tls"),
+        server: root.line_of("server_tls"),
+    };
     let server_tls = server_tls(root.section("server_tls"));
     let workers = root
         .read("workers", |entry| entry.whole(1..=1024))
@@ -121,6 +125,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Option<Config> {
     Some(Config {
         file: file.to_owned(),
         warnings: vec![],
+        tls_lines,
         listen,
         log,
         limits,
@@ -435,6 +440,14 @@ fn pool(mut section: Section<'_>) -> Pool {
             .read("connect_timeout", |entry| entry.duration(some_time.clone()))
             .unwrap_or(seconds(5)),
     };
+    if pool.connect_timeout >= pool.checkout_timeout {
+        section.source.warn(
+            section.line_of("connect_timeout"),
+            "pool.connect_timeout",
+            "is not less than pool.checkout_timeout, so clients of a server that does not answer are told of the \
+             wait, not of its reason",
+        );
+    }
     if pool.min_size > pool.size && (size.is_some() || !section.has("size")) {
         let message = format!(
             "{} is more than pool.size, which is {}; give less",

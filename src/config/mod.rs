@@ -27,6 +27,7 @@ pub struct Config {
     pub file: String,
     /// What is allowed, yet probably not meant.
     pub warnings: Vec<Problem>,
+    pub tls_lines: TlsLines,
     pub listen: Listen,
     pub log: Log,
     pub limits: Limits,
@@ -81,6 +82,13 @@ impl Config {
 /// The line of the file (from 1) where an entry begins, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Line(pub usize);
+
+/// Where the TLS sections are, for messages about what is in their files.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsLines {
+    pub listen: Line,
+    pub server: Line,
+}
 
 /// A number of bytes, written `"64kB"`, `"1MB"`, `"1GB"` as in Postgres (powers of 1024).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -209,7 +209,7 @@ fn is_verifier(text: &str) -> bool {
     let base64 = |part: &str| {
         let digits = part.trim_end_matches('=');
         !digits.is_empty()
-            && part.len() % 4 == 0
+            && part.len().is_multiple_of(4)
             && part.len() - digits.len() <= 2
             && digits
                 .bytes()

@@ -202,6 +202,18 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The table under a key, without saying that the key is known here.
+    pub fn peek(&self, key: &str) -> Section<'a> {
+        let table = self.get(key).and_then(|entry| entry.value.as_table());
+        Section {
+            source: self.source,
+            path: self.path_of(key),
+            line: self.line_of(key),
+            table,
+            asked: vec![],
+        }
+    }
+
     /// The table under a key. One that is left out reads as an empty one.
     pub fn section(&mut self, key: &'static str) -> Section<'a> {
         let absent = Section {

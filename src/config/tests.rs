@@ -298,3 +298,15 @@ fn a_node_is_the_same_wherever_it_stands() {
     assert_ne!(config.shards[0].line, moved.shards[0].line);
     assert_eq!(config.shards[0].nodes, moved.shards[0].nodes);
 }
+
+#[test]
+fn a_connect_timeout_that_hides_its_own_error() {
+    let text = format!("{SOUND}[pool]\nconnect_timeout = \"20s\"\n");
+    let config = parse(&text, "trunkline.toml", &secrets).expect("sound");
+    let said: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        said.iter()
+            .any(|said| said.starts_with("trunkline.toml:11: pool.connect_timeout: is not less")),
+        "{said:?}"
+    );
+}

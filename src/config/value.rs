@@ -51,7 +51,7 @@ impl fmt::Display for Interval {
         ];
         match units
             .into_iter()
-            .find(|(unit, _)| milliseconds > 0 && milliseconds % unit == 0)
+            .find(|(unit, _)| milliseconds > 0 && milliseconds.is_multiple_of(*unit))
         {
             Some((unit, name)) => write!(f, "\"{}{name}\"", milliseconds / unit),
             None => f.write_str("\"0s\""),
@@ -67,7 +67,7 @@ impl fmt::Display for Size {
         let units = [(1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"), (1, "B")];
         match units
             .into_iter()
-            .find(|(unit, _)| self.0 > 0 && self.0 % unit == 0)
+            .find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit))
         {
             Some((unit, name)) => write!(f, "\"{}{name}\"", self.0 / unit),
             None => f.write_str("\"0B\""),
