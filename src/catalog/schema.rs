@@ -99,7 +99,7 @@ pub async fn read(client: &Client) -> Result<Schema, Error> {
     // All names below mean those of pg_catalog, whatever the role's search path is.
     client
         .batch_execute(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp",
         )
         .await?;
     let read = read_all(client).await;
