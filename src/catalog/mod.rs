@@ -6,8 +6,10 @@
 
 mod assemble;
 mod build;
+mod family;
 mod resolve;
 pub mod schema;
+mod view;
 
 pub use build::build;
 pub use assemble::{Configured, ConfiguredTable, Warning};
