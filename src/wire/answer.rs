@@ -50,7 +50,14 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub fn new(severity: Severity, sqlstate: &'a str, message: &'a str) -> Self {
-        Report { severity, sqlstate, message, detail: None, hint: None, position: None }
+        Report {
+            severity,
+            sqlstate,
+            message,
+            detail: None,
+            hint: None,
+            position: None,
+        }
     }
 
     pub fn detail(mut self, detail: &'a str) -> Self {
@@ -102,7 +109,8 @@ pub(crate) fn message(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     body(out);
-    let length = u32::try_from(out.len() - start).expect("a message we compose stays far below 4 GB");
+    let length =
+        u32::try_from(out.len() - start).expect("a message we compose stays far below 4 GB");
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
@@ -297,8 +305,14 @@ pub struct ErrorFields<'a> {
 impl<'a> ErrorFields<'a> {
     /// `None` when `body` (without type and length) is not such a message.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
-        let mut fields =
-            ErrorFields { severity: b"", sqlstate: "XX000", message: b"", detail: None, hint: None, position: None };
+        let mut fields = ErrorFields {
+            severity: b"",
+            sqlstate: "XX000",
+            message: b"",
+            detail: None,
+            hint: None,
+            position: None,
+        };
         let mut translated = None;
         let mut cursor = Cursor::new(body);
         loop {
@@ -311,8 +325,9 @@ impl<'a> ErrorFields<'a> {
                 b'S' => translated = Some(text),
                 b'V' => fields.severity = text,
                 b'C' => {
-                    fields.sqlstate =
-                        std::str::from_utf8(text).ok().filter(|code| code.len() == 5 && code.is_ascii())?
+                    fields.sqlstate = std::str::from_utf8(text)
+                        .ok()
+                        .filter(|code| code.len() == 5 && code.is_ascii())?
                 }
                 b'M' => fields.message = text,
                 b'D' => fields.detail = Some(text),
@@ -344,7 +359,11 @@ mod tests {
         let mut buffer = BytesMut::from(bytes);
         let mut messages = Vec::new();
         while !buffer.is_empty() {
-            messages.push(PgWireBackendMessage::decode(&mut buffer, &context).unwrap().expect("a whole message"));
+            messages.push(
+                PgWireBackendMessage::decode(&mut buffer, &context)
+                    .unwrap()
+                    .expect("a whole message"),
+            );
         }
         messages
     }
@@ -352,7 +371,10 @@ mod tests {
     #[test]
     fn every_answer_is_read_back_by_another_decoder() {
         let mut out = Vec::new();
-        let error = Report::new(Severity::Fatal, "0A000", "no\0 way").detail("d").hint("h").position(7);
+        let error = Report::new(Severity::Fatal, "0A000", "no\0 way")
+            .detail("d")
+            .hint("h")
+            .position(7);
         error_response(&mut out, &error);
         notice_response(&mut out, &Report::new(Severity::Warning, "01000", "mind"));
         authentication_ok(&mut out);
@@ -376,7 +398,9 @@ mod tests {
         data_row(&mut out, &[Some("x"), None]);
         let messages = decoded(&out);
         assert_eq!(messages.len(), 21);
-        let PgWireBackendMessage::ErrorResponse(error) = &messages[0] else { panic!() };
+        let PgWireBackendMessage::ErrorResponse(error) = &messages[0] else {
+            panic!()
+        };
         let expected = [
             (b'S', "FATAL"),
             (b'V', "FATAL"),
@@ -386,10 +410,23 @@ mod tests {
             (b'H', "h"),
             (b'P', "7"),
         ];
-        assert_eq!(error.fields, expected.map(|(code, text)| (code, text.to_owned())));
-        let PgWireBackendMessage::RowDescription(rows) = &messages[19] else { panic!("{:?}", messages[19]) };
-        assert_eq!(rows.fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(matches!(&messages[20], PgWireBackendMessage::DataRow(row) if row.field_count == 2));
+        assert_eq!(
+            error.fields,
+            expected.map(|(code, text)| (code, text.to_owned()))
+        );
+        let PgWireBackendMessage::RowDescription(rows) = &messages[19] else {
+            panic!("{:?}", messages[19])
+        };
+        assert_eq!(
+            rows.fields
+                .iter()
+                .map(|field| field.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        assert!(
+            matches!(&messages[20], PgWireBackendMessage::DataRow(row) if row.field_count == 2)
+        );
         assert!(
             matches!(&messages[10], PgWireBackendMessage::NegotiateProtocolVersion(v) if v.newest_minor_protocol == 196610 && v.unsupported_options == ["_pq_.x"])
         );
@@ -398,13 +435,32 @@ mod tests {
     #[test]
     fn an_error_is_parsed_into_its_fields() {
         let mut out = Vec::new();
-        error_response(&mut out, &Report::new(Severity::Error, "42P01", "gone").hint("look"));
+        error_response(
+            &mut out,
+            &Report::new(Severity::Error, "42P01", "gone").hint("look"),
+        );
         let fields = ErrorFields::parse(&out[5..]).unwrap();
-        assert_eq!((fields.severity, fields.sqlstate, fields.message), (&b"ERROR"[..], "42P01", &b"gone"[..]));
+        assert_eq!(
+            (fields.severity, fields.sqlstate, fields.message),
+            (&b"ERROR"[..], "42P01", &b"gone"[..])
+        );
         assert_eq!((fields.detail, fields.hint), (None, Some(&b"look"[..])));
         assert_eq!(ErrorFields::parse(&out[5..out.len() - 1]), None);
-        assert_eq!(ErrorFields::parse(b"SFEHLER\0C42P01\0Mx\0\0").unwrap().severity, b"FEHLER");
-        for broken in [&b""[..], b"S", b"SERROR", b"SERROR\0", b"SERROR\0\0x", b"SERROR\0Cabc\0\0", b"\0"] {
+        assert_eq!(
+            ErrorFields::parse(b"SFEHLER\0C42P01\0Mx\0\0")
+                .unwrap()
+                .severity,
+            b"FEHLER"
+        );
+        for broken in [
+            &b""[..],
+            b"S",
+            b"SERROR",
+            b"SERROR\0",
+            b"SERROR\0\0x",
+            b"SERROR\0Cabc\0\0",
+            b"\0",
+        ] {
             assert_eq!(ErrorFields::parse(broken), None, "{broken:?}");
         }
     }

@@ -51,13 +51,19 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], ProtocolViolation> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(ProtocolViolation::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(ProtocolViolation::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtocolViolation> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(ProtocolViolation::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(ProtocolViolation::Truncated)?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -72,7 +78,11 @@ impl<'a> Cursor<'a> {
 
     /// Up to a NUL, which is taken but not given.
     pub(crate) fn string(&mut self) -> Result<&'a [u8], ProtocolViolation> {
-        let end = self.rest.iter().position(|&byte| byte == 0).ok_or(ProtocolViolation::UnterminatedString)?;
+        let end = self
+            .rest
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(ProtocolViolation::UnterminatedString)?;
         let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(text)
@@ -84,7 +94,11 @@ impl<'a> Cursor<'a> {
 
     /// Nothing may be left.
     pub(crate) fn end(self) -> Result<(), ProtocolViolation> {
-        if self.rest.is_empty() { Ok(()) } else { Err(ProtocolViolation::TrailingBytes) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(ProtocolViolation::TrailingBytes)
+        }
     }
 
     /// A number of elements. Read unsigned: clients send up to 65,535 parameters, and so does Postgres read it.
@@ -145,12 +159,19 @@ impl<'a> Parse<'a> {
         let count = cursor.count()?;
         let types = cursor.take(usize::from(count) * 4)?;
         cursor.end()?;
-        Ok(Parse { name, text, types, after_name })
+        Ok(Parse {
+            name,
+            text,
+            types,
+            after_name,
+        })
     }
 
     /// OIDs of the parameters' types, 0 where the server shall find it.
     pub fn types(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
-        self.types.chunks_exact(4).map(|oid| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]))
+        self.types
+            .chunks_exact(4)
+            .map(|oid| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]))
     }
 
     /// Everything but the name, as it came: text, NUL, count and types. What makes two Parse messages the same statement.
@@ -223,24 +244,40 @@ impl<'a> Bind<'a> {
         let parameter_count = cursor.count()?;
         let parameters = usize::from(parameter_count);
         if formats.count() > 1 && formats.count() != parameters {
-            return Err(ProtocolViolation::FormatCount { formats: formats.count(), parameters });
+            return Err(ProtocolViolation::FormatCount {
+                formats: formats.count(),
+                parameters,
+            });
         }
         let values_and_more = cursor.rest();
         for _ in 0..parameter_count {
             let length = cursor.int32()?;
             if length != -1 {
-                cursor.take(usize::try_from(length).map_err(|_| ProtocolViolation::NegativeLength)?)?;
+                cursor.take(
+                    usize::try_from(length).map_err(|_| ProtocolViolation::NegativeLength)?,
+                )?;
             }
         }
         let values = &values_and_more[..values_and_more.len() - cursor.rest().len()];
         let result_formats = cursor.formats()?;
         cursor.end()?;
-        Ok(Bind { portal, statement, formats, parameter_count, result_formats, values, after_statement })
+        Ok(Bind {
+            portal,
+            statement,
+            formats,
+            parameter_count,
+            result_formats,
+            values,
+            after_statement,
+        })
     }
 
     /// The parameters in order; `None` is NULL.
     pub fn values(&self) -> Values<'a> {
-        Values { cursor: Cursor::new(self.values), left: self.parameter_count }
+        Values {
+            cursor: Cursor::new(self.values),
+            left: self.parameter_count,
+        }
     }
 
     /// One parameter, from 0; the inner `None` is NULL, the outer one says that there is no such parameter.
@@ -390,7 +427,10 @@ pub fn encode_terminate(out: &mut Vec<u8>) {
 
 /// A name comes from a decoded message or from our own counter: it holds no NUL.
 fn put_name(out: &mut Vec<u8>, name: &[u8]) {
-    debug_assert!(!name.contains(&0), "a NUL in a name shifts the fields behind it");
+    debug_assert!(
+        !name.contains(&0),
+        "a NUL in a name shifts the fields behind it"
+    );
     out.extend_from_slice(name);
     out.push(0);
 }
@@ -407,7 +447,10 @@ mod tests {
     fn body(write: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
         let mut buffer = BytesMut::new();
         write(&mut buffer);
-        assert_eq!(u32::from_be_bytes(buffer[1..5].try_into().unwrap()) as usize, buffer.len() - 1);
+        assert_eq!(
+            u32::from_be_bytes(buffer[1..5].try_into().unwrap()) as usize,
+            buffer.len() - 1
+        );
         buffer[5..].to_vec()
     }
 
@@ -443,18 +486,48 @@ mod tests {
 
         let bytes = bind_of_three();
         let bind = Bind::decode(&bytes).unwrap();
-        assert_eq!((bind.portal, bind.statement), (&b"portal"[..], &b"statement"[..]));
-        assert_eq!(bind.values().collect::<Vec<_>>(), [Some(&b"\0\0\0\x01"[..]), None, Some(b"")]);
+        assert_eq!(
+            (bind.portal, bind.statement),
+            (&b"portal"[..], &b"statement"[..])
+        );
+        assert_eq!(
+            bind.values().collect::<Vec<_>>(),
+            [Some(&b"\0\0\0\x01"[..]), None, Some(b"")]
+        );
         assert_eq!((bind.value(1), bind.value(3)), (Some(None), None));
-        assert_eq!([0, 1, 2].map(|i| bind.formats.of(i)), [Format::Binary, Format::Text, Format::Binary]);
-        assert_eq!([0, 9].map(|i| bind.result_formats.of(i)), [Format::Binary, Format::Binary]);
+        assert_eq!(
+            [0, 1, 2].map(|i| bind.formats.of(i)),
+            [Format::Binary, Format::Text, Format::Binary]
+        );
+        assert_eq!(
+            [0, 9].map(|i| bind.result_formats.of(i)),
+            [Format::Binary, Format::Binary]
+        );
 
         let execute = body(|out| frontend::execute("p", -1, out).unwrap());
-        assert_eq!(Execute::decode(&execute), Ok(Execute { portal: b"p", max_rows: -1 }));
+        assert_eq!(
+            Execute::decode(&execute),
+            Ok(Execute {
+                portal: b"p",
+                max_rows: -1
+            })
+        );
         let describe = body(|out| frontend::describe(b'S', "x", out).unwrap());
-        assert_eq!(Describe::decode(&describe), Ok(Describe { target: Target::Statement, name: b"x" }));
+        assert_eq!(
+            Describe::decode(&describe),
+            Ok(Describe {
+                target: Target::Statement,
+                name: b"x"
+            })
+        );
         let close = body(|out| frontend::close(b'P', "", out).unwrap());
-        assert_eq!(Close::decode(&close), Ok(Close { target: Target::Portal, name: b"" }));
+        assert_eq!(
+            Close::decode(&close),
+            Ok(Close {
+                target: Target::Portal,
+                name: b""
+            })
+        );
         let query = body(|out| frontend::query("select 1", out).unwrap());
         assert_eq!(Query::decode(&query), Ok(Query { text: b"select 1" }));
         assert_eq!(empty(b""), Ok(()));
@@ -465,22 +538,44 @@ mod tests {
         let original = body(|out| frontend::parse("s1", "select $1", [23], out).unwrap());
         let expected = body(|out| frontend::parse("longer_name", "select $1", [23], out).unwrap());
         let mut out = Vec::new();
-        Parse::decode(&original).unwrap().encode_as(b"longer_name", &mut out);
+        Parse::decode(&original)
+            .unwrap()
+            .encode_as(b"longer_name", &mut out);
         assert_eq!((out[0], &out[5..]), (b'P', &expected[..]));
-        assert_eq!(u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize, out.len() - 1);
+        assert_eq!(
+            u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize,
+            out.len() - 1
+        );
 
         let original = bind_of_three();
         let mut out = Vec::new();
-        Bind::decode(&original).unwrap().encode_as(b"", b"t", &mut out);
-        let (bind, before) = (Bind::decode(&out[5..]).unwrap(), Bind::decode(&original).unwrap());
+        Bind::decode(&original)
+            .unwrap()
+            .encode_as(b"", b"t", &mut out);
+        let (bind, before) = (
+            Bind::decode(&out[5..]).unwrap(),
+            Bind::decode(&original).unwrap(),
+        );
         assert_eq!((bind.portal, bind.statement), (&b""[..], &b"t"[..]));
         assert_eq!(bind.after_statement, before.after_statement);
         assert!(bind.values().eq(before.values()));
 
         let mut out = Vec::new();
-        Describe { target: Target::Portal, name: b"p" }.encode(&mut out);
-        Close { target: Target::Statement, name: b"s" }.encode(&mut out);
-        Execute { portal: b"p", max_rows: 5 }.encode(&mut out);
+        Describe {
+            target: Target::Portal,
+            name: b"p",
+        }
+        .encode(&mut out);
+        Close {
+            target: Target::Statement,
+            name: b"s",
+        }
+        .encode(&mut out);
+        Execute {
+            portal: b"p",
+            max_rows: 5,
+        }
+        .encode(&mut out);
         encode_query(b"x", &mut out);
         encode_sync(&mut out);
         encode_terminate(&mut out);
@@ -496,9 +591,15 @@ mod tests {
 
     #[test]
     fn a_parameter_length_past_the_end_is_refused() {
-        assert_eq!(Bind::decode(b"\0\0\0\0\0\x01\x7f\xff\xff\xffab\0\0"), Err(Truncated));
+        assert_eq!(
+            Bind::decode(b"\0\0\0\0\0\x01\x7f\xff\xff\xffab\0\0"),
+            Err(Truncated)
+        );
         assert_eq!(Bind::decode(b"\0\0\0\0\0\x01\0\0\0\x03ab"), Err(Truncated));
-        assert_eq!(Bind::decode(b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"), Err(NegativeLength));
+        assert_eq!(
+            Bind::decode(b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"),
+            Err(NegativeLength)
+        );
     }
 
     #[test]
@@ -508,9 +609,21 @@ mod tests {
         assert_eq!(Bind::decode(b"\0\0\0\0\xff\xff"), Err(Truncated));
         assert_eq!(Bind::decode(b"\0\0\0\0\0\0"), Err(Truncated));
         assert_eq!(Bind::decode(b"\0\0\0\0\0\0\0\0x"), Err(TrailingBytes));
-        assert_eq!(Bind::decode(b"\0\0\0\x02\0\0\0\0\0\0\0\0"), Err(FormatCount { formats: 2, parameters: 0 }));
-        assert_eq!(Bind::decode(b"\0\0\0\x01\0\x02\0\0\0\0"), Err(FormatCode(2)));
-        assert_eq!(Bind::decode(b"\0\0\0\0\0\0\0\x01\x01\0"), Err(FormatCode(256)));
+        assert_eq!(
+            Bind::decode(b"\0\0\0\x02\0\0\0\0\0\0\0\0"),
+            Err(FormatCount {
+                formats: 2,
+                parameters: 0
+            })
+        );
+        assert_eq!(
+            Bind::decode(b"\0\0\0\x01\0\x02\0\0\0\0"),
+            Err(FormatCode(2))
+        );
+        assert_eq!(
+            Bind::decode(b"\0\0\0\0\0\0\0\x01\x01\0"),
+            Err(FormatCode(256))
+        );
     }
 
     #[test]
@@ -518,7 +631,10 @@ mod tests {
         assert_eq!(Parse::decode(b"name"), Err(UnterminatedString));
         assert_eq!(Parse::decode(b"name\0select 1"), Err(UnterminatedString));
         assert_eq!(Parse::decode(b"name\0select 1\0"), Err(Truncated));
-        assert_eq!(Parse::decode(b"name\0select 1\0\0\x02\0\0\0\x17"), Err(Truncated));
+        assert_eq!(
+            Parse::decode(b"name\0select 1\0\0\x02\0\0\0\x17"),
+            Err(Truncated)
+        );
         assert_eq!(Parse::decode(b"name\0select 1\0\0\0\0"), Err(TrailingBytes));
     }
 
@@ -539,7 +655,10 @@ mod tests {
         let packet = b"Q\0\0\0\x08SELECT 1; DROP TABLE x\0";
         assert_eq!(Query::decode(&packet[5..9]), Err(UnterminatedString));
         // And a text that ends before its frame does.
-        assert_eq!(Query::decode(b"SELECT 1\0; DROP TABLE x\0"), Err(TrailingBytes));
+        assert_eq!(
+            Query::decode(b"SELECT 1\0; DROP TABLE x\0"),
+            Err(TrailingBytes)
+        );
         assert_eq!(Query::decode(b""), Err(UnterminatedString));
         assert_eq!(empty(b"x"), Err(TrailingBytes));
     }

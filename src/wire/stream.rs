@@ -68,7 +68,12 @@ impl Stream {
             Stream::Tcp(socket) => tcp(socket),
             Stream::ServerTls(tls) => tcp(tls.get_ref().0),
             Stream::ClientTls(tls) => tcp(tls.get_ref().0),
-            Stream::Unix(socket) => Peer::Unix { pid: socket.peer_cred().ok().and_then(|credentials| credentials.pid()) },
+            Stream::Unix(socket) => Peer::Unix {
+                pid: socket
+                    .peer_cred()
+                    .ok()
+                    .and_then(|credentials| credentials.pid()),
+            },
         }
     }
 
@@ -147,7 +152,11 @@ impl AsFd for Stream {
 
 impl AsyncRead for Stream {
     #[inline]
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Stream::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
@@ -159,7 +168,11 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     #[inline]
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
             Stream::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
