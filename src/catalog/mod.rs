@@ -1,7 +1,15 @@
 //! What is sharded and how: an immutable snapshot with a version, made from configuration and from the definitions read from a shard.
 //!
 //! This room never decides where a statement goes (that is `plan`) and never knows which server is alive (that is `topology`).
-//! `build.rs` makes the configured part, `schema.rs` holds what servers define.
+//! `schema.rs` reads and holds what servers define; `assemble.rs` joins both into a [`Catalog`] and says what does not fit;
+//! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
+
+mod assemble;
+mod resolve;
+pub mod schema;
+
+pub use assemble::{Configured, ConfiguredTable, Warning};
+pub use resolve::Resolved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +32,10 @@ pub struct SearchPath(pub Arc<[Box<str>]>);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placement {
     /// By key columns in a distribution; the names are in the order of the distribution's key.
-    Sharded { distribution: DistributionId, key: Arc<[Box<str>]> },
+    Sharded {
+        distribution: DistributionId,
+        key: Arc<[Box<str>]>,
+    },
     /// A full copy on every shard.
     Reference,
     /// All rows on one home shard.
@@ -45,17 +56,24 @@ pub struct Column {
 pub enum ColumnDefault {
     /// No default, or one that depends on nothing outside the row.
     Plain,
-    /// From a sequence (serial, identity, `nextval` anywhere in the default).
+    /// From a sequence (serial, identity, `nextval` anywhere in the default), or from a function whose body is not known to use none.
     Sequence,
+    /// `GENERATED ALWAYS AS (..)`: computed from the row, never given by a statement.
+    Generated,
 }
 
 /// What a name means to the planner.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Relation {
     /// A table; its columns when the servers' definitions have been read.
-    Table { placement: Placement, columns: Option<Arc<[Column]>> },
+    Table {
+        placement: Placement,
+        columns: Option<Arc<[Column]>>,
+    },
     /// A view (materialised or not) that reads, directly or through other views, a table that is not on one home shard.
     ShardedView,
+    /// Exists or is configured, but a statement that names it is refused; the text is a sentence that says why.
+    Refused(Arc<str>),
     /// In `pg_catalog` or `information_schema`: the same on every shard.
     System,
 }

@@ -1,0 +1,1 @@
+//! What a server defines: tables, columns, views and functions of one database.
