@@ -1,7 +1,7 @@
 //! What each class of statement needs: the session itself, any shard, the home shard, the shard of its tables, or a shard that only the
 //! application can name.
 
-use crate::catalog::{Catalog, SchemaState, SearchPath, Undeclared};
+use crate::catalog::{Catalog, SchemaState, SearchPath};
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
 use crate::sql::facts::Name;
 use crate::sql::{Body, Statement};
@@ -160,20 +160,7 @@ fn copy(copy: &Copy, text: &str, statement: &Statement, catalog: &Catalog, searc
         (Meaning::Single(shard), _) => Ok(Target::Shard(shard)),
         (Meaning::View, _) => Err(Refusal::new(Reason::ViewOverSharded, format!("\"{name}\" is a view of sharded or reference tables"))),
         (Meaning::Temporary | Meaning::NotATable, _) => Ok(Target::Shard(catalog.home)),
-        (Meaning::Unknown, _) => unknown(name, catalog),
-    }
-}
-
-/// A table that the catalog does not know, on its own.
-fn unknown(name: &str, catalog: &Catalog) -> Result<Target, Refusal> {
-    match (catalog.schema, catalog.undeclared) {
-        (SchemaState::Unread, _) => {
-            let message = format!("table \"{name}\" is not configured, and the servers' definitions have not been read yet");
-            Err(Refusal::new(Reason::CatalogUnread, message))
-        }
-        (SchemaState::Read, Undeclared::Refused) => {
-            Err(Refusal::new(Reason::UndeclaredTable, format!("table \"{name}\" is not in the configuration")))
-        }
-        (SchemaState::Read, Undeclared::Home) => Ok(Target::Shard(catalog.home)),
+        (Meaning::Refused(why), _) => Err(Refusal::new(Reason::TableRefused, why)),
+        (Meaning::Unknown, _) => data::unknown_is_for_home_to_judge(name, catalog).map(|()| Target::Shard(catalog.home)),
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences, Undeclared};
+use crate::catalog::{Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences};
 use crate::sharding::ShardId;
+use crate::sql;
 use crate::sql::facts::{Access, Doubt, Facts, Name, Source};
 
 use super::functions::{Functions, home_only};
@@ -59,6 +60,7 @@ struct Tables<'a> {
     reference: Vec<&'a str>,
     single: Vec<(&'a str, ShardId)>,
     view: Vec<&'a str>,
+    refused: Vec<&'a str>,
     temporary: Vec<&'a str>,
     unknown: Vec<&'a str>,
 }
@@ -84,6 +86,7 @@ impl<'a> Tables<'a> {
             Meaning::Reference => self.reference.push(name),
             Meaning::Single(shard) => self.single.push((name, shard)),
             Meaning::View => self.view.push(name),
+            Meaning::Refused(why) => self.refused.push(why),
             Meaning::Temporary => self.temporary.push(name),
             Meaning::Unknown => self.unknown.push(name),
             Meaning::System | Meaning::NotATable => {}
@@ -99,22 +102,16 @@ impl<'a> Tables<'a> {
         if let Some(view) = self.view.first() {
             return Err(Refusal::new(Reason::ViewOverSharded, format!("view \"{view}\" reads sharded or reference tables")));
         }
-        let Some(name) = self.unknown.first() else { return Ok(()) };
-        match (catalog.schema, catalog.undeclared) {
-            (SchemaState::Unread, _) => {
-                let message = format!("table \"{name}\" is not configured, and the servers' definitions have not been read yet");
-                Err(Refusal::new(Reason::CatalogUnread, message))
-            }
-            (SchemaState::Read, Undeclared::Refused) => {
-                Err(Refusal::new(Reason::UndeclaredTable, format!("table \"{name}\" is not in the configuration")))
-            }
-            // A server may know better: a temporary table, or one that was made a moment ago. Away from the home shard that is not asked.
-            (SchemaState::Read, Undeclared::Home) if self.spread() => Err(Refusal::new(
-                Reason::UnknownTable,
-                format!("relation \"{name}\" is not known, and the statement also names sharded or reference tables"),
-            )),
-            (SchemaState::Read, Undeclared::Home) => Ok(()),
+        if let Some(why) = self.refused.first() {
+            return Err(Refusal::new(Reason::TableRefused, *why));
         }
+        let Some(name) = self.unknown.first() else { return Ok(()) };
+        unknown_is_for_home_to_judge(name, catalog)?;
+        if self.spread() {
+            let message = format!("relation \"{name}\" is not known, and the statement also names sharded or reference tables");
+            return Err(Refusal::new(Reason::UnknownTable, message));
+        }
+        Ok(())
     }
 
     fn no_doubts(&self, text: &str, facts: &Facts, catalog: &Catalog) -> Result<(), Refusal> {
@@ -190,6 +187,18 @@ impl<'a> Tables<'a> {
                 let message = format!("tables \"{first}\" and \"{other}\" are on different shards");
                 Err(Refusal::new(Reason::SingleTablesApart, message))
             }
+        }
+    }
+}
+
+/// The home shard may know a table that the catalog does not: a temporary one, or one that was made a moment ago. But while definitions
+/// have not been read, an unknown name may be a view of sharded tables.
+pub fn unknown_is_for_home_to_judge(name: &str, catalog: &Catalog) -> Result<(), Refusal> {
+    match catalog.schema {
+        SchemaState::Read => Ok(()),
+        SchemaState::Unread => {
+            let message = format!("table \"{name}\" is not configured, and the servers' definitions have not been read yet");
+            Err(Refusal::new(Reason::CatalogUnread, message))
         }
     }
 }
@@ -308,7 +317,7 @@ fn no_forbidden_writes(text: &str, facts: &Facts, catalog: &Catalog, search_path
         };
         // Facts do not tell what is assigned: a DEFAULT anywhere may be this column's.
         if catalog.sequences == Sequences::Refused
-            && text.to_ascii_lowercase().contains("default")
+            && sql::words(text).is_ok_and(|words| words.iter().any(|word| **word == *"default"))
             && let Some(column) = assignment.columns.iter().find(|column| from_sequence(column))
         {
             let message = format!("column \"{column}\" of sharded table \"{table}\" may get its value from a sequence");

@@ -6,6 +6,7 @@
 //! Read `planner.rs` for the cascade, `scope.rs` and `proof.rs` for why a statement lives on one shard, `refusal.rs` for what is
 //! refused and why, `cache.rs` and `bind.rs` for the hot path.
 
+mod array;
 pub mod bind;
 pub mod cache;
 mod classes;

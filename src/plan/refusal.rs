@@ -103,9 +103,9 @@ reasons! {
     UnknownTable, "unknown_table", "42P01",
         "A statement names a table that the catalog does not know together with sharded or reference tables.",
         "Check the name and search_path; a temporary table can only be used on its own, or with a shard named: /* trunkline: shard=name */.";
-    UndeclaredTable, "undeclared_table", "0A000",
-        "A statement names a table that exists on the servers but is not in the configuration, and there is no default shard.",
-        "Declare the table as sharded, reference or single, or set default_shard.";
+    TableRefused, "table_refused", "0A000",
+        "A statement names a table that the configuration leaves out while there is no default shard, or whose definition does not fit its configuration.",
+        "Declare the table as sharded, reference or single, or correct its entry.";
     ViewOverSharded, "view_over_sharded", "0A000",
         "A statement reads a view of sharded or reference tables.",
         "Write the view's query with the key, or name a shard: /* trunkline: shard=name */.";

@@ -14,6 +14,8 @@ pub enum Meaning<'a> {
     Reference,
     Single(ShardId),
     View,
+    /// Not to be used, for the reason given.
+    Refused(&'a str),
     System,
     /// A temporary table of the session, by its schema.
     Temporary,
@@ -70,6 +72,7 @@ impl<'a> Known<'a> {
                 Known { meaning, columns: columns.as_deref() }
             }
             Relation::ShardedView => Known { meaning: Meaning::View, columns: None },
+            Relation::Refused(why) => Known { meaning: Meaning::Refused(why), columns: None },
             Relation::System => Known { meaning: Meaning::System, columns: None },
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Placement, Relation};
 use crate::sharding::{KeyType, ShardId};
+use crate::sql::{self};
 use crate::sql::facts::{Cast, Conjunct, InsertSource, Operand};
 
 use super::functions::{is_bound_to_home, is_opaque};
@@ -13,7 +14,7 @@ use super::{Arity, Typing};
 /// What a statement that cannot be read may concern, by the names in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// A sharded or reference table, a view of such, or a function that may read any.
+    /// A sharded, reference or refused table, a view of such, or a function that may read any.
     Shards,
     /// Only single tables, all on this shard, and nothing that belongs to another.
     One(ShardId),
@@ -26,38 +27,18 @@ pub enum Concern {
 impl Concern {
     /// `words` are all identifiers of the statement, folded.
     pub fn of_words(words: &[Box<str>], catalog: &Catalog) -> Concern {
-        let words = words.iter().map(|word| &**word).collect();
-        Concern::of(&words, |_| false, catalog)
-    }
-
-    /// The same from the bare text, for statements whose identifiers nobody listed: a name that stands anywhere in it, even in a
-    /// string or a comment, counts. An identifier written with Unicode escapes hides its name, so it counts as any.
-    pub fn of_text(text: &str, catalog: &Catalog) -> Concern {
-        let text = text.to_ascii_lowercase();
-        if text.contains("u&\"") {
-            return Concern::Shards;
-        }
-        let words = text.split(|c: char| !is_word(c)).map(cut).collect();
-        Concern::of(&words, |name| text.contains(&name.replace('"', "\"\"")), catalog)
-    }
-
-    /// `quoted` finds names that are no single word.
-    fn of(words: &HashSet<&str>, quoted: impl Fn(&str) -> bool, catalog: &Catalog) -> Concern {
         if words.iter().any(|word| is_opaque(word, catalog)) {
             return Concern::Shards;
         }
-        let named = |name: &str| {
-            let lower = name.to_ascii_lowercase();
-            words.contains(name) || words.contains(&*lower) || (!name.chars().all(is_word) && quoted(&lower))
-        };
+        let words: HashSet<&str> = words.iter().map(|word| &**word).collect();
         let mut concern = Concern::None;
-        for (_, relation) in catalog.relations.iter().filter(|((_, name), _)| named(name)) {
+        for (_, relation) in catalog.relations.iter().filter(|((_, name), _)| words.contains(&**name)) {
             concern = match (relation, concern) {
                 (Relation::System, _) => concern,
                 (Relation::Table { placement: Placement::Single(shard), .. }, Concern::None) => Concern::One(*shard),
                 (Relation::Table { placement: Placement::Single(shard), .. }, Concern::One(other)) if *shard == other => concern,
                 (Relation::Table { placement: Placement::Single(_), .. }, _) => Concern::Several,
-                (Relation::Table { .. } | Relation::ShardedView, _) => return Concern::Shards,
+                (Relation::Table { .. } | Relation::ShardedView | Relation::Refused(_), _) => return Concern::Shards,
             };
         }
         match concern {
@@ -65,16 +46,12 @@ impl Concern {
             concern => concern,
         }
     }
-}
 
-/// A character of an unquoted identifier.
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
-}
-
-/// Postgres cuts identifiers at 63 bytes, not inside a character.
-fn cut(word: &str) -> &str {
-    &word[..word.floor_char_boundary(63)]
+    /// The same for a statement whose identifiers nobody listed.
+    pub fn of_text(text: &str, catalog: &Catalog) -> Concern {
+        // A text whose names cannot be told may name anything.
+        sql::words(text).map_or(Concern::Shards, |words| Concern::of_words(&words, catalog))
+    }
 }
 
 /// Where the parameters of a statement stand. Postgres takes an undeclared parameter's type from the first place it reads; only when all
