@@ -52,7 +52,7 @@ impl fmt::Display for Address {
 }
 
 /// As whom, and to what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub password: Option<Secret>,

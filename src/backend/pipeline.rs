@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::wire::answer::TransactionStatus;
+
 /// Marks a request whose outcome the session wants to know. Chosen by the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token(pub u32);
@@ -62,8 +64,10 @@ pub enum Event {
     Dropped(Token),
     /// The server reported an error in the current unit of work.
     Failed,
+    /// The server's last words before it closes the connection: the body of its ErrorResponse.
+    Fatal(Vec<u8>),
     /// ReadyForQuery arrived for a Sync, query or function call.
-    Ready(Status),
+    Ready(TransactionStatus),
 }
 
 /// Whether a CommandComplete's tag was COMMIT: tells a commit from a COMMIT that rolled back.
@@ -71,35 +75,6 @@ pub enum Event {
 pub enum Committed {
     Yes,
     No,
-}
-
-/// The transaction status in ReadyForQuery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Idle,
-    Transaction,
-    Failed,
-}
-
-impl Status {
-    /// From the byte in ReadyForQuery.
-    pub fn from_byte(byte: u8) -> Option<Status> {
-        match byte {
-            b'I' => Some(Status::Idle),
-            b'T' => Some(Status::Transaction),
-            b'E' => Some(Status::Failed),
-            _ => None,
-        }
-    }
-
-    /// The byte in ReadyForQuery.
-    pub fn byte(self) -> u8 {
-        match self {
-            Status::Idle => b'I',
-            Status::Transaction => b'T',
-            Status::Failed => b'E',
-        }
-    }
 }
 
 /// The server sent a message that nothing asked for: the connection cannot be trusted any more.
@@ -112,6 +87,8 @@ pub struct Unexpected(pub char);
 pub struct Pipeline {
     queue: VecDeque<Item>,
     copying: Copying,
+    /// How many requests in the queue end in a ReadyForQuery for the client.
+    closing: usize,
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
 }
@@ -128,6 +105,9 @@ pub enum Copying {
 impl Pipeline {
     /// Notes that a request was put on its way.
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
+        if ends_in_ready(request) && fate == Fate::Forward {
+            self.closing += 1;
+        }
         self.queue.push_back(Item::Owed { request, fate, token });
     }
 
@@ -167,21 +147,20 @@ impl Pipeline {
 
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
     pub fn inspects(tag: u8) -> bool {
-        matches!(tag, b'Z' | b'C' | b'S')
+        matches!(tag, b'Z' | b'C' | b'S' | b'E')
     }
 
     /// Moves on by one message of the server; `body` is whole for the types that are inspected.
     pub fn step(&mut self, tag: u8, body: &[u8], events: &mut Vec<Event>) -> Result<Verdict, Unexpected> {
         let unexpected = Unexpected(char::from(tag));
+        if tag == b'E' && is_fatal(body) {
+            events.push(Event::Fatal(body.to_vec()));
+            return Ok(Verdict::Swallow);
+        }
         let head = match self.queue.front_mut() {
             Some(Item::Owed { request, fate, token }) => (*request, fate, *token),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
-            // Its last words before it goes: a shutdown, a time-out, an administrator's command.
-            _ if tag == b'E' => {
-                events.push(Event::Failed);
-                return Ok(Verdict::Forward);
-            }
             _ => return Err(unexpected),
         };
         let (request, fate, token) = head;
@@ -206,11 +185,12 @@ impl Pipeline {
                 return Ok(verdict);
             }
             (b'Z', Request::Sync | Request::Query | Request::Function) => {
-                let status = body.first().copied().and_then(Status::from_byte).ok_or(unexpected)?;
+                let status = body.first().copied().and_then(TransactionStatus::from_byte).ok_or(unexpected)?;
                 self.queue.pop_front();
                 self.ordinal = 0;
                 self.copying = Copying::No;
                 if verdict == Verdict::Forward {
+                    self.closing -= 1;
                     events.push(Event::Ready(status));
                 }
                 return Ok(verdict);
@@ -229,7 +209,9 @@ impl Pipeline {
             (b'G', Request::Execute) => {
                 // A server that reads COPY data ignores the Syncs that were sent along with Execute.
                 self.copying = Copying::In;
+                let before = self.queue.len();
                 self.queue.retain(|item| !matches!(item, Item::Owed { request: Request::Sync, .. }));
+                self.closing -= before - self.queue.len();
                 return Ok(verdict);
             }
             (b'1', Request::Parse)
@@ -247,9 +229,9 @@ impl Pipeline {
         Ok(verdict)
     }
 
-    /// A Sync is among what is owed.
-    pub fn owes_sync(&self) -> bool {
-        self.queue.iter().any(|item| matches!(item, Item::Owed { request: Request::Sync, .. }))
+    /// A ReadyForQuery for the client is among what is owed.
+    pub fn is_closing(&self) -> bool {
+        self.closing > 0
     }
 
     fn skip_to_sync(&mut self, events: &mut Vec<Event>) {
@@ -264,6 +246,16 @@ impl Pipeline {
             }
         }
     }
+}
+
+fn ends_in_ready(request: Request) -> bool {
+    matches!(request, Request::Sync | Request::Query | Request::Function)
+}
+
+/// The server closes the connection after an error of this severity. Field `V` is never translated.
+fn is_fatal(body: &[u8]) -> bool {
+    let mut fields = body.split(|byte| *byte == 0).take(3);
+    fields.any(|field| matches!(field, b"VFATAL" | b"VPANIC"))
 }
 
 fn done(token: Option<Token>, ordinal: u32, committed: Committed, events: &mut Vec<Event>) {
@@ -309,7 +301,7 @@ mod tests {
             [
                 Event::Done { token: Token(7), ordinal: 0, committed: Committed::No },
                 Event::Done { token: Token(7), ordinal: 1, committed: Committed::Yes },
-                Event::Ready(Status::Idle)
+                Event::Ready(TransactionStatus::Idle)
             ]
         );
         assert!(pipeline.is_empty());
@@ -328,7 +320,7 @@ mod tests {
             [(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'1', b""), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'Z', b"T")];
         let (verdicts, events) = play(&mut pipeline, &script);
         assert_eq!(verdicts, "..<parsed>.2DCZ");
-        assert_eq!(events.last(), Some(&Event::Ready(Status::Transaction)));
+        assert_eq!(events.last(), Some(&Event::Ready(TransactionStatus::InTransaction)));
     }
 
     #[test]
@@ -342,7 +334,7 @@ mod tests {
         assert_eq!(verdicts, "EZ");
         assert_eq!(
             events,
-            [Event::Failed, Event::Dropped(Token(3)), Event::Dropped(Token(4)), Event::Ready(Status::Failed)]
+            [Event::Failed, Event::Dropped(Token(3)), Event::Dropped(Token(4)), Event::Ready(TransactionStatus::Failed)]
         );
     }
 
@@ -362,12 +354,22 @@ mod tests {
         pipeline.expect(Request::Sync, Fate::Forward, None);
         play(&mut pipeline, &[(b'G', b"")]);
         assert_eq!(pipeline.copying(), Copying::In);
-        assert!(!pipeline.owes_sync());
+        assert!(!pipeline.is_closing());
         pipeline.copy_ended();
         pipeline.expect(Request::Sync, Fate::Forward, None);
         let (verdicts, _) = play(&mut pipeline, &[(b'C', b"COPY 2\0"), (b'Z', b"I")]);
         assert_eq!(verdicts, "CZ");
         assert!(pipeline.is_empty());
+    }
+
+    #[test]
+    fn last_words_are_kept_from_the_client() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Query, Fate::Forward, None);
+        let words: &[u8] = b"SFATAL\0VFATAL\0C57P01\0Mgoing\0\0";
+        let (verdicts, events) = play(&mut pipeline, &[(b'E', words)]);
+        assert_eq!(verdicts, ".");
+        assert_eq!(events, [Event::Fatal(words.to_vec())]);
     }
 
     #[test]

@@ -19,11 +19,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::connect::{self, ConnectError, Target};
-use super::pipeline::Status;
+use super::cancel::Target;
+use super::connect::{self, ConnectError};
 use super::server::Server;
 use crate::config;
 use crate::sharding::ShardId;
+use crate::wire::answer::TransactionStatus;
 
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
@@ -160,6 +161,22 @@ impl Pool {
         }
     }
 
+    /// Lends a connection if one is at hand that was used lately: the common case, without a wait.
+    pub fn try_checkout(self: &Rc<Pool>) -> Option<Lent> {
+        let check_after = self.state.borrow().spec.settings.check_after_idle;
+        loop {
+            let server = self.take_idle().ok()??;
+            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            if lent.used_at.elapsed() >= check_after {
+                lent.untouched();
+                return None;
+            }
+            if lent.poke() {
+                return Some(lent);
+            }
+        }
+    }
+
     /// An idle connection if nobody waits before us.
     fn take_idle(&self) -> Result<Option<Server>, CheckoutError> {
         let mut state = self.state.borrow_mut();
@@ -204,10 +221,12 @@ impl Pool {
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
             tokio::task::spawn_local(async move {
                 let mut attempt = Attempt { pool: &pool, result: None };
-                attempt.result = Some(connect::connect(&spec.target).await.map(|connected| {
+                let target = &spec.target;
+                let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
+                attempt.result = Some(connecting.await.map(|connected| {
                     let now = Instant::now();
                     let expires_at = spec.settings.max_lifetime.map(|lifetime| now + jittered(lifetime));
-                    Server::new(connected, spec.target.address.clone(), spec.shard, now, expires_at)
+                    Server::new(connected, target, spec.shard, now, expires_at)
                 }));
             });
         }
@@ -371,7 +390,7 @@ impl Pool {
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let state = self.state.borrow();
         let told = |server: &Server| IdleServer {
-            process_id: server.process_id,
+            process_id: server.canceller.process_id,
             connected_at: server.connected_at,
             used_at: server.used_at,
             prepared: server.prepared.len(),
@@ -453,7 +472,7 @@ pub struct Lent {
 impl Lent {
     /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open.
     pub fn release(mut self) {
-        let clean = self.is_settled() && self.status == Status::Idle;
+        let clean = self.is_settled() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
             server.used_at = Instant::now();
             self.pool.put(*server);
@@ -466,9 +485,9 @@ impl Lent {
 
     /// Asks the server for a sign of life.
     async fn answers(&mut self) -> bool {
-        let mut scratch = [0; 2048];
+        let scratch = RefCell::new(vec![0; 4096].into_boxed_slice());
         let timeout = self.pool.spec().settings.connect_timeout;
-        matches!(tokio::time::timeout(timeout, self.run("", &mut scratch)).await, Ok(Ok(Ok(()))))
+        matches!(tokio::time::timeout(timeout, self.run("", &scratch)).await, Ok(Ok(Ok(()))))
     }
 }
 

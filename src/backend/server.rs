@@ -1,19 +1,24 @@
 //! One connection to a server: its socket, what it still owes, and what it remembers of earlier clients.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::{Address, Connected};
-use super::pipeline::{Event, Fate, Pipeline, Request, Status, Unexpected, Verdict};
+use super::cancel::{Canceller, Target};
+use super::connect::Connected;
+use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
+use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
+use crate::wire::message;
 use crate::wire::stream::Stream;
 
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
@@ -42,15 +47,15 @@ pub enum Shown {
     Own,
     /// The client has begun a transaction that this server does not know of: `T`, or `E` after an error.
     Begun,
+    /// Likewise, and it has failed already: `E`.
+    Failed,
 }
 
 /// One connection to a server. Dropping it closes it.
 pub struct Server {
     stream: Stream,
-    pub address: Address,
+    pub canceller: Rc<Canceller>,
     pub shard: ShardId,
-    pub process_id: i32,
-    pub secret_key: Vec<u8>,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
@@ -59,7 +64,7 @@ pub struct Server {
     pub pipeline: Pipeline,
     scan: Scan,
     /// The transaction status after the last ReadyForQuery.
-    pub status: Status,
+    pub status: TransactionStatus,
     pub shown: Shown,
     /// What its session variables are set to.
     pub settings: Settings,
@@ -86,20 +91,18 @@ struct Scan {
 }
 
 impl Server {
-    pub fn new(connected: Connected, address: Address, shard: ShardId, now: Instant, expires_at: Option<Instant>) -> Server {
+    pub fn new(connected: Connected, target: &Target, shard: ShardId, now: Instant, expires_at: Option<Instant>) -> Server {
         let reported = connected.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
         Server {
             stream: connected.stream,
-            address,
+            canceller: Canceller::new(target.clone(), connected.process_id, connected.secret_key),
             shard,
-            process_id: connected.process_id,
-            secret_key: connected.secret_key,
             outbox: Vec::new(),
             sent: 0,
             unflushed: false,
             pipeline: Pipeline::default(),
             scan: Scan::default(),
-            status: Status::Idle,
+            status: TransactionStatus::Idle,
             shown: Shown::Own,
             settings: Settings::default(),
             reported,
@@ -242,10 +245,12 @@ impl Server {
         let body = &mut chunk[at + HEADER..at + here];
         match tag {
             b'Z' => {
-                if let Some(status) = body.first().copied().and_then(Status::from_byte) {
+                if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     self.status = status;
-                    if self.shown == Shown::Begun {
-                        body[0] = if self.scan.failed { Status::Failed.byte() } else { Status::Transaction.byte() };
+                    match (self.shown, self.scan.failed) {
+                        (Shown::Own, _) => {}
+                        (Shown::Begun, false) => body[0] = TransactionStatus::InTransaction.byte(),
+                        (Shown::Begun, true) | (Shown::Failed, _) => body[0] = TransactionStatus::Failed.byte(),
                     }
                 }
                 self.scan.failed = false;
@@ -268,8 +273,27 @@ impl Server {
         self.pipeline.is_empty() && self.scan.rest == 0 && self.scan.carry.is_empty() && self.backlog() == 0
     }
 
+    /// The client has been given a part of a message.
+    pub fn is_mid_message(&self) -> bool {
+        self.scan.rest > 0 && self.scan.forwarding
+    }
+
+    /// Looks whether the connection is still there, without waiting.
+    pub fn poke(&mut self) -> bool {
+        let mut scratch = [0; 512];
+        let (mut out, mut events) = (Vec::new(), Vec::new());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            match self.poll_read(&mut cx, &mut scratch, &mut out, &mut events) {
+                Poll::Pending => return self.is_settled(),
+                Poll::Ready(Ok(_)) if events.is_empty() => {}
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+
     /// Runs statements of our own to their end and gives the ErrorResponse body if there was one.
-    pub async fn run(&mut self, sql: &str, scratch: &mut [u8]) -> Result<Result<(), Vec<u8>>, ServerError> {
+    pub async fn run(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>) -> Result<Result<(), Vec<u8>>, ServerError> {
         let mut out = Vec::new();
         self.capture(sql, scratch, &mut out).await?;
         let mut rest = &out[..];
@@ -285,8 +309,8 @@ impl Server {
     }
 
     /// Runs statements of our own to their end; everything the server says is appended to `out`.
-    pub async fn capture(&mut self, sql: &str, scratch: &mut [u8], out: &mut Vec<u8>) -> Result<(), ServerError> {
-        push_query(&mut self.outbox, sql);
+    pub async fn capture(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>, out: &mut Vec<u8>) -> Result<(), ServerError> {
+        message::encode_query(sql.as_bytes(), &mut self.outbox);
         self.unnamed = None;
         self.pipeline.expect(Request::Query, Fate::Forward, None);
         let mut events = Vec::new();
@@ -295,7 +319,8 @@ impl Server {
                 if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
                     return Poll::Ready(Err(error));
                 }
-                let run = ready!(self.poll_read(cx, scratch, out, &mut events))?;
+                let mut scratch = scratch.borrow_mut();
+                let run = ready!(self.poll_read(cx, &mut scratch, out, &mut events))?;
                 out.extend_from_slice(&scratch[run]);
                 if self.pipeline.is_empty() {
                     return Poll::Ready(Ok(()));
@@ -304,13 +329,4 @@ impl Server {
         })
         .await
     }
-}
-
-/// Appends a Query message.
-pub fn push_query(out: &mut Vec<u8>, sql: &str) {
-    out.push(b'Q');
-    let length = u32::try_from(sql.len() + 5).expect("our own statements are short");
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(sql.as_bytes());
-    out.push(0);
 }

@@ -81,31 +81,50 @@ fn quoted(name: &str) -> String {
 
 /// The values a server reports by ParameterStatus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reported(Rc<BTreeMap<Box<str>, Box<str>>>);
+pub struct Reported {
+    values: Rc<BTreeMap<Box<str>, Box<str>>>,
+}
 
 impl Reported {
     pub fn is_same(&self, other: &Reported) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
+        Rc::ptr_eq(&self.values, &other.values)
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| &**value)
+        self.values.get(name).map(|value| &**value)
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
         if self.get(name) != Some(value) {
-            Rc::make_mut(&mut self.0).insert(Box::from(name), Box::from(value));
+            Rc::make_mut(&mut self.values).insert(Box::from(name), Box::from(value));
         }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        self.values.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Takes over what a server reports; equal reports become one copy, so that they are the same the next time.
+    pub fn adopt(&mut self, server: &mut Reported) {
+        if self.values == server.values {
+            server.values = Rc::clone(&self.values);
+        } else {
+            self.values = Rc::clone(&server.values);
+        }
+    }
+
+    /// SQL under these settings means what the reader of SQL takes it for: `standard_conforming_strings` is on and the
+    /// client writes UTF-8.
+    pub fn reads_as_expected(&self) -> bool {
+        self.get("standard_conforming_strings").is_none_or(|value| value == "on")
+            && self.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"))
     }
 }
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
-        Reported(Rc::new(entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value))).collect()))
+        let entries = entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value)));
+        Reported { values: Rc::new(entries.collect()) }
     }
 }
 

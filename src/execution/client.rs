@@ -18,6 +18,9 @@ pub enum ClientError {
     Closed,
     #[error("the connection to the client broke: {0}")]
     Io(#[from] io::Error),
+    /// The process ends and the client was idle.
+    #[error("the process ends")]
+    Drained,
 }
 
 /// The socket of a client with its buffers.

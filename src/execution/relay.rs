@@ -23,6 +23,8 @@ pub enum Turn {
 pub enum Broken {
     Client(ClientError),
     Server(ServerError),
+    /// A connection that the session keeps, while it was not working.
+    Kept(ServerError),
 }
 
 /// Whether the client's bytes are wanted now.

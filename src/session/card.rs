@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use slab::Slab;
 
-use crate::backend::connect::{self, Target};
-use crate::sharding::ShardId;
+use crate::backend::cancel::Canceller;
 
 /// The cards of one thread's sessions.
 #[derive(Default)]
@@ -28,7 +28,8 @@ pub struct Card {
     pub requested_at: Cell<Instant>,
     /// Why it keeps its server connections, if it does.
     pub pins: RefCell<Vec<&'static str>>,
-    running: RefCell<Option<Rc<Running>>>,
+    running: RefCell<Option<Rc<Canceller>>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// What a session is doing, in PgBouncer's words.
@@ -39,53 +40,6 @@ pub enum State {
     /// Waits for a server connection.
     Waiting,
     Idle,
-}
-
-/// The server connection that works for a session.
-pub struct Running {
-    pub shard: ShardId,
-    pub process_id: i32,
-    secret_key: Vec<u8>,
-    target: Target,
-    /// Cancel requests on their way to this connection.
-    cancelling: tokio::sync::watch::Sender<usize>,
-}
-
-impl Running {
-    pub fn new(shard: ShardId, process_id: i32, secret_key: Vec<u8>, target: Target) -> Rc<Running> {
-        Rc::new(Running { shard, process_id, secret_key, target, cancelling: tokio::sync::watch::Sender::new(0) })
-    }
-
-    /// Asks the server to stop what this connection runs.
-    pub fn cancel(self: Rc<Running>) -> impl Future<Output = ()> {
-        self.cancelling.send_modify(|count| *count += 1);
-        async move {
-            let done = Done(&self.cancelling);
-            if let Err(error) = connect::cancel(&self.target, self.process_id, &self.secret_key).await {
-                tracing::warn!(process_id = self.process_id, %error, "cannot pass a cancel request on");
-            }
-            drop(done);
-        }
-    }
-
-    /// A cancel request is on its way: the connection must not be lent to anybody else.
-    pub fn is_being_cancelled(&self) -> bool {
-        *self.cancelling.borrow() > 0
-    }
-
-    /// Waits until no cancel request is on its way.
-    pub async fn cancelled(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.cancelling.subscribe().wait_for(|count| *count == 0).await;
-    }
-}
-
-struct Done<'a>(&'a tokio::sync::watch::Sender<usize>);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
 }
 
 impl Cards {
@@ -117,11 +71,51 @@ impl Cards {
 }
 
 impl Card {
-    pub fn running(&self) -> Option<Rc<Running>> {
+    pub fn running(&self) -> Option<Rc<Canceller>> {
         self.running.borrow().clone()
     }
 
-    pub fn set_running(&self, running: Option<Rc<Running>>) {
+    pub fn set_running(&self, running: Option<Rc<Canceller>>) {
         *self.running.borrow_mut() = running;
+    }
+
+    /// How the session is woken when it waits for its client.
+    pub fn set_waker(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Who a session is, for its card.
+pub struct Identity {
+    pub user: Box<str>,
+    pub database: Box<str>,
+    pub address: Box<str>,
+    pub tls: bool,
+}
+
+impl Card {
+    pub fn new(identity: Identity, now: Instant) -> Rc<Card> {
+        let Identity { user, database, address, tls } = identity;
+        Rc::new(Card {
+            place: Cell::new(0),
+            process_id: Cell::new(0),
+            user,
+            database,
+            address,
+            tls,
+            application_name: RefCell::default(),
+            connected_at: now,
+            state: Cell::new(State::Idle),
+            requested_at: Cell::new(now),
+            pins: RefCell::default(),
+            running: RefCell::default(),
+            waker: RefCell::default(),
+        })
     }
 }

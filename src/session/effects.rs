@@ -169,18 +169,8 @@ impl Session {
             Class::Commit { .. } | Class::Rollback { .. } => self.outcome = Some(committed),
             Class::Begin => self.outcome = None,
             Class::Savepoint(name) => self.savepoints.push((name.clone(), self.settings.clone())),
-            Class::RollbackTo(name) => {
-                if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| savepoint == name) {
-                    self.savepoints.truncate(place + 1);
-                    self.settings = self.savepoints[place].1.clone();
-                    self.settings_changed();
-                }
-            }
-            Class::Release(name) => {
-                if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| savepoint == name) {
-                    self.savepoints.truncate(place);
-                }
-            }
+            Class::RollbackTo(name) => self.back_to_savepoint(name),
+            Class::Release(name) => self.release_savepoint(name),
             Class::Set { scope, name, value } => self.set_done(*scope, name, value),
             Class::Reset(name) => {
                 self.settings.reset(name);
@@ -190,7 +180,7 @@ impl Session {
                 self.settings.reset_all();
                 self.settings_changed();
             }
-            Class::Deallocate(None) | Class::Discard(Discard::Plans) if matches!(class, Class::Deallocate(_)) => {
+            Class::Deallocate(None) => {
                 self.prepared.clear();
                 if let Some(link) = &mut self.link {
                     link.forget_prepared();
@@ -199,6 +189,21 @@ impl Session {
             Class::Discard(Discard::All) => self.discarded_all(),
             Class::Ddl(Ddl::Schema) => self.schema_changed = true,
             _ => {}
+        }
+    }
+
+    /// The settings are again what they were at the savepoint.
+    pub(super) fn back_to_savepoint(&mut self, name: &str) {
+        if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) {
+            self.savepoints.truncate(place + 1);
+            self.settings = self.savepoints[place].1.clone();
+            self.settings_changed();
+        }
+    }
+
+    pub(super) fn release_savepoint(&mut self, name: &str) {
+        if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) {
+            self.savepoints.truncate(place);
         }
     }
 

@@ -220,8 +220,8 @@ impl Session {
             self.answer(bytes);
             return Ok(());
         }
-        let parameters = Parameters::new(&bind, &statement.types);
-        let values = Values { text: statement.text(), literals: &plan.literals, parameters };
+        let parameters = bind.parameters(&statement.types).map_err(Fault::Violation)?;
+        let values = Values { text: statement.text(), literals: &plan.literals, parameters: &parameters };
         let destination = self.destination(&plan.planned, &values)?.unwrap_or(Destination::Any);
         self.attach(destination, Phase::Working).await?;
         self.ensure_parsed(&statement, naming);
@@ -299,7 +299,7 @@ impl Session {
         if self.link.is_some() {
             return Destination::Any;
         }
-        let unbound = Values { text: b"", literals: &[], parameters: Parameters::none() };
+        let unbound = Values { text: b"", literals: &[], parameters: &Parameters::NONE };
         match self.destination(planned, &unbound) {
             Ok(Some(destination)) => destination,
             _ => Destination::Any,

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::card::State;
-use super::effects::Effect;
+use super::extended::Held;
 use super::respond::Fault;
 use super::route::Destination;
 use super::statement::Statement;
@@ -14,6 +14,7 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::Lent;
+use crate::backend::prepared::StatementId;
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
 use crate::config::PoolMode;
@@ -63,6 +64,15 @@ enum Hygiene {
     Clean,
     /// Something ran that may have changed the connection behind our back.
     Suspect,
+}
+
+impl Keep {
+    fn of(mode: PoolMode) -> Keep {
+        match mode {
+            PoolMode::Session => Keep::Yes,
+            PoolMode::Transaction => Keep::No,
+        }
+    }
 }
 
 impl Link {
@@ -125,6 +135,11 @@ impl Link {
         self.lent.pipeline.answer(bytes.into_boxed_slice(), None);
     }
 
+    /// An answer of ours whose end the session wants to know.
+    pub fn answer_for(&mut self, bytes: Vec<u8>, token: Token) {
+        self.lent.pipeline.answer(bytes.into_boxed_slice(), Some(token));
+    }
+
     /// Makes the server fail, so that its transaction fails with it, and tells the client why in our words.
     pub fn refuse(&mut self, error: Vec<u8>) {
         message::Execute { portal: NO_PORTAL, max_rows: 0 }.encode(self.lent.outbox());
@@ -154,25 +169,6 @@ impl Link {
         self.lent.unnamed = None;
     }
 
-    pub fn forget_prepared_one(&mut self, statement: &Statement) {
-        self.lent.prepared.remove(statement.id);
-        if self.lent.unnamed == Some(statement.id) {
-            self.lent.unnamed = None;
-        }
-    }
-
-    /// Sends a Parse of the client, unless the connection already has the statement: then the answer is ours.
-    pub fn parse(&mut self, statement: &Rc<Statement>, naming: Naming, token: Option<Token>) {
-        if naming == Naming::Named && self.lent.prepared.touch(statement.id) {
-            let mut bytes = Vec::with_capacity(5);
-            answer::parse_complete(&mut bytes);
-            self.lent.pipeline.answer(bytes.into_boxed_slice(), token);
-            return;
-        }
-        self.push_parse(statement, naming);
-        self.lent.pipeline.expect(Request::Parse, Fate::Forward, token);
-    }
-
     /// Whether the connection has this statement under the name it is bound by.
     pub fn has(&mut self, statement: &Statement, naming: Naming) -> bool {
         match naming {
@@ -181,28 +177,66 @@ impl Link {
         }
     }
 
-    /// Sends a Parse that the client does not know of.
-    pub fn inject(&mut self, statement: &Rc<Statement>, naming: Naming, token: Token) {
-        self.push_parse(statement, naming);
-        self.lent.pipeline.expect(Request::Parse, Fate::Swallow, Some(token));
+    /// Sends a Parse.
+    pub fn parse(&mut self, statement: &Statement, naming: Naming, fate: Fate, token: Token) {
+        let name: &[u8] = match naming {
+            Naming::Named => &statement.server_name,
+            Naming::Unnamed => {
+                self.lent.unnamed = Some(statement.id);
+                b""
+            }
+        };
+        message::encode_parse(name, &statement.after_name, self.lent.outbox());
+        self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
-    fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming) {
+    /// Counts a statement as prepared here; the one that must be closed for it, if any.
+    pub fn make_room(&mut self, id: StatementId, naming: Naming) -> Option<StatementId> {
         match naming {
-            Naming::Unnamed => {
-                message::encode_parse(b"", &statement.after_name, self.lent.outbox());
-                self.lent.unnamed = Some(statement.id);
-            }
-            Naming::Named => {
-                if let Some(oldest) = self.lent.prepared.insert(statement.id, PREPARED_PER_SERVER) {
-                    let name = oldest.server_name();
-                    let close = message::Close { target: message::Target::Statement, name: name.as_bytes() };
-                    close.encode(self.lent.outbox());
-                    self.lent.pipeline.expect(Request::Close, Fate::Swallow, None);
-                }
-                message::encode_parse(&statement.server_name, &statement.after_name, self.lent.outbox());
-            }
+            Naming::Named => self.lent.prepared.insert(id, PREPARED_PER_SERVER),
+            Naming::Unnamed => None,
         }
+    }
+
+    /// Sends a Close that the client does not know of.
+    pub fn close_statement(&mut self, id: StatementId, token: Token) {
+        let name = id.server_name();
+        message::Close { target: message::Target::Statement, name: name.as_bytes() }.encode(self.lent.outbox());
+        self.lent.pipeline.expect(Request::Close, Fate::Swallow, Some(token));
+    }
+
+    /// The server did not prepare it after all.
+    pub fn forget(&mut self, id: StatementId) {
+        self.lent.prepared.remove(id);
+        if self.lent.unnamed == Some(id) {
+            self.lent.unnamed = None;
+        }
+    }
+
+    /// The server did not close it after all.
+    pub fn still_has(&mut self, id: StatementId) {
+        // More than the limit for a moment: the next new one evicts again.
+        self.lent.prepared.insert(id, usize::MAX);
+    }
+
+    /// A simple query takes the unnamed statement with it.
+    pub fn forget_unnamed(&mut self) {
+        self.lent.unnamed = None;
+    }
+
+    /// What was kept for the session is gone.
+    pub fn unpin(&mut self, mode: PoolMode) {
+        self.keep = Keep::of(mode);
+        self.hygiene = Hygiene::Clean;
+    }
+
+    /// Lets the server judge statements that begin a transaction, and rolls it back.
+    pub async fn try_out(&mut self, trial: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
+        let judged = run(&mut self.lent, trial, worker).await;
+        if self.lent.status != TransactionStatus::Idle {
+            run(&mut self.lent, "ROLLBACK", worker).await?;
+        }
+        judged
     }
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
@@ -242,13 +276,14 @@ impl Link {
         }
         lent.shown = Shown::Own;
         let worker = Rc::clone(worker);
-        let needs_discard = self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
+        // What a transaction that is rolled back had set is known only after a full reset.
+        let open = lent.status != TransactionStatus::Idle;
+        let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
         tokio::task::spawn_local(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
-                if lent.status != TransactionStatus::Idle {
+                if open {
                     lent.run("ROLLBACK", &worker.scratch).await?.ok();
-                    // The settings that the transaction had changed are known only after a full reset.
                 }
                 if needs_discard {
                     let discarded = lent.run("DISCARD ALL", &worker.scratch).await?;
@@ -326,11 +361,7 @@ impl Session {
                 lent.map_err(Fault::Checkout)?
             }
         };
-        let keep = match self.mode {
-            PoolMode::Session => Keep::Yes,
-            PoolMode::Transaction => Keep::No,
-        };
-        Ok(Link { lent, phase, keep, hygiene: Hygiene::Clean })
+        Ok(Link { lent, phase, keep: Keep::of(self.mode), hygiene: Hygiene::Clean })
     }
 
     /// Brings the connection to what the session has set, and begins its transaction there.
@@ -447,15 +478,10 @@ impl Session {
 
     /// Sends what the client asked before it was known which connection it is for.
     fn send_held(&mut self) {
-        let Some(link) = &mut self.link else { return };
         for held in self.batch.take_held() {
             match held {
-                super::extended::Held::Answer(bytes) => link.answer(bytes),
-                super::extended::Held::Parse { statement, naming, name } => {
-                    let token = Token(u32::try_from(self.effects.len()).unwrap_or(u32::MAX));
-                    self.effects.push(Effect::Parsed { statement: Rc::clone(&statement), name });
-                    link.parse(&statement, naming, Some(token));
-                }
+                Held::Answer(bytes) => self.answer(bytes),
+                Held::Parse { statement, naming, name } => self.send_parse(statement, naming, name),
             }
         }
     }

@@ -29,12 +29,13 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 
-use crate::backend::pipeline::Event;
+use crate::backend::pipeline::{Committed, Event, Token};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
+use crate::plan::Planned;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
@@ -45,6 +46,7 @@ use extended::Batch;
 use link::Link;
 use respond::{End, Fault};
 use route::ShardSetting;
+use shared::{Admission, UserAdmission};
 use statement::Statement;
 use transaction::Transaction;
 use worker::{Database, Worker, add};
@@ -86,6 +88,19 @@ pub struct Session {
     unnamed: Option<Rc<Statement>>,
     /// Bytes of a CopyData message that are still to come from the client.
     copy_rest: usize,
+    max_message_size: usize,
+    max_prepared_statements: usize,
+    /// Whether the transaction's last COMMIT or ROLLBACK was a commit.
+    outcome: Option<Committed>,
+    /// The open transaction has changed tables, columns, views or functions.
+    schema_changed: bool,
+    /// Portals whose execution changes the session.
+    portals: Vec<(Box<[u8]>, Rc<Planned>)>,
+    /// The `search_path` of a fresh connection of this user.
+    server_search_path: Option<Box<str>>,
+    /// SET LOCAL search_path is in force.
+    local_search_path: bool,
+    _admission: (Admission, UserAdmission),
     unit_began: Instant,
     transaction_began: Option<Instant>,
 }
@@ -242,7 +257,7 @@ impl Session {
         let closing = link.is_closing();
         drop(link);
         for token in 0..self.effects.len() {
-            self.dropped(crate::backend::pipeline::Token(token as u32));
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)));
         }
         self.effects.clear();
         if !self.failed {

@@ -4,6 +4,7 @@ use crate::backend::connect::ConnectError;
 use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
 use crate::plan::Refusal;
+use crate::plan::cache::Unplannable;
 use crate::wire::answer::{self, ErrorFields, Report, Severity};
 use crate::wire::frame::FrameError;
 use crate::wire::message::ProtocolViolation;
@@ -12,12 +13,16 @@ use crate::wire::message::ProtocolViolation;
 #[derive(Debug)]
 pub enum Fault {
     Refused(Refusal),
+    /// Its text cannot be read.
+    Unplannable(Unplannable),
     Checkout(CheckoutError),
     Violation(ProtocolViolation),
     /// The body of a server's ErrorResponse to something that Trunkline sent on the client's behalf.
     Server(Vec<u8>),
-    /// The server connection broke outside a transaction.
-    Broken(ServerError),
+    /// The server connection broke outside a transaction; with the server's last words, the body of an ErrorResponse.
+    Broken(ServerError, Option<Vec<u8>>),
+    /// The client has been told already.
+    Told,
     /// What Postgres itself would say, in Postgres's words.
     Postgres { sqlstate: &'static str, message: String },
 }
@@ -32,9 +37,9 @@ pub enum End {
     /// The client broke the protocol.
     Frame(FrameError),
     /// The server connection broke inside a transaction; its effects are unknown.
-    ServerLost(ServerError),
-    /// A server whose connection holds this session's state ended it; its own words have been passed on.
-    ServerSaidGoodbye,
+    ServerLost(ServerError, Option<Vec<u8>>),
+    /// Another message than COPY data came in the middle of a COPY.
+    CopyInterrupted(u8),
     /// The session cannot begin.
     Login(Fault),
 }
@@ -50,6 +55,9 @@ impl Fault {
                     report = report.position(position + 1);
                 }
                 answer::error_response(out, &report);
+            }
+            Fault::Unplannable(error) => {
+                answer::error_response(out, &Report::new(severity, error.sqlstate(), &error.to_string()));
             }
             Fault::Checkout(CheckoutError::Connect(error)) => connect_error(error, severity, out),
             Fault::Checkout(error @ CheckoutError::Timeout(_)) => {
@@ -68,11 +76,10 @@ impl Fault {
                 answer::error_response(out, &Report::new(severity, violation.sqlstate(), &violation.to_string()));
             }
             Fault::Server(body) => answer::error_response_raw(out, body),
-            Fault::Broken(error) => {
-                let message = format!("the server connection was lost while the statement ran: {error}");
-                let report = Report::new(severity, "08006", &message);
-                answer::error_response(out, &report.hint("Whether the statement took effect is not known."));
+            Fault::Broken(error, words) => {
+                lost("the server connection was lost while the statement ran", error, words.as_deref(), severity, out);
             }
+            Fault::Told => {}
             Fault::Postgres { sqlstate, message } => answer::error_response(out, &Report::new(severity, sqlstate, message)),
         }
     }
@@ -80,32 +87,48 @@ impl Fault {
 
 /// The server's own words where it spoke, else why it could not be reached.
 fn connect_error(error: &ConnectError, severity: Severity, out: &mut Vec<u8>) {
-    if let ConnectError::Server { body, .. } = error
-        && let Some(fields) = ErrorFields::parse(body)
+    if let ConnectError::Server { raw, .. } = error
+        && let Some(fields) = ErrorFields::parse(raw)
     {
-        let mut report = Report::new(severity, fields.sqlstate, fields.message);
-        report.detail = fields.detail;
-        report.hint = fields.hint;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (message, detail, hint) = (text(fields.message), fields.detail.map(text), fields.hint.map(text));
+        let mut report = Report::new(severity, fields.sqlstate, &message);
+        report.detail = detail.as_deref();
+        report.hint = hint.as_deref();
         return answer::error_response(out, &report);
     }
     let message = format!("cannot connect to the server: {error}");
     answer::error_response(out, &Report::new(severity, "08001", &message));
 }
 
+fn lost(what: &str, error: &ServerError, words: Option<&[u8]>, severity: Severity, out: &mut Vec<u8>) {
+    let message = format!("{what}: {error}");
+    let detail = words.and_then(ErrorFields::parse).map(|fields| {
+        let words = String::from_utf8_lossy(fields.message);
+        format!("The server said: {words} (SQLSTATE {})", fields.sqlstate)
+    });
+    let mut report = Report::new(severity, "08006", &message).hint("Whether it took effect is not known.");
+    report.detail = detail.as_deref();
+    answer::error_response(out, &report);
+}
+
 impl End {
     /// Appends what the client is told at the end, if anything.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            End::Client | End::ServerSaidGoodbye => {}
+            End::Client => {}
             End::Shutdown => {
                 let message = "terminating connection due to administrator command";
                 answer::error_response(out, &Report::new(Severity::Fatal, "57P01", message));
             }
             End::Frame(error) => answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &error.to_string())),
-            End::ServerLost(error) => {
-                let message = format!("the server connection was lost inside a transaction: {error}");
-                let report = Report::new(Severity::Fatal, "08006", &message);
-                answer::error_response(out, &report.hint("Whether the transaction took effect is not known."));
+            End::CopyInterrupted(tag) => {
+                let message = format!("unexpected message type {:?} during COPY from stdin", char::from(*tag));
+                answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
+            }
+            End::ServerLost(error, words) => {
+                let lost_what = "the server connection with this session's transaction or state was lost";
+                lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
             }
             End::Login(fault) => fault.write(Severity::Fatal, out),
         }

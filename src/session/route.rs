@@ -85,6 +85,10 @@ impl ShardSetting {
         *self = ShardSetting::default();
     }
 
+    pub fn is_set(&self) -> bool {
+        self.current.is_some() || self.local.is_some()
+    }
+
     pub fn transaction_ended(&mut self, kept: bool) {
         if self.current.is_none() && self.settled.is_none() && self.local.is_none() {
             return;
@@ -121,7 +125,7 @@ impl Session {
         let catalog = Arc::clone(&self.database.catalog());
         self.check_text_settings(&catalog)?;
         let mut plans = self.database.plans.borrow_mut();
-        plans.plan(text, &self.search_path, &catalog, &mut self.literals).map_err(Fault::Refused)
+        plans.plan(text, &self.search_path, &catalog, &mut self.literals).map_err(Fault::Unplannable)
     }
 
     /// What the reading of SQL relies on; with several shards it must hold.
@@ -156,7 +160,7 @@ impl Session {
     /// Where a simple query goes; `None` when the session answers all of it.
     pub(super) fn destination_of_query(&mut self, planned: &Planned, text: &[u8]) -> Result<Option<Destination>, Fault> {
         let literals = std::mem::take(&mut self.literals);
-        let values = Values { text, literals: &literals, parameters: Parameters::none() };
+        let values = Values { text, literals: &literals, parameters: &Parameters::NONE };
         let destination = self.destination(planned, &values);
         self.literals = literals;
         destination

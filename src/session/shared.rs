@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::wire::auth::AuthSecrets;
+use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
 /// One consistent state of what the administrator configured and what the servers define.
@@ -18,13 +18,14 @@ pub struct Snapshot {
     /// By the database's name.
     pub catalogs: HashMap<Box<str>, Arc<Catalog>>,
     pub client_encryption: ClientEncryption,
-    pub server_encryption: ServerEncryption,
+    pub server_encryption: Arc<ServerEncryption>,
+    pub auth: AuthSecrets,
 }
 
 /// Shared by the workers and the control plane.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    pub auth: AuthSecrets,
+    pub secret: ProcessSecret,
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
     users: Mutex<HashMap<Box<str>, usize>>,
@@ -46,10 +47,10 @@ pub struct ClientPlace {
 }
 
 impl Shared {
-    pub fn new(snapshot: Snapshot, auth: AuthSecrets, changed: mpsc::UnboundedSender<Box<str>>) -> Shared {
+    pub fn new(snapshot: Snapshot, secret: ProcessSecret, changed: mpsc::UnboundedSender<Box<str>>) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
-            auth,
+            secret,
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),
             users: Mutex::default(),

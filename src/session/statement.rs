@@ -1,7 +1,7 @@
 //! Prepared statements of the protocol, shared by all clients of a thread: one copy for each text with its parameter types.
 
 use std::borrow::Borrow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -26,6 +26,10 @@ pub struct Statement {
     /// The parameters' types as declared; 0 where the server finds them.
     pub types: Box<[u32]>,
     pub plan: RefCell<Option<StatementPlan>>,
+    /// Its name on servers when clients prepare it under a name.
+    pub server_name: Box<[u8]>,
+    /// A server has accepted it once.
+    pub accepted: Cell<bool>,
 }
 
 /// The plan of a statement, and for which catalog and search path it holds.
@@ -89,12 +93,15 @@ impl Statements {
     /// An unnamed statement: its client's own, not worth sharing.
     pub fn unnamed(&mut self, parse: &Parse<'_>) -> Rc<Statement> {
         self.next += 1;
+        let id = StatementId(self.next);
         Rc::new(Statement {
-            id: StatementId(self.next),
+            id,
             after_name: Box::from(parse.after_name()),
             text_length: parse.text.len(),
             types: parse.types().collect(),
             plan: RefCell::new(None),
+            server_name: id.server_name().into_bytes().into_boxed_slice(),
+            accepted: Cell::new(false),
         })
     }
 

@@ -19,30 +19,61 @@ pub enum Transaction {
 pub struct Prologue {
     /// Statements, each with its `;`.
     text: String,
+    /// Length of the first, which is BEGIN.
+    begin: usize,
+    /// Whether a server may have something against it.
+    judgement: Judgement,
     /// The savepoints in it, with the length of `text` after each.
     savepoints: Vec<(Box<str>, usize)>,
+}
+
+/// Whether a server may refuse a prologue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judgement {
+    CannotFail,
+    MayFail,
 }
 
 impl Prologue {
     /// From BEGIN as the client wrote it.
     pub fn new(begin: &str) -> Prologue {
-        let mut prologue = Prologue { text: String::new(), savepoints: Vec::new() };
-        prologue.append(begin);
+        let words: Vec<String> = begin.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let plain = matches!(words[..], ["begin"] | ["begin", "work" | "transaction"] | ["start", "transaction"]);
+        let judgement = if plain { Judgement::CannotFail } else { Judgement::MayFail };
+        let mut prologue = Prologue { text: String::new(), begin: begin.len(), judgement, savepoints: Vec::new() };
+        prologue.push(begin);
         prologue
+    }
+
+    /// BEGIN as the client wrote it.
+    pub fn begin(&self) -> &str {
+        &self.text[..self.begin]
+    }
+
+    /// No server can refuse it, so that what follows may be sent without waiting for its answer.
+    pub fn cannot_fail(&self) -> bool {
+        self.judgement == Judgement::CannotFail
     }
 
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Adds a statement. Its text may end in a line comment, so the `;` goes on a line of its own.
+    /// Adds a statement that a server may refuse.
     pub fn append(&mut self, statement: &str) {
+        self.judgement = Judgement::MayFail;
+        self.push(statement);
+    }
+
+    /// A statement's text may end in a line comment, so the `;` goes on a line of its own.
+    fn push(&mut self, statement: &str) {
         self.text.push_str(statement);
         self.text.push_str("\n;");
     }
 
     pub fn savepoint(&mut self, name: &str, statement: &str) {
-        self.append(statement);
+        self.push(statement);
         self.savepoints.push((Box::from(name), self.text.len()));
     }
 
@@ -62,7 +93,7 @@ impl Prologue {
             return false;
         };
         self.savepoints.truncate(place);
-        self.append(statement);
+        self.push(statement);
         true
     }
 }

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::card::{Card, Cards};
+use super::card::Cards;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
-use crate::backend::connect;
+use crate::backend::cancel::Target;
+use crate::backend::connect::{Address, Login};
 use crate::backend::pool::{Lending, Pool, Spec};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::Catalog;
@@ -36,6 +37,7 @@ pub struct Worker {
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     pub statements: RefCell<Statements>,
     pub cards: Cards,
+    draining: Cell<bool>,
 }
 
 /// What tells pools apart.
@@ -53,6 +55,8 @@ pub struct Database {
     pub plans: RefCell<PlanCache>,
     pub counters: Counters,
     greetings: RefCell<Vec<Greeting>>,
+    /// The `search_path` of new connections, by user.
+    search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
     paused: Cell<bool>,
 }
 
@@ -95,6 +99,7 @@ impl Worker {
             pools: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
+            draining: Cell::new(false),
         })
     }
 
@@ -120,6 +125,7 @@ impl Worker {
             plans: RefCell::new(PlanCache::new(bytes)),
             counters: Counters::default(),
             greetings: RefCell::default(),
+            search_paths: RefCell::default(),
             paused: Cell::new(false),
         });
         self.databases.borrow_mut().insert(Box::from(name), Rc::clone(&database));
@@ -160,12 +166,16 @@ impl Worker {
         settings.mode = user.pool_mode.or(database.pool_mode).unwrap_or(settings.mode);
         settings.size = user.pool_size.or(database.pool_size).unwrap_or(settings.size);
         let share = (settings.size / self.count + usize::from(self.index < settings.size % self.count)).max(1);
-        let target = connect::Target {
-            address: connect::Address::new(&node.host, node.port),
-            database: node.database.clone().unwrap_or_else(|| database.server_database.clone()),
-            user: user.server_user.clone(),
-            password: user.server_password.clone(),
-            encryption: snapshot.server_encryption.clone(),
+        let target = Target {
+            address: Address { host: node.host.clone(), port: node.port },
+            login: Login {
+                user: user.server_user.clone(),
+                password: user.server_password.clone(),
+                database: node.database.clone().unwrap_or_else(|| database.server_database.clone()),
+                application_name: "trunkline".to_owned(),
+                parameters: Vec::new(),
+            },
+            encryption: Arc::clone(&snapshot.server_encryption),
             timeout: settings.connect_timeout,
         };
         Some(Spec { shard: key.shard, target, settings, share })
@@ -177,6 +187,7 @@ impl Worker {
         self.databases.borrow_mut().retain(|name, database| match snapshot.catalogs.get(name) {
             Some(catalog) => {
                 *database.catalog.borrow_mut() = Arc::clone(catalog);
+                database.forget_servers();
                 true
             }
             None => false,
@@ -218,11 +229,27 @@ impl Worker {
         self.statements.borrow_mut().sweep();
     }
 
-    /// Stops at once the statement that this client runs, if it runs one.
-    pub fn cancel(&self, card: &Rc<Card>) {
-        if let Some(running) = card.running() {
-            tokio::task::spawn_local(running.cancel());
+    /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
+    pub fn cancel(&self, place: usize) -> impl Future<Output = ()> + use<> {
+        let canceller = self.cards.get(place).and_then(|card| card.running());
+        let cancelling = canceller.map(|canceller| canceller.cancel());
+        async move {
+            if let Some(cancelling) = cancelling {
+                cancelling.await;
+            }
         }
+    }
+
+    /// From now on clients are sent away as soon as they are idle.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for card in self.cards.all() {
+            card.wake();
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
     }
 }
 
@@ -257,8 +284,18 @@ impl Database {
         greetings.push(Greeting { user: Box::from(user), settings: settings.clone(), reported: reported.clone() });
     }
 
+    /// The `search_path` that servers give this user, when it has been asked.
+    pub fn server_search_path(&self, user: &str) -> Option<Box<str>> {
+        self.search_paths.borrow().get(user).cloned()
+    }
+
+    pub fn remember_search_path(&self, user: &str, path: &str) {
+        self.search_paths.borrow_mut().insert(Box::from(user), Box::from(path));
+    }
+
     /// Servers may have changed: what they report is asked again.
-    pub fn forget_greetings(&self) {
+    fn forget_servers(&self) {
         self.greetings.borrow_mut().clear();
+        self.search_paths.borrow_mut().clear();
     }
 }
