@@ -335,3 +335,8 @@ impl Session {
         }
     }
 }
+
+/// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.
+pub(super) fn literal(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}

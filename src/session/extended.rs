@@ -220,7 +220,8 @@ impl Session {
             self.answer(bytes);
             return Ok(());
         }
-        let parameters = bind.parameters(&statement.types).map_err(Fault::Violation)?;
+        let parameters = Parameters::from_bind(bind.formats.raw(), bind.parameter_count, bind.raw_values(), &statement.types)
+            .map_err(Fault::MalformedBind)?;
         let values = Values { text: statement.text(), literals: &plan.literals, parameters: &parameters };
         let destination = self.destination(&plan.planned, &values)?.unwrap_or(Destination::Any);
         self.attach(destination, Phase::Working).await?;

@@ -5,6 +5,7 @@ use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
 use crate::plan::Refusal;
 use crate::plan::cache::Unplannable;
+use crate::plan::parameters::MalformedBind;
 use crate::wire::answer::{self, ErrorFields, Report, Severity};
 use crate::wire::frame::FrameError;
 use crate::wire::message::ProtocolViolation;
@@ -17,6 +18,7 @@ pub enum Fault {
     Unplannable(Unplannable),
     Checkout(CheckoutError),
     Violation(ProtocolViolation),
+    MalformedBind(MalformedBind),
     /// The body of a server's ErrorResponse to something that Trunkline sent on the client's behalf.
     Server(Vec<u8>),
     /// The server connection broke outside a transaction; with the server's last words, the body of an ErrorResponse.
@@ -74,6 +76,9 @@ impl Fault {
             }
             Fault::Violation(violation) => {
                 answer::error_response(out, &Report::new(severity, violation.sqlstate(), &violation.to_string()));
+            }
+            Fault::MalformedBind(malformed) => {
+                answer::error_response(out, &Report::new(severity, "08P01", &malformed.to_string()));
             }
             Fault::Server(body) => answer::error_response_raw(out, body),
             Fault::Broken(error, words) => {

@@ -206,10 +206,15 @@ pub struct Formats<'a> {
     codes: &'a [u8],
 }
 
-impl Formats<'_> {
+impl<'a> Formats<'a> {
     /// How many codes were sent: none, one for all, or one for each.
     pub fn count(&self) -> usize {
         self.codes.len() / 2
+    }
+
+    /// The codes as they came, two bytes each.
+    pub fn raw(&self) -> &'a [u8] {
+        self.codes
     }
 
     /// Of value `index`, from 0.
@@ -270,6 +275,11 @@ impl<'a> Bind<'a> {
             values,
             after_statement,
         })
+    }
+
+    /// The parameters as they came: each a length (-1 for NULL) and its bytes; all lengths were checked.
+    pub fn raw_values(&self) -> &'a [u8] {
+        self.values
     }
 
     /// The parameters in order; `None` is NULL.
