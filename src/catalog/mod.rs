@@ -5,8 +5,10 @@
 //! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
 
 mod assemble;
+mod family;
 mod resolve;
 pub mod schema;
+mod view;
 
 pub use assemble::{Configured, ConfiguredTable, Warning};
 pub use resolve::Resolved;

@@ -5,7 +5,8 @@ use tokio_postgres::Client;
 use trunkline::sharding::hash::{HASH_PARTITION_SEED, postgres, postgres_value};
 use trunkline::sharding::{KeyType, KeyValue};
 
-const BUCKETS: i32 = 4096;
+/// A usual number of buckets, and a number by which every bit of a hash counts.
+const MODULI: [i32; 2] = [4096, i32::MAX];
 const VALUES: usize = 3000;
 
 /// Fails by panic on the first disagreement. Makes temporary tables only; changes settings of the connection's session.
@@ -65,18 +66,21 @@ async fn one_type(client: &Client, key_type: KeyType, random: &mut Random) {
                 .unwrap_or_else(|error| panic!("{text:?}: {error}"))
         })
         .collect();
-    let buckets: Vec<i32> = values
-        .iter()
-        .map(|value| bucket(std::slice::from_ref(value)))
-        .collect();
+    let [few, many] = MODULI.map(|modulus| -> Vec<i32> {
+        values
+            .iter()
+            .map(|value| bucket(std::slice::from_ref(value), modulus))
+            .collect()
+    });
     let seed = HASH_PARTITION_SEED.cast_signed();
     let query = format!(
-        "SELECT {}, {}, satisfies_hash_partition('{table}'::regclass, {BUCKETS}, b, v::{name}), {send}(v::{name})
-         FROM unnest($1::text[], $2::int4[]) WITH ORDINALITY AS given (v, b, place) ORDER BY place",
+        "SELECT {}, {}, {}, {send}(v::{name})
+         FROM unnest($1::text[], $2::int4[], $3::int4[]) WITH ORDINALITY AS given (v, few, many, place) ORDER BY place",
         hash("0"),
         hash(&seed.to_string()),
+        found_in_buckets(&table, &format!("v::{name}")),
     );
-    let rows = client.query(&query, &[&texts, &buckets]).await.unwrap();
+    let rows = client.query(&query, &[&texts, &few, &many]).await.unwrap();
     assert_eq!(rows.len(), texts.len());
     for ((row, text), value) in rows.iter().zip(&texts).zip(&values) {
         let plain: Option<i64> = row.get(0);
@@ -92,8 +96,7 @@ async fn one_type(client: &Client, key_type: KeyType, random: &mut Random) {
         }
         assert!(
             row.get::<_, bool>(2),
-            "{name} {text:?}: the server does not find it in bucket {}",
-            bucket(std::slice::from_ref(value))
+            "{name} {text:?}: the server finds it in another bucket"
         );
         let sent: &[u8] = row.get(3);
         assert_eq!(
@@ -122,28 +125,29 @@ async fn composite(client: &Client, key: &[KeyType], random: &mut Random) {
         .map(|key_type| texts(*key_type, random))
         .collect();
     let rows = texts.iter().map(Vec::len).min().unwrap_or(0);
-    let buckets: Vec<i32> = (0..rows)
-        .map(|row| {
-            let values: Vec<KeyValue> = key
-                .iter()
-                .zip(&texts)
-                .map(|(key_type, texts)| key_type.parse_text(&texts[row]).unwrap())
-                .collect();
-            bucket(&values)
-        })
-        .collect();
+    let values = |row: usize| -> Vec<KeyValue> {
+        let columns = key.iter().zip(&texts);
+        columns
+            .map(|(key_type, texts)| key_type.parse_text(&texts[row]).unwrap())
+            .collect()
+    };
+    let [few, many] = MODULI.map(|modulus| -> Vec<i32> {
+        (0..rows).map(|row| bucket(&values(row), modulus)).collect()
+    });
     let texts: Vec<Vec<String>> = texts
         .into_iter()
         .map(|mut column| column.drain(..rows).collect())
         .collect();
     let query = format!(
-        "SELECT place FROM unnest($1::int4[], {}) WITH ORDINALITY AS given (b, {}, place)
-         WHERE NOT satisfies_hash_partition('{table}'::regclass, {BUCKETS}, b, {})",
-        join(&|place| format!("${}::text[]", place + 2)),
+        "SELECT place FROM unnest($1::int4[], $2::int4[], {}) WITH ORDINALITY AS given (few, many, {}, place) WHERE NOT ({})",
+        join(&|place| format!("${}::text[]", place + 3)),
         join(&|place| format!("v{place}")),
-        join(&|place| format!("v{place}::{}", names[place])),
+        found_in_buckets(
+            &table,
+            &join(&|place| format!("v{place}::{}", names[place]))
+        ),
     );
-    let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&buckets];
+    let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&few, &many];
     parameters.extend(
         texts
             .iter()
@@ -170,8 +174,20 @@ async fn composite(client: &Client, key: &[KeyType], random: &mut Random) {
     clippy::cast_sign_loss,
     reason = "the remainder is less than the number of buckets"
 )]
-fn bucket(key: &[KeyValue]) -> i32 {
-    (postgres(key) % BUCKETS as u64) as i32
+fn bucket(key: &[KeyValue], modulus: i32) -> i32 {
+    (postgres(key) % modulus as u64) as i32
+}
+
+/// A condition: the server finds the key in the buckets `few` and `many`.
+fn found_in_buckets(table: &str, key: &str) -> String {
+    let found = |modulus: i32, bucket: &str| {
+        format!("satisfies_hash_partition('{table}'::regclass, {modulus}, {bucket}, {key})")
+    };
+    format!(
+        "{} AND {}",
+        found(MODULI[0], "few"),
+        found(MODULI[1], "many")
+    )
 }
 
 /// Extremes and spellings by hand, then random values, as a client may write them.
