@@ -207,7 +207,8 @@ fn limits_on_keys_and_conditions() {
     let names = |count: usize| (0..count).map(|number| format!("'{number}'")).collect::<Vec<_>>().join(", ");
     let combined = format!("SELECT 1 FROM readings WHERE tenant_id IN ({}) AND device IN ({})", list(300), names(300));
     assert_eq!(refused(&combined), "too_many_keys");
-    let tables: Vec<String> = (0..2001).map(|number| format!("customers t{number}")).collect();
-    let conditions: Vec<String> = (0..2001).map(|number| format!("t{number}.customer_id IN (1, 2)")).collect();
-    assert_eq!(refused(&format!("SELECT 1 FROM {} WHERE {}", tables.join(", "), conditions.join(" AND "))), "too_complex");
+    let tables: Vec<String> = (0..250).map(|number| format!("customers t{number}")).collect();
+    let conditions: Vec<String> = (0..1600).map(|number| format!("t{}.customer_id IN (1, 2)", number % 250)).collect();
+    let block = format!("(SELECT 1 FROM {} WHERE {})", tables.join(", "), conditions.join(" AND "));
+    assert_eq!(refused(&format!("SELECT 1 FROM {}", [block.as_str(); 11].join(", "))), "too_complex");
 }
