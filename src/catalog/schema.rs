@@ -147,11 +147,11 @@ const RELATIONS: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespac
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
 
 /// Functions whose body may read tables or take numbers from sequences: written here, in a language that can.
-/// The functions of extensions are left out, as are all in C.
+/// The functions of extensions are left out, as are all in C. Temporary functions belong to a session, which must call them as `pg_temp.name`.
 const OPAQUE: &str = "SELECT p.oid FROM pg_proc p
       JOIN pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_language l ON l.oid = p.prolang
-    WHERE l.lanname NOT IN ('c', 'internal') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+    WHERE l.lanname NOT IN ('c', 'internal') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp_'
       AND NOT EXISTS (SELECT FROM pg_depend d
                       WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')";
 

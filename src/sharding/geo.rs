@@ -119,12 +119,12 @@ impl Geo {
         if let Some(&key_type) = key.first().filter(|key_type| key_type.is_text()) {
             // A value that the key's type never has (`char` and `varchar` keys end in no blank) could not be found.
             let never =
-                |value: &Box<str>| key_type.parse_text(value) != Ok(KeyValue::Text(value.clone()));
+                |value: &str| key_type.parse_text(value) != Ok(KeyValue::Text(value.into()));
             let wrong = self
                 .regions
                 .iter()
                 .enumerate()
-                .filter(|(_, region)| region.values.iter().any(never));
+                .filter(|(_, region)| region.values.iter().any(|value| never(value)));
             errors.extend(wrong.map(|(entry, _)| MapError::ValueOfOtherType { entry, key_type }));
         }
         if key.len() > 2 {

@@ -65,6 +65,7 @@ pub fn postgres(key: &[KeyValue]) -> u64 {
 }
 
 /// The extended hash function of the default hash operator class of the value's type.
+#[inline(always)]
 pub fn postgres_value(value: &KeyValue, seed: u64) -> u64 {
     match value {
         KeyValue::Int(whole) => hash_int8(*whole, seed),
@@ -116,6 +117,7 @@ pub fn combine(a: u64, b: u64) -> u64 {
     clippy::cast_sign_loss,
     reason = "the two halves of the number are meant"
 )]
+#[inline(always)]
 fn hash_int8(value: i64, seed: u64) -> u64 {
     let low = value as u32;
     let high = (value >> 32) as u32;
@@ -124,10 +126,6 @@ fn hash_int8(value: i64, seed: u64) -> u64 {
 
 /// `hash_numeric_extended` for whole numbers: neither sign nor scale count, only the digits of base 10000 without zeros at either end,
 /// and the weight of the first.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a remainder of 10000 fits 16 bits"
-)]
 fn hash_numeric(value: i128, seed: u64) -> u64 {
     // 10000^10 is larger than the largest i128.
     const DIGITS: usize = 10;
@@ -163,6 +161,7 @@ impl State {
         clippy::cast_possible_truncation,
         reason = "the two halves of the seed are meant"
     )]
+    #[inline(always)]
     fn new(length: u32, seed: u64) -> State {
         let start = 0x9e37_79b9_u32.wrapping_add(length).wrapping_add(3_923_095);
         let mut state = State {
@@ -183,6 +182,7 @@ impl State {
         self.c = self.c.wrapping_add(c);
     }
 
+    #[inline(always)]
     fn mix(&mut self) {
         let State {
             mut a,
@@ -221,7 +221,8 @@ impl State {
     }
 }
 
-/// `hash_bytes_uint32_extended`.
+/// `hash_bytes_uint32_extended`. Inlined so that the start for the constant seed is computed when this is compiled.
+#[inline(always)]
 fn hash_uint32(value: u32, seed: u64) -> u64 {
     let mut state = State::new(4, seed);
     state.a = state.a.wrapping_add(value);

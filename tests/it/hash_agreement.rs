@@ -16,6 +16,7 @@ pub async fn agrees(client: &Client) {
     let mut random = Random(7);
     for key_type in KeyType::ALL {
         one_type(client, key_type, &mut random).await;
+        misspelt(client, key_type, &mut random).await;
     }
     use KeyType::*;
     composite(client, &[BigInt, Text], &mut random).await;
@@ -105,6 +106,42 @@ async fn one_type(client: &Client, key_type: KeyType, random: &mut Random) {
             "{name} {text:?}: its binary form {sent:?}"
         );
     }
+}
+
+/// Texts with one character changed: what is still read as a key here is, to the server, the same value or an error.
+async fn misspelt(client: &Client, key_type: KeyType, random: &mut Random) {
+    let (name, _, send) = names(key_type);
+    let function = format!(
+        "CREATE FUNCTION pg_temp.read_{name}(v text) RETURNS bytea LANGUAGE plpgsql AS
+         $$ BEGIN RETURN {send}(v::{name}); EXCEPTION WHEN OTHERS THEN RETURN NULL; END $$"
+    );
+    client.batch_execute(&function).await.unwrap();
+    let texts = texts(key_type, random)
+        .into_iter()
+        .map(|text| random.change(&text));
+    let read: Vec<(String, KeyValue)> = texts
+        .filter_map(|text| key_type.parse_text(&text).ok().map(|value| (text, value)))
+        .collect();
+    let texts: Vec<&str> = read.iter().map(|(text, _)| text.as_str()).collect();
+    let query = format!(
+        "SELECT pg_temp.read_{name}(v) FROM unnest($1::text[]) WITH ORDINALITY AS given (v, place) ORDER BY place"
+    );
+    let rows = client.query(&query, &[&texts]).await.unwrap();
+    let mut agreed = 0;
+    for (row, (text, value)) in rows.iter().zip(&read) {
+        if let Some(sent) = row.get::<_, Option<&[u8]>>(0) {
+            assert_eq!(
+                key_type.parse_binary(sent).as_ref(),
+                Ok(value),
+                "{name} {text:?} as the server reads it"
+            );
+            agreed += 1;
+        }
+    }
+    assert!(
+        agreed > VALUES / 20,
+        "only {agreed} changed texts of type {name} were read by both"
+    );
 }
 
 async fn composite(client: &Client, key: &[KeyType], random: &mut Random) {
@@ -359,6 +396,24 @@ impl Random {
                 format!("{text}{:02x}", self.next() as u8)
             }),
         }
+    }
+
+    /// The text with one character left out, doubled, replaced or put in.
+    fn change(&mut self, text: &str) -> String {
+        const OTHERS: [char; 32] = [
+            '0', '1', '2', '5', '9', '-', '+', '.', ':', ' ', ' ', '\t', 'e', 'E', 'T', 'Z', 'z',
+            'u', 'a', 'f', 'x', '\\', '{', '}', '/', ',', '_', 'B', 'C', '\'', 'p', '\u{a0}',
+        ];
+        let mut changed: Vec<char> = text.chars().collect();
+        let place = usize::try_from(self.below(changed.len() as u64 + 1)).unwrap();
+        let other = OTHERS[usize::try_from(self.below(32)).unwrap()];
+        match (self.below(4), changed.get(place).copied()) {
+            (0, Some(_)) => drop(changed.remove(place)),
+            (1, Some(same)) => changed.insert(place, same),
+            (2, Some(_)) => changed[place] = other,
+            _ => changed.insert(place, other),
+        }
+        changed.into_iter().collect()
     }
 
     fn moment(&mut self) -> String {

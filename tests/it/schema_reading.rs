@@ -18,6 +18,9 @@ const DEFINITIONS: &str = r#"
     CREATE FUNCTION plain_c(int8) RETURNS text LANGUAGE internal AS 'int8out' IMMUTABLE STRICT;
     CREATE FUNCTION add_peek(state text, t text) RETURNS text LANGUAGE sql AS $$ SELECT state || t $$;
     CREATE AGGREGATE peek_all(text) (SFUNC = add_peek, STYPE = text);
+    CREATE FUNCTION of_extension() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+    ALTER EXTENSION plpgsql ADD FUNCTION of_extension();
+    CREATE FUNCTION pg_temp.passing() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
     CREATE DOMAIN code AS varchar(8);
     CREATE DOMAIN short_code AS code DEFAULT 'x';
     CREATE DOMAIN numbered AS bigint DEFAULT nextval('numbers');
