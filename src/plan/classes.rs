@@ -152,7 +152,8 @@ fn copy(copy: &Copy, text: &str, statement: &Statement, catalog: &Catalog, searc
     let CopySource::Table { schema, name } = &copy.source else {
         return by_body(text, statement, catalog, search_path);
     };
-    let known = Known::look_up(catalog, search_path, &Name { schema: schema.clone(), name: name.clone() });
+    let named = Name { schema: schema.clone(), name: name.clone() };
+    let known = Known::look_up(catalog, search_path, &named);
     match (known.meaning, copy.direction) {
         (Meaning::Sharded { .. }, _) => refuse(format!("COPY of sharded table \"{name}\"")),
         (Meaning::Reference, CopyDirection::FromClient) => refuse(format!("COPY into reference table \"{name}\"")),

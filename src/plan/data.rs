@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::catalog::{Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences};
 use crate::sharding::ShardId;
 use crate::sql;
-use crate::sql::facts::{Access, Doubt, Facts, Name, Source};
+use crate::sql::facts::{Access, Doubt, Facts, Name, Relation, Source};
 
 use super::functions::{Functions, home_only};
 use super::insert::Inserted;
@@ -210,6 +210,9 @@ fn relations<'a>(scope: &'a Scope<'a>, prover: &mut Prover<'a>, sets: &mut Sets)
         let mut unproven = None;
         for relation in 0..content.relations.len() {
             let Meaning::Sharded { distribution, key } = scope.known(block, relation).meaning else { continue };
+            if stores_only(scope.facts, &content.relations[relation]) {
+                continue;
+            }
             let columns = key.iter().map(|column| match prover.column(Node::Column { block, relation, column }) {
                 Proof::Values(values) => Ok(values),
                 Proof::Null => Err(Missing::Null(column)),
@@ -228,6 +231,15 @@ fn relations<'a>(scope: &'a Scope<'a>, prover: &mut Prover<'a>, sets: &mut Sets)
         }
     }
     Ok(())
+}
+
+/// Whether a relation is the target of an INSERT, whose keys are those of its rows. Facts do not tell such a target from that of a DELETE,
+/// but when the statement writes to the table as often as it inserts into it, every write is an INSERT.
+fn stores_only(facts: &Facts, relation: &Relation) -> bool {
+    let Source::Table(name) = &relation.source else { return false };
+    let written = facts.blocks.iter().flat_map(|block| &block.relations);
+    let written = written.filter(|other| other.access == Access::Write && other.source == relation.source).count();
+    relation.access == Access::Write && written == facts.inserts.iter().filter(|insert| insert.table == *name).count()
 }
 
 /// Why a key column of a relation is not known.

@@ -113,7 +113,8 @@ impl Known<'_> {
         {
             return (Vec::new(), Outcome::AtBind(waiting));
         }
-        let parameters = self.parameters.unwrap_or(&Parameters::NONE);
+        let none = Parameters::NONE;
+        let parameters = self.parameters.unwrap_or(&none);
         let values = Values { text: self.text.as_bytes(), literals: self.literals, parameters };
         let mut keys = Vec::new();
         // A key that has no place ends the list; `bind` reports it.

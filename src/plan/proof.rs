@@ -87,13 +87,14 @@ impl<'a> Prover<'a> {
             open.push(merged);
         }
         let mut found = Proof::Nothing;
+        let mut outer = Vec::new();
         while let Some(node) = open.pop() {
             if !self.scope.type_of(node).is_some_and(|reached| exact_equality(start_type, reached)) {
                 continue;
             }
             found = found.or(links.proof(node));
             if node.block() != block {
-                found = found.or(self.column(node));
+                outer.push(node);
             }
             for next in links.equal(node) {
                 if seen.insert(next) {
@@ -101,7 +102,9 @@ impl<'a> Prover<'a> {
                 }
             }
         }
-        found
+        drop(links);
+        // Outer blocks come before this one, so this ends.
+        outer.into_iter().fold(found, |found, node| found.or(self.column(node)))
     }
 }
 

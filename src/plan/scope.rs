@@ -52,10 +52,9 @@ impl<'a> Known<'a> {
     const NOT_A_TABLE: Known<'static> = Known { meaning: Meaning::NotATable, columns: None };
 
     /// What a table's name means along a search path.
-    pub fn look_up(catalog: &'a Catalog, search_path: &SearchPath, name: &Name) -> Known<'a> {
-        match catalog.resolve(name.schema.as_deref(), &name.name, search_path) {
+    pub fn look_up(catalog: &'a Catalog, search_path: &'a SearchPath, name: &'a Name) -> Known<'a> {
+        match catalog.resolve(search_path, name.schema.as_deref(), &name.name) {
             Resolved::Found { relation, .. } => Known::relation(relation),
-            Resolved::System => Known { meaning: Meaning::System, columns: None },
             Resolved::Temporary => Known { meaning: Meaning::Temporary, columns: None },
             Resolved::Unknown => Known { meaning: Meaning::Unknown, columns: None },
         }
@@ -107,8 +106,8 @@ impl<'a> Known<'a> {
 }
 
 impl<'a> Scope<'a> {
-    pub fn new(facts: &'a Facts, catalog: &'a Catalog, search_path: &SearchPath) -> Scope<'a> {
-        let meaning = |source: &Source| match source {
+    pub fn new(facts: &'a Facts, catalog: &'a Catalog, search_path: &'a SearchPath) -> Scope<'a> {
+        let meaning = |source: &'a Source| match source {
             Source::Table(name) => Known::look_up(catalog, search_path, name),
             Source::Cte(_) | Source::Derived | Source::Function => Known::NOT_A_TABLE,
         };
