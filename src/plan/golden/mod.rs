@@ -20,7 +20,12 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show: the unit tests named beside them do.
-const SHOWN_ELSEWHERE: [Reason; 3] = [
+const SHOWN_ELSEWHERE: [Reason; 7] = [
+    // These depend on a session: tests/it/refusals.rs
+    Reason::MultiShardTransaction,
+    Reason::MultiShardMessage,
+    Reason::SettingInBatch,
+    Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
     // golden/mod.rs: limits_on_keys_and_conditions
