@@ -373,6 +373,9 @@ mod tests {
     use proptest::prelude::*;
     use tokio::net::{TcpListener, TcpStream, UnixStream};
 
+    /// Nothing here waits for anything but the other side.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
     fn packet(code: u32, body: &[u8]) -> Vec<u8> {
         let mut packet = (body.len() as u32 + 8).to_be_bytes().to_vec();
         packet.extend_from_slice(&code.to_be_bytes());
@@ -404,7 +407,10 @@ mod tests {
                 client.write_all(word).await.unwrap();
             }
         };
-        let (opening, ()) = tokio::join!(open(socket.into(), encryption), speak);
+        let both = async { tokio::join!(open(socket.into(), encryption), speak) };
+        let (opening, ()) = tokio::time::timeout(PATIENCE, both)
+            .await
+            .expect("an answer");
         if opening.is_err() {
             client.read_to_end(&mut read).await.unwrap();
         }
@@ -511,7 +517,10 @@ mod tests {
             };
             let server =
                 async { open(listener.accept().await.unwrap().0.into(), &encryption).await };
-            let (opening, mut client) = tokio::join!(server, client);
+            let both = async { tokio::join!(server, client) };
+            let (opening, mut client) = tokio::time::timeout(PATIENCE, both)
+                .await
+                .expect("an answer");
             if inside == hello() {
                 let Ok(Opening::Session(mut startup)) = opening else {
                     panic!("{opening:?}")

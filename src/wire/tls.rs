@@ -675,6 +675,32 @@ mod tests {
         );
     }
 
+    #[test]
+    fn each_signature_algorithm_has_its_hash() {
+        // DER of the identifiers as `openssl asn1parse` shows them in certificates.
+        let rsa = |last: u8| [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last].to_vec();
+        let ecdsa = |last: u8| [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last].to_vec();
+        for (algorithm, hash_length) in [
+            (rsa(0x04), Some(32)), // md5WithRSAEncryption
+            (rsa(0x05), Some(32)), // sha1WithRSAEncryption
+            (rsa(0x0a), None),     // RSASSA-PSS
+            (rsa(0x0b), Some(32)), // sha256WithRSAEncryption
+            (rsa(0x0c), Some(48)),
+            (rsa(0x0d), Some(64)),
+            ([0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1].to_vec(), Some(32)), // ecdsa-with-SHA1
+            (ecdsa(2), Some(32)),
+            (ecdsa(3), Some(48)),
+            (ecdsa(4), Some(64)),
+        ] {
+            let length = algorithm.len() as u8;
+            let identifier = [&[0x30, length + 4, 6, length], &algorithm[..], &[5, 0]].concat();
+            let content = [&[0x30, 0x81, 0x01, 0xff], &identifier[..]].concat();
+            let whole = [&[0x30, content.len() as u8], &content[..]].concat();
+            let hash = server_end_point(&CertificateDer::from(whole));
+            assert_eq!(hash.map(|hash| hash.len()), hash_length, "{algorithm:x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_certificate_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
