@@ -1,8 +1,9 @@
 //! TLS by rustls: the files of the configuration become something that encrypts, towards clients and towards servers.
 //!
-//! The modes towards servers mean what libpq's `sslmode` means, with one difference: `require` never verifies anything,
-//! whether a root certificate is given or not. Names are looked up in the subject alternative names only, never in the
-//! common name.
+//! The modes towards servers mean what libpq's `sslmode` means, with two differences: `require` never verifies anything,
+//! whether a root certificate is given or not, and `prefer` goes on in the clear only when the server says that it has no
+//! TLS, not when a handshake fails. Names are looked up in the subject alternative names only, never in the common name,
+//! and a certificate that is an authority of its own (`CA:TRUE`) is not accepted as a server's.
 
 use std::fmt;
 use std::io;
@@ -11,11 +12,11 @@ use std::sync::Arc;
 
 use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -95,7 +96,7 @@ impl Acceptor {
         let pem = read(&files.certificate)?;
         let chain = certificates(&pem, &files.certificate)?;
         let key = private_key(&files.key)?;
-        let config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
@@ -105,6 +106,9 @@ impl Acceptor {
                 key: files.key.clone(),
                 source,
             })?;
+        // As in Postgres: its clients never resume a session, so tickets are work and bytes for nothing.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Acceptor {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certificate: pem.into(),
@@ -197,12 +201,13 @@ impl Connector {
         verifier: Arc<dyn ServerCertVerifier>,
         name: NameCheck,
     ) -> Result<Self, TlsError> {
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        config.resumption = Resumption::disabled();
         Ok(Connector {
             connector: TlsConnector::from(Arc::new(config)),
             name,

@@ -379,6 +379,7 @@ async fn a_cancel_request_reaches_its_statement() {
         }
         cancel(
             &server.over_tcp(),
+            &connected.peer,
             &encryption,
             connected.process_id,
             &connected.secret_key,
