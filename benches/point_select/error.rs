@@ -16,9 +16,10 @@ pub enum Error {
         status: String,
         output: String,
     },
-    #[error("{name} did not accept connections on port {port}; its last words:\n{output}")]
+    #[error("{name} {state} (port {port}):\n{output}")]
     NotReady {
         name: String,
+        state: &'static str,
         port: u16,
         output: String,
     },

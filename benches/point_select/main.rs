@@ -45,10 +45,10 @@ const SERVERS: usize = 4;
     about = "CPU per statement, throughput and latency of point queries"
 )]
 struct Args {
-    /// Times every subject is measured in every protocol [default: 6, with --smoke 2]
+    /// Times every subject is measured in every protocol [default: 10, with --smoke 4]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Length of one measurement [default: 5, with --smoke 2]
+    /// Seconds of one measurement [default: 3, with --smoke 1]
     #[arg(long)]
     seconds: Option<u32>,
     /// Connections pgbench opens
@@ -134,7 +134,8 @@ async fn until_stopped(args: &Args) -> Result<()> {
 }
 
 async fn measure_all(args: &Args) -> Result<()> {
-    let (rounds, seconds) = if args.smoke { (2, 2) } else { (6, 5) };
+    // Many short rounds: the two sides of a ratio then lie seconds apart.
+    let (rounds, seconds) = if args.smoke { (4, 1) } else { (10, 3) };
     let (rounds, seconds) = (
         args.rounds.unwrap_or(rounds).max(1),
         args.seconds.unwrap_or(seconds).max(1),
@@ -142,14 +143,16 @@ async fn measure_all(args: &Args) -> Result<()> {
     let settings = Settings {
         pool_size: args.pool_size,
         clients: args.clients,
-        trunkline: args
-            .trunkline
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_trunkline"))),
+        trunkline: whole_path(
+            args.trunkline
+                .as_deref()
+                .unwrap_or(Path::new(env!("CARGO_BIN_EXE_trunkline"))),
+        ),
         pgbouncer: args
             .pgbouncer
             .clone()
-            .or_else(subjects::installed_pgbouncer),
+            .or_else(subjects::installed_pgbouncer)
+            .map(|path| whole_path(&path)),
     };
     let chosen = subjects::choose(args.subjects.as_deref(), &settings)?;
     let mut output = create(&args.output)?;
@@ -216,6 +219,13 @@ async fn measure_all(args: &Args) -> Result<()> {
     println!("{}", report::table(&records));
     println!("{} records in {}", records.len(), args.output.display());
     Ok(())
+}
+
+/// Programs start in other folders than ours. A bare name stays one, to be looked up in `PATH`.
+fn whole_path(program: &Path) -> PathBuf {
+    program
+        .canonicalize()
+        .unwrap_or_else(|_| program.to_owned())
 }
 
 /// A B C D in odd rounds, D C B A in even ones.

@@ -69,15 +69,23 @@ impl Running {
     ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if probe.output().await.is_ok_and(|o| o.status.success()) {
-                return Ok(());
-            }
+            let refused = match run(&mut probe).await {
+                Ok(_) => return Ok(()),
+                Err(e) => e,
+            };
             let ended = !matches!(self.child.try_wait(), Ok(None));
             if ended || Instant::now() > deadline {
+                let state = if ended {
+                    "ended"
+                } else {
+                    "did not answer in time"
+                };
+                let output = format!("{refused}\n{}", self.last_words());
                 return Err(Error::NotReady {
                     name: self.name.clone(),
+                    state,
                     port,
-                    output: self.last_words(),
+                    output,
                 });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

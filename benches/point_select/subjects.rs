@@ -320,8 +320,11 @@ fn trunkline_config(port: u16, pool_size: u32, servers: &[Server]) -> String {
     )
     .expect("writing to a string cannot fail");
     for table in ["pgbench_branches", "pgbench_tellers", "pgbench_history"] {
-        write!(toml, "[[tables]]\nname = \"{table}\"\nreference = true\n\n")
-            .expect("writing to a string cannot fail");
+        write!(
+            toml,
+            "[[tables]]\nname = \"{table}\"\nplacement = \"reference\"\n\n"
+        )
+        .expect("writing to a string cannot fail");
     }
     toml
 }
