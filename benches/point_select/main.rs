@@ -60,9 +60,9 @@ struct Args {
     /// Server connections a pooler may open to each server
     #[arg(long, default_value_t = 8)]
     pool_size: u32,
-    /// pgbench's scale factor: 100000 rows each
-    #[arg(long, default_value_t = 10)]
-    scale: u32,
+    /// pgbench's scale factor: 100000 rows each [default: 10, with --smoke 2]
+    #[arg(long)]
+    scale: Option<u32>,
     #[arg(long, value_delimiter = ',', default_values = ["simple", "extended", "prepared"])]
     protocols: Vec<Protocol>,
     /// Which to compare [default: all that are installed]
@@ -135,11 +135,12 @@ async fn until_stopped(args: &Args) -> Result<()> {
 
 async fn measure_all(args: &Args) -> Result<()> {
     // Many short rounds: the two sides of a ratio then lie seconds apart.
-    let (rounds, seconds) = if args.smoke { (4, 1) } else { (10, 3) };
+    let (rounds, seconds, scale) = if args.smoke { (4, 1, 2) } else { (10, 3, 10) };
     let (rounds, seconds) = (
         args.rounds.unwrap_or(rounds).max(1),
         args.seconds.unwrap_or(seconds).max(1),
     );
+    let scale = args.scale.unwrap_or(scale).max(1);
     let settings = Settings {
         pool_size: args.pool_size,
         clients: args.clients,
@@ -167,9 +168,9 @@ async fn measure_all(args: &Args) -> Result<()> {
     };
     eprintln!(
         "starting {servers} server(s), Postgres {}, scale {}",
-        binaries.version, args.scale
+        binaries.version, scale
     );
-    let servers = postgres::start_fleet(&binaries, folder.path(), servers, args.scale).await?;
+    let servers = postgres::start_fleet(&binaries, folder.path(), servers, scale).await?;
     let lineup = Lineup::start(&chosen, &settings, &binaries, &servers, folder.path()).await?;
 
     let load = Load {
