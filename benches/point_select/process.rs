@@ -26,29 +26,16 @@ pub struct Running {
 impl Running {
     /// Starts `command` in a process group of its own (Ctrl-C reaches it through us, in our order); its output goes to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path, stop: Signal) -> Result<Running> {
-        let doing = |e| {
-            Error::io(
-                format!("start {name} ({})", command.get_program().display()),
-                e,
-            )
-        };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let doing = |e| Error::io(format!("start {name} ({program})"), e);
         let file = File::create(log).map_err(doing)?;
         let twin = file.try_clone().map_err(doing)?;
-        let child = match command
+        command
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(file)
-            .stderr(twin)
-            .spawn()
-        {
-            Ok(child) => child,
-            Err(e) => {
-                return Err(Error::io(
-                    format!("start {name} ({})", command.get_program().display()),
-                    e,
-                ));
-            }
-        };
+            .stderr(twin);
+        let child = command.spawn().map_err(doing)?;
         Ok(Running {
             name: name.to_owned(),
             child,
