@@ -134,6 +134,10 @@ impl PlanCache {
         catalog: &Catalog,
         literals: &mut Vec<Literal>,
     ) -> Result<Rc<Planned>, Unplannable> {
+        // Also on a hit: whether a text is refused must not depend on what was planned before.
+        if let Err(error) = std::str::from_utf8(text) {
+            return Err(Unplannable::NotUtf8 { position: error.valid_up_to() });
+        }
         normalise(text, normal, literals).map_err(|error| match error {
             NotNormalisable::NotUtf8 { position } => Unplannable::NotUtf8 { position },
             NotNormalisable::Unreadable(error) => Unplannable::Sql(error.into()),
@@ -308,5 +312,152 @@ fn bytes_of_class(class: &Class) -> usize {
         Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => name.len(),
         Class::Copy(Copy { source: CopySource::Table { schema, name }, .. }) => name.len() + schema.as_ref().map_or(0, |schema| schema.len()),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::bind::{Bound, Values, bind};
+    use crate::plan::golden::{cluster, search_path};
+    use crate::plan::parameters::Parameters;
+    use crate::sharding::ShardId;
+
+    struct Worker {
+        cache: PlanCache,
+        catalog: Arc<Catalog>,
+        path: SearchPath,
+        literals: Vec<Literal>,
+    }
+
+    impl Worker {
+        fn new(limit: usize) -> Worker {
+            Worker { cache: PlanCache::new(limit), catalog: Arc::new(cluster(4)), path: search_path(&["public"]), literals: Vec::new() }
+        }
+
+        fn plan(&mut self, text: &str) -> Rc<Planned> {
+            self.cache.plan(text.as_bytes(), &self.path, &self.catalog, &mut self.literals).expect("it has a plan")
+        }
+
+        fn shard(&mut self, text: &str) -> Bound {
+            let planned = self.plan(text);
+            let Ok(Plan::Relay(target)) = &planned.statements[0].plan else { panic!("{planned:?}") };
+            let values = Values { text: text.as_bytes(), literals: &self.literals, parameters: &Parameters::NONE };
+            bind(target, &self.catalog, &values).expect("it is bound")
+        }
+    }
+
+    const ROOM: usize = 1 << 20;
+
+    #[test]
+    fn texts_that_differ_in_literals_share_a_plan_and_not_a_shard() {
+        let mut worker = Worker::new(ROOM);
+        assert_eq!(worker.shard("SELECT * FROM customers WHERE customer_id = 5"), Bound::Shard(ShardId(1)));
+        assert_eq!(worker.shard("SELECT * FROM customers WHERE customer_id = 777"), Bound::Shard(ShardId(3)));
+        let Counters { hits, misses, entries, .. } = worker.cache.counters();
+        assert_eq!((hits, misses, entries), (1, 1, 1));
+        // Another kind of literal is another shape.
+        worker.shard("SELECT * FROM customers WHERE customer_id = '5'");
+        assert_eq!(worker.cache.counters().misses, 2);
+    }
+
+    #[test]
+    fn search_path_and_hints_are_part_of_the_key() {
+        let mut worker = Worker::new(ROOM);
+        let text = "SELECT * FROM customers WHERE customer_id = 5";
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(1)));
+        worker.path = search_path(&["app", "public"]);
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(0)));
+        worker.path = search_path(&["public"]);
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(1)));
+        assert_eq!(worker.cache.counters().hits, 1, "an equal path at another address is the same path");
+        assert_eq!(worker.shard(&format!("/* trunkline: shard=s3 */ {text}")), Bound::Shard(ShardId(2)));
+        assert_eq!(worker.shard(&format!("/* trunkline: shard=s4 */ {text}")), Bound::Shard(ShardId(3)));
+    }
+
+    #[test]
+    fn another_epoch_empties_the_cache() {
+        let mut worker = Worker::new(ROOM);
+        worker.plan("SELECT 1");
+        let mut catalog = cluster(1);
+        catalog.epoch = Epoch(2);
+        worker.catalog = Arc::new(catalog);
+        assert_eq!(worker.shard("SELECT 1"), Bound::Shard(ShardId(0)));
+        assert_eq!(worker.cache.counters().hits, 0);
+        assert_eq!(worker.cache.counters().entries, 1);
+    }
+
+    #[test]
+    fn offsets_fit_the_text_at_hand() {
+        let mut worker = Worker::new(ROOM);
+        for text in ["SELECT 1; SELECT '2', 3", "SELECT 100000; SELECT 'two', 30", "SELECT 7; SELECT '', 9"] {
+            let planned = worker.plan(text);
+            let pieces: Vec<_> = planned.statements.iter().map(|statement| &text[Planned::range_of(statement, &worker.literals)]).collect();
+            assert_eq!(pieces, text.split("; ").collect::<Vec<_>>());
+        }
+        assert_eq!(worker.cache.counters().hits, 2);
+        for text in ["SELECT 'a', xmlelement(name foo) FROM customers", "SELECT 'abcdef', xmlelement(name foo) FROM customers"] {
+            let planned = worker.plan(text);
+            let refusal = planned.statements[0].plan.as_ref().expect_err("it cannot be read");
+            assert_eq!(Planned::position_of(refusal, &worker.literals), text.find("foo"));
+        }
+        assert_eq!(worker.cache.counters().hits, 3);
+    }
+
+    #[test]
+    fn classes_that_hold_offsets_are_planned_again() {
+        let mut worker = Worker::new(ROOM);
+        for text in ["DECLARE c CURSOR FOR SELECT 1, 2", "DECLARE c CURSOR FOR SELECT 100, 200"] {
+            let planned = worker.plan(text);
+            let Class::Declare { query, .. } = &planned.statements[0].class else { panic!("{planned:?}") };
+            assert!(text[query.clone()].starts_with("SELECT 1"), "{query:?}");
+            assert_eq!(query.end, text.len());
+        }
+    }
+
+    #[test]
+    fn bytes_stay_below_the_limit_and_used_entries_stay() {
+        let mut worker = Worker::new(20_000);
+        let kept = "SELECT 1 AS kept";
+        worker.plan(kept);
+        for number in 0..1000 {
+            worker.plan(&format!("SELECT 1 AS column_{number}"));
+            let hits = worker.cache.counters().hits;
+            worker.plan(kept);
+            assert_eq!(worker.cache.counters().hits, hits + 1, "after {number}");
+            assert!(worker.cache.counters().bytes <= 20_000);
+        }
+        let Counters { entries, evictions, .. } = worker.cache.counters();
+        assert!(entries > 10 && evictions > 900, "{entries} entries, {evictions} evictions");
+        assert_eq!(worker.cache.slots.iter().flatten().count(), entries);
+        assert_eq!(worker.cache.table.len(), entries);
+    }
+
+    #[test]
+    fn long_texts_are_planned_and_not_kept() {
+        let mut worker = Worker::new(ROOM);
+        let text = format!("SELECT 1 AS {} FROM customers WHERE customer_id = 5", "x".repeat(LONGEST_TEXT));
+        assert_eq!(worker.shard(&text), Bound::Shard(ShardId(1)));
+        assert_eq!(worker.cache.counters().entries, 0);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_has_no_plan() {
+        let mut worker = Worker::new(ROOM);
+        for text in [&b"SELECT '\xff'"[..], b"SELECT '\xc3'", b"SELECT \xf5 FROM customers"] {
+            let result = worker.cache.plan(text, &worker.path, &worker.catalog, &mut worker.literals);
+            let error = result.expect_err("it is refused");
+            assert!(matches!(error, Unplannable::NotUtf8 { .. }), "{error:?}");
+            assert_eq!(error.sqlstate(), "22021");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_even_when_its_shape_is_known() {
+        let mut worker = Worker::new(ROOM);
+        worker.plan("SELECT * FROM pages WHERE slug = 'a'");
+        let text = b"SELECT * FROM pages WHERE slug = '\xc3'";
+        let result = worker.cache.plan(text, &worker.path, &worker.catalog, &mut worker.literals);
+        assert_eq!(result.expect_err("it is refused"), Unplannable::NotUtf8 { position: 34 });
     }
 }

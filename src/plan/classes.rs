@@ -100,7 +100,7 @@ fn by_body(text: &str, statement: &Statement, catalog: &Catalog, search_path: &S
         Body::Unparsed { words, near, message } => {
             by_concern(Concern::of_words(words, catalog), message, catalog).map_err(|refusal| refusal.at(*near))
         }
-        Body::None => by_concern(Concern::of_text(text, catalog), "its query is not understood", catalog),
+        Body::None => by_concern(Concern::of_text(text, catalog), "no query was found", catalog),
     }
 }
 
@@ -108,11 +108,13 @@ fn by_body(text: &str, statement: &Statement, catalog: &Catalog, search_path: &S
 fn by_concern(concern: Concern, why: &str, catalog: &Catalog) -> Result<Target, Refusal> {
     match concern {
         Concern::Shards | Concern::Several => {
-            Err(Refusal::new(Reason::UnreadSyntax, format!("cannot tell on which shard the statement runs: {why}")))
+            let message = format!("cannot tell on which shard the statement runs, because it is not understood: {why}");
+            Err(Refusal::new(Reason::UnreadSyntax, message))
         }
         // An unknown name may be a view of a sharded table.
         _ if catalog.schema == SchemaState::Unread => {
-            Err(Refusal::new(Reason::CatalogUnread, format!("the servers' definitions have not been read yet, and {why}")))
+            let message = format!("the servers' definitions have not been read yet, and the statement is not understood: {why}");
+            Err(Refusal::new(Reason::CatalogUnread, message))
         }
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),

@@ -36,7 +36,7 @@ pub fn target(text: &str, facts: &Facts, catalog: &Catalog, search_path: &Search
     relations(&scope, &mut prover, &mut sets)?;
     for (insert, target) in facts.inserts.iter().zip(&inserted) {
         if let Meaning::Sharded { distribution, key } = target.meaning {
-            let inserted = Inserted { insert, target: *target, distribution, key, scope: &scope, places: &places };
+            let inserted = Inserted { insert, target: *target, key, scope: &scope, places: &places };
             sets.add(distribution, inserted.keys(&mut prover)?);
         }
     }

@@ -1,6 +1,6 @@
 //! The keys of the rows that an INSERT stores.
 
-use crate::catalog::{ColumnDefault, DistributionId, SchemaState, Sequences};
+use crate::catalog::{ColumnDefault, SchemaState, Sequences};
 use crate::sharding::KeyType;
 use crate::sql::facts::{Insert, InsertSource, Operand};
 
@@ -14,7 +14,6 @@ use super::{Arity, KeyOperand, KeyTuple};
 pub struct Inserted<'a> {
     pub insert: &'a Insert,
     pub target: Known<'a>,
-    pub distribution: DistributionId,
     pub key: &'a [Box<str>],
     pub scope: &'a Scope<'a>,
     pub places: &'a ParameterPlaces,

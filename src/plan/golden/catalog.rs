@@ -56,6 +56,7 @@ pub fn cluster(shards: u16) -> Catalog {
         table("public.settings", Placement::Single(shard(1)), &["setting_id bigint sequence", "name text", "value text"]),
         table("public.audit", Placement::Single(shard(3)), &["entry text", "customer_id bigint"]),
         table("app.customers", Placement::Single(shard(1)), &["customer_id bigint", "name text"]),
+        (name("pg_catalog.pg_class"), Relation::System),
         (name("public.order_totals"), Relation::ShardedView),
         (name("public.legacy"), Relation::Refused("table \"legacy\" has no primary key that holds its shard key".into())),
     ];
