@@ -5,11 +5,13 @@
 //! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
 
 mod assemble;
+mod build;
 mod family;
 mod resolve;
 pub mod schema;
 mod view;
 
+pub use build::build;
 pub use assemble::{Configured, ConfiguredTable, Warning};
 pub use resolve::Resolved;
 

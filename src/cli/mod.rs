@@ -1,0 +1,41 @@
+//! The commands. This room builds everything and is imported by nothing but `main.rs` and the tests.
+//!
+//! It decides nothing about statements, and keeps no state of its own beyond a command's run.
+//! Each command has its file; this one reads the command line.
+
+mod check;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A sharding proxy for PostgreSQL: one connection string in front of many servers.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Reports every mistake in a configuration file.
+    Check(check::Arguments),
+}
+
+/// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
+pub fn run() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Arguments::command().debug_assert();
+    }
+}
