@@ -4,6 +4,7 @@
 //! Each command has its file; this one reads the command line.
 
 mod check;
+mod route;
 
 use std::process::ExitCode;
 
@@ -21,12 +22,15 @@ struct Arguments {
 enum Command {
     /// Reports every mistake in a configuration file.
     Check(check::Arguments),
+    /// Explains where statements go, from a configuration file alone.
+    Route(route::Arguments),
 }
 
 /// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Route(arguments) => route::run(&arguments),
     }
 }
 
