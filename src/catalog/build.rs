@@ -706,4 +706,47 @@ mod tests {
         assert_eq!(&*key, &["id".into()]);
         assert!(build(&config, "nowhere").is_err());
     }
+
+    /// Whatever line is missing, or wherever the file ends: it is refused with lines and reasons, or it builds, or it is refused then.
+    #[test]
+    fn no_damage_to_a_file_is_taken_badly() {
+        let text =
+            std::fs::read_to_string(Path::new(ROOT).join("config/tests.toml")).expect("a file");
+        let lines: Vec<&str> = text.lines().collect();
+        let mut refused = 0;
+        for cut in 0..lines.len() {
+            let without: Vec<&str> = lines
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| *at != cut)
+                .map(|(_, line)| *line)
+                .collect();
+            for damaged in [without.join("\n"), lines[..cut].join("\n")] {
+                let problems =
+                    match config::parse(&damaged, "tests.toml", &|_| Some("secret".to_owned())) {
+                        Ok(config) => {
+                            let built = config
+                                .databases
+                                .iter()
+                                .map(|database| build(&config, &database.name));
+                            built.filter_map(Result::err).flatten().collect()
+                        }
+                        Err(problems) => {
+                            assert!(!problems.is_empty(), "refused without a reason:\n{damaged}");
+                            problems
+                        }
+                    };
+                refused += usize::from(!problems.is_empty());
+                assert!(
+                    problems.iter().all(|problem| problem.line.0 > 0),
+                    "{problems:#?}"
+                );
+            }
+        }
+        assert!(
+            refused > lines.len() / 2,
+            "{refused} of {}",
+            2 * lines.len()
+        );
+    }
 }
