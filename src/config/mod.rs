@@ -4,15 +4,19 @@
 //! Read `load.rs` for what a file may say and its defaults, `section.rs` for how every mistake is found at once.
 
 mod distribution;
+mod entry;
 mod load;
 mod problem;
 mod secret;
 mod section;
+mod settings;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
 
-pub use load::{ADMIN_DATABASE, load, parse};
+pub use entry::ADMIN_DATABASE;
+pub use load::{load, parse};
 pub use problem::Problem;
 
 use std::hash::{Hash, Hasher};

@@ -310,3 +310,22 @@ fn a_connect_timeout_that_hides_its_own_error() {
         "{said:?}"
     );
 }
+
+#[test]
+fn nothing_is_left_out_in_silence() {
+    let said = messages("users = []\ndatabases = []\nshards = []\n");
+    for key in ["users", "databases", "shards"] {
+        assert!(
+            said.contains(&format!(
+                "{key}: there is none; give at least one [[{key}]]"
+            )),
+            "{said}"
+        );
+    }
+    let pinned = format!(
+        "{SOUND}[[distributions]]\nname = \"d\"\nkey = \"numeric\"\nstrategy = \"hash\"\nshards = [\"s1\"]\n\
+         pins = [{{ key = {}, shard = \"s1\" }}]\n",
+        "9".repeat(50)
+    );
+    assert!(messages(&pinned).contains("has too many digits"));
+}
