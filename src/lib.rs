@@ -6,4 +6,5 @@ pub mod config;
 pub mod plan;
 pub mod sharding;
 pub mod sql;
+pub mod topology;
 pub mod wire;

@@ -72,6 +72,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         .read("workers", |entry| entry.whole(1..=1024))
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let pool = settings::pool(root.section("pool"));
+    let health = settings::health(root.section("health"));
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -121,6 +122,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         server_tls,
         workers,
         pool,
+        health,
         users,
         databases,
         shards,

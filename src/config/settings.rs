@@ -1,4 +1,4 @@
-//! The sections that stand once in a file: where to listen, TLS, the log, limits and the pools' defaults.
+//! The sections that stand once in a file: where to listen, TLS, the log, limits, the pools' defaults and health.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::entry::{MOST_POOLED, pool_mode};
 use super::section::{Entry, Section};
 use super::{
-    ByteSize, Certificate, ClientTls, Limits, Listen, Log, LogFormat, Pool, PoolMode, ServerTls,
-    SslMode,
+    ByteSize, Certificate, ClientTls, Health, Limits, Listen, Log, LogFormat, Pool, PoolMode,
+    ServerTls, SslMode,
 };
 
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
@@ -287,4 +287,27 @@ pub(super) fn pool(mut section: Section<'_>) -> Pool {
     }
     section.done();
     pool
+}
+
+pub(super) fn health(mut section: Section<'_>) -> Health {
+    const MOST_LOOKS: usize = 100;
+    let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+    let health = Health {
+        interval: section
+            .read("interval", |entry| {
+                entry.duration(millis(100)..=seconds(3600))
+            })
+            .unwrap_or(seconds(2)),
+        timeout: section
+            .read("timeout", |entry| entry.duration(millis(10)..=seconds(60)))
+            .unwrap_or(seconds(1)),
+        fall: section
+            .read("fall", |entry| entry.whole(1..=MOST_LOOKS))
+            .unwrap_or(3),
+        rise: section
+            .read("rise", |entry| entry.whole(1..=MOST_LOOKS))
+            .unwrap_or(2),
+    };
+    section.done();
+    health
 }

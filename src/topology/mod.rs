@@ -1,0 +1,15 @@
+//! Where shards live and whether they are well: every node is asked at an interval, over the control plane's own connections.
+//!
+//! This room never looks at a statement, never touches the data plane's pools, and never changes what runs on a node: it looks and remembers.
+//! All of it runs on the control plane's runtime. Read `health.rs` first: it is the pure part that decides what answers mean;
+//! `watch.rs` asks and logs, `node.rs` is one node with its pool, `connect.rs` opens a connection, `position.rs` is what is asked.
+
+pub mod connect;
+mod health;
+mod node;
+mod position;
+mod watch;
+
+pub use connect::{Login, NodeError};
+pub use health::{Lsn, NodeState, Role, SystemIdentifier, Timeline};
+pub use watch::{NodeStatus, Topology, TopologyError};
