@@ -294,7 +294,7 @@ fn foreign(answer: &Answer, system: Option<SystemIdentifier>) -> Option<Foreign>
 /// What is known of one shard's nodes.
 #[derive(Clone, Debug)]
 pub(super) struct ShardHealth {
-    /// Of the first node that told it, and for good: were it to follow a node that was rebuilt empty, those with the data would be refused.
+    /// Of the first node that told it, and then it stays: were it to follow a node that was rebuilt empty, those with the data would be refused.
     system: Option<SystemIdentifier>,
     nodes: Vec<NodeHealth>,
 }
@@ -309,6 +309,29 @@ impl ShardHealth {
         ShardHealth {
             system: None,
             nodes: vec![unknown; nodes],
+        }
+    }
+
+    /// The same for other nodes: at each place the one that was at the given place here, or a new one.
+    ///
+    /// The shard's system is kept as long as a node that is up has it. Without one it is free again, so that a shard whose
+    /// servers were all replaced is taken as it is once the configuration is read again.
+    pub fn rearranged(&self, places: &[Option<usize>]) -> Self {
+        let known = |place: &Option<usize>| place.and_then(|place| self.nodes.get(place));
+        let holds_it = |node: &NodeHealth| {
+            node.state() == NodeState::Up
+                && node.seen().is_some_and(|seen| seen.system == self.system)
+        };
+        let new = ShardHealth::new(places.len());
+        ShardHealth {
+            system: self
+                .system
+                .filter(|_| places.iter().filter_map(known).any(holds_it)),
+            nodes: places
+                .iter()
+                .zip(new.nodes)
+                .map(|(place, new)| known(place).cloned().unwrap_or(new))
+                .collect(),
         }
     }
 

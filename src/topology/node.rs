@@ -21,7 +21,6 @@ const MOST_CONNECTIONS: u32 = 2;
 
 /// A node with its pool.
 pub(super) struct Node {
-    pub shard: String,
     pub place: config::Node,
     pool: Pool<Dialer>,
     failure: LastFailure,
@@ -32,7 +31,6 @@ pub(super) struct Node {
 impl Node {
     /// Opens nothing yet. Needs the control plane's runtime, on which the pool's own tasks run.
     pub fn new(
-        shard: &str,
         place: &config::Node,
         login: &Login,
         encryption: &ServerEncryption,
@@ -53,7 +51,6 @@ impl Node {
                 timeout: config.pool.connect_timeout,
             });
         Node {
-            shard: shard.to_owned(),
             place: place.clone(),
             pool,
             failure,

@@ -1,18 +1,15 @@
 //! All shards' nodes, watched.
 
-use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use super::connect::{self, Login, NodeError};
-use super::health::{
-    Change, Lsn, NodeState, Position, Role, ShardHealth, SystemIdentifier, Thresholds, Timeline,
-};
 use super::node::{APPLICATION_NAME, Node};
+use super::shard::{NodeStatus, Shard};
 use crate::catalog;
 use crate::catalog::schema::{self, Schema};
 use crate::config::{self, Auth, Config, User};
@@ -23,37 +20,15 @@ const LONGEST_SCHEMA_READ: Duration = Duration::from_secs(60);
 
 /// Where shards live and whether they are well.
 pub struct Topology {
+    current: watch::Sender<Arc<Watched>>,
+}
+
+/// What one configuration has us watch.
+struct Watched {
     config: Arc<Config>,
     encryption: Arc<ServerEncryption>,
-    /// In the order of the configuration, as are the nodes of each.
-    shards: Vec<Shard>,
-}
-
-struct Shard {
-    nodes: Vec<Arc<Node>>,
-    health: Mutex<ShardHealth>,
-}
-
-/// What is known of one node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeStatus {
-    pub shard: String,
-    pub host: String,
-    pub port: u16,
-    pub state: NodeState,
-    /// This and the next four are from its last answer, however old.
-    pub role: Role,
-    pub version: Option<String>,
-    pub system_identifier: Option<SystemIdentifier>,
-    pub timeline: Option<Timeline>,
-    pub position: Option<Lsn>,
-    /// Bytes that a replica has still to replay; only while it and its primary answer.
-    pub lag: Option<u64>,
-    /// What the last look found wrong.
-    pub error: Option<String>,
-    pub checked: Option<SystemTime>,
-    /// Of the last answer.
-    pub round_trip: Option<Duration>,
+    /// In the order of the configuration.
+    shards: Vec<Arc<Shard>>,
 }
 
 /// Why something could not be had from a shard.
@@ -74,115 +49,134 @@ pub enum TopologyError {
 impl Topology {
     /// Opens nothing yet. Must be called on the control plane's runtime, as must everything else here that waits.
     pub fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>) -> Topology {
+        let watched = Watched::new(config, encryption, &[]);
+        Topology {
+            current: watch::Sender::new(Arc::new(watched)),
+        }
+    }
+
+    /// Goes on with another configuration. What is known of a node that stays in its shard is kept; connections are opened anew.
+    pub fn follow(&self, config: &Arc<Config>, encryption: &Arc<ServerEncryption>) {
+        let known = self.current();
+        let watched = Watched::new(config, encryption.clone(), &known.shards);
+        self.current.send_replace(Arc::new(watched));
+    }
+
+    fn current(&self) -> Arc<Watched> {
+        self.current.borrow().clone()
+    }
+
+    /// Looks at every node at the configured interval, the first time at once. Never ends by itself; all of it ends with the task it runs on.
+    pub async fn watch(self: Arc<Self>) {
+        let mut configurations = self.current.subscribe();
+        loop {
+            let watched = configurations.borrow_and_update().clone();
+            let interval = watched.config.health.interval;
+            let mut looking = JoinSet::new();
+            for shard in &watched.shards {
+                let shard = Arc::clone(shard);
+                looking.spawn(async move { shard.watch(interval).await });
+            }
+            tokio::select! {
+                // The sender is `self`, so there is always one.
+                _ = configurations.changed() => {}
+                // None of them ends by itself; a panic in one goes on here.
+                _ = looking.join_all() => {}
+            }
+        }
+    }
+
+    /// Looks at every node once. No node is in an unknown state after that.
+    pub async fn look(&self) {
+        let mut looking = JoinSet::new();
+        for shard in &self.current().shards {
+            let shard = Arc::clone(shard);
+            looking.spawn(async move { shard.look().await });
+        }
+        looking.join_all().await;
+    }
+
+    /// All nodes, in the order of the configuration.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let watched = self.current();
+        watched
+            .shards
+            .iter()
+            .flat_map(|shard| shard.statuses())
+            .collect()
+    }
+
+    /// Whether every shard has a primary that is up.
+    pub fn primaries_up(&self) -> bool {
+        self.current()
+            .shards
+            .iter()
+            .all(|shard| shard.has_primary_up())
+    }
+
+    /// Reads the definitions of a database from the first node of its home shard, over a connection of its own.
+    pub async fn read_schema(&self, database: &str) -> Result<Schema, TopologyError> {
+        let watched = self.current();
+        let configured = catalog::build(&watched.config, database).map_err(|problems| {
+            let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            TopologyError::Configuration(said.join("; "))
+        })?;
+        let declared = watched
+            .config
+            .databases
+            .iter()
+            .find(|known| known.name == database)
+            .expect("a catalog is made of known databases only");
+        let place = watched.config.shards[configured.home.index()]
+            .nodes
+            .first()
+            .expect("a shard without nodes is refused");
+        watched
+            .read_from(place, declared)
+            .await
+            .map_err(|error| TopologyError::Node {
+                host: place.host.clone(),
+                port: place.port,
+                error,
+            })
+    }
+}
+
+impl Watched {
+    /// `known` are the shards as they were watched before.
+    fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>, known: &[Arc<Shard>]) -> Self {
         let shards = config
             .shards
             .iter()
-            .map(|shard| Shard {
-                nodes: shard
-                    .nodes
-                    .iter()
-                    .map(|node| {
-                        let login = login(config, first_database(config), node);
-                        Arc::new(Node::new(&shard.name, node, &login, &encryption, config))
-                    })
-                    .collect(),
-                health: Mutex::new(ShardHealth::new(shard.nodes.len())),
+            .map(|shard| {
+                let nodes = shard.nodes.iter().map(|node| {
+                    let login = login(config, first_database(config), node);
+                    Node::new(node, &login, &encryption, config)
+                });
+                let before = known.iter().find(|known| known.name() == shard.name);
+                Arc::new(Shard::new(
+                    &shard.name,
+                    nodes.collect(),
+                    &config.health,
+                    before.map(Arc::as_ref),
+                ))
             })
             .collect();
-        Topology {
+        Watched {
             config: config.clone(),
             encryption,
             shards,
         }
     }
 
-    /// Looks at every node at the configured interval until `stop` is ready. The first look is made at once.
-    pub async fn watch(self: Arc<Self>, stop: impl Future<Output = ()>) {
-        let mut shards = JoinSet::new();
-        for place in 0..self.shards.len() {
-            let topology = self.clone();
-            shards.spawn(async move { topology.watch_shard(place).await });
-        }
-        tokio::select! {
-            () = stop => {}
-            // None of them ends by itself.
-            _ = shards.join_all() => {}
-        }
-    }
-
-    async fn watch_shard(&self, place: usize) {
-        let mut interval = tokio::time::interval(self.config.health.interval);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            self.shards[place].look(self.thresholds()).await;
-        }
-    }
-
-    /// Looks at every node once. A node that has not been looked at before is then up, down or refused.
-    pub async fn look(self: &Arc<Self>) {
-        let mut shards = JoinSet::new();
-        for place in 0..self.shards.len() {
-            let topology = self.clone();
-            shards.spawn(async move {
-                topology.shards[place].look(topology.thresholds()).await;
-            });
-        }
-        shards.join_all().await;
-    }
-
-    fn thresholds(&self) -> Thresholds {
-        Thresholds {
-            fall: self.config.health.fall,
-            rise: self.config.health.rise,
-        }
-    }
-
-    /// All nodes, in the order of the configuration.
-    pub fn nodes(&self) -> Vec<NodeStatus> {
-        self.shards.iter().flat_map(Shard::statuses).collect()
-    }
-
-    /// Whether every shard has a primary that is up.
-    pub fn primaries_up(&self) -> bool {
-        self.shards
-            .iter()
-            .all(|shard| shard.health().has_primary_up())
-    }
-
-    /// Reads the definitions of a database from the first node of its home shard, over a connection of its own.
-    pub async fn read_schema(&self, database: &str) -> Result<Schema, TopologyError> {
-        let configured = catalog::build(&self.config, database).map_err(|problems| {
-            let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            TopologyError::Configuration(said.join("; "))
-        })?;
-        let declared = self
-            .config
-            .databases
-            .iter()
-            .find(|known| known.name == database)
-            .expect("a catalog is made of known databases only");
-        let node = self.shards[configured.home.index()]
-            .nodes
-            .first()
-            .expect("a shard without nodes is refused");
-        self.read_from(node, declared)
-            .await
-            .map_err(|error| TopologyError::Node {
-                host: node.place.host.clone(),
-                port: node.place.port,
-                error,
-            })
-    }
-
     async fn read_from(
         &self,
-        node: &Node,
+        place: &config::Node,
         database: &config::Database,
     ) -> Result<Schema, NodeError> {
-        let login = login(&self.config, database, &node.place);
+        let login = login(&self.config, database, place);
         let limit = self.config.pool.connect_timeout;
-        let attempt = connect::connect(&login, APPLICATION_NAME, &node.place, &self.encryption);
+        let attempt = connect::connect(&login, APPLICATION_NAME, place, &self.encryption);
         let (client, connection) = tokio::time::timeout(limit, attempt)
             .await
             .map_err(|_| NodeError::Slow(limit))??;
@@ -196,77 +190,6 @@ impl Topology {
             .await
             .map_err(|_| NodeError::Slow(LONGEST_SCHEMA_READ))?
             .map_err(NodeError::from)
-    }
-}
-
-impl Shard {
-    fn health(&self) -> MutexGuard<'_, ShardHealth> {
-        self.health
-            .lock()
-            .expect("nothing panics while it holds the lock")
-    }
-
-    /// Asks all nodes at the same time, and says what has changed.
-    async fn look(&self, thresholds: Thresholds) {
-        let mut asked = JoinSet::new();
-        for (place, node) in self.nodes.iter().cloned().enumerate() {
-            asked.spawn(async move { (place, node.look().await) });
-        }
-        let mut looks = asked.join_all().await;
-        looks.sort_by_key(|(place, _)| *place);
-        let looks = looks.into_iter().map(|(_, look)| look).collect();
-        let changes = self.health().step(looks, thresholds);
-        for (place, change) in changes {
-            log(&self.nodes[place], &change);
-        }
-    }
-
-    fn statuses(&self) -> Vec<NodeStatus> {
-        let health = self.health();
-        let nodes = self.nodes.iter().zip(health.nodes()).enumerate();
-        nodes
-            .map(|(place, (node, known))| {
-                let seen = known.seen();
-                NodeStatus {
-                    shard: node.shard.clone(),
-                    host: node.place.host.clone(),
-                    port: node.place.port,
-                    state: known.state(),
-                    role: known.role(),
-                    version: seen.map(|answer| answer.version.clone()),
-                    system_identifier: seen.and_then(|answer| answer.system),
-                    timeline: seen.and_then(|answer| answer.timeline),
-                    position: seen.and_then(|answer| match answer.position {
-                        Position::Primary { written } => Some(written),
-                        Position::Replica { received, replayed } => replayed.or(received),
-                    }),
-                    lag: health.lag(place),
-                    error: known.error(),
-                    checked: known.checked(),
-                    round_trip: seen.map(|answer| answer.round_trip),
-                }
-            })
-            .collect()
-    }
-}
-
-fn log(node: &Node, change: &Change) {
-    let (shard, host, port) = (&node.shard, &node.place.host, node.place.port);
-    match change {
-        Change::Up(role) => tracing::info!(shard, host, port, role = role.as_str(), "node is up"),
-        Change::Role(role) => {
-            tracing::warn!(
-                shard,
-                host,
-                port,
-                role = role.as_str(),
-                "node has a new role"
-            );
-        }
-        Change::Down(error) => tracing::error!(shard, host, port, error, "node is down"),
-        Change::Refused(foreign) => {
-            tracing::error!(shard, host, port, error = %foreign, "node is refused");
-        }
     }
 }
 

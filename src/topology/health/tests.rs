@@ -124,6 +124,29 @@ fn the_system_of_a_shard_stays() {
 }
 
 #[test]
+fn another_configuration_keeps_what_is_known() {
+    let mut shard = ShardHealth::new(2);
+    shard.step(vec![look("P1"), look("R1")], LIMITS);
+    let mut turned = shard.rearranged(&[None, Some(0)]);
+    let states: Vec<_> = turned.nodes().iter().map(NodeHealth::state).collect();
+    assert_eq!(states, [NodeState::Unknown, NodeState::Up]);
+    assert!(turned.has_primary_up());
+    let changes = turned.step(vec![look("R2"), look("P1")], LIMITS);
+    assert_eq!(
+        changes.iter().map(change).collect::<Vec<_>>(),
+        ["0 refused 2 for 1"]
+    );
+    // All servers replaced: refused, until somebody says that it is meant.
+    let changes = shard.step(vec![look("P3"), look("R3")], LIMITS);
+    assert_eq!(changes.len(), 2);
+    assert!(!shard.has_primary_up());
+    let mut again = shard.rearranged(&[Some(0), Some(1)]);
+    again.step(vec![look("P3"), look("R3")], LIMITS);
+    again.step(vec![look("P3"), look("R3")], LIMITS);
+    assert!(again.has_primary_up());
+}
+
+#[test]
 fn what_a_refused_node_says_of_itself() {
     let mut shard = ShardHealth::new(2);
     shard.step(vec![look("P1"), look("P2")], LIMITS);
