@@ -200,7 +200,11 @@ pub(super) fn operand(expr: &Expr) -> Operand {
         },
         Expr::UnaryOp { op: UnaryOperator::Minus, expr } => signed(expr, Sign::Minus),
         Expr::UnaryOp { op: UnaryOperator::Plus, expr } => signed(expr, Sign::Plus),
-        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, format: None } => cast(operand(expr), data_type),
+        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, format: None } => match bare(expr) {
+            // The first of two casts may change the value. Chains of them are long: no recursion.
+            Expr::Cast { .. } => Operand::Unknown,
+            expr => cast(operand(expr), data_type),
+        },
         Expr::TypedString(typed) => {
             let literal = tokens::slot(typed.value.span).map(|slot| Operand::Literal { slot, negative: false, cast: None });
             literal.map_or(Operand::Unknown, |literal| cast(literal, &typed.data_type))

@@ -32,6 +32,9 @@ const MOST_SET_OPERATIONS: usize = 5_000;
 /// Nesting that the parser follows.
 const DEEPEST: usize = 300;
 
+/// Nesting of joins without parentheses, which the parser follows without counting. A NATURAL JOIN counts, though it does not nest.
+const DEEPEST_JOINS: usize = 100;
+
 /// Stack for parsing and dropping a statement of a given length: measured at most 33 bytes per byte of text for the drop alone.
 fn stack_needed(length: usize) -> usize {
     (1 << 20) + 64 * length
@@ -86,33 +89,42 @@ fn complaint(message: &str, end: usize) -> Failure {
     Failure::Unparsed { near, message: expected.trim_start_matches("sql parser error: ").into() }
 }
 
-/// The guard that keeps every tree shallow enough to be dropped.
+/// What has been seen at one depth of parentheses.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    since_comma: usize,
+    /// JOINs whose ON or USING has not come yet: `a JOIN b JOIN c ON .. ON ..` nests.
+    open_joins: usize,
+}
+
+/// The guard that keeps every tree shallow enough to be built and dropped.
 fn refuse_long_chains(text: &str, lexemes: &[Lexeme]) -> Result<(), Failure> {
-    let mut open = vec![0usize];
+    let mut levels = vec![Level::default()];
     let mut set_operations = 0;
-    for lexeme in lexemes {
-        let too_complex = Failure::TooComplex { position: lexeme.start as usize };
-        match lexeme.kind {
-            Kind::CloseParen | Kind::CloseBracket if open.len() > 1 => {
-                open.pop();
-            }
-            _ => {}
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        if levels.len() > 1 && matches!(lexeme.kind, Kind::CloseParen | Kind::CloseBracket) {
+            levels.pop();
         }
-        if let Some(count) = open.last_mut() {
-            *count = if lexeme.kind == Kind::Comma { 0 } else { *count + 1 };
-            if *count > LONGEST_CHAIN {
-                return Err(too_complex);
-            }
-        }
-        match lexeme.kind {
-            Kind::OpenParen | Kind::OpenBracket => open.push(0),
-            Kind::Word if ["union", "intersect", "except"].iter().any(|word| text[lexeme.range()].eq_ignore_ascii_case(word)) => {
+        let Some(level) = levels.last_mut() else {
+            break;
+        };
+        level.since_comma = if lexeme.kind == Kind::Comma { 0 } else { level.since_comma + 1 };
+        if lexeme.kind == Kind::Word {
+            let is = |word: &str| text[lexeme.range()].eq_ignore_ascii_case(word);
+            if is("join") {
+                let crossed = index > 0 && text[lexemes[index - 1].range()].eq_ignore_ascii_case("cross");
+                level.open_joins += usize::from(!crossed);
+            } else if is("on") || is("using") {
+                level.open_joins = level.open_joins.saturating_sub(1);
+            } else if is("union") || is("intersect") || is("except") {
                 set_operations += 1;
-                if set_operations > MOST_SET_OPERATIONS {
-                    return Err(too_complex);
-                }
             }
-            _ => {}
+        }
+        if level.since_comma > LONGEST_CHAIN || level.open_joins > DEEPEST_JOINS || set_operations > MOST_SET_OPERATIONS {
+            return Err(Failure::TooComplex { position: lexeme.start as usize });
+        }
+        if matches!(lexeme.kind, Kind::OpenParen | Kind::OpenBracket) {
+            levels.push(Level::default());
         }
     }
     Ok(())

@@ -55,7 +55,7 @@ fn set_operations_with_commas() {
 
 #[test]
 fn concatenated_arrays() {
-    chain("SELECT a", "||ARRAY[1,2]", 3);
+    chain("SELECT a", "||ARRAY[1,2]", 4);
 }
 
 #[test]
@@ -79,6 +79,14 @@ fn nesting_ends_in_an_error() {
     too_complex(format!("SELECT 1 WHERE {}a", "NOT ".repeat(100_000)));
     too_complex(format!("SELECT {}1{}", "f(".repeat(5_000), ")".repeat(5_000)));
     too_complex(format!("SELECT {}1{}", "- ".repeat(100_000), ""));
+}
+
+#[test]
+fn joins_that_nest() {
+    let joins = |count: usize| format!("SELECT * FROM a{}{}", " JOIN b".repeat(count), " ON true".repeat(count));
+    facts(joins(100));
+    too_complex(joins(101));
+    facts(format!("SELECT * FROM a{}", " JOIN b ON true".repeat(250)));
 }
 
 #[test]
