@@ -71,12 +71,14 @@ impl Shim {
                     "ON" => Shim::conflict_target,
                     "WITH" => Shim::returning_with,
                     "DISTINCT" | "ALL" => Shim::group_by_distinct,
+                    "PRECEDING" | "FOLLOWING" => Shim::frame_bound,
                     "UESCAPE" => Shim::unicode_escape,
                     "LOCAL" => Shim::target_named_local,
                     _ => return self.typed_constant() || self.subscript_assignment(),
                 };
                 rule(self)
             }
+            Token::RParen => self.composite_wildcard(),
             _ => false,
         }
     }
@@ -120,7 +122,9 @@ impl Shim {
             if ["select", "with", "table", "values"].iter().any(|word| self.sees(0, word)) && !self.behind_dropped_return() {
                 self.subquery_dropped = true;
             }
-            if let (Some(Token::Word(word)), Some(Token::LParen)) = (self.token(0), self.token(1)) {
+            if let (Some(Token::Word(word)), Some(Token::LParen)) = (self.token(0), self.token(1))
+                && !matches!(word.keyword, Keyword::WITH | Keyword::WHERE | Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::IN)
+            {
                 let name = if word.quote_style.is_some() { names::keep(&word.value) } else { names::fold(&word.value) };
                 self.notes.functions.push(Name { schema: None, name });
             }
@@ -227,6 +231,15 @@ impl Shim {
             () if self.sees(1, "group") || self.sees(1, "ties") => self.skip(2),
             () => false,
         }
+    }
+
+    /// `'1 day'::interval PRECEDING`: the parser takes a plain string there.
+    fn frame_bound(&mut self) -> bool {
+        let behind: Vec<&Token> = self.out.iter().rev().take(3).map(|token| &token.token).collect();
+        if let [Token::Word(_), Token::DoubleColon, Token::SingleQuotedString(_)] = behind[..] {
+            self.out.truncate(self.out.len() - 2);
+        }
+        false
     }
 
     fn between_symmetric(&mut self) -> bool {
@@ -379,6 +392,20 @@ impl Shim {
         if let Token::Word(word) = &mut self.input[self.at].token {
             word.keyword = Keyword::NoKeyword;
         }
+        self.copy();
+        true
+    }
+
+    /// `(composite).*` are columns of unknown number: an unknown one, and a wildcard.
+    fn composite_wildcard(&mut self) -> bool {
+        if self.token(1) != Some(&Token::Period) || self.token(2) != Some(&Token::Mul) {
+            return false;
+        }
+        self.copy();
+        for token in [Token::make_keyword("IS"), Token::make_keyword("NULL"), Token::Comma] {
+            self.put(token);
+        }
+        self.at += 1;
         self.copy();
         true
     }

@@ -23,7 +23,6 @@ pub(super) fn parts<'a>(expr: &'a Expr, found: &mut Vec<Part<'a>>) -> Result<(),
     let mut all = |exprs: &[&'a Expr]| found.extend(exprs.iter().map(|expr| Part::Expr(expr)));
     match expr {
         Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_) | Expr::TypedString(_) => {}
-        Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {}
         Expr::IsFalse(expr)
         | Expr::IsNotFalse(expr)
         | Expr::IsTrue(expr)
@@ -97,6 +96,9 @@ pub(super) fn parts<'a>(expr: &'a Expr, found: &mut Vec<Part<'a>>) -> Result<(),
             }
         }
         Expr::Cast { format: Some(_), .. }
+        // Where it may stand, it is no expression: among output columns and arguments.
+        | Expr::Wildcard(_)
+        | Expr::QualifiedWildcard(..)
         | Expr::JsonAccess { .. }
         | Expr::InUnnest { .. }
         | Expr::RLike { .. }
