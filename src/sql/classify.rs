@@ -189,9 +189,9 @@ fn set(mut cursor: Cursor) -> Option<Class> {
         return Some(Class::SetTransaction);
     }
     let (name, value): (Box<str>, _) = if cursor.take_all(&["session", "characteristics", "as", "transaction"]) {
-        let value = given(&cursor)?;
+        let (source, words) = (cursor.text()[cursor.range()].into(), cursor.clone());
         transaction_modes(&mut cursor)?;
-        ("session_characteristics".into(), value)
+        ("session_characteristics".into(), SetValue::Given { source, values: all_words(words) })
     } else if cursor.take_all(&["session", "authorization"]) {
         ("session_authorization".into(), value(cursor)?)
     } else if cursor.take_all(&["time", "zone"]) {
@@ -239,14 +239,19 @@ fn given(cursor: &Cursor) -> Option<SetValue> {
     let mut values = Vec::new();
     loop {
         values.push(plain_value(&mut cursor)?);
-        while !cursor.at_end() && cursor.kind() != Some(Kind::Comma) {
-            // Only words follow each other in one value (transaction modes).
-            values.push(cursor.name()?);
-        }
-        if !cursor.take_kind(Kind::Comma) {
+        if cursor.at_end() {
             return Some(SetValue::Given { source: text[range].into(), values });
         }
+        cursor.take_kind(Kind::Comma).then_some(())?;
     }
+}
+
+fn all_words(mut cursor: Cursor) -> Vec<Box<str>> {
+    let mut words = Vec::new();
+    while !cursor.at_end() {
+        words.extend(cursor.name().or_else(|| cursor.next().and(None)));
+    }
+    words
 }
 
 fn plain_value(cursor: &mut Cursor) -> Option<Box<str>> {
@@ -274,7 +279,7 @@ fn prepared(mut cursor: Cursor) -> Option<Class> {
         if cursor.kind() == Some(Kind::OpenParen) {
             cursor.parenthesised()?;
         }
-        return (cursor.take("as") && !cursor.at_end()).then(|| Class::Prepare { name, query: cursor.range() });
+        return (cursor.take("as") && reads_or_writes(&cursor)).then(|| Class::Prepare { name, query: cursor.range() });
     }
     if cursor.take("execute") {
         return cursor.name().map(Class::Execute);
@@ -316,7 +321,7 @@ fn cursor_statement(mut cursor: Cursor) -> Option<Class> {
         cursor.take_all(&["without", "hold"]);
         Hold::Without
     };
-    (cursor.take("for") && !cursor.at_end()).then(|| Class::Declare { hold, query: cursor.range() })
+    (cursor.take("for") && reads_or_writes(&cursor)).then(|| Class::Declare { hold, query: cursor.range() })
 }
 
 fn explain(mut cursor: Cursor) -> Option<Class> {
@@ -329,9 +334,8 @@ fn explain(mut cursor: Cursor) -> Option<Class> {
         cursor.take_any(&["analyze", "analyse"]);
         cursor.take("verbose");
     }
-    // EXECUTE and DECLARE mean something that only the session knows.
-    let explainable = reads_or_writes(&cursor) || cursor.sees_any(0, &["create", "refresh"]);
-    explainable.then(|| Class::Explain { query: cursor.range() })
+    // EXECUTE and DECLARE mean something that only the session knows; CREATE TABLE AS under ANALYZE creates the table.
+    reads_or_writes(&cursor).then(|| Class::Explain { query: cursor.range() })
 }
 
 fn copy(mut cursor: Cursor) -> Option<Class> {
@@ -340,6 +344,9 @@ fn copy(mut cursor: Cursor) -> Option<Class> {
     }
     let source = if cursor.kind() == Some(Kind::OpenParen) {
         let inside = cursor.parenthesised()?;
+        if !reads_or_writes(&Cursor::new(cursor.text(), inside)) {
+            return None;
+        }
         CopySource::Query(range_of(inside)?)
     } else {
         if cursor.sees(0, "binary") && !cursor.sees_any(1, &["from", "to"]) && !matches!(after_first(&cursor), Some(Kind::Dot | Kind::OpenParen)) {

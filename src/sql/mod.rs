@@ -22,7 +22,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use class::{Class, CopySource};
-use cursor::Cursor;
 use facts::Facts;
 use lexer::{Kind, LexError, Lexeme, Lexer};
 use normalise::{Literal, Numbering};
@@ -167,13 +166,7 @@ impl<'a> Source<'a> {
     }
 
     fn body(&self, query: &[Lexeme]) -> Result<Body, SqlError> {
-        let start = query.first().map_or(0, |first| first.start as usize);
-        let parsed = if classify::reads_or_writes(&Cursor::new(self.text, query)) {
-            parse::facts(self.text, query, &self.literals)
-        } else {
-            Err(parse::Failure::Unparsed { near: start, message: "neither a query nor an INSERT, UPDATE, DELETE or MERGE".into() })
-        };
-        match parsed {
+        match parse::facts(self.text, query, &self.literals) {
             Ok(facts) => Ok(Body::Facts(Box::new(facts))),
             Err(parse::Failure::TooComplex { position }) => Err(SqlError::TooComplex { position }),
             Err(parse::Failure::Unparsed { near, message }) => {

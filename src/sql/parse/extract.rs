@@ -455,8 +455,8 @@ impl Extraction {
             }
             "set_config" if !sets_locally(function) => self.leaves(Leaves::Setting),
             "lo_open" => self.leaves(Leaves::LargeObject),
-            // Constructors that are written like calls.
-            "row" | "array" if name.schema.is_none() => return Ok(()),
+            // Constructors that the parser reads as calls.
+            "row" | "array" | "values" if name.schema.is_none() => return Ok(()),
             _ => {}
         }
         self.called(name);
