@@ -10,7 +10,9 @@ pub(super) fn is_keyword(word: &str) -> bool {
     };
     folded.copy_from_slice(word.as_bytes());
     folded.make_ascii_lowercase();
-    KEYWORDS.binary_search_by(|keyword| keyword.as_bytes().cmp(folded)).is_ok()
+    KEYWORDS
+        .binary_search_by(|keyword| keyword.as_bytes().cmp(folded))
+        .is_ok()
 }
 
 /// Words that cannot be a column's label without AS (`AS_LABEL` in the list of key words).
@@ -110,6 +112,10 @@ mod tests {
     fn the_list_is_sorted() {
         assert!(KEYWORDS.is_sorted());
         assert!(is_keyword("Select") && is_keyword("zone") && is_keyword("abort"));
-        assert!(!is_keyword("top") && !is_keyword("semi") && !is_keyword("a_very_long_name_that_is_not_a_keyword"));
+        assert!(
+            !is_keyword("top")
+                && !is_keyword("semi")
+                && !is_keyword("a_very_long_name_that_is_not_a_keyword")
+        );
     }
 }
