@@ -1,5 +1,1 @@
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    trunkline::cli::run()
-}
+fn main() -> std::process::ExitCode { trunkline::cli::run() }

@@ -370,10 +370,10 @@ impl Pool {
         self.state.borrow().lending
     }
 
-    /// Nothing is lent, connecting or waited for.
-    pub fn is_quiet(&self) -> bool {
+    /// Nothing is lent or connecting.
+    pub fn is_at_rest(&self) -> bool {
         let state = self.state.borrow();
-        state.open == state.idle.len() && state.waiting.is_empty()
+        state.open == state.idle.len()
     }
 
     pub fn census(&self, now: Instant) -> Census {
@@ -479,8 +479,11 @@ impl Lent {
         }
     }
 
-    pub fn pool(&self) -> &Rc<Pool> {
-        &self.pool
+    /// Gives back a connection that nothing was done with: its idle time goes on.
+    fn untouched(mut self) {
+        if let Some(server) = self.server.take() {
+            self.pool.put(*server);
+        }
     }
 
     /// Asks the server for a sign of life.

@@ -38,6 +38,13 @@ impl Settings {
         self.0 = Rc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
     }
 
+    /// Adds those of `others` that are not set.
+    pub fn add(&mut self, others: &Settings) {
+        for (name, value) in others.0.iter().filter(|(name, _)| !self.0.contains_key(*name)).collect::<Vec<_>>() {
+            self.set(name, value);
+        }
+    }
+
     /// The statements that bring a connection from `self` to `wanted`; `None` when nothing is to be done.
     ///
     /// The session authorization comes first and the role second, since both bear on what may be set after them.

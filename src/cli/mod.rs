@@ -5,6 +5,7 @@
 
 mod check;
 mod route;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ enum Command {
     Check(check::Arguments),
     /// Explains where statements go, from a configuration file alone.
     Route(route::Arguments),
+    /// Runs the proxy.
+    Serve(serve::Arguments),
 }
 
 /// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
@@ -31,6 +34,7 @@ pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
     }
 }
 

@@ -294,15 +294,8 @@ fn plan_text(
 }
 
 fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
-    let holds_offsets = |statement: &PlannedStatement| match &statement.class {
-        Class::Declare { .. } | Class::Prepare { .. } | Class::Explain { .. } => true,
-        Class::Copy(copy) => matches!(copy.source, CopySource::Query(_)),
-        _ => false,
-    };
-    !planned
-        .statements
-        .iter()
-        .any(|statement| holds_offsets(statement) && !literals.is_empty())
+    // The classes of other statements hold values and offsets of the text at hand (SET x = 5).
+    literals.is_empty() || planned.statements.iter().all(|statement| statement.class == Class::Data)
 }
 
 impl Planned {

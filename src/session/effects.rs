@@ -172,13 +172,11 @@ impl Session {
             Class::RollbackTo(name) => self.back_to_savepoint(name),
             Class::Release(name) => self.release_savepoint(name),
             Class::Set { scope, name, value } => self.set_done(*scope, name, value),
-            Class::Reset(name) => {
-                self.settings.reset(name);
-                self.settings_changed();
-            }
+            Class::Reset(name) => self.reset_done(name),
             Class::ResetAll => {
                 self.settings.reset_all();
                 self.settings_changed();
+                self.settings.add(&self.startup_settings);
             }
             Class::Deallocate(None) => {
                 self.prepared.clear();
@@ -215,10 +213,7 @@ impl Session {
         match (scope, value) {
             (Scope::Local, SetValue::Given { values, .. }) if name == "search_path" => self.set_search_path(values),
             (Scope::Local, _) => {}
-            (Scope::Session, SetValue::Default) => {
-                self.settings.reset(name);
-                self.settings_changed();
-            }
+            (Scope::Session, SetValue::Default) => self.reset_done(name),
             (Scope::Session, SetValue::Given { source, .. }) => {
                 self.settings.set(name, source);
                 if name == "application_name"
@@ -228,6 +223,18 @@ impl Session {
                 }
                 self.settings_changed();
             }
+        }
+    }
+
+    /// The current connection has its own default again; the session what its client began with. The difference, where there is
+    /// one, is made up when the session gets its next connection.
+    fn reset_done(&mut self, name: &str) {
+        self.settings.reset(name);
+        self.settings_changed();
+        if let Some(value) = self.startup_settings.get(name) {
+            let value = value.to_owned();
+            self.settings.set(name, &value);
+            self.find_search_path();
         }
     }
 
@@ -244,6 +251,8 @@ impl Session {
         self.prepared.clear();
         self.shard_setting.clear();
         self.settings_changed();
+        self.settings = self.startup_settings.clone();
+        self.find_search_path();
         let mode = self.mode;
         if let Some(link) = &mut self.link {
             link.forget_prepared();
@@ -267,7 +276,7 @@ impl Session {
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
-                self.worker.shared.schema_changed(&self.database.name);
+                self.catalog_follows = Some(self.worker.shared.schema_changed(&self.database.name));
             }
         } else {
             self.schema_changed = false;

@@ -147,7 +147,7 @@ impl Session {
         let (statement, naming, name) = if parse.name.is_empty() {
             let same = self.unnamed.take().filter(|statement| *statement.after_name == *parse.after_name());
             let statement = same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
-            (statement, Naming::Unnamed, None)
+            (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
             if self.prepared.contains_key(parse.name) {
                 let name = String::from_utf8_lossy(parse.name);
@@ -343,7 +343,7 @@ impl Session {
             {
                 self.show_setting(by, &mut bytes);
             } else {
-                let text = String::from_utf8_lossy(&statement.text()[planned.range.clone()]).into_owned();
+                let text = String::from_utf8_lossy(&statement.text()[Planned::range_of(planned, &plan.literals)]).into_owned();
                 if self.control(&planned.class, text.trim(), &mut bytes).await? == Control::Forward {
                     // The session's state changed between Bind and Execute, so that a server would have to have the portal.
                     let message = "the portal was bound in another state of the transaction".to_owned();

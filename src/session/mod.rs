@@ -13,6 +13,7 @@ mod effects;
 mod extended;
 mod link;
 pub mod login;
+pub mod report;
 pub mod respond;
 mod route;
 mod search_path;
@@ -28,6 +29,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use hashbrown::HashMap;
+use tokio::sync::oneshot;
 
 use crate::backend::pipeline::{Committed, Event, Token};
 use crate::backend::settings::{Reported, Settings};
@@ -54,6 +56,9 @@ use worker::{Database, Worker, add};
 /// Bytes on their way to a server above which no more are taken from the client.
 const HIGH_WATER: usize = 64 * 1024;
 
+/// How long a session waits for the definitions that it has changed.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// One client's session.
 pub struct Session {
     worker: Rc<Worker>,
@@ -77,6 +82,8 @@ pub struct Session {
     effects: Vec<Effect>,
     literals: Vec<Literal>,
     settings: Settings,
+    /// What the client asked for when it connected: RESET goes back to these.
+    startup_settings: Settings,
     /// The settings as of the last commit.
     settled: Settings,
     savepoints: Vec<(Box<str>, Settings)>,
@@ -94,6 +101,8 @@ pub struct Session {
     outcome: Option<Committed>,
     /// The open transaction has changed tables, columns, views or functions.
     schema_changed: bool,
+    /// Told when the definitions that this session has changed are known here.
+    catalog_follows: Option<oneshot::Receiver<()>>,
     /// Portals whose execution changes the session.
     portals: Vec<(Box<[u8]>, Rc<Planned>)>,
     /// The `search_path` of a fresh connection of this user.
@@ -117,10 +126,20 @@ impl Session {
     }
 
     async fn step(&mut self) -> Result<(), End> {
+        self.follow_catalog().await;
         self.take_messages().await?;
         match self.relay().await {
             Ok(_) => self.settle(),
             Err(broken) => self.broken(broken),
+        }
+    }
+
+    /// Waits until the definitions that this session has changed are known to the planner.
+    async fn follow_catalog(&mut self) {
+        if let Some(follows) = self.catalog_follows.take()
+            && tokio::time::timeout(FOLLOW, follows).await.is_err()
+        {
+            tracing::warn!(database = &*self.database.name, "changed definitions were not read in time");
         }
     }
 
@@ -268,7 +287,8 @@ impl Session {
         add(&self.database.counters.errors, 1);
         if closing {
             self.batch = Batch::default();
-            answer::ready_for_query(&mut self.client.outbox, self.own_status());
+            let status = self.own_status();
+            answer::ready_for_query(&mut self.client.outbox, status);
         } else {
             self.batch.skip();
         }

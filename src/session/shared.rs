@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub catalogs: HashMap<Box<str>, Arc<Catalog>>,
     pub client_encryption: ClientEncryption,
     pub server_encryption: Arc<ServerEncryption>,
-    pub auth: AuthSecrets,
+    pub auth: Arc<AuthSecrets>,
 }
 
 /// Shared by the workers and the control plane.
@@ -30,7 +30,14 @@ pub struct Shared {
     clients: AtomicUsize,
     users: Mutex<HashMap<Box<str>, usize>>,
     /// Databases whose definitions a client has changed.
-    changed: mpsc::UnboundedSender<Box<str>>,
+    changed: mpsc::UnboundedSender<SchemaChange>,
+}
+
+/// A client has changed definitions.
+pub struct SchemaChange {
+    pub database: Box<str>,
+    /// Told when the new definitions are in force on every worker.
+    pub followed: oneshot::Sender<()>,
 }
 
 /// Who may be cancelled with which secret.
@@ -47,7 +54,7 @@ pub struct ClientPlace {
 }
 
 impl Shared {
-    pub fn new(snapshot: Snapshot, secret: ProcessSecret, changed: mpsc::UnboundedSender<Box<str>>) -> Shared {
+    pub fn new(snapshot: Snapshot, secret: ProcessSecret, changed: mpsc::UnboundedSender<SchemaChange>) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             secret,
@@ -66,10 +73,12 @@ impl Shared {
         self.snapshot.store(snapshot);
     }
 
-    /// A client changed the schema of this database.
-    pub fn schema_changed(&self, database: &str) {
-        // The receiver is gone only while the process ends.
-        let _ = self.changed.send(Box::from(database));
+    /// A client changed the definitions of this database; the receiver is told when the new ones are in force.
+    pub fn schema_changed(&self, database: &str) -> oneshot::Receiver<()> {
+        let (followed, follows) = oneshot::channel();
+        // Nobody receives it only while the process ends.
+        let _ = self.changed.send(SchemaChange { database: Box::from(database), followed });
+        follows
     }
 
     /// Gives a session its process id and secret.

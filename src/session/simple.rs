@@ -89,7 +89,7 @@ impl Session {
         }
         let mut bytes = Vec::new();
         for statement in told {
-            let source = String::from_utf8_lossy(&text[statement.range.clone()]);
+            let source = String::from_utf8_lossy(&text[Planned::range_of(statement, &self.literals)]);
             match self.control(&statement.class, source.trim(), &mut bytes).await {
                 Ok(Control::Answered) => {}
                 Ok(Control::Forward) => {
@@ -130,7 +130,8 @@ impl Session {
             None => {
                 self.fail_begun();
                 self.client.outbox.append(&mut error);
-                answer::ready_for_query(&mut self.client.outbox, self.own_status());
+                let status = self.own_status();
+                answer::ready_for_query(&mut self.client.outbox, status);
             }
         }
         Ok(())

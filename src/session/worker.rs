@@ -221,6 +221,12 @@ impl Worker {
         }
     }
 
+    /// Nothing of the database (or of all) is lent or being connected.
+    pub fn is_quiet(&self, name: Option<&str>) -> bool {
+        let pools = self.pools.borrow();
+        pools.iter().filter(|(key, _)| name.is_none_or(|name| name == &*key.database)).all(|(_, pool)| pool.is_at_rest())
+    }
+
     /// The housekeeping of this thread, some times a second.
     pub fn tick(&self, now: Instant) {
         for (_, pool) in self.pools() {

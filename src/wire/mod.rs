@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod auth;
+pub mod frame;
 pub mod message;
 pub mod startup;
 pub mod stream;
