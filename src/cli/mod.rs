@@ -4,8 +4,8 @@
 //! Each command has its file; this one reads the command line.
 
 mod check;
-mod route;
 mod serve;
+mod route;
 
 use std::process::ExitCode;
 
@@ -23,18 +23,18 @@ struct Arguments {
 enum Command {
     /// Reports every mistake in a configuration file.
     Check(check::Arguments),
-    /// Explains where statements go, from a configuration file alone.
-    Route(route::Arguments),
     /// Runs the proxy.
     Serve(serve::Arguments),
+    /// Explains where statements go, from a configuration file alone.
+    Route(route::Arguments),
 }
 
 /// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
-        Command::Route(arguments) => route::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Route(arguments) => route::run(&arguments),
     }
 }
 

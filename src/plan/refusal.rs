@@ -163,18 +163,18 @@ reasons! {
     UnknownShard, "unknown_shard", "22023",
         "A hint or trunkline.shard names a shard that does not exist.",
         "Use a shard of the configuration.";
-    MultiShardTransaction, "multi_shard_transaction", "0A000",
-        "A statement belongs on another shard than the one that the open transaction works on.",
-        "Use a transaction for each shard.";
     MultiShardMessage, "multi_shard_message", "0A000",
-        "The statements of one simple query message belong on different shards.",
-        "Send the statements of each shard in a message of their own.";
+        "The statements of one simple query message belong on several shards; together they are one transaction.",
+        "Send the statements one by one.";
+    MultiShardTransaction, "multi_shard_transaction", "0A000",
+        "A transaction works on one shard and a statement in it belongs on another.",
+        "Use a transaction for each shard.";
     SettingInBatch, "setting_in_batch", "0A000",
-        "SET, RESET or SHOW of trunkline.shard or trunkline.key stands in one message with other statements.",
-        "Send it by itself.";
+        "A setting of Trunkline's own is set or shown in one message together with other statements.",
+        "Send the statement alone.";
     TextSettings, "text_settings", "0A000",
-        "standard_conforming_strings is off or client_encoding is not UTF8, so that a statement cannot be read safely.",
-        "Leave standard_conforming_strings on and client_encoding at UTF8.";
+        "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
+        "Set standard_conforming_strings to on and client_encoding to UTF8.";
     NotUtf8, "not_utf8", "22021",
         "The statement's text is not valid UTF-8.",
         "Set client_encoding to UTF8.";

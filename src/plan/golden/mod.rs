@@ -19,11 +19,11 @@ use super::refusal::{Reason, Refusal};
 
 pub use catalog::{cluster, search_path};
 
-/// Refusals that no golden case can show: the unit tests named beside them do.
+/// Refusals that no golden case can show.
 const SHOWN_ELSEWHERE: [Reason; 7] = [
-    // These depend on a session: tests/it/refusals.rs
-    Reason::MultiShardTransaction,
+    // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
+    Reason::MultiShardTransaction,
     Reason::SettingInBatch,
     Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
