@@ -36,6 +36,52 @@ pub struct Values<'a> {
     pub parameters: &'a Parameters<'a>,
 }
 
+/// From this number of keys on, all parameters are found at once, so that the time does not grow with the square.
+const MANY_KEYS: usize = 16;
+
+/// The values, with their parameters by place when there are many.
+struct Source<'a> {
+    text: &'a [u8],
+    literals: &'a [Literal],
+    parameters: &'a Parameters<'a>,
+    /// Empty: they are looked for one by one.
+    placed: Vec<Parameter<'a>>,
+}
+
+impl<'a> Source<'a> {
+    fn new(values: &Values<'a>, keys: usize) -> Source<'a> {
+        let &Values {
+            text,
+            literals,
+            parameters,
+        } = values;
+        let placed = if keys < MANY_KEYS {
+            Vec::new()
+        } else {
+            parameters.all().collect()
+        };
+        Source {
+            text,
+            literals,
+            parameters,
+            placed,
+        }
+    }
+
+    fn parameter(&self, number: u16) -> Result<Parameter<'a>, Refusal> {
+        let found = match &self.placed[..] {
+            [] => self.parameters.get(number),
+            placed => number
+                .checked_sub(1)
+                .and_then(|place| placed.get(usize::from(place)).copied()),
+        };
+        found.ok_or_else(|| {
+            let message = format!("parameter ${number} has no value");
+            Refusal::new(Reason::ParameterMissing, message)
+        })
+    }
+}
+
 /// The shard that all keys of the target live on.
 pub fn bind(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Result<Bound, Refusal> {
     let (also, verb) = match target {
@@ -70,6 +116,8 @@ pub fn each_key(
     let Target::Keys { sets, .. } = target else {
         return Ok(());
     };
+    let keys: usize = sets.iter().map(|set| set.tuples.len()).sum();
+    let values = &Source::new(values, keys);
     for set in sets {
         let distribution = &catalog.distributions[usize::from(set.distribution.0)];
         let types = distribution.map.key_types();
@@ -102,7 +150,7 @@ fn locate(distribution: &Distribution, key: &[KeyValue]) -> Result<Location, Ref
 fn combined(
     tuple: &KeyTuple,
     types: &[KeyType],
-    values: &Values<'_>,
+    values: &Source<'_>,
     visit: &mut impl FnMut(&[KeyValue]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let lists = tuple
@@ -136,7 +184,7 @@ fn combined(
 fn list(
     operand: &KeyOperand,
     key_type: KeyType,
-    values: &Values<'_>,
+    values: &Source<'_>,
 ) -> Result<Vec<KeyValue>, Refusal> {
     match operand.arity {
         Arity::One => Ok(vec![value(operand, key_type, values)?]),
@@ -148,7 +196,7 @@ fn list(
 fn value(
     operand: &KeyOperand,
     key_type: KeyType,
-    values: &Values<'_>,
+    values: &Source<'_>,
 ) -> Result<KeyValue, Refusal> {
     match &operand.operand {
         Operand::Literal {
@@ -166,7 +214,7 @@ fn value(
             through(value, target, operand.column_type, key_type)
         }
         Operand::Param { number, cast } => {
-            let parameter = parameter(*number, values)?;
+            let parameter = values.parameter(*number)?;
             let Some(raw) = parameter.value else {
                 return Err(null(*number));
             };
@@ -211,7 +259,7 @@ fn scalar(
 fn elements(
     operand: &KeyOperand,
     key_type: KeyType,
-    values: &Values<'_>,
+    values: &Source<'_>,
 ) -> Result<Vec<KeyValue>, Refusal> {
     let texts = |text: &str, element: KeyType| -> Result<Vec<KeyValue>, Refusal> {
         let texts = array::of_text(text).map_err(|error| unreadable(&error.to_string()))?;
@@ -237,7 +285,7 @@ fn elements(
             texts(&text, written_type(cast.as_ref(), operand)?)
         }
         Operand::Param { number, cast } => {
-            let parameter = parameter(*number, values)?;
+            let parameter = values.parameter(*number)?;
             let Some(raw) = parameter.value else {
                 return Err(null(*number));
             };
@@ -276,7 +324,7 @@ fn elements(
     }
 }
 
-fn literal<'a>(slot: usize, values: &Values<'a>) -> Result<(Literal, Cow<'a, str>), Refusal> {
+fn literal<'a>(slot: usize, values: &Source<'a>) -> Result<(Literal, Cow<'a, str>), Refusal> {
     let literal = values
         .literals
         .get(slot)
@@ -284,15 +332,6 @@ fn literal<'a>(slot: usize, values: &Values<'a>) -> Result<(Literal, Cow<'a, str
     let text = literal_text(values.text, literal)
         .map_err(|error| unreadable(&format!("its literal is {error}")))?;
     Ok((*literal, text))
-}
-
-fn parameter<'a>(number: u16, values: &Values<'a>) -> Result<Parameter<'a>, Refusal> {
-    values.parameters.get(number).ok_or_else(|| {
-        Refusal::new(
-            Reason::ParameterMissing,
-            format!("parameter ${number} has no value"),
-        )
-    })
 }
 
 /// A number as a value of type `target`. As text it must be written as Postgres writes it, because that is what is stored.

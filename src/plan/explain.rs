@@ -123,8 +123,7 @@ impl Known<'_> {
         {
             return (Vec::new(), Outcome::AtBind(waiting));
         }
-        let none = Parameters::NONE;
-        let parameters = self.parameters.unwrap_or(&none);
+        let parameters = self.parameters.unwrap_or(&Parameters::NONE);
         let values = Values {
             text: self.text.as_bytes(),
             literals: self.literals,

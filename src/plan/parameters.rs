@@ -3,8 +3,6 @@
 //! Layout of the parts (protocol documentation, "Bind"): the format codes are 16-bit numbers, none (all text), one (for all) or one each;
 //! a value is its length in 32 bits, -1 for NULL, and its bytes.
 
-use std::cell::Cell;
-
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -23,21 +21,13 @@ pub struct Parameter<'a> {
 }
 
 /// All parameters of a message.
-#[derive(Clone, Debug)]
+/// All parameters of a message.
+#[derive(Clone, Copy, Debug)]
 pub struct Parameters<'a> {
     formats: &'a [u8],
     values: &'a [u8],
     count: u16,
     declared: &'a [u32],
-    /// Where a parameter was found last: the next one is mostly behind it, so that reading all in turn is linear.
-    last: Cell<Place>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// From 0.
-    index: u16,
-    offset: usize,
 }
 
 /// A Bind message whose parts do not fit together.
@@ -60,10 +50,6 @@ impl Parameters<'static> {
         values: &[],
         count: 0,
         declared: &[],
-        last: Cell::new(Place {
-            index: 0,
-            offset: 0,
-        }),
     };
 }
 
@@ -104,43 +90,36 @@ impl<'a> Parameters<'a> {
             values,
             count,
             declared,
-            last: Cell::new(Place {
-                index: 0,
-                offset: 0,
-            }),
         })
     }
 
-    /// `$number`, from 1.
+    /// `$number`, from 1. It is looked for from the front: who needs many asks for [`Parameters::all`].
     pub fn get(&self, number: u16) -> Option<Parameter<'a>> {
-        let index = number.checked_sub(1).filter(|index| *index < self.count)?;
-        let last = self.last.get();
-        let mut place = if last.index <= index {
-            last
-        } else {
-            Place {
-                index: 0,
-                offset: 0,
-            }
-        };
-        while place.index < index {
-            let (_, next) = value_at(self.values, place.offset)?;
-            place = Place {
-                index: place.index + 1,
-                offset: next,
+        self.all().nth(usize::from(number.checked_sub(1)?))
+    }
+
+    /// In their order.
+    pub fn all(&self) -> impl Iterator<Item = Parameter<'a>> + use<'a> {
+        let Parameters {
+            formats,
+            values,
+            count,
+            declared,
+        } = *self;
+        let mut offset = 0;
+        (0..usize::from(count)).map_while(move |index| {
+            let (value, next) = value_at(values, offset)?;
+            offset = next;
+            let format = match formats.len() {
+                0 => Format::Text,
+                2 => format_at(formats, 0),
+                _ => format_at(formats, index),
             };
-        }
-        self.last.set(place);
-        let (value, _) = value_at(self.values, place.offset)?;
-        let format = match self.formats.len() {
-            0 => Format::Text,
-            2 => format_at(self.formats, 0),
-            _ => format_at(self.formats, usize::from(index)),
-        };
-        Some(Parameter {
-            declared: self.declared.get(usize::from(index)).copied().unwrap_or(0),
-            format,
-            value,
+            Some(Parameter {
+                declared: declared.get(index).copied().unwrap_or(0),
+                format,
+                value,
+            })
         })
     }
 }
