@@ -24,7 +24,10 @@ pub struct SearchPath(pub Arc<[Box<str>]>);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placement {
     /// By key columns in a distribution; the names are in the order of the distribution's key.
-    Sharded { distribution: DistributionId, key: Arc<[Box<str>]> },
+    Sharded {
+        distribution: DistributionId,
+        key: Arc<[Box<str>]>,
+    },
     /// A full copy on every shard.
     Reference,
     /// All rows on one home shard.
@@ -53,7 +56,10 @@ pub enum ColumnDefault {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Relation {
     /// A table; its columns when the servers' definitions have been read.
-    Table { placement: Placement, columns: Option<Arc<[Column]>> },
+    Table {
+        placement: Placement,
+        columns: Option<Arc<[Column]>>,
+    },
     /// A view (materialised or not) that reads, directly or through other views, a table that is not on one home shard.
     ShardedView,
     /// In `pg_catalog` or `information_schema`: the same on every shard.

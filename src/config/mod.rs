@@ -214,10 +214,20 @@ pub struct Distribution {
 
 #[derive(Clone, Debug)]
 pub enum Strategy {
-    Hash { function: HashFunction, buckets: u32, shards: BucketMap },
+    Hash {
+        function: HashFunction,
+        buckets: u32,
+        shards: BucketMap,
+    },
     Range(Vec<Range>),
-    List { values: Vec<ListEntry>, default: Option<String> },
-    Geo { regions: Vec<Region>, default: Option<String> },
+    List {
+        values: Vec<ListEntry>,
+        default: Option<String>,
+    },
+    Geo {
+        regions: Vec<Region>,
+        default: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +292,12 @@ pub struct Table {
 
 #[derive(Clone, Debug)]
 pub enum TablePlacement {
-    Sharded { distribution: String, key: Vec<String> },
+    Sharded {
+        distribution: String,
+        key: Vec<String>,
+    },
     Reference,
-    Single { shard: String },
+    Single {
+        shard: String,
+    },
 }

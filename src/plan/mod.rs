@@ -41,7 +41,11 @@ pub enum Target {
     Shard(ShardId),
     /// Found from values at bind time; all of them must live on one shard, and on `also` when that is given
     /// (a single table is read in the same statement).
-    Keys { distribution: DistributionId, tuples: Vec<KeyTuple>, also: Option<ShardId> },
+    Keys {
+        distribution: DistributionId,
+        tuples: Vec<KeyTuple>,
+        also: Option<ShardId>,
+    },
 }
 
 /// One value (or, with an array operand, one list of values) for each key column.

@@ -37,7 +37,10 @@ pub enum Via {
     /// List strategy: no value matched and a default shard is set.
     Default,
     /// Geo strategy: the region's name, and the bucket inside it when the region has several shards.
-    Region { region: Box<str>, bucket: Option<u32> },
+    Region {
+        region: Box<str>,
+        bucket: Option<u32>,
+    },
     /// A key placed by hand.
     Pin,
 }

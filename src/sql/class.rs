@@ -10,9 +10,13 @@ pub enum Class {
     /// BEGIN, START TRANSACTION, with the modes as they were written.
     Begin,
     /// COMMIT, END.
-    Commit { chain: Chain },
+    Commit {
+        chain: Chain,
+    },
     /// ROLLBACK, ABORT.
-    Rollback { chain: Chain },
+    Rollback {
+        chain: Chain,
+    },
     Savepoint(Box<str>),
     RollbackTo(Box<str>),
     Release(Box<str>),
@@ -20,7 +24,11 @@ pub enum Class {
     TwoPhase,
     /// SET [SESSION | LOCAL] name = value; `SET TIME ZONE x` is `timezone`, `SET NAMES x` is `client_encoding`, SET ROLE is `role`,
     /// SET SESSION AUTHORIZATION is `session_authorization`, SET SESSION CHARACTERISTICS AS TRANSACTION is `session_characteristics`.
-    Set { scope: Scope, name: Box<str>, value: SetValue },
+    Set {
+        scope: Scope,
+        name: Box<str>,
+        value: SetValue,
+    },
     /// SET TRANSACTION: belongs to the open transaction.
     SetTransaction,
     /// SET CONSTRAINTS: belongs to the open transaction.
@@ -31,13 +39,19 @@ pub enum Class {
     /// SHOW name (SHOW ALL is `all`).
     Show(Box<str>),
     /// DECLARE name ... CURSOR {WITH HOLD | WITHOUT HOLD} FOR query; the query's byte range in the statement's text.
-    Declare { hold: Hold, query: std::ops::Range<usize> },
+    Declare {
+        hold: Hold,
+        query: std::ops::Range<usize>,
+    },
     /// FETCH, MOVE.
     Fetch,
     /// CLOSE name or ALL.
     CloseCursor,
     /// PREPARE name [(types)] AS query.
-    Prepare { name: Box<str>, query: std::ops::Range<usize> },
+    Prepare {
+        name: Box<str>,
+        query: std::ops::Range<usize>,
+    },
     /// EXECUTE name [(arguments)].
     Execute(Box<str>),
     /// DEALLOCATE name; `None` is ALL.
@@ -49,7 +63,9 @@ pub enum Class {
     /// LOCK TABLE: belongs to the open transaction.
     Lock,
     /// EXPLAIN [options] query; the query's byte range.
-    Explain { query: std::ops::Range<usize> },
+    Explain {
+        query: std::ops::Range<usize>,
+    },
     /// COPY.
     Copy(Copy),
     /// CREATE, ALTER, DROP, TRUNCATE, GRANT, REVOKE, COMMENT, REINDEX, REFRESH, SECURITY LABEL, IMPORT FOREIGN SCHEMA, REASSIGN ...
@@ -100,7 +116,10 @@ pub enum SetValue {
     Default,
     /// The value's tokens as the client wrote them, ready to follow `SET name = ` again (a list keeps its commas),
     /// and the list of plain values: unquoted, identifiers folded.
-    Given { source: Box<str>, values: Vec<Box<str>> },
+    Given {
+        source: Box<str>,
+        values: Vec<Box<str>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +140,10 @@ pub enum CopyDirection {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum CopySource {
-    Table { schema: Option<Box<str>>, name: Box<str> },
+    Table {
+        schema: Option<Box<str>>,
+        name: Box<str>,
+    },
     /// COPY (query) TO: the query's byte range.
     Query(std::ops::Range<usize>),
 }

@@ -89,16 +89,27 @@ pub enum Conjunct {
     /// `a.x = b.y`
     Same(ColumnRef, ColumnRef),
     /// JOIN ... USING (column): the indexes of the relations on the left and on the right.
-    Using { column: Box<str>, left: Vec<usize>, right: Vec<usize> },
+    Using {
+        column: Box<str>,
+        left: Vec<usize>,
+        right: Vec<usize>,
+    },
 }
 
 /// One side of a comparison, or a value to be inserted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
     /// The n-th literal of the statement's text, from 0, in the numbering of `normalise.rs`.
-    Literal { slot: usize, negative: bool, cast: Option<Cast> },
+    Literal {
+        slot: usize,
+        negative: bool,
+        cast: Option<Cast>,
+    },
     /// `$n`, n from 1.
-    Param { number: u16, cast: Option<Cast> },
+    Param {
+        number: u16,
+        cast: Option<Cast>,
+    },
     /// TRUE/FALSE are `Unknown`; NULL is told apart because a NULL key has its own refusal.
     Null,
     /// DEFAULT in VALUES.

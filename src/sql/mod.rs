@@ -32,7 +32,11 @@ pub enum Body {
     Facts(Box<Facts>),
     /// The parser could not read it. `words` are all identifiers in it (folded, keywords included), so that a planner can prove that no
     /// sharded table is concerned; `near` is the byte offset where the parser stopped, `message` its complaint.
-    Unparsed { words: Vec<Box<str>>, near: usize, message: Box<str> },
+    Unparsed {
+        words: Vec<Box<str>>,
+        near: usize,
+        message: Box<str>,
+    },
 }
 
 /// A routing hint written by the application.
@@ -41,7 +45,10 @@ pub enum Hint {
     /// `shard=name`
     Shard(Box<str>),
     /// `key=42`, `key='DE',7` (several columns), optionally with `distribution=name`.
-    Key { distribution: Option<Box<str>>, values: Vec<Box<str>> },
+    Key {
+        distribution: Option<Box<str>>,
+        values: Vec<Box<str>>,
+    },
     /// A trunkline comment that cannot be read; the text says why.
     Malformed(Box<str>),
 }

@@ -1,0 +1,7 @@
+//! The one integration binary: everything here runs on real Postgres servers that it starts itself.
+//!
+//! `servers.rs` holds the servers that tests share; they are started once, by the first test that asks, and end with this
+//! process. A test that stops or breaks servers starts a cluster of its own.
+
+mod local_cluster;
+mod servers;
