@@ -269,7 +269,7 @@ fn open_folder(
         options.replicas.unwrap_or(marker.replicas),
     );
     if wanted != (marker.shards, marker.replicas) {
-        let shape = |(shards, replicas)| format!("{shards} shards with {replicas} replicas each");
+        let shape = |(shards, replicas)| format!("--shards {shards} --replicas {replicas}");
         return Err(LocalError::OtherShape {
             folder: folder.path().to_owned(),
             found: shape((marker.shards, marker.replicas)),

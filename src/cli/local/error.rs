@@ -74,7 +74,7 @@ pub enum LocalError {
     },
 
     #[error(
-        "{folder} belongs to {owner}, but servers run as {account}\n\
+        "{folder} belongs to {owner}, but must belong to {account}\n\
          run as that user, choose another folder with --data, or begin anew with --fresh",
         folder = .folder.display()
     )]

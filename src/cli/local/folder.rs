@@ -167,7 +167,17 @@ fn is_absent_or_empty(path: &Path) -> Result<bool, LocalError> {
 
 /// Makes the folder, closed to others but for the servers' user, who may enter it and no more.
 fn make(path: &Path, account: &Account) -> Result<(), LocalError> {
+    let is_new = !path.exists();
     std::fs::create_dir_all(path).map_err(|e| LocalError::io("make the folder", path, e))?;
+    let prepared = open_to_servers(path, account);
+    if prepared.is_err() && is_new {
+        // Nothing is left of a folder that cannot be used.
+        let _ = std::fs::remove_dir(path);
+    }
+    prepared
+}
+
+fn open_to_servers(path: &Path, account: &Account) -> Result<(), LocalError> {
     is_our_own(path)?;
     let mode = match account {
         Account::Own { .. } => 0o700,
