@@ -1,7 +1,19 @@
 //! What is sharded and how: an immutable snapshot with a version, made from configuration and from the definitions read from a shard.
 //!
 //! This room never decides where a statement goes (that is `plan`) and never knows which server is alive (that is `topology`).
-//! `build.rs` makes the configured part, `schema.rs` holds what servers define.
+//! `schema.rs` reads and holds what servers define; `assemble.rs` joins both into a [`Catalog`] and says what does not fit;
+//! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
+
+mod assemble;
+mod build;
+mod family;
+mod resolve;
+pub mod schema;
+mod view;
+
+pub use build::build;
+pub use assemble::{Configured, ConfiguredTable, Warning};
+pub use resolve::Resolved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,8 +60,10 @@ pub struct Column {
 pub enum ColumnDefault {
     /// No default, or one that depends on nothing outside the row.
     Plain,
-    /// From a sequence (serial, identity, `nextval` anywhere in the default).
+    /// From a sequence (serial, identity, `nextval` anywhere in the default), or from a function whose body is not known to use none.
     Sequence,
+    /// `GENERATED ALWAYS AS (..)`: computed from the row, never given by a statement.
+    Generated,
 }
 
 /// What a name means to the planner.
@@ -62,6 +76,8 @@ pub enum Relation {
     },
     /// A view (materialised or not) that reads, directly or through other views, a table that is not on one home shard.
     ShardedView,
+    /// Exists or is configured, but a statement that names it is refused; the text is a sentence that says why.
+    Refused(Arc<str>),
     /// In `pg_catalog` or `information_schema`: the same on every shard.
     System,
 }

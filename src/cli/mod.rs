@@ -1,7 +1,51 @@
 //! The commands. This room builds everything and is imported by nothing but `main.rs` and the tests.
 //!
 //! It decides nothing about statements, and keeps no state of its own beyond a command's run.
-//! Read `demo/mod.rs` for the tour, `local/mod.rs` for the Postgres servers on this machine.
+//! Each command has its file; this one reads the command line. `local/` holds the Postgres servers on this machine that
+//! the demo and the tests use.
 
+mod check;
 pub mod demo;
 pub mod local;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A sharding proxy for PostgreSQL: one connection string in front of many servers.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Reports every mistake in a configuration file.
+    Check(check::Arguments),
+    /// Starts a local sharded cluster with sample data, shows a tour, and stays up to be tried.
+    Demo(demo::Arguments),
+    /// Runs the proxy.
+    Serve(serve::Arguments),
+}
+
+/// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
+pub fn run() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,7 +1,21 @@
 //! The configuration: plain validated data. `load.rs` reads TOML and reports every mistake with its line at once.
 //!
 //! This room never opens a socket and knows no strategy's arithmetic: overlapping ranges and the like are found by `catalog::build`.
+//! Read `load.rs` for what a file may say and its defaults, `section.rs` for how every mistake is found at once.
 
+mod distribution;
+mod load;
+mod problem;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use load::{ADMIN_DATABASE, load, parse};
+pub use problem::Problem;
+
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +23,11 @@ use std::time::Duration;
 /// A whole configuration file, validated as far as this room can.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file's name, as messages show it.
+    pub file: String,
+    /// What is allowed, yet probably not meant.
+    pub warnings: Vec<Problem>,
+    pub tls_lines: TlsLines,
     pub listen: Listen,
     pub log: Log,
     pub limits: Limits,
@@ -25,9 +44,51 @@ pub struct Config {
     pub tables: Vec<Table>,
 }
 
+impl Config {
+    /// The settings of the pool for a user and a database: what the user says goes before what the database says,
+    /// and that before `[pool]`.
+    pub fn pool_of(&self, user: &User, database: &Database) -> Pool {
+        let size = user
+            .pool_size
+            .or(database.pool_size)
+            .unwrap_or(self.pool.size);
+        Pool {
+            mode: user
+                .pool_mode
+                .or(database.pool_mode)
+                .unwrap_or(self.pool.mode),
+            size,
+            min_size: self.pool.min_size.min(size),
+            ..self.pool.clone()
+        }
+    }
+
+    /// A mistake found after reading, at a line of this file.
+    pub fn problem(
+        &self,
+        line: Line,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Problem {
+        Problem {
+            file: self.file.clone(),
+            line,
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// The line of the file (from 1) where an entry begins, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Line(pub usize);
+
+/// Where the TLS sections are, for messages about what is in their files.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsLines {
+    pub listen: Line,
+    pub server: Line,
+}
 
 /// A number of bytes, written `"64kB"`, `"1MB"`, `"1GB"` as in Postgres (powers of 1024).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -191,18 +252,43 @@ pub struct Shard {
     pub nodes: Vec<Node>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Node {
-    pub line_number: usize,
+    /// Not part of what a node is: it stays the same node when its entry moves in the file.
+    pub line: Line,
     /// A name, an address, or a directory of a Unix socket (begins with `/`).
     pub host: String,
     pub port: u16,
     pub database: Option<String>,
 }
 
+impl Node {
+    fn identity(&self) -> (&str, u16, Option<&str>) {
+        (&self.host, self.port, self.database.as_deref())
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Distribution {
     pub line: Line,
+    /// Where `key` is.
+    pub key_line: Line,
+    /// Where the strategy's own part is: `shards`, `ranges`, `values` or `regions`.
+    pub map_line: Line,
     pub name: String,
     /// Name of its database.
     pub database: String,

@@ -1,13 +1,42 @@
 //! What will be done for a statement: facts and catalog in, [`Plan`] or [`Refusal`] out. Pure; cached by text, search path and epoch.
 //!
-//! This room never connects to anything. It decides once per shape of text; `bind.rs` finds the shard for given values.
-//! Read `planner.rs` for the cascade, `refusal.rs` for what is refused and why, `cache.rs` for the hot path.
+//! This room never connects to anything and never evaluates SQL. It decides once per shape of text; `bind.rs` finds the shard for given
+//! values. The promise: a statement goes to a shard only when every row that can matter to its result is proven to be there.
+//!
+//! Read `planner.rs` for the cascade, `scope.rs` and `proof.rs` for why a statement lives on one shard, `refusal.rs` for what is
+//! refused and why, `cache.rs` and `bind.rs` for the hot path.
+
+mod array;
+pub mod bind;
+pub mod cache;
+mod classes;
+mod data;
+pub mod explain;
+mod functions;
+pub mod hint;
+mod insert;
+pub mod parameters;
+mod planner;
+mod proof;
+pub mod refusal;
+mod scope;
+mod words;
+
+#[cfg(test)]
+mod golden;
+
+use std::ops::Range;
 
 use crate::catalog::DistributionId;
 use crate::sharding::{KeyType, ShardId};
 use crate::sql::class::Class;
 use crate::sql::facts::{Leaves, Operand};
-use std::ops::Range;
+
+pub use bind::{Bound, Values, bind};
+pub use cache::PlanCache;
+pub use parameters::Parameters;
+pub use planner::plan;
+pub use refusal::Refusal;
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -17,7 +46,8 @@ pub struct Planned {
 
 #[derive(Debug)]
 pub struct PlannedStatement {
-    /// Its bytes in the text.
+    /// Its bytes in the text. Of a message with a single data statement these are the bytes in the first text of its shape: such a message is
+    /// sent whole, so nobody cuts it (see `cache.rs`).
     pub range: Range<usize>,
     pub class: Class,
     pub plan: Result<Plan, Refusal>,
@@ -39,43 +69,53 @@ pub enum Target {
     /// Every shard gives the same answer (system tables, reference tables): the open transaction's, else the home shard.
     Any,
     Shard(ShardId),
-    /// Found from values at bind time; all of them must live on one shard, and on `also` when that is given
+    /// Found from values at bind time; all keys of all sets must live on one shard, and that must be `also` when it is given
     /// (a single table is read in the same statement).
-    Keys {
-        distribution: DistributionId,
-        tuples: Vec<KeyTuple>,
-        also: Option<ShardId>,
-    },
+    Keys { sets: Vec<KeySet>, also: Option<ShardId>, verb: Verb },
+}
+
+/// Keys of one distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeySet {
+    pub distribution: DistributionId,
+    pub tuples: Vec<KeyTuple>,
 }
 
 /// One value (or, with an array operand, one list of values) for each key column.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyTuple(pub Vec<KeyOperand>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyOperand {
     /// `Literal` or `Param`, nothing else.
     pub operand: Operand,
+    /// The type of the column that the operand meets; what Postgres takes an untyped literal or parameter for.
     pub column_type: KeyType,
     pub arity: Arity,
+    pub typing: Typing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Arity {
     One,
     /// The operand is an array; each element is a key.
     Array,
 }
 
-/// A statement that is not done, and why. Its id is stable and documented.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
-    /// Like `multi_shard_select`.
-    pub id: &'static str,
-    /// Five characters; 0A000 where no Postgres code says it better.
-    pub sqlstate: &'static str,
-    pub message: String,
-    pub hint: &'static str,
-    /// 0-based byte offset in the message's text, when a place can be named.
-    pub position: Option<usize>,
+/// Whether a parameter whose type the client did not declare has the column's (or its cast's) type for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Typing {
+    /// Every place where the parameter stands gives it this type.
+    Certain,
+    /// It stands elsewhere too, and Postgres may have taken its type from there.
+    Doubtful,
+}
+
+/// What the statement does to sharded rows: which refusal says that its keys lie on several shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Select,
+    Insert,
+    Update,
+    Delete,
 }

@@ -160,3 +160,4 @@ pub enum Ddl {
     /// Anything else that may change tables, columns, views or functions.
     Schema,
 }
+

@@ -97,7 +97,7 @@ pub enum Conjunct {
 }
 
 /// One side of a comparison, or a value to be inserted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// The n-th literal of the statement's text, from 0, in the numbering of `normalise.rs`.
     Literal {

@@ -1,21 +1,36 @@
-//! From the text of a message to facts about its statements, in this order: tokenise once, split on top-level `;`, class from the
-//! first words (`class.rs`), shim what the parser lacks, parse, extract owned facts (`facts.rs`), drop the tree on a grown stack.
+//! From the text of a message to facts about its statements, in this order: lex once (`lexer.rs`, Postgres's own rules), split at
+//! top-level `;` (`split.rs`), class from the first words (`classify.rs`), and for what reads or writes rows: tokens for the parser,
+//! a shim for what it lacks, parse, extract owned facts (`facts.rs`), drop the tree on a grown stack (`parse/`).
 //!
 //! This room never talks to a server, never prints a syntax tree, and never guesses: what it cannot read it reports as such.
-//! Only `parse.rs` names the parser crate's tree. Read `read()` below for the order of work, `normalise.rs` for the plan cache's key.
+//! Only `parse/` names the parser crate. Read `read()` below for the order of work, `normalise.rs` for the plan cache's key.
 
 pub mod class;
+mod classify;
+mod cursor;
 pub mod facts;
+mod hint;
+pub mod lexer;
+mod names;
+pub mod normalise;
+mod parse;
+mod split;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use class::Class;
+use class::{Class, CopySource};
+use cursor::Cursor;
 use facts::Facts;
+use lexer::{Kind, LexError, Lexeme, Lexer};
+use normalise::{Literal, Numbering};
 
 /// One statement of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// Its bytes in the message's text, without the `;`.
+    /// Its bytes in the message's text, leading comments included, without the `;`.
     pub range: Range<usize>,
     pub class: Class,
     /// From a leading comment `/* trunkline: ... */`.
@@ -51,4 +66,126 @@ pub enum Hint {
     },
     /// A trunkline comment that cannot be read; the text says why.
     Malformed(Box<str>),
+}
+
+/// Why a whole message was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SqlError {
+    /// Every Postgres refuses this text before it executes any part of it (an unterminated string ...): any server may say so itself.
+    #[error("{message} at byte {position}")]
+    Unreadable { position: usize, message: Box<str> },
+    /// Postgres may accept this text, this room does not: it must not be sent to a server (0A000).
+    #[error("{message} at byte {position}")]
+    Unsupported { position: usize, message: Box<str> },
+    /// Too long a chain of operators or too deep a nesting (54001, as Postgres has it for its own limit).
+    #[error("statement too complex at byte {position}")]
+    TooComplex { position: usize },
+}
+
+impl SqlError {
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            SqlError::Unreadable { .. } => "42601",
+            SqlError::Unsupported { .. } => "0A000",
+            SqlError::TooComplex { .. } => "54001",
+        }
+    }
+
+    /// Byte offset in the message's text.
+    pub fn position(&self) -> usize {
+        match self {
+            SqlError::Unreadable { position, .. } | SqlError::Unsupported { position, .. } | SqlError::TooComplex { position } => *position,
+        }
+    }
+}
+
+impl From<LexError> for SqlError {
+    fn from(error: LexError) -> SqlError {
+        SqlError::Unreadable { position: error.position, message: error.what.into() }
+    }
+}
+
+/// Reads a message: its statements in order, one `Class::Empty` when there is none.
+pub fn read(text: &str) -> Result<Vec<Statement>, SqlError> {
+    let source = Source::lex(text)?;
+    let pieces = split::statements(text, &source.lexemes);
+    if pieces.is_empty() {
+        return Ok(vec![Statement { range: 0..text.len(), class: Class::Empty, hint: None, body: Body::None }]);
+    }
+    pieces.into_iter().map(|piece| source.statement(&source.lexemes[piece])).collect()
+}
+
+/// All identifiers in a text, keywords included, folded, once each: for a proof that no sharded table is named in it.
+pub fn words(text: &str) -> Result<Vec<Box<str>>, SqlError> {
+    Ok(identifiers(text, &Source::lex(text)?.lexemes))
+}
+
+fn identifiers(text: &str, lexemes: &[Lexeme]) -> Vec<Box<str>> {
+    let mut seen = HashSet::new();
+    lexemes.iter().filter_map(|lexeme| names::identifier(text, lexeme)).filter(|word| seen.insert(word.clone())).collect()
+}
+
+/// A message after lexing.
+struct Source<'a> {
+    text: &'a str,
+    lexemes: Vec<Lexeme>,
+    literals: Vec<Literal>,
+}
+
+impl<'a> Source<'a> {
+    fn lex(text: &'a str) -> Result<Source<'a>, SqlError> {
+        if u32::try_from(text.len()).is_err() {
+            return Err(SqlError::Unsupported { position: 0, message: "a text of 4 GB or more".into() });
+        }
+        let mut source = Source { text, lexemes: Vec::with_capacity(text.len() / 6 + 1), literals: Vec::new() };
+        let mut lexer = Lexer::new(text.as_bytes());
+        let mut numbering = Numbering::new();
+        while let Some(lexeme) = lexer.next()? {
+            // Its escape character may be given behind it: the name it stands for is not known here.
+            if lexeme.kind == Kind::UnicodeQuoted {
+                return Err(SqlError::Unsupported { position: lexeme.start as usize, message: "an identifier with Unicode escapes".into() });
+            }
+            source.literals.extend(numbering.literal(text.as_bytes(), &lexeme));
+            source.lexemes.push(lexeme);
+        }
+        Ok(source)
+    }
+
+    /// `piece` are the lexemes of one statement, at least one of which is no comment.
+    fn statement(&self, piece: &[Lexeme]) -> Result<Statement, SqlError> {
+        let comments = piece.iter().take_while(|lexeme| split::is_comment(lexeme)).map(|lexeme| &self.text[lexeme.range()]);
+        let hint = hint::read(comments);
+        let significant: Vec<Lexeme> = piece.iter().filter(|lexeme| !split::is_comment(lexeme)).copied().collect();
+        let range = piece.first().map_or(0, |first| first.start as usize)..significant.last().map_or(0, |last| last.end as usize);
+        let class = classify::classify(self.text, &significant);
+        let body = match &class {
+            Class::Data => self.body(&significant)?,
+            Class::Declare { query, .. }
+            | Class::Prepare { query, .. }
+            | Class::Explain { query }
+            | Class::Copy(class::Copy { source: CopySource::Query(query), .. }) => {
+                let first = significant.partition_point(|lexeme| (lexeme.start as usize) < query.start);
+                let end = significant.partition_point(|lexeme| (lexeme.start as usize) < query.end);
+                self.body(&significant[first..end])?
+            }
+            _ => Body::None,
+        };
+        Ok(Statement { range, class, hint, body })
+    }
+
+    fn body(&self, query: &[Lexeme]) -> Result<Body, SqlError> {
+        let start = query.first().map_or(0, |first| first.start as usize);
+        let parsed = if classify::reads_or_writes(&Cursor::new(self.text, query)) {
+            parse::facts(self.text, query, &self.literals)
+        } else {
+            Err(parse::Failure::Unparsed { near: start, message: "neither a query nor an INSERT, UPDATE, DELETE or MERGE".into() })
+        };
+        match parsed {
+            Ok(facts) => Ok(Body::Facts(Box::new(facts))),
+            Err(parse::Failure::TooComplex { position }) => Err(SqlError::TooComplex { position }),
+            Err(parse::Failure::Unparsed { near, message }) => {
+                Ok(Body::Unparsed { words: identifiers(self.text, query), near, message })
+            }
+        }
+    }
 }

@@ -1,1 +1,14 @@
 //! The Postgres wire protocol, version 3: frames, startup, authentication, TLS.
+//!
+//! This room never decides where a statement goes and never holds a pool. It trusts no byte: every length is checked
+//! before anything is buffered, and nothing here panics on any input.
+//! Read `startup.rs` for a client's first packets, `auth.rs` for its proof, `message.rs` for what it says afterwards and
+//! `answer.rs` for what Trunkline itself says.
+
+pub mod answer;
+pub mod auth;
+pub mod frame;
+pub mod message;
+pub mod startup;
+pub mod stream;
+pub mod tls;

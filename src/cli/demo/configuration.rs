@@ -49,6 +49,7 @@ pub fn text(cluster: &Cluster, addresses: Addresses) -> String {
     format!(
         "# Written by `trunkline demo` at each start.\n\
          \n[listen]\naddresses = [\"{clients}\"]\nhttp = \"{http}\"\n\
+         \n[log]\nfilter = \"warn\"\n\
          \n[server_tls]\nmode = \"disable\"\n\
          \n[[users]]\nname = \"{application}\"\npassword = \"{password}\"\nadmin = true\n\
          \n[[databases]]\nname = \"{application}\"\ndefault_shard = \"{home}\"\n\

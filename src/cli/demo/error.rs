@@ -9,8 +9,8 @@ pub enum DemoError {
     #[error(transparent)]
     Local(#[from] LocalError),
 
-    #[error("the proxy did not start:\n{0}")]
-    Proxy(String),
+    #[error("the proxy did not start: {0}")]
+    Proxy(#[from] crate::server::StartError),
 
     #[error("{statement}\n  {message}")]
     Statement { statement: String, message: String },
@@ -33,8 +33,8 @@ pub enum DemoError {
         source: std::io::Error,
     },
 
-    #[error("listening for signals: {0}")]
-    Signals(std::io::Error),
+    #[error("starting: {0}")]
+    Runtime(std::io::Error),
 
     #[error("a task of the demo broke: {0}")]
     Broken(String),

@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
 use super::local::{
     Access, Cluster, ClusterOptions, Durability, LocalError, ServerOptions, Storage,
     first_free_port,
 };
+use crate::{config, server};
 pub use error::DemoError;
 use signals::Signals;
 
+/// Threads of the control plane, and of the demo's own clients.
+const CONTROL_THREADS: usize = 2;
 /// Role and database.
 const APPLICATION: &str = "app";
 /// The proxy's port when it is free, else one of those that follow.
@@ -59,15 +59,17 @@ pub struct Arguments {
     pub tour_only: bool,
 }
 
-/// Runs the demo to its end.
-///
-/// `start` starts the proxy in this process with the configuration file it is given, and returns when it accepts
-/// connections. The proxy ends when the other end of the receiver sends or is dropped; the task ends after that.
-pub async fn run(
-    arguments: Arguments,
-    start: impl AsyncFnOnce(&Path, oneshot::Receiver<()>) -> Result<JoinHandle<()>, String>,
-) -> ExitCode {
-    match demo(arguments, start).await {
+/// Runs the demo to its end. Exits with 130 when it was stopped before it was up.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(demo(arguments)),
+        Err(e) => Err(DemoError::Runtime(e)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(DemoError::Interrupted) => {
             eprintln!("stopped");
@@ -80,21 +82,18 @@ pub async fn run(
     }
 }
 
-async fn demo(
-    arguments: Arguments,
-    start: impl AsyncFnOnce(&Path, oneshot::Receiver<()>) -> Result<JoinHandle<()>, String>,
-) -> Result<(), DemoError> {
+async fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     let mut signals = Signals::listen()?;
     let begun = Instant::now();
     let addresses = addresses(arguments.port)?;
-    let mut cluster = start_cluster(&arguments, &mut signals).await?;
+    let mut cluster = start_cluster(arguments, &mut signals).await?;
     println!(
         "  {} after {:.1} s",
         described(&cluster),
         begun.elapsed().as_secs_f32()
     );
 
-    let outcome = with_proxy(&arguments, &cluster, addresses, start, &mut signals).await;
+    let outcome = with_proxy(arguments, &cluster, addresses, &mut signals).await;
     println!("stopping the servers");
     let stopped = tokio::task::spawn_blocking(move || cluster.stop())
         .await
@@ -191,7 +190,6 @@ async fn with_proxy(
     arguments: &Arguments,
     cluster: &Cluster,
     addresses: Addresses,
-    start: impl AsyncFnOnce(&Path, oneshot::Receiver<()>) -> Result<JoinHandle<()>, String>,
     signals: &mut Signals,
 ) -> Result<(), DemoError> {
     let loaded = cluster.folder().join(LOADED);
@@ -206,25 +204,30 @@ async fn with_proxy(
         addresses.clients,
         file.display()
     );
-    let (stop, stopped) = oneshot::channel();
-    let proxy = start(&file, stopped).await.map_err(DemoError::Proxy)?;
+    let mut proxy = start_proxy(&file).await?;
     let outcome = tokio::select! {
         outcome = show(arguments, cluster, addresses, (!is_loaded).then_some(&loaded)) => outcome,
         () = signals.stop() => Err(DemoError::Interrupted),
     };
-    let outcome = match outcome {
-        Ok(()) if !arguments.tour_only => {
-            println!(
-                "\nCtrl-C stops the proxy and all servers; the data stays for the next start."
-            );
-            signals.stop().await;
-            Ok(())
+    if outcome.is_ok() && !arguments.tour_only {
+        println!("\nCtrl-C stops the proxy and all servers; the data stays for the next start.");
+        tokio::select! {
+            () = signals.stop() => {}
+            () = proxy.ended() => {}
         }
-        outcome => outcome,
-    };
-    drop(stop);
-    proxy.await.map_err(DemoError::panicked)?;
+    }
+    // Clients may finish their transactions; who asks again does not wait for them.
+    tokio::select! {
+        () = proxy.shut_down() => {}
+        () = signals.stop() => {}
+    }
     outcome
+}
+
+async fn start_proxy(file: &Path) -> Result<server::Handle, DemoError> {
+    let config = config::load(file).map_err(server::StartError::Config)?;
+    super::serve::log(&config.log).map_err(DemoError::Broken)?;
+    Ok(server::start(config, Some(file.to_owned())).await?)
 }
 
 /// Loads what is not loaded, then the tour.

@@ -12,7 +12,7 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn listen() -> Result<Self, DemoError> {
-        let listen = |kind| signal(kind).map_err(DemoError::Signals);
+        let listen = |kind| signal(kind).map_err(DemoError::Runtime);
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,

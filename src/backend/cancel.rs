@@ -1,0 +1,80 @@
+//! Cancelling what one server connection runs, so that the request cannot hit the connection's next client.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::connect::{self, Address, Login};
+use crate::wire::tls::ServerEncryption;
+
+/// Where and how connections are made.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: Address,
+    pub login: Login,
+    pub encryption: Arc<ServerEncryption>,
+    pub timeout: Duration,
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        self.address == other.address && self.login == other.login && Arc::ptr_eq(&self.encryption, &other.encryption)
+    }
+}
+
+/// Cancels what one connection runs.
+pub struct Canceller {
+    pub process_id: i32,
+    secret_key: Vec<u8>,
+    target: Target,
+    /// Requests on their way to the server.
+    under_way: watch::Sender<usize>,
+}
+
+impl Canceller {
+    pub fn new(target: Target, process_id: i32, secret_key: Vec<u8>) -> Rc<Canceller> {
+        Rc::new(Canceller { process_id, secret_key, target, under_way: watch::Sender::new(0) })
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.target.address
+    }
+
+    /// Asks the server to stop what the connection runs. The request counts as under way from this call on.
+    pub fn cancel(self: &Rc<Canceller>) -> impl Future<Output = ()> + use<> {
+        let canceller = Rc::clone(self);
+        canceller.under_way.send_modify(|count| *count += 1);
+        let arrival = Arrival(canceller);
+        async move {
+            let canceller = &arrival.0;
+            let Target { address, encryption, timeout, .. } = &canceller.target;
+            if let Err(error) =
+                connect::cancel(address, encryption, canceller.process_id, &canceller.secret_key, *timeout).await
+            {
+                tracing::warn!(process_id = canceller.process_id, %error, "cannot pass a cancel request on");
+            }
+        }
+    }
+
+    /// A request is under way: the connection must not be lent to anybody else.
+    pub fn is_busy(&self) -> bool {
+        *self.under_way.borrow() > 0
+    }
+
+    /// Waits until no request is under way.
+    pub async fn rest(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// A request that is no longer under way when this is dropped.
+struct Arrival(Rc<Canceller>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,873 @@
+//! Opening one connection to a server, up to its first ReadyForQuery; and cancelling a statement on one.
+//!
+//! Nothing a server says is trusted more than a client: its messages are bounded in size and number, a login that skips the
+//! proof of its own identity is refused, and bytes that come before TLS is up end the attempt (CVE-2021-23222).
+//! Sources: <https://www.postgresql.org/docs/current/protocol-flow.html>, libpq `fe-connect.c` and `fe-auth.c`.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use crate::config::Secret;
+use crate::wire::answer::{self, ErrorFields, TransactionStatus};
+use crate::wire::message::Cursor;
+use crate::wire::stream::Stream;
+use crate::wire::tls::{self, Connector, ServerEncryption};
+
+/// Longest message of a login. The largest that servers send are errors and settings of a few kB.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// Most messages of a login: some fifteen settings, and notices.
+const MAX_MESSAGES: usize = 1000;
+/// Longest cancel key of protocol 3.2; 3.0 sends 4 bytes.
+const MAX_CANCEL_KEY: usize = 256;
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const CANCEL_REQUEST: [u8; 4] = [0x04, 0xd2, 0x16, 0x2e];
+const PROTOCOL_3_0: [u8; 4] = [0, 3, 0, 0];
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name, an IP address, or the directory of a Unix socket (begins with `/`).
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// As whom, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password: Option<Secret>,
+    pub database: String,
+    pub application_name: String,
+    /// Further parameters of the startup packet. `client_encoding` is UTF8 and not among them.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// A connection that is logged in, idle and in no transaction.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    /// What the server reported, each name once with its last value.
+    pub parameters: Vec<(String, String)>,
+    pub process_id: i32,
+    /// Empty when the server sent none (some poolers): its statements cannot be cancelled.
+    pub secret_key: Vec<u8>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server's own refusal.
+    #[error("{}", describe(raw))]
+    Server {
+        /// The body of its ErrorResponse, to be given to the client as it is.
+        raw: Vec<u8>,
+        sqlstate: String,
+    },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    /// The handshake or a certificate failed.
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("the server does not support TLS, and the configuration requires it")]
+    TlsUnsupported,
+    #[error("the server asks for a password, and none is configured for user \"{0}\"")]
+    PasswordMissing(String),
+    #[error("the server asks for {0} authentication, which is not supported")]
+    Authentication(&'static str),
+    /// It could not prove that it knows the password, or the exchange went wrong.
+    #[error("SCRAM authentication failed: {0}")]
+    Scram(#[source] io::Error),
+    #[error("the server broke the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+fn describe(raw: &[u8]) -> String {
+    match ErrorFields::parse(raw) {
+        Some(fields) => {
+            let (severity, message) = (
+                String::from_utf8_lossy(fields.severity),
+                String::from_utf8_lossy(fields.message),
+            );
+            format!("{severity}: {message} (SQLSTATE {})", fields.sqlstate)
+        }
+        None => "the server refused the connection".to_owned(),
+    }
+}
+
+/// Connects and logs in, all within `timeout`.
+pub async fn connect(
+    address: &Address,
+    login: &Login,
+    encryption: &ServerEncryption,
+    timeout: Duration,
+) -> Result<Connected, ConnectError> {
+    let attempt = async {
+        let mut stream = open(address, encryption).await?;
+        send(&mut stream, &startup_packet(login)).await?;
+        log_in(stream, login).await
+    };
+    tokio::time::timeout(timeout, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(timeout)))
+}
+
+/// Asks a server to cancel what a connection is doing, and returns when the server has dealt with the request.
+/// Whether there was something to cancel is not told.
+pub async fn cancel(
+    address: &Address,
+    encryption: &ServerEncryption,
+    process_id: i32,
+    secret_key: &[u8],
+    timeout: Duration,
+) -> Result<(), ConnectError> {
+    if !(4..=MAX_CANCEL_KEY).contains(&secret_key.len()) {
+        return Err(ConnectError::Protocol("no usable cancel key"));
+    }
+    let mut packet = Vec::with_capacity(12 + secret_key.len());
+    let length = u32::try_from(12 + secret_key.len()).expect("a key of at most 256 bytes");
+    packet.extend_from_slice(&length.to_be_bytes());
+    packet.extend_from_slice(&CANCEL_REQUEST);
+    packet.extend_from_slice(&process_id.to_be_bytes());
+    packet.extend_from_slice(secret_key);
+    let attempt = async {
+        let mut stream = open(address, encryption).await?;
+        send(&mut stream, &packet).await?;
+        // The server closes without a word when it has sent its signal. A reset says the same, and so does TLS cut short.
+        let mut nothing = [0; 64];
+        while matches!(stream.read(&mut nothing).await, Ok(read) if read > 0) {}
+        Ok(())
+    };
+    tokio::time::timeout(timeout, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(timeout)))
+}
+
+/// A socket to the server, encrypted as configured.
+async fn open(address: &Address, encryption: &ServerEncryption) -> Result<Stream, ConnectError> {
+    if address.host.starts_with('/') {
+        // Postgres does not encrypt Unix sockets, and libpq does not ask.
+        let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
+        return Ok(Stream::Unix(UnixStream::connect(path).await?));
+    }
+    let stream = Stream::Tcp(connect_tcp(address).await?);
+    stream.set_options()?;
+    match (stream, encryption) {
+        (stream, ServerEncryption::Disable) => Ok(stream),
+        (stream, ServerEncryption::Prefer(connector)) => {
+            match request_tls(stream, &address.host, connector).await? {
+                TlsAnswer::Encrypted(stream) | TlsAnswer::Refused(stream) => Ok(stream),
+            }
+        }
+        (stream, ServerEncryption::Require(connector)) => {
+            match request_tls(stream, &address.host, connector).await? {
+                TlsAnswer::Encrypted(stream) => Ok(stream),
+                TlsAnswer::Refused(_) => Err(ConnectError::TlsUnsupported),
+            }
+        }
+    }
+}
+
+/// Tries the addresses of a name one after the other; the last failure counts.
+async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for resolved in lookup_host((address.host.as_str(), address.port)).await? {
+        match TcpStream::connect(resolved).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+enum TlsAnswer {
+    Encrypted(Stream),
+    /// Still as it was, in the clear.
+    Refused(Stream),
+}
+
+async fn request_tls(
+    mut stream: Stream,
+    host: &str,
+    connector: &Connector,
+) -> Result<TlsAnswer, ConnectError> {
+    stream.write_all(&SSL_REQUEST).await?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer).await?;
+    // The server speaks next after our ClientHello or our startup packet. Bytes that are here already come from somebody else.
+    if stream.has_unread_bytes()? {
+        return Err(ConnectError::Protocol(
+            "bytes arrived in the clear behind the answer to SSLRequest",
+        ));
+    }
+    match (answer[0], stream) {
+        (b'S', Stream::Tcp(socket)) => {
+            let encrypted = connector
+                .connect(host, socket)
+                .await
+                .map_err(ConnectError::Tls)?;
+            Ok(TlsAnswer::Encrypted(Stream::ClientTls(Box::new(encrypted))))
+        }
+        (b'N', stream) => Ok(TlsAnswer::Refused(stream)),
+        // An ErrorResponse, from a server that cannot even fork. It is not shown to anybody: no one vouches for it (CVE-2024-10977).
+        _ => Err(ConnectError::Protocol(
+            "neither S nor N came as the answer to SSLRequest",
+        )),
+    }
+}
+
+fn startup_packet(login: &Login) -> Vec<u8> {
+    let fixed = [
+        ("user", login.user.as_str()),
+        ("database", login.database.as_str()),
+        ("application_name", login.application_name.as_str()),
+        ("client_encoding", "UTF8"),
+    ];
+    let mut packet = vec![0; 4];
+    packet.extend_from_slice(&PROTOCOL_3_0);
+    let further = login
+        .parameters
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in fixed.into_iter().chain(further) {
+        // An empty name would end the list early.
+        if !name.is_empty() {
+            answer::put_string(&mut packet, name);
+            answer::put_string(&mut packet, value);
+        }
+    }
+    packet.push(0);
+    let length = u32::try_from(packet.len()).expect("names and settings stay far below 4 GB");
+    packet[..4].copy_from_slice(&length.to_be_bytes());
+    packet
+}
+
+/// Where the login stands. Unasked => (Scram or Answered or LoggedIn); Scram => (Scram or Answered); Answered => LoggedIn.
+enum Proof {
+    /// Nothing has been asked. A server that trusts us says AuthenticationOk at once.
+    Unasked,
+    /// A SCRAM exchange is under way. AuthenticationOk now would skip the server's own proof.
+    Scram(Box<ScramSha256>),
+    /// All that was asked has been answered, and after SCRAM the server has proven that it knows the password.
+    Answered,
+    /// AuthenticationOk has come.
+    LoggedIn,
+}
+
+/// From the startup packet to ReadyForQuery.
+async fn log_in(mut stream: Stream, login: &Login) -> Result<Connected, ConnectError> {
+    let mut proof = Proof::Unasked;
+    let mut parameters = Vec::new();
+    let mut key = None;
+    for _ in 0..MAX_MESSAGES {
+        let (kind, body) = read_message(&mut stream).await?;
+        match (kind, &proof) {
+            (b'E', _) => return Err(refusal(body)),
+            (b'N', _) => {}
+            (b'R', Proof::Unasked | Proof::Scram(_) | Proof::Answered) => {
+                proof = authenticate(&mut stream, login, proof, &body).await?;
+            }
+            (b'S', Proof::LoggedIn) => report(&mut parameters, &body)?,
+            (b'K', Proof::LoggedIn) => key = Some(backend_key(&body)?),
+            (b'Z', Proof::LoggedIn) => {
+                if body != [TransactionStatus::Idle.byte()] {
+                    return Err(ConnectError::Protocol("a new connection is not idle"));
+                }
+                let (process_id, secret_key) = key.unwrap_or_default();
+                return Ok(Connected {
+                    stream,
+                    parameters,
+                    process_id,
+                    secret_key,
+                });
+            }
+            _ => {
+                return Err(ConnectError::Protocol(
+                    "a message that has no place in a login",
+                ));
+            }
+        }
+    }
+    Err(ConnectError::Protocol("a login that does not end"))
+}
+
+/// Answers one Authentication request.
+async fn authenticate(
+    stream: &mut Stream,
+    login: &Login,
+    proof: Proof,
+    body: &[u8],
+) -> Result<Proof, ConnectError> {
+    let mut cursor = Cursor::new(body);
+    let code = cursor
+        .int32()
+        .map_err(|_| ConnectError::Protocol("an Authentication message without code"))?;
+    let data = cursor.rest();
+    match (code, proof) {
+        (0, Proof::Unasked | Proof::Answered) => Ok(Proof::LoggedIn),
+        (0, _) => Err(ConnectError::Protocol(
+            "AuthenticationOk before the server proved who it is",
+        )),
+        (3, Proof::Unasked) => {
+            send_password(stream, password(login)?.as_bytes()).await?;
+            Ok(Proof::Answered)
+        }
+        (5, Proof::Unasked) => {
+            let salt = data
+                .try_into()
+                .map_err(|_| ConnectError::Protocol("an md5 salt that has not 4 bytes"))?;
+            let hash = md5_hash(login.user.as_bytes(), password(login)?.as_bytes(), salt);
+            send_password(stream, hash.as_bytes()).await?;
+            Ok(Proof::Answered)
+        }
+        (10, Proof::Unasked) => begin_scram(stream, password(login)?, data).await,
+        (11, Proof::Scram(scram)) => continue_scram(stream, scram, data).await,
+        (12, Proof::Scram(mut scram)) => {
+            scram.finish(data).map_err(ConnectError::Scram)?;
+            Ok(Proof::Answered)
+        }
+        (2, _) => Err(ConnectError::Authentication("Kerberos V5")),
+        (6, _) => Err(ConnectError::Authentication("SCM credentials")),
+        (7 | 8, _) => Err(ConnectError::Authentication("GSSAPI")),
+        (9, _) => Err(ConnectError::Authentication("SSPI")),
+        _ => Err(ConnectError::Protocol(
+            "an Authentication message out of turn",
+        )),
+    }
+}
+
+fn password(login: &Login) -> Result<&str, ConnectError> {
+    match &login.password {
+        Some(Secret(password)) => Ok(password),
+        None => Err(ConnectError::PasswordMissing(login.user.clone())),
+    }
+}
+
+async fn send_password(stream: &mut Stream, password: &[u8]) -> Result<(), ConnectError> {
+    let mut out = Vec::new();
+    answer::message(&mut out, b'p', |out| {
+        out.extend_from_slice(password);
+        out.push(0);
+    });
+    send(stream, &out).await
+}
+
+/// `offered`: NUL-terminated names of mechanisms and a NUL. The one that is bound to the TLS connection is taken if it can be.
+async fn begin_scram(
+    stream: &mut Stream,
+    password: &str,
+    offered: &[u8],
+) -> Result<Proof, ConnectError> {
+    let (mut plain, mut plus) = (false, false);
+    let mut cursor = Cursor::new(offered);
+    loop {
+        match cursor
+            .string()
+            .map_err(|_| ConnectError::Protocol("a list of SASL mechanisms without end"))?
+        {
+            b"" => break,
+            name => {
+                plain |= name == SCRAM_SHA_256.as_bytes();
+                plus |= name == SCRAM_SHA_256_PLUS.as_bytes();
+            }
+        }
+    }
+    let end_point = server_end_point(stream);
+    let (mechanism, binding) = match (end_point, plus, plain) {
+        (Some(hash), true, _) => (
+            SCRAM_SHA_256_PLUS,
+            ChannelBinding::tls_server_end_point(hash),
+        ),
+        // We could bind and the server does not offer it. Said inside the proof, so that a server which did offer it,
+        // through somebody in the middle who took it off the list, notices.
+        (Some(_), false, true) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+        (None, _, true) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        _ => {
+            return Err(ConnectError::Authentication(
+                "a SASL mechanism other than SCRAM-SHA-256",
+            ));
+        }
+    };
+    let scram = ScramSha256::new(password.as_bytes(), binding);
+    let mut out = Vec::new();
+    answer::message(&mut out, b'p', |out| {
+        answer::put_string(out, mechanism);
+        let length = i32::try_from(scram.message().len()).expect("a nonce and a header");
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(scram.message());
+    });
+    send(stream, &out).await?;
+    Ok(Proof::Scram(Box::new(scram)))
+}
+
+fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
+    match stream {
+        Stream::ClientTls(encrypted) => encrypted
+            .get_ref()
+            .1
+            .peer_certificates()?
+            .first()
+            .and_then(tls::server_end_point),
+        _ => None,
+    }
+}
+
+async fn continue_scram(
+    stream: &mut Stream,
+    mut scram: Box<ScramSha256>,
+    server_first: &[u8],
+) -> Result<Proof, ConnectError> {
+    let server_first = server_first.to_vec();
+    // Thousands of hashes on purpose. Other connections live on this thread.
+    let scram = tokio::task::spawn_blocking(move || scram.update(&server_first).map(|()| scram))
+        .await
+        .map_err(io::Error::other)?
+        .map_err(ConnectError::Scram)?;
+    let mut out = Vec::new();
+    answer::message(&mut out, b'p', |out| out.extend_from_slice(scram.message()));
+    send(stream, &out).await?;
+    Ok(Proof::Scram(scram))
+}
+
+fn report(parameters: &mut Vec<(String, String)>, body: &[u8]) -> Result<(), ConnectError> {
+    let broken = ConnectError::Protocol("a ParameterStatus that cannot be read");
+    let mut cursor = Cursor::new(body);
+    let (Ok(name), Ok(value), Ok(())) = (cursor.string(), cursor.string(), cursor.end()) else {
+        return Err(broken);
+    };
+    let (Ok(name), Ok(value)) = (
+        String::from_utf8(name.to_vec()),
+        String::from_utf8(value.to_vec()),
+    ) else {
+        return Err(broken);
+    };
+    match parameters.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, old)) => *old = value,
+        None => parameters.push((name, value)),
+    }
+    Ok(())
+}
+
+fn backend_key(body: &[u8]) -> Result<(i32, Vec<u8>), ConnectError> {
+    match body.split_first_chunk() {
+        Some((process_id, key)) if (4..=MAX_CANCEL_KEY).contains(&key.len()) => {
+            Ok((i32::from_be_bytes(*process_id), key.to_vec()))
+        }
+        _ => Err(ConnectError::Protocol(
+            "a BackendKeyData that cannot be read",
+        )),
+    }
+}
+
+fn refusal(raw: Vec<u8>) -> ConnectError {
+    match ErrorFields::parse(&raw) {
+        Some(fields) => {
+            let sqlstate = fields.sqlstate.to_owned();
+            ConnectError::Server { raw, sqlstate }
+        }
+        None => ConnectError::Protocol("an ErrorResponse that cannot be read"),
+    }
+}
+
+async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<(), ConnectError> {
+    stream.write_all(bytes).await?;
+    Ok(stream.flush().await?)
+}
+
+/// One message, exactly its bytes: what the server says after ReadyForQuery is for whoever uses the connection.
+async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).await?;
+    let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+    let length = usize::try_from(length)
+        .ok()
+        .and_then(|length| length.checked_sub(4));
+    let Some(length) = length.filter(|&length| length <= MAX_MESSAGE) else {
+        return Err(ConnectError::Protocol(
+            "a message of a length that no login has",
+        ));
+    };
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((header[0], body))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::{Auth, Line, SslMode, User};
+    use crate::wire::auth::{AuthSecrets, ProcessSecret, authenticate as check_client};
+    use crate::wire::startup::{self, Opening};
+    use crate::wire::tls::fixtures::Authority;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn login() -> Login {
+        Login {
+            user: "ann".into(),
+            password: Some(Secret("secret".into())),
+            database: "app".into(),
+            application_name: "trunkline".into(),
+            parameters: vec![("search_path".into(), "a,b".into())],
+        }
+    }
+
+    /// Runs `connect` against a server that is played by `play`.
+    async fn against<F: Future<Output = TcpStream>>(
+        encryption: &ServerEncryption,
+        play: impl FnOnce(TcpStream) -> F,
+    ) -> Result<Connected, ConnectError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let server = async { play(listener.accept().await.unwrap().0).await };
+        let login = login();
+        let (connected, _still_open) =
+            tokio::join!(connect(&address, &login, encryption, PATIENCE), server);
+        connected
+    }
+
+    /// Reads the startup packet and says `words`.
+    async fn after_startup(mut socket: TcpStream, words: &[u8]) -> TcpStream {
+        let length = socket.read_u32().await.unwrap();
+        let mut packet = vec![0; length as usize - 4];
+        socket.read_exact(&mut packet).await.unwrap();
+        socket.write_all(words).await.unwrap();
+        socket
+    }
+
+    async fn said(words: &[u8]) -> Result<Connected, ConnectError> {
+        against(&ServerEncryption::Disable, |socket| {
+            after_startup(socket, words)
+        })
+        .await
+    }
+
+    fn accepted() -> Vec<u8> {
+        let mut out = Vec::new();
+        answer::authentication_ok(&mut out);
+        answer::parameter_status(&mut out, "TimeZone", "UTC");
+        answer::parameter_status(&mut out, "TimeZone", "GMT");
+        answer::backend_key_data(&mut out, 42, &[1, 2, 3, 4]);
+        answer::ready_for_query(&mut out, TransactionStatus::Idle);
+        out
+    }
+
+    #[tokio::test]
+    async fn a_trusting_server() {
+        let mut words = accepted();
+        // Said after the login, so it is not ours to take.
+        answer::parameter_status(&mut words, "in_hot_standby", "off");
+        let mut connected = said(&words).await.unwrap();
+        assert_eq!(
+            connected.parameters,
+            [("TimeZone".to_owned(), "GMT".to_owned())]
+        );
+        assert_eq!(
+            (connected.process_id, &connected.secret_key[..]),
+            (42, &[1, 2, 3, 4][..])
+        );
+        assert_eq!(connected.stream.read_u8().await.unwrap(), b'S');
+    }
+
+    #[test]
+    fn the_startup_packet_is_what_a_server_expects() {
+        let packet = startup_packet(&login());
+        let startup::Packet::Startup(read) = startup::parse_packet(&packet[4..]).unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            (read.minor, read.user.as_str(), read.database.as_str()),
+            (0, "ann", "app")
+        );
+        let names: Vec<_> = read
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("application_name", "trunkline"),
+                ("client_encoding", "UTF8"),
+                ("search_path", "a,b")
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn the_servers_own_error_is_kept_whole() {
+        let mut words = Vec::new();
+        let report = answer::Report::new(
+            answer::Severity::Fatal,
+            "53300",
+            "sorry, too many clients already",
+        );
+        answer::error_response(&mut words, &report);
+        let error = said(&words).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "FATAL: sorry, too many clients already (SQLSTATE 53300)"
+        );
+        let ConnectError::Server { raw, sqlstate } = error else {
+            panic!()
+        };
+        assert_eq!((&raw[..], sqlstate.as_str()), (&words[5..], "53300"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_breaks_the_protocol_is_left() {
+        let mut skips_its_proof = Vec::new();
+        answer::authentication_sasl(&mut skips_its_proof, &["SCRAM-SHA-256"]);
+        skips_its_proof.extend(accepted());
+        let mut asks_twice = Vec::new();
+        answer::authentication_md5(&mut asks_twice, [1; 4]);
+        answer::authentication_md5(&mut asks_twice, [1; 4]);
+        let mut never_ends = Vec::new();
+        for _ in 0..=MAX_MESSAGES {
+            answer::notice_response(
+                &mut never_ends,
+                &answer::Report::new(answer::Severity::Notice, "00000", "x"),
+            );
+        }
+        let mut in_transaction = Vec::new();
+        answer::authentication_ok(&mut in_transaction);
+        answer::ready_for_query(&mut in_transaction, TransactionStatus::InTransaction);
+        let cases: [&[u8]; 13] = [
+            &skips_its_proof,
+            &asks_twice,
+            &never_ends,
+            &in_transaction,
+            b"Z\0\0\0\x05I",            // ready without a login
+            b"S\0\0\0\x08a\0b\0",       // a setting before it
+            b"R\0\0\0\x04",             // no code
+            b"R\0\0\0\x03",             // shorter than its own length word
+            b"R\x40\0\0\0",             // 1 GB
+            b"R\0\0\0\x0a\0\0\0\x05ab", // md5 with a salt of 2 bytes
+            b"R\0\0\0\x08\0\0\0\x0c",   // SASLFinal out of nowhere
+            b"E\0\0\0\x06SE",           // an error cut short
+            b"R\0\0\0\x09\0\0\0\x0aS",  // mechanisms without end
+        ];
+        for words in cases {
+            let error = said(words).await.unwrap_err();
+            assert!(
+                matches!(error, ConnectError::Protocol(_)),
+                "{words:?}: {error}"
+            );
+        }
+        let error = said(b"R\0\0\0\x08\0\0\0\x07").await.unwrap_err();
+        assert!(
+            matches!(error, ConnectError::Authentication("GSSAPI")),
+            "{error}"
+        );
+        let error = said(b"R\0\0\0\x0f\0\0\0\x0aOTHER\0\0").await.unwrap_err();
+        assert!(matches!(error, ConnectError::Authentication(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let error = connect(
+            &address,
+            &login(),
+            &ServerEncryption::Disable,
+            Duration::from_millis(50),
+        )
+        .await
+        .unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout(_)), "{error}");
+    }
+
+    /// Answers SSLRequest with `words` and then lets the client in.
+    async fn after_ssl_request(mut socket: TcpStream, words: &[u8]) -> TcpStream {
+        let mut request = [0; 8];
+        socket.read_exact(&mut request).await.unwrap();
+        assert_eq!(request, SSL_REQUEST);
+        socket.write_all(words).await.unwrap();
+        if words == b"N" {
+            let mut rest = [0; 1];
+            if socket.peek(&mut rest).await.unwrap() > 0 {
+                socket = after_startup(socket, &accepted()).await;
+            }
+        }
+        socket
+    }
+
+    #[tokio::test]
+    async fn bytes_before_tls_end_the_attempt() {
+        let authority = Authority::new();
+        for mode in [SslMode::Prefer, SslMode::Require] {
+            let encryption = authority.trusted(mode);
+            let mut forged = b"S".to_vec();
+            forged.extend(accepted());
+            for words in [&forged[..], b"NE", b"E\0\0\0\x04"] {
+                let error = against(&encryption, |socket| after_ssl_request(socket, words))
+                    .await
+                    .unwrap_err();
+                assert!(
+                    matches!(error, ConnectError::Protocol(_)),
+                    "{mode:?} {words:?}: {error}"
+                );
+            }
+        }
+        assert!(
+            against(&authority.trusted(SslMode::Prefer), |socket| {
+                after_ssl_request(socket, b"N")
+            })
+            .await
+            .is_ok()
+        );
+        let error = against(&authority.trusted(SslMode::Require), |socket| {
+            after_ssl_request(socket, b"N")
+        })
+        .await
+        .unwrap_err();
+        assert!(matches!(error, ConnectError::TlsUnsupported), "{error}");
+    }
+
+    fn user(auth: Auth) -> User {
+        User {
+            line: Line(1),
+            name: "ann".into(),
+            auth,
+            admin: false,
+            server_user: "ann".into(),
+            server_password: None,
+            pool_mode: None,
+            pool_size: None,
+        }
+    }
+
+    /// Our own side towards clients plays the server.
+    async fn against_ourselves(
+        auth: Auth,
+        authority: &Authority,
+        mode: SslMode,
+    ) -> Result<bool, ConnectError> {
+        let users = [user(auth)];
+        let encryption = authority.offered(&["localhost", "127.0.0.1"]);
+        let secrets = AuthSecrets::new(&ProcessSecret::random(), &users, &encryption).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let server = async {
+            let socket = listener.accept().await.unwrap().0;
+            let Ok(Opening::Session(mut startup)) = startup::open(socket.into(), &encryption).await
+            else {
+                panic!()
+            };
+            if check_client(
+                &mut startup.stream,
+                Some(&users[0]),
+                &startup.user,
+                &secrets,
+            )
+            .await
+            .is_ok()
+            {
+                startup.stream.write_all(&accepted()).await.unwrap();
+                startup.stream.flush().await.unwrap();
+            }
+            startup.stream
+        };
+        let (login, trusted) = (login(), authority.trusted(mode));
+        let (connected, _still_open) =
+            tokio::join!(connect(&address, &login, &trusted, PATIENCE), server);
+        connected.map(|connected| connected.stream.is_tls())
+    }
+
+    #[tokio::test]
+    async fn every_password_method_in_the_clear_and_with_channel_binding() {
+        let authority = Authority::new();
+        for mode in [
+            SslMode::Disable,
+            SslMode::Prefer,
+            SslMode::Require,
+            SslMode::VerifyCa,
+            SslMode::VerifyFull,
+        ] {
+            for auth in [
+                Auth::Trust,
+                Auth::Md5(Secret("secret".into())),
+                Auth::ScramPassword(Secret("secret".into())),
+                Auth::ScramVerifier(Secret(postgres_protocol::password::scram_sha_256(
+                    b"secret",
+                ))),
+            ] {
+                let tls = against_ourselves(auth.clone(), &authority, mode).await;
+                assert_eq!(tls.unwrap(), mode != SslMode::Disable, "{auth:?} {mode:?}");
+            }
+            for auth in [
+                Auth::Md5(Secret("other".into())),
+                Auth::ScramPassword(Secret("other".into())),
+            ] {
+                let error = against_ourselves(auth, &authority, mode).await.unwrap_err();
+                let ConnectError::Server { sqlstate, .. } = error else {
+                    panic!("{error}")
+                };
+                assert_eq!(sqlstate, "28P01");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancel_request_is_sent_and_its_end_awaited() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let server = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let Ok(Opening::Cancel(request)) =
+                startup::open(socket.into(), &crate::wire::tls::ClientEncryption::Disable).await
+            else {
+                panic!()
+            };
+            (request.process_id, request.key.clone())
+        };
+        let (sent, received) = tokio::join!(
+            cancel(&address, &ServerEncryption::Disable, 77, &[9; 32], PATIENCE),
+            server
+        );
+        sent.unwrap();
+        assert_eq!(received, (77, vec![9; 32]));
+        let error = cancel(&address, &ServerEncryption::Disable, 77, &[], PATIENCE)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ConnectError::Protocol(_)));
+    }
+}

@@ -1,0 +1,383 @@
+//! Which reply belongs to which request: a queue of what a server connection still owes, moved by the type of each message it sends.
+//!
+//! Pure: no socket, no clock. The relay asks it for a verdict on every message of a server: is it the client's, is it the
+//! answer to something that Trunkline put in between, or does something of ours take its place. Requests are answered in
+//! order; after an error in the extended protocol a server skips to the next Sync, and so does the queue.
+//! Source: "Message Flow" in the chapter "Frontend/Backend Protocol" of Postgres's manual.
+
+use std::collections::VecDeque;
+
+use crate::wire::answer::TransactionStatus;
+
+/// Marks a request whose outcome the session wants to know. Chosen by the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token(pub u32);
+
+/// A request as far as its replies are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Parse,
+    Bind,
+    Close,
+    DescribeStatement,
+    DescribePortal,
+    Execute,
+    /// A simple query: everything up to ReadyForQuery.
+    Query,
+    /// A function call: likewise.
+    Function,
+    Sync,
+}
+
+/// What becomes of the replies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They are the client's.
+    Forward,
+    /// The request is ours and the client must not see its replies, but for an error: that one it gets.
+    Swallow,
+    /// The request was sent to fail: this ErrorResponse takes the place of the server's.
+    Refuse(Box<[u8]>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Item {
+    Owed { request: Request, fate: Fate, token: Option<Token> },
+    /// An answer of our own, due when everything before it has been answered.
+    Answer { bytes: Box<[u8]>, token: Option<Token> },
+}
+
+/// What to do with one message of the server.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Forward,
+    Swallow,
+    Instead(Box<[u8]>),
+}
+
+/// What the session should know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request with a token was done. For a simple query: once per CommandComplete, with its ordinal from 0.
+    Done { token: Token, ordinal: u32, committed: Committed },
+    /// A request with a token will never be done: it failed, or a request before it did.
+    Dropped(Token),
+    /// The server reported an error in the current unit of work.
+    Failed,
+    /// The server's last words before it closes the connection: the body of its ErrorResponse.
+    Fatal(Vec<u8>),
+    /// ReadyForQuery arrived for a Sync, query or function call.
+    Ready(TransactionStatus),
+}
+
+/// Whether a CommandComplete's tag was COMMIT: tells a commit from a COMMIT that rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    Yes,
+    No,
+}
+
+/// The server sent a message that nothing asked for: the connection cannot be trusted any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server sent an unexpected message of type {0:?}")]
+pub struct Unexpected(pub char);
+
+/// What one server connection still owes.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    queue: VecDeque<Item>,
+    copying: Copying,
+    /// How many requests in the queue end in a ReadyForQuery for the client.
+    closing: usize,
+    /// CommandComplete messages seen for the query at the head.
+    ordinal: u32,
+}
+
+/// Whether the server reads COPY data from the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copying {
+    #[default]
+    No,
+    /// CopyInResponse was seen; the client has not yet sent CopyDone or CopyFail.
+    In,
+}
+
+impl Pipeline {
+    /// Notes that a request was put on its way.
+    pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
+        if ends_in_ready(request) && fate == Fate::Forward {
+            self.closing += 1;
+        }
+        self.queue.push_back(Item::Owed { request, fate, token });
+    }
+
+    /// Notes an answer of our own that is due after all that was asked before.
+    pub fn answer(&mut self, bytes: Box<[u8]>, token: Option<Token>) {
+        self.queue.push_back(Item::Answer { bytes, token });
+    }
+
+    /// Nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn copying(&self) -> Copying {
+        self.copying
+    }
+
+    /// The client ended its COPY data.
+    pub fn copy_ended(&mut self) {
+        self.copying = Copying::No;
+    }
+
+    /// Takes the answers of our own that are due now.
+    pub fn due(&mut self, events: &mut Vec<Event>) -> Option<Box<[u8]>> {
+        match self.queue.front() {
+            Some(Item::Answer { .. }) => {}
+            _ => return None,
+        }
+        match self.queue.pop_front() {
+            Some(Item::Answer { bytes, token }) => {
+                done(token, 0, Committed::No, events);
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
+    pub fn inspects(tag: u8) -> bool {
+        matches!(tag, b'Z' | b'C' | b'S' | b'E')
+    }
+
+    /// Moves on by one message of the server; `body` is whole for the types that are inspected.
+    pub fn step(&mut self, tag: u8, body: &[u8], events: &mut Vec<Event>) -> Result<Verdict, Unexpected> {
+        let unexpected = Unexpected(char::from(tag));
+        if tag == b'E' && is_fatal(body) {
+            events.push(Event::Fatal(body.to_vec()));
+            return Ok(Verdict::Swallow);
+        }
+        let head = match self.queue.front_mut() {
+            Some(Item::Owed { request, fate, token }) => (*request, fate, *token),
+            // Notices, notifications and parameters may come at any time.
+            _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
+            _ => return Err(unexpected),
+        };
+        let (request, fate, token) = head;
+        let verdict = match fate {
+            Fate::Forward => Verdict::Forward,
+            Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
+        };
+        let whole_unit = matches!(request, Request::Query | Request::Function);
+        match (tag, request) {
+            (b'A' | b'S', _) => return Ok(Verdict::Forward),
+            (b'N', _) => return Ok(verdict),
+            (b'E', _) => {
+                let verdict = match fate {
+                    Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
+                    Fate::Forward | Fate::Swallow => Verdict::Forward,
+                };
+                events.push(Event::Failed);
+                self.copying = Copying::No;
+                if !whole_unit {
+                    self.skip_to_sync(events);
+                }
+                return Ok(verdict);
+            }
+            (b'Z', Request::Sync | Request::Query | Request::Function) => {
+                let status = body.first().copied().and_then(TransactionStatus::from_byte).ok_or(unexpected)?;
+                self.queue.pop_front();
+                self.ordinal = 0;
+                self.copying = Copying::No;
+                if verdict == Verdict::Forward {
+                    self.closing -= 1;
+                    events.push(Event::Ready(status));
+                }
+                return Ok(verdict);
+            }
+            (b'C', Request::Query) => {
+                done(token, self.ordinal, committed(body), events);
+                self.ordinal += 1;
+                return Ok(verdict);
+            }
+            (b'T' | b'D' | b'I' | b'H' | b'd' | b'c', Request::Query) | (b'V', Request::Function) => return Ok(verdict),
+            (b'G', Request::Query) => {
+                self.copying = Copying::In;
+                return Ok(verdict);
+            }
+            (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => return Ok(verdict),
+            (b'G', Request::Execute) => {
+                // A server that reads COPY data ignores the Syncs that were sent along with Execute.
+                self.copying = Copying::In;
+                let before = self.queue.len();
+                self.queue.retain(|item| !matches!(item, Item::Owed { request: Request::Sync, .. }));
+                self.closing -= before - self.queue.len();
+                return Ok(verdict);
+            }
+            (b'1', Request::Parse)
+            | (b'2', Request::Bind)
+            | (b'3', Request::Close)
+            | (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal)
+            | (b'I' | b's', Request::Execute) => done(token, 0, Committed::No, events),
+            (b'C', Request::Execute) => {
+                self.copying = Copying::No;
+                done(token, 0, committed(body), events);
+            }
+            _ => return Err(unexpected),
+        }
+        self.queue.pop_front();
+        Ok(verdict)
+    }
+
+    /// A ReadyForQuery for the client is among what is owed.
+    pub fn is_closing(&self) -> bool {
+        self.closing > 0
+    }
+
+    fn skip_to_sync(&mut self, events: &mut Vec<Event>) {
+        while let Some(item) = self.queue.front() {
+            let token = match item {
+                Item::Owed { request: Request::Sync | Request::Query | Request::Function, .. } => break,
+                Item::Owed { token, .. } | Item::Answer { token, .. } => *token,
+            };
+            self.queue.pop_front();
+            if let Some(token) = token {
+                events.push(Event::Dropped(token));
+            }
+        }
+    }
+}
+
+fn ends_in_ready(request: Request) -> bool {
+    matches!(request, Request::Sync | Request::Query | Request::Function)
+}
+
+/// The server closes the connection after an error of this severity. Field `V` is never translated.
+fn is_fatal(body: &[u8]) -> bool {
+    let mut fields = body.split(|byte| *byte == 0).take(3);
+    fields.any(|field| matches!(field, b"VFATAL" | b"VPANIC"))
+}
+
+fn done(token: Option<Token>, ordinal: u32, committed: Committed, events: &mut Vec<Event>) {
+    if let Some(token) = token {
+        events.push(Event::Done { token, ordinal, committed });
+    }
+}
+
+fn committed(tag: &[u8]) -> Committed {
+    if tag == b"COMMIT\0" { Committed::Yes } else { Committed::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays the server's messages and prints one verdict a message.
+    fn play(pipeline: &mut Pipeline, script: &[(u8, &[u8])]) -> (String, Vec<Event>) {
+        let (mut verdicts, mut events) = (String::new(), Vec::new());
+        for (tag, body) in script {
+            while let Some(bytes) = pipeline.due(&mut events) {
+                verdicts.push_str(&format!("<{}>", String::from_utf8_lossy(&bytes)));
+            }
+            match pipeline.step(*tag, body, &mut events) {
+                Ok(Verdict::Forward) => verdicts.push(char::from(*tag)),
+                Ok(Verdict::Swallow) => verdicts.push('.'),
+                Ok(Verdict::Instead(bytes)) => verdicts.push_str(&format!("[{}]", String::from_utf8_lossy(&bytes))),
+                Err(unexpected) => verdicts.push_str(&format!("!{}", unexpected.0)),
+            }
+        }
+        (verdicts, events)
+    }
+
+    #[test]
+    fn a_simple_query_is_forwarded_to_its_end() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Query, Fate::Forward, Some(Token(7)));
+        let script: [(u8, &[u8]); 5] = [(b'T', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'C', b"COMMIT\0"), (b'Z', b"I")];
+        let (verdicts, events) = play(&mut pipeline, &script);
+        assert_eq!(verdicts, "TDCCZ");
+        assert_eq!(
+            events,
+            [
+                Event::Done { token: Token(7), ordinal: 0, committed: Committed::No },
+                Event::Done { token: Token(7), ordinal: 1, committed: Committed::Yes },
+                Event::Ready(TransactionStatus::Idle)
+            ]
+        );
+        assert!(pipeline.is_empty());
+    }
+
+    #[test]
+    fn an_injected_parse_is_swallowed_and_its_place_kept() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Query, Fate::Swallow, None);
+        pipeline.answer(Box::from(*b"parsed"), Some(Token(1)));
+        pipeline.expect(Request::Parse, Fate::Swallow, None);
+        pipeline.expect(Request::Bind, Fate::Forward, None);
+        pipeline.expect(Request::Execute, Fate::Forward, None);
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        let script: [(u8, &[u8]); 7] =
+            [(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'1', b""), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'Z', b"T")];
+        let (verdicts, events) = play(&mut pipeline, &script);
+        assert_eq!(verdicts, "..<parsed>.2DCZ");
+        assert_eq!(events.last(), Some(&Event::Ready(TransactionStatus::InTransaction)));
+    }
+
+    #[test]
+    fn an_error_skips_to_sync_and_drops_what_was_ours() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Bind, Fate::Forward, None);
+        pipeline.expect(Request::Parse, Fate::Forward, Some(Token(3)));
+        pipeline.answer(Box::from(*b"never"), Some(Token(4)));
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        let (verdicts, events) = play(&mut pipeline, &[(b'E', b""), (b'Z', b"E")]);
+        assert_eq!(verdicts, "EZ");
+        assert_eq!(
+            events,
+            [Event::Failed, Event::Dropped(Token(3)), Event::Dropped(Token(4)), Event::Ready(TransactionStatus::Failed)]
+        );
+    }
+
+    #[test]
+    fn a_refusal_takes_the_place_of_the_error_it_provoked() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Execute, Fate::Refuse(Box::from(*b"no")), None);
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        let (verdicts, _) = play(&mut pipeline, &[(b'E', b""), (b'Z', b"I")]);
+        assert_eq!(verdicts, "[no]Z");
+    }
+
+    #[test]
+    fn copy_in_ignores_the_syncs_sent_with_execute() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Execute, Fate::Forward, None);
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        play(&mut pipeline, &[(b'G', b"")]);
+        assert_eq!(pipeline.copying(), Copying::In);
+        assert!(!pipeline.is_closing());
+        pipeline.copy_ended();
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        let (verdicts, _) = play(&mut pipeline, &[(b'C', b"COPY 2\0"), (b'Z', b"I")]);
+        assert_eq!(verdicts, "CZ");
+        assert!(pipeline.is_empty());
+    }
+
+    #[test]
+    fn last_words_are_kept_from_the_client() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Query, Fate::Forward, None);
+        let words: &[u8] = b"SFATAL\0VFATAL\0C57P01\0Mgoing\0\0";
+        let (verdicts, events) = play(&mut pipeline, &[(b'E', words)]);
+        assert_eq!(verdicts, ".");
+        assert_eq!(events, [Event::Fatal(words.to_vec())]);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_unexpected() {
+        let mut pipeline = Pipeline::default();
+        assert_eq!(pipeline.step(b'D', b"", &mut Vec::new()), Err(Unexpected('D')));
+        assert_eq!(pipeline.step(b'N', b"", &mut Vec::new()), Ok(Verdict::Forward));
+        pipeline.expect(Request::Bind, Fate::Forward, None);
+        assert_eq!(pipeline.step(b'1', b"", &mut Vec::new()), Err(Unexpected('1')));
+    }
+}

@@ -1,0 +1,522 @@
+//! The pool: the connections of one user and database to one shard, on one worker.
+//!
+//! ```text
+//!            connect            check out             release, clean
+//!  (nothing) ───────▶ idle ──────────────▶ lent ───────────────────▶ idle, or handed to the first who waits
+//!                      │                    │
+//!                      ▼ idle too long,     ▼ dropped: dirty, broken
+//!                      too old, pool closed   (closed, its place is free)
+//! ```
+//!
+//! Who waits is served in the order of arrival: a connection that comes back is handed to the first in the queue before
+//! a newcomer can see it. All of a pool lives on one thread; its size is this worker's share of the configured size.
+//! A [`Lent`] connection that is dropped without [`Lent::release`] is closed: dirty until proven clean.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::cancel::Target;
+use super::connect::{self, ConnectError};
+use super::server::Server;
+use crate::config;
+use crate::sharding::ShardId;
+use crate::wire::answer::TransactionStatus;
+
+/// How many connections one pool opens at the same time.
+const CONNECTING_AT_ONCE: usize = 8;
+
+/// Why no connection was lent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// The server's own words, or why it could not be reached.
+    #[error("{0}")]
+    Connect(Rc<ConnectError>),
+    #[error("no server connection became free within {0:?}")]
+    Timeout(Duration),
+    #[error("{0} clients are already waiting for a server connection")]
+    QueueFull(usize),
+    #[error("the pool is closed")]
+    Closed,
+}
+
+/// Where and how a pool connects.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub shard: ShardId,
+    pub target: Target,
+    pub settings: config::Pool,
+    /// This worker's share of the pool's size; at least 1.
+    pub share: usize,
+}
+
+/// Whether a pool lends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lending {
+    Open,
+    /// New checkouts wait.
+    Paused,
+    /// New checkouts fail; connections are closed as they come back.
+    Closed,
+}
+
+/// See the module's text.
+pub struct Pool {
+    state: RefCell<State>,
+}
+
+struct State {
+    spec: Rc<Spec>,
+    lending: Lending,
+    /// The most recently used is last, and is lent first.
+    idle: Vec<Server>,
+    waiting: VecDeque<Rc<Waiter>>,
+    /// Idle, lent and connecting.
+    open: usize,
+    connecting: usize,
+    /// The last attempt to connect failed; until one succeeds, only one is made at a time.
+    failing: Failing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    No,
+    Yes,
+}
+
+struct Waiter {
+    since: Instant,
+    slot: RefCell<Slot>,
+}
+
+enum Slot {
+    /// (Given or Failed or Abandoned)
+    Waiting(Option<Waker>),
+    Given(Box<Server>),
+    Failed(CheckoutError),
+    /// The client no longer waits, or has taken what it was given.
+    Abandoned,
+}
+
+/// The state of a pool for SHOW POOLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub idle: usize,
+    pub lent: usize,
+    pub connecting: usize,
+    pub waiting: usize,
+    /// How long the first in the queue has waited.
+    pub longest_wait: Duration,
+}
+
+/// What SHOW SERVERS tells of an idle connection.
+#[derive(Clone, Debug)]
+pub struct IdleServer {
+    pub process_id: i32,
+    pub connected_at: Instant,
+    pub used_at: Instant,
+    pub prepared: usize,
+}
+
+impl Pool {
+    pub fn new(spec: Spec) -> Rc<Pool> {
+        let state = State {
+            spec: Rc::new(spec),
+            lending: Lending::Open,
+            idle: Vec::new(),
+            waiting: VecDeque::new(),
+            open: 0,
+            connecting: 0,
+            failing: Failing::No,
+        };
+        Rc::new(Pool { state: RefCell::new(state) })
+    }
+
+    pub fn spec(&self) -> Rc<Spec> {
+        Rc::clone(&self.state.borrow().spec)
+    }
+
+    /// Lends a connection, in the order of arrival.
+    pub async fn checkout(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
+        loop {
+            let taken = self.take_idle()?;
+            let server = match taken {
+                Some(server) => server,
+                None => return self.wait().await,
+            };
+            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            let check_after = self.state.borrow().spec.settings.check_after_idle;
+            let idle_for = lent.used_at.elapsed();
+            if idle_for < check_after {
+                if lent.poke() {
+                    return Ok(lent);
+                }
+            } else if lent.answers().await {
+                return Ok(lent);
+            }
+            // Dropped here: it died while it was idle; the next one is tried.
+        }
+    }
+
+    /// Lends a connection if one is at hand that was used lately: the common case, without a wait.
+    pub fn try_checkout(self: &Rc<Pool>) -> Option<Lent> {
+        let check_after = self.state.borrow().spec.settings.check_after_idle;
+        loop {
+            let server = self.take_idle().ok()??;
+            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            if lent.used_at.elapsed() >= check_after {
+                lent.untouched();
+                return None;
+            }
+            if lent.poke() {
+                return Some(lent);
+            }
+        }
+    }
+
+    /// An idle connection if nobody waits before us.
+    fn take_idle(&self) -> Result<Option<Server>, CheckoutError> {
+        let mut state = self.state.borrow_mut();
+        match state.lending {
+            Lending::Closed => return Err(CheckoutError::Closed),
+            Lending::Paused => return Ok(None),
+            Lending::Open => {}
+        }
+        if state.waiting.is_empty() { Ok(state.idle.pop()) } else { Ok(None) }
+    }
+
+    async fn wait(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
+        let waiter = {
+            let mut state = self.state.borrow_mut();
+            let limit = state.spec.settings.max_waiting;
+            if state.waiting.len() >= limit {
+                return Err(CheckoutError::QueueFull(limit));
+            }
+            let waiter = Rc::new(Waiter { since: Instant::now(), slot: RefCell::new(Slot::Waiting(None)) });
+            state.waiting.push_back(Rc::clone(&waiter));
+            waiter
+        };
+        self.connect_as_needed();
+        let mut place = Place { pool: self, waiter };
+        std::future::poll_fn(|cx| place.poll(cx)).await
+    }
+
+    /// Opens connections for those who wait, as far as the size allows.
+    fn connect_as_needed(self: &Rc<Pool>) {
+        let mut state = self.state.borrow_mut();
+        if state.lending != Lending::Open {
+            return;
+        }
+        let at_once = match state.failing {
+            Failing::No => CONNECTING_AT_ONCE,
+            Failing::Yes => 1,
+        };
+        let wanted = state.waiting.len().max(state.spec.settings.min_size.saturating_sub(state.open - state.connecting));
+        while state.connecting < wanted.min(at_once) && state.open < state.spec.share {
+            state.connecting += 1;
+            state.open += 1;
+            let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
+            tokio::task::spawn_local(async move {
+                let mut attempt = Attempt { pool: &pool, result: None };
+                let target = &spec.target;
+                let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
+                attempt.result = Some(connecting.await.map(|connected| {
+                    let now = Instant::now();
+                    let expires_at = spec.settings.max_lifetime.map(|lifetime| now + jittered(lifetime));
+                    Server::new(connected, target, spec.shard, now, expires_at)
+                }));
+            });
+        }
+    }
+
+    fn connected(self: &Rc<Pool>, result: Option<Result<Server, ConnectError>>) {
+        let mut state = self.state.borrow_mut();
+        state.connecting -= 1;
+        match result {
+            Some(Ok(server)) => {
+                state.failing = Failing::No;
+                drop(state);
+                self.put(server);
+            }
+            Some(Err(error)) => {
+                state.open -= 1;
+                state.failing = Failing::Yes;
+                let waiting = if state.open == state.connecting { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
+                drop(state);
+                tracing::warn!(shard = self.spec().shard.0, error = %error, "cannot connect to the server");
+                let error = Rc::new(error);
+                for waiter in waiting {
+                    waiter.resolve(Slot::Failed(CheckoutError::Connect(Rc::clone(&error))));
+                }
+            }
+            // The attempt was cut off with its runtime.
+            None => state.open -= 1,
+        }
+        self.connect_as_needed();
+    }
+
+    /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
+    fn put(self: &Rc<Pool>, server: Server) {
+        let mut state = self.state.borrow_mut();
+        let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
+        if expired || state.lending == Lending::Closed || state.open > state.spec.share {
+            state.open -= 1;
+            drop(state);
+            drop(server);
+            self.connect_as_needed();
+            return;
+        }
+        if state.lending == Lending::Open {
+            let mut server = Box::new(server);
+            while let Some(waiter) = state.waiting.pop_front() {
+                match waiter.give(server) {
+                    Ok(()) => return,
+                    Err(back) => server = back,
+                }
+            }
+            state.idle.push(*server);
+        } else {
+            state.idle.push(server);
+        }
+    }
+
+    /// A lent connection was closed instead of released.
+    fn lost(self: &Rc<Pool>) {
+        self.state.borrow_mut().open -= 1;
+        self.connect_as_needed();
+    }
+
+    /// The housekeeping of a pool, some times a second: waits that took too long, idle connections past their time.
+    pub fn tick(self: &Rc<Pool>, now: Instant) {
+        let mut expired = Vec::new();
+        {
+            let mut state = self.state.borrow_mut();
+            let spec = Rc::clone(&state.spec);
+            let timeout = spec.settings.checkout_timeout;
+            while state.waiting.front().is_some_and(|waiter| now.duration_since(waiter.since) >= timeout) {
+                if let Some(waiter) = state.waiting.pop_front() {
+                    waiter.resolve(Slot::Failed(CheckoutError::Timeout(timeout)));
+                }
+            }
+            let mut at = 0;
+            while at < state.idle.len() {
+                let server = &mut state.idle[at];
+                let too_old = server.expires_at.is_some_and(|at| at <= now);
+                let unused = spec.settings.idle_timeout.is_some_and(|limit| now.duration_since(server.used_at) >= limit);
+                let gone = !server.poke();
+                if gone || too_old || (unused && state.open > spec.settings.min_size) {
+                    expired.push(state.idle.remove(at));
+                    state.open -= 1;
+                } else {
+                    at += 1;
+                }
+            }
+        }
+        drop(expired);
+        self.connect_as_needed();
+    }
+
+    /// New settings: from now on; what is open beyond the new size is closed as it comes back.
+    pub fn reconfigure(self: &Rc<Pool>, spec: Spec) {
+        let mut closed = Vec::new();
+        {
+            let mut state = self.state.borrow_mut();
+            if state.spec.target != spec.target {
+                closed.append(&mut state.idle);
+                state.open -= closed.len();
+            }
+            while state.open > spec.share && !state.idle.is_empty() {
+                closed.push(state.idle.remove(0));
+                state.open -= 1;
+            }
+            state.spec = Rc::new(spec);
+        }
+        drop(closed);
+        self.connect_as_needed();
+    }
+
+    pub fn set_lending(self: &Rc<Pool>, lending: Lending) {
+        let mut closed = Vec::new();
+        {
+            let mut state = self.state.borrow_mut();
+            state.lending = lending;
+            match lending {
+                Lending::Paused => return,
+                Lending::Closed => {
+                    closed.append(&mut state.idle);
+                    state.open -= closed.len();
+                    for waiter in std::mem::take(&mut state.waiting) {
+                        waiter.resolve(Slot::Failed(CheckoutError::Closed));
+                    }
+                }
+                Lending::Open => {
+                    let state = &mut *state;
+                    while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
+                        if let Err(back) = waiter.give(Box::new(server)) {
+                            state.idle.push(*back);
+                        }
+                    }
+                }
+            }
+        }
+        drop(closed);
+        self.connect_as_needed();
+    }
+
+    pub fn lending(&self) -> Lending {
+        self.state.borrow().lending
+    }
+
+    /// Nothing is lent or connecting.
+    pub fn is_at_rest(&self) -> bool {
+        let state = self.state.borrow();
+        state.open == state.idle.len()
+    }
+
+    pub fn census(&self, now: Instant) -> Census {
+        let state = self.state.borrow();
+        Census {
+            idle: state.idle.len(),
+            lent: state.open - state.idle.len() - state.connecting,
+            connecting: state.connecting,
+            waiting: state.waiting.len(),
+            longest_wait: state.waiting.front().map_or(Duration::ZERO, |waiter| now.duration_since(waiter.since)),
+        }
+    }
+
+    pub fn idle_servers(&self) -> Vec<IdleServer> {
+        let state = self.state.borrow();
+        let told = |server: &Server| IdleServer {
+            process_id: server.canceller.process_id,
+            connected_at: server.connected_at,
+            used_at: server.used_at,
+            prepared: server.prepared.len(),
+        };
+        state.idle.iter().map(told).collect()
+    }
+}
+
+impl Waiter {
+    fn resolve(&self, outcome: Slot) {
+        let before = std::mem::replace(&mut *self.slot.borrow_mut(), outcome);
+        if let Slot::Waiting(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+
+    /// Gives a connection unless the client is gone.
+    fn give(&self, server: Box<Server>) -> Result<(), Box<Server>> {
+        if matches!(*self.slot.borrow(), Slot::Abandoned) {
+            return Err(server);
+        }
+        self.resolve(Slot::Given(server));
+        Ok(())
+    }
+}
+
+/// A place in the queue. When it is dropped early, a connection that it was already given goes on to the next.
+struct Place<'a> {
+    pool: &'a Rc<Pool>,
+    waiter: Rc<Waiter>,
+}
+
+impl Place<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Lent, CheckoutError>> {
+        let mut slot = self.waiter.slot.borrow_mut();
+        match std::mem::replace(&mut *slot, Slot::Abandoned) {
+            Slot::Given(server) => Poll::Ready(Ok(Lent { server: Some(server), pool: Rc::clone(self.pool) })),
+            Slot::Failed(error) => Poll::Ready(Err(error)),
+            Slot::Waiting(_) => {
+                *slot = Slot::Waiting(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            Slot::Abandoned => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
+        if let Slot::Given(server) = slot {
+            self.pool.put(*server);
+        }
+        let mut state = self.pool.state.borrow_mut();
+        if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
+            state.waiting.remove(at);
+        }
+    }
+}
+
+/// An attempt to connect; its end is told to the pool even when the task is cut off.
+struct Attempt<'a> {
+    pool: &'a Rc<Pool>,
+    result: Option<Result<Server, ConnectError>>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.pool.connected(self.result.take());
+    }
+}
+
+/// A connection in a client's hands. Dropping it closes it.
+pub struct Lent {
+    server: Option<Box<Server>>,
+    pool: Rc<Pool>,
+}
+
+impl Lent {
+    /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open.
+    pub fn release(mut self) {
+        let clean = self.is_settled() && self.status == TransactionStatus::Idle;
+        if let Some(mut server) = self.server.take_if(|_| clean) {
+            server.used_at = Instant::now();
+            self.pool.put(*server);
+        }
+    }
+
+    /// Gives back a connection that nothing was done with: its idle time goes on.
+    fn untouched(mut self) {
+        if let Some(server) = self.server.take() {
+            self.pool.put(*server);
+        }
+    }
+
+    /// Asks the server for a sign of life.
+    async fn answers(&mut self) -> bool {
+        let scratch = RefCell::new(vec![0; 4096].into_boxed_slice());
+        let timeout = self.pool.spec().settings.connect_timeout;
+        matches!(tokio::time::timeout(timeout, self.run("", &scratch)).await, Ok(Ok(Ok(()))))
+    }
+}
+
+impl Deref for Lent {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        self.server.as_ref().expect("only release and drop take the server")
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Server {
+        self.server.as_mut().expect("only release and drop take the server")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.server.take().is_some() {
+            self.pool.lost();
+        }
+    }
+}
+
+/// Give or take 10 %, so that connections opened together do not end together.
+fn jittered(lifetime: Duration) -> Duration {
+    lifetime.mul_f64(rand::random_range(0.9..1.1))
+}

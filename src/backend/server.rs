@@ -1,0 +1,332 @@
+//! One connection to a server: its socket, what it still owes, and what it remembers of earlier clients.
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::cancel::{Canceller, Target};
+use super::connect::Connected;
+use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict};
+use super::prepared::{Prepared, StatementId};
+use super::settings::{Reported, Settings};
+use crate::sharding::ShardId;
+use crate::wire::answer::TransactionStatus;
+use crate::wire::frame::HEADER;
+use crate::wire::message;
+use crate::wire::stream::Stream;
+
+/// The most of a split message that is kept to be read whole; longer ones are passed on unread.
+const CARRY_LIMIT: usize = 16 * 1024;
+
+/// A server connection broke, or said something that makes it unusable.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the connection to the server broke: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Unexpected(#[from] Unexpected),
+    #[error("the server sent a message of impossible length {0}")]
+    Length(u32),
+    #[error("no answer in time")]
+    Timeout,
+}
+
+/// What a client is shown as its transaction status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// The server's own.
+    #[default]
+    Own,
+    /// The client has begun a transaction that this server does not know of: `T`, or `E` after an error.
+    Begun,
+    /// Likewise, and it has failed already: `E`.
+    Failed,
+}
+
+/// One connection to a server. Dropping it closes it.
+pub struct Server {
+    stream: Stream,
+    pub canceller: Rc<Canceller>,
+    pub shard: ShardId,
+    /// Bytes on their way to the server, from `sent`.
+    outbox: Vec<u8>,
+    sent: usize,
+    /// Written, but perhaps still inside the TLS layer.
+    unflushed: bool,
+    pub pipeline: Pipeline,
+    scan: Scan,
+    /// The transaction status after the last ReadyForQuery.
+    pub status: TransactionStatus,
+    pub shown: Shown,
+    /// What its session variables are set to.
+    pub settings: Settings,
+    /// What it has reported by ParameterStatus.
+    pub reported: Reported,
+    pub prepared: Prepared,
+    /// Whose text the unnamed statement has.
+    pub unnamed: Option<StatementId>,
+    pub connected_at: Instant,
+    pub expires_at: Option<Instant>,
+    pub used_at: Instant,
+}
+
+/// Where the reading stands between two reads of the socket.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Bytes of the current message that are still to come, and whether they are the client's.
+    rest: usize,
+    forwarding: bool,
+    /// The beginning of a message that must be seen whole.
+    carry: Vec<u8>,
+    /// An error was seen since the last ReadyForQuery.
+    failed: bool,
+}
+
+impl Server {
+    pub fn new(connected: Connected, target: &Target, shard: ShardId, now: Instant, expires_at: Option<Instant>) -> Server {
+        let reported = connected.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
+        Server {
+            stream: connected.stream,
+            canceller: Canceller::new(target.clone(), connected.process_id, connected.secret_key),
+            shard,
+            outbox: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            pipeline: Pipeline::default(),
+            scan: Scan::default(),
+            status: TransactionStatus::Idle,
+            shown: Shown::Own,
+            settings: Settings::default(),
+            reported,
+            prepared: Prepared::default(),
+            unnamed: None,
+            connected_at: now,
+            expires_at,
+            used_at: now,
+        }
+    }
+
+    /// Puts bytes on their way; they leave with the next [`Server::poll_flush`].
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.outbox.extend_from_slice(bytes);
+    }
+
+    /// The buffer of bytes on their way, to be appended to.
+    pub fn outbox(&mut self) -> &mut Vec<u8> {
+        &mut self.outbox
+    }
+
+    /// Bytes that could not be sent yet.
+    pub fn backlog(&self) -> usize {
+        self.outbox.len() - self.sent
+    }
+
+    /// Sends what is on its way.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
+        while self.sent < self.outbox.len() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(ServerError::Closed));
+            }
+            self.sent += written;
+        }
+        if self.sent > 0 {
+            self.sent = 0;
+            self.outbox.clear();
+            self.outbox.shrink_to(16 * 1024);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the answers of our own that are due without another word from the server.
+    pub fn take_due(&mut self, out: &mut Vec<u8>, events: &mut Vec<Event>) {
+        if self.scan.rest == 0 {
+            while let Some(bytes) = self.pipeline.due(events) {
+                out.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    /// Reads once. What is the client's is appended to `out` except for its last run, whose place in `scratch` is returned
+    /// so that it can be written from there without a copy.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        out: &mut Vec<u8>,
+        events: &mut Vec<Event>,
+    ) -> Poll<Result<Range<usize>, ServerError>> {
+        let carried = self.scan.carry.len();
+        scratch[..carried].copy_from_slice(&self.scan.carry);
+        let mut buffer = ReadBuf::new(&mut scratch[carried..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        if read == 0 {
+            return Poll::Ready(Err(ServerError::Closed));
+        }
+        self.scan.carry.clear();
+        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
+    }
+
+    fn scan_chunk(&mut self, chunk: &mut [u8], out: &mut Vec<u8>, events: &mut Vec<Event>) -> Result<Range<usize>, ServerError> {
+        let mut run = 0..0;
+        let mut at = self.scan.rest.min(chunk.len());
+        if at > 0 {
+            self.scan.rest -= at;
+            run = if self.scan.forwarding { 0..at } else { at..at };
+        }
+        while at < chunk.len() {
+            let left = &chunk[at..];
+            if left.len() < HEADER {
+                self.scan.carry.extend_from_slice(left);
+                break;
+            }
+            let tag = left[0];
+            let length = u32::from_be_bytes([left[1], left[2], left[3], left[4]]);
+            if length < 4 {
+                return Err(ServerError::Length(length));
+            }
+            let whole = 1 + length as usize;
+            let here = whole.min(left.len());
+            if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
+                self.scan.carry.extend_from_slice(left);
+                break;
+            }
+            while let Some(bytes) = self.pipeline.due(events) {
+                out.extend_from_slice(&chunk[run.clone()]);
+                out.extend_from_slice(&bytes);
+                run = at..at;
+            }
+            let verdict = self.pipeline.step(tag, &chunk[at + HEADER..at + here], events)?;
+            self.notice(tag, at, here, chunk);
+            let end = at + here;
+            // The run always ends where this message begins.
+            match verdict {
+                Verdict::Forward => run.end = end,
+                Verdict::Swallow => {
+                    out.extend_from_slice(&chunk[run]);
+                    run = end..end;
+                }
+                Verdict::Instead(ref bytes) => {
+                    out.extend_from_slice(&chunk[run]);
+                    out.extend_from_slice(bytes);
+                    run = end..end;
+                }
+            }
+            self.scan.rest = whole - here;
+            self.scan.forwarding = verdict == Verdict::Forward;
+            at = end;
+        }
+        if self.scan.rest == 0 {
+            while let Some(bytes) = self.pipeline.due(events) {
+                out.extend_from_slice(&chunk[run.clone()]);
+                out.extend_from_slice(&bytes);
+                run = run.end..run.end;
+            }
+        }
+        Ok(run)
+    }
+
+    /// What a message says about this connection itself.
+    fn notice(&mut self, tag: u8, at: usize, here: usize, chunk: &mut [u8]) {
+        let body = &mut chunk[at + HEADER..at + here];
+        match tag {
+            b'Z' => {
+                if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
+                    self.status = status;
+                    match (self.shown, self.scan.failed) {
+                        (Shown::Own, _) => {}
+                        (Shown::Begun, false) => body[0] = TransactionStatus::InTransaction.byte(),
+                        (Shown::Begun, true) | (Shown::Failed, _) => body[0] = TransactionStatus::Failed.byte(),
+                    }
+                }
+                self.scan.failed = false;
+            }
+            b'E' => self.scan.failed = true,
+            b'S' => {
+                let mut parts = body.split(|byte| *byte == 0);
+                if let (Some(name), Some(value)) = (parts.next(), parts.next())
+                    && let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value))
+                {
+                    self.reported.set(name, value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is owed, nothing is half read or half sent.
+    pub fn is_settled(&self) -> bool {
+        self.pipeline.is_empty() && self.scan.rest == 0 && self.scan.carry.is_empty() && self.backlog() == 0
+    }
+
+    /// The client has been given a part of a message.
+    pub fn is_mid_message(&self) -> bool {
+        self.scan.rest > 0 && self.scan.forwarding
+    }
+
+    /// Looks whether the connection is still there, without waiting.
+    pub fn poke(&mut self) -> bool {
+        let mut scratch = [0; 512];
+        let (mut out, mut events) = (Vec::new(), Vec::new());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            match self.poll_read(&mut cx, &mut scratch, &mut out, &mut events) {
+                Poll::Pending => return self.is_settled(),
+                Poll::Ready(Ok(_)) if events.is_empty() => {}
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+
+    /// Runs statements of our own to their end and gives the ErrorResponse body if there was one.
+    pub async fn run(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>) -> Result<Result<(), Vec<u8>>, ServerError> {
+        let mut out = Vec::new();
+        self.capture(sql, scratch, &mut out).await?;
+        let mut rest = &out[..];
+        while rest.len() >= HEADER {
+            let length = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
+            let end = (1 + length).min(rest.len());
+            if rest[0] == b'E' {
+                return Ok(Err(rest[HEADER..end].to_vec()));
+            }
+            rest = &rest[end..];
+        }
+        Ok(Ok(()))
+    }
+
+    /// Runs statements of our own to their end; everything the server says is appended to `out`.
+    pub async fn capture(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>, out: &mut Vec<u8>) -> Result<(), ServerError> {
+        message::encode_query(sql.as_bytes(), &mut self.outbox);
+        self.unnamed = None;
+        self.pipeline.expect(Request::Query, Fate::Forward, None);
+        let mut events = Vec::new();
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                let mut scratch = scratch.borrow_mut();
+                let run = ready!(self.poll_read(cx, &mut scratch, out, &mut events))?;
+                out.extend_from_slice(&scratch[run]);
+                if self.pipeline.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,166 @@
+//! What a session has SET, so that any connection can be brought to it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::rc::Rc;
+
+/// The settings a session differs in from a fresh connection: name (folded) and value as SQL, ready to follow `SET name = `.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings(Rc<BTreeMap<Box<str>, Box<str>>>);
+
+impl Settings {
+    /// The same snapshot, known without comparing the entries.
+    pub fn is_same(&self, other: &Settings) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub fn is_default(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| &**value)
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        Rc::make_mut(&mut self.0).insert(Box::from(name), Box::from(value));
+    }
+
+    pub fn reset(&mut self, name: &str) {
+        if self.0.contains_key(name) {
+            Rc::make_mut(&mut self.0).remove(name);
+        }
+    }
+
+    pub fn reset_all(&mut self) {
+        // RESET ALL leaves the role alone, as in Postgres.
+        let kept = ["role", "session_authorization"].into_iter().filter_map(|name| self.0.get_key_value(name));
+        self.0 = Rc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
+    }
+
+    /// Adds those of `others` that are not set.
+    pub fn add(&mut self, others: &Settings) {
+        for (name, value) in others.0.iter().filter(|(name, _)| !self.0.contains_key(*name)).collect::<Vec<_>>() {
+            self.set(name, value);
+        }
+    }
+
+    /// The statements that bring a connection from `self` to `wanted`; `None` when nothing is to be done.
+    ///
+    /// The session authorization comes first and the role second, since both bear on what may be set after them.
+    pub fn statements_to(&self, wanted: &Settings) -> Option<String> {
+        if self.is_same(wanted) || self.0 == wanted.0 {
+            return None;
+        }
+        let mut sql = String::new();
+        for name in self.0.keys().filter(|name| !wanted.0.contains_key(*name)) {
+            match &**name {
+                "session_authorization" => sql.push_str("RESET SESSION AUTHORIZATION;"),
+                name => write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail"),
+            }
+        }
+        let changed = wanted.0.iter().filter(|(name, value)| self.0.get(*name) != Some(value));
+        let mut changed: Vec<_> = changed.collect();
+        changed.sort_by_key(|(name, _)| match &***name {
+            "session_authorization" => 0,
+            "role" => 1,
+            _ => 2,
+        });
+        for (name, value) in changed {
+            let written = match &**name {
+                "session_authorization" => write!(sql, "SET SESSION AUTHORIZATION {value};"),
+                "role" => write!(sql, "SET ROLE {value};"),
+                "timezone" => write!(sql, "SET TIME ZONE {value};"),
+                "session_characteristics" => write!(sql, "SET SESSION CHARACTERISTICS AS TRANSACTION {value};"),
+                name => write!(sql, "SET {} = {value};", quoted(name)),
+            };
+            written.expect("writing to a string cannot fail");
+        }
+        Some(sql)
+    }
+}
+
+/// A setting's name, each part quoted: `"search_path"`, `"app"."tenant"`.
+fn quoted(name: &str) -> String {
+    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// The values a server reports by ParameterStatus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    values: Rc<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Reported {
+    pub fn is_same(&self, other: &Reported) -> bool {
+        Rc::ptr_eq(&self.values, &other.values)
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|value| &**value)
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        if self.get(name) != Some(value) {
+            Rc::make_mut(&mut self.values).insert(Box::from(name), Box::from(value));
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Takes over what a server reports; equal reports become one copy, so that they are the same the next time.
+    pub fn adopt(&mut self, server: &mut Reported) {
+        if self.values == server.values {
+            server.values = Rc::clone(&self.values);
+        } else {
+            self.values = Rc::clone(&server.values);
+        }
+    }
+
+    /// SQL under these settings means what the reader of SQL takes it for: `standard_conforming_strings` is on and the
+    /// client writes UTF-8.
+    pub fn reads_as_expected(&self) -> bool {
+        self.get("standard_conforming_strings").is_none_or(|value| value == "on")
+            && self.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"))
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
+        let entries = entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value)));
+        Reported { values: Rc::new(entries.collect()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_brought_from_one_set_to_another() {
+        let mut has = Settings::default();
+        has.set("work_mem", "'64kB'");
+        has.set("datestyle", "iso");
+        let mut wanted = Settings::default();
+        wanted.set("work_mem", "'1MB'");
+        wanted.set("app.tenant", "'x'");
+        wanted.set("role", "reader");
+        assert_eq!(
+            has.statements_to(&wanted).as_deref(),
+            Some("RESET \"datestyle\";SET ROLE reader;SET \"app\".\"tenant\" = 'x';SET \"work_mem\" = '1MB';")
+        );
+        assert_eq!(has.statements_to(&has.clone()), None);
+    }
+
+    #[test]
+    fn reset_all_leaves_the_role() {
+        let mut settings = Settings::default();
+        settings.set("role", "reader");
+        settings.set("work_mem", "'1MB'");
+        settings.reset_all();
+        assert_eq!((settings.get("role"), settings.get("work_mem")), (Some("reader"), None));
+    }
+}

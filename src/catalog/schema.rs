@@ -1,0 +1,392 @@
+//! What a server defines: tables, columns, views and functions of one database, as plain data.
+//!
+//! Everything is read in one transaction, so that it belongs together. Temporary relations are left out: they are a session's own.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::{Client, Error, Row};
+
+use super::{Column, ColumnDefault, QualifiedName};
+
+/// The definitions of one database on one server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schema {
+    /// As `SHOW server_encoding` names it.
+    pub server_encoding: Box<str>,
+    pub relations: HashMap<QualifiedName, Definition>,
+    /// The relations of `pg_catalog` and `information_schema`.
+    pub system_relations: HashSet<QualifiedName>,
+    /// Names of functions, procedures and aggregates whose body Postgres or a C library does not bring; with the name in lower case, too.
+    pub opaque_functions: HashSet<Box<str>>,
+}
+
+/// One table or view outside `pg_catalog` and `information_schema`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    pub kind: Kind,
+    /// In the order of `attnum`, dropped ones left out.
+    pub columns: Vec<DefinedColumn>,
+    /// The column names of the primary key, in its order; empty without one.
+    pub primary_key: Vec<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Table(Table),
+    View(View),
+    /// A materialised view: its rows are stored, and as old as its last refresh.
+    Materialised(View),
+}
+
+/// An ordinary, partitioned or foreign table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    pub storage: Storage,
+    /// Tables this one is a partition of or inherits from, directly.
+    pub parents: Vec<QualifiedName>,
+    pub rules: Rules,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    Ordinary,
+    Partitioned,
+    Foreign,
+}
+
+/// Whether `CREATE RULE` rewrites statements on the table into others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    None,
+    Some,
+}
+
+/// What a view reads, directly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// Tables and views outside the system's schemas.
+    pub relations: Vec<QualifiedName>,
+    /// Whether it calls one of the opaque functions, which may read anything.
+    pub functions: Functions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Functions {
+    Known,
+    Opaque,
+}
+
+/// A column with what only the checks of a key need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DefinedColumn {
+    pub column: Column,
+    /// `atttypmod` (or the domain's `typtypmod`): -1 without.
+    pub modifier: i32,
+    pub equality: Equality,
+}
+
+/// What equal means for the column's collation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Equality {
+    /// Equal bytes; also for types without a collation.
+    Bytes,
+    /// A non-deterministic collation: different bytes may be equal.
+    Collation,
+}
+
+/// Reads the definitions of the database the client is connected to. The client must not be in a transaction.
+pub async fn read(client: &Client) -> Result<Schema, Error> {
+    // All names below mean those of pg_catalog, whatever the role's search path is.
+    client
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp",
+        )
+        .await?;
+    let read = read_all(client).await;
+    // Nothing was written; where the connection is broken, `read` says so already.
+    let end = client.batch_execute("ROLLBACK").await;
+    read.and_then(|schema| end.map(|()| schema))
+}
+
+async fn read_all(client: &Client) -> Result<Schema, Error> {
+    let encoding = client
+        .query_one("SELECT current_setting('server_encoding')", &[])
+        .await?;
+    let names = names(client).await?;
+    let mut columns = columns(client).await?;
+    let mut primary_keys = primary_keys(client).await?;
+    let mut kinds = kinds(client, &names).await?;
+    let relations = names
+        .into_iter()
+        .filter_map(|(oid, name)| {
+            let columns = columns.remove(&oid).unwrap_or_default();
+            let primary_key = primary_keys.remove(&oid).unwrap_or_default();
+            kinds.remove(&oid).map(|kind| {
+                (
+                    name,
+                    Definition {
+                        kind,
+                        columns,
+                        primary_key,
+                    },
+                )
+            })
+        })
+        .collect();
+    Ok(Schema {
+        server_encoding: encoding.try_get::<_, &str>(0)?.into(),
+        relations,
+        system_relations: system_relations(client).await?,
+        opaque_functions: opaque_functions(client).await?,
+    })
+}
+
+/// Permanent relations outside the system's schemas; a fragment of FROM and WHERE for the queries below.
+const RELATIONS: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
+
+/// Functions whose body may read tables or take numbers from sequences: written here, in a language that can.
+/// The functions of extensions are left out, as are all in C. Temporary functions belong to a session, which must call them as `pg_temp.name`.
+const OPAQUE: &str = "SELECT p.oid FROM pg_proc p
+      JOIN pg_namespace n ON n.oid = p.pronamespace
+      JOIN pg_language l ON l.oid = p.prolang
+    WHERE l.lanname NOT IN ('c', 'internal') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp_'
+      AND NOT EXISTS (SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')";
+
+async fn names(client: &Client) -> Result<HashMap<u32, QualifiedName>, Error> {
+    let rows = client
+        .query(
+            &format!("SELECT c.oid, n.nspname::text, c.relname::text FROM {RELATIONS}"),
+            &[],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, (text(row, 1)?, text(row, 2)?))))
+        .collect()
+}
+
+/// The kind of each relation, with what it is made from.
+async fn kinds(
+    client: &Client,
+    names: &HashMap<u32, QualifiedName>,
+) -> Result<HashMap<u32, Kind>, Error> {
+    let parents = pairs(
+        client,
+        "SELECT inhrelid, inhparent FROM pg_inherits ORDER BY inhrelid, inhseqno",
+        names,
+    )
+    .await?;
+    let reads = "SELECT DISTINCT r.ev_class, d.refobjid FROM pg_rewrite r
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+        WHERE d.refobjid <> r.ev_class";
+    let reads = pairs(client, reads, names).await?;
+    let query = format!(
+        "SELECT c.oid, c.relkind::text,
+            EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'),
+            EXISTS (SELECT FROM pg_rewrite r
+                    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
+                    LEFT JOIN pg_aggregate a ON a.aggfnoid = d.refobjid
+                    WHERE r.ev_class = c.oid
+                      AND (d.refobjid IN ({OPAQUE}) OR a.aggtransfn IN ({OPAQUE}) OR a.aggfinalfn IN ({OPAQUE})))
+        FROM {RELATIONS}"
+    );
+    let mut kinds = HashMap::new();
+    for row in client.query(&query, &[]).await? {
+        let oid: u32 = row.try_get(0)?;
+        let table = |storage, rules| {
+            let parents = parents.get(&oid).cloned().unwrap_or_default();
+            Kind::Table(Table {
+                storage,
+                parents,
+                rules,
+            })
+        };
+        let rules = if row.try_get(2)? {
+            Rules::Some
+        } else {
+            Rules::None
+        };
+        let functions = if row.try_get(3)? {
+            Functions::Opaque
+        } else {
+            Functions::Known
+        };
+        let view = || View {
+            relations: reads.get(&oid).cloned().unwrap_or_default(),
+            functions,
+        };
+        let kind = match row.try_get::<_, &str>(1)? {
+            "v" => Kind::View(view()),
+            "m" => Kind::Materialised(view()),
+            "p" => table(Storage::Partitioned, rules),
+            "f" => table(Storage::Foreign, rules),
+            _ => table(Storage::Ordinary, rules),
+        };
+        kinds.insert(oid, kind);
+    }
+    Ok(kinds)
+}
+
+/// Groups rows of (relation, other relation) by the first; relations without a name here (the system's, temporary ones) are left out.
+async fn pairs(
+    client: &Client,
+    query: &str,
+    names: &HashMap<u32, QualifiedName>,
+) -> Result<HashMap<u32, Vec<QualifiedName>>, Error> {
+    let mut groups: HashMap<u32, Vec<QualifiedName>> = HashMap::new();
+    for row in client.query(query, &[]).await? {
+        if let Some(name) = names.get(&row.try_get::<_, u32>(1)?) {
+            groups
+                .entry(row.try_get(0)?)
+                .or_default()
+                .push(name.clone());
+        }
+    }
+    Ok(groups)
+}
+
+/// `nextval`, `currval`, `setval` (two) and `lastval` in an expression tree.
+const SEQUENCE_CALL: &str = ":funcid (1574|1575|1576|1765|2559) ";
+
+async fn columns(client: &Client) -> Result<HashMap<u32, Vec<DefinedColumn>>, Error> {
+    let domains = domains(client).await?;
+    let query = format!(
+        "SELECT c.oid, a.attname::text, a.atttypid, a.atttypmod, a.attidentity <> '', a.attgenerated <> '', def.oid IS NOT NULL,
+            def.adbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
+                SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid
+                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})),
+            coalesce(coll.collisdeterministic, true)
+         FROM pg_attribute a
+           LEFT JOIN pg_attrdef def ON def.adrelid = a.attrelid AND def.adnum = a.attnum
+           LEFT JOIN pg_collation coll ON coll.oid = a.attcollation
+           JOIN (SELECT c.oid FROM {RELATIONS}) c ON c.oid = a.attrelid
+         WHERE a.attnum > 0 AND NOT a.attisdropped
+         ORDER BY c.oid, a.attnum"
+    );
+    let mut columns: HashMap<u32, Vec<DefinedColumn>> = HashMap::new();
+    for row in client.query(&query, &[]).await? {
+        columns
+            .entry(row.try_get(0)?)
+            .or_default()
+            .push(column(&row, &domains)?);
+    }
+    Ok(columns)
+}
+
+fn column(row: &Row, domains: &HashMap<u32, Domain>) -> Result<DefinedColumn, Error> {
+    let (identity, generated, has_default): (bool, bool, bool) =
+        (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+    let takes_number: Option<bool> = row.try_get(7)?;
+    let (mut type_oid, mut modifier): (u32, i32) = (row.try_get(2)?, row.try_get(3)?);
+    let mut domain_default = None;
+    while let Some(domain) = domains.get(&type_oid) {
+        domain_default = domain_default.or(domain.default);
+        type_oid = domain.base;
+        modifier = domain.modifier;
+    }
+    let default = if generated {
+        ColumnDefault::Generated
+    } else if identity || takes_number == Some(true) {
+        ColumnDefault::Sequence
+    } else if has_default {
+        ColumnDefault::Plain
+    } else {
+        domain_default.unwrap_or(ColumnDefault::Plain)
+    };
+    let equality = if row.try_get(8)? {
+        Equality::Bytes
+    } else {
+        Equality::Collation
+    };
+    Ok(DefinedColumn {
+        column: Column {
+            name: text(row, 1)?,
+            type_oid,
+            default,
+        },
+        modifier,
+        equality,
+    })
+}
+
+/// A domain over another type.
+struct Domain {
+    base: u32,
+    modifier: i32,
+    default: Option<ColumnDefault>,
+}
+
+async fn domains(client: &Client) -> Result<HashMap<u32, Domain>, Error> {
+    let query = format!(
+        "SELECT t.oid, t.typbasetype, t.typtypmod, t.typdefault IS NOT NULL,
+            t.typdefaultbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
+                SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid
+                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE}))
+         FROM pg_type t WHERE t.typtype = 'd'"
+    );
+    let mut domains = HashMap::new();
+    for row in client.query(&query, &[]).await? {
+        let (has_default, takes_number): (bool, Option<bool>) = (row.try_get(3)?, row.try_get(4)?);
+        let default = match (has_default, takes_number) {
+            (false, _) => None,
+            (true, Some(true)) => Some(ColumnDefault::Sequence),
+            (true, _) => Some(ColumnDefault::Plain),
+        };
+        domains.insert(
+            row.try_get(0)?,
+            Domain {
+                base: row.try_get(1)?,
+                modifier: row.try_get(2)?,
+                default,
+            },
+        );
+    }
+    Ok(domains)
+}
+
+async fn primary_keys(client: &Client) -> Result<HashMap<u32, Vec<Box<str>>>, Error> {
+    let query = "SELECT i.indrelid, a.attname::text FROM pg_index i
+        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS part (attnum, place)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = part.attnum
+        WHERE i.indisprimary AND part.place <= i.indnkeyatts ORDER BY i.indrelid, part.place";
+    let mut keys: HashMap<u32, Vec<Box<str>>> = HashMap::new();
+    for row in client.query(query, &[]).await? {
+        keys.entry(row.try_get(0)?)
+            .or_default()
+            .push(text(&row, 1)?);
+    }
+    Ok(keys)
+}
+
+async fn system_relations(client: &Client) -> Result<HashSet<QualifiedName>, Error> {
+    let query = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'p', 'f', 'v', 'm')";
+    client
+        .query(query, &[])
+        .await?
+        .iter()
+        .map(|row| Ok((text(row, 0)?, text(row, 1)?)))
+        .collect()
+}
+
+async fn opaque_functions(client: &Client) -> Result<HashSet<Box<str>>, Error> {
+    let query = format!(
+        "WITH opaque AS ({OPAQUE}), named AS (
+            SELECT p.proname::text AS name FROM pg_proc p WHERE p.oid IN (SELECT oid FROM opaque)
+            UNION SELECT p.proname::text FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid
+            WHERE a.aggtransfn IN (SELECT oid FROM opaque) OR a.aggfinalfn IN (SELECT oid FROM opaque))
+         SELECT name FROM named UNION SELECT lower(name) FROM named"
+    );
+    client
+        .query(&query, &[])
+        .await?
+        .iter()
+        .map(|row| text(row, 0))
+        .collect()
+}
+
+fn text(row: &Row, column: usize) -> Result<Box<str>, Error> {
+    row.try_get::<_, &str>(column).map(Box::from)
+}

@@ -1,0 +1,136 @@
+//! `trunkline check`: every mistake of a configuration file, and with `--connect` a look at every node.
+
+mod connect;
+mod nodes;
+mod server;
+mod trouble;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::catalog;
+use crate::config::{self, Config, Problem};
+use crate::wire::tls::{ClientEncryption, ServerEncryption};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    file: PathBuf,
+    /// Also connect to every node, as every server user, to every database.
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Exits with 0 only when nothing is wrong. Mistakes and warnings go to standard error.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let (config, encryption) = match validated(arguments) {
+        Ok(sound) => sound,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            eprintln!("{}", counted(problems.len(), "mistake"));
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!("ok: {}", summary(&config));
+    if !arguments.connect {
+        return ExitCode::SUCCESS;
+    }
+    match nodes::check(&config, &encryption) {
+        nodes::Verdict::AllWell => ExitCode::SUCCESS,
+        nodes::Verdict::SomethingWrong => ExitCode::FAILURE,
+    }
+}
+
+/// A file that reads well, whose every database makes a catalog, and whose TLS files hold what they should.
+fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Problem>> {
+    let config = config::load(&arguments.file)?;
+    let mut problems: Vec<Problem> = config
+        .databases
+        .iter()
+        .filter_map(|database| catalog::build(&config, &database.name).err())
+        .flatten()
+        .collect();
+    if let Err(error) = ClientEncryption::load(&config.listen.tls) {
+        problems.push(config.problem(config.tls_lines.listen, "listen.tls", error.to_string()));
+    }
+    let encryption = ServerEncryption::load(&config.server_tls).map_err(|error| {
+        problems.push(config.problem(config.tls_lines.server, "server_tls", error.to_string()))
+    });
+    problems.sort_by_key(|problem| problem.line.0);
+    match encryption {
+        Ok(encryption) if problems.is_empty() => Ok((config, encryption)),
+        Ok(_) | Err(()) => Err(problems),
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let nodes: usize = config.shards.iter().map(|shard| shard.nodes.len()).sum();
+    [
+        counted(config.databases.len(), "database"),
+        counted(config.shards.len(), "shard"),
+        counted(nodes, "node"),
+        counted(config.distributions.len(), "distribution"),
+        counted(config.tables.len(), "table"),
+        counted(config.users.len(), "user"),
+    ]
+    .join(", ")
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("trunkline.toml");
+        std::fs::write(&file, text).expect("written");
+        std::fs::write(folder.path().join("empty.pem"), "").expect("written");
+        let found = validated(&Arguments {
+            file,
+            connect: false,
+        });
+        found
+            .err()
+            .into_iter()
+            .flatten()
+            .map(|problem| problem.to_string())
+            .collect()
+    }
+
+    const SOUND: &str = r#"
+users = [{ name = "app", password = "secret" }]
+databases = [{ name = "app" }]
+shards = [{ name = "s1", nodes = [{ host = "h1" }] }]
+"#;
+
+    #[test]
+    fn maps_and_certificates_are_looked_into() {
+        assert_eq!(mistakes(SOUND), Vec::<String>::new());
+        let wrong = format!(
+            "{SOUND}distributions = [{{ name = \"d\", key = \"text\", strategy = \"hash\", shards = {{ s1 = \"1-4095\" }} }}]\n\
+             [listen.tls]\nmode = \"prefer\"\ncertificate = \"empty.pem\"\nkey = \"empty.pem\"\n\
+             [server_tls]\nmode = \"verify-ca\"\nroot_certificate = \"empty.pem\"\n"
+        );
+        let found = mistakes(&wrong);
+        assert_eq!(found.len(), 3, "{found:#?}");
+        for (said, wanted) in found.iter().zip([
+            "trunkline.toml:5: distributions.d.shards: bucket 0 is assigned to no shard",
+            "trunkline.toml:6: listen.tls: ",
+            "trunkline.toml:10: server_tls: ",
+        ]) {
+            assert!(said.contains(wanted), "{found:#?}");
+        }
+        assert!(found[2].contains("holds no certificate"), "{found:#?}");
+    }
+}

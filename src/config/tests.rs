@@ -1,0 +1,312 @@
+//! The files in `config/` and the golden file of mistakes.
+
+use std::path::Path;
+
+use super::*;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn secrets(name: &str) -> Option<String> {
+    name.ends_with("PASSWORD").then(|| "secret".to_owned())
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(file)).expect(file)
+}
+
+fn messages(text: &str) -> String {
+    let problems = parse(text, "trunkline.toml", &secrets).expect_err("the file has mistakes");
+    problems
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect()
+}
+
+/// A sound file, for tests that add to it.
+const SOUND: &str = r#"
+[[users]]
+name = "app"
+password = "secret"
+[[databases]]
+name = "app"
+[[shards]]
+name = "s1"
+nodes = [{ host = "h" }]
+"#;
+
+#[test]
+fn every_file_in_config_is_sound() {
+    let mut files = 0;
+    for file in std::fs::read_dir(Path::new(ROOT).join("config")).expect("config/") {
+        let path = file.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a file");
+        let config = parse(&text, &path.display().to_string(), &secrets);
+        assert!(config.is_ok(), "{:#?}", config.err());
+        files += 1;
+    }
+    assert!(files >= 4, "{files} files");
+}
+
+#[test]
+fn all_mistakes_at_once() {
+    let found = messages(&read("tests/golden/config/mistakes.toml"));
+    let golden = Path::new(ROOT).join("tests/golden/config/mistakes.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &found).expect("written");
+    }
+    let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert!(
+        found == wanted,
+        "set UPDATE_GOLDEN=1 when the new messages are right:\n{found}"
+    );
+}
+
+#[test]
+fn a_wrong_secret_is_never_shown() {
+    assert!(!messages(&read("tests/golden/config/mistakes.toml")).contains("12345678"));
+    let config = parse(SOUND, "trunkline.toml", &secrets).expect("sound");
+    assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+    // Not even when the file is no TOML at all.
+    assert!(!messages("[[users]]\nname = \"app\"\npassword = hunter2\n").contains("hunter2"));
+}
+
+/// The names after "allowed:" when a key is unknown in some section, which are all the keys of that section.
+fn keys_of(section: &str) -> Vec<String> {
+    let said = messages(section);
+    let line = said
+        .lines()
+        .find(|line| line.contains("zzz: is not a key here"))
+        .expect(&said);
+    let (_, keys) = line.split_once("allowed: ").expect(line);
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_file_has_every_key() {
+    let reference = read("config/reference.toml");
+    let manual = read("docs/CONFIG.md");
+    let root = keys_of("zzz = 1");
+    assert!(root.contains(&"tables".to_owned()), "{root:?}");
+    let sections = [
+        "[listen]\nzzz = 1",
+        "[listen.tls]\nmode = \"require\"\nzzz = 1",
+        "[log]\nzzz = 1",
+        "[limits]\nzzz = 1",
+        "[server_tls]\nzzz = 1",
+        "[pool]\nzzz = 1",
+        "[[users]]\nzzz = 1",
+        "[[databases]]\nzzz = 1",
+        "[[shards]]\nzzz = 1",
+        "[[shards]]\nnodes = [{ zzz = 1 }]",
+        "[[distributions]]\nzzz = 1",
+        "[[distributions]]\npins = [{ zzz = 1 }]",
+        "[[distributions]]\nstrategy = \"range\"\nranges = [{ zzz = 1 }]",
+        "[[distributions]]\nstrategy = \"list\"\nvalues = [{ zzz = 1 }]",
+        "[[distributions]]\nstrategy = \"geo\"\nregions = [{ zzz = 1 }]",
+        "[[tables]]\nzzz = 1",
+        "[[tables]]\nplacement = \"single\"\nzzz = 1",
+    ];
+    for key in sections.iter().flat_map(|section| keys_of(section)) {
+        if key == "tls" {
+            continue; // a section of its own
+        }
+        let said = reference.contains(&format!("{key} = "))
+            || reference.contains(&format!("[[shards.{key}]]"));
+        assert!(said, "{key} is not in config/reference.toml");
+        assert!(
+            manual.contains(&format!("`{key}`")),
+            "{key} is not in docs/CONFIG.md"
+        );
+    }
+}
+
+/// What the reference file says of defaults is what is used when nothing is said.
+#[test]
+fn the_reference_file_shows_the_defaults() {
+    let reference =
+        parse(&read("config/reference.toml"), "reference.toml", &secrets).expect("sound");
+    let bare = parse(SOUND, "bare.toml", &secrets).expect("sound");
+    assert_eq!(
+        format!("{:?}", reference.limits),
+        format!("{:?}", bare.limits)
+    );
+    assert_eq!(format!("{:?}", reference.log), format!("{:?}", bare.log));
+    assert_eq!(
+        format!("{:?}", reference.server_tls),
+        format!("{:?}", bare.server_tls)
+    );
+    assert_eq!(reference.pool, bare.pool);
+    assert_eq!(reference.listen.addresses, bare.listen.addresses);
+    assert!(matches!(bare.listen.tls, ClientTls::Disable));
+    assert!(matches!(
+        reference.distributions[0].strategy,
+        Strategy::Hash {
+            function: HashFunction::Postgres,
+            buckets: 4096,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn the_file_with_everything() {
+    let config = parse(&read("config/tests.toml"), "tests.toml", &secrets).expect("sound");
+    assert_eq!(config.workers, 2);
+    assert_eq!(config.listen.http, None);
+    assert_eq!(
+        (config.pool.idle_timeout, config.pool.max_lifetime),
+        (None, None)
+    );
+    let user = |name: &str| {
+        config
+            .users
+            .iter()
+            .find(|user| user.name == name)
+            .expect(name)
+    };
+    assert!(matches!(user("app").auth, Auth::ScramPassword(_)));
+    assert!(matches!(user("verifier").auth, Auth::ScramVerifier(_)));
+    assert!(matches!(user("old").auth, Auth::Md5(_)));
+    assert!(matches!(user("local").auth, Auth::Trust));
+    assert_eq!(user("app").server_password, Some(Secret("app".to_owned())));
+    assert_eq!(
+        user("verifier").server_password,
+        Some(Secret("pencil".to_owned()))
+    );
+    assert_eq!(user("local").server_password, None);
+    let [app, legacy] = &config.databases[..] else {
+        panic!("two databases")
+    };
+    assert_eq!(
+        (legacy.server_database.as_str(), legacy.sequences_per_shard),
+        ("legacy_production", true)
+    );
+    // The user's word, the database's, the pool's.
+    assert_eq!(config.pool_of(user("app"), legacy).size, 3);
+    assert_eq!(config.pool_of(user("old"), legacy).size, 2);
+    assert_eq!(config.pool_of(user("old"), app).size, 5);
+    assert_eq!(config.pool_of(user("old"), legacy).mode, PoolMode::Session);
+    assert_eq!(config.shards[0].nodes[1].port, 5511);
+    let distribution = |name: &str| {
+        config
+            .distributions
+            .iter()
+            .find(|d| d.name == name)
+            .expect(name)
+    };
+    assert_eq!(distribution("customers").pins[1].key, ["-1"]);
+    assert_eq!(
+        distribution("messages").pins[0].key,
+        ["news", "2024-02-29T12:00:00Z"]
+    );
+    let Strategy::Hash {
+        shards: BucketMap::Assigned(assigned),
+        ..
+    } = &distribution("sessions").strategy
+    else {
+        panic!("assigned buckets")
+    };
+    assert_eq!(assigned[0], ("s1".to_owned(), vec![(0, 3), (12, 15)]));
+    let Strategy::Range(ranges) = &distribution("events").strategy else {
+        panic!("ranges")
+    };
+    assert_eq!(
+        (ranges[1].from.as_deref(), ranges[1].to.as_deref()),
+        (Some("2024-01-01"), Some("2025-01-01"))
+    );
+    let table = |name: &str| {
+        config
+            .tables
+            .iter()
+            .find(|table| table.name == name)
+            .expect(name)
+    };
+    assert_eq!(table("sessions").schema, "web");
+    assert_eq!(table("Settings").database, "app");
+    let TablePlacement::Sharded { key, .. } = &table("contracts").placement else {
+        panic!("sharded")
+    };
+    assert_eq!(key, &["Tenant"]);
+}
+
+#[test]
+fn syntax_is_reported_with_its_line() {
+    assert!(messages("[pool]\nsize = \n").starts_with("trunkline.toml:2: is not TOML:"));
+    // A key given twice does not hide the other mistakes.
+    let twice = messages(&format!(
+        "[pool]\nsize = 1\nsize = 2\nmode = \"x\"\n{SOUND}"
+    ));
+    assert!(
+        twice.contains("trunkline.toml:3: is not TOML: duplicate key"),
+        "{twice}"
+    );
+    assert!(twice.contains("trunkline.toml:4: pool.mode:"), "{twice}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let problems = load(Path::new("/nowhere/trunkline.toml")).expect_err("no file");
+    assert!(
+        problems[0]
+            .to_string()
+            .starts_with("/nowhere/trunkline.toml: cannot be read: ")
+    );
+}
+
+#[test]
+fn secrets_and_certificates_from_files_beside_the_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in [
+        ("password", "from file\n"),
+        ("server.crt", ""),
+        ("server.key", ""),
+    ] {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    let text = SOUND.replace("\"secret\"", "{ file = \"password\" }")
+        + "[listen.tls]\nmode = \"require\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
+    let file = folder.path().join("trunkline.toml").display().to_string();
+    let config = parse(&text, &file, &secrets).expect("sound");
+    assert_eq!(
+        config.users[0].server_password,
+        Some(Secret("from file".to_owned()))
+    );
+    let ClientTls::Require(pair) = &config.listen.tls else {
+        panic!("require")
+    };
+    assert_eq!(pair.key, folder.path().join("server.key"));
+}
+
+#[test]
+fn doubts_are_warnings() {
+    let text = SOUND.replace("password = \"secret\"", "auth = \"trust\"")
+        + "[listen]\naddresses = [\"0.0.0.0:6432\"]\n";
+    let config = parse(&text, "trunkline.toml", &secrets).expect("sound");
+    let said: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("no user has admin = true"), "{said:?}");
+    assert!(
+        said[1].contains("users.app.auth: \"trust\" asks for no password"),
+        "{said:?}"
+    );
+}
+
+/// Moving an entry in the file must not look like another node, or a reload would drop its connections.
+#[test]
+fn a_node_is_the_same_wherever_it_stands() {
+    let config = parse(SOUND, "a.toml", &secrets).expect("sound");
+    let moved = parse(&format!("\n\n{SOUND}"), "a.toml", &secrets).expect("sound");
+    assert_ne!(config.shards[0].line, moved.shards[0].line);
+    assert_eq!(config.shards[0].nodes, moved.shards[0].nodes);
+}
+
+#[test]
+fn a_connect_timeout_that_hides_its_own_error() {
+    let text = format!("{SOUND}[pool]\nconnect_timeout = \"20s\"\n");
+    let config = parse(&text, "trunkline.toml", &secrets).expect("sound");
+    let said: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        said.iter()
+            .any(|said| said.starts_with("trunkline.toml:11: pool.connect_timeout: is not less")),
+        "{said:?}"
+    );
+}

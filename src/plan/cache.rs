@@ -1,0 +1,308 @@
+//! Plans by shape of text: the hot path of every simple query.
+//!
+//! A text is brought to its normal form (literals replaced by marks), hashed and looked up; the found entry's normal form is compared, so a
+//! collision of hashes costs a comparison, never a wrong plan. The search path is part of the key. One cache serves one database of one
+//! worker: no locks. A catalog of another epoch empties it. Least recently used entries make room (CLOCK: a hand goes around and takes the
+//! first entry that was not used since it came by).
+//!
+//! **Offsets.** Texts of one shape differ in the lengths of their literals, so all offsets in a [`Planned`] that comes from here
+//! (`PlannedStatement::range`, `Refusal::position`) are offsets *of the normal form*. [`Planned::range_of`] and [`Planned::position_of`]
+//! translate them for the text at hand. Ranges inside a [`Class`](crate::sql::class::Class) stay as they are: such a text is only cached when it has no literals.
+//!
+//! Long texts are not cached. Nothing that is cached quotes a literal, so no client sees another one's data.
+
+use std::mem::size_of;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+
+use crate::catalog::{Catalog, Epoch, SearchPath};
+use crate::sql::class::{Class, Copy, CopySource, SetValue};
+use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to_normal};
+use crate::sql::{self, SqlError};
+
+use super::refusal::{Reason, Refusal};
+use super::{KeyOperand, KeyTuple, Plan, Planned, PlannedStatement, Target};
+
+/// Longer texts are planned each time.
+const LONGEST_TEXT: usize = 16 * 1024;
+
+/// Why a text has no plan at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unplannable {
+    /// Not to be sent to any server, because its bytes may mean something else there.
+    #[error("the text of the statement is not valid UTF-8 at byte {position}")]
+    NotUtf8 { position: usize },
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+impl Unplannable {
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Unplannable::NotUtf8 { .. } => Reason::NotUtf8.kind().sqlstate,
+            Unplannable::Sql(error) => error.sqlstate(),
+        }
+    }
+}
+
+/// What a cache did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub hits: u64,
+    pub misses: u64,
+    pub evictions: u64,
+    /// Now, not since.
+    pub entries: usize,
+    /// Now, not since.
+    pub bytes: usize,
+}
+
+pub struct PlanCache {
+    /// Most bytes of all entries.
+    limit: usize,
+    /// Chosen at random, so that nobody can prepare texts that collide.
+    seed: u64,
+    epoch: Option<Epoch>,
+    table: HashTable<usize>,
+    /// Entries by place; free places are `None` and listed in `free`.
+    slots: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    hand: usize,
+    counters: Counters,
+    normal: Vec<u8>,
+    /// The search path asked for last, and its hash.
+    path: Option<(SearchPath, u64)>,
+}
+
+struct Entry {
+    hash: u64,
+    normal: Box<[u8]>,
+    path: SearchPath,
+    planned: Rc<Planned>,
+    bytes: usize,
+    used: bool,
+}
+
+impl PlanCache {
+    /// A cache of at most `limit` bytes.
+    pub fn new(limit: usize) -> PlanCache {
+        PlanCache {
+            limit,
+            seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), limit),
+            epoch: None,
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            counters: Counters::default(),
+            normal: Vec::new(),
+            path: None,
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The plans of a text, and its literals.
+    pub fn plan(
+        &mut self,
+        text: &[u8],
+        search_path: &SearchPath,
+        catalog: &Arc<Catalog>,
+        literals: &mut Vec<Literal>,
+    ) -> Result<Rc<Planned>, Unplannable> {
+        if self.epoch != Some(catalog.epoch) {
+            self.clear();
+            self.epoch = Some(catalog.epoch);
+        }
+        let mut normal = std::mem::take(&mut self.normal);
+        let result = self.plan_normal(text, &mut normal, search_path, catalog, literals);
+        self.normal = normal;
+        result
+    }
+
+    fn plan_normal(
+        &mut self,
+        text: &[u8],
+        normal: &mut Vec<u8>,
+        search_path: &SearchPath,
+        catalog: &Catalog,
+        literals: &mut Vec<Literal>,
+    ) -> Result<Rc<Planned>, Unplannable> {
+        normalise(text, normal, literals).map_err(|error| match error {
+            NotNormalisable::NotUtf8 { position } => Unplannable::NotUtf8 { position },
+            NotNormalisable::Unreadable(error) => Unplannable::Sql(error.into()),
+        })?;
+        if normal.len() > LONGEST_TEXT {
+            self.counters.misses += 1;
+            return plan_text(text, literals, catalog, search_path).map(Rc::new);
+        }
+        let hash = xxh3_64_with_seed(normal, self.hash_of_path(search_path));
+        if let Some(planned) = self.find(hash, normal, search_path) {
+            self.counters.hits += 1;
+            return Ok(planned);
+        }
+        self.counters.misses += 1;
+        let planned = Rc::new(plan_text(text, literals, catalog, search_path)?);
+        if is_cacheable(&planned, literals) {
+            self.insert(hash, normal, search_path, &planned);
+        }
+        Ok(planned)
+    }
+
+    fn hash_of_path(&mut self, search_path: &SearchPath) -> u64 {
+        if let Some((known, hash)) = &self.path
+            && Arc::ptr_eq(&known.0, &search_path.0)
+        {
+            return *hash;
+        }
+        let mut hasher = Xxh3::with_seed(self.seed);
+        for schema in &*search_path.0 {
+            hasher.update(&schema.len().to_le_bytes());
+            hasher.update(schema.as_bytes());
+        }
+        let hash = hasher.digest();
+        self.path = Some((search_path.clone(), hash));
+        hash
+    }
+
+    fn find(&mut self, hash: u64, normal: &[u8], search_path: &SearchPath) -> Option<Rc<Planned>> {
+        let slots = &self.slots;
+        let place = *self.table.find(hash, |place| {
+            slots[*place].as_ref().is_some_and(|entry| entry.hash == hash && *entry.normal == *normal && same_path(&entry.path, search_path))
+        })?;
+        let entry = self.slots[place].as_mut()?;
+        entry.used = true;
+        Some(entry.planned.clone())
+    }
+
+    fn insert(&mut self, hash: u64, normal: &[u8], search_path: &SearchPath, planned: &Rc<Planned>) {
+        let bytes = normal.len() + planned.bytes() + size_of::<Option<Entry>>() + 2 * size_of::<usize>();
+        if bytes > self.limit {
+            return;
+        }
+        while self.counters.bytes + bytes > self.limit {
+            self.evict_one();
+        }
+        let entry = Entry { hash, normal: normal.into(), path: search_path.clone(), planned: planned.clone(), bytes, used: false };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[place] = Some(entry);
+        let slots = &self.slots;
+        self.table.insert_unique(hash, place, |place| slots[*place].as_ref().map_or(0, |entry| entry.hash));
+        self.counters.entries += 1;
+        self.counters.bytes += bytes;
+    }
+
+    /// Takes out the first entry at the hand that was not used since the hand came by. There is one: bytes are only counted for entries.
+    fn evict_one(&mut self) {
+        loop {
+            self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
+            let place = self.hand;
+            match &mut self.slots[place] {
+                None => {}
+                Some(entry) if entry.used => entry.used = false,
+                Some(entry) => {
+                    let (hash, bytes) = (entry.hash, entry.bytes);
+                    if let Ok(found) = self.table.find_entry(hash, |candidate| *candidate == place) {
+                        found.remove();
+                    }
+                    self.slots[place] = None;
+                    self.free.push(place);
+                    self.counters.entries -= 1;
+                    self.counters.bytes -= bytes;
+                    self.counters.evictions += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.slots.clear();
+        self.free.clear();
+        self.hand = 0;
+        self.counters.entries = 0;
+        self.counters.bytes = 0;
+    }
+}
+
+fn same_path(one: &SearchPath, other: &SearchPath) -> bool {
+    Arc::ptr_eq(&one.0, &other.0) || one == other
+}
+
+fn plan_text(text: &[u8], literals: &[Literal], catalog: &Catalog, search_path: &SearchPath) -> Result<Planned, Unplannable> {
+    let text = std::str::from_utf8(text).map_err(|error| Unplannable::NotUtf8 { position: error.valid_up_to() })?;
+    let statements = sql::read(text)?;
+    let mut planned = super::plan(text, &statements, catalog, search_path);
+    for statement in &mut planned.statements {
+        statement.range = to_normal(statement.range.start, literals)..to_normal(statement.range.end, literals);
+        if let Err(refusal) = &mut statement.plan {
+            refusal.position = refusal.position.map(|position| to_normal(position, literals));
+        }
+    }
+    Ok(planned)
+}
+
+fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
+    // The classes of other statements hold values and offsets of the text at hand (SET x = 5).
+    literals.is_empty() || planned.statements.iter().all(|statement| statement.class == Class::Data)
+}
+
+impl Planned {
+    /// A statement's bytes in the text at hand, whose literals these are.
+    pub fn range_of(statement: &PlannedStatement, literals: &[Literal]) -> Range<usize> {
+        from_normal(statement.range.start, literals)..from_normal(statement.range.end, literals)
+    }
+
+    /// A refusal's place in the text at hand, whose literals these are.
+    pub fn position_of(refusal: &Refusal, literals: &[Literal]) -> Option<usize> {
+        refusal.position.map(|position| from_normal(position, literals))
+    }
+
+    /// Its size in memory, near enough for a limit.
+    fn bytes(&self) -> usize {
+        size_of::<Planned>() + self.statements.iter().map(bytes_of_statement).sum::<usize>()
+    }
+}
+
+fn bytes_of_statement(statement: &PlannedStatement) -> usize {
+    let plan = match &statement.plan {
+        Ok(Plan::Relay(Target::Keys { sets, .. })) => sets.iter().flat_map(|set| &set.tuples).map(bytes_of_tuple).sum(),
+        Ok(Plan::Session | Plan::Relay(Target::Any | Target::Shard(_))) => 0,
+        Err(refusal) => refusal.message.capacity(),
+    };
+    size_of::<PlannedStatement>() + bytes_of_class(&statement.class) + plan + size_of_val(&statement.leaves[..])
+}
+
+fn bytes_of_tuple(tuple: &KeyTuple) -> usize {
+    /// What an allocator adds.
+    const OVERHEAD: usize = 16;
+    size_of::<KeyTuple>() + OVERHEAD + tuple.0.capacity() * size_of::<KeyOperand>()
+}
+
+fn bytes_of_class(class: &Class) -> usize {
+    match class {
+        Class::Set { name, value, .. } => {
+            name.len()
+                + match value {
+                    SetValue::Default => 0,
+                    SetValue::Given { source, values } => {
+                        source.len() + values.iter().map(|value| size_of::<Box<str>>() + value.len()).sum::<usize>()
+                    }
+                }
+        }
+        Class::Savepoint(name) | Class::RollbackTo(name) | Class::Release(name) | Class::Reset(name) | Class::Show(name) => name.len(),
+        Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => name.len(),
+        Class::Copy(Copy { source: CopySource::Table { schema, name }, .. }) => name.len() + schema.as_ref().map_or(0, |schema| schema.len()),
+        _ => 0,
+    }
+}

@@ -1,0 +1,167 @@
+//! What each class of statement needs: the session itself, any shard, the home shard, the shard of its tables, or a shard that only the
+//! application can name.
+
+use crate::catalog::{Catalog, SchemaState, SearchPath};
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
+use crate::sql::facts::Name;
+use crate::sql::{Body, Statement};
+
+use super::refusal::{Reason, Refusal};
+use super::scope::{Known, Meaning};
+use super::words::Concern;
+use super::{Target, data};
+
+/// The session answers or remembers these itself, whatever the number of shards.
+pub fn is_for_the_session(class: &Class) -> bool {
+    match class {
+        Class::Empty
+        | Class::Begin
+        | Class::Commit { .. }
+        | Class::Rollback { .. }
+        | Class::Savepoint(_)
+        | Class::RollbackTo(_)
+        | Class::Release(_)
+        | Class::Set { .. }
+        | Class::SetTransaction
+        | Class::SetConstraints
+        | Class::Reset(_)
+        | Class::ResetAll
+        | Class::Execute(_)
+        | Class::Deallocate(_)
+        | Class::Discard(_) => true,
+        // No server knows them.
+        Class::Show(name) => name.starts_with("trunkline."),
+        Class::Data
+        | Class::TwoPhase
+        | Class::Declare { .. }
+        | Class::Fetch
+        | Class::CloseCursor
+        | Class::Prepare { .. }
+        | Class::Listen
+        | Class::Unlisten
+        | Class::Notify
+        | Class::Lock
+        | Class::Explain { .. }
+        | Class::Copy(_)
+        | Class::Ddl(_)
+        | Class::Maintenance
+        | Class::Call
+        | Class::Do
+        | Class::Load
+        | Class::Unknown => false,
+    }
+}
+
+/// Where a statement without a hint goes in a cluster of several shards. `text` is the statement's own.
+pub fn target(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+    let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
+    match &statement.class {
+        Class::Data | Class::Declare { .. } | Class::Prepare { .. } | Class::Explain { .. } => {
+            by_body(text, statement, catalog, search_path)
+        }
+        Class::Show(_) | Class::Fetch | Class::CloseCursor => Ok(Target::Any),
+        Class::Listen | Class::Unlisten | Class::Notify | Class::Load => Ok(Target::Shard(catalog.home)),
+        Class::TwoPhase => refuse(Reason::TwoPhase, "two-phase commit by hand needs a shard"),
+        Class::Lock => lock(text, catalog),
+        Class::Copy(copy) => self::copy(copy, text, statement, catalog, search_path),
+        Class::Ddl(Ddl::Temporary) => temporary(text, statement, catalog, search_path),
+        Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) => {
+            refuse(Reason::Ddl, "a definition statement has to run on every shard, and no shard is named")
+        }
+        Class::Maintenance => refuse(Reason::Maintenance, "a maintenance statement works on one node, and no shard is named"),
+        Class::Call => refuse(Reason::OpaqueCode, "CALL may use any table, and no shard is named"),
+        Class::Do => refuse(Reason::OpaqueCode, "DO may use any table, and no shard is named"),
+        Class::Unknown => match Concern::of_text(text, catalog) {
+            Concern::Shards => refuse(Reason::UnreadSyntax, "the statement begins with words that are not understood"),
+            // A server will say what is wrong with it.
+            Concern::One(_) | Concern::Several | Concern::None => Ok(Target::Any),
+        },
+        Class::Empty
+        | Class::Begin
+        | Class::Commit { .. }
+        | Class::Rollback { .. }
+        | Class::Savepoint(_)
+        | Class::RollbackTo(_)
+        | Class::Release(_)
+        | Class::Set { .. }
+        | Class::SetTransaction
+        | Class::SetConstraints
+        | Class::Reset(_)
+        | Class::ResetAll
+        | Class::Execute(_)
+        | Class::Deallocate(_)
+        | Class::Discard(_) => Ok(Target::Any),
+    }
+}
+
+fn by_body(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+    match &statement.body {
+        Body::Facts(facts) => data::target(text, facts, catalog, search_path),
+        Body::Unparsed { words, near, message } => {
+            by_concern(Concern::of_words(words, catalog), message, catalog).map_err(|refusal| refusal.at(*near))
+        }
+        Body::None => by_concern(Concern::of_text(text, catalog), "its query is not understood", catalog),
+    }
+}
+
+/// A statement that cannot be read goes to the shard of its tables when nothing in it can concern others.
+fn by_concern(concern: Concern, why: &str, catalog: &Catalog) -> Result<Target, Refusal> {
+    match concern {
+        Concern::Shards | Concern::Several => {
+            Err(Refusal::new(Reason::UnreadSyntax, format!("cannot tell on which shard the statement runs: {why}")))
+        }
+        // An unknown name may be a view of a sharded table.
+        _ if catalog.schema == SchemaState::Unread => {
+            Err(Refusal::new(Reason::CatalogUnread, format!("the servers' definitions have not been read yet, and {why}")))
+        }
+        Concern::One(shard) => Ok(Target::Shard(shard)),
+        Concern::None => Ok(Target::Shard(catalog.home)),
+    }
+}
+
+fn lock(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
+    match Concern::of_text(text, catalog) {
+        Concern::Shards | Concern::Several => Err(Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")),
+        Concern::One(shard) => Ok(Target::Shard(shard)),
+        Concern::None => Ok(Target::Shard(catalog.home)),
+    }
+}
+
+/// A temporary table lives in one connection; it is made on the home shard unless a query decides otherwise.
+fn temporary(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+    if let Body::Facts(facts) = &statement.body {
+        return Ok(match data::target(text, facts, catalog, search_path)? {
+            Target::Any => Target::Shard(catalog.home),
+            target => target,
+        });
+    }
+    match Concern::of_text(text, catalog) {
+        Concern::Shards | Concern::Several => {
+            Err(Refusal::new(Reason::Ddl, "a temporary table is made from tables that are on several shards, and no shard is named"))
+        }
+        Concern::One(shard) => Ok(Target::Shard(shard)),
+        Concern::None => Ok(Target::Shard(catalog.home)),
+    }
+}
+
+fn copy(copy: &Copy, text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+    let refuse = |message: String| Err(Refusal::new(Reason::Copy, message));
+    if copy.direction == CopyDirection::Server {
+        return refuse("COPY reads or writes a server's file or program, and no shard is named".to_owned());
+    }
+    let CopySource::Table { schema, name } = &copy.source else {
+        return by_body(text, statement, catalog, search_path);
+    };
+    let named = Name { schema: schema.clone(), name: name.clone() };
+    let known = Known::look_up(catalog, search_path, &named);
+    match (known.meaning, copy.direction) {
+        (Meaning::Sharded { .. }, _) => refuse(format!("COPY of sharded table \"{name}\"")),
+        (Meaning::Reference, CopyDirection::FromClient) => refuse(format!("COPY into reference table \"{name}\"")),
+        (Meaning::Reference | Meaning::System, _) => Ok(Target::Any),
+        (Meaning::Single(shard), _) => Ok(Target::Shard(shard)),
+        (Meaning::View, _) => Err(Refusal::new(Reason::ViewOverSharded, format!("\"{name}\" is a view of sharded or reference tables"))),
+        (Meaning::Temporary | Meaning::NotATable, _) => Ok(Target::Shard(catalog.home)),
+        (Meaning::Refused(why), _) => Err(Refusal::new(Reason::TableRefused, why)),
+        (Meaning::Unknown, _) => data::unknown_is_for_home_to_judge(name, catalog).map(|()| Target::Shard(catalog.home)),
+    }
+}

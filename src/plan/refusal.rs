@@ -1,0 +1,236 @@
+//! Every reason for which a statement is not done: one table of ids, SQLSTATEs, sentences and hints.
+//!
+//! An id is stable: applications and dashboards may match on it. `docs/REFUSALS.md` is this table as a page, and a test keeps the two equal;
+//! another test demands a golden case for each id.
+
+/// A statement that is not done, and why. Its id is stable and documented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Like `multi_shard_select`.
+    pub id: &'static str,
+    /// Five characters; 0A000 where no Postgres code says it better.
+    pub sqlstate: &'static str,
+    pub message: String,
+    pub hint: &'static str,
+    /// 0-based byte offset in the message's text, when a place can be named.
+    pub position: Option<usize>,
+}
+
+/// One row of the table: what is the same for every refusal of one reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub id: &'static str,
+    pub sqlstate: &'static str,
+    /// When it happens, for the documentation.
+    pub sentence: &'static str,
+    /// What the application or the administrator can do.
+    pub hint: &'static str,
+}
+
+macro_rules! reasons {
+    ($($reason:ident, $id:literal, $sqlstate:literal, $sentence:literal, $hint:literal;)*) => {
+        /// Why a statement is refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($reason,)* }
+
+        impl Reason {
+            pub const ALL: &'static [Reason] = &[$(Reason::$reason,)*];
+
+            pub fn kind(self) -> Kind {
+                match self {
+                    $(Reason::$reason => Kind { id: $id, sqlstate: $sqlstate, sentence: $sentence, hint: $hint },)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    MultiShardSelect, "multi_shard_select", "0A000",
+        "A query reads a sharded table without a condition that keeps it on one shard, or its keys lie on several shards.",
+        "Compare every key column of each sharded table with a value, as a top-level condition of the query that reads it, or name a shard: /* trunkline: shard=name */.";
+    MultiShardInsert, "multi_shard_insert", "0A000",
+        "An INSERT has rows that belong on several shards.",
+        "Insert the rows of each shard with a statement of its own.";
+    MultiShardUpdate, "multi_shard_update", "0A000",
+        "An UPDATE of a sharded table is not kept on one shard by its conditions, or its keys lie on several shards.",
+        "Compare every key column with a value in WHERE, or run the statement on each shard: /* trunkline: shard=name */.";
+    MultiShardDelete, "multi_shard_delete", "0A000",
+        "A DELETE from a sharded table is not kept on one shard by its conditions, or its keys lie on several shards.",
+        "Compare every key column with a value in WHERE, or run the statement on each shard: /* trunkline: shard=name */.";
+    JoinNotColocated, "join_not_colocated", "0A000",
+        "One sharded table of a join is kept on one shard, another is not.",
+        "Join the tables on their key columns, or compare the key columns of both with values.";
+    TooManyKeys, "too_many_keys", "54000",
+        "The combinations of the values that key columns are compared with exceed the limit of 65536.",
+        "Use fewer values in a statement.";
+    TooComplex, "too_complex", "54001",
+        "A statement has so many tables and conditions that comparing them all would take too long.",
+        "Split the statement, or name a shard: /* trunkline: shard=name */.";
+    InsertWithoutKey, "insert_without_key", "0A000",
+        "An INSERT into a sharded table gives no value for a key column.",
+        "List every key column and give it a literal or a parameter.";
+    InsertKeyNotKnown, "insert_key_not_known", "0A000",
+        "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
+        "Give key columns literals or parameters.";
+    NullKey, "null_key", "22004",
+        "A key column is given, or compared with, NULL: such a row has no shard, such a comparison is never true.",
+        "Give key columns values that are not NULL; use IS NULL with /* trunkline: shard=name */ to look for NULL.";
+    KeyUpdate, "key_update", "0A000",
+        "An UPDATE, or ON CONFLICT DO UPDATE, assigns a key column: the row might have to move to another shard.",
+        "Leave key columns out of SET; to move a row, insert it with its new key and delete the old one.";
+    KeyValue, "key_value", "22023",
+        "A value for a key column cannot be read as the key's type, is out of its range, or is not compared exactly.",
+        "Write the value as the column's type does, or cast it to that type.";
+    KeyNotPlaced, "key_not_placed", "22023",
+        "No range, list entry or region of the distribution holds the key.",
+        "Add the key to the distribution's configuration, or give it a default shard.";
+    ParameterType, "parameter_type", "42P18",
+        "A parameter that decides the shard stands in several places, has no declared type, and Postgres may read it as another type than the key's.",
+        "Declare the parameter's type, or use a parameter of its own for the key.";
+    ParameterMissing, "parameter_missing", "08P01",
+        "A parameter that decides the shard has no value in the Bind message, or the Bind message is malformed.",
+        "Bind a value to every parameter.";
+    ReferenceWrite, "reference_write", "0A000",
+        "A statement writes to a reference table, whose copies on all shards must stay equal.",
+        "Run the same statement on each shard in turn: /* trunkline: shard=name */.";
+    ReferenceLock, "reference_lock", "0A000",
+        "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",
+        "Lock the tables with statements of their own.";
+    SingleTablesApart, "single_tables_apart", "0A000",
+        "A statement uses tables that live on different shards.",
+        "Query the tables with statements of their own.";
+    UnknownTable, "unknown_table", "42P01",
+        "A statement names a table that the catalog does not know together with sharded or reference tables.",
+        "Check the name and search_path; a temporary table can only be used on its own, or with a shard named: /* trunkline: shard=name */.";
+    TableRefused, "table_refused", "0A000",
+        "A statement names a table that the configuration leaves out while there is no default shard, or whose definition does not fit its configuration.",
+        "Declare the table as sharded, reference or single, or correct its entry.";
+    ViewOverSharded, "view_over_sharded", "0A000",
+        "A statement reads a view of sharded or reference tables.",
+        "Write the view's query with the key, or name a shard: /* trunkline: shard=name */.";
+    CatalogUnread, "catalog_unread", "57P03",
+        "The tables' definitions have not been read from the servers yet, and the statement cannot be judged without them.",
+        "Try again when the shards can be reached.";
+    OpaqueFunction, "opaque_function", "0A000",
+        "A function may read or write tables that cannot be seen, and no key says on which shard.",
+        "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
+    OpaqueCode, "opaque_code", "0A000",
+        "CALL and DO run code that may read or write any table.",
+        "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
+    Sequence, "sequence", "0A000",
+        "A statement that runs away from the home shard uses a sequence, whose numbers would be given by another shard too.",
+        "Ask for the number with a statement of its own and pass it as a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+    SequenceDefault, "sequence_default", "0A000",
+        "An INSERT into a sharded table leaves a column to a sequence of the shard, whose numbers other shards give too.",
+        "Give the column a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+    HomeOnly, "home_only", "0A000",
+        "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
+        "Use a statement of its own.";
+    Merge, "merge", "0A000",
+        "MERGE with a sharded or reference table.",
+        "Use INSERT ... ON CONFLICT, or name the shard: /* trunkline: shard=name */.";
+    NaturalJoin, "natural_join", "0A000",
+        "A NATURAL JOIN with a sharded table: its condition depends on the tables' columns.",
+        "Write the join with ON or USING.";
+    SelectInto, "select_into", "0A000",
+        "SELECT INTO from sharded or reference tables would create a table on one shard.",
+        "Create the table first, on the shards that need it, with hints.";
+    UnreadSyntax, "unread_syntax", "0A000",
+        "The statement has a form that Trunkline cannot read, and sharded or reference tables may be concerned.",
+        "Write the statement differently, or name the shard: /* trunkline: shard=name */.";
+    TwoPhase, "two_phase", "0A000",
+        "PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED without a shard.",
+        "Name the shard: /* trunkline: shard=name */.";
+    Ddl, "ddl", "0A000",
+        "A definition statement would have to run on every shard.",
+        "Run it on each shard in turn: /* trunkline: shard=name */.";
+    Maintenance, "maintenance", "0A000",
+        "VACUUM, ANALYZE, CLUSTER and CHECKPOINT work on one node.",
+        "Name the shard: /* trunkline: shard=name */.";
+    Lock, "lock", "0A000",
+        "LOCK TABLE of a table that lives on several shards.",
+        "Name the shard: /* trunkline: shard=name */.";
+    Copy, "copy", "0A000",
+        "COPY of a table that lives on several shards, or from or to a file of a server.",
+        "Copy each shard in turn: /* trunkline: shard=name */.";
+    HintMalformed, "hint_malformed", "22023",
+        "A trunkline comment that cannot be read.",
+        "Write /* trunkline: shard=name */ or /* trunkline: key=value */.";
+    HintKey, "hint_key", "22023",
+        "A key in a hint or in trunkline.key does not fit the distribution, or it is not clear which distribution is meant.",
+        "Give one value for each key column and name the distribution: /* trunkline: key=42 distribution=name */.";
+    UnknownShard, "unknown_shard", "22023",
+        "A hint or trunkline.shard names a shard that does not exist.",
+        "Use a shard of the configuration.";
+    MultiShardTransaction, "multi_shard_transaction", "0A000",
+        "A statement belongs on another shard than the one that the open transaction works on.",
+        "Use a transaction for each shard.";
+    MultiShardMessage, "multi_shard_message", "0A000",
+        "The statements of one simple query message belong on different shards.",
+        "Send the statements of each shard in a message of their own.";
+    SettingInBatch, "setting_in_batch", "0A000",
+        "SET, RESET or SHOW of trunkline.shard or trunkline.key stands in one message with other statements.",
+        "Send it by itself.";
+    TextSettings, "text_settings", "0A000",
+        "standard_conforming_strings is off or client_encoding is not UTF8, so that a statement cannot be read safely.",
+        "Leave standard_conforming_strings on and client_encoding at UTF8.";
+    NotUtf8, "not_utf8", "22021",
+        "The statement's text is not valid UTF-8.",
+        "Set client_encoding to UTF8.";
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Refusal {
+        let kind = reason.kind();
+        Refusal { id: kind.id, sqlstate: kind.sqlstate, message: message.into(), hint: kind.hint, position: None }
+    }
+
+    /// With a place in the message's text.
+    pub fn at(mut self, position: usize) -> Refusal {
+        self.position = Some(position);
+        self
+    }
+}
+
+/// The table as `docs/REFUSALS.md` shows it.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# What is refused, and why\n\n\
+         Trunkline gives exactly the answer that one Postgres with all rows would give, or a clear error. Each refusal has a stable id, which\n\
+         stands in the error's DETAIL field, a SQLSTATE and a hint. A database with a single shard refuses none of them.\n\n\
+         | id | SQLSTATE | when | what to do |\n| --- | --- | --- | --- |\n",
+    );
+    for reason in Reason::ALL {
+        let Kind { id, sqlstate, sentence, hint } = reason.kind();
+        page.push_str(&format!("| `{id}` | `{sqlstate}` | {sentence} | {hint} |\n"));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_sqlstates_have_five_characters() {
+        let mut ids: Vec<_> = Reason::ALL.iter().map(|reason| reason.kind().id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(reason.kind().sqlstate.len(), 5, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_of_refusals_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/REFUSALS.md");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).expect("docs can be made");
+            std::fs::write(path, page()).expect("the page can be written");
+        }
+        let found = std::fs::read_to_string(path).expect("docs/REFUSALS.md exists");
+        assert_eq!(found, page(), "run the tests with UPDATE_GOLDEN=1");
+    }
+}

@@ -1,0 +1,284 @@
+//! The control plane: the configuration in force, the servers' definitions, and what the admin room asks for.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::StartError;
+use super::worker::{Command, WorkerHandle};
+use crate::admin::Request;
+use crate::catalog::{self, Catalog, Configured, Epoch};
+use crate::catalog::schema::Schema;
+use crate::config::{self, Config, Problem};
+use crate::session::shared::{SchemaChange, Shared, Snapshot};
+use crate::session::worker::Paused;
+use crate::topology::Topology;
+use crate::wire::auth::{AuthSecrets, ProcessSecret};
+use crate::wire::tls::{ClientEncryption, ServerEncryption};
+
+/// Time between attempts to read definitions from servers that could not be reached.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often definitions are read without being asked, to see what was changed past the proxy.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// How often a pause looks whether connections have come back.
+const PAUSE_POLL: Duration = Duration::from_millis(20);
+
+/// Everything that is made from one configuration.
+pub struct Plant {
+    pub config: Arc<Config>,
+    configured: HashMap<Box<str>, Configured>,
+    client_encryption: ClientEncryption,
+    pub server_encryption: Arc<ServerEncryption>,
+}
+
+impl Plant {
+    /// Checks a configuration to the end: maps and TLS files too.
+    pub fn build(config: Config) -> Result<Plant, StartError> {
+        let mut configured = HashMap::new();
+        let mut problems = Vec::new();
+        for database in &config.databases {
+            match catalog::build(&config, &database.name) {
+                Ok(built) => {
+                    configured.insert(Box::from(&*database.name), built);
+                }
+                Err(mut found) => problems.append(&mut found),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(StartError::Config(problems));
+        }
+        let client_encryption = ClientEncryption::load(&config.listen.tls)?;
+        let server_encryption = Arc::new(ServerEncryption::load(&config.server_tls)?);
+        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_encryption })
+    }
+
+    /// The snapshot with what is known of the servers' definitions.
+    pub fn snapshot(
+        &self,
+        secret: &ProcessSecret,
+        schemas: &HashMap<Box<str>, Schema>,
+        epoch: Epoch,
+    ) -> Result<Snapshot, StartError> {
+        let auth = AuthSecrets::new(secret, &self.config.users, &self.client_encryption)?;
+        Ok(Snapshot {
+            config: Arc::clone(&self.config),
+            catalogs: self.catalogs(schemas, epoch),
+            client_encryption: self.client_encryption.clone(),
+            server_encryption: Arc::clone(&self.server_encryption),
+            auth: Arc::new(auth),
+        })
+    }
+
+    fn catalogs(&self, schemas: &HashMap<Box<str>, Schema>, epoch: Epoch) -> HashMap<Box<str>, Arc<Catalog>> {
+        let mut catalogs = HashMap::new();
+        for (name, configured) in &self.configured {
+            let (catalog, warnings) = Catalog::assemble(configured.clone(), schemas.get(name), epoch);
+            for warning in warnings {
+                tracing::warn!(database = &**name, "{warning}");
+            }
+            catalogs.insert(name.clone(), Arc::new(catalog));
+        }
+        catalogs
+    }
+}
+
+/// The control plane's state; one task owns it.
+pub struct Control {
+    pub path: Option<PathBuf>,
+    pub plant: Plant,
+    pub schemas: HashMap<Box<str>, Schema>,
+    pub epoch: Epoch,
+    pub shared: Arc<Shared>,
+    pub topology: Arc<Topology>,
+    pub workers: Vec<WorkerHandle>,
+    pub requests: mpsc::UnboundedReceiver<Request>,
+    pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+}
+
+impl Control {
+    /// Serves requests until one asks for the end.
+    pub async fn run(mut self) {
+        let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let unread = self.plant.configured.keys().any(|name| !self.schemas.contains_key(name));
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(Request::Shutdown) | None => return,
+                    Some(request) => self.serve(request).await,
+                },
+                Some(change) = self.changes.recv() => self.changed(change).await,
+                _ = retry.tick(), if unread => {
+                    let missing = self.plant.configured.keys().filter(|name| !self.schemas.contains_key(*name));
+                    let missing = missing.cloned().collect();
+                    self.read_schemas(missing).await;
+                }
+                _ = refresh.tick() => {
+                    let all = self.plant.configured.keys().cloned().collect();
+                    self.read_schemas(all).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Report(answer) => {
+                let workers = self.workers.clone();
+                tokio::spawn(async move {
+                    let _ = answer.send(ask_all(&workers, Command::Report).await);
+                });
+            }
+            Request::Reload(answer) => {
+                let _ = answer.send(self.reload().await);
+            }
+            Request::Pause(database, answer) => {
+                let workers = self.workers.clone();
+                for worker in &workers {
+                    worker.send(Command::SetPaused(database.clone(), Paused::Yes));
+                }
+                tokio::spawn(async move {
+                    while !answer.is_closed() {
+                        let quiet = ask_all(&workers, |quiet| Command::IsQuiet(database.clone(), quiet)).await;
+                        if quiet.into_iter().all(|quiet| quiet) {
+                            let _ = answer.send(());
+                            return;
+                        }
+                        tokio::time::sleep(PAUSE_POLL).await;
+                    }
+                });
+            }
+            Request::Resume(database, answer) => {
+                for worker in &self.workers {
+                    worker.send(Command::SetPaused(database.clone(), Paused::No));
+                }
+                let _ = answer.send(());
+            }
+            Request::Cancel { process_id, key, done } => {
+                let place = self.shared.find(process_id, &key);
+                if let Some((worker, card)) = place.and_then(|place| Some((self.workers.get(place.worker)?, place.card))) {
+                    worker.send(Command::Cancel(card, done));
+                }
+            }
+            // Seen by `run`.
+            Request::Shutdown => {}
+        }
+    }
+
+    /// Reads the file again. A mistake anywhere changes nothing.
+    async fn reload(&mut self) -> Result<(), Vec<Problem>> {
+        let Some(path) = self.path.clone() else { return Ok(()) };
+        let loaded = tokio::task::spawn_blocking(move || {
+            let config = config::load(&path)?;
+            let problem = |error: &dyn std::fmt::Display| vec![config.problem(config::Line(0), "", error.to_string())];
+            match Plant::build(config.clone()) {
+                Ok(plant) => Ok(plant),
+                Err(StartError::Config(problems)) => Err(problems),
+                Err(other) => Err(problem(&other)),
+            }
+        });
+        let plant = match loaded.await {
+            Ok(Ok(plant)) => plant,
+            Ok(Err(problems)) => {
+                for problem in &problems {
+                    tracing::error!("{problem}");
+                }
+                return Err(problems);
+            }
+            Err(error) => {
+                tracing::error!(%error, "reload");
+                return Ok(());
+            }
+        };
+        for kept in restart_only(&self.plant.config, &plant.config) {
+            tracing::warn!("{kept} takes effect after a restart");
+        }
+        self.plant = plant;
+        self.topology.follow(&self.plant.config, &self.plant.server_encryption);
+        self.schemas.retain(|name, _| self.plant.configured.contains_key(name));
+        self.publish().await;
+        tracing::info!("the configuration was read again");
+        Ok(())
+    }
+
+    /// A client changed definitions; whoever waits for the new ones is told when they are in force.
+    async fn changed(&mut self, first: SchemaChange) {
+        let mut waiting = vec![first];
+        while let Ok(more) = self.changes.try_recv() {
+            waiting.push(more);
+        }
+        let databases: HashSet<Box<str>> = waiting.iter().map(|change| change.database.clone()).collect();
+        self.read_schemas(databases.into_iter().collect()).await;
+        for change in waiting {
+            let _ = change.followed.send(());
+        }
+    }
+
+    async fn read_schemas(&mut self, databases: Vec<Box<str>>) {
+        let mut news = false;
+        for database in databases {
+            match self.topology.read_schema(&database).await {
+                Ok(schema) => {
+                    news |= self.schemas.get(&database) != Some(&schema);
+                    self.schemas.insert(database, schema);
+                }
+                Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
+            }
+        }
+        if news {
+            self.publish().await;
+        }
+    }
+
+    /// Puts a new snapshot in force on every worker.
+    async fn publish(&mut self) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.schemas, self.epoch) {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(error) => return tracing::error!(%error, "the new state cannot be put in force"),
+        };
+        self.shared.replace(Arc::clone(&snapshot));
+        ask_all(&self.workers, |done| Command::Follow(Arc::clone(&snapshot), done)).await;
+    }
+}
+
+/// Settings whose change needs a restart.
+fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    if old.workers != new.workers {
+        changed.push("workers");
+    }
+    if old.listen.addresses != new.listen.addresses {
+        changed.push("listen.addresses");
+    }
+    if old.listen.unix_socket_directory != new.listen.unix_socket_directory {
+        changed.push("listen.unix_socket_directory");
+    }
+    if old.listen.http != new.listen.http {
+        changed.push("listen.http");
+    }
+    changed
+}
+
+/// Asks every worker and waits for all answers; a worker that is gone gives none.
+pub async fn ask_all<T>(workers: &[WorkerHandle], command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+    let mut answers = Vec::new();
+    for worker in workers {
+        let (answer, answered) = oneshot::channel();
+        worker.send(command(answer));
+        answers.push(answered);
+    }
+    let mut told = Vec::new();
+    for answer in answers {
+        if let Ok(answer) = answer.await {
+            told.push(answer);
+        }
+    }
+    told
+}

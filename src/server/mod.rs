@@ -1,0 +1,169 @@
+//! The running proxy: accepting, limiting, handing clients to workers; the control plane that follows configuration and
+//! definitions; draining.
+//!
+//! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
+//! `accept.rs` for new connections, `control.rs` for reloads and what the servers define.
+
+mod accept;
+mod control;
+mod worker;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, Access, Request};
+use crate::catalog::Epoch;
+use crate::config::{Config, Problem};
+use crate::session::report::WorkerReport;
+use crate::session::shared::Shared;
+use crate::topology::Topology;
+use crate::wire::auth::{BadVerifier, ProcessSecret};
+use crate::wire::tls::TlsError;
+
+use accept::Listeners;
+use control::{Control, Plant};
+use worker::{Command, Surroundings, WorkerHandle};
+
+/// How often draining looks whether clients have left.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Why the proxy does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the configuration has mistakes:\n{}", lines(.0))]
+    Config(Vec<Problem>),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Verifier(#[from] BadVerifier),
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: String, error: io::Error },
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A proxy that runs. Dropping it ends it without waiting for anybody.
+pub struct Handle {
+    /// Where it listens, in the order of the configuration; with port 0 configured, the port that was found.
+    pub addresses: Vec<SocketAddr>,
+    /// Where metrics and health are served.
+    pub http: Option<SocketAddr>,
+    access: Access,
+    workers: Vec<WorkerHandle>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    accepting: Vec<JoinHandle<()>>,
+    watching: JoinHandle<()>,
+    control: JoinHandle<()>,
+    shutdown_timeout: Duration,
+}
+
+/// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
+pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, StartError> {
+    let plant = Plant::build(config)?;
+    let config = Arc::clone(&plant.config);
+    let listeners = Listeners::open(&config.listen).await?;
+    let secret = ProcessSecret::random();
+    let (epoch, schemas) = (Epoch(1), HashMap::new());
+    let snapshot = plant.snapshot(&secret, &schemas, epoch)?;
+    let (change, changes) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared::new(snapshot, secret, change));
+    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_encryption)));
+    let (requests, requested) = mpsc::unbounded_channel();
+    let access = Access { requests, shared: Arc::clone(&shared), topology: Arc::clone(&topology) };
+
+    let (mut workers, mut threads) = (Vec::new(), Vec::new());
+    for index in 0..config.workers {
+        let (handle, commands) = worker::channel();
+        let admin = access.clone();
+        let surroundings = Surroundings { index, count: config.workers, shared: Arc::clone(&shared), admin };
+        threads.push(worker::start(surroundings, commands)?);
+        workers.push(handle);
+    }
+    let watching = tokio::spawn(Arc::clone(&topology).watch());
+    let control =
+        Control { path, plant, schemas, epoch, shared, topology, workers: workers.clone(), requests: requested, changes };
+    let control = tokio::spawn(control.run());
+
+    let addresses = listeners.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let limit = config.limits.max_client_connections;
+    let mut accepting: Vec<JoinHandle<()>> =
+        listeners.tcp.into_iter().map(|listener| tokio::spawn(accept::tcp(listener, workers.clone(), limit))).collect();
+    if let Some((listener, file)) = listeners.unix {
+        accepting.push(tokio::spawn(accept::unix(listener, file, workers.clone(), limit)));
+    }
+    let http = match config.listen.http {
+        Some(address) => {
+            let fail = |error| StartError::Listen { address: address.to_string(), error };
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
+            let bound = listener.local_addr().map_err(fail)?;
+            accepting.push(tokio::spawn(admin::http::serve(listener, access.clone())));
+            Some(bound)
+        }
+        None => None,
+    };
+    let shutdown_timeout = config.limits.shutdown_timeout;
+    Ok(Handle { addresses, http, access, workers, threads, accepting, watching, control, shutdown_timeout })
+}
+
+impl Handle {
+    /// Reads the configuration file again.
+    pub async fn reload(&self) -> Result<(), Vec<Problem>> {
+        self.access.ask(Request::Reload).await.unwrap_or(Ok(()))
+    }
+
+    /// Returns when the admin database has asked for the end.
+    pub async fn ended(&mut self) {
+        // A control plane that panicked is an end too.
+        let _ = (&mut self.control).await;
+    }
+
+    /// Stops accepting, lets transactions finish, and sends clients away; those that do not finish in time are cut off.
+    pub async fn shut_down(mut self) {
+        for task in self.accepting.drain(..) {
+            task.abort();
+        }
+        for worker in &self.workers {
+            worker.send(Command::Drain);
+        }
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        loop {
+            let connections: usize = self.workers.iter().map(WorkerHandle::connections).sum();
+            if connections == 0 {
+                break;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                tracing::warn!(connections, "clients are cut off: they did not finish in time");
+                break;
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        self.watching.abort();
+        self.control.abort();
+        self.workers.clear();
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        // Only control's clones of the handles keep a worker's loop alive, and that task was aborted.
+        let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
+    }
+
+    /// What the workers say of themselves.
+    pub async fn report(&self) -> Vec<WorkerReport> {
+        self.access.ask(Request::Report).await.unwrap_or_default()
+    }
+
+    /// The end of [`Handle::ended`], asked for from here.
+    pub fn request_shutdown(&self) {
+        let _ = self.access.requests.send(Request::Shutdown);
+    }
+}

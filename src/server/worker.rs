@@ -1,0 +1,246 @@
+//! One thread of the data plane: a runtime of its own, commands from the control plane, and the sessions of its clients.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::StartError;
+use crate::admin;
+use crate::session::login::{self, Arrival};
+use crate::session::report::WorkerReport;
+use crate::session::shared::{Shared, Snapshot};
+use crate::session::worker::{Paused, Worker};
+use crate::wire::answer::{self, Report, Severity};
+use crate::wire::auth;
+use crate::wire::startup::{self, CancelRequest, Opening, Startup};
+use crate::wire::stream::Stream;
+
+/// Time between two rounds of a worker's housekeeping.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What the control plane asks of a worker.
+pub enum Command {
+    Serve(Socket),
+    /// A new snapshot; answered when it is in force.
+    Follow(Arc<Snapshot>, oneshot::Sender<()>),
+    /// Cancel what the client of this card runs; answered when its server has been told.
+    Cancel(usize, oneshot::Sender<()>),
+    Report(oneshot::Sender<WorkerReport>),
+    SetPaused(Option<Box<str>>, Paused),
+    /// Whether every pool of the database (or of all) is at rest.
+    IsQuiet(Option<Box<str>>, oneshot::Sender<bool>),
+    /// Clients leave as soon as they are idle.
+    Drain,
+}
+
+/// A client's socket on its way to its worker.
+pub enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// The control plane's end of a worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    /// Connections it has, logged in or not.
+    connections: Arc<AtomicUsize>,
+}
+
+impl WorkerHandle {
+    pub fn send(&self, command: Command) {
+        // A worker that is gone has ended with the process.
+        let _ = self.commands.send(command);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// What the sessions of a worker may ask of the whole process.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub index: usize,
+    pub count: usize,
+    pub shared: Arc<Shared>,
+    /// The admin database's way to the control plane.
+    pub admin: admin::Access,
+}
+
+/// Starts a worker's thread. It ends when its handle is dropped and its last client is gone.
+pub fn start(surroundings: Surroundings, commands: Commands) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let name = format!("worker-{}", surroundings.index);
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build_local(Default::default())
+    };
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || match runtime() {
+            Ok(runtime) => runtime.block_on(run(surroundings, commands)),
+            Err(error) => tracing::error!(%error, "a worker cannot start"),
+        })
+        .map_err(StartError::Thread)
+}
+
+/// The worker's end of its handle.
+pub struct Commands {
+    receiver: mpsc::UnboundedReceiver<Command>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// Both ends.
+pub fn channel() -> (WorkerHandle, Commands) {
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let connections = Arc::new(AtomicUsize::new(0));
+    (WorkerHandle { commands, connections: Arc::clone(&connections) }, Commands { receiver, connections })
+}
+
+async fn run(surroundings: Surroundings, mut commands: Commands) {
+    let worker = Worker::new(surroundings.index, surroundings.count, Arc::clone(&surroundings.shared));
+    let admin = Rc::new(surroundings.admin);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.receiver.recv() => match command {
+                Some(command) => obey(&worker, &admin, command, &commands.connections),
+                None => break,
+            },
+            _ = tick.tick() => worker.tick(Instant::now()),
+        }
+    }
+}
+
+fn obey(worker: &Rc<Worker>, admin: &Rc<admin::Access>, command: Command, connections: &Arc<AtomicUsize>) {
+    match command {
+        Command::Serve(socket) => {
+            let connection = Connection::count(connections);
+            let (worker, admin) = (Rc::clone(worker), Rc::clone(admin));
+            tokio::task::spawn_local(async move {
+                match socket.into_stream() {
+                    Ok(stream) => serve(&worker, &admin, stream).await,
+                    Err(error) => tracing::warn!(%error, "a new connection cannot be used"),
+                }
+                drop(connection);
+            });
+        }
+        Command::Follow(snapshot, done) => {
+            worker.follow(snapshot);
+            let _ = done.send(());
+        }
+        Command::Cancel(place, done) => {
+            let cancelling = worker.cancel(place);
+            tokio::task::spawn_local(async move {
+                cancelling.await;
+                let _ = done.send(());
+            });
+        }
+        Command::Report(answer) => {
+            let _ = answer.send(WorkerReport::of(worker));
+        }
+        Command::SetPaused(database, paused) => worker.set_paused(database.as_deref(), paused),
+        Command::IsQuiet(database, answer) => {
+            let _ = answer.send(worker.is_quiet(database.as_deref()));
+        }
+        Command::Drain => worker.drain(),
+    }
+}
+
+impl Socket {
+    fn into_stream(self) -> std::io::Result<Stream> {
+        match self {
+            Socket::Tcp(socket) => Ok(Stream::Tcp(tokio::net::TcpStream::from_std(socket)?)),
+            Socket::Unix(socket) => Ok(Stream::Unix(tokio::net::UnixStream::from_std(socket)?)),
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Connection(Arc<AtomicUsize>);
+
+impl Connection {
+    fn count(connections: &Arc<AtomicUsize>) -> Connection {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Connection(Arc::clone(connections))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
+    if let Err(error) = stream.set_options() {
+        tracing::debug!(%error, "socket options");
+    }
+    let snapshot = Arc::clone(&worker.snapshot());
+    let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
+    let peer = stream.peer();
+    match tokio::time::timeout_at(deadline, startup::open(stream, &snapshot.client_encryption)).await {
+        Ok(Ok(Opening::Session(startup))) => session(worker, admin, startup, snapshot, deadline).await,
+        Ok(Ok(Opening::Cancel(request))) => cancel(admin, request).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before it was logged in"),
+        Err(_) => tracing::info!(%peer, "a client did not say what it wants in time"),
+    }
+}
+
+async fn session(
+    worker: &Rc<Worker>,
+    admin: &Rc<admin::Access>,
+    mut startup: Startup,
+    snapshot: Arc<Snapshot>,
+    deadline: tokio::time::Instant,
+) {
+    let limits = &snapshot.config.limits;
+    let Some(admission) = worker.shared.admit(limits.max_client_connections) else {
+        return refuse(startup.stream, "53300", "sorry, too many clients already").await;
+    };
+    let user = snapshot.config.users.iter().find(|user| user.name == startup.user);
+    let proving = auth::authenticate(&mut startup.stream, user, &startup.user, &snapshot.auth);
+    match tokio::time::timeout_at(deadline, proving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            return tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");
+        }
+        Err(_) => return refuse(startup.stream, "57014", "canceling authentication due to timeout").await,
+    }
+    let Some(user) = user else {
+        return tracing::error!("a user who does not exist was authenticated");
+    };
+    let Some(user_admission) = worker.shared.admit_user(&user.name, limits.max_user_connections) else {
+        let message = format!("too many connections for role \"{}\"", user.name);
+        return refuse(startup.stream, "53300", &message).await;
+    };
+    let user = Rc::new(user.clone());
+    drop(snapshot);
+    if startup.database == crate::config::ADMIN_DATABASE {
+        if !user.admin {
+            return refuse(startup.stream, "42501", "permission denied for the admin database: not an admin user").await;
+        }
+        return admin::serve(startup, admin).await;
+    }
+    let arrival = Arrival { startup, user, admission: (admission, user_admission) };
+    if let Some(session) = login::begin(worker, arrival).await {
+        session.run().await;
+    }
+}
+
+async fn refuse(mut stream: Stream, sqlstate: &str, message: &str) {
+    let mut out = Vec::new();
+    answer::error_response(&mut out, &Report::new(Severity::Fatal, sqlstate, message));
+    stream.refuse(&out).await;
+}
+
+/// A request to cancel: the client learns that it was dealt with when its connection closes.
+async fn cancel(admin: &Rc<admin::Access>, request: CancelRequest) {
+    admin.cancel(request.process_id, &request.key).await;
+    drop(request.stream);
+}

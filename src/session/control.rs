@@ -1,0 +1,302 @@
+//! Statements that the session answers itself: a transaction that no server knows of yet, and Trunkline's own settings.
+
+use super::Session;
+use super::link::Phase;
+use super::respond::Fault;
+use super::route::{ChosenBy, Destination};
+use super::transaction::{Prologue, Transaction};
+use crate::backend::pipeline::Committed;
+use crate::plan::PlannedStatement;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::sql::class::{Chain, Class, Scope, SetValue};
+use crate::wire::answer::{self, Report, Severity, TransactionStatus};
+
+/// What became of a statement that the session may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// The answer was appended, without ReadyForQuery.
+    Answered,
+    /// A server must have it.
+    Forward,
+}
+
+impl PlannedStatement {
+    /// It concerns Trunkline's own settings: no server may see it.
+    pub(super) fn is_ours(&self) -> bool {
+        is_ours(&self.class)
+    }
+}
+
+fn is_ours(class: &Class) -> bool {
+    match class {
+        Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => ChosenBy::named(name).is_some(),
+        _ => false,
+    }
+}
+
+impl Fault {
+    /// What a failed transaction answers.
+    pub(super) fn aborted() -> Fault {
+        let message = "current transaction is aborted, commands ignored until end of transaction block".to_owned();
+        Fault::Postgres { sqlstate: "25P02", message }
+    }
+
+    fn no_transaction(command: &str) -> Fault {
+        Fault::Postgres { sqlstate: "25P01", message: format!("{command} can only be used in transaction blocks") }
+    }
+
+    fn no_savepoint(name: &str) -> Fault {
+        Fault::Postgres { sqlstate: "3B001", message: format!("savepoint \"{name}\" does not exist") }
+    }
+
+    pub(super) fn ours_in_batch(class: &Class) -> Fault {
+        let name = match class {
+            Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => name,
+            _ => "trunkline",
+        };
+        let message = format!("{name} cannot be set or shown together with other statements in one message");
+        Fault::Refused(Refusal::new(Reason::SettingInBatch, message))
+    }
+}
+
+impl Session {
+    /// Whether a statement of the extended protocol is answered here: as things stand, and without a look at a server.
+    pub(super) fn answers(&self, class: &Class) -> bool {
+        let in_hand = self.link.as_ref().is_some_and(|link| !link.is_metadata());
+        match class {
+            Class::Deallocate(Some(name)) => self.prepared.contains_key(name.as_bytes()),
+            class if is_ours(class) => true,
+            Class::Begin
+            | Class::Commit { .. }
+            | Class::Rollback { .. }
+            | Class::Savepoint(_)
+            | Class::RollbackTo(_)
+            | Class::Release(_) => !in_hand && self.transaction != Transaction::Open,
+            Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
+                !in_hand && matches!(self.transaction, Transaction::Begun(_) | Transaction::Failed(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// Does a statement that needs no table; appends its answer.
+    pub(super) async fn control(&mut self, class: &Class, text: &str, out: &mut Vec<u8>) -> Result<Control, Fault> {
+        if is_ours(class) {
+            return self.own_setting(class, out);
+        }
+        if let Class::Deallocate(Some(name)) = class
+            && self.prepared.contains_key(name.as_bytes())
+        {
+            self.check_not_aborted()?;
+            self.prepared.remove(name.as_bytes());
+            answer::command_complete(out, "DEALLOCATE");
+            return Ok(Control::Answered);
+        }
+        match std::mem::take(&mut self.transaction) {
+            Transaction::Idle => self.outside(class, text, out),
+            Transaction::Open => {
+                self.transaction = Transaction::Open;
+                Ok(Control::Forward)
+            }
+            Transaction::Failed(prologue) => self.in_failed(class, prologue, out),
+            Transaction::Begun(prologue) => {
+                self.transaction = Transaction::Begun(prologue);
+                self.in_begun(class, text, out).await
+            }
+        }
+    }
+
+    fn check_not_aborted(&self) -> Result<(), Fault> {
+        if self.own_status() == TransactionStatus::Failed { Err(Fault::aborted()) } else { Ok(()) }
+    }
+
+    /// Outside a transaction block.
+    fn outside(&mut self, class: &Class, text: &str, out: &mut Vec<u8>) -> Result<Control, Fault> {
+        if self.link.is_some() {
+            // In the middle of a batch the server knows best.
+            return Ok(Control::Forward);
+        }
+        match class {
+            Class::Begin => {
+                self.transaction = Transaction::Begun(Prologue::new(text));
+                self.transaction_began = Some(std::time::Instant::now());
+                answer::command_complete(out, begin_tag(text));
+            }
+            Class::Commit { chain: Chain::Yes } => return Err(Fault::no_transaction("COMMIT AND CHAIN")),
+            Class::Rollback { chain: Chain::Yes } => return Err(Fault::no_transaction("ROLLBACK AND CHAIN")),
+            Class::Commit { .. } | Class::Rollback { .. } => {
+                warn(out, "25P01", "there is no transaction in progress");
+                answer::command_complete(out, if matches!(class, Class::Commit { .. }) { "COMMIT" } else { "ROLLBACK" });
+            }
+            Class::Savepoint(_) => return Err(Fault::no_transaction("SAVEPOINT")),
+            Class::RollbackTo(_) => return Err(Fault::no_transaction("ROLLBACK TO SAVEPOINT")),
+            Class::Release(_) => return Err(Fault::no_transaction("RELEASE SAVEPOINT")),
+            _ => return Ok(Control::Forward),
+        }
+        Ok(Control::Answered)
+    }
+
+    /// In a transaction that no server knows of.
+    async fn in_begun(&mut self, class: &Class, text: &str, out: &mut Vec<u8>) -> Result<Control, Fault> {
+        let Transaction::Begun(prologue) = &mut self.transaction else {
+            return Ok(Control::Forward);
+        };
+        match class {
+            Class::Begin => {
+                warn(out, "25001", "there is already a transaction in progress");
+                answer::command_complete(out, begin_tag(text));
+            }
+            Class::Commit { chain } | Class::Rollback { chain } => {
+                let committed = if matches!(class, Class::Commit { .. }) { Committed::Yes } else { Committed::No };
+                let next = match chain {
+                    Chain::Yes => Transaction::Begun(Prologue::new(prologue.begin())),
+                    Chain::No => Transaction::Idle,
+                };
+                self.begun_ended(committed);
+                self.transaction = next;
+                answer::command_complete(out, if committed == Committed::Yes { "COMMIT" } else { "ROLLBACK" });
+            }
+            Class::Savepoint(name) => {
+                prologue.savepoint(name, text);
+                self.savepoints.push((name.clone(), self.settings.clone()));
+                answer::command_complete(out, "SAVEPOINT");
+            }
+            Class::RollbackTo(name) => {
+                if !prologue.roll_back_to(name) {
+                    return Err(Fault::no_savepoint(name));
+                }
+                self.back_to_savepoint(name);
+                answer::command_complete(out, "ROLLBACK");
+            }
+            Class::Release(name) => {
+                if !prologue.release(name, text) {
+                    return Err(Fault::no_savepoint(name));
+                }
+                self.release_savepoint(name);
+                answer::command_complete(out, "RELEASE");
+            }
+            Class::Set { scope: Scope::Local, .. } | Class::SetTransaction | Class::SetConstraints => {
+                self.try_in_transaction(text).await?;
+                if let Transaction::Begun(prologue) = &mut self.transaction {
+                    prologue.append(text);
+                }
+                if let Class::Set { scope, name, value } = class {
+                    self.set_done(*scope, name, value);
+                }
+                answer::command_complete(out, if *class == Class::SetConstraints { "SET CONSTRAINTS" } else { "SET" });
+            }
+            Class::Set { scope: Scope::Session, name, value } => {
+                self.set_ahead(name, value, text).await?;
+                answer::command_complete(out, "SET");
+            }
+            Class::Reset(name) => {
+                self.set_ahead(name, &SetValue::Default, text).await?;
+                answer::command_complete(out, "RESET");
+            }
+            _ => return Ok(Control::Forward),
+        }
+        Ok(Control::Answered)
+    }
+
+    /// In a transaction that failed before a server knew of it.
+    fn in_failed(&mut self, class: &Class, mut prologue: Prologue, out: &mut Vec<u8>) -> Result<Control, Fault> {
+        match class {
+            Class::Commit { chain } | Class::Rollback { chain } => {
+                self.begun_ended(Committed::No);
+                if *chain == Chain::Yes {
+                    self.transaction = Transaction::Begun(Prologue::new(prologue.begin()));
+                }
+                answer::command_complete(out, "ROLLBACK");
+                Ok(Control::Answered)
+            }
+            Class::RollbackTo(name) if prologue.roll_back_to(name) => {
+                self.transaction = Transaction::Begun(prologue);
+                self.back_to_savepoint(name);
+                answer::command_complete(out, "ROLLBACK");
+                Ok(Control::Answered)
+            }
+            Class::RollbackTo(name) => {
+                self.transaction = Transaction::Failed(prologue);
+                Err(Fault::no_savepoint(name))
+            }
+            _ => {
+                self.transaction = Transaction::Failed(prologue);
+                Err(Fault::aborted())
+            }
+        }
+    }
+
+    /// Lets a server judge a statement that counts to the end of the transaction, in a transaction that is rolled back.
+    async fn try_in_transaction(&mut self, text: &str) -> Result<(), Fault> {
+        let Transaction::Begun(prologue) = &self.transaction else { return Ok(()) };
+        let trial = format!("{}{text}\n;", prologue.text());
+        self.attach(Destination::Any, Phase::Metadata).await?;
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let judged = link.try_out(&trial, &self.worker).await;
+        self.detach();
+        judged
+    }
+
+    /// Sets something for the whole session ahead of the transaction's first statement: the server judges it now, and every
+    /// connection that the session gets is brought to it.
+    async fn set_ahead(&mut self, name: &str, value: &SetValue, text: &str) -> Result<(), Fault> {
+        self.try_in_transaction(text).await?;
+        self.set_done(Scope::Session, name, value);
+        Ok(())
+    }
+
+    /// SET, RESET and SHOW of `trunkline.shard` and `trunkline.key`.
+    fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
+        self.check_not_aborted()?;
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        match class {
+            Class::Set { scope, name, value } => {
+                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
+                let values: &[Box<str>] = match value {
+                    SetValue::Default => &[],
+                    SetValue::Given { values, .. } => values,
+                };
+                if *scope == Scope::Local && self.transaction == Transaction::Idle {
+                    warn(out, "25P01", "SET LOCAL can only be used in transaction blocks");
+                } else {
+                    self.shard_setting.set(by, values, *scope, &catalog).map_err(Fault::Refused)?;
+                    if self.transaction == Transaction::Idle {
+                        self.shard_setting.transaction_ended(true);
+                    }
+                }
+                answer::command_complete(out, "SET");
+            }
+            Class::Reset(name) => {
+                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
+                self.shard_setting.set(by, &[], Scope::Session, &catalog).map_err(Fault::Refused)?;
+                if self.transaction == Transaction::Idle {
+                    self.shard_setting.transaction_ended(true);
+                }
+                answer::command_complete(out, "RESET");
+            }
+            Class::Show(name) => {
+                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
+                answer::row_description(out, &[name]);
+                self.show_setting(by, out);
+            }
+            _ => return Ok(Control::Forward),
+        }
+        Ok(Control::Answered)
+    }
+
+    /// The row of SHOW, without its description.
+    pub(super) fn show_setting(&self, by: ChosenBy, out: &mut Vec<u8>) {
+        let shown = self.shard_setting.shown(by);
+        answer::data_row(out, &[Some(&shown)]);
+        answer::command_complete(out, "SHOW");
+    }
+}
+
+/// The tag of BEGIN in the words the client used.
+fn begin_tag(text: &str) -> &'static str {
+    if text.len() >= 5 && text.as_bytes()[..5].eq_ignore_ascii_case(b"start") { "START TRANSACTION" } else { "BEGIN" }
+}
+
+fn warn(out: &mut Vec<u8>, sqlstate: &str, message: &str) {
+    answer::notice_response(out, &Report::new(Severity::Warning, sqlstate, message));
+}

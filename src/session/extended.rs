@@ -1,0 +1,428 @@
+//! The extended query protocol: Parse, Bind, Describe, Execute, Close, Flush, Sync.
+//!
+//! A Parse says nothing about a shard, so it waits (is *held*) until a Bind shows where the statement goes, or until the client
+//! wants an answer; then any shard may check it. Statements have one name on servers for all clients. What the session
+//! answers itself takes its place among the server's answers.
+
+use std::rc::Rc;
+
+use super::control::Control;
+use super::link::{Naming, Phase};
+use super::respond::{End, Fault};
+use super::route::{ChosenBy, Destination};
+use super::statement::Statement;
+use super::transaction::Transaction;
+use super::{Session, add};
+use crate::backend::pipeline::{Fate, Request};
+use crate::plan::{Parameters, Planned, Values};
+use crate::sql::class::Class;
+use crate::wire::answer::{self, Severity};
+use crate::wire::frame::HEADER;
+use crate::wire::message::{self, Bind, Close, Describe, Execute, Parse, Target};
+
+/// The messages since the last Sync, as far as no server has them.
+#[derive(Default)]
+pub struct Batch {
+    held: Vec<Held>,
+    reading: Reading,
+    /// Portals that the session answers itself, by name.
+    portals: Vec<(Box<[u8]>, Rc<Statement>)>,
+}
+
+/// What waits for a connection.
+pub enum Held {
+    Parse { statement: Rc<Statement>, naming: Naming, name: Option<Box<[u8]>> },
+    Answer(Vec<u8>),
+}
+
+/// Whether messages are dealt with, or ignored up to the next Sync because one has failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    On,
+    Skipping,
+}
+
+impl Batch {
+    pub fn is_open(&self) -> bool {
+        !self.held.is_empty() || self.reading == Reading::Skipping
+    }
+
+    /// The rest up to Sync is ignored.
+    pub fn skip(&mut self) {
+        self.held.clear();
+        self.reading = Reading::Skipping;
+    }
+
+    /// An answer of ours while no connection works for the session.
+    pub fn answer(&mut self, bytes: Vec<u8>, out: &mut Vec<u8>) {
+        if self.held.is_empty() {
+            out.extend_from_slice(&bytes);
+        } else {
+            self.held.push(Held::Answer(bytes));
+        }
+    }
+
+    pub fn take_held(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// A statement among those that wait must be seen by a server before the client can be answered.
+    fn needs_server(&self) -> bool {
+        self.held.iter().any(|held| matches!(held, Held::Parse { statement, .. } if !statement.accepted.get()))
+    }
+
+    /// The answers that wait, where every statement is known to be good.
+    fn release(&mut self, out: &mut Vec<u8>) {
+        for held in self.held.drain(..) {
+            match held {
+                Held::Answer(bytes) => out.extend_from_slice(&bytes),
+                Held::Parse { .. } => answer::parse_complete(out),
+            }
+        }
+    }
+
+    fn portal(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        self.portals.iter().find(|(portal, _)| **portal == *name).map(|(_, statement)| Rc::clone(statement))
+    }
+
+    fn close_portal(&mut self, name: &[u8]) -> bool {
+        let before = self.portals.len();
+        self.portals.retain(|(portal, _)| **portal != *name);
+        self.portals.len() < before
+    }
+}
+
+impl Session {
+    /// One message of the extended protocol.
+    pub(super) async fn extended(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
+        if self.link.as_ref().is_some_and(|link| link.is_copying()) {
+            // A server that reads COPY data ignores Flush and Sync, so they are not sent.
+            return if matches!(tag, b'H' | b'S') { Ok(()) } else { Err(End::CopyInterrupted(tag)) };
+        }
+        if self.batch.reading == Reading::Skipping && tag != b'S' {
+            return Ok(());
+        }
+        if self.link.is_none() && !self.batch.is_open() {
+            self.unit_begins();
+        }
+        let body = &frame[HEADER..];
+        let outcome = match tag {
+            b'P' => self.parse(body),
+            b'B' => self.bind(body).await,
+            b'D' => self.describe(body, frame).await,
+            b'E' => self.execute(body, frame).await,
+            b'C' => self.close_target(body, frame).await,
+            b'H' => self.flush(frame).await,
+            _ => self.sync().await,
+        };
+        if let Err(fault) = outcome {
+            self.fail_batch(&fault);
+            if tag == b'S' {
+                // The Sync itself could not be done: it still ends the batch.
+                return self.sync().await.map_err(End::Login);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_batch(&mut self, fault: &Fault) {
+        add(&self.database.counters.errors, 1);
+        let mut error = Vec::new();
+        fault.write(Severity::Error, &mut error);
+        match &mut self.link {
+            Some(link) if !error.is_empty() => link.refuse(error),
+            Some(_) => {}
+            None => {
+                self.batch.release(&mut self.client.outbox);
+                self.client.outbox.append(&mut error);
+                self.fail_begun();
+            }
+        }
+        self.batch.skip();
+    }
+
+    fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
+        let parse = Parse::decode(body).map_err(Fault::Violation)?;
+        let (statement, naming, name) = if parse.name.is_empty() {
+            let same = self.unnamed.take().filter(|statement| *statement.after_name == *parse.after_name());
+            let statement = same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
+            (statement, Naming::Unnamed, None::<Box<[u8]>>)
+        } else {
+            if self.prepared.contains_key(parse.name) {
+                let name = String::from_utf8_lossy(parse.name);
+                let message = format!("prepared statement \"{name}\" already exists");
+                return Err(Fault::Postgres { sqlstate: "42P05", message });
+            }
+            let limit = self.max_prepared_statements;
+            if self.prepared.len() >= limit {
+                let message = format!("this client already has {limit} prepared statements (limits.max_prepared_statements)");
+                return Err(Fault::Postgres { sqlstate: "53400", message });
+            }
+            (self.worker.statements.borrow_mut().named(&parse), Naming::Named, Some(Box::from(parse.name)))
+        };
+        let plan = self.plan_statement(&statement)?;
+        self.check_planned(&plan.planned)?;
+        match &name {
+            Some(name) => {
+                self.prepared.insert(name.clone(), Rc::clone(&statement));
+            }
+            None => self.unnamed = Some(Rc::clone(&statement)),
+        }
+        if self.link.is_some() {
+            self.send_parse(statement, naming, name);
+        } else {
+            self.batch.held.push(Held::Parse { statement, naming, name });
+        }
+        Ok(())
+    }
+
+    /// What is refused whatever the values are is refused at once.
+    fn check_planned(&self, planned: &Planned) -> Result<(), Fault> {
+        if planned.statements.iter().filter(|statement| statement.class != Class::Empty).count() > 1 {
+            let message = "cannot insert multiple commands into a prepared statement".to_owned();
+            return Err(Fault::Postgres { sqlstate: "42601", message });
+        }
+        match planned.statements.first().map(|statement| &statement.plan) {
+            Some(Err(refusal)) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn statement(&self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
+        let found = if name.is_empty() {
+            self.unnamed.as_ref().map(|statement| (Rc::clone(statement), Naming::Unnamed))
+        } else {
+            self.prepared.get(name).map(|statement| (Rc::clone(statement), Naming::Named))
+        };
+        found.ok_or_else(|| {
+            let message = match name {
+                b"" => "unnamed prepared statement does not exist".to_owned(),
+                name => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+            };
+            Fault::Postgres { sqlstate: "26000", message }
+        })
+    }
+
+    async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
+        let bind = Bind::decode(body).map_err(Fault::Violation)?;
+        let (statement, naming) = self.statement(bind.statement)?;
+        let plan = self.plan_statement(&statement)?;
+        if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&plan.planned) {
+            return Err(Fault::aborted());
+        }
+        self.batch.close_portal(bind.portal);
+        let class = plan.planned.statements.first().map_or(&Class::Empty, |planned| &planned.class);
+        if self.answers(class) {
+            self.batch.portals.push((Box::from(bind.portal), statement));
+            let mut bytes = Vec::with_capacity(5);
+            answer::bind_complete(&mut bytes);
+            self.answer(bytes);
+            return Ok(());
+        }
+        let parameters = Parameters::from_bind(bind.formats.raw(), bind.parameter_count, bind.raw_values(), &statement.types)
+            .map_err(Fault::MalformedBind)?;
+        let values = Values { text: statement.text(), literals: &plan.literals, parameters: &parameters };
+        let destination = self.destination(&plan.planned, &values)?.unwrap_or(Destination::Any);
+        self.attach(destination, Phase::Working).await?;
+        self.ensure_parsed(&statement, naming);
+        self.note_portal(bind.portal, &plan.planned);
+        if let Some(link) = &mut self.link {
+            let name: &[u8] = match naming {
+                Naming::Named => &statement.server_name,
+                Naming::Unnamed => b"",
+            };
+            bind.encode_as(bind.portal, name, link.server().outbox());
+            link.server().pipeline.expect(Request::Bind, Fate::Forward, None);
+        }
+        Ok(())
+    }
+
+    /// Remembers a portal whose execution changes the session.
+    fn note_portal(&mut self, portal: &[u8], planned: &Rc<Planned>) {
+        if !self.portals.is_empty() {
+            self.portals.retain(|(name, _)| **name != *portal);
+        }
+        let plain = planned.statements.iter().all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
+        if !plain {
+            self.portals.push((Box::from(portal), Rc::clone(planned)));
+        }
+    }
+
+    async fn describe(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
+        let describe = Describe::decode(body).map_err(Fault::Violation)?;
+        match describe.target {
+            Target::Portal => {
+                if let Some(statement) = self.batch.portal(describe.name) {
+                    let mut bytes = Vec::new();
+                    self.describe_own(&statement, &mut bytes)?;
+                    self.answer(bytes);
+                    return Ok(());
+                }
+                self.attach(Destination::Any, Phase::Working).await?;
+                if let Some(link) = &mut self.link {
+                    link.send(frame, Request::DescribePortal, None);
+                }
+            }
+            Target::Statement => {
+                let (statement, naming) = self.statement(describe.name)?;
+                let plan = self.plan_statement(&statement)?;
+                let class = plan.planned.statements.first().map_or(&Class::Empty, |planned| &planned.class);
+                if self.answers(class) {
+                    let mut bytes = Vec::new();
+                    answer::parameter_description_empty(&mut bytes);
+                    self.describe_own(&statement, &mut bytes)?;
+                    self.answer(bytes);
+                    return Ok(());
+                }
+                // A failed transaction describes nothing that returns rows; a server that does not know of it would.
+                if matches!(self.transaction, Transaction::Failed(_)) {
+                    return Err(Fault::aborted());
+                }
+                let destination = self.describing(&plan.planned);
+                self.attach(destination, Phase::Metadata).await?;
+                self.ensure_parsed(&statement, naming);
+                if let Some(link) = &mut self.link {
+                    let name: &[u8] = match naming {
+                        Naming::Named => &statement.server_name,
+                        Naming::Unnamed => b"",
+                    };
+                    message::Describe { target: Target::Statement, name }.encode(link.server().outbox());
+                    link.server().pipeline.expect(Request::DescribeStatement, Fate::Forward, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a statement is described: where it is known to go, else anywhere.
+    fn describing(&mut self, planned: &Planned) -> Destination {
+        if self.link.is_some() {
+            return Destination::Any;
+        }
+        let unbound = Values { text: b"", literals: &[], parameters: &Parameters::NONE };
+        match self.destination(planned, &unbound) {
+            Ok(Some(destination)) => destination,
+            _ => Destination::Any,
+        }
+    }
+
+    /// The description of what a statement that the session answers returns.
+    fn describe_own(&mut self, statement: &Statement, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let plan = self.plan_statement(statement)?;
+        match plan.planned.statements.first().map(|planned| &planned.class) {
+            Some(Class::Show(name)) => answer::row_description(out, &[name]),
+            _ => answer::no_data(out),
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
+        let execute = Execute::decode(body).map_err(Fault::Violation)?;
+        if let Some(statement) = self.batch.portal(execute.portal) {
+            return self.execute_own(&statement).await;
+        }
+        if matches!(self.transaction, Transaction::Failed(_)) {
+            return Err(Fault::aborted());
+        }
+        self.attach(Destination::Any, Phase::Working).await?;
+        let planned = self.portals.iter().find(|(name, _)| **name == *execute.portal).map(|(_, planned)| Rc::clone(planned));
+        let token = planned.and_then(|planned| self.note(&planned));
+        if let Some(link) = &mut self.link {
+            link.send(frame, Request::Execute, token);
+        }
+        Ok(())
+    }
+
+    async fn execute_own(&mut self, statement: &Rc<Statement>) -> Result<(), Fault> {
+        let plan = self.plan_statement(statement)?;
+        let mut bytes = Vec::new();
+        if let Some(planned) = plan.planned.statements.first() {
+            if let Class::Show(name) = &planned.class
+                && let Some(by) = ChosenBy::named(name)
+            {
+                self.show_setting(by, &mut bytes);
+            } else {
+                let text = String::from_utf8_lossy(&statement.text()[Planned::range_of(planned, &plan.literals)]).into_owned();
+                if self.control(&planned.class, text.trim(), &mut bytes).await? == Control::Forward {
+                    // The session's state changed between Bind and Execute, so that a server would have to have the portal.
+                    let message = "the portal was bound in another state of the transaction".to_owned();
+                    return Err(Fault::Postgres { sqlstate: "34000", message });
+                }
+            }
+        }
+        self.answer(bytes);
+        Ok(())
+    }
+
+    async fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
+        let close = Close::decode(body).map_err(Fault::Violation)?;
+        let ours = match close.target {
+            Target::Statement if close.name.is_empty() => {
+                self.unnamed = None;
+                true
+            }
+            Target::Statement => {
+                self.prepared.remove(close.name);
+                true
+            }
+            Target::Portal => self.batch.close_portal(close.name) || self.link.is_none(),
+        };
+        if ours {
+            let mut bytes = Vec::with_capacity(5);
+            answer::close_complete(&mut bytes);
+            self.answer(bytes);
+        } else if let Some(link) = &mut self.link {
+            link.send(frame, Request::Close, None);
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, frame: &[u8]) -> Result<(), Fault> {
+        self.check_held().await?;
+        match &mut self.link {
+            Some(link) => link.push(frame),
+            None => self.batch.release(&mut self.client.outbox),
+        }
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), Fault> {
+        if self.batch.reading == Reading::On {
+            self.check_held().await?;
+        }
+        self.batch.reading = Reading::On;
+        let own_status = self.own_status();
+        match &mut self.link {
+            Some(link) => link.sync(Fate::Forward),
+            None => {
+                self.batch.release(&mut self.client.outbox);
+                answer::ready_for_query(&mut self.client.outbox, own_status);
+                self.card.state.set(super::State::Idle);
+            }
+        }
+        if self.transaction == Transaction::Idle {
+            self.batch.portals.clear();
+        }
+        Ok(())
+    }
+
+    /// A Query or FunctionCall comes without a Sync before it: what was held is dealt with first.
+    pub(super) async fn end_batch(&mut self) -> Result<(), Fault> {
+        if self.batch.is_open() {
+            self.check_held().await?;
+            self.batch.release(&mut self.client.outbox);
+            self.batch.reading = Reading::On;
+        }
+        self.batch.portals.clear();
+        Ok(())
+    }
+
+    /// Lets a server check the statements that wait, when it has not accepted them before.
+    async fn check_held(&mut self) -> Result<(), Fault> {
+        if self.link.is_none() && self.batch.needs_server() {
+            self.attach(Destination::Any, Phase::Metadata).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,497 @@
+//! A server connection in this session's hands: taking one, bringing it to the session's state, giving it back.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::card::State;
+use super::extended::Held;
+use super::respond::Fault;
+use super::route::Destination;
+use super::statement::Statement;
+use super::transaction::Transaction;
+use super::worker::{Worker, add};
+use super::{Session, microseconds};
+use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
+use crate::backend::pool::Lent;
+use crate::backend::prepared::StatementId;
+use crate::backend::server::{Server, ServerError, Shown};
+use crate::backend::settings::Settings;
+use crate::config::PoolMode;
+use crate::execution::client::Client;
+use crate::execution::relay::{Broken, Reading};
+use crate::plan::refusal::{Reason, Refusal};
+use crate::sharding::ShardId;
+use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::message;
+
+/// Prepared statements kept on one server connection; the least recently used is closed for a new one.
+const PREPARED_PER_SERVER: usize = 500;
+
+/// How long a connection may take to be cleaned before it is closed instead.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
+/// A portal that never exists: to execute it makes the server fail, and so its transaction.
+const NO_PORTAL: &[u8] = b"trunkline refused the statement";
+
+/// A connection that works for this session.
+pub struct Link {
+    lent: Lent,
+    phase: Phase,
+    keep: Keep,
+    hygiene: Hygiene,
+}
+
+/// What the connection has been used for in this unit of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Parse and Describe only: the session may still go to another shard, and its transaction has not begun here.
+    Metadata,
+    Working,
+}
+
+/// Whether the connection goes back to the pool between transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    No,
+    /// It holds state of the session.
+    Yes,
+}
+
+/// Whether a clean-up is needed before anybody else may have the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hygiene {
+    Clean,
+    /// Something ran that may have changed the connection behind our back.
+    Suspect,
+}
+
+impl Keep {
+    fn of(mode: PoolMode) -> Keep {
+        match mode {
+            PoolMode::Session => Keep::Yes,
+            PoolMode::Transaction => Keep::No,
+        }
+    }
+}
+
+impl Link {
+    pub fn server(&mut self) -> &mut Server {
+        &mut self.lent
+    }
+
+    pub fn shard(&self) -> ShardId {
+        self.lent.shard
+    }
+
+    pub fn status(&self) -> TransactionStatus {
+        self.lent.status
+    }
+
+    pub fn is_metadata(&self) -> bool {
+        self.phase == Phase::Metadata
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.keep == Keep::Yes
+    }
+
+    /// The end of the unit of work is on its way: no more of the client's messages until the server is ready.
+    pub fn is_closing(&self) -> bool {
+        self.lent.pipeline.is_closing()
+    }
+
+    pub fn is_copying(&self) -> bool {
+        self.lent.pipeline.copying() == Copying::In
+    }
+
+    pub fn copy_ended(&mut self) {
+        self.lent.pipeline.copy_ended();
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.lent.is_settled()
+    }
+
+    pub fn is_mid_message(&self) -> bool {
+        self.lent.is_mid_message()
+    }
+
+    pub fn backlog(&self) -> usize {
+        self.lent.backlog()
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.lent.push(bytes);
+    }
+
+    /// Sends a message of the client as it is.
+    pub fn send(&mut self, frame: &[u8], request: Request, token: Option<Token>) {
+        self.lent.push(frame);
+        self.lent.pipeline.expect(request, Fate::Forward, token);
+    }
+
+    pub fn answer(&mut self, bytes: Vec<u8>) {
+        self.lent.pipeline.answer(bytes.into_boxed_slice(), None);
+    }
+
+    /// An answer of ours whose end the session wants to know.
+    pub fn answer_for(&mut self, bytes: Vec<u8>, token: Token) {
+        self.lent.pipeline.answer(bytes.into_boxed_slice(), Some(token));
+    }
+
+    /// Makes the server fail, so that its transaction fails with it, and tells the client why in our words.
+    pub fn refuse(&mut self, error: Vec<u8>) {
+        message::Execute { portal: NO_PORTAL, max_rows: 0 }.encode(self.lent.outbox());
+        self.lent.pipeline.expect(Request::Execute, Fate::Refuse(error.into_boxed_slice()), None);
+    }
+
+    pub fn sync(&mut self, fate: Fate) {
+        message::encode_sync(self.lent.outbox());
+        self.lent.pipeline.expect(Request::Sync, fate, None);
+    }
+
+    pub fn suspect(&mut self) {
+        self.hygiene = Hygiene::Suspect;
+    }
+
+    pub fn keep(&mut self) {
+        self.keep = Keep::Yes;
+    }
+
+    /// The connection is as the session is now; for SET that has just run there.
+    pub fn set_settings(&mut self, settings: &Settings) {
+        self.lent.settings = settings.clone();
+    }
+
+    pub fn forget_prepared(&mut self) {
+        self.lent.prepared.clear();
+        self.lent.unnamed = None;
+    }
+
+    /// Whether the connection has this statement under the name it is bound by.
+    pub fn has(&mut self, statement: &Statement, naming: Naming) -> bool {
+        match naming {
+            Naming::Named => self.lent.prepared.touch(statement.id),
+            Naming::Unnamed => self.lent.unnamed == Some(statement.id),
+        }
+    }
+
+    /// Sends a Parse.
+    pub fn parse(&mut self, statement: &Statement, naming: Naming, fate: Fate, token: Token) {
+        let name: &[u8] = match naming {
+            Naming::Named => &statement.server_name,
+            Naming::Unnamed => {
+                self.lent.unnamed = Some(statement.id);
+                b""
+            }
+        };
+        message::encode_parse(name, &statement.after_name, self.lent.outbox());
+        self.lent.pipeline.expect(Request::Parse, fate, Some(token));
+    }
+
+    /// Counts a statement as prepared here; the one that must be closed for it, if any.
+    pub fn make_room(&mut self, id: StatementId, naming: Naming) -> Option<StatementId> {
+        match naming {
+            Naming::Named => self.lent.prepared.insert(id, PREPARED_PER_SERVER),
+            Naming::Unnamed => None,
+        }
+    }
+
+    /// Sends a Close that the client does not know of.
+    pub fn close_statement(&mut self, id: StatementId, token: Token) {
+        let name = id.server_name();
+        message::Close { target: message::Target::Statement, name: name.as_bytes() }.encode(self.lent.outbox());
+        self.lent.pipeline.expect(Request::Close, Fate::Swallow, Some(token));
+    }
+
+    /// The server did not prepare it after all.
+    pub fn forget(&mut self, id: StatementId) {
+        self.lent.prepared.remove(id);
+        if self.lent.unnamed == Some(id) {
+            self.lent.unnamed = None;
+        }
+    }
+
+    /// The server did not close it after all.
+    pub fn still_has(&mut self, id: StatementId) {
+        // More than the limit for a moment: the next new one evicts again.
+        self.lent.prepared.insert(id, usize::MAX);
+    }
+
+    /// A simple query takes the unnamed statement with it.
+    pub fn forget_unnamed(&mut self) {
+        self.lent.unnamed = None;
+    }
+
+    /// What was kept for the session is gone.
+    pub fn unpin(&mut self, mode: PoolMode) {
+        self.keep = Keep::of(mode);
+        self.hygiene = Hygiene::Clean;
+    }
+
+    /// Lets the server judge statements that begin a transaction, and rolls it back.
+    pub async fn try_out(&mut self, trial: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
+        let judged = run(&mut self.lent, trial, worker).await;
+        if self.lent.status != TransactionStatus::Idle {
+            run(&mut self.lent, "ROLLBACK", worker).await?;
+        }
+        judged
+    }
+
+    /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
+    fn release(self, worker: &Rc<Worker>) {
+        if self.hygiene == Hygiene::Suspect {
+            return self.clean_up(worker);
+        }
+        let mut lent = self.lent;
+        lent.shown = Shown::Own;
+        if !lent.canceller.is_busy() {
+            return lent.release();
+        }
+        let worker = Rc::clone(worker);
+        tokio::task::spawn_local(async move {
+            let rest = async {
+                lent.canceller.rest().await;
+                // A cancel that is late hits this empty query and nobody's statement.
+                lent.run("", &worker.scratch).await
+            };
+            if let Ok(Ok(_)) = tokio::time::timeout(CLEAN_UP, rest).await {
+                lent.release();
+            }
+        });
+    }
+
+    /// Gives the connection back after all that a session may have left on it is gone; closes it when that fails.
+    pub fn clean_up(self, worker: &Rc<Worker>) {
+        let mut lent = self.lent;
+        if !lent.is_settled() {
+            // Something still runs: it is stopped, and the connection is closed.
+            let canceller = Rc::clone(&lent.canceller);
+            tokio::task::spawn_local(async move {
+                canceller.cancel().await;
+                drop(lent);
+            });
+            return;
+        }
+        lent.shown = Shown::Own;
+        let worker = Rc::clone(worker);
+        // What a transaction that is rolled back had set is known only after a full reset.
+        let open = lent.status != TransactionStatus::Idle;
+        let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
+        tokio::task::spawn_local(async move {
+            let cleaned = async {
+                lent.canceller.rest().await;
+                if open {
+                    lent.run("ROLLBACK", &worker.scratch).await?.ok();
+                }
+                if needs_discard {
+                    let discarded = lent.run("DISCARD ALL", &worker.scratch).await?;
+                    lent.settings = Settings::default();
+                    lent.prepared.clear();
+                    lent.unnamed = None;
+                    return Ok::<bool, ServerError>(discarded.is_ok());
+                }
+                Ok(true)
+            };
+            if let Ok(Ok(true)) = tokio::time::timeout(CLEAN_UP, cleaned).await {
+                lent.release();
+            }
+        });
+    }
+}
+
+/// Under which name a client prepared a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    Named,
+    Unnamed,
+}
+
+impl Session {
+    /// Makes sure that a connection to the destination works for this session.
+    pub(super) async fn attach(&mut self, destination: Destination, phase: Phase) -> Result<(), Fault> {
+        if let Some(link) = &mut self.link {
+            let elsewhere = matches!(destination, Destination::Shard(shard) if shard != link.shard());
+            match (link.phase, phase) {
+                (Phase::Working, _) if elsewhere => return Err(self.second_shard(destination)),
+                (Phase::Working, _) | (Phase::Metadata, Phase::Metadata) => return Ok(()),
+                (Phase::Metadata, Phase::Working) if !elsewhere && self.transaction == Transaction::Idle => {
+                    link.phase = Phase::Working;
+                    return Ok(());
+                }
+                (Phase::Metadata, Phase::Working) => self.leave_metadata().await?,
+            }
+        }
+        let shard = match destination {
+            Destination::Shard(shard) => shard,
+            Destination::Any => self.database.catalog().home,
+        };
+        let link = self.take_link(shard, phase).await?;
+        self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
+        self.link = Some(link);
+        self.bring_up(phase).await.inspect_err(|_| {
+            // Not in a known state: closed.
+            self.link = None;
+            self.card.set_running(None);
+        })?;
+        self.send_held();
+        Ok(())
+    }
+
+    /// Takes a connection: one that this session keeps, or one of the pool.
+    async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
+        if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
+            let mut link = self.kept.swap_remove(place);
+            link.phase = phase;
+            return Ok(link);
+        }
+        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
+            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
+            return Err(Fault::Postgres { sqlstate: "57P01", message });
+        };
+        let lent = match pool.try_checkout() {
+            Some(lent) => lent,
+            None => {
+                self.card.state.set(State::Waiting);
+                let began = Instant::now();
+                let lent = pool.checkout().await;
+                add(&self.database.counters.wait_microseconds, microseconds(began.elapsed()));
+                self.card.state.set(State::Active);
+                lent.map_err(Fault::Checkout)?
+            }
+        };
+        Ok(Link { lent, phase, keep: Keep::of(self.mode), hygiene: Hygiene::Clean })
+    }
+
+    /// Brings the connection to what the session has set, and begins its transaction there.
+    async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let server = &mut link.lent;
+        if !server.settings.is_same(&self.settings) {
+            if let Some(sql) = server.settings.statements_to(&self.settings) {
+                run(server, &sql, &self.worker).await?;
+            }
+            server.settings = self.settings.clone();
+        }
+        if !server.reported.is_same(&self.reported) {
+            for (name, value) in server.reported.iter() {
+                if self.reported.get(name) != Some(value) {
+                    answer::parameter_status(&mut self.client.outbox, name, value);
+                }
+            }
+            self.reported.adopt(&mut server.reported);
+        }
+        server.shown = Shown::Own;
+        let Transaction::Begun(prologue) = &self.transaction else {
+            if matches!(self.transaction, Transaction::Failed(_)) {
+                server.shown = Shown::Failed;
+            }
+            return Ok(());
+        };
+        if phase == Phase::Metadata {
+            server.shown = Shown::Begun;
+            return Ok(());
+        }
+        if prologue.cannot_fail() {
+            message::encode_query(prologue.text().as_bytes(), server.outbox());
+            server.unnamed = None;
+            server.pipeline.expect(Request::Query, Fate::Swallow, None);
+        } else if let Err(fault) = run(server, prologue.text(), &self.worker).await {
+            self.fail_begun();
+            return Err(fault);
+        }
+        self.transaction = Transaction::Open;
+        Ok(())
+    }
+
+    /// Ends the unit of work on a connection that was used for Parse and Describe only.
+    async fn leave_metadata(&mut self) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        link.sync(Fate::Swallow);
+        while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
+            match self.relay_while(Reading::Enough).await {
+                Ok(_) => {}
+                Err(Broken::Server(error) | Broken::Kept(error)) => {
+                    self.link = None;
+                    self.card.set_running(None);
+                    return Err(Fault::Broken(error, self.last_words.take()));
+                }
+                // The next step of the session finds the client gone.
+                Err(Broken::Client(_)) => return Err(Fault::Told),
+            }
+            // Its end is not the end of the client's unit of work.
+            let _ = self.settle();
+        }
+        self.detach();
+        if std::mem::take(&mut self.failed) { Err(Fault::Told) } else { Ok(()) }
+    }
+
+    /// Gives the connection back, or keeps it when it holds state of this session.
+    pub(super) fn detach(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        self.card.set_running(None);
+        self.card.state.set(State::Idle);
+        match link.keep {
+            Keep::Yes => self.kept.push(link),
+            Keep::No => link.release(&self.worker),
+        }
+    }
+
+    fn second_shard(&self, destination: Destination) -> Fault {
+        let catalog = self.database.catalog();
+        let name = |shard: ShardId| catalog.shards.get(shard.index()).map_or("?", |name| &**name);
+        let here = self.link.as_ref().map_or("?", |link| name(link.shard()));
+        let there = match destination {
+            Destination::Shard(shard) => name(shard),
+            Destination::Any => "?",
+        };
+        let message = format!("this transaction works on shard \"{here}\" and this statement belongs on shard \"{there}\"");
+        Fault::Refused(Refusal::new(Reason::MultiShardTransaction, message))
+    }
+
+    /// Listens to the connections that the session keeps while another or none works for it.
+    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Broken> {
+        let client: &mut Client = &mut self.client;
+        for link in &mut self.kept {
+            let mut events = Vec::new();
+            loop {
+                match link.lent.poll_read(cx, scratch, &mut client.outbox, &mut events) {
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => {
+                        self.last_words = events.into_iter().find_map(|event| match event {
+                            Event::Fatal(words) => Some(words),
+                            _ => None,
+                        });
+                        return Poll::Ready(Broken::Kept(error));
+                    }
+                    Poll::Ready(Ok(run)) => {
+                        if let Err(error) = client.poll_send(cx, &scratch[run]) {
+                            return Poll::Ready(Broken::Client(error));
+                        }
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Sends what the client asked before it was known which connection it is for.
+    fn send_held(&mut self) {
+        for held in self.batch.take_held() {
+            match held {
+                Held::Answer(bytes) => self.answer(bytes),
+                Held::Parse { statement, naming, name } => self.send_parse(statement, naming, name),
+            }
+        }
+    }
+}
+
+/// Runs statements of ours; the server's error is the client's.
+async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
+    match server.run(sql, &worker.scratch).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(body)) => Err(Fault::Server(body)),
+        Err(error) => Err(Fault::Broken(error, None)),
+    }
+}

@@ -1,0 +1,247 @@
+//! From a client that has proven who it is to a session that is ready for its first statement.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::card::{Card, Identity};
+use super::effects::literal;
+use super::extended::Batch;
+use super::respond::{End, Fault};
+use super::route::ShardSetting;
+use super::search_path;
+use super::shared::{Admission, ClientPlace, UserAdmission};
+use super::transaction::Transaction;
+use super::worker::{Database, Worker};
+use super::{Client, Session};
+use crate::backend::settings::{Reported, Settings};
+use crate::catalog::SearchPath;
+use crate::config::User;
+use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::frame::HEADER;
+use crate::wire::startup::Startup;
+
+/// A client that has proven to be `user`.
+pub struct Arrival {
+    pub startup: Startup,
+    pub user: Rc<User>,
+    pub admission: (Admission, UserAdmission),
+}
+
+/// Parameters of the startup packet that are no settings.
+const NO_SETTINGS: [&str; 2] = ["options", "replication"];
+
+/// Begins a session, or tells the client why there is none.
+pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
+    let Arrival { startup, user, admission } = arrival;
+    let Startup { stream, database: name, parameters, protocol_minor, tls, .. } = startup;
+    let mut client = Client::new(stream);
+    let greeted = match worker.database(&name) {
+        Some(database) => greet(worker, &database, &user, &parameters).await.map(|greeting| (database, greeting)),
+        None => Err(Fault::Postgres { sqlstate: "3D000", message: format!("database \"{name}\" does not exist") }),
+    };
+    let (database, greeting) = match greeted {
+        Ok(greeted) => greeted,
+        Err(fault) => {
+            End::Login(fault).write(&mut client.outbox);
+            let _ = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
+            return None;
+        }
+    };
+    let now = Instant::now();
+    let card = Card::new(
+        Identity {
+            user: Box::from(&*user.name),
+            database: database.name.clone(),
+            address: client.stream().peer().to_string().into_boxed_str(),
+            tls,
+        },
+        now,
+    );
+    *card.application_name.borrow_mut() = Box::from(greeting.application_name);
+    let secret: [u8; 32] = rand::random();
+    let secret = if protocol_minor >= 2 { &secret[..] } else { &secret[..4] };
+    let place = ClientPlace { worker: worker.index, card: worker.cards.insert(Rc::clone(&card)) };
+    card.process_id.set(worker.shared.enroll(place, secret));
+
+    answer::authentication_ok(&mut client.outbox);
+    for (name, value) in greeting.reported.iter() {
+        answer::parameter_status(&mut client.outbox, name, value);
+    }
+    answer::backend_key_data(&mut client.outbox, card.process_id.get(), secret);
+    answer::ready_for_query(&mut client.outbox, TransactionStatus::Idle);
+
+    let config = worker.config();
+    let pool = config.pool_of(&user, &config.databases.iter().find(|known| *known.name == *database.name)?.clone());
+    let mut session = Session {
+        worker: Rc::clone(worker),
+        mode: pool.mode,
+        server_search_path: database.server_search_path(&user.name),
+        database,
+        user,
+        card,
+        client,
+        link: None,
+        kept: Vec::new(),
+        transaction: Transaction::Idle,
+        batch: Batch::default(),
+        failed: false,
+        last_words: None,
+        events: Vec::new(),
+        effects: Vec::new(),
+        literals: Vec::new(),
+        settled: greeting.settings.clone(),
+        startup_settings: greeting.settings.clone(),
+        settings: greeting.settings,
+        savepoints: Vec::new(),
+        search_path: SearchPath(std::sync::Arc::from([])),
+        reported: greeting.reported,
+        shard_setting: ShardSetting::default(),
+        prepared: Default::default(),
+        unnamed: None,
+        copy_rest: 0,
+        max_message_size: usize::try_from(config.limits.max_message_size.0).unwrap_or(usize::MAX),
+        max_prepared_statements: config.limits.max_prepared_statements,
+        outcome: None,
+        schema_changed: false,
+        portals: Vec::new(),
+        local_search_path: false,
+        catalog_follows: None,
+        unit_began: now,
+        transaction_began: None,
+        _admission: admission,
+    };
+    session.find_search_path();
+    Some(session)
+}
+
+/// What a session begins with.
+struct Greeting {
+    settings: Settings,
+    reported: Reported,
+    application_name: String,
+}
+
+/// What a server says to this user with these settings: remembered, or asked of the home shard.
+async fn greet(
+    worker: &Rc<Worker>,
+    database: &Rc<Database>,
+    user: &User,
+    parameters: &[(String, String)],
+) -> Result<Greeting, Fault> {
+    let settings = settings(parameters)?;
+    let named = parameters.iter().find(|(name, _)| name == "application_name");
+    let application_name = named.map_or_else(String::new, |(_, value)| value.clone());
+    if let Some((settings, reported)) = database.greeting(&user.name, &settings) {
+        return Ok(Greeting { settings, reported, application_name });
+    }
+    let home = database.catalog().home;
+    let gone = || Fault::Postgres { sqlstate: "57P01", message: "the configuration has changed; connect again".to_owned() };
+    let pool = worker.pool(database, user, home).ok_or_else(gone)?;
+    let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
+    let broken = |error| Fault::Broken(error, None);
+    if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
+        let mut answer = Vec::new();
+        lent.capture("SHOW search_path", &worker.scratch, &mut answer).await.map_err(broken)?;
+        if let Some(path) = first_value(&answer) {
+            database.remember_search_path(&user.name, path);
+        }
+    }
+    if let Some(sql) = lent.settings.statements_to(&settings) {
+        if let Err(body) = lent.run(&sql, &worker.scratch).await.map_err(broken)? {
+            return Err(Fault::Server(body));
+        }
+        lent.settings = settings.clone();
+    }
+    let reported = lent.reported.clone();
+    lent.release();
+    database.remember_greeting(&user.name, &settings, &reported);
+    Ok(Greeting { settings, reported, application_name })
+}
+
+/// The first value of the first row in a server's answer.
+fn first_value(answer: &[u8]) -> Option<&str> {
+    let mut rest = answer;
+    while let Some((header, body)) = rest.split_at_checked(HEADER) {
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        let (body, after) = body.split_at_checked(length.checked_sub(4)?)?;
+        if header[0] == b'D' {
+            let (length, value) = body.get(2..)?.split_at_checked(4)?;
+            let length = usize::try_from(i32::from_be_bytes(length.try_into().ok()?)).ok()?;
+            return std::str::from_utf8(value.get(..length)?).ok();
+        }
+        rest = after;
+    }
+    None
+}
+
+/// The settings in a startup packet: those of `options`, then those with names of their own, as in Postgres.
+fn settings(parameters: &[(String, String)]) -> Result<Settings, Fault> {
+    let mut settings = Settings::default();
+    let mut set = |name: &str, value: &str| {
+        let name = name.to_ascii_lowercase();
+        if name == "search_path" {
+            // A list: each name is quoted by itself.
+            let quoted: Vec<String> =
+                search_path::parse(value, "$user").iter().map(|schema| format!("\"{}\"", schema.replace('"', "\"\""))).collect();
+            settings.set(&name, &quoted.join(", "));
+        } else {
+            settings.set(&name, &literal(value));
+        }
+    };
+    for (_, options) in parameters.iter().filter(|(name, _)| name == "options") {
+        for (name, value) in options_settings(options)? {
+            set(&name, &value);
+        }
+    }
+    for (name, value) in parameters.iter().filter(|(name, _)| !NO_SETTINGS.contains(&&**name)) {
+        set(name, value);
+    }
+    Ok(settings)
+}
+
+/// Reads `-c name=value` and `--name=value`; a backslash takes the next character as it is.
+fn options_settings(options: &str) -> Result<Vec<(String, String)>, Fault> {
+    let mut words = vec![String::new()];
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => words.last_mut().expect("one word at least").extend(characters.next()),
+            character if character.is_ascii_whitespace() => words.push(String::new()),
+            character => words.last_mut().expect("one word at least").push(character),
+        }
+    }
+    let invalid = |word: &str| Fault::Postgres { sqlstate: "22023", message: format!("invalid command-line option in startup packet: {word}") };
+    let mut settings = Vec::new();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let assignment = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
+            (Some(rest), _) => rest.to_owned(),
+            (_, Some("")) => words.next().ok_or_else(|| invalid(&word))?,
+            (_, Some(rest)) => rest.to_owned(),
+            _ => return Err(invalid(&word)),
+        };
+        let (name, value) = assignment.split_once('=').ok_or_else(|| invalid(&assignment))?;
+        settings.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_as_a_command_line() {
+        let read = options_settings(r"-c work_mem=1MB --search-path=a\ b -cgeqo=off").expect("well formed");
+        let read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(read, [("work_mem", "1MB"), ("search_path", "a b"), ("geqo", "off")]);
+        assert!(options_settings("-d 5").is_err());
+    }
+
+    #[test]
+    fn the_first_value_is_found_behind_its_description() {
+        let answer = b"T\0\0\0\x06\0\0D\0\0\0\x0d\0\x01\0\0\0\x03abcC\0\0\0\x04";
+        assert_eq!(first_value(answer), Some("abc"));
+        assert_eq!(first_value(b"D\0\0\0\xff"), None);
+    }
+}

@@ -1,0 +1,338 @@
+//! One client, from its login to its goodbye.
+//!
+//! The life of a statement: its message is taken from the inbox (`take.rs`), planned through the plan cache (`route.rs`), given to a
+//! server connection that is brought to this session's settings first (`link.rs`), and relayed until the server is ready
+//! again; then what the statement changed is remembered (`effects.rs`) and the connection goes back to its pool.
+//! What needs no server is answered here (`control.rs`). `simple.rs` and `extended.rs` are the two protocols.
+//!
+//! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
+
+pub mod card;
+mod control;
+mod effects;
+mod extended;
+mod link;
+pub mod login;
+pub mod report;
+pub mod respond;
+mod route;
+mod search_path;
+pub mod shared;
+mod simple;
+pub mod statement;
+mod take;
+pub mod transaction;
+pub mod worker;
+
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::backend::pipeline::{Committed, Event, Token};
+use crate::backend::settings::{Reported, Settings};
+use crate::catalog::SearchPath;
+use crate::config::{PoolMode, User};
+use crate::execution::client::{Client, ClientError};
+use crate::execution::relay::{self, Broken, Reading, Turn};
+use crate::plan::Planned;
+use crate::sql::normalise::Literal;
+use crate::wire::answer;
+use crate::wire::answer::TransactionStatus;
+
+use card::{Card, State};
+use effects::Effect;
+use extended::Batch;
+use link::Link;
+use respond::{End, Fault};
+use route::ShardSetting;
+use shared::{Admission, UserAdmission};
+use statement::Statement;
+use transaction::Transaction;
+use worker::{Database, Worker, add};
+
+/// Bytes on their way to a server above which no more are taken from the client.
+const HIGH_WATER: usize = 64 * 1024;
+
+/// How long a session waits for the definitions that it has changed.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// One client's session.
+pub struct Session {
+    worker: Rc<Worker>,
+    database: Rc<Database>,
+    user: Rc<User>,
+    card: Rc<Card>,
+    mode: PoolMode,
+    client: Client,
+    /// The connection that works for this client now.
+    link: Option<Link>,
+    /// Connections that hold state of this session and wait for its next statement on their shard.
+    kept: Vec<Link>,
+    transaction: Transaction,
+    batch: Batch,
+    /// The current unit of work has failed on its server.
+    failed: bool,
+    /// The last words of a server that is going away: the body of its ErrorResponse.
+    last_words: Option<Vec<u8>>,
+    events: Vec<Event>,
+    /// What is to be remembered when requests are done; tokens are places in it.
+    effects: Vec<Effect>,
+    literals: Vec<Literal>,
+    settings: Settings,
+    /// What the client asked for when it connected: RESET goes back to these.
+    startup_settings: Settings,
+    /// The settings as of the last commit.
+    settled: Settings,
+    savepoints: Vec<(Box<str>, Settings)>,
+    search_path: SearchPath,
+    /// What this client has been told by ParameterStatus.
+    reported: Reported,
+    shard_setting: ShardSetting,
+    prepared: HashMap<Box<[u8]>, Rc<Statement>>,
+    unnamed: Option<Rc<Statement>>,
+    /// Bytes of a CopyData message that are still to come from the client.
+    copy_rest: usize,
+    max_message_size: usize,
+    max_prepared_statements: usize,
+    /// Whether the transaction's last COMMIT or ROLLBACK was a commit.
+    outcome: Option<Committed>,
+    /// The open transaction has changed tables, columns, views or functions.
+    schema_changed: bool,
+    /// Told when the definitions that this session has changed are known here.
+    catalog_follows: Option<oneshot::Receiver<()>>,
+    /// Portals whose execution changes the session.
+    portals: Vec<(Box<[u8]>, Rc<Planned>)>,
+    /// The `search_path` of a fresh connection of this user.
+    server_search_path: Option<Box<str>>,
+    /// SET LOCAL search_path is in force.
+    local_search_path: bool,
+    _admission: (Admission, UserAdmission),
+    unit_began: Instant,
+    transaction_began: Option<Instant>,
+}
+
+impl Session {
+    /// Serves the client until one of the two says goodbye.
+    pub async fn run(mut self) {
+        let end = loop {
+            if let Err(end) = self.step().await {
+                break end;
+            }
+        };
+        self.close(end).await;
+    }
+
+    async fn step(&mut self) -> Result<(), End> {
+        self.follow_catalog().await;
+        self.take_messages().await?;
+        match self.relay().await {
+            Ok(_) => self.settle(),
+            Err(broken) => self.broken(broken),
+        }
+    }
+
+    /// Waits until the definitions that this session has changed are known to the planner.
+    async fn follow_catalog(&mut self) {
+        if let Some(follows) = self.catalog_follows.take()
+            && tokio::time::timeout(FOLLOW, follows).await.is_err()
+        {
+            tracing::warn!(database = &*self.database.name, "changed definitions were not read in time");
+        }
+    }
+
+    /// Moves bytes until the client or the server needs attention.
+    async fn relay(&mut self) -> Result<Turn, Broken> {
+        let reading = self.reading();
+        self.relay_while(reading).await
+    }
+
+    async fn relay_while(&mut self, reading: Reading) -> Result<Turn, Broken> {
+        let worker = Rc::clone(&self.worker);
+        std::future::poll_fn(|cx| {
+            if worker.is_draining() && self.is_idle() {
+                return Poll::Ready(Err(Broken::Client(ClientError::Drained)));
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            if !self.kept.is_empty()
+                && let Poll::Ready(broken) = self.poll_kept(cx, &mut scratch)
+            {
+                return Poll::Ready(Err(broken));
+            }
+            let server = self.link.as_mut().map(Link::server);
+            relay::poll(cx, &mut self.client, server, reading, &mut scratch, &mut self.events)
+        })
+        .await
+    }
+
+    /// Whether more of the client's bytes are of use now.
+    fn reading(&self) -> Reading {
+        let Some(link) = &self.link else {
+            return Reading::Wanted;
+        };
+        let stuck = link.is_closing() && !self.client.inbox.is_empty() && !link.is_copying();
+        if stuck || link.backlog() > HIGH_WATER { Reading::Enough } else { Reading::Wanted }
+    }
+
+    /// Nothing is running and no transaction is open.
+    fn is_idle(&self) -> bool {
+        self.link.is_none() && self.transaction == Transaction::Idle && self.client.inbox.is_empty() && !self.batch.is_open()
+    }
+
+    /// What ReadyForQuery says when no server says it.
+    fn own_status(&self) -> TransactionStatus {
+        match (&self.transaction, &self.link) {
+            (Transaction::Idle, _) => TransactionStatus::Idle,
+            (Transaction::Begun(_), _) => TransactionStatus::InTransaction,
+            (Transaction::Failed(_), _) => TransactionStatus::Failed,
+            (Transaction::Open, Some(link)) => link.status(),
+            (Transaction::Open, None) => TransactionStatus::Idle,
+        }
+    }
+
+    /// Remembers what the last relay brought to light.
+    fn settle(&mut self) -> Result<(), End> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Done { token, ordinal, committed } => self.done(token, ordinal, committed),
+                Event::Dropped(token) => self.dropped(token),
+                Event::Failed => self.unit_failed(),
+                Event::Fatal(words) => self.last_words = Some(words),
+                Event::Ready(status) => self.ready(status),
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn unit_failed(&mut self) {
+        self.failed = true;
+        add(&self.database.counters.errors, 1);
+        if self.link.as_ref().is_some_and(Link::is_metadata) {
+            self.fail_begun();
+        }
+    }
+
+    /// A transaction that no server knows of has failed.
+    fn fail_begun(&mut self) {
+        self.transaction = match std::mem::take(&mut self.transaction) {
+            Transaction::Begun(prologue) => Transaction::Failed(prologue),
+            other => other,
+        };
+    }
+
+    /// The server is ready for the next unit of work.
+    fn ready(&mut self, status: TransactionStatus) {
+        let counters = &self.database.counters;
+        add(&counters.queries, 1);
+        let now = Instant::now();
+        add(&counters.query_microseconds, microseconds(now - self.unit_began));
+        let Some(link) = &self.link else { return };
+        let between_statements = link.is_settled();
+        if !link.is_metadata() {
+            if status == TransactionStatus::Idle {
+                let began = self.transaction_began.take().unwrap_or(self.unit_began);
+                add(&counters.transactions, 1);
+                add(&counters.transaction_microseconds, microseconds(now - began));
+                self.transaction_ended();
+            } else {
+                self.transaction_began.get_or_insert(self.unit_began);
+                self.transaction = Transaction::Open;
+            }
+        }
+        self.failed = false;
+        if between_statements {
+            self.effects.clear();
+            if status == TransactionStatus::Idle {
+                self.detach();
+            }
+        }
+    }
+
+    /// One side of the relay broke.
+    fn broken(&mut self, broken: Broken) -> Result<(), End> {
+        // What was understood before it broke still counts.
+        self.settle()?;
+        let error = match broken {
+            Broken::Client(ClientError::Drained) => return Err(End::Shutdown),
+            Broken::Client(_) => return Err(End::Client),
+            Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
+            Broken::Server(error) => error,
+        };
+        let Some(link) = self.link.take() else {
+            return Err(End::ServerLost(error, self.last_words.take()));
+        };
+        self.card.set_running(None);
+        if self.transaction == Transaction::Open || link.is_kept() || link.is_mid_message() {
+            let told = if link.is_mid_message() { End::Client } else { End::ServerLost(error, self.last_words.take()) };
+            return Err(told);
+        }
+        let closing = link.is_closing();
+        drop(link);
+        for token in 0..self.effects.len() {
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)));
+        }
+        self.effects.clear();
+        if !self.failed {
+            Fault::Broken(error, self.last_words.take()).write(answer::Severity::Error, &mut self.client.outbox);
+        }
+        self.failed = false;
+        self.fail_begun();
+        add(&self.database.counters.errors, 1);
+        if closing {
+            self.batch = Batch::default();
+            let status = self.own_status();
+            answer::ready_for_query(&mut self.client.outbox, status);
+        } else {
+            self.batch.skip();
+        }
+        Ok(())
+    }
+
+    /// The last words to the client; the connections go back, cleaned.
+    async fn close(mut self, end: End) {
+        if !matches!(end, End::Client) {
+            tracing::debug!(user = &*self.card.user, database = &*self.card.database, ?end, "session ended");
+        }
+        end.write(&mut self.client.outbox);
+        if let Some(link) = self.link.take() {
+            link.clean_up(&self.worker);
+        }
+        for link in self.kept.drain(..) {
+            link.clean_up(&self.worker);
+        }
+        self.worker.shared.dismiss(self.card.process_id.get());
+        self.worker.cards.remove(self.card.place.get());
+        let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
+        // A client that does not take its last words is not waited for.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+        let counters = &self.database.counters;
+        add(&counters.received_bytes, self.client.received_bytes);
+        add(&counters.sent_bytes, self.client.sent_bytes);
+    }
+
+    /// Puts an answer of ours in its place after all that is still to come.
+    fn answer(&mut self, bytes: Vec<u8>) {
+        match &mut self.link {
+            Some(link) => link.answer(bytes),
+            None => self.batch.answer(bytes, &mut self.client.outbox),
+        }
+    }
+
+    /// A request begins: what SHOW CLIENTS and the statistics want to know.
+    fn unit_begins(&mut self) {
+        self.unit_began = Instant::now();
+        self.card.requested_at.set(self.unit_began);
+        self.card.state.set(State::Active);
+    }
+}
+
+fn microseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,141 @@
+//! What a worker tells the control plane of itself: plain data for SHOW and for metrics.
+
+use std::time::{Duration, Instant};
+
+use super::card::State;
+use super::worker::Worker;
+use crate::backend::pool::{Census, IdleServer, Lending};
+use crate::config::PoolMode;
+use crate::plan::cache;
+use crate::sharding::ShardId;
+
+/// One worker, at one moment.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    pub worker: usize,
+    pub at: Instant,
+    pub clients: Vec<ClientReport>,
+    pub pools: Vec<PoolReport>,
+    pub databases: Vec<DatabaseReport>,
+    /// Shared prepared statements held in memory.
+    pub prepared_statements: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClientReport {
+    pub process_id: i32,
+    pub user: Box<str>,
+    pub database: Box<str>,
+    pub address: Box<str>,
+    pub tls: bool,
+    pub application_name: Box<str>,
+    pub state: State,
+    pub connected: Duration,
+    /// Since its last request began.
+    pub requested: Duration,
+    /// The process id of the server connection that works for it.
+    pub server_process_id: Option<i32>,
+    /// Why it keeps its server connections.
+    pub pins: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolReport {
+    pub user: Box<str>,
+    pub database: Box<str>,
+    pub shard: ShardId,
+    /// Host and port.
+    pub address: Box<str>,
+    pub mode: PoolMode,
+    pub size: usize,
+    pub lending: Lending,
+    pub census: Census,
+    pub idle: Vec<IdleServer>,
+}
+
+/// Totals since the start.
+#[derive(Clone, Debug)]
+pub struct DatabaseReport {
+    pub name: Box<str>,
+    pub transactions: u64,
+    pub queries: u64,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub transaction_microseconds: u64,
+    pub query_microseconds: u64,
+    pub wait_microseconds: u64,
+    pub errors: u64,
+    pub refusals: u64,
+    pub plan_cache: cache::Counters,
+}
+
+impl WorkerReport {
+    /// Of this thread, now.
+    pub fn of(worker: &Worker) -> WorkerReport {
+        let now = Instant::now();
+        WorkerReport {
+            worker: worker.index,
+            at: now,
+            clients: clients(worker, now),
+            pools: pools(worker, now),
+            databases: databases(worker),
+            prepared_statements: worker.statements.borrow().len(),
+        }
+    }
+}
+
+fn clients(worker: &Worker, now: Instant) -> Vec<ClientReport> {
+    let cards = worker.cards.all();
+    let told = cards.iter().map(|card| ClientReport {
+        process_id: card.process_id.get(),
+        user: card.user.clone(),
+        database: card.database.clone(),
+        address: card.address.clone(),
+        tls: card.tls,
+        application_name: card.application_name.borrow().clone(),
+        state: card.state.get(),
+        connected: now.duration_since(card.connected_at),
+        requested: now.duration_since(card.requested_at.get()),
+        server_process_id: card.running().map(|canceller| canceller.process_id),
+        pins: card.pins.borrow().clone(),
+    });
+    told.collect()
+}
+
+fn pools(worker: &Worker, now: Instant) -> Vec<PoolReport> {
+    let told = worker.pools().into_iter().map(|(key, pool)| {
+        let spec = pool.spec();
+        PoolReport {
+            user: key.user,
+            database: key.database,
+            shard: key.shard,
+            address: spec.target.address.to_string().into_boxed_str(),
+            mode: spec.settings.mode,
+            size: spec.share,
+            lending: pool.lending(),
+            census: pool.census(now),
+            idle: pool.idle_servers(),
+        }
+    });
+    told.collect()
+}
+
+fn databases(worker: &Worker) -> Vec<DatabaseReport> {
+    let told = worker.databases().into_iter().map(|database| {
+        let counters = &database.counters;
+        DatabaseReport {
+            name: database.name.clone(),
+            transactions: counters.transactions.get(),
+            queries: counters.queries.get(),
+            received_bytes: counters.received_bytes.get(),
+            sent_bytes: counters.sent_bytes.get(),
+            transaction_microseconds: counters.transaction_microseconds.get(),
+            query_microseconds: counters.query_microseconds.get(),
+            wait_microseconds: counters.wait_microseconds.get(),
+            errors: counters.errors.get(),
+            refusals: counters.refusals.get(),
+            plan_cache: database.plans.borrow().counters(),
+        }
+    });
+    told.collect()
+}

@@ -1,0 +1,141 @@
+//! Every way a statement or a connection can fail, and what the client is told: severity, SQLSTATE, message, hint.
+
+use crate::backend::connect::ConnectError;
+use crate::backend::pool::CheckoutError;
+use crate::backend::server::ServerError;
+use crate::plan::Refusal;
+use crate::plan::cache::Unplannable;
+use crate::plan::parameters::MalformedBind;
+use crate::wire::answer::{self, ErrorFields, Report, Severity};
+use crate::wire::frame::FrameError;
+use crate::wire::message::ProtocolViolation;
+
+/// A statement failed before, or instead of, running on a server. The connection goes on.
+#[derive(Debug)]
+pub enum Fault {
+    Refused(Refusal),
+    /// Its text cannot be read.
+    Unplannable(Unplannable),
+    Checkout(CheckoutError),
+    Violation(ProtocolViolation),
+    MalformedBind(MalformedBind),
+    /// The body of a server's ErrorResponse to something that Trunkline sent on the client's behalf.
+    Server(Vec<u8>),
+    /// The server connection broke outside a transaction; with the server's last words, the body of an ErrorResponse.
+    Broken(ServerError, Option<Vec<u8>>),
+    /// The client has been told already.
+    Told,
+    /// What Postgres itself would say, in Postgres's words.
+    Postgres { sqlstate: &'static str, message: String },
+}
+
+/// The end of a session.
+#[derive(Debug)]
+pub enum End {
+    /// The client said goodbye, or went away.
+    Client,
+    /// The process ends, and the client was idle.
+    Shutdown,
+    /// The client broke the protocol.
+    Frame(FrameError),
+    /// The server connection broke inside a transaction; its effects are unknown.
+    ServerLost(ServerError, Option<Vec<u8>>),
+    /// Another message than COPY data came in the middle of a COPY.
+    CopyInterrupted(u8),
+    /// The session cannot begin.
+    Login(Fault),
+}
+
+impl Fault {
+    /// Appends the ErrorResponse.
+    pub fn write(&self, severity: Severity, out: &mut Vec<u8>) {
+        match self {
+            Fault::Refused(refusal) => {
+                let detail = format!("Refused by Trunkline: {}.", refusal.id);
+                let mut report = Report::new(severity, refusal.sqlstate, &refusal.message).detail(&detail).hint(refusal.hint);
+                if let Some(position) = refusal.position {
+                    report = report.position(position + 1);
+                }
+                answer::error_response(out, &report);
+            }
+            Fault::Unplannable(error) => {
+                answer::error_response(out, &Report::new(severity, error.sqlstate(), &error.to_string()));
+            }
+            Fault::Checkout(CheckoutError::Connect(error)) => connect_error(error, severity, out),
+            Fault::Checkout(error @ CheckoutError::Timeout(_)) => {
+                let message = error.to_string();
+                let report = Report::new(severity, "53300", &message);
+                answer::error_response(out, &report.hint("Raise pool.size or pool.checkout_timeout, or shorten transactions."));
+            }
+            Fault::Checkout(error @ CheckoutError::QueueFull(_)) => {
+                let message = error.to_string();
+                answer::error_response(out, &Report::new(severity, "53300", &message).hint("Raise pool.size or pool.max_waiting."));
+            }
+            Fault::Checkout(error @ CheckoutError::Closed) => {
+                answer::error_response(out, &Report::new(severity, "57P01", &error.to_string()));
+            }
+            Fault::Violation(violation) => {
+                answer::error_response(out, &Report::new(severity, violation.sqlstate(), &violation.to_string()));
+            }
+            Fault::MalformedBind(malformed) => {
+                answer::error_response(out, &Report::new(severity, "08P01", &malformed.to_string()));
+            }
+            Fault::Server(body) => answer::error_response_raw(out, body),
+            Fault::Broken(error, words) => {
+                lost("the server connection was lost while the statement ran", error, words.as_deref(), severity, out);
+            }
+            Fault::Told => {}
+            Fault::Postgres { sqlstate, message } => answer::error_response(out, &Report::new(severity, sqlstate, message)),
+        }
+    }
+}
+
+/// The server's own words where it spoke, else why it could not be reached.
+fn connect_error(error: &ConnectError, severity: Severity, out: &mut Vec<u8>) {
+    if let ConnectError::Server { raw, .. } = error
+        && let Some(fields) = ErrorFields::parse(raw)
+    {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (message, detail, hint) = (text(fields.message), fields.detail.map(text), fields.hint.map(text));
+        let mut report = Report::new(severity, fields.sqlstate, &message);
+        report.detail = detail.as_deref();
+        report.hint = hint.as_deref();
+        return answer::error_response(out, &report);
+    }
+    let message = format!("cannot connect to the server: {error}");
+    answer::error_response(out, &Report::new(severity, "08001", &message));
+}
+
+fn lost(what: &str, error: &ServerError, words: Option<&[u8]>, severity: Severity, out: &mut Vec<u8>) {
+    let message = format!("{what}: {error}");
+    let detail = words.and_then(ErrorFields::parse).map(|fields| {
+        let words = String::from_utf8_lossy(fields.message);
+        format!("The server said: {words} (SQLSTATE {})", fields.sqlstate)
+    });
+    let mut report = Report::new(severity, "08006", &message).hint("Whether it took effect is not known.");
+    report.detail = detail.as_deref();
+    answer::error_response(out, &report);
+}
+
+impl End {
+    /// Appends what the client is told at the end, if anything.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            End::Client => {}
+            End::Shutdown => {
+                let message = "terminating connection due to administrator command";
+                answer::error_response(out, &Report::new(Severity::Fatal, "57P01", message));
+            }
+            End::Frame(error) => answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &error.to_string())),
+            End::CopyInterrupted(tag) => {
+                let message = format!("unexpected message type {:?} during COPY from stdin", char::from(*tag));
+                answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
+            }
+            End::ServerLost(error, words) => {
+                let lost_what = "the server connection with this session's transaction or state was lost";
+                lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
+            }
+            End::Login(fault) => fault.write(Severity::Fatal, out),
+        }
+    }
+}

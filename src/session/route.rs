@@ -1,0 +1,203 @@
+//! From a message to its shard: the plan of its text, and the values it is bound with.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Session;
+use super::respond::Fault;
+use super::statement::{Statement, StatementPlan};
+use crate::catalog::{Catalog, Epoch};
+use crate::plan::hint::{Setting, from_setting};
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::{Bound, Parameters, Plan, Planned, Values, bind};
+use crate::sharding::ShardId;
+use crate::sql::class::{Class, Scope};
+
+/// Where a statement goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Every shard gives the same answer.
+    Any,
+    Shard(ShardId),
+}
+
+/// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
+#[derive(Default)]
+pub struct ShardSetting {
+    current: Option<Chosen>,
+    /// As of the last commit.
+    settled: Option<Chosen>,
+    /// SET LOCAL: to the end of the transaction.
+    local: Option<Chosen>,
+}
+
+/// A shard that the application chose.
+#[derive(Clone)]
+pub struct Chosen {
+    pub name: ChosenBy,
+    pub values: Vec<Box<str>>,
+    shard: ShardId,
+    epoch: Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    Shard,
+    Key,
+}
+
+impl ChosenBy {
+    /// From a setting's name.
+    pub fn named(name: &str) -> Option<ChosenBy> {
+        match name {
+            "trunkline.shard" => Some(ChosenBy::Shard),
+            "trunkline.key" => Some(ChosenBy::Key),
+            _ => None,
+        }
+    }
+}
+
+fn look_up(by: ChosenBy, values: &[Box<str>], catalog: &Catalog) -> Result<ShardId, Refusal> {
+    match (by, values) {
+        (ChosenBy::Shard, [name]) => from_setting(Setting::Shard(name), catalog),
+        (ChosenBy::Shard, _) => Err(Refusal::new(Reason::UnknownShard, "trunkline.shard takes one shard's name")),
+        (ChosenBy::Key, values) => from_setting(Setting::Key(values), catalog),
+    }
+}
+
+impl ShardSetting {
+    /// SET; an empty value, as RESET, ends the choice.
+    pub fn set(&mut self, by: ChosenBy, values: &[Box<str>], scope: Scope, catalog: &Catalog) -> Result<(), Refusal> {
+        let chosen = if values.iter().all(|value| value.is_empty()) {
+            None
+        } else {
+            let shard = look_up(by, values, catalog)?;
+            Some(Chosen { name: by, values: values.to_vec(), shard, epoch: catalog.epoch })
+        };
+        match scope {
+            Scope::Session => (self.current, self.local) = (chosen, None),
+            Scope::Local => self.local = chosen,
+        }
+        Ok(())
+    }
+
+    pub fn clear(&mut self) {
+        *self = ShardSetting::default();
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.current.is_some() || self.local.is_some()
+    }
+
+    pub fn transaction_ended(&mut self, kept: bool) {
+        if self.current.is_none() && self.settled.is_none() && self.local.is_none() {
+            return;
+        }
+        self.local = None;
+        if kept {
+            self.settled = self.current.clone();
+        } else {
+            self.current = self.settled.clone();
+        }
+    }
+
+    /// What the application chose, as it wrote it.
+    pub fn shown(&self, by: ChosenBy) -> String {
+        let chosen = self.local.as_ref().or(self.current.as_ref());
+        chosen.filter(|chosen| chosen.name == by).map_or_else(String::new, |chosen| chosen.values.join(", "))
+    }
+
+    fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
+        let Some(chosen) = self.local.as_mut().or(self.current.as_mut()) else {
+            return Ok(None);
+        };
+        if chosen.epoch != catalog.epoch {
+            chosen.shard = look_up(chosen.name, &chosen.values, catalog)?;
+            chosen.epoch = catalog.epoch;
+        }
+        Ok(Some(chosen.shard))
+    }
+}
+
+impl Session {
+    /// The plans of a simple query's text; the literals are left in `self.literals`.
+    pub(super) fn plan(&mut self, text: &[u8]) -> Result<Rc<Planned>, Fault> {
+        let catalog = Arc::clone(&self.database.catalog());
+        self.check_text_settings(&catalog)?;
+        let mut plans = self.database.plans.borrow_mut();
+        plans.plan(text, &self.search_path, &catalog, &mut self.literals).map_err(Fault::Unplannable)
+    }
+
+    /// What the reading of SQL relies on; with several shards it must hold.
+    fn check_text_settings(&self, catalog: &Catalog) -> Result<(), Fault> {
+        if self.reported.reads_as_expected() || catalog.shards.len() == 1 {
+            return Ok(());
+        }
+        let message = "standard_conforming_strings is off, or client_encoding is not UTF8: the statement cannot be read safely";
+        Err(Fault::Refused(Refusal::new(Reason::TextSettings, message)))
+    }
+
+    /// The plan of a prepared statement, made once for each catalog and search path.
+    pub(super) fn plan_statement(&mut self, statement: &Statement) -> Result<StatementPlan, Fault> {
+        let epoch = self.database.catalog().epoch;
+        if let Some(plan) = &*statement.plan.borrow()
+            && plan.epoch == epoch
+            && Arc::ptr_eq(&plan.search_path, &self.search_path.0)
+        {
+            return Ok(plan.clone());
+        }
+        let planned = self.plan(statement.text())?;
+        let plan = StatementPlan {
+            epoch,
+            search_path: Arc::clone(&self.search_path.0),
+            planned,
+            literals: Rc::from(&*self.literals),
+        };
+        *statement.plan.borrow_mut() = Some(plan.clone());
+        Ok(plan)
+    }
+
+    /// Where a simple query goes; `None` when the session answers all of it.
+    pub(super) fn destination_of_query(&mut self, planned: &Planned, text: &[u8]) -> Result<Option<Destination>, Fault> {
+        let literals = std::mem::take(&mut self.literals);
+        let values = Values { text, literals: &literals, parameters: &Parameters::NONE };
+        let destination = self.destination(planned, &values);
+        self.literals = literals;
+        destination
+    }
+
+    /// Where statements with these values go, together; `None` when the session answers them.
+    pub(super) fn destination(&mut self, planned: &Planned, values: &Values<'_>) -> Result<Option<Destination>, Fault> {
+        let catalog = Arc::clone(&self.database.catalog());
+        let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
+        let mut destination = None;
+        for statement in &planned.statements {
+            let bound = match (&statement.plan, chosen) {
+                (Ok(Plan::Session), _) => continue,
+                (_, Some(shard)) => Bound::Shard(shard),
+                (Ok(Plan::Relay(target)), None) => bind(target, &catalog, values).map_err(Fault::Refused)?,
+                (Err(refusal), None) => return Err(Fault::Refused(refusal.clone())),
+            };
+            destination = match (destination, bound) {
+                (None | Some(Destination::Any), Bound::Shard(shard)) => Some(Destination::Shard(shard)),
+                (None, Bound::Any) => Some(Destination::Any),
+                (Some(Destination::Shard(one)), Bound::Shard(other)) if one != other => {
+                    let name = |shard: ShardId| catalog.shards.get(shard.index()).map_or("?", |name| &**name);
+                    let message =
+                        format!("the statements of this message belong on shards \"{}\" and \"{}\"", name(one), name(other));
+                    return Err(Fault::Refused(Refusal::new(Reason::MultiShardMessage, message)));
+                }
+                (kept, _) => kept,
+            };
+        }
+        Ok(destination)
+    }
+
+    /// Statements that only end the transaction, which is all that a failed one accepts.
+    pub(super) fn ends_transaction(planned: &Planned) -> bool {
+        let first = planned.statements.first();
+        first.is_some_and(|statement| {
+            matches!(statement.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_))
+        })
+    }
+}

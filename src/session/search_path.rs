@@ -1,0 +1,107 @@
+//! The schemas in which a session's unqualified names are looked up.
+
+use std::sync::Arc;
+
+use super::Session;
+use crate::catalog::SearchPath;
+
+/// What Postgres uses unless told otherwise.
+const DEFAULT: &str = "\"$user\", public";
+
+/// Reads a list of schemas as Postgres's `SplitIdentifierString` does; `"$user"` becomes the user's name.
+pub fn parse(list: &str, user: &str) -> Vec<Box<str>> {
+    let mut schemas = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = match rest.strip_prefix('"') {
+            Some(text) => quoted(text, '"'),
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim_end().to_ascii_lowercase(), &rest[end..])
+            }
+        };
+        schemas.push(resolved(&name, user));
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    schemas
+}
+
+/// The text up to the closing quote, doubled quotes made one, and what follows.
+fn quoted(mut rest: &str, quote: char) -> (String, &str) {
+    let mut name = String::new();
+    while let Some(end) = rest.find(quote) {
+        name.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix(quote) {
+            Some(after) => {
+                name.push(quote);
+                rest = after;
+            }
+            None => return (name, rest),
+        }
+    }
+    name.push_str(rest);
+    (name, "")
+}
+
+fn resolved(name: &str, user: &str) -> Box<str> {
+    if name == "$user" { Box::from(user) } else { Box::from(name) }
+}
+
+impl Session {
+    /// The path after the session's settings have changed.
+    pub(super) fn find_search_path(&mut self) {
+        self.local_search_path = false;
+        let user = &self.user.server_user;
+        let schemas = match self.settings.get("search_path") {
+            None => parse(self.server_search_path.as_deref().unwrap_or(DEFAULT), user),
+            Some(source) => from_source(source, user),
+        };
+        if *self.search_path.0 != *schemas {
+            self.search_path = SearchPath(Arc::from(schemas));
+        }
+    }
+
+    /// SET LOCAL search_path, until the transaction ends.
+    pub(super) fn set_search_path(&mut self, values: &[Box<str>]) {
+        self.local_search_path = true;
+        let user = &self.user.server_user;
+        self.search_path = SearchPath(values.iter().map(|name| resolved(name, user)).collect());
+    }
+}
+
+/// From the text behind `SET search_path =`: names and string literals between commas. A single literal holds one name, as in Postgres.
+fn from_source(source: &str, user: &str) -> Vec<Box<str>> {
+    let mut schemas = Vec::new();
+    let mut rest = source.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = match (rest.strip_prefix('\''), rest.strip_prefix('"')) {
+            (Some(text), _) => quoted(text, '\''),
+            (_, Some(text)) => quoted(text, '"'),
+            _ => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim_end().to_ascii_lowercase(), &rest[end..])
+            }
+        };
+        schemas.push(resolved(&name, user));
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    schemas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_read_as_postgres_reads_it() {
+        let schemas = parse("\"$user\", public,Sales , \"Odd, \"\"name\"", "ann");
+        assert_eq!(schemas.iter().map(|name| &**name).collect::<Vec<_>>(), ["ann", "public", "sales", "Odd, \"name"]);
+    }
+
+    #[test]
+    fn a_setting_is_read_from_its_source() {
+        let schemas = from_source("'it''s', Public, \"X\"", "ann");
+        assert_eq!(schemas.iter().map(|name| &**name).collect::<Vec<_>>(), ["it's", "public", "X"]);
+    }
+}

@@ -1,0 +1,163 @@
+//! What all threads share: the snapshot of configuration and catalogs, the keys for cancelling, the number of clients.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::wire::auth::{AuthSecrets, ProcessSecret};
+use crate::wire::tls::{ClientEncryption, ServerEncryption};
+
+/// One consistent state of what the administrator configured and what the servers define.
+pub struct Snapshot {
+    pub config: Arc<Config>,
+    /// By the database's name.
+    pub catalogs: HashMap<Box<str>, Arc<Catalog>>,
+    pub client_encryption: ClientEncryption,
+    pub server_encryption: Arc<ServerEncryption>,
+    pub auth: Arc<AuthSecrets>,
+}
+
+/// Shared by the workers and the control plane.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    pub secret: ProcessSecret,
+    keys: Mutex<HashMap<i32, Key>>,
+    clients: AtomicUsize,
+    users: Mutex<HashMap<Box<str>, usize>>,
+    /// Databases whose definitions a client has changed.
+    changed: mpsc::UnboundedSender<SchemaChange>,
+}
+
+/// A client has changed definitions.
+pub struct SchemaChange {
+    pub database: Box<str>,
+    /// Told when the new definitions are in force on every worker.
+    pub followed: oneshot::Sender<()>,
+}
+
+/// Who may be cancelled with which secret.
+struct Key {
+    secret: Vec<u8>,
+    place: ClientPlace,
+}
+
+/// Where a client's session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientPlace {
+    pub worker: usize,
+    pub card: usize,
+}
+
+impl Shared {
+    pub fn new(snapshot: Snapshot, secret: ProcessSecret, changed: mpsc::UnboundedSender<SchemaChange>) -> Shared {
+        Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            secret,
+            keys: Mutex::default(),
+            clients: AtomicUsize::new(0),
+            users: Mutex::default(),
+            changed,
+        }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn replace(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+    }
+
+    /// A client changed the definitions of this database; the receiver is told when the new ones are in force.
+    pub fn schema_changed(&self, database: &str) -> oneshot::Receiver<()> {
+        let (followed, follows) = oneshot::channel();
+        // Nobody receives it only while the process ends.
+        let _ = self.changed.send(SchemaChange { database: Box::from(database), followed });
+        follows
+    }
+
+    /// Gives a session its process id and secret.
+    pub fn enroll(&self, place: ClientPlace, secret: &[u8]) -> i32 {
+        let mut keys = lock(&self.keys);
+        loop {
+            let process_id = rand::random_range(1..i32::MAX);
+            if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
+                vacant.insert(Key { secret: secret.to_vec(), place });
+                return process_id;
+            }
+        }
+    }
+
+    pub fn dismiss(&self, process_id: i32) {
+        lock(&self.keys).remove(&process_id);
+    }
+
+    /// The session that this key belongs to.
+    pub fn find(&self, process_id: i32, secret: &[u8]) -> Option<ClientPlace> {
+        use subtle::ConstantTimeEq;
+        let keys = lock(&self.keys);
+        let key = keys.get(&process_id)?;
+        bool::from(key.secret.as_slice().ct_eq(secret)).then_some(key.place)
+    }
+
+    /// Clients that are connected, in all.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Counts a client in, unless there are too many.
+    pub fn admit(self: &Arc<Shared>, limit: usize) -> Option<Admission> {
+        let admitted = self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1));
+        admitted.ok().map(|_| Admission { shared: Arc::clone(self) })
+    }
+
+    /// Counts a client of this user in, unless there are too many.
+    pub fn admit_user(self: &Arc<Shared>, user: &str, limit: Option<usize>) -> Option<UserAdmission> {
+        let mut users = lock(&self.users);
+        let count = users.entry(Box::from(user)).or_default();
+        if limit.is_some_and(|limit| *count >= limit) {
+            return None;
+        }
+        *count += 1;
+        Some(UserAdmission { shared: Arc::clone(self), user: Box::from(user) })
+    }
+}
+
+/// A panic while a lock was held leaves these maps whole: each change is one insertion or removal.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts a client out when it is dropped.
+pub struct Admission {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.shared.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a user's client out when it is dropped.
+pub struct UserAdmission {
+    shared: Arc<Shared>,
+    user: Box<str>,
+}
+
+impl Drop for UserAdmission {
+    fn drop(&mut self) {
+        let mut users = lock(&self.shared.users);
+        if let Some(count) = users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.user);
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The simple query protocol, and the function call protocol.
+
+use std::rc::Rc;
+
+use super::Session;
+use super::control::Control;
+use super::link::Phase;
+use super::respond::{End, Fault};
+use super::route::Destination;
+use super::transaction::Transaction;
+use crate::backend::pipeline::{Fate, Request};
+use crate::plan::Planned;
+use crate::sql::class::Class;
+use crate::wire::answer::{self, Severity};
+use crate::wire::frame::HEADER;
+use crate::wire::message::Query;
+
+impl Session {
+    /// A Query message.
+    pub(super) async fn simple(&mut self, frame: &[u8]) -> Result<(), End> {
+        self.unit_begins();
+        if let Err(fault) = self.end_batch().await {
+            return self.fail_query(&fault);
+        }
+        self.unnamed = None;
+        match self.query(frame).await {
+            Ok(()) => Ok(()),
+            Err(fault) => self.fail_query(&fault),
+        }
+    }
+
+    async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
+        let text = Query::decode(&frame[HEADER..]).map_err(Fault::Violation)?.text;
+        let planned = self.plan(text)?;
+        if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
+            return Err(Fault::aborted());
+        }
+        let destination = match self.destination_of_query(&planned, text) {
+            Ok(destination) => destination,
+            // A failed transaction says so before it says anything else.
+            Err(_) if self.is_failed() => Some(Destination::Any),
+            Err(fault) => return Err(fault),
+        };
+        match destination {
+            None => self.control_query(&planned, text, frame).await,
+            // The server answers that the transaction is aborted.
+            Some(Destination::Shard(_)) if self.is_failed() && planned.statements.len() == 1 => {
+                self.forward_query(&planned, frame);
+                Ok(())
+            }
+            Some(destination) => {
+                self.attach(destination, Phase::Working).await?;
+                self.forward_query(&planned, frame);
+                Ok(())
+            }
+        }
+    }
+
+    /// The server of the open transaction has reported its failure.
+    fn is_failed(&self) -> bool {
+        self.transaction == Transaction::Open && self.own_status() == crate::wire::answer::TransactionStatus::Failed
+    }
+
+    fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
+        let token = self.note(planned);
+        if let Some(link) = &mut self.link {
+            link.forget_unnamed();
+            link.send(frame, Request::Query, token);
+        }
+    }
+
+    /// A message of which the session can answer every statement, unless a server has to.
+    async fn control_query(&mut self, planned: &Rc<Planned>, text: &[u8], frame: &[u8]) -> Result<(), Fault> {
+        let told: Vec<_> = planned.statements.iter().filter(|statement| statement.class != Class::Empty).collect();
+        if told.is_empty() {
+            let mut bytes = Vec::new();
+            answer::empty_query_response(&mut bytes);
+            return self.answer_query(bytes);
+        }
+        // Several statements are answered here only when they begin a transaction that no server needs to know of yet.
+        let alone = told.len() == 1 || (self.link.is_none() && matches!(told[0].class, Class::Begin));
+        if !alone {
+            if let Some(statement) = told.iter().find(|statement| statement.is_ours()) {
+                return Err(Fault::ours_in_batch(&statement.class));
+            }
+            self.attach(Destination::Any, Phase::Working).await?;
+            self.forward_query(planned, frame);
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for statement in told {
+            let source = String::from_utf8_lossy(&text[Planned::range_of(statement, &self.literals)]);
+            match self.control(&statement.class, source.trim(), &mut bytes).await {
+                Ok(Control::Answered) => {}
+                Ok(Control::Forward) => {
+                    self.attach(Destination::Any, Phase::Working).await?;
+                    self.forward_query(planned, frame);
+                    return Ok(());
+                }
+                Err(fault) => {
+                    self.client.outbox.append(&mut bytes);
+                    return Err(fault);
+                }
+            }
+        }
+        self.answer_query(bytes)
+    }
+
+    /// The whole answer to a query that no server has seen.
+    fn answer_query(&mut self, mut bytes: Vec<u8>) -> Result<(), Fault> {
+        answer::ready_for_query(&mut bytes, self.own_status());
+        super::add(&self.database.counters.queries, 1);
+        self.answer(bytes);
+        if self.link.is_none() {
+            self.card.state.set(super::State::Idle);
+        }
+        Ok(())
+    }
+
+    /// The error and the end of a query that failed before a server had it.
+    fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
+        super::add(&self.database.counters.errors, 1);
+        let mut error = Vec::new();
+        fault.write(Severity::Error, &mut error);
+        match &mut self.link {
+            Some(link) => {
+                link.refuse(error);
+                link.sync(Fate::Forward);
+            }
+            None => {
+                self.fail_begun();
+                self.client.outbox.append(&mut error);
+                let status = self.own_status();
+                answer::ready_for_query(&mut self.client.outbox, status);
+            }
+        }
+        Ok(())
+    }
+
+    /// A FunctionCall message: the function is not known by name, so it runs where the transaction is, or at home.
+    pub(super) async fn function_call(&mut self, frame: &[u8]) -> Result<(), End> {
+        self.unit_begins();
+        if let Err(fault) = self.end_batch().await {
+            return self.fail_query(&fault);
+        }
+        if matches!(self.transaction, Transaction::Failed(_)) {
+            return self.fail_query(&Fault::aborted());
+        }
+        match self.attach(Destination::Any, Phase::Working).await {
+            Ok(()) => {
+                if let Some(link) = &mut self.link {
+                    link.send(frame, Request::Function, None);
+                }
+                Ok(())
+            }
+            Err(fault) => self.fail_query(&fault),
+        }
+    }
+}

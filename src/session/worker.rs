@@ -1,0 +1,307 @@
+//! What the sessions of one thread share: pools, plan caches, prepared statements, counters. Nothing here is locked.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::card::Cards;
+use super::shared::{Shared, Snapshot};
+use super::statement::Statements;
+use crate::backend::cancel::Target;
+use crate::backend::connect::{Address, Login};
+use crate::backend::pool::{Lending, Pool, Spec};
+use crate::backend::settings::{Reported, Settings};
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
+use crate::plan::PlanCache;
+use crate::sharding::ShardId;
+
+/// Bytes of the read buffer that all sessions of a thread use in turn.
+const SCRATCH: usize = 64 * 1024;
+
+/// How many greetings are remembered for logins, per database.
+const GREETINGS: usize = 256;
+
+/// One thread of the data plane, as its sessions see it.
+pub struct Worker {
+    pub index: usize,
+    /// The number of workers in the process.
+    pub count: usize,
+    pub shared: Arc<Shared>,
+    snapshot: RefCell<Arc<Snapshot>>,
+    /// Borrowed only inside one poll.
+    pub scratch: RefCell<Box<[u8]>>,
+    databases: RefCell<HashMap<Box<str>, Rc<Database>>>,
+    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub statements: RefCell<Statements>,
+    pub cards: Cards,
+    draining: Cell<bool>,
+}
+
+/// What tells pools apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    pub database: Box<str>,
+    pub user: Box<str>,
+    pub shard: ShardId,
+}
+
+/// A database as the sessions of one thread see it.
+pub struct Database {
+    pub name: Box<str>,
+    catalog: RefCell<Arc<Catalog>>,
+    pub plans: RefCell<PlanCache>,
+    pub counters: Counters,
+    greetings: RefCell<Vec<Greeting>>,
+    /// The `search_path` of new connections, by user.
+    search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
+    paused: Cell<bool>,
+}
+
+/// What a server reported to a connection of this user with these settings.
+struct Greeting {
+    user: Box<str>,
+    settings: Settings,
+    reported: Reported,
+}
+
+/// Counted since the start, for SHOW STATS.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub transactions: Cell<u64>,
+    pub queries: Cell<u64>,
+    pub received_bytes: Cell<u64>,
+    pub sent_bytes: Cell<u64>,
+    pub transaction_microseconds: Cell<u64>,
+    pub query_microseconds: Cell<u64>,
+    pub wait_microseconds: Cell<u64>,
+    pub refusals: Cell<u64>,
+    pub errors: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub fn add(counter: &Cell<u64>, amount: u64) {
+    counter.set(counter.get().wrapping_add(amount));
+}
+
+impl Worker {
+    pub fn new(index: usize, count: usize, shared: Arc<Shared>) -> Rc<Worker> {
+        let snapshot = shared.snapshot();
+        Rc::new(Worker {
+            index,
+            count,
+            shared,
+            snapshot: RefCell::new(snapshot),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            databases: RefCell::default(),
+            pools: RefCell::default(),
+            statements: RefCell::default(),
+            cards: Cards::default(),
+            draining: Cell::new(false),
+        })
+    }
+
+    pub fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {
+        self.snapshot.borrow()
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.snapshot.borrow().config)
+    }
+
+    /// The database of this name, if it is configured.
+    pub fn database(&self, name: &str) -> Option<Rc<Database>> {
+        if let Some(database) = self.databases.borrow().get(name) {
+            return Some(Rc::clone(database));
+        }
+        let snapshot = self.snapshot.borrow();
+        let catalog = snapshot.catalogs.get(name)?;
+        let bytes = usize::try_from(snapshot.config.limits.plan_cache_size.0).unwrap_or(usize::MAX);
+        let database = Rc::new(Database {
+            name: Box::from(name),
+            catalog: RefCell::new(Arc::clone(catalog)),
+            plans: RefCell::new(PlanCache::new(bytes)),
+            counters: Counters::default(),
+            greetings: RefCell::default(),
+            search_paths: RefCell::default(),
+            paused: Cell::new(false),
+        });
+        self.databases.borrow_mut().insert(Box::from(name), Rc::clone(&database));
+        Some(database)
+    }
+
+    /// Every database that a client of this thread has used.
+    pub fn databases(&self) -> Vec<Rc<Database>> {
+        self.databases.borrow().values().cloned().collect()
+    }
+
+    /// The pool of this user, database and shard; made when it is first asked for.
+    pub fn pool(&self, database: &Database, user: &config::User, shard: ShardId) -> Option<Rc<Pool>> {
+        let key = PoolKey { database: database.name.clone(), user: Box::from(&*user.name), shard };
+        if let Some(pool) = self.pools.borrow().get(&key) {
+            return Some(Rc::clone(pool));
+        }
+        let pool = Pool::new(self.spec(&key)?);
+        if database.paused.get() {
+            pool.set_lending(Lending::Paused);
+        }
+        self.pools.borrow_mut().insert(key, Rc::clone(&pool));
+        Some(pool)
+    }
+
+    pub fn pools(&self) -> Vec<(PoolKey, Rc<Pool>)> {
+        self.pools.borrow().iter().map(|(key, pool)| (key.clone(), Rc::clone(pool))).collect()
+    }
+
+    /// Where and how the connections of a pool are made; `None` when its user, database or shard is gone.
+    fn spec(&self, key: &PoolKey) -> Option<Spec> {
+        let snapshot = self.snapshot.borrow();
+        let config = &snapshot.config;
+        let user = config.users.iter().find(|user| *user.name == *key.user)?;
+        let database = config.databases.iter().find(|database| *database.name == *key.database)?;
+        let node = config.shards.get(key.shard.index())?.nodes.first()?;
+        let mut settings = config.pool.clone();
+        settings.mode = user.pool_mode.or(database.pool_mode).unwrap_or(settings.mode);
+        settings.size = user.pool_size.or(database.pool_size).unwrap_or(settings.size);
+        let share = (settings.size / self.count + usize::from(self.index < settings.size % self.count)).max(1);
+        let target = Target {
+            address: Address { host: node.host.clone(), port: node.port },
+            login: Login {
+                user: user.server_user.clone(),
+                password: user.server_password.clone(),
+                database: node.database.clone().unwrap_or_else(|| database.server_database.clone()),
+                application_name: "trunkline".to_owned(),
+                parameters: Vec::new(),
+            },
+            encryption: Arc::clone(&snapshot.server_encryption),
+            timeout: settings.connect_timeout,
+        };
+        Some(Spec { shard: key.shard, target, settings, share })
+    }
+
+    /// A new configuration or catalog: pools and databases follow; those that are gone are closed.
+    pub fn follow(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        self.databases.borrow_mut().retain(|name, database| match snapshot.catalogs.get(name) {
+            Some(catalog) => {
+                *database.catalog.borrow_mut() = Arc::clone(catalog);
+                database.forget_servers();
+                true
+            }
+            None => false,
+        });
+        for (key, pool) in self.pools() {
+            match self.spec(&key) {
+                Some(spec) => pool.reconfigure(spec),
+                None => {
+                    pool.set_lending(Lending::Closed);
+                    self.pools.borrow_mut().remove(&key);
+                }
+            }
+        }
+    }
+
+    /// PAUSE and RESUME; `None` is every database.
+    pub fn set_paused(&self, name: Option<&str>, paused: Paused) {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let concerned: Vec<&str> =
+            snapshot.catalogs.keys().map(|key| &**key).filter(|key| name.is_none_or(|name| name == *key)).collect();
+        for database in concerned.iter().filter_map(|name| self.database(name)) {
+            database.paused.set(paused == Paused::Yes);
+        }
+        for (key, pool) in self.pools() {
+            if concerned.contains(&&*key.database) {
+                pool.set_lending(match paused {
+                    Paused::Yes => Lending::Paused,
+                    Paused::No => Lending::Open,
+                });
+            }
+        }
+    }
+
+    /// Nothing of the database (or of all) is lent or being connected.
+    pub fn is_quiet(&self, name: Option<&str>) -> bool {
+        let pools = self.pools.borrow();
+        pools.iter().filter(|(key, _)| name.is_none_or(|name| name == &*key.database)).all(|(_, pool)| pool.is_at_rest())
+    }
+
+    /// The housekeeping of this thread, some times a second.
+    pub fn tick(&self, now: Instant) {
+        for (_, pool) in self.pools() {
+            pool.tick(now);
+        }
+        self.statements.borrow_mut().sweep();
+    }
+
+    /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
+    pub fn cancel(&self, place: usize) -> impl Future<Output = ()> + use<> {
+        let canceller = self.cards.get(place).and_then(|card| card.running());
+        let cancelling = canceller.map(|canceller| canceller.cancel());
+        async move {
+            if let Some(cancelling) = cancelling {
+                cancelling.await;
+            }
+        }
+    }
+
+    /// From now on clients are sent away as soon as they are idle.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for card in self.cards.all() {
+            card.wake();
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}
+
+/// Whether a database lends connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paused {
+    Yes,
+    No,
+}
+
+impl Database {
+    pub fn catalog(&self) -> Ref<'_, Arc<Catalog>> {
+        self.catalog.borrow()
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// What servers report to this user with these settings, when it is known.
+    pub fn greeting(&self, user: &str, settings: &Settings) -> Option<(Settings, Reported)> {
+        let greetings = self.greetings.borrow();
+        let greeting = greetings.iter().find(|greeting| *greeting.user == *user && greeting.settings == *settings)?;
+        Some((greeting.settings.clone(), greeting.reported.clone()))
+    }
+
+    pub fn remember_greeting(&self, user: &str, settings: &Settings, reported: &Reported) {
+        let mut greetings = self.greetings.borrow_mut();
+        if greetings.len() >= GREETINGS {
+            greetings.remove(0);
+        }
+        greetings.push(Greeting { user: Box::from(user), settings: settings.clone(), reported: reported.clone() });
+    }
+
+    /// The `search_path` that servers give this user, when it has been asked.
+    pub fn server_search_path(&self, user: &str) -> Option<Box<str>> {
+        self.search_paths.borrow().get(user).cloned()
+    }
+
+    pub fn remember_search_path(&self, user: &str, path: &str) {
+        self.search_paths.borrow_mut().insert(Box::from(user), Box::from(path));
+    }
+
+    /// Servers may have changed: what they report is asked again.
+    fn forget_servers(&self) {
+        self.greetings.borrow_mut().clear();
+        self.search_paths.borrow_mut().clear();
+    }
+}
