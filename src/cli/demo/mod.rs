@@ -238,6 +238,7 @@ async fn show(
     to_load: Option<&PathBuf>,
 ) -> Result<(), DemoError> {
     let access = tour::Access::of(cluster, addresses);
+    sample::wait_until_known(&access.application()).await?;
     if let Some(loaded) = to_load {
         let begun = Instant::now();
         let shards: Vec<&str> = cluster

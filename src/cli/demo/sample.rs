@@ -2,8 +2,10 @@
 //! that each concern one shard, many of them on their way at once.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
@@ -17,6 +19,10 @@ pub const LINES_PER_ORDER: i64 = 2;
 pub const EVENTS: i64 = 1000;
 pub const PROFILES: i64 = 1000;
 
+/// How long the proxy may take to read the servers' definitions.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is asked whether it has.
+const POLL: Duration = Duration::from_millis(50);
 /// Connections to the proxy, each with a batch of statements on its way.
 const CONNECTIONS: usize = 8;
 
@@ -133,6 +139,32 @@ pub async fn load(proxy: &str, shards: &[&str]) -> Result<usize, DemoError> {
         run_all(&clients, statements).await?;
     }
     Ok(sent)
+}
+
+/// Waits until the proxy has read from the servers what the tables look like, which it must know for an INSERT.
+pub(super) async fn wait_until_known(proxy: &str) -> Result<(), DemoError> {
+    let mut client = connect(proxy).await?;
+    let sql = "INSERT INTO events (happened_on, event_id, kind) VALUES ('2026-01-01', 0, 'try')";
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        let transaction = client
+            .transaction()
+            .await
+            .map_err(|e| DemoError::statement("BEGIN", &e))?;
+        let tried = transaction.batch_execute(sql).await;
+        transaction
+            .rollback()
+            .await
+            .map_err(|e| DemoError::statement("ROLLBACK", &e))?;
+        match tried {
+            Err(e)
+                if e.code() == Some(&SqlState::CANNOT_CONNECT_NOW) && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(POLL).await;
+            }
+            outcome => return outcome.map_err(|e| DemoError::statement(sql, &e)),
+        }
+    }
 }
 
 /// A client whose connection is served by a task; both end together.
