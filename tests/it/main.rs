@@ -4,5 +4,8 @@
 //! process. A test that stops or breaks servers starts a cluster of its own.
 
 mod demo;
+mod hash_agreement;
 mod local_cluster;
+mod one_server;
+mod schema_reading;
 mod servers;

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::{Client, NoTls};
 use trunkline::cli::local::{Cluster, ClusterOptions, LocalError, Server};
 
 /// How long a test waits for something that must happen.
@@ -42,6 +43,22 @@ pub fn own_cluster(shards: u16, replicas: u16) -> Cluster {
         ..ClusterOptions::default()
     };
     Cluster::start(options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A superuser's connection to a new, empty database of this name on the plain server.
+pub async fn own_database(name: &str) -> Client {
+    let server = &servers().plain;
+    server
+        .run_sql("postgres", &format!("CREATE DATABASE {name}"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    connect(&server.superuser_connection(name)).await
+}
+
+/// A client whose connection is served by a task of the test's runtime.
+pub async fn connect(connection: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(connection, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 /// The first column of the first row, as text.
