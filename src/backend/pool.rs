@@ -354,7 +354,10 @@ impl Pool {
                 }
                 Lending::Open => {
                     let state = &mut *state;
-                    while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
+                    while !state.idle.is_empty()
+                        && let Some(waiter) = state.waiting.pop_front()
+                        && let Some(server) = state.idle.pop()
+                    {
                         if let Err(back) = waiter.give(Box::new(server)) {
                             state.idle.push(*back);
                         }
