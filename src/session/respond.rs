@@ -80,6 +80,7 @@ impl Fault {
             Fault::MalformedBind(malformed) => {
                 answer::error_response(out, &Report::new(severity, "08P01", &malformed.to_string()));
             }
+            Fault::Server(body) if severity == Severity::Fatal => server_error(body, severity, out),
             Fault::Server(body) => answer::error_response_raw(out, body),
             Fault::Broken(error, words) => {
                 lost("the server connection was lost while the statement ran", error, words.as_deref(), severity, out);
@@ -92,18 +93,24 @@ impl Fault {
 
 /// The server's own words where it spoke, else why it could not be reached.
 fn connect_error(error: &ConnectError, severity: Severity, out: &mut Vec<u8>) {
-    if let ConnectError::Server { raw, .. } = error
-        && let Some(fields) = ErrorFields::parse(raw)
-    {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (message, detail, hint) = (text(fields.message), fields.detail.map(text), fields.hint.map(text));
-        let mut report = Report::new(severity, fields.sqlstate, &message);
-        report.detail = detail.as_deref();
-        report.hint = hint.as_deref();
-        return answer::error_response(out, &report);
+    if let ConnectError::Server { raw, .. } = error {
+        return server_error(raw, severity, out);
     }
     let message = format!("cannot connect to the server: {error}");
     answer::error_response(out, &Report::new(severity, "08001", &message));
+}
+
+/// What a server said, with the severity that it has for this client.
+fn server_error(body: &[u8], severity: Severity, out: &mut Vec<u8>) {
+    let Some(fields) = ErrorFields::parse(body) else {
+        return answer::error_response_raw(out, body);
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (message, detail, hint) = (text(fields.message), fields.detail.map(text), fields.hint.map(text));
+    let mut report = Report::new(severity, fields.sqlstate, &message);
+    report.detail = detail.as_deref();
+    report.hint = hint.as_deref();
+    answer::error_response(out, &report);
 }
 
 fn lost(what: &str, error: &ServerError, words: Option<&[u8]>, severity: Severity, out: &mut Vec<u8>) {
