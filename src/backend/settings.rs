@@ -67,16 +67,24 @@ impl Settings {
             _ => 2,
         });
         for (name, value) in changed {
-            let written = match &**name {
-                "session_authorization" => write!(sql, "SET SESSION AUTHORIZATION {value};"),
-                "role" => write!(sql, "SET ROLE {value};"),
-                "timezone" => write!(sql, "SET TIME ZONE {value};"),
-                "session_characteristics" => write!(sql, "SET SESSION CHARACTERISTICS AS TRANSACTION {value};"),
-                name => write!(sql, "SET {} = {value};", quoted(name)),
-            };
-            written.expect("writing to a string cannot fail");
+            sql.push_str(&statement(name, value));
+            sql.push(';');
         }
         Some(sql)
+    }
+
+    /// The statement that sets what is set here under this name.
+    pub fn statement_for(&self, name: &str) -> Option<String> {
+        self.get(name).map(|value| statement(name, value))
+    }
+}
+
+fn statement(name: &str, value: &str) -> String {
+    match name {
+        "session_authorization" => format!("SET SESSION AUTHORIZATION {value}"),
+        "role" => format!("SET ROLE {value}"),
+        "timezone" => format!("SET TIME ZONE {value}"),
+        name => format!("SET {} = {value}", quoted(name)),
     }
 }
 

@@ -214,6 +214,12 @@ impl Session {
             (Scope::Local, SetValue::Given { values, .. }) if name == "search_path" => self.set_search_path(values),
             (Scope::Local, _) => {}
             (Scope::Session, SetValue::Default) => self.reset_done(name),
+            (Scope::Session, SetValue::Given { source, .. }) if name == "session_characteristics" => {
+                for (name, value) in characteristics(source) {
+                    self.settings.set(name, &value);
+                }
+                self.settings_changed();
+            }
             (Scope::Session, SetValue::Given { source, .. }) => {
                 self.settings.set(name, source);
                 if name == "application_name"
@@ -345,7 +351,56 @@ impl Session {
     }
 }
 
+/// The settings that SET SESSION CHARACTERISTICS AS TRANSACTION stands for.
+fn characteristics(modes: &str) -> Vec<(&'static str, String)> {
+    let modes = modes.to_ascii_lowercase().replace(',', " ");
+    let words: Vec<&str> = modes.split_ascii_whitespace().collect();
+    let mut settings = Vec::new();
+    let mut rest = &words[..];
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (*first, after) {
+            ("read", [mode, after @ ..]) => {
+                settings.push(("default_transaction_read_only", if *mode == "only" { "on" } else { "off" }.to_owned()));
+                rest = after;
+            }
+            ("level", [first @ ("read" | "repeatable"), second, after @ ..]) => {
+                settings.push(("default_transaction_isolation", format!("'{first} {second}'")));
+                rest = after;
+            }
+            ("level", [level, after @ ..]) => {
+                settings.push(("default_transaction_isolation", format!("'{level}'")));
+                rest = after;
+            }
+            ("not", [_, after @ ..]) => {
+                settings.push(("default_transaction_deferrable", "off".to_owned()));
+                rest = after;
+            }
+            ("deferrable", _) => settings.push(("default_transaction_deferrable", "on".to_owned())),
+            _ => {}
+        }
+    }
+    settings
+}
+
 /// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.
 pub(super) fn literal(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_characteristics_are_settings() {
+        let found = characteristics("ISOLATION LEVEL REPEATABLE READ, READ ONLY NOT DEFERRABLE");
+        let expected = [
+            ("default_transaction_isolation", "'repeatable read'"),
+            ("default_transaction_read_only", "on"),
+            ("default_transaction_deferrable", "off"),
+        ];
+        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(characteristics("isolation level serializable,deferrable").len(), 2);
+    }
 }
