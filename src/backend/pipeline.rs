@@ -63,11 +63,24 @@ pub enum Event {
     /// A request with a token will never be done: it failed, or a request before it did.
     Dropped(Token),
     /// The server reported an error in the current unit of work.
-    Failed,
+    Failed(Rest),
     /// The server's last words before it closes the connection: the body of its ErrorResponse.
     Fatal(Vec<u8>),
     /// ReadyForQuery arrived for a Sync, query or function call.
     Ready(TransactionStatus),
+    /// ReadyForQuery arrived for a Sync that the client does not know of.
+    Synced,
+    /// The server asks for the client's COPY data.
+    CopyIn,
+}
+
+/// What a server does with the rest of a unit of work that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The end of the unit was sent: its ReadyForQuery follows.
+    Ends,
+    /// It ignores all that comes up to the next Sync, which was not sent yet.
+    SkipsToSync,
 }
 
 /// Whether a CommandComplete's tag was COMMIT: tells a commit from a COMMIT that rolled back.
@@ -87,10 +100,19 @@ pub struct Unexpected(pub char);
 pub struct Pipeline {
     queue: VecDeque<Item>,
     copying: Copying,
+    unit: Unit,
     /// How many requests in the queue end in a ReadyForQuery for the client.
     closing: usize,
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
+}
+
+/// Whether requests were sent whose ReadyForQuery the server has not sent yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unit {
+    #[default]
+    None,
+    Open,
 }
 
 /// Whether the server reads COPY data from the client.
@@ -98,6 +120,8 @@ pub struct Pipeline {
 pub enum Copying {
     #[default]
     No,
+    /// A COPY from the client is about to run: the client's data must wait for CopyInResponse.
+    Expected,
     /// CopyInResponse was seen; the client has not yet sent CopyDone or CopyFail.
     In,
 }
@@ -108,6 +132,7 @@ impl Pipeline {
         if ends_in_ready(request) && fate == Fate::Forward {
             self.closing += 1;
         }
+        self.unit = Unit::Open;
         self.queue.push_back(Item::Owed { request, fate, token });
     }
 
@@ -121,8 +146,18 @@ impl Pipeline {
         self.queue.is_empty()
     }
 
+    /// The server works in a transaction that has not ended, though all that was asked may have been answered.
+    pub fn is_in_unit(&self) -> bool {
+        self.unit == Unit::Open
+    }
+
     pub fn copying(&self) -> Copying {
         self.copying
+    }
+
+    /// The request that was put on its way last copies from the client.
+    pub fn expect_copy(&mut self) {
+        self.copying = Copying::Expected;
     }
 
     /// The client ended its COPY data.
@@ -177,11 +212,13 @@ impl Pipeline {
                     Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
                     Fate::Forward | Fate::Swallow => Verdict::Forward,
                 };
-                events.push(Event::Failed);
                 self.copying = Copying::No;
+                let failed = events.len();
                 if !whole_unit {
                     self.skip_to_sync(events);
                 }
+                let rest = if self.queue.is_empty() { Rest::SkipsToSync } else { Rest::Ends };
+                events.insert(failed, Event::Failed(rest));
                 return Ok(verdict);
             }
             (b'Z', Request::Sync | Request::Query | Request::Function) => {
@@ -189,9 +226,12 @@ impl Pipeline {
                 self.queue.pop_front();
                 self.ordinal = 0;
                 self.copying = Copying::No;
+                self.unit = if self.queue.is_empty() { Unit::None } else { Unit::Open };
                 if verdict == Verdict::Forward {
                     self.closing -= 1;
                     events.push(Event::Ready(status));
+                } else if request == Request::Sync {
+                    events.push(Event::Synced);
                 }
                 return Ok(verdict);
             }
@@ -203,6 +243,7 @@ impl Pipeline {
             (b'T' | b'D' | b'I' | b'H' | b'd' | b'c', Request::Query) | (b'V', Request::Function) => return Ok(verdict),
             (b'G', Request::Query) => {
                 self.copying = Copying::In;
+                events.push(Event::CopyIn);
                 return Ok(verdict);
             }
             (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => return Ok(verdict),
@@ -212,6 +253,7 @@ impl Pipeline {
                 let before = self.queue.len();
                 self.queue.retain(|item| !matches!(item, Item::Owed { request: Request::Sync, .. }));
                 self.closing -= before - self.queue.len();
+                events.push(Event::CopyIn);
                 return Ok(verdict);
             }
             (b'1', Request::Parse)
@@ -220,7 +262,9 @@ impl Pipeline {
             | (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal)
             | (b'I' | b's', Request::Execute) => done(token, 0, Committed::No, events),
             (b'C', Request::Execute) => {
-                self.copying = Copying::No;
+                if self.copying == Copying::In {
+                    self.copying = Copying::No;
+                }
                 done(token, 0, committed(body), events);
             }
             _ => return Err(unexpected),
@@ -234,16 +278,17 @@ impl Pipeline {
         self.closing > 0
     }
 
+    /// What stands before the next Sync will not be answered; queries and function calls neither. The last is told first, so that
+    /// what each of them was thought to do can be undone in turn.
     fn skip_to_sync(&mut self, events: &mut Vec<Event>) {
-        while let Some(item) = self.queue.front() {
-            let token = match item {
-                Item::Owed { request: Request::Sync | Request::Query | Request::Function, .. } => break,
-                Item::Owed { token, .. } | Item::Answer { token, .. } => *token,
-            };
-            self.queue.pop_front();
-            if let Some(token) = token {
-                events.push(Event::Dropped(token));
+        let is_sync = |item: &Item| matches!(item, Item::Owed { request: Request::Sync, .. });
+        let skipped = self.queue.iter().position(is_sync).unwrap_or(self.queue.len());
+        for item in self.queue.drain(..skipped).rev() {
+            if let Item::Owed { request: Request::Query | Request::Function, fate: Fate::Forward, .. } = item {
+                self.closing -= 1;
             }
+            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
+            events.extend(token.map(Event::Dropped));
         }
     }
 }
@@ -334,8 +379,25 @@ mod tests {
         assert_eq!(verdicts, "EZ");
         assert_eq!(
             events,
-            [Event::Failed, Event::Dropped(Token(3)), Event::Dropped(Token(4)), Event::Ready(TransactionStatus::Failed)]
+            [
+                Event::Failed(Rest::Ends),
+                Event::Dropped(Token(4)),
+                Event::Dropped(Token(3)),
+                Event::Ready(TransactionStatus::Failed)
+            ]
         );
+    }
+
+    #[test]
+    fn a_query_behind_an_error_is_not_answered() {
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Execute, Fate::Forward, None);
+        pipeline.expect(Request::Query, Fate::Forward, None);
+        let (verdicts, events) = play(&mut pipeline, &[(b'E', b"")]);
+        assert_eq!((verdicts.as_str(), events), ("E", vec![Event::Failed(Rest::SkipsToSync)]));
+        assert!(pipeline.is_empty() && !pipeline.is_closing());
+        pipeline.expect(Request::Sync, Fate::Forward, None);
+        assert_eq!(play(&mut pipeline, &[(b'Z', b"I")]).1, [Event::Ready(TransactionStatus::Idle)]);
     }
 
     #[test]

@@ -473,9 +473,10 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open.
+    /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open, not even one that only
+    /// waits for its Sync.
     pub fn release(mut self) {
-        let clean = self.is_settled() && self.status == TransactionStatus::Idle;
+        let clean = self.is_settled() && !self.pipeline.is_in_unit() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
             server.used_at = Instant::now();
             self.pool.put(*server);

@@ -231,17 +231,29 @@ impl Session {
         let Transaction::Begun(prologue) = &self.transaction else { return Ok(()) };
         let trial = format!("{}{text}\n;", prologue.text());
         self.attach(Destination::Any, Phase::Metadata).await?;
+        if self.link.as_ref().is_some_and(|link| !link.is_settled()) {
+            // What is owed there is the client's.
+            self.leave_metadata().await?;
+            self.attach(Destination::Any, Phase::Metadata).await?;
+        }
         let Some(link) = &mut self.link else { return Ok(()) };
         let judged = link.try_out(&trial, &self.worker).await;
         self.detach();
         judged
     }
 
-    /// Sets something for the whole session ahead of the transaction's first statement: the server judges it now, and every
-    /// connection that the session gets is brought to it.
+    /// Sets something for the whole session ahead of the transaction's first statement: a server judges it now, and the one that
+    /// gets the transaction sets it inside, so that it is undone with what it belongs to.
     async fn set_ahead(&mut self, name: &str, value: &SetValue, text: &str) -> Result<(), Fault> {
         self.try_in_transaction(text).await?;
         self.set_done(Scope::Session, name, value);
+        let began_with = match value {
+            SetValue::Default => self.startup_settings.statement_for(name),
+            SetValue::Given { .. } => None,
+        };
+        if let Transaction::Begun(prologue) = &mut self.transaction {
+            prologue.append(began_with.as_deref().unwrap_or(text));
+        }
         Ok(())
     }
 

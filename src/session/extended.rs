@@ -14,8 +14,8 @@ use super::statement::Statement;
 use super::transaction::Transaction;
 use super::{Session, add};
 use crate::backend::pipeline::{Fate, Request};
-use crate::plan::{Parameters, Planned, Values};
-use crate::sql::class::Class;
+use crate::plan::{Parameters, Planned, PlannedStatement, Values};
+use crate::sql::class::{Class, CopyDirection};
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Bind, Close, Describe, Execute, Parse, Target};
@@ -46,6 +46,11 @@ enum Reading {
 impl Batch {
     pub fn is_open(&self) -> bool {
         !self.held.is_empty() || self.reading == Reading::Skipping
+    }
+
+    /// What comes up to the next Sync is ignored, queries too.
+    pub fn is_skipping(&self) -> bool {
+        self.reading == Reading::Skipping
     }
 
     /// The rest up to Sync is ignored.
@@ -100,7 +105,7 @@ impl Session {
             // A server that reads COPY data ignores Flush and Sync, so they are not sent.
             return if matches!(tag, b'H' | b'S') { Ok(()) } else { Err(End::CopyInterrupted(tag)) };
         }
-        if self.batch.reading == Reading::Skipping && tag != b'S' {
+        if self.batch.is_skipping() && tag != b'S' {
             return Ok(());
         }
         if self.link.is_none() && !self.batch.is_open() {
@@ -129,7 +134,11 @@ impl Session {
     fn fail_batch(&mut self, fault: &Fault) {
         add(&self.database.counters.errors, 1);
         let mut error = Vec::new();
-        fault.write(Severity::Error, &mut error);
+        match fault {
+            // A failed transaction says so before it says anything else.
+            Fault::Refused(_) if self.is_failed() => Fault::aborted().write(Severity::Error, &mut error),
+            fault => fault.write(Severity::Error, &mut error),
+        }
         match &mut self.link {
             Some(link) if !error.is_empty() => link.refuse(error),
             Some(_) => {}
@@ -162,6 +171,9 @@ impl Session {
             (self.worker.statements.borrow_mut().named(&parse), Naming::Named, Some(Box::from(parse.name)))
         };
         let plan = self.plan_statement(&statement)?;
+        if self.is_failed() && !Self::ends_transaction(&plan.planned) && !Self::is_nothing(&plan.planned) {
+            return Err(Fault::aborted());
+        }
         self.check_planned(&plan.planned)?;
         match &name {
             Some(name) => {
@@ -169,7 +181,12 @@ impl Session {
             }
             None => self.unnamed = Some(Rc::clone(&statement)),
         }
-        if self.link.is_some() {
+        if plan.planned.statements.first().is_some_and(PlannedStatement::is_ours) {
+            // No server knows these settings.
+            let mut bytes = Vec::with_capacity(5);
+            answer::parse_complete(&mut bytes);
+            self.answer(bytes);
+        } else if self.link.is_some() {
             self.send_parse(statement, naming, name);
         } else {
             self.batch.held.push(Held::Parse { statement, naming, name });
@@ -187,6 +204,11 @@ impl Session {
             Some(Err(refusal)) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// White space and comments.
+    fn is_nothing(planned: &Planned) -> bool {
+        planned.statements.iter().all(|statement| statement.class == Class::Empty)
     }
 
     fn statement(&self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
@@ -327,9 +349,13 @@ impl Session {
         }
         self.attach(Destination::Any, Phase::Working).await?;
         let planned = self.portals.iter().find(|(name, _)| **name == *execute.portal).map(|(_, planned)| Rc::clone(planned));
+        let copies = planned.as_ref().and_then(|planned| planned.statements.first()).is_some_and(is_copy_from_client);
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
             link.send(frame, Request::Execute, token);
+            if copies {
+                link.expect_copy();
+            }
         }
         Ok(())
     }
@@ -425,4 +451,8 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn is_copy_from_client(statement: &PlannedStatement) -> bool {
+    matches!(&statement.class, Class::Copy(copy) if copy.direction == CopyDirection::FromClient)
 }

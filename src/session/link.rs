@@ -34,6 +34,9 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 /// A portal that never exists: to execute it makes the server fail, and so its transaction.
 const NO_PORTAL: &[u8] = b"trunkline refused the statement";
 
+/// Makes a transaction fail, without a function or an operator that somebody may have defined anew.
+const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
+
 /// A connection that works for this session.
 pub struct Link {
     lent: Lent,
@@ -103,6 +106,15 @@ impl Link {
 
     pub fn is_copying(&self) -> bool {
         self.lent.pipeline.copying() == Copying::In
+    }
+
+    /// COPY data of the client have to wait until the server asks for them.
+    pub fn expects_copy(&self) -> bool {
+        self.lent.pipeline.copying() == Copying::Expected
+    }
+
+    pub fn expect_copy(&mut self) {
+        self.lent.pipeline.expect_copy();
     }
 
     pub fn copy_ended(&mut self) {
@@ -265,8 +277,8 @@ impl Link {
     /// Gives the connection back after all that a session may have left on it is gone; closes it when that fails.
     pub fn clean_up(self, worker: &Rc<Worker>) {
         let mut lent = self.lent;
-        if !lent.is_settled() {
-            // Something still runs: it is stopped, and the connection is closed.
+        if !lent.is_settled() || lent.pipeline.is_in_unit() {
+            // Something still runs, or waits for the Sync that would commit it: it is stopped, and the connection is closed.
             let canceller = Rc::clone(&lent.canceller);
             tokio::task::spawn_local(async move {
                 canceller.cancel().await;
@@ -368,11 +380,16 @@ impl Session {
     async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Ok(()) };
         let server = &mut link.lent;
-        if !server.settings.is_same(&self.settings) {
-            if let Some(sql) = server.settings.statements_to(&self.settings) {
+        // What a transaction has set before any server knew of it is set inside it.
+        let wanted = match (&self.transaction, phase) {
+            (Transaction::Begun(_) | Transaction::Failed(_), Phase::Working) => &self.settled,
+            _ => &self.settings,
+        };
+        if !server.settings.is_same(wanted) {
+            if let Some(sql) = server.settings.statements_to(wanted) {
                 run(server, &sql, &self.worker).await?;
             }
-            server.settings = self.settings.clone();
+            server.settings = wanted.clone();
         }
         if !server.reported.is_same(&self.reported) {
             for (name, value) in server.reported.iter() {
@@ -383,16 +400,27 @@ impl Session {
             self.reported.adopt(&mut server.reported);
         }
         server.shown = Shown::Own;
-        let Transaction::Begun(prologue) = &self.transaction else {
-            if matches!(self.transaction, Transaction::Failed(_)) {
-                server.shown = Shown::Failed;
+        let prologue = match (&self.transaction, phase) {
+            (Transaction::Idle | Transaction::Open, _) => return Ok(()),
+            (Transaction::Begun(_), Phase::Metadata) => {
+                server.shown = Shown::Begun;
+                return Ok(());
             }
-            return Ok(());
+            (Transaction::Failed(_), Phase::Metadata) => {
+                server.shown = Shown::Failed;
+                return Ok(());
+            }
+            (Transaction::Failed(prologue), Phase::Working) => {
+                match run(server, &format!("{}{FAIL}", prologue.text()), &self.worker).await {
+                    Ok(()) | Err(Fault::Server(_)) if server.status == TransactionStatus::Failed => {}
+                    Ok(()) => return Err(Fault::aborted()),
+                    Err(fault) => return Err(fault),
+                }
+                self.transaction = Transaction::Open;
+                return Ok(());
+            }
+            (Transaction::Begun(prologue), Phase::Working) => prologue,
         };
-        if phase == Phase::Metadata {
-            server.shown = Shown::Begun;
-            return Ok(());
-        }
         if prologue.cannot_fail() {
             message::encode_query(prologue.text().as_bytes(), server.outbox());
             server.unnamed = None;
@@ -401,16 +429,17 @@ impl Session {
             self.fail_begun();
             return Err(fault);
         }
+        server.settings = self.settings.clone();
         self.transaction = Transaction::Open;
         Ok(())
     }
 
     /// Ends the unit of work on a connection that was used for Parse and Describe only.
-    async fn leave_metadata(&mut self) -> Result<(), Fault> {
+    pub(super) async fn leave_metadata(&mut self) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Ok(()) };
         link.sync(Fate::Swallow);
         while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
-            match self.relay_while(Reading::Enough).await {
+            match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
                 Ok(_) => {}
                 Err(Broken::Server(error) | Broken::Kept(error)) => {
                     self.link = None;

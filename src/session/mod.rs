@@ -25,13 +25,13 @@ pub mod transaction;
 pub mod worker;
 
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use crate::backend::pipeline::{Committed, Event, Token};
+use crate::backend::pipeline::{Committed, Event, Rest, Token};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -145,26 +145,30 @@ impl Session {
 
     /// Moves bytes until the client or the server needs attention.
     async fn relay(&mut self) -> Result<Turn, Broken> {
-        let reading = self.reading();
-        self.relay_while(reading).await
-    }
-
-    async fn relay_while(&mut self, reading: Reading) -> Result<Turn, Broken> {
-        let worker = Rc::clone(&self.worker);
         std::future::poll_fn(|cx| {
-            if worker.is_draining() && self.is_idle() {
-                return Poll::Ready(Err(Broken::Client(ClientError::Drained)));
+            let reading = self.reading();
+            match self.poll_relay(cx, reading) {
+                // The server has taken what was waiting for it: there is room for more of the client's bytes.
+                Poll::Pending if reading == Reading::Enough && self.reading() == Reading::Wanted => Poll::Ready(Ok(Turn::Server)),
+                turn => turn,
             }
-            let mut scratch = worker.scratch.borrow_mut();
-            if !self.kept.is_empty()
-                && let Poll::Ready(broken) = self.poll_kept(cx, &mut scratch)
-            {
-                return Poll::Ready(Err(broken));
-            }
-            let server = self.link.as_mut().map(Link::server);
-            relay::poll(cx, &mut self.client, server, reading, &mut scratch, &mut self.events)
         })
         .await
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>, reading: Reading) -> Poll<Result<Turn, Broken>> {
+        let worker = Rc::clone(&self.worker);
+        if worker.is_draining() && self.is_idle() {
+            return Poll::Ready(Err(Broken::Client(ClientError::Drained)));
+        }
+        let mut scratch = worker.scratch.borrow_mut();
+        if !self.kept.is_empty()
+            && let Poll::Ready(broken) = self.poll_kept(cx, &mut scratch)
+        {
+            return Poll::Ready(Err(broken));
+        }
+        let server = self.link.as_mut().map(Link::server);
+        relay::poll(cx, &mut self.client, server, reading, &mut scratch, &mut self.events)
     }
 
     /// Whether more of the client's bytes are of use now.
@@ -172,7 +176,8 @@ impl Session {
         let Some(link) = &self.link else {
             return Reading::Wanted;
         };
-        let stuck = link.is_closing() && !self.client.inbox.is_empty() && !link.is_copying();
+        let waits = link.is_closing() || link.expects_copy();
+        let stuck = waits && !self.client.inbox.is_empty() && !link.is_copying();
         if stuck || link.backlog() > HIGH_WATER { Reading::Enough } else { Reading::Wanted }
     }
 
@@ -202,17 +207,22 @@ impl Session {
             match event {
                 Event::Done { token, ordinal, committed } => self.done(token, ordinal, committed),
                 Event::Dropped(token) => self.dropped(token),
-                Event::Failed => self.unit_failed(),
+                Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Ready(status) => self.ready(status),
+                // They only wake the session.
+                Event::Synced | Event::CopyIn => {}
             }
         }
         self.events = events;
         Ok(())
     }
 
-    fn unit_failed(&mut self) {
+    fn unit_failed(&mut self, rest: Rest) {
         self.failed = true;
+        if rest == Rest::SkipsToSync {
+            self.batch.skip();
+        }
         add(&self.database.counters.errors, 1);
         if self.link.as_ref().is_some_and(Link::is_metadata) {
             self.fail_begun();

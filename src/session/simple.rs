@@ -32,6 +32,12 @@ impl Session {
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
         let text = Query::decode(&frame[HEADER..]).map_err(Fault::Violation)?.text;
         let planned = self.plan(text)?;
+        if planned.statements.len() > 1
+            && let Some(ours) = planned.statements.iter().find(|statement| statement.is_ours())
+            && planned.statements.iter().filter(|statement| statement.class != Class::Empty).count() > 1
+        {
+            return Err(Fault::ours_in_batch(&ours.class));
+        }
         if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
             return Err(Fault::aborted());
         }
@@ -56,9 +62,10 @@ impl Session {
         }
     }
 
-    /// The server of the open transaction has reported its failure.
-    fn is_failed(&self) -> bool {
-        self.transaction == Transaction::Open && self.own_status() == crate::wire::answer::TransactionStatus::Failed
+    /// The transaction has failed, as far as what has been answered tells.
+    pub(super) fn is_failed(&self) -> bool {
+        let answered = self.link.as_ref().is_none_or(|link| link.is_settled() || link.is_metadata());
+        answered && self.own_status() == crate::wire::answer::TransactionStatus::Failed
     }
 
     fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
@@ -80,9 +87,6 @@ impl Session {
         // Several statements are answered here only when they begin a transaction that no server needs to know of yet.
         let alone = told.len() == 1 || (self.link.is_none() && matches!(told[0].class, Class::Begin));
         if !alone {
-            if let Some(statement) = told.iter().find(|statement| statement.is_ours()) {
-                return Err(Fault::ours_in_batch(&statement.class));
-            }
             self.attach(Destination::Any, Phase::Working).await?;
             self.forward_query(planned, frame);
             return Ok(());
@@ -119,6 +123,11 @@ impl Session {
 
     /// The error and the end of a query that failed before a server had it.
     fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
+        if matches!(fault, Fault::Told) {
+            // A message before it had failed, so that it is skipped.
+            self.batch.skip();
+            return Ok(());
+        }
         super::add(&self.database.counters.errors, 1);
         let mut error = Vec::new();
         fault.write(Severity::Error, &mut error);

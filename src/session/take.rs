@@ -1,6 +1,7 @@
 //! Taking the client's messages from the inbox, one by one, as far as they can be dealt with now.
 
 use super::Session;
+use super::link::Link;
 use super::respond::End;
 use crate::wire::frame::{self, Frame, FrameError};
 
@@ -30,20 +31,21 @@ impl Session {
                 continue;
             }
             let (closing, copying) = self.link.as_ref().map_or((false, false), |link| (link.is_closing(), link.is_copying()));
+            let copy_waits = closing || self.link.as_ref().is_some_and(|link| link.expects_copy());
             if self.link.as_ref().is_some_and(|link| link.backlog() > super::HIGH_WATER) {
                 return Ok(());
             }
             match frame::first(inbox, *taken, limit).map_err(End::Frame)? {
                 Frame::Whole { tag, range } => {
-                    let copy_message = matches!(tag, b'd' | b'c' | b'f' | b'H' | b'S');
-                    if closing && !(copying && copy_message) {
+                    let data_waits = copy_waits && matches!(tag, b'd' | b'c' | b'f');
+                    if (closing || data_waits) && !copying {
                         return Ok(());
                     }
                     *taken = range.end;
                     self.message(tag, &inbox[range]).await?;
                 }
                 Frame::CopyPart { range, rest } => {
-                    if closing && !copying {
+                    if copy_waits && !copying {
                         return Ok(());
                     }
                     *taken = range.end;
@@ -58,6 +60,8 @@ impl Session {
 
     async fn message(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
         match tag {
+            b'Q' | b'F' if self.link.as_ref().is_some_and(Link::is_copying) => Err(End::CopyInterrupted(tag)),
+            b'Q' | b'F' if self.batch.is_skipping() => Ok(()),
             b'Q' => self.simple(frame).await,
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => self.extended(tag, frame).await,
             b'd' => {
