@@ -26,6 +26,9 @@ use crate::config;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 
+/// A connection that was used this lately is lent without a look at its socket: what is found there would be as old.
+const USED_JUST_NOW: Duration = Duration::from_millis(50);
+
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
 
@@ -163,16 +166,17 @@ impl Pool {
     }
 
     /// Lends a connection if one is at hand that was used lately: the common case, without a wait.
-    pub fn try_checkout(self: &Rc<Pool>) -> Option<Lent> {
+    pub fn try_checkout(self: &Rc<Pool>, now: Instant) -> Option<Lent> {
         let check_after = self.state.borrow().spec.settings.check_after_idle;
         loop {
             let server = self.take_idle().ok()??;
             let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
-            if lent.used_at.elapsed() >= check_after {
-                lent.untouched();
+            let unused = now.saturating_duration_since(lent.used_at);
+            if unused >= check_after {
+                lent.untouched(now);
                 return None;
             }
-            if lent.poke() {
+            if unused < USED_JUST_NOW || lent.poke() {
                 return Some(lent);
             }
         }
@@ -240,7 +244,7 @@ impl Pool {
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
-                self.put(Box::new(server));
+                self.put(Box::new(server), Instant::now());
             }
             Some(Err(error)) => {
                 state.open -= 1;
@@ -260,9 +264,9 @@ impl Pool {
     }
 
     /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
-    fn put(self: &Rc<Pool>, server: Box<Server>) {
+    fn put(self: &Rc<Pool>, server: Box<Server>, now: Instant) {
         let mut state = self.state.borrow_mut();
-        let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
+        let expired = server.expires_at.is_some_and(|at| at <= now);
         if expired || state.lending == Lending::Closed || state.open > state.spec.share {
             state.open -= 1;
             drop(state);
@@ -443,7 +447,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
         if let Slot::Given(server) = slot {
-            self.pool.put(server);
+            self.pool.put(server, Instant::now());
         }
         let mut state = self.pool.state.borrow_mut();
         if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
@@ -472,18 +476,18 @@ pub struct Lent {
 
 impl Lent {
     /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         let clean = self.is_settled() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
             server.used_at = Instant::now();
-            self.pool.put(server);
+            self.pool.put(server, now);
         }
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
-    fn untouched(mut self) {
+    fn untouched(mut self, now: Instant) {
         if let Some(server) = self.server.take() {
-            self.pool.put(server);
+            self.pool.put(server, now);
         }
     }
 

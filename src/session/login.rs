@@ -151,7 +151,7 @@ async fn greet(
         lent.settings = settings.clone();
     }
     let reported = lent.reported.clone();
-    lent.release();
+    lent.release(Instant::now());
     database.remember_greeting(&user.name, &settings, &reported);
     Ok(Greeting { settings, reported, application_name })
 }

@@ -253,7 +253,7 @@ impl Session {
         if between_statements {
             self.effects.clear();
             if status == TransactionStatus::Idle {
-                self.detach();
+                self.detach(now);
             }
         }
     }
