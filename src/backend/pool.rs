@@ -72,7 +72,8 @@ struct State {
     spec: Rc<Spec>,
     lending: Lending,
     /// The most recently used is last, and is lent first.
-    idle: Vec<Server>,
+    #[expect(clippy::vec_box, reason = "a connection changes hands twice a statement: its address moves, it does not")]
+    idle: Vec<Box<Server>>,
     waiting: VecDeque<Rc<Waiter>>,
     /// Idle, lent and connecting.
     open: usize,
@@ -147,7 +148,7 @@ impl Pool {
                 Some(server) => server,
                 None => return self.wait().await,
             };
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
             let check_after = self.state.borrow().spec.settings.check_after_idle;
             let idle_for = lent.used_at.elapsed();
             if idle_for < check_after {
@@ -166,7 +167,7 @@ impl Pool {
         let check_after = self.state.borrow().spec.settings.check_after_idle;
         loop {
             let server = self.take_idle().ok()??;
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
             if lent.used_at.elapsed() >= check_after {
                 lent.untouched();
                 return None;
@@ -178,7 +179,7 @@ impl Pool {
     }
 
     /// An idle connection if nobody waits before us.
-    fn take_idle(&self) -> Result<Option<Server>, CheckoutError> {
+    fn take_idle(&self) -> Result<Option<Box<Server>>, CheckoutError> {
         let mut state = self.state.borrow_mut();
         match state.lending {
             Lending::Closed => return Err(CheckoutError::Closed),
@@ -239,7 +240,7 @@ impl Pool {
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
-                self.put(server);
+                self.put(Box::new(server));
             }
             Some(Err(error)) => {
                 state.open -= 1;
@@ -259,7 +260,7 @@ impl Pool {
     }
 
     /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
-    fn put(self: &Rc<Pool>, server: Server) {
+    fn put(self: &Rc<Pool>, server: Box<Server>) {
         let mut state = self.state.borrow_mut();
         let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
         if expired || state.lending == Lending::Closed || state.open > state.spec.share {
@@ -270,14 +271,14 @@ impl Pool {
             return;
         }
         if state.lending == Lending::Open {
-            let mut server = Box::new(server);
+            let mut server = server;
             while let Some(waiter) = state.waiting.pop_front() {
                 match waiter.give(server) {
                     Ok(()) => return,
                     Err(back) => server = back,
                 }
             }
-            state.idle.push(*server);
+            state.idle.push(server);
         } else {
             state.idle.push(server);
         }
@@ -355,8 +356,8 @@ impl Pool {
                 Lending::Open => {
                     let state = &mut *state;
                     while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
-                        if let Err(back) = waiter.give(Box::new(server)) {
-                            state.idle.push(*back);
+                        if let Err(back) = waiter.give(server) {
+                            state.idle.push(back);
                         }
                     }
                 }
@@ -389,7 +390,7 @@ impl Pool {
 
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let state = self.state.borrow();
-        let told = |server: &Server| IdleServer {
+        let told = |server: &Box<Server>| IdleServer {
             process_id: server.canceller.process_id,
             connected_at: server.connected_at,
             used_at: server.used_at,
@@ -442,7 +443,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
         if let Slot::Given(server) = slot {
-            self.pool.put(*server);
+            self.pool.put(server);
         }
         let mut state = self.pool.state.borrow_mut();
         if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
@@ -475,14 +476,14 @@ impl Lent {
         let clean = self.is_settled() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
             server.used_at = Instant::now();
-            self.pool.put(*server);
+            self.pool.put(server);
         }
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
     fn untouched(mut self) {
         if let Some(server) = self.server.take() {
-            self.pool.put(*server);
+            self.pool.put(server);
         }
     }
 

@@ -13,7 +13,7 @@ use super::transaction::Transaction;
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
-use crate::backend::pool::Lent;
+use crate::backend::pool::{Lending, Lent, Pool};
 use crate::backend::prepared::StatementId;
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
@@ -346,10 +346,7 @@ impl Session {
             link.phase = phase;
             return Ok(link);
         }
-        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
-            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
-            return Err(Fault::Postgres { sqlstate: "57P01", message });
-        };
+        let pool = self.pool(shard)?;
         let lent = match pool.try_checkout() {
             Some(lent) => lent,
             None => {
@@ -362,6 +359,24 @@ impl Session {
             }
         };
         Ok(Link { lent, phase, keep: Keep::of(self.mode), hygiene: Hygiene::Clean })
+    }
+
+    /// The pool of a shard; looked up once, and again after a reload has closed it.
+    fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
+        if let Some(Some(pool)) = self.pools.get(shard.index())
+            && pool.lending() != Lending::Closed
+        {
+            return Ok(Rc::clone(pool));
+        }
+        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
+            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
+            return Err(Fault::Postgres { sqlstate: "57P01", message });
+        };
+        if self.pools.len() <= shard.index() {
+            self.pools.resize(shard.index() + 1, None);
+        }
+        self.pools[shard.index()] = Some(Rc::clone(&pool));
+        Ok(pool)
     }
 
     /// Brings the connection to what the session has set, and begins its transaction there.

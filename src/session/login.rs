@@ -79,6 +79,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         client,
         link: None,
         kept: Vec::new(),
+        pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),
         failed: false,

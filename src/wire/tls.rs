@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -215,18 +217,18 @@ impl Connector {
     }
 
     /// `host` as configured: a name or an address.
-    pub(crate) async fn connect(
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
-        socket: TcpStream,
-    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        socket: S,
+    ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
         let name = match (ServerName::try_from(host.to_owned()), self.name) {
             (Ok(name), _) => name,
             (Err(error), NameCheck::Verified) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
-            // The name is not a DNS name, and it is not going to be compared: rustls only wants one.
-            (Err(_), NameCheck::Ignored) => ServerName::IpAddress(socket.peer_addr()?.ip().into()),
+            // The name is not a DNS name, and it is not going to be compared: rustls only wants one, and sends no address.
+            (Err(_), NameCheck::Ignored) => ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
         };
         self.connector.connect(name, socket).await
     }
