@@ -479,7 +479,7 @@ impl Lent {
     pub fn release(mut self, now: Instant) {
         let clean = self.is_settled() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
-            server.used_at = Instant::now();
+            server.used_at = now;
             self.pool.put(server, now);
         }
     }
