@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::control::Control;
-use super::link::{Naming, Phase};
+use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
 use super::statement::Statement;
@@ -103,7 +103,7 @@ impl Session {
         if self.batch.reading == Reading::Skipping && tag != b'S' {
             return Ok(());
         }
-        if self.link.is_none() && !self.batch.is_open() {
+        if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
             self.unit_begins();
         }
         let body = &frame[HEADER..];
