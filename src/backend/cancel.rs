@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::connect::{self, Address, Login};
+use crate::wire::stream::Peer;
 use crate::wire::tls::ServerEncryption;
 
 /// Where and how connections are made.
@@ -29,13 +30,15 @@ pub struct Canceller {
     pub process_id: i32,
     secret_key: Vec<u8>,
     target: Target,
+    /// The very address that answered.
+    peer: Peer,
     /// Requests on their way to the server.
     under_way: watch::Sender<usize>,
 }
 
 impl Canceller {
-    pub fn new(target: Target, process_id: i32, secret_key: Vec<u8>) -> Rc<Canceller> {
-        Rc::new(Canceller { process_id, secret_key, target, under_way: watch::Sender::new(0) })
+    pub fn new(target: Target, peer: Peer, process_id: i32, secret_key: Vec<u8>) -> Rc<Canceller> {
+        Rc::new(Canceller { process_id, secret_key, target, peer, under_way: watch::Sender::new(0) })
     }
 
     pub fn address(&self) -> &Address {
@@ -50,9 +53,9 @@ impl Canceller {
         async move {
             let canceller = &arrival.0;
             let Target { address, encryption, timeout, .. } = &canceller.target;
-            if let Err(error) =
-                connect::cancel(address, encryption, canceller.process_id, &canceller.secret_key, *timeout).await
-            {
+            let Canceller { peer, process_id, secret_key, .. } = &**canceller;
+            let passed = connect::cancel(address, peer, encryption, *process_id, secret_key, *timeout).await;
+            if let Err(error) = passed {
                 tracing::warn!(process_id = canceller.process_id, %error, "cannot pass a cancel request on");
             }
         }

@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
 use crate::wire::message::Cursor;
-use crate::wire::stream::Stream;
+use crate::wire::stream::{Peer, Stream};
 use crate::wire::tls::{self, Connector, ServerEncryption};
 
 /// Longest message of a login. The largest that servers send are errors and settings of a few kB.
@@ -66,6 +66,8 @@ pub struct Login {
 #[derive(Debug)]
 pub struct Connected {
     pub stream: Stream,
+    /// The very address that answered: a name may stand for several servers, and a cancel request is for this one.
+    pub peer: Peer,
     /// What the server reported, each name once with its last value.
     pub parameters: Vec<(String, String)>,
     pub process_id: i32,
@@ -124,7 +126,7 @@ pub async fn connect(
     timeout: Duration,
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
-        let mut stream = open(address, encryption).await?;
+        let mut stream = open(address, None, encryption).await?;
         send(&mut stream, &startup_packet(login)).await?;
         log_in(stream, login).await
     };
@@ -133,10 +135,13 @@ pub async fn connect(
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
-/// Asks a server to cancel what a connection is doing, and returns when the server has dealt with the request.
-/// Whether there was something to cancel is not told.
+/// Asks the server at `peer` to cancel what a connection to it is doing, and returns when the server has dealt with the
+/// request. Whether there was something to cancel is not told.
+///
+/// `address`, `peer`, `process_id` and `secret_key` are those of the connection.
 pub async fn cancel(
     address: &Address,
+    peer: &Peer,
     encryption: &ServerEncryption,
     process_id: i32,
     secret_key: &[u8],
@@ -152,7 +157,7 @@ pub async fn cancel(
     packet.extend_from_slice(&process_id.to_be_bytes());
     packet.extend_from_slice(secret_key);
     let attempt = async {
-        let mut stream = open(address, encryption).await?;
+        let mut stream = open(address, Some(peer), encryption).await?;
         send(&mut stream, &packet).await?;
         // The server closes without a word when it has sent its signal. A reset says the same, and so does TLS cut short.
         let mut nothing = [0; 64];
@@ -164,14 +169,21 @@ pub async fn cancel(
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
-/// A socket to the server, encrypted as configured.
-async fn open(address: &Address, encryption: &ServerEncryption) -> Result<Stream, ConnectError> {
+/// A socket to the server, to one certain `peer` if given, encrypted as configured.
+async fn open(
+    address: &Address,
+    peer: Option<&Peer>,
+    encryption: &ServerEncryption,
+) -> Result<Stream, ConnectError> {
     if address.host.starts_with('/') {
         // Postgres does not encrypt Unix sockets, and libpq does not ask.
         let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
         return Ok(Stream::Unix(UnixStream::connect(path).await?));
     }
-    let stream = Stream::Tcp(connect_tcp(address).await?);
+    let stream = Stream::Tcp(match peer {
+        Some(Peer::Tcp(resolved)) => TcpStream::connect(resolved).await?,
+        _ => connect_tcp(address).await?,
+    });
     stream.set_options()?;
     match (stream, encryption) {
         (stream, ServerEncryption::Disable) => Ok(stream),
@@ -296,6 +308,7 @@ async fn log_in(mut stream: Stream, login: &Login) -> Result<Connected, ConnectE
                 }
                 let (process_id, secret_key) = key.unwrap_or_default();
                 return Ok(Connected {
+                    peer: stream.peer(),
                     stream,
                     parameters,
                     process_id,
@@ -846,10 +859,6 @@ mod tests {
     #[tokio::test]
     async fn a_cancel_request_is_sent_and_its_end_awaited() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address {
-            host: "127.0.0.1".into(),
-            port: listener.local_addr().unwrap().port(),
-        };
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
             let Ok(Opening::Cancel(request)) =
@@ -859,13 +868,21 @@ mod tests {
             };
             (request.process_id, request.key.clone())
         };
+        // A name that leads nowhere: the peer counts.
+        let elsewhere = Address {
+            host: "nowhere.invalid".into(),
+            port: 1,
+        };
+        let key = [9; 32];
+        let peer = Peer::Tcp(listener.local_addr().unwrap());
+        let plain = ServerEncryption::Disable;
         let (sent, received) = tokio::join!(
-            cancel(&address, &ServerEncryption::Disable, 77, &[9; 32], PATIENCE),
+            cancel(&elsewhere, &peer, &plain, 77, &key, PATIENCE),
             server
         );
         sent.unwrap();
         assert_eq!(received, (77, vec![9; 32]));
-        let error = cancel(&address, &ServerEncryption::Disable, 77, &[], PATIENCE)
+        let error = cancel(&elsewhere, &peer, &plain, 77, &[], PATIENCE)
             .await
             .unwrap_err();
         assert!(matches!(error, ConnectError::Protocol(_)));

@@ -95,7 +95,7 @@ impl Server {
         let reported = connected.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
         Server {
             stream: connected.stream,
-            canceller: Canceller::new(target.clone(), connected.process_id, connected.secret_key),
+            canceller: Canceller::new(target.clone(), connected.peer, connected.process_id, connected.secret_key),
             shard,
             outbox: Vec::new(),
             sent: 0,

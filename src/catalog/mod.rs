@@ -1,7 +1,7 @@
 //! What is sharded and how: an immutable snapshot with a version, made from configuration and from the definitions read from a shard.
 //!
 //! This room never decides where a statement goes (that is `plan`) and never knows which server is alive (that is `topology`).
-//! `schema.rs` reads and holds what servers define; `assemble.rs` joins both into a [`Catalog`] and says what does not fit;
+//! `build.rs` makes the configured part, `schema.rs` reads and holds what servers define; `assemble.rs` joins both into a [`Catalog`] and says what does not fit;
 //! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
 
 mod assemble;
@@ -11,8 +11,8 @@ mod resolve;
 pub mod schema;
 mod view;
 
-pub use build::build;
 pub use assemble::{Configured, ConfiguredTable, Warning};
+pub use build::build;
 pub use resolve::Resolved;
 
 use std::collections::HashMap;

@@ -1,6 +1,5 @@
 //! `trunkline check`: every mistake of a configuration file, and with `--connect` a look at every node.
 
-mod connect;
 mod nodes;
 mod server;
 mod trouble;

@@ -1,10 +1,14 @@
 //! The commands. This room builds everything and is imported by nothing but `main.rs` and the tests.
 //!
 //! It decides nothing about statements, and keeps no state of its own beyond a command's run.
-//! Each command has its file; this one reads the command line.
+//! Each command has its file; this one reads the command line. `local/` holds the Postgres servers on this machine that
+//! the demo and the tests use.
 
 mod check;
+pub mod demo;
+pub mod local;
 mod serve;
+mod route;
 
 use std::process::ExitCode;
 
@@ -22,15 +26,21 @@ struct Arguments {
 enum Command {
     /// Reports every mistake in a configuration file.
     Check(check::Arguments),
+    /// Starts a local sharded cluster with sample data, shows a tour, and stays up to be tried.
+    Demo(demo::Arguments),
     /// Runs the proxy.
     Serve(serve::Arguments),
+    /// Explains where statements go, from a configuration file alone.
+    Route(route::Arguments),
 }
 
 /// Reads the command line and does what it says. The exit code is 2 for a wrong command line, 1 when the command failed.
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Route(arguments) => route::run(&arguments),
     }
 }
 

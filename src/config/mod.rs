@@ -4,15 +4,19 @@
 //! Read `load.rs` for what a file may say and its defaults, `section.rs` for how every mistake is found at once.
 
 mod distribution;
+mod entry;
 mod load;
 mod problem;
 mod secret;
 mod section;
+mod settings;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
 
-pub use load::{ADMIN_DATABASE, load, parse};
+pub use entry::ADMIN_DATABASE;
+pub use load::{load, parse};
 pub use problem::Problem;
 
 use std::hash::{Hash, Hasher};
@@ -37,6 +41,7 @@ pub struct Config {
     pub workers: usize,
     /// Defaults for every pool.
     pub pool: Pool,
+    pub health: Health,
     pub users: Vec<User>,
     pub databases: Vec<Database>,
     pub shards: Vec<Shard>,
@@ -192,6 +197,19 @@ pub struct Pool {
     /// A connection idle for longer is tried before it is lent.
     pub check_after_idle: Duration,
     pub connect_timeout: Duration,
+}
+
+/// How nodes are watched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// From one look at a shard's nodes to the next.
+    pub interval: Duration,
+    /// A node that takes longer for one answer, connecting included, has not answered.
+    pub timeout: Duration,
+    /// A node that is up goes down after so many looks without an answer, one after the other.
+    pub fall: usize,
+    /// A node that is down or refused comes up after so many good answers, one after the other.
+    pub rise: usize,
 }
 
 #[derive(Clone, Debug)]

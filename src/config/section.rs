@@ -561,7 +561,16 @@ impl<'a> Entry<'a> {
     pub fn key_value(&self) -> Option<String> {
         match self.value {
             DeValue::String(text) => Some(text.as_ref().to_owned()),
-            DeValue::Integer(_) => self.integer().map(|integer| integer.to_string()),
+            DeValue::Integer(_) => {
+                let integer = self.integer();
+                if integer.is_none() {
+                    self.note(format!(
+                        "{} has too many digits; give it as a string",
+                        shown(self.value)
+                    ));
+                }
+                integer.map(|integer| integer.to_string())
+            }
             // TOML puts a T between date and time where Postgres writes a blank; both read both.
             DeValue::Datetime(time) => Some(time.to_string()),
             _ => {

@@ -94,6 +94,7 @@ fn the_reference_file_has_every_key() {
         "[limits]\nzzz = 1",
         "[server_tls]\nzzz = 1",
         "[pool]\nzzz = 1",
+        "[health]\nzzz = 1",
         "[[users]]\nzzz = 1",
         "[[databases]]\nzzz = 1",
         "[[shards]]\nzzz = 1",
@@ -136,6 +137,7 @@ fn the_reference_file_shows_the_defaults() {
         format!("{:?}", bare.server_tls)
     );
     assert_eq!(reference.pool, bare.pool);
+    assert_eq!(reference.health, bare.health);
     assert_eq!(reference.listen.addresses, bare.listen.addresses);
     assert!(matches!(bare.listen.tls, ClientTls::Disable));
     assert!(matches!(
@@ -156,6 +158,15 @@ fn the_file_with_everything() {
     assert_eq!(
         (config.pool.idle_timeout, config.pool.max_lifetime),
         (None, None)
+    );
+    assert_eq!(
+        config.health,
+        Health {
+            interval: Duration::from_millis(250),
+            timeout: Duration::from_millis(500),
+            fall: 2,
+            rise: 1,
+        }
     );
     let user = |name: &str| {
         config
@@ -309,4 +320,23 @@ fn a_connect_timeout_that_hides_its_own_error() {
             .any(|said| said.starts_with("trunkline.toml:11: pool.connect_timeout: is not less")),
         "{said:?}"
     );
+}
+
+#[test]
+fn nothing_is_left_out_in_silence() {
+    let said = messages("users = []\ndatabases = []\nshards = []\n");
+    for key in ["users", "databases", "shards"] {
+        assert!(
+            said.contains(&format!(
+                "{key}: there is none; give at least one [[{key}]]"
+            )),
+            "{said}"
+        );
+    }
+    let pinned = format!(
+        "{SOUND}[[distributions]]\nname = \"d\"\nkey = \"numeric\"\nstrategy = \"hash\"\nshards = [\"s1\"]\n\
+         pins = [{{ key = {}, shard = \"s1\" }}]\n",
+        "9".repeat(50)
+    );
+    assert!(messages(&pinned).contains("has too many digits"));
 }

@@ -41,7 +41,11 @@ pub fn element_of_oid(oid: u32) -> Option<KeyType> {
 
 /// The elements; `None` is NULL.
 pub fn of_text(text: &str) -> Result<Vec<Option<String>>, ArrayError> {
-    let inside = text.trim_matches(SPACE).strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(ArrayError::Shape)?;
+    let inside = text
+        .trim_matches(SPACE)
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .ok_or(ArrayError::Shape)?;
     let mut elements = Vec::new();
     let mut rest = inside.trim_start_matches(SPACE);
     if rest.is_empty() {
@@ -51,7 +55,11 @@ pub fn of_text(text: &str) -> Result<Vec<Option<String>>, ArrayError> {
         if elements.len() == MOST_ELEMENTS {
             return Err(ArrayError::TooLong);
         }
-        let (element, after) = if rest.starts_with('"') { quoted(rest)? } else { bare(rest)? };
+        let (element, after) = if rest.starts_with('"') {
+            quoted(rest)?
+        } else {
+            bare(rest)?
+        };
         elements.push(element);
         match after.trim_start_matches(SPACE).strip_prefix(',') {
             Some(next) => rest = next.trim_start_matches(SPACE),
@@ -82,7 +90,14 @@ fn bare(text: &str) -> Result<(Option<String>, &str), ArrayError> {
     if element.is_empty() || after.starts_with(['{', '}', '"', '\\']) {
         return Err(ArrayError::Shape);
     }
-    Ok((if element.eq_ignore_ascii_case("null") { None } else { Some(element.to_owned()) }, after))
+    Ok((
+        if element.eq_ignore_ascii_case("null") {
+            None
+        } else {
+            Some(element.to_owned())
+        },
+        after,
+    ))
 }
 
 /// The raw elements; `None` is NULL.
@@ -115,7 +130,11 @@ pub fn of_binary(raw: &[u8], element: KeyType) -> Result<Vec<Option<&[u8]>>, Arr
             }
         });
     }
-    if rest.is_empty() { Ok(elements) } else { Err(ArrayError::Shape) }
+    if rest.is_empty() {
+        Ok(elements)
+    } else {
+        Err(ArrayError::Shape)
+    }
 }
 
 fn int(rest: &mut &[u8]) -> Result<i32, ArrayError> {
@@ -132,10 +151,33 @@ mod tests {
     fn text_arrays() {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(of_text("{}"), Ok(vec![]));
-        assert_eq!(of_text(" { 1 , 2,NULL } "), Ok(vec![some("1"), some("2"), None]));
-        assert_eq!(of_text(r#"{"a,b","c\"d\\", "null" ,e f}"#), Ok(vec![some("a,b"), some(r#"c"d\"#), some("null"), some("e f")]));
+        assert_eq!(
+            of_text(" { 1 , 2,NULL } "),
+            Ok(vec![some("1"), some("2"), None])
+        );
+        assert_eq!(
+            of_text(r#"{"a,b","c\"d\\", "null" ,e f}"#),
+            Ok(vec![
+                some("a,b"),
+                some(r#"c"d\"#),
+                some("null"),
+                some("e f")
+            ])
+        );
         assert_eq!(of_text("{\u{a0}x\u{a0}}"), Ok(vec![some("\u{a0}x\u{a0}")]));
-        for wrong in ["", "1", "{1", "{{1},{2}}", "[1:2]={1,2}", "{1,}", "{,1}", r#"{"a"#, r#"{"a"b}"#, "{1}}", r"{a\b}"] {
+        for wrong in [
+            "",
+            "1",
+            "{1",
+            "{{1},{2}}",
+            "[1:2]={1,2}",
+            "{1,}",
+            "{,1}",
+            r#"{"a"#,
+            r#"{"a"b}"#,
+            "{1}}",
+            r"{a\b}",
+        ] {
             assert_eq!(of_text(wrong), Err(ArrayError::Shape), "{wrong}");
         }
     }
@@ -143,15 +185,43 @@ mod tests {
     #[test]
     fn binary_arrays() {
         let array = |dimensions: i32, oid: i32, rest: &[&[u8]]| {
-            [&dimensions.to_be_bytes()[..], &[0; 4], &oid.to_be_bytes(), &rest.concat()].concat()
+            [
+                &dimensions.to_be_bytes()[..],
+                &[0; 4],
+                &oid.to_be_bytes(),
+                &rest.concat(),
+            ]
+            .concat()
         };
-        let two = array(1, 20, &[&[0, 0, 0, 2], &[0, 0, 0, 1], &[0, 0, 0, 8], &[0, 0, 0, 0, 0, 0, 0, 5], &[255; 4]]);
-        assert_eq!(of_binary(&two, KeyType::BigInt), Ok(vec![Some(&[0, 0, 0, 0, 0, 0, 0, 5][..]), None]));
-        assert_eq!(of_binary(&two, KeyType::Integer), Err(ArrayError::ElementType));
+        let two = array(
+            1,
+            20,
+            &[
+                &[0, 0, 0, 2],
+                &[0, 0, 0, 1],
+                &[0, 0, 0, 8],
+                &[0, 0, 0, 0, 0, 0, 0, 5],
+                &[255; 4],
+            ],
+        );
+        assert_eq!(
+            of_binary(&two, KeyType::BigInt),
+            Ok(vec![Some(&[0, 0, 0, 0, 0, 0, 0, 5][..]), None])
+        );
+        assert_eq!(
+            of_binary(&two, KeyType::Integer),
+            Err(ArrayError::ElementType)
+        );
         assert_eq!(of_binary(&array(0, 20, &[]), KeyType::BigInt), Ok(vec![]));
-        assert_eq!(of_binary(&array(2, 20, &[&two[12..]]), KeyType::BigInt), Err(ArrayError::Shape));
+        assert_eq!(
+            of_binary(&array(2, 20, &[&two[12..]]), KeyType::BigInt),
+            Err(ArrayError::Shape)
+        );
         for end in 0..two.len() {
-            assert!(of_binary(&two[..end], KeyType::BigInt).is_err(), "cut at {end}");
+            assert!(
+                of_binary(&two[..end], KeyType::BigInt).is_err(),
+                "cut at {end}"
+            );
         }
         // A count that no message can hold makes no room in advance.
         let huge = array(1, 20, &[&i32::MAX.to_be_bytes(), &[0, 0, 0, 1]]);

@@ -36,6 +36,52 @@ pub struct Values<'a> {
     pub parameters: &'a Parameters<'a>,
 }
 
+/// From this number of keys on, all parameters are found at once, so that the time does not grow with the square.
+const MANY_KEYS: usize = 16;
+
+/// The values, with their parameters by place when there are many.
+struct Source<'a> {
+    text: &'a [u8],
+    literals: &'a [Literal],
+    parameters: &'a Parameters<'a>,
+    /// Empty: they are looked for one by one.
+    placed: Vec<Parameter<'a>>,
+}
+
+impl<'a> Source<'a> {
+    fn new(values: &Values<'a>, keys: usize) -> Source<'a> {
+        let &Values {
+            text,
+            literals,
+            parameters,
+        } = values;
+        let placed = if keys < MANY_KEYS {
+            Vec::new()
+        } else {
+            parameters.all().collect()
+        };
+        Source {
+            text,
+            literals,
+            parameters,
+            placed,
+        }
+    }
+
+    fn parameter(&self, number: u16) -> Result<Parameter<'a>, Refusal> {
+        let found = match &self.placed[..] {
+            [] => self.parameters.get(number),
+            placed => number
+                .checked_sub(1)
+                .and_then(|place| placed.get(usize::from(place)).copied()),
+        };
+        found.ok_or_else(|| {
+            let message = format!("parameter ${number} has no value");
+            Refusal::new(Reason::ParameterMissing, message)
+        })
+    }
+}
+
 /// The shard that all keys of the target live on.
 pub fn bind(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Result<Bound, Refusal> {
     let (also, verb) = match target {
@@ -45,7 +91,9 @@ pub fn bind(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Result<B
     };
     let mut agreed = None;
     each_key(target, catalog, values, |_, _, location| match agreed {
-        Some(agreed) if agreed != location.shard => Err(on_several_shards(verb, agreed, location.shard, catalog)),
+        Some(agreed) if agreed != location.shard => {
+            Err(on_several_shards(verb, agreed, location.shard, catalog))
+        }
         _ => {
             agreed = Some(location.shard);
             Ok(())
@@ -65,14 +113,20 @@ pub fn each_key(
     values: &Values<'_>,
     mut visit: impl FnMut(&Distribution, &[KeyValue], Location) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let Target::Keys { sets, .. } = target else { return Ok(()) };
+    let Target::Keys { sets, .. } = target else {
+        return Ok(());
+    };
+    let keys: usize = sets.iter().map(|set| set.tuples.len()).sum();
+    let values = &Source::new(values, keys);
     for set in sets {
         let distribution = &catalog.distributions[usize::from(set.distribution.0)];
         let types = distribution.map.key_types();
         let mut visit = |key: &[KeyValue]| visit(distribution, key, locate(distribution, key)?);
         for tuple in &set.tuples {
             match (&tuple.0[..], types) {
-                ([operand], [key_type]) if operand.arity == Arity::One => visit(&[value(operand, *key_type, values)?])?,
+                ([operand], [key_type]) if operand.arity == Arity::One => {
+                    visit(&[value(operand, *key_type, values)?])?
+                }
                 _ => combined(tuple, types, values, &mut visit)?,
             }
         }
@@ -86,21 +140,33 @@ pub fn shard_of(distribution: &Distribution, key: &[KeyValue]) -> Result<ShardId
 }
 
 fn locate(distribution: &Distribution, key: &[KeyValue]) -> Result<Location, Refusal> {
-    distribution.map.locate(key).map_err(|error| Refusal::new(Reason::KeyNotPlaced, error.to_string()))
+    distribution
+        .map
+        .locate(key)
+        .map_err(|error| Refusal::new(Reason::KeyNotPlaced, error.to_string()))
 }
 
 /// Keys of several columns, or out of arrays: every combination of one value a column.
 fn combined(
     tuple: &KeyTuple,
     types: &[KeyType],
-    values: &Values<'_>,
+    values: &Source<'_>,
     visit: &mut impl FnMut(&[KeyValue]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let lists = tuple.0.iter().zip(types).map(|(operand, key_type)| list(operand, *key_type, values));
+    let lists = tuple
+        .0
+        .iter()
+        .zip(types)
+        .map(|(operand, key_type)| list(operand, *key_type, values));
     let lists: Vec<Vec<KeyValue>> = lists.collect::<Result<_, _>>()?;
-    let count = lists.iter().try_fold(1_usize, |count, list| count.checked_mul(list.len()));
+    let count = lists
+        .iter()
+        .try_fold(1_usize, |count, list| count.checked_mul(list.len()));
     let Some(count) = count.filter(|count| *count <= MOST_KEYS) else {
-        return Err(Refusal::new(Reason::TooManyKeys, format!("the arrays' values combine to more than {MOST_KEYS} keys")));
+        return Err(Refusal::new(
+            Reason::TooManyKeys,
+            format!("the arrays' values combine to more than {MOST_KEYS} keys"),
+        ));
     };
     let mut key = Vec::with_capacity(lists.len());
     for number in 0..count {
@@ -115,7 +181,11 @@ fn combined(
     Ok(())
 }
 
-fn list(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result<Vec<KeyValue>, Refusal> {
+fn list(
+    operand: &KeyOperand,
+    key_type: KeyType,
+    values: &Source<'_>,
+) -> Result<Vec<KeyValue>, Refusal> {
     match operand.arity {
         Arity::One => Ok(vec![value(operand, key_type, values)?]),
         Arity::Array => elements(operand, key_type, values),
@@ -123,9 +193,17 @@ fn list(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result<
 }
 
 /// The value of one operand, as the distribution's type.
-fn value(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result<KeyValue, Refusal> {
+fn value(
+    operand: &KeyOperand,
+    key_type: KeyType,
+    values: &Source<'_>,
+) -> Result<KeyValue, Refusal> {
     match &operand.operand {
-        Operand::Literal { slot, negative, cast } => {
+        Operand::Literal {
+            slot,
+            negative,
+            cast,
+        } => {
             let (literal, text) = literal(*slot, values)?;
             let target = written_type(cast.as_ref(), operand)?;
             let value = match literal.kind {
@@ -136,8 +214,10 @@ fn value(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result
             through(value, target, operand.column_type, key_type)
         }
         Operand::Param { number, cast } => {
-            let parameter = parameter(*number, values)?;
-            let Some(raw) = parameter.value else { return Err(null(*number)) };
+            let parameter = values.parameter(*number)?;
+            let Some(raw) = parameter.value else {
+                return Err(null(*number));
+            };
             let (value, from) = scalar(operand, cast.as_ref(), &parameter, raw)?;
             through(value, from, operand.column_type, key_type)
         }
@@ -146,8 +226,15 @@ fn value(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result
 }
 
 /// A parameter's value in the type that the statement compares or stores: its cast's, else its own.
-fn scalar(operand: &KeyOperand, cast: Option<&Cast>, parameter: &Parameter<'_>, raw: &[u8]) -> Result<(KeyValue, KeyType), Refusal> {
-    let cast_to = cast.map(|cast| written_type(Some(cast), operand)).transpose()?;
+fn scalar(
+    operand: &KeyOperand,
+    cast: Option<&Cast>,
+    parameter: &Parameter<'_>,
+    raw: &[u8],
+) -> Result<(KeyValue, KeyType), Refusal> {
+    let cast_to = cast
+        .map(|cast| written_type(Some(cast), operand))
+        .transpose()?;
     let Some(declared) = declared_type(parameter, KeyType::from_oid)? else {
         let inferred = cast_to.unwrap_or(operand.column_type);
         if operand.typing == Typing::Doubtful {
@@ -157,17 +244,37 @@ fn scalar(operand: &KeyOperand, cast: Option<&Cast>, parameter: &Parameter<'_>, 
     };
     match cast_to {
         // Text becomes any other type as a literal does.
-        Some(cast_to) if plain_text(declared) && !cast_to.is_text() => Ok((parse_text(cast_to, utf8(raw)?)?, cast_to)),
-        Some(cast_to) => Ok((convert(cast_to, parse(declared, parameter.format, raw)?, declared)?, cast_to)),
+        Some(cast_to) if plain_text(declared) && !cast_to.is_text() => {
+            Ok((parse_text(cast_to, utf8(raw)?)?, cast_to))
+        }
+        Some(cast_to) => Ok((
+            convert(cast_to, parse(declared, parameter.format, raw)?, declared)?,
+            cast_to,
+        )),
         None => Ok((parse(declared, parameter.format, raw)?, declared)),
     }
 }
 
 /// Every element that is not NULL of an array operand, as the distribution's type.
-fn elements(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Result<Vec<KeyValue>, Refusal> {
+fn elements(
+    operand: &KeyOperand,
+    key_type: KeyType,
+    values: &Source<'_>,
+) -> Result<Vec<KeyValue>, Refusal> {
     let texts = |text: &str, element: KeyType| -> Result<Vec<KeyValue>, Refusal> {
         let texts = array::of_text(text).map_err(|error| unreadable(&error.to_string()))?;
-        texts.iter().flatten().map(|text| through(parse_text(element, text)?, element, operand.column_type, key_type)).collect()
+        texts
+            .iter()
+            .flatten()
+            .map(|text| {
+                through(
+                    parse_text(element, text)?,
+                    element,
+                    operand.column_type,
+                    key_type,
+                )
+            })
+            .collect()
     };
     match &operand.operand {
         Operand::Literal { slot, cast, .. } => {
@@ -178,8 +285,10 @@ fn elements(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Res
             texts(&text, written_type(cast.as_ref(), operand)?)
         }
         Operand::Param { number, cast } => {
-            let parameter = parameter(*number, values)?;
-            let Some(raw) = parameter.value else { return Err(null(*number)) };
+            let parameter = values.parameter(*number)?;
+            let Some(raw) = parameter.value else {
+                return Err(null(*number));
+            };
             let written = written_type(cast.as_ref(), operand)?;
             let declared = declared_type(&parameter, array::element_of_oid)?;
             if declared.is_none() && operand.typing == Typing::Doubtful {
@@ -188,14 +297,26 @@ fn elements(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Res
             // `{..}::type[]` casts each element, as a scalar is cast.
             let element = declared.unwrap_or(written);
             if cast.is_some() && element != written {
-                return Err(unreadable("its array is declared as one type and cast to another"));
+                return Err(unreadable(
+                    "its array is declared as one type and cast to another",
+                ));
             }
             match parameter.format {
                 Format::Text => texts(utf8(raw)?, element),
                 Format::Binary => {
-                    let raws = array::of_binary(raw, element).map_err(|error| unreadable(&error.to_string()))?;
+                    let raws = array::of_binary(raw, element)
+                        .map_err(|error| unreadable(&error.to_string()))?;
                     let values = raws.iter().flatten();
-                    values.map(|raw| through(parse(element, Format::Binary, raw)?, element, operand.column_type, key_type)).collect()
+                    values
+                        .map(|raw| {
+                            through(
+                                parse(element, Format::Binary, raw)?,
+                                element,
+                                operand.column_type,
+                                key_type,
+                            )
+                        })
+                        .collect()
                 }
             }
         }
@@ -203,19 +324,22 @@ fn elements(operand: &KeyOperand, key_type: KeyType, values: &Values<'_>) -> Res
     }
 }
 
-fn literal<'a>(slot: usize, values: &Values<'a>) -> Result<(Literal, Cow<'a, str>), Refusal> {
-    let literal = values.literals.get(slot).ok_or_else(|| unreadable("its literal is missing"))?;
-    let text = literal_text(values.text, literal).map_err(|error| unreadable(&format!("its literal is {error}")))?;
+fn literal<'a>(slot: usize, values: &Source<'a>) -> Result<(Literal, Cow<'a, str>), Refusal> {
+    let literal = values
+        .literals
+        .get(slot)
+        .ok_or_else(|| unreadable("its literal is missing"))?;
+    let text = literal_text(values.text, literal)
+        .map_err(|error| unreadable(&format!("its literal is {error}")))?;
     Ok((*literal, text))
-}
-
-fn parameter<'a>(number: u16, values: &Values<'a>) -> Result<Parameter<'a>, Refusal> {
-    values.parameters.get(number).ok_or_else(|| Refusal::new(Reason::ParameterMissing, format!("parameter ${number} has no value")))
 }
 
 /// A number as a value of type `target`. As text it must be written as Postgres writes it, because that is what is stored.
 fn number(digits: &str, negative: bool, target: KeyType) -> Result<KeyValue, Refusal> {
-    let canonical = digits == "0" || (!digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.len() < 19);
+    let canonical = digits == "0"
+        || (!digits.starts_with('0')
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && digits.len() < 19);
     if target.is_text() && (negative || !canonical) {
         return Err(unreadable("a number is given where the key is text"));
     }
@@ -237,17 +361,25 @@ fn number(digits: &str, negative: bool, target: KeyType) -> Result<KeyValue, Ref
 /// The type that an operand is written in: its cast's, else the column's.
 fn written_type(cast: Option<&Cast>, operand: &KeyOperand) -> Result<KeyType, Refusal> {
     match cast {
-        Some(cast) => cast_type(cast, operand.arity).ok_or_else(|| unreadable("it is cast to a type that no key has")),
+        Some(cast) => cast_type(cast, operand.arity)
+            .ok_or_else(|| unreadable("it is cast to a type that no key has")),
         None => Ok(operand.column_type),
     }
 }
 
 /// The declared type; `None` when none is declared (`unknown` counts as none).
-fn declared_type(parameter: &Parameter<'_>, of_oid: impl Fn(u32) -> Option<KeyType>) -> Result<Option<KeyType>, Refusal> {
+fn declared_type(
+    parameter: &Parameter<'_>,
+    of_oid: impl Fn(u32) -> Option<KeyType>,
+) -> Result<Option<KeyType>, Refusal> {
     const UNKNOWN: u32 = 705;
     match parameter.declared {
         0 | UNKNOWN => Ok(None),
-        oid => of_oid(oid).map(Some).ok_or_else(|| unreadable(&format!("a parameter is declared with type OID {oid}, which no key has"))),
+        oid => of_oid(oid).map(Some).ok_or_else(|| {
+            unreadable(&format!(
+                "a parameter is declared with type OID {oid}, which no key has"
+            ))
+        }),
     }
 }
 
@@ -255,7 +387,9 @@ fn declared_type(parameter: &Parameter<'_>, of_oid: impl Fn(u32) -> Option<KeyTy
 fn surely_exact(inferred: KeyType, format: Format, raw: &[u8]) -> Result<(), Refusal> {
     /// Up to here even a `real` is exact.
     const LARGEST: i64 = 1 << 24;
-    let number = (format == Format::Text && inferred.is_integer()).then(|| std::str::from_utf8(raw).ok()?.parse::<i64>().ok()).flatten();
+    let number = (format == Format::Text && inferred.is_integer())
+        .then(|| std::str::from_utf8(raw).ok()?.parse::<i64>().ok())
+        .flatten();
     match number {
         Some(number) if (-LARGEST..=LARGEST).contains(&number) => Ok(()),
         _ => Err(doubtful()),
@@ -263,7 +397,10 @@ fn surely_exact(inferred: KeyType, format: Format, raw: &[u8]) -> Result<(), Ref
 }
 
 fn doubtful() -> Refusal {
-    Refusal::new(Reason::ParameterType, "the type of the parameter that decides the shard is not certain")
+    Refusal::new(
+        Reason::ParameterType,
+        "the type of the parameter that decides the shard is not certain",
+    )
 }
 
 fn plain_text(key_type: KeyType) -> bool {
@@ -273,12 +410,16 @@ fn plain_text(key_type: KeyType) -> bool {
 fn parse(key_type: KeyType, format: Format, raw: &[u8]) -> Result<KeyValue, Refusal> {
     match format {
         Format::Text => parse_text(key_type, utf8(raw)?),
-        Format::Binary => key_type.parse_binary(raw).map_err(|error| Refusal::new(Reason::KeyValue, error.to_string())),
+        Format::Binary => key_type
+            .parse_binary(raw)
+            .map_err(|error| Refusal::new(Reason::KeyValue, error.to_string())),
     }
 }
 
 fn parse_text(key_type: KeyType, text: &str) -> Result<KeyValue, Refusal> {
-    key_type.parse_text(text).map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))
+    key_type
+        .parse_text(text)
+        .map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))
 }
 
 fn utf8(raw: &[u8]) -> Result<&str, Refusal> {
@@ -286,7 +427,12 @@ fn utf8(raw: &[u8]) -> Result<&str, Refusal> {
 }
 
 /// From the type a value is written in, by the column's, to the key's.
-fn through(value: KeyValue, written: KeyType, column: KeyType, key: KeyType) -> Result<KeyValue, Refusal> {
+fn through(
+    value: KeyValue,
+    written: KeyType,
+    column: KeyType,
+    key: KeyType,
+) -> Result<KeyValue, Refusal> {
     convert(key, convert(column, value, written)?, column)
 }
 
@@ -294,15 +440,22 @@ fn convert(to: KeyType, value: KeyValue, from: KeyType) -> Result<KeyValue, Refu
     if to == from {
         return Ok(value);
     }
-    to.convert(value, from).map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))
+    to.convert(value, from)
+        .map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))
 }
 
 fn unreadable(why: &str) -> Refusal {
-    Refusal::new(Reason::KeyValue, format!("the value that decides the shard cannot be used: {why}"))
+    Refusal::new(
+        Reason::KeyValue,
+        format!("the value that decides the shard cannot be used: {why}"),
+    )
 }
 
 fn null(number: u16) -> Refusal {
-    Refusal::new(Reason::NullKey, format!("parameter ${number}, which decides the shard, is NULL"))
+    Refusal::new(
+        Reason::NullKey,
+        format!("parameter ${number}, which decides the shard, is NULL"),
+    )
 }
 
 fn on_several_shards(verb: Verb, one: ShardId, other: ShardId, catalog: &Catalog) -> Refusal {
@@ -312,10 +465,20 @@ fn on_several_shards(verb: Verb, one: ShardId, other: ShardId, catalog: &Catalog
         Verb::Update => (Reason::MultiShardUpdate, "the keys of the UPDATE"),
         Verb::Delete => (Reason::MultiShardDelete, "the keys of the DELETE"),
     };
-    Refusal::new(reason, format!("{what} are on shards {} and {}", catalog.shards[one.index()], catalog.shards[other.index()]))
+    Refusal::new(
+        reason,
+        format!(
+            "{what} are on shards {} and {}",
+            catalog.shards[one.index()],
+            catalog.shards[other.index()]
+        ),
+    )
 }
 
 fn away_from(also: ShardId, keys: ShardId, catalog: &Catalog) -> Refusal {
     let (keys, also) = (&catalog.shards[keys.index()], &catalog.shards[also.index()]);
-    Refusal::new(Reason::SingleTablesApart, format!("the statement's keys are on shard {keys}, what else it uses is on shard {also}"))
+    Refusal::new(
+        Reason::SingleTablesApart,
+        format!("the statement's keys are on shard {keys}, what else it uses is on shard {also}"),
+    )
 }

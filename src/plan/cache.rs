@@ -134,6 +134,12 @@ impl PlanCache {
         catalog: &Catalog,
         literals: &mut Vec<Literal>,
     ) -> Result<Rc<Planned>, Unplannable> {
+        // Also on a hit: whether a text is refused must not depend on what was planned before.
+        if let Err(error) = std::str::from_utf8(text) {
+            return Err(Unplannable::NotUtf8 {
+                position: error.valid_up_to(),
+            });
+        }
         normalise(text, normal, literals).map_err(|error| match error {
             NotNormalisable::NotUtf8 { position } => Unplannable::NotUtf8 { position },
             NotNormalisable::Unreadable(error) => Unplannable::Sql(error.into()),
@@ -174,29 +180,49 @@ impl PlanCache {
     fn find(&mut self, hash: u64, normal: &[u8], search_path: &SearchPath) -> Option<Rc<Planned>> {
         let slots = &self.slots;
         let place = *self.table.find(hash, |place| {
-            slots[*place].as_ref().is_some_and(|entry| entry.hash == hash && *entry.normal == *normal && same_path(&entry.path, search_path))
+            slots[*place].as_ref().is_some_and(|entry| {
+                entry.hash == hash
+                    && *entry.normal == *normal
+                    && same_path(&entry.path, search_path)
+            })
         })?;
         let entry = self.slots[place].as_mut()?;
         entry.used = true;
         Some(entry.planned.clone())
     }
 
-    fn insert(&mut self, hash: u64, normal: &[u8], search_path: &SearchPath, planned: &Rc<Planned>) {
-        let bytes = normal.len() + planned.bytes() + size_of::<Option<Entry>>() + 2 * size_of::<usize>();
+    fn insert(
+        &mut self,
+        hash: u64,
+        normal: &[u8],
+        search_path: &SearchPath,
+        planned: &Rc<Planned>,
+    ) {
+        let bytes =
+            normal.len() + planned.bytes() + size_of::<Option<Entry>>() + 2 * size_of::<usize>();
         if bytes > self.limit {
             return;
         }
         while self.counters.bytes + bytes > self.limit {
             self.evict_one();
         }
-        let entry = Entry { hash, normal: normal.into(), path: search_path.clone(), planned: planned.clone(), bytes, used: false };
+        let entry = Entry {
+            hash,
+            normal: normal.into(),
+            path: search_path.clone(),
+            planned: planned.clone(),
+            bytes,
+            used: false,
+        };
         let place = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.slots[place] = Some(entry);
         let slots = &self.slots;
-        self.table.insert_unique(hash, place, |place| slots[*place].as_ref().map_or(0, |entry| entry.hash));
+        self.table.insert_unique(hash, place, |place| {
+            slots[*place].as_ref().map_or(0, |entry| entry.hash)
+        });
         self.counters.entries += 1;
         self.counters.bytes += bytes;
     }
@@ -204,14 +230,19 @@ impl PlanCache {
     /// Takes out the first entry at the hand that was not used since the hand came by. There is one: bytes are only counted for entries.
     fn evict_one(&mut self) {
         loop {
-            self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
+            self.hand = if self.hand + 1 < self.slots.len() {
+                self.hand + 1
+            } else {
+                0
+            };
             let place = self.hand;
             match &mut self.slots[place] {
                 None => {}
                 Some(entry) if entry.used => entry.used = false,
                 Some(entry) => {
                     let (hash, bytes) = (entry.hash, entry.bytes);
-                    if let Ok(found) = self.table.find_entry(hash, |candidate| *candidate == place) {
+                    if let Ok(found) = self.table.find_entry(hash, |candidate| *candidate == place)
+                    {
                         found.remove();
                     }
                     self.slots[place] = None;
@@ -239,14 +270,24 @@ fn same_path(one: &SearchPath, other: &SearchPath) -> bool {
     Arc::ptr_eq(&one.0, &other.0) || one == other
 }
 
-fn plan_text(text: &[u8], literals: &[Literal], catalog: &Catalog, search_path: &SearchPath) -> Result<Planned, Unplannable> {
-    let text = std::str::from_utf8(text).map_err(|error| Unplannable::NotUtf8 { position: error.valid_up_to() })?;
+fn plan_text(
+    text: &[u8],
+    literals: &[Literal],
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Planned, Unplannable> {
+    let text = std::str::from_utf8(text).map_err(|error| Unplannable::NotUtf8 {
+        position: error.valid_up_to(),
+    })?;
     let statements = sql::read(text)?;
     let mut planned = super::plan(text, &statements, catalog, search_path);
     for statement in &mut planned.statements {
-        statement.range = to_normal(statement.range.start, literals)..to_normal(statement.range.end, literals);
+        statement.range =
+            to_normal(statement.range.start, literals)..to_normal(statement.range.end, literals);
         if let Err(refusal) = &mut statement.plan {
-            refusal.position = refusal.position.map(|position| to_normal(position, literals));
+            refusal.position = refusal
+                .position
+                .map(|position| to_normal(position, literals));
         }
     }
     Ok(planned)
@@ -265,22 +306,36 @@ impl Planned {
 
     /// A refusal's place in the text at hand, whose literals these are.
     pub fn position_of(refusal: &Refusal, literals: &[Literal]) -> Option<usize> {
-        refusal.position.map(|position| from_normal(position, literals))
+        refusal
+            .position
+            .map(|position| from_normal(position, literals))
     }
 
     /// Its size in memory, near enough for a limit.
     fn bytes(&self) -> usize {
-        size_of::<Planned>() + self.statements.iter().map(bytes_of_statement).sum::<usize>()
+        size_of::<Planned>()
+            + self
+                .statements
+                .iter()
+                .map(bytes_of_statement)
+                .sum::<usize>()
     }
 }
 
 fn bytes_of_statement(statement: &PlannedStatement) -> usize {
     let plan = match &statement.plan {
-        Ok(Plan::Relay(Target::Keys { sets, .. })) => sets.iter().flat_map(|set| &set.tuples).map(bytes_of_tuple).sum(),
+        Ok(Plan::Relay(Target::Keys { sets, .. })) => sets
+            .iter()
+            .flat_map(|set| &set.tuples)
+            .map(bytes_of_tuple)
+            .sum(),
         Ok(Plan::Session | Plan::Relay(Target::Any | Target::Shard(_))) => 0,
         Err(refusal) => refusal.message.capacity(),
     };
-    size_of::<PlannedStatement>() + bytes_of_class(&statement.class) + plan + size_of_val(&statement.leaves[..])
+    size_of::<PlannedStatement>()
+        + bytes_of_class(&statement.class)
+        + plan
+        + size_of_val(&statement.leaves[..])
 }
 
 fn bytes_of_tuple(tuple: &KeyTuple) -> usize {
@@ -296,13 +351,254 @@ fn bytes_of_class(class: &Class) -> usize {
                 + match value {
                     SetValue::Default => 0,
                     SetValue::Given { source, values } => {
-                        source.len() + values.iter().map(|value| size_of::<Box<str>>() + value.len()).sum::<usize>()
+                        source.len()
+                            + values
+                                .iter()
+                                .map(|value| size_of::<Box<str>>() + value.len())
+                                .sum::<usize>()
                     }
                 }
         }
-        Class::Savepoint(name) | Class::RollbackTo(name) | Class::Release(name) | Class::Reset(name) | Class::Show(name) => name.len(),
-        Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => name.len(),
-        Class::Copy(Copy { source: CopySource::Table { schema, name }, .. }) => name.len() + schema.as_ref().map_or(0, |schema| schema.len()),
+        Class::Savepoint(name)
+        | Class::RollbackTo(name)
+        | Class::Release(name)
+        | Class::Reset(name)
+        | Class::Show(name) => name.len(),
+        Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => {
+            name.len()
+        }
+        Class::Copy(Copy {
+            source: CopySource::Table { schema, name },
+            ..
+        }) => name.len() + schema.as_ref().map_or(0, |schema| schema.len()),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::bind::{Bound, Values, bind};
+    use crate::plan::golden::{cluster, search_path};
+    use crate::plan::parameters::Parameters;
+    use crate::sharding::ShardId;
+
+    struct Worker {
+        cache: PlanCache,
+        catalog: Arc<Catalog>,
+        path: SearchPath,
+        literals: Vec<Literal>,
+    }
+
+    impl Worker {
+        fn new(limit: usize) -> Worker {
+            Worker {
+                cache: PlanCache::new(limit),
+                catalog: Arc::new(cluster(4)),
+                path: search_path(&["public"]),
+                literals: Vec::new(),
+            }
+        }
+
+        fn plan(&mut self, text: &str) -> Rc<Planned> {
+            self.cache
+                .plan(
+                    text.as_bytes(),
+                    &self.path,
+                    &self.catalog,
+                    &mut self.literals,
+                )
+                .expect("it has a plan")
+        }
+
+        fn shard(&mut self, text: &str) -> Bound {
+            let planned = self.plan(text);
+            let Ok(Plan::Relay(target)) = &planned.statements[0].plan else {
+                panic!("{planned:?}")
+            };
+            let values = Values {
+                text: text.as_bytes(),
+                literals: &self.literals,
+                parameters: &Parameters::NONE,
+            };
+            bind(target, &self.catalog, &values).expect("it is bound")
+        }
+    }
+
+    const ROOM: usize = 1 << 20;
+
+    #[test]
+    fn texts_that_differ_in_literals_share_a_plan_and_not_a_shard() {
+        let mut worker = Worker::new(ROOM);
+        assert_eq!(
+            worker.shard("SELECT * FROM customers WHERE customer_id = 5"),
+            Bound::Shard(ShardId(1))
+        );
+        assert_eq!(
+            worker.shard("SELECT * FROM customers WHERE customer_id = 777"),
+            Bound::Shard(ShardId(3))
+        );
+        let Counters {
+            hits,
+            misses,
+            entries,
+            ..
+        } = worker.cache.counters();
+        assert_eq!((hits, misses, entries), (1, 1, 1));
+        // Another kind of literal is another shape.
+        worker.shard("SELECT * FROM customers WHERE customer_id = '5'");
+        assert_eq!(worker.cache.counters().misses, 2);
+    }
+
+    #[test]
+    fn search_path_and_hints_are_part_of_the_key() {
+        let mut worker = Worker::new(ROOM);
+        let text = "SELECT * FROM customers WHERE customer_id = 5";
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(1)));
+        worker.path = search_path(&["app", "public"]);
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(0)));
+        worker.path = search_path(&["public"]);
+        assert_eq!(worker.shard(text), Bound::Shard(ShardId(1)));
+        assert_eq!(
+            worker.cache.counters().hits,
+            1,
+            "an equal path at another address is the same path"
+        );
+        assert_eq!(
+            worker.shard(&format!("/* trunkline: shard=s3 */ {text}")),
+            Bound::Shard(ShardId(2))
+        );
+        assert_eq!(
+            worker.shard(&format!("/* trunkline: shard=s4 */ {text}")),
+            Bound::Shard(ShardId(3))
+        );
+    }
+
+    #[test]
+    fn another_epoch_empties_the_cache() {
+        let mut worker = Worker::new(ROOM);
+        worker.plan("SELECT 1");
+        let mut catalog = cluster(1);
+        catalog.epoch = Epoch(2);
+        worker.catalog = Arc::new(catalog);
+        assert_eq!(worker.shard("SELECT 1"), Bound::Shard(ShardId(0)));
+        assert_eq!(worker.cache.counters().hits, 0);
+        assert_eq!(worker.cache.counters().entries, 1);
+    }
+
+    #[test]
+    fn offsets_fit_the_text_at_hand() {
+        let mut worker = Worker::new(ROOM);
+        for text in [
+            "SELECT 1; SELECT '2', 3",
+            "SELECT 100000; SELECT 'two', 30",
+            "SELECT 7; SELECT '', 9",
+        ] {
+            let planned = worker.plan(text);
+            let pieces: Vec<_> = planned
+                .statements
+                .iter()
+                .map(|statement| &text[Planned::range_of(statement, &worker.literals)])
+                .collect();
+            assert_eq!(pieces, text.split("; ").collect::<Vec<_>>());
+        }
+        assert_eq!(worker.cache.counters().hits, 2);
+        for text in [
+            "SELECT 'a', xmlelement(name foo) FROM customers",
+            "SELECT 'abcdef', xmlelement(name foo) FROM customers",
+        ] {
+            let planned = worker.plan(text);
+            let refusal = planned.statements[0]
+                .plan
+                .as_ref()
+                .expect_err("it cannot be read");
+            assert_eq!(
+                Planned::position_of(refusal, &worker.literals),
+                text.find("foo")
+            );
+        }
+        assert_eq!(worker.cache.counters().hits, 3);
+    }
+
+    #[test]
+    fn classes_that_hold_offsets_are_planned_again() {
+        let mut worker = Worker::new(ROOM);
+        for text in [
+            "DECLARE c CURSOR FOR SELECT 1, 2",
+            "DECLARE c CURSOR FOR SELECT 100, 200",
+        ] {
+            let planned = worker.plan(text);
+            let Class::Declare { query, .. } = &planned.statements[0].class else {
+                panic!("{planned:?}")
+            };
+            assert!(text[query.clone()].starts_with("SELECT 1"), "{query:?}");
+            assert_eq!(query.end, text.len());
+        }
+    }
+
+    #[test]
+    fn bytes_stay_below_the_limit_and_used_entries_stay() {
+        let mut worker = Worker::new(20_000);
+        let kept = "SELECT 1 AS kept";
+        worker.plan(kept);
+        for number in 0..1000 {
+            worker.plan(&format!("SELECT 1 AS column_{number}"));
+            let hits = worker.cache.counters().hits;
+            worker.plan(kept);
+            assert_eq!(worker.cache.counters().hits, hits + 1, "after {number}");
+            assert!(worker.cache.counters().bytes <= 20_000);
+        }
+        let Counters {
+            entries, evictions, ..
+        } = worker.cache.counters();
+        assert!(
+            entries > 10 && evictions > 900,
+            "{entries} entries, {evictions} evictions"
+        );
+        assert_eq!(worker.cache.slots.iter().flatten().count(), entries);
+        assert_eq!(worker.cache.table.len(), entries);
+    }
+
+    #[test]
+    fn long_texts_are_planned_and_not_kept() {
+        let mut worker = Worker::new(ROOM);
+        let text = format!(
+            "SELECT 1 AS {} FROM customers WHERE customer_id = 5",
+            "x".repeat(LONGEST_TEXT)
+        );
+        assert_eq!(worker.shard(&text), Bound::Shard(ShardId(1)));
+        assert_eq!(worker.cache.counters().entries, 0);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_has_no_plan() {
+        let mut worker = Worker::new(ROOM);
+        for text in [
+            &b"SELECT '\xff'"[..],
+            b"SELECT '\xc3'",
+            b"SELECT \xf5 FROM customers",
+        ] {
+            let result =
+                worker
+                    .cache
+                    .plan(text, &worker.path, &worker.catalog, &mut worker.literals);
+            let error = result.expect_err("it is refused");
+            assert!(matches!(error, Unplannable::NotUtf8 { .. }), "{error:?}");
+            assert_eq!(error.sqlstate(), "22021");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_even_when_its_shape_is_known() {
+        let mut worker = Worker::new(ROOM);
+        worker.plan("SELECT * FROM pages WHERE slug = 'a'");
+        let text = b"SELECT * FROM pages WHERE slug = '\xc3'";
+        let result = worker
+            .cache
+            .plan(text, &worker.path, &worker.catalog, &mut worker.literals);
+        assert_eq!(
+            result.expect_err("it is refused"),
+            Unplannable::NotUtf8 { position: 34 }
+        );
     }
 }

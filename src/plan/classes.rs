@@ -53,26 +53,46 @@ pub fn is_for_the_session(class: &Class) -> bool {
 }
 
 /// Where a statement without a hint goes in a cluster of several shards. `text` is the statement's own.
-pub fn target(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+pub fn target(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
     let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
     match &statement.class {
         Class::Data | Class::Declare { .. } | Class::Prepare { .. } | Class::Explain { .. } => {
             by_body(text, statement, catalog, search_path)
         }
         Class::Show(_) | Class::Fetch | Class::CloseCursor => Ok(Target::Any),
-        Class::Listen | Class::Unlisten | Class::Notify | Class::Load => Ok(Target::Shard(catalog.home)),
+        Class::Listen | Class::Unlisten | Class::Notify | Class::Load => {
+            Ok(Target::Shard(catalog.home))
+        }
         Class::TwoPhase => refuse(Reason::TwoPhase, "two-phase commit by hand needs a shard"),
         Class::Lock => lock(text, catalog),
         Class::Copy(copy) => self::copy(copy, text, statement, catalog, search_path),
         Class::Ddl(Ddl::Temporary) => temporary(text, statement, catalog, search_path),
-        Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) => {
-            refuse(Reason::Ddl, "a definition statement has to run on every shard, and no shard is named")
-        }
-        Class::Maintenance => refuse(Reason::Maintenance, "a maintenance statement works on one node, and no shard is named"),
-        Class::Call => refuse(Reason::OpaqueCode, "CALL may use any table, and no shard is named"),
-        Class::Do => refuse(Reason::OpaqueCode, "DO may use any table, and no shard is named"),
+        Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) => refuse(
+            Reason::Ddl,
+            "a definition statement has to run on every shard, and no shard is named",
+        ),
+        Class::Maintenance => refuse(
+            Reason::Maintenance,
+            "a maintenance statement works on one node, and no shard is named",
+        ),
+        Class::Call => refuse(
+            Reason::OpaqueCode,
+            "CALL may use any table, and no shard is named",
+        ),
+        Class::Do => refuse(
+            Reason::OpaqueCode,
+            "DO may use any table, and no shard is named",
+        ),
         Class::Unknown => match Concern::of_text(text, catalog) {
-            Concern::Shards => refuse(Reason::UnreadSyntax, "the statement begins with words that are not understood"),
+            Concern::Shards => refuse(
+                Reason::UnreadSyntax,
+                "the statement begins with words that are not understood",
+            ),
             // A server will say what is wrong with it.
             Concern::One(_) | Concern::Several | Concern::None => Ok(Target::Any),
         },
@@ -94,13 +114,25 @@ pub fn target(text: &str, statement: &Statement, catalog: &Catalog, search_path:
     }
 }
 
-fn by_body(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+fn by_body(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
     match &statement.body {
         Body::Facts(facts) => data::target(text, facts, catalog, search_path),
-        Body::Unparsed { words, near, message } => {
-            by_concern(Concern::of_words(words, catalog), message, catalog).map_err(|refusal| refusal.at(*near))
-        }
-        Body::None => by_concern(Concern::of_text(text, catalog), "its query is not understood", catalog),
+        Body::Unparsed {
+            words,
+            near,
+            message,
+        } => by_concern(Concern::of_words(words, catalog), message, catalog)
+            .map_err(|refusal| refusal.at(*near)),
+        Body::None => by_concern(
+            Concern::of_text(text, catalog),
+            "no query was found",
+            catalog,
+        ),
     }
 }
 
@@ -108,11 +140,17 @@ fn by_body(text: &str, statement: &Statement, catalog: &Catalog, search_path: &S
 fn by_concern(concern: Concern, why: &str, catalog: &Catalog) -> Result<Target, Refusal> {
     match concern {
         Concern::Shards | Concern::Several => {
-            Err(Refusal::new(Reason::UnreadSyntax, format!("cannot tell on which shard the statement runs: {why}")))
+            let message = format!(
+                "cannot tell on which shard the statement runs, because it is not understood: {why}"
+            );
+            Err(Refusal::new(Reason::UnreadSyntax, message))
         }
         // An unknown name may be a view of a sharded table.
         _ if catalog.schema == SchemaState::Unread => {
-            Err(Refusal::new(Reason::CatalogUnread, format!("the servers' definitions have not been read yet, and {why}")))
+            let message = format!(
+                "the servers' definitions have not been read yet, and the statement is not understood: {why}"
+            );
+            Err(Refusal::new(Reason::CatalogUnread, message))
         }
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),
@@ -121,14 +159,22 @@ fn by_concern(concern: Concern, why: &str, catalog: &Catalog) -> Result<Target, 
 
 fn lock(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
     match Concern::of_text(text, catalog) {
-        Concern::Shards | Concern::Several => Err(Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")),
+        Concern::Shards | Concern::Several => Err(Refusal::new(
+            Reason::Lock,
+            "LOCK of tables that are on several shards",
+        )),
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),
     }
 }
 
 /// A temporary table lives in one connection; it is made on the home shard unless a query decides otherwise.
-fn temporary(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+fn temporary(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
     if let Body::Facts(facts) = &statement.body {
         return Ok(match data::target(text, facts, catalog, search_path)? {
             Target::Any => Target::Shard(catalog.home),
@@ -136,32 +182,51 @@ fn temporary(text: &str, statement: &Statement, catalog: &Catalog, search_path: 
         });
     }
     match Concern::of_text(text, catalog) {
-        Concern::Shards | Concern::Several => {
-            Err(Refusal::new(Reason::Ddl, "a temporary table is made from tables that are on several shards, and no shard is named"))
-        }
+        Concern::Shards | Concern::Several => Err(Refusal::new(
+            Reason::Ddl,
+            "a temporary table is made from tables that are on several shards, and no shard is named",
+        )),
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),
     }
 }
 
-fn copy(copy: &Copy, text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+fn copy(
+    copy: &Copy,
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
     let refuse = |message: String| Err(Refusal::new(Reason::Copy, message));
     if copy.direction == CopyDirection::Server {
-        return refuse("COPY reads or writes a server's file or program, and no shard is named".to_owned());
+        return refuse(
+            "COPY reads or writes a server's file or program, and no shard is named".to_owned(),
+        );
     }
     let CopySource::Table { schema, name } = &copy.source else {
         return by_body(text, statement, catalog, search_path);
     };
-    let named = Name { schema: schema.clone(), name: name.clone() };
+    let named = Name {
+        schema: schema.clone(),
+        name: name.clone(),
+    };
     let known = Known::look_up(catalog, search_path, &named);
     match (known.meaning, copy.direction) {
         (Meaning::Sharded { .. }, _) => refuse(format!("COPY of sharded table \"{name}\"")),
-        (Meaning::Reference, CopyDirection::FromClient) => refuse(format!("COPY into reference table \"{name}\"")),
+        (Meaning::Reference, CopyDirection::FromClient) => {
+            refuse(format!("COPY into reference table \"{name}\""))
+        }
         (Meaning::Reference | Meaning::System, _) => Ok(Target::Any),
         (Meaning::Single(shard), _) => Ok(Target::Shard(shard)),
-        (Meaning::View, _) => Err(Refusal::new(Reason::ViewOverSharded, format!("\"{name}\" is a view of sharded or reference tables"))),
+        (Meaning::View, _) => Err(Refusal::new(
+            Reason::ViewOverSharded,
+            format!("\"{name}\" is a view of sharded or reference tables"),
+        )),
         (Meaning::Temporary | Meaning::NotATable, _) => Ok(Target::Shard(catalog.home)),
         (Meaning::Refused(why), _) => Err(Refusal::new(Reason::TableRefused, why)),
-        (Meaning::Unknown, _) => data::unknown_is_for_home_to_judge(name, catalog).map(|()| Target::Shard(catalog.home)),
+        (Meaning::Unknown, _) => {
+            data::unknown_is_for_home_to_judge(name, catalog).map(|()| Target::Shard(catalog.home))
+        }
     }
 }

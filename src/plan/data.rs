@@ -22,9 +22,18 @@ const MOST_KEYS: usize = 65_536;
 const LOCKING_SHARD: ShardId = ShardId(0);
 
 /// Which shard holds all rows that matter to the statement. The cluster has more than one shard.
-pub fn target(text: &str, facts: &Facts, catalog: &Catalog, search_path: &SearchPath) -> Result<Target, Refusal> {
+pub fn target(
+    text: &str,
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
     let scope = Scope::new(facts, catalog, search_path);
-    let inserted: Vec<_> = facts.inserts.iter().map(|insert| Known::look_up(catalog, search_path, &insert.table)).collect();
+    let inserted: Vec<_> = facts
+        .inserts
+        .iter()
+        .map(|insert| Known::look_up(catalog, search_path, &insert.table))
+        .collect();
     let tables = Tables::of(&scope, &inserted);
     tables.are_known(catalog)?;
     tables.no_doubts(text, facts, catalog)?;
@@ -36,21 +45,45 @@ pub fn target(text: &str, facts: &Facts, catalog: &Catalog, search_path: &Search
     relations(&scope, &mut prover, &mut sets)?;
     for (insert, target) in facts.inserts.iter().zip(&inserted) {
         if let Meaning::Sharded { distribution, key } = target.meaning {
-            let inserted = Inserted { insert, target: *target, distribution, key, scope: &scope, places: &places };
+            let inserted = Inserted {
+                insert,
+                target: *target,
+                key,
+                scope: &scope,
+                places: &places,
+            };
             sets.add(distribution, inserted.keys(&mut prover)?);
         }
     }
     let functions = Functions::of(facts, catalog);
-    tables.shard(sets.sets, verb(facts, &scope, &tables), functions, facts.locking, catalog)
+    tables.shard(
+        sets.sets,
+        verb(facts, &scope, &tables),
+        functions,
+        facts.locking,
+        catalog,
+    )
 }
 
 /// The distribution that all sharded tables of the statement share; what a key in a hint means.
-pub fn distribution(facts: &Facts, catalog: &Catalog, search_path: &SearchPath) -> Option<DistributionId> {
+pub fn distribution(
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<DistributionId> {
     let scope = Scope::new(facts, catalog, search_path);
-    let inserted: Vec<_> = facts.inserts.iter().map(|insert| Known::look_up(catalog, search_path, &insert.table)).collect();
+    let inserted: Vec<_> = facts
+        .inserts
+        .iter()
+        .map(|insert| Known::look_up(catalog, search_path, &insert.table))
+        .collect();
     let mut distributions = Tables::of(&scope, &inserted).sharded;
     distributions.dedup();
-    if let [only] = distributions[..] { Some(only) } else { None }
+    if let [only] = distributions[..] {
+        Some(only)
+    } else {
+        None
+    }
 }
 
 /// All tables of a statement, by what they are.
@@ -75,7 +108,12 @@ impl<'a> Tables<'a> {
                 }
             }
         }
-        scope.facts.inserts.iter().zip(inserted).for_each(|(insert, known)| tables.add(&insert.table, *known));
+        scope
+            .facts
+            .inserts
+            .iter()
+            .zip(inserted)
+            .for_each(|(insert, known)| tables.add(&insert.table, *known));
         tables
     }
 
@@ -100,15 +138,22 @@ impl<'a> Tables<'a> {
 
     fn are_known(&self, catalog: &Catalog) -> Result<(), Refusal> {
         if let Some(view) = self.view.first() {
-            return Err(Refusal::new(Reason::ViewOverSharded, format!("view \"{view}\" reads sharded or reference tables")));
+            return Err(Refusal::new(
+                Reason::ViewOverSharded,
+                format!("view \"{view}\" reads sharded or reference tables"),
+            ));
         }
         if let Some(why) = self.refused.first() {
             return Err(Refusal::new(Reason::TableRefused, *why));
         }
-        let Some(name) = self.unknown.first() else { return Ok(()) };
+        let Some(name) = self.unknown.first() else {
+            return Ok(());
+        };
         unknown_is_for_home_to_judge(name, catalog)?;
         if self.spread() {
-            let message = format!("relation \"{name}\" is not known, and the statement also names sharded or reference tables");
+            let message = format!(
+                "relation \"{name}\" is not known, and the statement also names sharded or reference tables"
+            );
             return Err(Refusal::new(Reason::UnknownTable, message));
         }
         Ok(())
@@ -118,17 +163,30 @@ impl<'a> Tables<'a> {
         for doubt in &facts.doubts {
             match doubt {
                 Doubt::Merge if self.spread() => {
-                    return Err(Refusal::new(Reason::Merge, "MERGE with a sharded or reference table"));
+                    return Err(Refusal::new(
+                        Reason::Merge,
+                        "MERGE with a sharded or reference table",
+                    ));
                 }
                 Doubt::Natural if !self.sharded.is_empty() => {
-                    return Err(Refusal::new(Reason::NaturalJoin, "NATURAL JOIN with a sharded table"));
+                    return Err(Refusal::new(
+                        Reason::NaturalJoin,
+                        "NATURAL JOIN with a sharded table",
+                    ));
                 }
                 Doubt::SelectInto if self.spread() => {
-                    return Err(Refusal::new(Reason::SelectInto, "SELECT INTO from a sharded or reference table"));
+                    return Err(Refusal::new(
+                        Reason::SelectInto,
+                        "SELECT INTO from a sharded or reference table",
+                    ));
                 }
                 // What was not read may name anything; its text does not lie.
-                Doubt::Unread(what) if self.spread() || Concern::of_text(text, catalog) == Concern::Shards => {
-                    let message = format!("cannot tell on which shard the statement runs: {what} is not understood");
+                Doubt::Unread(what)
+                    if self.spread() || Concern::of_text(text, catalog) == Concern::Shards =>
+                {
+                    let message = format!(
+                        "cannot tell on which shard the statement runs: {what} is not understood"
+                    );
                     return Err(Refusal::new(Reason::UnreadSyntax, message));
                 }
                 Doubt::Merge | Doubt::Natural | Doubt::SelectInto | Doubt::Unread(_) => {}
@@ -138,16 +196,31 @@ impl<'a> Tables<'a> {
     }
 
     /// The target, when keys, single tables and functions are known.
-    fn shard(&self, sets: Vec<KeySet>, verb: Verb, functions: Functions<'_>, locking: bool, catalog: &Catalog) -> Result<Target, Refusal> {
+    fn shard(
+        &self,
+        sets: Vec<KeySet>,
+        verb: Verb,
+        functions: Functions<'_>,
+        locking: bool,
+        catalog: &Catalog,
+    ) -> Result<Target, Refusal> {
         let single = self.one_single()?;
-        if locking && !self.reference.is_empty() && (!sets.is_empty() || single.is_some_and(|single| single != LOCKING_SHARD)) {
-            let message = format!("a locking query reads reference table \"{}\" together with tables of other shards", self.reference[0]);
+        if locking
+            && !self.reference.is_empty()
+            && (!sets.is_empty() || single.is_some_and(|single| single != LOCKING_SHARD))
+        {
+            let message = format!(
+                "a locking query reads reference table \"{}\" together with tables of other shards",
+                self.reference[0]
+            );
             return Err(Refusal::new(Reason::ReferenceLock, message));
         }
         if !sets.is_empty() {
             functions.no_sequence_away_from_home(catalog)?;
             let also = match (single, functions.home) {
-                (Some(single), Some(function)) if single != catalog.home => return Err(home_only(function)),
+                (Some(single), Some(function)) if single != catalog.home => {
+                    return Err(home_only(function));
+                }
                 (_, Some(_)) => Some(catalog.home),
                 (single, None) => single,
             };
@@ -158,15 +231,27 @@ impl<'a> Tables<'a> {
             return Err(Refusal::new(Reason::OpaqueFunction, message));
         }
         let locked = (locking && !self.reference.is_empty()).then_some(LOCKING_SHARD);
-        let unknown = (!self.unknown.is_empty() || !self.temporary.is_empty()).then_some(catalog.home);
+        let unknown =
+            (!self.unknown.is_empty() || !self.temporary.is_empty()).then_some(catalog.home);
         let Some(shard) = single.or(locked).or(unknown) else {
             let at_home = functions.home.is_some() || functions.sequence.is_some();
-            return Ok(if at_home { Target::Shard(catalog.home) } else { Target::Any });
+            return Ok(if at_home {
+                Target::Shard(catalog.home)
+            } else {
+                Target::Any
+            });
         };
         if let Some(elsewhere) = unknown.filter(|home| *home != shard) {
-            let name = self.unknown.first().or(self.temporary.first()).copied().unwrap_or_default();
+            let name = self
+                .unknown
+                .first()
+                .or(self.temporary.first())
+                .copied()
+                .unwrap_or_default();
             let home = &catalog.shards[elsewhere.index()];
-            let message = format!("relation \"{name}\" is taken to be on shard {home}, another table of the statement is not");
+            let message = format!(
+                "relation \"{name}\" is taken to be on shard {home}, another table of the statement is not"
+            );
             return Err(Refusal::new(Reason::SingleTablesApart, message));
         }
         if shard != catalog.home {
@@ -180,7 +265,9 @@ impl<'a> Tables<'a> {
 
     /// The shard of the single tables.
     fn one_single(&self) -> Result<Option<ShardId>, Refusal> {
-        let Some((first, shard)) = self.single.first() else { return Ok(None) };
+        let Some((first, shard)) = self.single.first() else {
+            return Ok(None);
+        };
         match self.single.iter().find(|(_, other)| other != shard) {
             None => Ok(Some(*shard)),
             Some((other, _)) => {
@@ -197,26 +284,41 @@ pub fn unknown_is_for_home_to_judge(name: &str, catalog: &Catalog) -> Result<(),
     match catalog.schema {
         SchemaState::Read => Ok(()),
         SchemaState::Unread => {
-            let message = format!("table \"{name}\" is not configured, and the servers' definitions have not been read yet");
+            let message = format!(
+                "table \"{name}\" is not configured, and the servers' definitions have not been read yet"
+            );
             Err(Refusal::new(Reason::CatalogUnread, message))
         }
     }
 }
 
 /// Proves, for each sharded relation of each block, the keys of the rows that matter.
-fn relations<'a>(scope: &'a Scope<'a>, prover: &mut Prover<'a>, sets: &mut Sets) -> Result<(), Refusal> {
+fn relations<'a>(
+    scope: &'a Scope<'a>,
+    prover: &mut Prover<'a>,
+    sets: &mut Sets,
+) -> Result<(), Refusal> {
     for (block, content) in scope.facts.blocks.iter().enumerate() {
         let mut proven = 0;
         let mut unproven = None;
         for relation in 0..content.relations.len() {
-            let Meaning::Sharded { distribution, key } = scope.known(block, relation).meaning else { continue };
+            let Meaning::Sharded { distribution, key } = scope.known(block, relation).meaning
+            else {
+                continue;
+            };
             if stores_only(scope.facts, &content.relations[relation]) {
                 continue;
             }
-            let columns = key.iter().map(|column| match prover.column(Node::Column { block, relation, column }) {
-                Proof::Values(values) => Ok(values),
-                Proof::Null => Err(Missing::Null(column)),
-                Proof::Nothing => Err(Missing::Value(column)),
+            let columns = key.iter().map(|column| {
+                match prover.column(Node::Column {
+                    block,
+                    relation,
+                    column,
+                }) {
+                    Proof::Values(values) => Ok(values),
+                    Proof::Null => Err(Missing::Null(column)),
+                    Proof::Nothing => Err(Missing::Value(column)),
+                }
             });
             match columns.collect::<Result<Vec<_>, _>>() {
                 Ok(columns) => {
@@ -236,10 +338,20 @@ fn relations<'a>(scope: &'a Scope<'a>, prover: &mut Prover<'a>, sets: &mut Sets)
 /// Whether a relation is the target of an INSERT, whose keys are those of its rows. Facts do not tell such a target from that of a DELETE,
 /// but when the statement writes to the table as often as it inserts into it, every write is an INSERT.
 fn stores_only(facts: &Facts, relation: &Relation) -> bool {
-    let Source::Table(name) = &relation.source else { return false };
+    let Source::Table(name) = &relation.source else {
+        return false;
+    };
     let written = facts.blocks.iter().flat_map(|block| &block.relations);
-    let written = written.filter(|other| other.access == Access::Write && other.source == relation.source).count();
-    relation.access == Access::Write && written == facts.inserts.iter().filter(|insert| insert.table == *name).count()
+    let written = written
+        .filter(|other| other.access == Access::Write && other.source == relation.source)
+        .count();
+    relation.access == Access::Write
+        && written
+            == facts
+                .inserts
+                .iter()
+                .filter(|insert| insert.table == *name)
+                .count()
 }
 
 /// Why a key column of a relation is not known.
@@ -248,22 +360,37 @@ enum Missing<'a> {
     Value(&'a str),
 }
 
-fn unproven_relation(scope: &Scope<'_>, block: usize, relation: usize, missing: Missing<'_>, proven_beside: usize) -> Refusal {
+fn unproven_relation(
+    scope: &Scope<'_>,
+    block: usize,
+    relation: usize,
+    missing: Missing<'_>,
+    proven_beside: usize,
+) -> Refusal {
     let content = &scope.facts.blocks[block].relations[relation];
     let name = &content.alias;
     let column = match missing {
         Missing::Null(column) => {
-            return Refusal::new(Reason::NullKey, format!("key column \"{column}\" of \"{name}\" is compared with NULL, which is never true"));
+            return Refusal::new(
+                Reason::NullKey,
+                format!(
+                    "key column \"{column}\" of \"{name}\" is compared with NULL, which is never true"
+                ),
+            );
         }
         Missing::Value(column) => column,
     };
     let (reason, what) = match content.access {
         _ if proven_beside > 0 => (Reason::JoinNotColocated, "the join does not keep"),
         Access::Read => (Reason::MultiShardSelect, "the query does not keep"),
-        Access::Write if is_assigned(scope, &content.source) => (Reason::MultiShardUpdate, "the UPDATE does not keep"),
+        Access::Write if is_assigned(scope, &content.source) => {
+            (Reason::MultiShardUpdate, "the UPDATE does not keep")
+        }
         Access::Write => (Reason::MultiShardDelete, "the DELETE does not keep"),
     };
-    let message = format!("{what} sharded table \"{name}\" on one shard: no condition gives key column \"{column}\" a known value");
+    let message = format!(
+        "{what} sharded table \"{name}\" on one shard: no condition gives key column \"{column}\" a known value"
+    );
     Refusal::new(reason, message)
 }
 
@@ -273,13 +400,25 @@ fn is_assigned(scope: &Scope<'_>, source: &Source) -> bool {
 
 /// Every combination of one value for each key column.
 pub fn combinations(columns: Vec<Vec<KeyOperand>>) -> Result<Vec<KeyTuple>, Refusal> {
-    let count = columns.iter().try_fold(1_usize, |count, values| count.checked_mul(values.len()));
+    let count = columns
+        .iter()
+        .try_fold(1_usize, |count, values| count.checked_mul(values.len()));
     if count.is_none_or(|count| count > MOST_KEYS) {
-        return Err(Refusal::new(Reason::TooManyKeys, format!("the key columns' values combine to more than {MOST_KEYS} keys")));
+        return Err(Refusal::new(
+            Reason::TooManyKeys,
+            format!("the key columns' values combine to more than {MOST_KEYS} keys"),
+        ));
     }
     let mut tuples = vec![Vec::with_capacity(columns.len())];
     for values in columns {
-        tuples = tuples.iter().flat_map(|tuple| values.iter().map(move |value| [&tuple[..], std::slice::from_ref(value)].concat())).collect();
+        tuples = tuples
+            .iter()
+            .flat_map(|tuple| {
+                values
+                    .iter()
+                    .map(move |value| [&tuple[..], std::slice::from_ref(value)].concat())
+            })
+            .collect();
     }
     Ok(tuples.into_iter().map(KeyTuple).collect())
 }
@@ -293,46 +432,89 @@ struct Sets {
 
 impl Sets {
     fn add(&mut self, distribution: DistributionId, tuples: Vec<KeyTuple>) {
-        let place = self.sets.iter().position(|set| set.distribution == distribution).unwrap_or_else(|| {
-            self.sets.push(KeySet { distribution, tuples: Vec::new() });
-            self.sets.len() - 1
-        });
-        let fresh = tuples.into_iter().filter(|tuple| self.present.insert((distribution.0, tuple.clone())));
+        let place = self
+            .sets
+            .iter()
+            .position(|set| set.distribution == distribution)
+            .unwrap_or_else(|| {
+                self.sets.push(KeySet {
+                    distribution,
+                    tuples: Vec::new(),
+                });
+                self.sets.len() - 1
+            });
+        let fresh = tuples
+            .into_iter()
+            .filter(|tuple| self.present.insert((distribution.0, tuple.clone())));
         self.sets[place].tuples.extend(fresh);
     }
 }
 
 /// No write to a reference table, no assignment to a key column, no DEFAULT from a sequence.
-fn no_forbidden_writes(text: &str, facts: &Facts, catalog: &Catalog, search_path: &SearchPath, tables: &Tables<'_>) -> Result<(), Refusal> {
+fn no_forbidden_writes(
+    text: &str,
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+    tables: &Tables<'_>,
+) -> Result<(), Refusal> {
     let targets = facts.inserts.iter().map(|insert| &insert.table);
-    let written = facts.blocks.iter().flat_map(|block| &block.relations).filter(|relation| relation.access == Access::Write);
+    let written = facts
+        .blocks
+        .iter()
+        .flat_map(|block| &block.relations)
+        .filter(|relation| relation.access == Access::Write);
     let written = written.filter_map(|relation| match &relation.source {
         Source::Table(name) => Some(name),
         Source::Cte(_) | Source::Derived | Source::Function => None,
     });
     if !tables.reference.is_empty()
-        && let Some(name) = targets.chain(written).find(|name| Known::look_up(catalog, search_path, name).meaning == Meaning::Reference)
+        && let Some(name) = targets
+            .chain(written)
+            .find(|name| Known::look_up(catalog, search_path, name).meaning == Meaning::Reference)
     {
-        return Err(Refusal::new(Reason::ReferenceWrite, format!("table \"{}\" is a reference table: every shard has a copy", name.name)));
+        return Err(Refusal::new(
+            Reason::ReferenceWrite,
+            format!(
+                "table \"{}\" is a reference table: every shard has a copy",
+                name.name
+            ),
+        ));
     }
     for assignment in &facts.assignments {
         let known = Known::look_up(catalog, search_path, &assignment.table);
-        let Meaning::Sharded { key, .. } = known.meaning else { continue };
+        let Meaning::Sharded { key, .. } = known.meaning else {
+            continue;
+        };
         let table = &assignment.table.name;
-        if let Some(column) = assignment.columns.iter().find(|column| key.contains(column)) {
-            let message = format!("key column \"{column}\" of sharded table \"{table}\" is assigned");
+        if let Some(column) = assignment
+            .columns
+            .iter()
+            .find(|column| key.contains(column))
+        {
+            let message =
+                format!("key column \"{column}\" of sharded table \"{table}\" is assigned");
             return Err(Refusal::new(Reason::KeyUpdate, message));
         }
         let from_sequence = |name: &str| {
-            let column = known.columns.into_iter().flatten().find(|column| *column.name == *name);
+            let column = known
+                .columns
+                .into_iter()
+                .flatten()
+                .find(|column| *column.name == *name);
             column.is_some_and(|column| column.default == ColumnDefault::Sequence)
         };
         // Facts do not tell what is assigned: a DEFAULT anywhere may be this column's.
         if catalog.sequences == Sequences::Refused
             && sql::words(text).is_ok_and(|words| words.iter().any(|word| **word == *"default"))
-            && let Some(column) = assignment.columns.iter().find(|column| from_sequence(column))
+            && let Some(column) = assignment
+                .columns
+                .iter()
+                .find(|column| from_sequence(column))
         {
-            let message = format!("column \"{column}\" of sharded table \"{table}\" may get its value from a sequence");
+            let message = format!(
+                "column \"{column}\" of sharded table \"{table}\" may get its value from a sequence"
+            );
             return Err(Refusal::new(Reason::SequenceDefault, message));
         }
     }
@@ -344,10 +526,18 @@ fn verb(facts: &Facts, scope: &Scope<'_>, tables: &Tables<'_>) -> Verb {
     if tables.sharded.is_empty() {
         return Verb::Select;
     }
-    let mut verb = if facts.inserts.is_empty() { Verb::Select } else { Verb::Insert };
+    let mut verb = if facts.inserts.is_empty() {
+        Verb::Select
+    } else {
+        Verb::Insert
+    };
     for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
         if relation.access == Access::Write && verb != Verb::Insert {
-            verb = if is_assigned(scope, &relation.source) { Verb::Update } else { Verb::Delete };
+            verb = if is_assigned(scope, &relation.source) {
+                Verb::Update
+            } else {
+                Verb::Delete
+            };
         }
     }
     verb

@@ -53,7 +53,9 @@ pub enum Outcome {
     /// The session itself answers.
     Session,
     /// Every shard gives the same answer.
-    AnyShard { home: String },
+    AnyShard {
+        home: String,
+    },
     Shard(String),
     /// Parameters decide it.
     AtBind(String),
@@ -74,21 +76,29 @@ pub fn explain(
     if normalise(text.as_bytes(), &mut normal, &mut literals).is_err() {
         literals.clear();
     }
-    let values = Known { text, literals: &literals, parameters, catalog };
-    let explained = statements.iter().zip(planned.statements).map(|(statement, planned)| {
-        let (keys, outcome) = values.outcome(planned.plan);
-        Explanation {
-            statement: text[statement.range.clone()].to_owned(),
-            class: class_name(statement),
-            hint: statement.hint.as_ref().map(hint_text),
-            tables: match &statement.body {
-                Body::Facts(facts) => tables(facts, catalog, search_path),
-                Body::None | Body::Unparsed { .. } => Vec::new(),
-            },
-            keys,
-            outcome,
-        }
-    });
+    let values = Known {
+        text,
+        literals: &literals,
+        parameters,
+        catalog,
+    };
+    let explained = statements
+        .iter()
+        .zip(planned.statements)
+        .map(|(statement, planned)| {
+            let (keys, outcome) = values.outcome(planned.plan);
+            Explanation {
+                statement: text[statement.range.clone()].to_owned(),
+                class: class_name(statement),
+                hint: statement.hint.as_ref().map(hint_text),
+                tables: match &statement.body {
+                    Body::Facts(facts) => tables(facts, catalog, search_path),
+                    Body::None | Body::Unparsed { .. } => Vec::new(),
+                },
+                keys,
+                outcome,
+            }
+        });
     Ok(explained.collect())
 }
 
@@ -113,18 +123,30 @@ impl Known<'_> {
         {
             return (Vec::new(), Outcome::AtBind(waiting));
         }
-        let none = Parameters::NONE;
-        let parameters = self.parameters.unwrap_or(&none);
-        let values = Values { text: self.text.as_bytes(), literals: self.literals, parameters };
+        let parameters = self.parameters.unwrap_or(&Parameters::NONE);
+        let values = Values {
+            text: self.text.as_bytes(),
+            literals: self.literals,
+            parameters,
+        };
         let mut keys = Vec::new();
         // A key that has no place ends the list; `bind` reports it.
-        let _ = each_key(&target, self.catalog, &values, |distribution, key, location| {
-            keys.push(self.key(&distribution.name, key, &location));
-            Ok(())
-        });
+        let _ = each_key(
+            &target,
+            self.catalog,
+            &values,
+            |distribution, key, location| {
+                keys.push(self.key(&distribution.name, key, &location));
+                Ok(())
+            },
+        );
         let outcome = match bind(&target, self.catalog, &values) {
-            Ok(Bound::Any) => Outcome::AnyShard { home: self.catalog.shards[self.catalog.home.index()].to_string() },
-            Ok(Bound::Shard(shard)) => Outcome::Shard(self.catalog.shards[shard.index()].to_string()),
+            Ok(Bound::Any) => Outcome::AnyShard {
+                home: self.catalog.shards[self.catalog.home.index()].to_string(),
+            },
+            Ok(Bound::Shard(shard)) => {
+                Outcome::Shard(self.catalog.shards[shard.index()].to_string())
+            }
             Err(refusal) => Outcome::Refused(refusal),
         };
         (keys, outcome)
@@ -140,8 +162,14 @@ impl Known<'_> {
                 Via::Range(place) => format!("range {place}"),
                 Via::Listed => "listed".to_owned(),
                 Via::Default => "default".to_owned(),
-                Via::Region { region, bucket: None } => format!("region {region}"),
-                Via::Region { region, bucket: Some(bucket) } => format!("region {region}, bucket {bucket}"),
+                Via::Region {
+                    region,
+                    bucket: None,
+                } => format!("region {region}"),
+                Via::Region {
+                    region,
+                    bucket: Some(bucket),
+                } => format!("region {region}, bucket {bucket}"),
                 Via::Pin => "pin".to_owned(),
             },
             shard: self.catalog.shards[location.shard.index()].to_string(),
@@ -151,7 +179,10 @@ impl Known<'_> {
 
 /// The parameters that decide the shard, like `$1, $3`.
 fn parameters_of(sets: &[KeySet]) -> Option<String> {
-    let operands = sets.iter().flat_map(|set| &set.tuples).flat_map(|tuple| &tuple.0);
+    let operands = sets
+        .iter()
+        .flat_map(|set| &set.tuples)
+        .flat_map(|tuple| &tuple.0);
     let mut numbers: Vec<u16> = operands
         .filter_map(|operand| match &operand.operand {
             sql::facts::Operand::Param { number, .. } => Some(*number),
@@ -173,7 +204,13 @@ fn tables(facts: &Facts, catalog: &Catalog, search_path: &SearchPath) -> Vec<Tab
     });
     let mut tables: Vec<Table> = Vec::new();
     for name in facts.inserts.iter().map(|insert| &insert.table).chain(read) {
-        let table = Table { name: full_name(name), placement: placement(scope::Known::look_up(catalog, search_path, name).meaning, catalog) };
+        let table = Table {
+            name: full_name(name),
+            placement: placement(
+                scope::Known::look_up(catalog, search_path, name).meaning,
+                catalog,
+            ),
+        };
         if !tables.contains(&table) {
             tables.push(table);
         }
@@ -192,7 +229,10 @@ fn placement(meaning: Meaning<'_>, catalog: &Catalog) -> String {
     match meaning {
         Meaning::Sharded { distribution, key } => {
             let distribution = &catalog.distributions[usize::from(distribution.0)].name;
-            format!("sharded by {} in distribution {distribution}", key.join(", "))
+            format!(
+                "sharded by {} in distribution {distribution}",
+                key.join(", ")
+            )
         }
         Meaning::Reference => "reference, on every shard".to_owned(),
         Meaning::Single(shard) => format!("single, on shard {}", catalog.shards[shard.index()]),
@@ -237,9 +277,21 @@ fn class_name(statement: &Statement) -> String {
 fn hint_text(hint: &Hint) -> String {
     match hint {
         Hint::Shard(name) => format!("shard={name}"),
-        Hint::Key { distribution: None, values } => format!("key={}", values.join(",")),
-        Hint::Key { distribution: Some(name), values } => format!("distribution={name} key={}", values.join(",")),
+        Hint::Key {
+            distribution: None,
+            values,
+        } => format!("key={}", values.join(",")),
+        Hint::Key {
+            distribution: Some(name),
+            values,
+        } => format!("distribution={name} key={}", values.join(",")),
         Hint::Malformed(why) => format!("cannot be read: {why}"),
+    }
+}
+
+impl Explanation {
+    pub fn is_refused(&self) -> bool {
+        matches!(self.outcome, Outcome::Refused(_))
     }
 }
 
@@ -250,21 +302,35 @@ impl fmt::Display for Explanation {
         if let Some(hint) = &self.hint {
             writeln!(f, "hint    {hint}")?;
         }
-        let width = self.tables.iter().map(|table| table.name.len()).max().unwrap_or(0);
+        let width = self
+            .tables
+            .iter()
+            .map(|table| table.name.len())
+            .max()
+            .unwrap_or(0);
         for table in &self.tables {
             writeln!(f, "table   {:width$}  {}", table.name, table.placement)?;
         }
         for key in self.keys.iter().take(MOST_SHOWN) {
-            writeln!(f, "key     {} {}: {} -> {}", key.distribution, key.values, key.via, key.shard)?;
+            writeln!(
+                f,
+                "key     {} {}: {} -> {}",
+                key.distribution, key.values, key.via, key.shard
+            )?;
         }
         if self.keys.len() > MOST_SHOWN {
             writeln!(f, "key     and {} more", self.keys.len() - MOST_SHOWN)?;
         }
         match &self.outcome {
             Outcome::Session => writeln!(f, "goes    nowhere: the session answers or remembers"),
-            Outcome::AnyShard { home } => writeln!(f, "goes    to any shard (the open transaction's, else {home})"),
+            Outcome::AnyShard { home } => writeln!(
+                f,
+                "goes    to any shard (the open transaction's, else {home})"
+            ),
             Outcome::Shard(shard) => writeln!(f, "goes    to shard {shard}"),
-            Outcome::AtBind(parameters) => writeln!(f, "goes    to the shard that {parameters} decides"),
+            Outcome::AtBind(parameters) => {
+                writeln!(f, "goes    to the shard that {parameters} decides")
+            }
             Outcome::Refused(refusal) => {
                 writeln!(f, "refused {} ({})", refusal.id, refusal.sqlstate)?;
                 writeln!(f, "reason  {}", refusal.message)?;
@@ -274,15 +340,23 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// An explanation of what cannot be planned at all.
+/// What cannot be planned at all, as a refusal.
 impl From<&Unplannable> for Refusal {
     fn from(error: &Unplannable) -> Refusal {
         match error {
-            Unplannable::NotUtf8 { position } => Refusal::new(Reason::NotUtf8, error.to_string()).at(*position),
+            Unplannable::NotUtf8 { position } => {
+                Refusal::new(Reason::NotUtf8, error.to_string()).at(*position)
+            }
             Unplannable::Sql(error) => {
                 let kind = Reason::UnreadSyntax.kind();
                 let position = Some(error.position());
-                Refusal { id: kind.id, sqlstate: error.sqlstate(), message: error.to_string(), hint: kind.hint, position }
+                Refusal {
+                    id: kind.id,
+                    sqlstate: error.sqlstate(),
+                    message: error.to_string(),
+                    hint: kind.hint,
+                    position,
+                }
             }
         }
     }

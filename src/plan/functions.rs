@@ -54,9 +54,10 @@ impl<'a> Functions<'a> {
 
     pub fn no_sequence_away_from_home(&self, catalog: &Catalog) -> Result<(), Refusal> {
         match (self.sequence, catalog.sequences) {
-            (Some(function), Sequences::Refused) => {
-                Err(Refusal::new(Reason::Sequence, format!("{function}() in a statement that does not run on the home shard")))
-            }
+            (Some(function), Sequences::Refused) => Err(Refusal::new(
+                Reason::Sequence,
+                format!("{function}() in a statement that does not run on the home shard"),
+            )),
             (_, Sequences::PerShard) | (None, _) => Ok(()),
         }
     }
@@ -85,5 +86,8 @@ fn is_large_object(name: &str) -> bool {
 }
 
 pub fn home_only(function: &str) -> Refusal {
-    Refusal::new(Reason::HomeOnly, format!("{function}() belongs to the home shard, the statement's tables do not"))
+    Refusal::new(
+        Reason::HomeOnly,
+        format!("{function}() belongs to the home shard, the statement's tables do not"),
+    )
 }

@@ -18,17 +18,27 @@ pub enum Setting<'a> {
 }
 
 /// The shard that a comment names. `tables` is the distribution of the statement's sharded tables, when they have one in common.
-pub fn hinted(hint: &Hint, tables: Option<DistributionId>, catalog: &Catalog) -> Result<ShardId, Refusal> {
+pub fn hinted(
+    hint: &Hint,
+    tables: Option<DistributionId>,
+    catalog: &Catalog,
+) -> Result<ShardId, Refusal> {
     match hint {
         Hint::Shard(name) => shard_named(name, catalog),
-        Hint::Key { distribution, values } => {
+        Hint::Key {
+            distribution,
+            values,
+        } => {
             let distribution = match distribution {
                 Some(name) => distribution_named(name, catalog)?,
                 None => tables.map_or_else(|| only_distribution(catalog), Ok)?,
             };
             shard_of_key(distribution, values, catalog)
         }
-        Hint::Malformed(why) => Err(Refusal::new(Reason::HintMalformed, format!("the trunkline comment cannot be read: {why}"))),
+        Hint::Malformed(why) => Err(Refusal::new(
+            Reason::HintMalformed,
+            format!("the trunkline comment cannot be read: {why}"),
+        )),
     }
 }
 
@@ -42,44 +52,82 @@ pub fn from_setting(setting: Setting<'_>, catalog: &Catalog) -> Result<ShardId, 
 
 fn shard_named(name: &str, catalog: &Catalog) -> Result<ShardId, Refusal> {
     let place = catalog.shards.iter().position(|shard| **shard == *name);
-    place.and_then(|place| u16::try_from(place).ok()).map(ShardId).ok_or_else(|| {
-        let known = catalog.shards.join(", ");
-        Refusal::new(Reason::UnknownShard, format!("there is no shard \"{name}\"; the shards are {known}"))
-    })
+    place
+        .and_then(|place| u16::try_from(place).ok())
+        .map(ShardId)
+        .ok_or_else(|| {
+            let known = catalog.shards.join(", ");
+            Refusal::new(
+                Reason::UnknownShard,
+                format!("there is no shard \"{name}\"; the shards are {known}"),
+            )
+        })
 }
 
 fn distribution_named(name: &str, catalog: &Catalog) -> Result<DistributionId, Refusal> {
-    let place = catalog.distributions.iter().position(|distribution| *distribution.name == *name);
-    place.and_then(|place| u16::try_from(place).ok()).map(DistributionId).ok_or_else(|| {
-        let known = names_of_distributions(catalog);
-        Refusal::new(Reason::HintKey, format!("there is no distribution \"{name}\"; the distributions are {known}"))
-    })
+    let place = catalog
+        .distributions
+        .iter()
+        .position(|distribution| *distribution.name == *name);
+    place
+        .and_then(|place| u16::try_from(place).ok())
+        .map(DistributionId)
+        .ok_or_else(|| {
+            let known = names_of_distributions(catalog);
+            Refusal::new(
+                Reason::HintKey,
+                format!("there is no distribution \"{name}\"; the distributions are {known}"),
+            )
+        })
 }
 
 fn only_distribution(catalog: &Catalog) -> Result<DistributionId, Refusal> {
     match catalog.distributions.len() {
         1 => Ok(DistributionId(0)),
-        0 => Err(Refusal::new(Reason::HintKey, "a key is given, but no distribution is configured")),
+        0 => Err(Refusal::new(
+            Reason::HintKey,
+            "a key is given, but no distribution is configured",
+        )),
         _ => {
             let known = names_of_distributions(catalog);
-            Err(Refusal::new(Reason::HintKey, format!("a key is given, but not which distribution it belongs to: {known}")))
+            Err(Refusal::new(
+                Reason::HintKey,
+                format!("a key is given, but not which distribution it belongs to: {known}"),
+            ))
         }
     }
 }
 
 fn names_of_distributions(catalog: &Catalog) -> String {
-    catalog.distributions.iter().map(|distribution| &*distribution.name).collect::<Vec<_>>().join(", ")
+    catalog
+        .distributions
+        .iter()
+        .map(|distribution| &*distribution.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
-fn shard_of_key(distribution: DistributionId, values: &[Box<str>], catalog: &Catalog) -> Result<ShardId, Refusal> {
+fn shard_of_key(
+    distribution: DistributionId,
+    values: &[Box<str>],
+    catalog: &Catalog,
+) -> Result<ShardId, Refusal> {
     let distribution = &catalog.distributions[usize::from(distribution.0)];
     let types = distribution.map.key_types();
     if types.len() != values.len() {
-        let message =
-            format!("the key of distribution \"{}\" has {} columns, {} values are given", distribution.name, types.len(), values.len());
+        let message = format!(
+            "the key of distribution \"{}\" has {} columns, {} values are given",
+            distribution.name,
+            types.len(),
+            values.len()
+        );
         return Err(Refusal::new(Reason::HintKey, message));
     }
-    let key = types.iter().zip(values).map(|(key_type, value)| key_type.parse_text(value)).collect::<Result<Vec<_>, _>>();
+    let key = types
+        .iter()
+        .zip(values)
+        .map(|(key_type, value)| key_type.parse_text(value))
+        .collect::<Result<Vec<_>, _>>();
     let key = key.map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))?;
     super::bind::shard_of(distribution, &key)
 }

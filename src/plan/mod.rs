@@ -71,7 +71,11 @@ pub enum Target {
     Shard(ShardId),
     /// Found from values at bind time; all keys of all sets must live on one shard, and that must be `also` when it is given
     /// (a single table is read in the same statement).
-    Keys { sets: Vec<KeySet>, also: Option<ShardId>, verb: Verb },
+    Keys {
+        sets: Vec<KeySet>,
+        also: Option<ShardId>,
+        verb: Verb,
+    },
 }
 
 /// Keys of one distribution.

@@ -3,8 +3,6 @@
 //! Layout of the parts (protocol documentation, "Bind"): the format codes are 16-bit numbers, none (all text), one (for all) or one each;
 //! a value is its length in 32 bits, -1 for NULL, and its bytes.
 
-use std::cell::Cell;
-
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -23,21 +21,13 @@ pub struct Parameter<'a> {
 }
 
 /// All parameters of a message.
-#[derive(Clone, Debug)]
+/// All parameters of a message.
+#[derive(Clone, Copy, Debug)]
 pub struct Parameters<'a> {
     formats: &'a [u8],
     values: &'a [u8],
     count: u16,
     declared: &'a [u32],
-    /// Where a parameter was found last: the next one is mostly behind it, so that reading all in turn is linear.
-    last: Cell<Place>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// From 0.
-    index: u16,
-    offset: usize,
 }
 
 /// A Bind message whose parts do not fit together.
@@ -55,19 +45,34 @@ pub enum MalformedBind {
 
 impl Parameters<'static> {
     /// Those of a statement without parameters.
-    pub const NONE: Parameters<'static> =
-        Parameters { formats: &[], values: &[], count: 0, declared: &[], last: Cell::new(Place { index: 0, offset: 0 }) };
+    pub const NONE: Parameters<'static> = Parameters {
+        formats: &[],
+        values: &[],
+        count: 0,
+        declared: &[],
+    };
 }
 
 impl<'a> Parameters<'a> {
     /// `formats` are the raw format codes (two bytes each), `values` the raw values behind their 16-bit count `count`, up to the end of the
     /// last one. `declared` has the OIDs by parameter; missing ones count as 0. The whole is checked here, once.
-    pub fn from_bind(formats: &'a [u8], count: u16, values: &'a [u8], declared: &'a [u32]) -> Result<Parameters<'a>, MalformedBind> {
+    pub fn from_bind(
+        formats: &'a [u8],
+        count: u16,
+        values: &'a [u8],
+        declared: &'a [u32],
+    ) -> Result<Parameters<'a>, MalformedBind> {
         let codes = formats.len() / 2;
         if !formats.len().is_multiple_of(2) || (codes > 1 && codes != usize::from(count)) {
-            return Err(MalformedBind::FormatCount { formats: codes, count });
+            return Err(MalformedBind::FormatCount {
+                formats: codes,
+                count,
+            });
         }
-        for code in formats.chunks_exact(2).map(|code| i16::from_be_bytes([code[0], code[1]])) {
+        for code in formats
+            .chunks_exact(2)
+            .map(|code| i16::from_be_bytes([code[0], code[1]]))
+        {
             if !matches!(code, 0 | 1) {
                 return Err(MalformedBind::FormatCode(code));
             }
@@ -80,26 +85,42 @@ impl<'a> Parameters<'a> {
         if offset != values.len() {
             return Err(MalformedBind::Trailing);
         }
-        Ok(Parameters { formats, values, count, declared, last: Cell::new(Place { index: 0, offset: 0 }) })
+        Ok(Parameters {
+            formats,
+            values,
+            count,
+            declared,
+        })
     }
 
-    /// `$number`, from 1.
+    /// `$number`, from 1. It is looked for from the front: who needs many asks for [`Parameters::all`].
     pub fn get(&self, number: u16) -> Option<Parameter<'a>> {
-        let index = number.checked_sub(1).filter(|index| *index < self.count)?;
-        let last = self.last.get();
-        let mut place = if last.index <= index { last } else { Place { index: 0, offset: 0 } };
-        while place.index < index {
-            let (_, next) = value_at(self.values, place.offset)?;
-            place = Place { index: place.index + 1, offset: next };
-        }
-        self.last.set(place);
-        let (value, _) = value_at(self.values, place.offset)?;
-        let format = match self.formats.len() {
-            0 => Format::Text,
-            2 => format_at(self.formats, 0),
-            _ => format_at(self.formats, usize::from(index)),
-        };
-        Some(Parameter { declared: self.declared.get(usize::from(index)).copied().unwrap_or(0), format, value })
+        self.all().nth(usize::from(number.checked_sub(1)?))
+    }
+
+    /// In their order.
+    pub fn all(&self) -> impl Iterator<Item = Parameter<'a>> + use<'a> {
+        let Parameters {
+            formats,
+            values,
+            count,
+            declared,
+        } = *self;
+        let mut offset = 0;
+        (0..usize::from(count)).map_while(move |index| {
+            let (value, next) = value_at(values, offset)?;
+            offset = next;
+            let format = match formats.len() {
+                0 => Format::Text,
+                2 => format_at(formats, 0),
+                _ => format_at(formats, index),
+            };
+            Some(Parameter {
+                declared: declared.get(index).copied().unwrap_or(0),
+                format,
+                value,
+            })
+        })
     }
 }
 
@@ -165,8 +186,17 @@ mod tests {
         assert_eq!(formats(&[]), [Format::Text, Format::Text]);
         assert_eq!(formats(&[0, 1]), [Format::Binary, Format::Binary]);
         assert_eq!(formats(&[0, 1, 0, 0]), [Format::Binary, Format::Text]);
-        assert_eq!(Parameters::from_bind(&[0, 1, 0, 0, 0, 0], 2, &raw, &[]).unwrap_err(), MalformedBind::FormatCount { formats: 3, count: 2 });
-        assert_eq!(Parameters::from_bind(&[0, 2], 2, &raw, &[]).unwrap_err(), MalformedBind::FormatCode(2));
+        assert_eq!(
+            Parameters::from_bind(&[0, 1, 0, 0, 0, 0], 2, &raw, &[]).unwrap_err(),
+            MalformedBind::FormatCount {
+                formats: 3,
+                count: 2
+            }
+        );
+        assert_eq!(
+            Parameters::from_bind(&[0, 2], 2, &raw, &[]).unwrap_err(),
+            MalformedBind::FormatCode(2)
+        );
         assert!(Parameters::from_bind(&[0], 2, &raw, &[]).is_err());
     }
 
@@ -174,11 +204,23 @@ mod tests {
     fn no_length_reaches_beyond_the_message() {
         let raw = values(&[Some(b"1"), Some(b"2")]);
         for end in 0..raw.len() {
-            assert!(matches!(Parameters::from_bind(&[], 2, &raw[..end], &[]), Err(MalformedBind::Cut(_))), "cut at {end}");
+            assert!(
+                matches!(
+                    Parameters::from_bind(&[], 2, &raw[..end], &[]),
+                    Err(MalformedBind::Cut(_))
+                ),
+                "cut at {end}"
+            );
         }
-        assert_eq!(Parameters::from_bind(&[], 1, &raw, &[]).unwrap_err(), MalformedBind::Trailing);
+        assert_eq!(
+            Parameters::from_bind(&[], 1, &raw, &[]).unwrap_err(),
+            MalformedBind::Trailing
+        );
         for length in [-2_i32, i32::MIN, i32::MAX] {
-            assert_eq!(Parameters::from_bind(&[], 1, &length.to_be_bytes(), &[]).unwrap_err(), MalformedBind::Cut(1));
+            assert_eq!(
+                Parameters::from_bind(&[], 1, &length.to_be_bytes(), &[]).unwrap_err(),
+                MalformedBind::Cut(1)
+            );
         }
     }
 }

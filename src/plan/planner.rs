@@ -8,20 +8,37 @@ use super::refusal::Refusal;
 use super::{Plan, Planned, PlannedStatement, Target, classes, data, hint};
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
-pub fn plan(text: &str, statements: &[Statement], catalog: &Catalog, search_path: &SearchPath) -> Planned {
+pub fn plan(
+    text: &str,
+    statements: &[Statement],
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Planned {
     let planned = statements.iter().map(|statement| PlannedStatement {
         range: statement.range.clone(),
         class: statement.class.clone(),
-        plan: decide(&text[statement.range.clone()], statement, catalog, search_path),
+        plan: decide(
+            &text[statement.range.clone()],
+            statement,
+            catalog,
+            search_path,
+        ),
         leaves: match &statement.body {
             Body::Facts(facts) => facts.leaves.clone(),
             Body::None | Body::Unparsed { .. } => Vec::new(),
         },
     });
-    Planned { statements: planned.collect() }
+    Planned {
+        statements: planned.collect(),
+    }
 }
 
-fn decide(text: &str, statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -> Result<Plan, Refusal> {
+fn decide(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Plan, Refusal> {
     if classes::is_for_the_session(&statement.class) {
         return Ok(Plan::Session);
     }
@@ -33,7 +50,9 @@ fn decide(text: &str, statement: &Statement, catalog: &Catalog, search_path: &Se
             Body::Facts(facts) => data::distribution(facts, catalog, search_path),
             Body::None | Body::Unparsed { .. } => None,
         };
-        return Ok(Plan::Relay(Target::Shard(hint::hinted(named, tables, catalog)?)));
+        return Ok(Plan::Relay(Target::Shard(hint::hinted(
+            named, tables, catalog,
+        )?)));
     }
     classes::target(text, statement, catalog, search_path).map(Plan::Relay)
 }

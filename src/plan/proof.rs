@@ -51,15 +51,33 @@ pub struct Prover<'a> {
 
 impl<'a> Prover<'a> {
     pub fn new(scope: &'a Scope<'a>, places: &ParameterPlaces) -> Result<Prover<'a>, Refusal> {
-        let work: usize = scope.facts.blocks.iter().map(|block| block.relations.len().saturating_mul(block.conjuncts.len())).sum();
+        let work: usize = scope
+            .facts
+            .blocks
+            .iter()
+            .map(|block| block.relations.len().saturating_mul(block.conjuncts.len()))
+            .sum();
         if work > LIMIT {
             let message = "the statement has too many tables and conditions to find its shard";
             return Err(Refusal::new(Reason::TooComplex, message));
         }
-        let facts = scope.facts.blocks.iter().enumerate().map(|(block, content)| {
-            content.conjuncts.iter().map(|conjunct| Fact::resolve(conjunct, block, scope, places)).collect()
-        });
-        Ok(Prover { scope, facts: facts.collect(), proven: HashMap::new() })
+        let facts = scope
+            .facts
+            .blocks
+            .iter()
+            .enumerate()
+            .map(|(block, content)| {
+                content
+                    .conjuncts
+                    .iter()
+                    .map(|conjunct| Fact::resolve(conjunct, block, scope, places))
+                    .collect()
+            });
+        Ok(Prover {
+            scope,
+            facts: facts.collect(),
+            proven: HashMap::new(),
+        })
     }
 
     /// The values that a relation's column can have in rows that matter.
@@ -73,8 +91,17 @@ impl<'a> Prover<'a> {
     }
 
     fn search(&mut self, start: Node<'a>) -> Proof {
-        let Node::Column { block, relation, column } = start else { return Proof::Nothing };
-        let Some(start_type) = self.scope.type_of(start) else { return Proof::Nothing };
+        let Node::Column {
+            block,
+            relation,
+            column,
+        } = start
+        else {
+            return Proof::Nothing;
+        };
+        let Some(start_type) = self.scope.type_of(start) else {
+            return Proof::Nothing;
+        };
         let usable = &self.scope.facts.blocks[block].relations[relation].usable;
         let links = Links::of(usable.iter().map(|conjunct| &self.facts[block][*conjunct]));
 
@@ -89,7 +116,11 @@ impl<'a> Prover<'a> {
         let mut found = Proof::Nothing;
         let mut outer = Vec::new();
         while let Some(node) = open.pop() {
-            if !self.scope.type_of(node).is_some_and(|reached| exact_equality(start_type, reached)) {
+            if !self
+                .scope
+                .type_of(node)
+                .is_some_and(|reached| exact_equality(start_type, reached))
+            {
                 continue;
             }
             found = found.or(links.proof(node));
@@ -104,7 +135,9 @@ impl<'a> Prover<'a> {
         }
         drop(links);
         // Outer blocks come before this one, so this ends.
-        outer.into_iter().fold(found, |found, node| found.or(self.column(node)))
+        outer
+            .into_iter()
+            .fold(found, |found, node| found.or(self.column(node)))
     }
 }
 
@@ -112,9 +145,13 @@ impl Proof {
     /// The stronger of two: fewer values first, because each of them alone is enough.
     fn or(self, other: Proof) -> Proof {
         match (self, other) {
-            (Proof::Values(one), Proof::Values(other)) => {
-                Proof::Values(if (other.len(), arrays(&other)) < (one.len(), arrays(&one)) { other } else { one })
-            }
+            (Proof::Values(one), Proof::Values(other)) => Proof::Values(
+                if (other.len(), arrays(&other)) < (one.len(), arrays(&one)) {
+                    other
+                } else {
+                    one
+                },
+            ),
             (Proof::Values(one), _) | (_, Proof::Values(one)) => Proof::Values(one),
             (Proof::Null, _) | (_, Proof::Null) => Proof::Null,
             (Proof::Nothing, Proof::Nothing) => Proof::Nothing,
@@ -123,7 +160,10 @@ impl Proof {
 }
 
 fn arrays(values: &[KeyOperand]) -> usize {
-    values.iter().filter(|value| value.arity == Arity::Array).count()
+    values
+        .iter()
+        .filter(|value| value.arity == Arity::Array)
+        .count()
 }
 
 impl Node<'_> {
@@ -142,12 +182,20 @@ struct Links<'f, 'a> {
 
 impl<'f, 'a> Links<'f, 'a> {
     fn of(facts: impl Iterator<Item = &'f Fact<'a>>) -> Links<'f, 'a> {
-        let mut links = Links { equal: HashMap::new(), values: HashMap::new() };
+        let mut links = Links {
+            equal: HashMap::new(),
+            values: HashMap::new(),
+        };
         for fact in facts {
             match fact {
-                Fact::Values(node, _) | Fact::Null(node) => links.values.entry(*node).or_default().push(fact),
+                Fact::Values(node, _) | Fact::Null(node) => {
+                    links.values.entry(*node).or_default().push(fact)
+                }
                 Fact::Equal(left, right) => {
-                    for (left, right) in left.iter().flat_map(|left| right.iter().map(move |right| (*left, *right))) {
+                    for (left, right) in left
+                        .iter()
+                        .flat_map(|left| right.iter().map(move |right| (*left, *right)))
+                    {
                         links.equal.entry(left).or_default().push(right);
                         links.equal.entry(right).or_default().push(left);
                     }
@@ -173,7 +221,12 @@ impl<'f, 'a> Links<'f, 'a> {
 }
 
 impl<'a> Fact<'a> {
-    fn resolve(conjunct: &'a Conjunct, block: usize, scope: &'a Scope<'a>, places: &ParameterPlaces) -> Fact<'a> {
+    fn resolve(
+        conjunct: &'a Conjunct,
+        block: usize,
+        scope: &'a Scope<'a>,
+        places: &ParameterPlaces,
+    ) -> Fact<'a> {
         match conjunct {
             Conjunct::Equal(column, Operand::Column(other)) | Conjunct::Same(column, other) => {
                 match (scope.resolve(block, column), scope.resolve(block, other)) {
@@ -181,27 +234,58 @@ impl<'a> Fact<'a> {
                     _ => Fact::Nothing,
                 }
             }
-            Conjunct::Using { column, left, right } => {
-                Fact::Equal(scope.side(block, left, column).collect(), scope.side(block, right, column).collect())
-            }
+            Conjunct::Using {
+                column,
+                left,
+                right,
+            } => Fact::Equal(
+                scope.side(block, left, column).collect(),
+                scope.side(block, right, column).collect(),
+            ),
             Conjunct::Equal(column, operand) => {
-                let Some(node) = scope.resolve(block, column) else { return Fact::Nothing };
-                Fact::one_of(node, std::slice::from_ref(operand), Arity::One, scope, places)
+                let Some(node) = scope.resolve(block, column) else {
+                    return Fact::Nothing;
+                };
+                Fact::one_of(
+                    node,
+                    std::slice::from_ref(operand),
+                    Arity::One,
+                    scope,
+                    places,
+                )
             }
             Conjunct::AnyOf(column, operand) => {
-                let Some(node) = scope.resolve(block, column) else { return Fact::Nothing };
-                Fact::one_of(node, std::slice::from_ref(operand), Arity::Array, scope, places)
+                let Some(node) = scope.resolve(block, column) else {
+                    return Fact::Nothing;
+                };
+                Fact::one_of(
+                    node,
+                    std::slice::from_ref(operand),
+                    Arity::Array,
+                    scope,
+                    places,
+                )
             }
             Conjunct::In(column, operands) => {
-                let Some(node) = scope.resolve(block, column) else { return Fact::Nothing };
+                let Some(node) = scope.resolve(block, column) else {
+                    return Fact::Nothing;
+                };
                 Fact::one_of(node, operands, Arity::One, scope, places)
             }
         }
     }
 
     /// `column` is one of `operands`; an element that is NULL is never equal and may be left out.
-    fn one_of(node: Node<'a>, operands: &[Operand], arity: Arity, scope: &Scope<'a>, places: &ParameterPlaces) -> Fact<'a> {
-        let Some(column_type) = scope.type_of(node) else { return Fact::Nothing };
+    fn one_of(
+        node: Node<'a>,
+        operands: &[Operand],
+        arity: Arity,
+        scope: &Scope<'a>,
+        places: &ParameterPlaces,
+    ) -> Fact<'a> {
+        let Some(column_type) = scope.type_of(node) else {
+            return Fact::Nothing;
+        };
         let mut values = Vec::with_capacity(operands.len());
         for operand in operands.iter().filter(|operand| **operand != Operand::Null) {
             match key_operand(operand, column_type, arity, places) {
@@ -209,21 +293,38 @@ impl<'a> Fact<'a> {
                 None => return Fact::Nothing,
             }
         }
-        if values.is_empty() { Fact::Null(node) } else { Fact::Values(node, values) }
+        if values.is_empty() {
+            Fact::Null(node)
+        } else {
+            Fact::Values(node, values)
+        }
     }
 }
 
 /// A literal or parameter that meets a column; `None` for anything whose value or type is not known exactly.
-pub fn key_operand(operand: &Operand, column_type: KeyType, arity: Arity, places: &ParameterPlaces) -> Option<KeyOperand> {
+pub fn key_operand(
+    operand: &Operand,
+    column_type: KeyType,
+    arity: Arity,
+    places: &ParameterPlaces,
+) -> Option<KeyOperand> {
     let (cast, typing) = match operand {
         Operand::Literal { cast, .. } => (cast, Typing::Certain),
-        Operand::Param { number, cast } => (cast, places.typing(*number, cast.as_ref(), column_type, arity)),
+        Operand::Param { number, cast } => (
+            cast,
+            places.typing(*number, cast.as_ref(), column_type, arity),
+        ),
         Operand::Null | Operand::Default | Operand::Column(_) | Operand::Unknown => return None,
     };
     if let Some(cast) = cast {
         cast_type(cast, arity)?;
     }
-    Some(KeyOperand { operand: operand.clone(), column_type, arity, typing })
+    Some(KeyOperand {
+        operand: operand.clone(),
+        column_type,
+        arity,
+        typing,
+    })
 }
 
 /// The type that a cast names, when it is one that a key may have (or an array of one).

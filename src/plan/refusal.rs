@@ -1,7 +1,7 @@
 //! Every reason for which a statement is not done: one table of ids, SQLSTATEs, sentences and hints.
 //!
 //! An id is stable: applications and dashboards may match on it. `docs/REFUSALS.md` is this table as a page, and a test keeps the two equal;
-//! another test demands a golden case for each id.
+//! another test demands a golden case for each id. The session refuses some statements that plans alone cannot judge; their reasons are here too.
 
 /// A statement that is not done, and why. Its id is stable and documented.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,18 +163,18 @@ reasons! {
     UnknownShard, "unknown_shard", "22023",
         "A hint or trunkline.shard names a shard that does not exist.",
         "Use a shard of the configuration.";
-    MultiShardTransaction, "multi_shard_transaction", "0A000",
-        "A statement belongs on another shard than the one that the open transaction works on.",
-        "Use a transaction for each shard.";
     MultiShardMessage, "multi_shard_message", "0A000",
-        "The statements of one simple query message belong on different shards.",
-        "Send the statements of each shard in a message of their own.";
+        "The statements of one simple query message belong on several shards; together they are one transaction.",
+        "Send the statements one by one.";
+    MultiShardTransaction, "multi_shard_transaction", "0A000",
+        "A transaction works on one shard and a statement in it belongs on another.",
+        "Use a transaction for each shard.";
     SettingInBatch, "setting_in_batch", "0A000",
-        "SET, RESET or SHOW of trunkline.shard or trunkline.key stands in one message with other statements.",
-        "Send it by itself.";
+        "A setting of Trunkline's own is set or shown in one message together with other statements.",
+        "Send the statement alone.";
     TextSettings, "text_settings", "0A000",
-        "standard_conforming_strings is off or client_encoding is not UTF8, so that a statement cannot be read safely.",
-        "Leave standard_conforming_strings on and client_encoding at UTF8.";
+        "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
+        "Set standard_conforming_strings to on and client_encoding to UTF8.";
     NotUtf8, "not_utf8", "22021",
         "The statement's text is not valid UTF-8.",
         "Set client_encoding to UTF8.";
@@ -183,7 +183,13 @@ reasons! {
 impl Refusal {
     pub fn new(reason: Reason, message: impl Into<String>) -> Refusal {
         let kind = reason.kind();
-        Refusal { id: kind.id, sqlstate: kind.sqlstate, message: message.into(), hint: kind.hint, position: None }
+        Refusal {
+            id: kind.id,
+            sqlstate: kind.sqlstate,
+            message: message.into(),
+            hint: kind.hint,
+            position: None,
+        }
     }
 
     /// With a place in the message's text.
@@ -202,8 +208,15 @@ pub fn page() -> String {
          | id | SQLSTATE | when | what to do |\n| --- | --- | --- | --- |\n",
     );
     for reason in Reason::ALL {
-        let Kind { id, sqlstate, sentence, hint } = reason.kind();
-        page.push_str(&format!("| `{id}` | `{sqlstate}` | {sentence} | {hint} |\n"));
+        let Kind {
+            id,
+            sqlstate,
+            sentence,
+            hint,
+        } = reason.kind();
+        page.push_str(&format!(
+            "| `{id}` | `{sqlstate}` | {sentence} | {hint} |\n"
+        ));
     }
     page
 }
@@ -227,7 +240,8 @@ mod tests {
     fn the_page_of_refusals_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/REFUSALS.md");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).expect("docs can be made");
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"))
+                .expect("docs can be made");
             std::fs::write(path, page()).expect("the page can be written");
         }
         let found = std::fs::read_to_string(path).expect("docs/REFUSALS.md exists");

@@ -10,7 +10,10 @@ use crate::sql::facts::{ColumnRef, Conjunct, Facts, Name, Source};
 /// What a relation of a FROM list, or the target of a write, is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Meaning<'a> {
-    Sharded { distribution: DistributionId, key: &'a [Box<str>] },
+    Sharded {
+        distribution: DistributionId,
+        key: &'a [Box<str>],
+    },
     Reference,
     Single(ShardId),
     View,
@@ -35,7 +38,11 @@ pub struct Known<'a> {
 /// One column of one relation of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Node<'a> {
-    Column { block: usize, relation: usize, column: &'a str },
+    Column {
+        block: usize,
+        relation: usize,
+        column: &'a str,
+    },
     /// The column that JOIN ... USING merged, named without a qualifier.
     Merged { block: usize, column: &'a str },
 }
@@ -49,14 +56,23 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Known<'a> {
-    const NOT_A_TABLE: Known<'static> = Known { meaning: Meaning::NotATable, columns: None };
+    const NOT_A_TABLE: Known<'static> = Known {
+        meaning: Meaning::NotATable,
+        columns: None,
+    };
 
     /// What a table's name means along a search path.
     pub fn look_up(catalog: &'a Catalog, search_path: &'a SearchPath, name: &'a Name) -> Known<'a> {
         match catalog.resolve(search_path, name.schema.as_deref(), &name.name) {
             Resolved::Found { relation, .. } => Known::relation(relation),
-            Resolved::Temporary => Known { meaning: Meaning::Temporary, columns: None },
-            Resolved::Unknown => Known { meaning: Meaning::Unknown, columns: None },
+            Resolved::Temporary => Known {
+                meaning: Meaning::Temporary,
+                columns: None,
+            },
+            Resolved::Unknown => Known {
+                meaning: Meaning::Unknown,
+                columns: None,
+            },
         }
     }
 
@@ -64,15 +80,30 @@ impl<'a> Known<'a> {
         match relation {
             Relation::Table { placement, columns } => {
                 let meaning = match placement {
-                    Placement::Sharded { distribution, key } => Meaning::Sharded { distribution: *distribution, key },
+                    Placement::Sharded { distribution, key } => Meaning::Sharded {
+                        distribution: *distribution,
+                        key,
+                    },
                     Placement::Reference => Meaning::Reference,
                     Placement::Single(shard) => Meaning::Single(*shard),
                 };
-                Known { meaning, columns: columns.as_deref() }
+                Known {
+                    meaning,
+                    columns: columns.as_deref(),
+                }
             }
-            Relation::ShardedView => Known { meaning: Meaning::View, columns: None },
-            Relation::Refused(why) => Known { meaning: Meaning::Refused(why), columns: None },
-            Relation::System => Known { meaning: Meaning::System, columns: None },
+            Relation::ShardedView => Known {
+                meaning: Meaning::View,
+                columns: None,
+            },
+            Relation::Refused(why) => Known {
+                meaning: Meaning::Refused(why),
+                columns: None,
+            },
+            Relation::System => Known {
+                meaning: Meaning::System,
+                columns: None,
+            },
         }
     }
 
@@ -93,12 +124,17 @@ impl<'a> Known<'a> {
     /// The column's type, when it is one that a key may have. A key column that no definition was read for has its distribution's type.
     pub fn type_of(&self, column: &str, catalog: &Catalog) -> Option<KeyType> {
         match (self.columns, self.meaning) {
-            (Some(columns), _) => {
-                columns.iter().find(|known| *known.name == *column).and_then(|known| KeyType::from_oid(known.type_oid))
-            }
+            (Some(columns), _) => columns
+                .iter()
+                .find(|known| *known.name == *column)
+                .and_then(|known| KeyType::from_oid(known.type_oid)),
             (None, Meaning::Sharded { distribution, key }) => {
                 let place = key.iter().position(|known| **known == *column)?;
-                catalog.distributions[usize::from(distribution.0)].map.key_types().get(place).copied()
+                catalog.distributions[usize::from(distribution.0)]
+                    .map
+                    .key_types()
+                    .get(place)
+                    .copied()
             }
             (None, _) => None,
         }
@@ -111,9 +147,22 @@ impl<'a> Scope<'a> {
             Source::Table(name) => Known::look_up(catalog, search_path, name),
             Source::Cte(_) | Source::Derived | Source::Function => Known::NOT_A_TABLE,
         };
-        let known =
-            facts.blocks.iter().map(|block| block.relations.iter().map(|relation| meaning(&relation.source)).collect()).collect();
-        Scope { catalog, facts, known }
+        let known = facts
+            .blocks
+            .iter()
+            .map(|block| {
+                block
+                    .relations
+                    .iter()
+                    .map(|relation| meaning(&relation.source))
+                    .collect()
+            })
+            .collect();
+        Scope {
+            catalog,
+            facts,
+            known,
+        }
     }
 
     pub fn known(&self, block: usize, relation: usize) -> Known<'a> {
@@ -123,7 +172,11 @@ impl<'a> Scope<'a> {
     /// The column's type, when it is one that a key may have.
     pub fn type_of(&self, node: Node<'a>) -> Option<KeyType> {
         match node {
-            Node::Column { block, relation, column } => self.known(block, relation).type_of(column, self.catalog),
+            Node::Column {
+                block,
+                relation,
+                column,
+            } => self.known(block, relation).type_of(column, self.catalog),
             Node::Merged { block, column } => self.merged_type(block, column),
         }
     }
@@ -140,18 +193,27 @@ impl<'a> Scope<'a> {
                 Sight::Found(node) => return Some(node),
                 Sight::Unclear => return None,
                 // Blocks are in the order of their text, so a parent always comes before; anything else would be a circle.
-                Sight::Nothing => block = self.facts.blocks[block].parent.filter(|parent| *parent < block)?,
+                Sight::Nothing => {
+                    block = self.facts.blocks[block]
+                        .parent
+                        .filter(|parent| *parent < block)?
+                }
             }
         }
     }
 
     fn qualified(&self, block: usize, qualifier: &str, column: &'a str) -> Sight<'a> {
         let relations = &self.facts.blocks[block].relations;
-        let mut named = (0..relations.len()).filter(|relation| *relations[*relation].alias == *qualifier);
+        let mut named =
+            (0..relations.len()).filter(|relation| *relations[*relation].alias == *qualifier);
         match (named.next(), named.next()) {
             (None, _) => Sight::Nothing,
             (Some(relation), None) if !self.known(block, relation).lacks(column) => {
-                Sight::Found(Node::Column { block, relation, column })
+                Sight::Found(Node::Column {
+                    block,
+                    relation,
+                    column,
+                })
             }
             _ => Sight::Unclear,
         }
@@ -162,11 +224,23 @@ impl<'a> Scope<'a> {
             return Sight::Found(Node::Merged { block, column });
         }
         let relations = 0..self.facts.blocks[block].relations.len();
-        let mut having = relations.clone().filter(|relation| self.known(block, *relation).has(column));
+        let mut having = relations
+            .clone()
+            .filter(|relation| self.known(block, *relation).has(column));
         match (having.next(), having.next()) {
-            (Some(relation), None) => Sight::Found(Node::Column { block, relation, column }),
+            (Some(relation), None) => Sight::Found(Node::Column {
+                block,
+                relation,
+                column,
+            }),
             (Some(_), Some(_)) => Sight::Unclear,
-            (None, _) if relations.clone().all(|relation| self.known(block, relation).lacks(column)) => Sight::Nothing,
+            (None, _)
+                if relations
+                    .clone()
+                    .all(|relation| self.known(block, relation).lacks(column)) =>
+            {
+                Sight::Nothing
+            }
             (None, _) => Sight::Unclear,
         }
     }
@@ -179,7 +253,11 @@ impl<'a> Scope<'a> {
     fn merges(&self, block: usize, name: &str) -> impl Iterator<Item = (&'a [usize], &'a [usize])> {
         let conjuncts = &self.facts.blocks[block].conjuncts;
         conjuncts.iter().filter_map(move |conjunct| match conjunct {
-            Conjunct::Using { column, left, right } if **column == *name => Some((&left[..], &right[..])),
+            Conjunct::Using {
+                column,
+                left,
+                right,
+            } if **column == *name => Some((&left[..], &right[..])),
             _ => None,
         })
     }
@@ -187,15 +265,26 @@ impl<'a> Scope<'a> {
     /// Whether the relation's column is one of those that a join USING merged.
     pub fn takes_part(&self, block: usize, relation: usize, column: &str) -> bool {
         self.merges(block, column).any(|(left, right)| {
-            [left, right].into_iter().any(|side| side.contains(&relation) && self.sole(block, side, column, relation))
+            [left, right]
+                .into_iter()
+                .any(|side| side.contains(&relation) && self.sole(block, side, column, relation))
         })
     }
 
     /// The relations of one side of a join USING that surely have the column.
-    pub fn side(&self, block: usize, side: &'a [usize], column: &'a str) -> impl Iterator<Item = Node<'a>> {
+    pub fn side(
+        &self,
+        block: usize,
+        side: &'a [usize],
+        column: &'a str,
+    ) -> impl Iterator<Item = Node<'a>> {
         side.iter()
             .filter(move |relation| self.sole(block, side, column, **relation))
-            .map(move |relation| Node::Column { block, relation: *relation, column })
+            .map(move |relation| Node::Column {
+                block,
+                relation: *relation,
+                column,
+            })
     }
 
     /// USING demands the column on both sides: a side of one relation has it, of several relations one that is known to have it.
@@ -206,8 +295,14 @@ impl<'a> Scope<'a> {
     /// The type of the merged column: the one that every relation merged into it has, if they agree and all are known.
     fn merged_type(&self, block: usize, column: &'a str) -> Option<KeyType> {
         let mut agreed = None;
-        for side in self.merges(block, column).flat_map(|(left, right)| [left, right]) {
-            let mut types = self.side(block, side, column).map(|node| self.type_of(node)).peekable();
+        for side in self
+            .merges(block, column)
+            .flat_map(|(left, right)| [left, right])
+        {
+            let mut types = self
+                .side(block, side, column)
+                .map(|node| self.type_of(node))
+                .peekable();
             types.peek()?;
             for found in types {
                 if *agreed.get_or_insert(found?) != found? {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Placement, Relation};
 use crate::sharding::{KeyType, ShardId};
-use crate::sql::{self};
 use crate::sql::facts::{Cast, Conjunct, InsertSource, Operand};
+use crate::sql::{self};
 
 use super::functions::{is_bound_to_home, is_opaque};
 use super::scope::{Known, Scope};
@@ -32,17 +32,45 @@ impl Concern {
         }
         let words: HashSet<&str> = words.iter().map(|word| &**word).collect();
         let mut concern = Concern::None;
-        for (_, relation) in catalog.relations.iter().filter(|((_, name), _)| words.contains(&**name)) {
+        for (_, relation) in catalog
+            .relations
+            .iter()
+            .filter(|((_, name), _)| words.contains(&**name))
+        {
             concern = match (relation, concern) {
                 (Relation::System, _) => concern,
-                (Relation::Table { placement: Placement::Single(shard), .. }, Concern::None) => Concern::One(*shard),
-                (Relation::Table { placement: Placement::Single(shard), .. }, Concern::One(other)) if *shard == other => concern,
-                (Relation::Table { placement: Placement::Single(_), .. }, _) => Concern::Several,
-                (Relation::Table { .. } | Relation::ShardedView | Relation::Refused(_), _) => return Concern::Shards,
+                (
+                    Relation::Table {
+                        placement: Placement::Single(shard),
+                        ..
+                    },
+                    Concern::None,
+                ) => Concern::One(*shard),
+                (
+                    Relation::Table {
+                        placement: Placement::Single(shard),
+                        ..
+                    },
+                    Concern::One(other),
+                ) if *shard == other => concern,
+                (
+                    Relation::Table {
+                        placement: Placement::Single(_),
+                        ..
+                    },
+                    _,
+                ) => Concern::Several,
+                (Relation::Table { .. } | Relation::ShardedView | Relation::Refused(_), _) => {
+                    return Concern::Shards;
+                }
             };
         }
         match concern {
-            Concern::One(shard) if shard != catalog.home && words.iter().any(|word| is_bound_to_home(word)) => Concern::Several,
+            Concern::One(shard)
+                if shard != catalog.home && words.iter().any(|word| is_bound_to_home(word)) =>
+            {
+                Concern::Several
+            }
             concern => concern,
         }
     }
@@ -65,29 +93,44 @@ pub struct ParameterPlaces {
 
 impl ParameterPlaces {
     pub fn of(text: &str, scope: &Scope<'_>, targets: &[Known<'_>]) -> ParameterPlaces {
-        let mut places = ParameterPlaces { written: written(text), typed: HashMap::new() };
+        let mut places = ParameterPlaces {
+            written: written(text),
+            typed: HashMap::new(),
+        };
         if places.written.is_empty() {
             return places;
         }
         for (block, content) in scope.facts.blocks.iter().enumerate() {
             for conjunct in &content.conjuncts {
                 let (column, operands, arity) = match conjunct {
-                    Conjunct::Equal(column, operand) => (column, std::slice::from_ref(operand), Arity::One),
-                    Conjunct::AnyOf(column, operand) => (column, std::slice::from_ref(operand), Arity::Array),
+                    Conjunct::Equal(column, operand) => {
+                        (column, std::slice::from_ref(operand), Arity::One)
+                    }
+                    Conjunct::AnyOf(column, operand) => {
+                        (column, std::slice::from_ref(operand), Arity::Array)
+                    }
                     Conjunct::In(column, operands) => (column, &operands[..], Arity::One),
                     Conjunct::Same(..) | Conjunct::Using { .. } => continue,
                 };
-                let column_type = scope.resolve(block, column).and_then(|node| scope.type_of(node));
-                operands.iter().for_each(|operand| places.add(operand, column_type, arity));
+                let column_type = scope
+                    .resolve(block, column)
+                    .and_then(|node| scope.type_of(node));
+                operands
+                    .iter()
+                    .for_each(|operand| places.add(operand, column_type, arity));
             }
         }
         for (insert, target) in scope.facts.inserts.iter().zip(targets) {
-            let InsertSource::Values(rows) = &insert.source else { continue };
+            let InsertSource::Values(rows) = &insert.source else {
+                continue;
+            };
             let column_type = |place: usize| match &insert.columns {
                 Some(columns) => target.type_of(columns.get(place)?, scope.catalog),
                 None => target.type_of(&target.columns?.get(place)?.name, scope.catalog),
             };
-            let types: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(column_type).collect();
+            let types: Vec<_> = (0..rows.first().map_or(0, Vec::len))
+                .map(column_type)
+                .collect();
             for (operand, column_type) in rows.iter().flat_map(|row| row.iter().zip(&types)) {
                 places.add(operand, *column_type, Arity::One);
             }
@@ -104,11 +147,22 @@ impl ParameterPlaces {
     }
 
     /// Whether `$number`, undeclared, has the type that one of its places gives it.
-    pub fn typing(&self, number: u16, cast: Option<&Cast>, column_type: KeyType, arity: Arity) -> Typing {
-        let typed = given_type(cast, Some(column_type), arity).and_then(|given| self.typed.get(&(number, given, arity)));
+    pub fn typing(
+        &self,
+        number: u16,
+        cast: Option<&Cast>,
+        column_type: KeyType,
+        arity: Arity,
+    ) -> Typing {
+        let typed = given_type(cast, Some(column_type), arity)
+            .and_then(|given| self.typed.get(&(number, given, arity)));
         // One place is this one, whether or not it was counted.
         let typed = typed.copied().unwrap_or(1);
-        if self.written.get(&number).copied().unwrap_or(0) <= typed { Typing::Certain } else { Typing::Doubtful }
+        if self.written.get(&number).copied().unwrap_or(0) <= typed {
+            Typing::Certain
+        } else {
+            Typing::Doubtful
+        }
     }
 }
 
@@ -118,7 +172,11 @@ fn given_type(cast: Option<&Cast>, column_type: Option<KeyType>, arity: Arity) -
         Some(cast) => super::proof::cast_type(cast, arity)?,
         None => column_type?,
     };
-    Some(if given == KeyType::VarChar { KeyType::Text } else { given })
+    Some(if given == KeyType::VarChar {
+        KeyType::Text
+    } else {
+        given
+    })
 }
 
 /// Counts every `$n`, also those in strings and comments: too many only makes a type doubtful.
@@ -139,6 +197,9 @@ mod tests {
 
     #[test]
     fn parameters_are_counted_wherever_they_stand() {
-        assert_eq!(written("$1 + $12 = $1 '$2' $x$ $"), HashMap::from([(1, 2), (12, 1), (2, 1)]));
+        assert_eq!(
+            written("$1 + $12 = $1 '$2' $x$ $"),
+            HashMap::from([(1, 2), (12, 1), (2, 1)])
+        );
     }
 }

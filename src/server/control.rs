@@ -1,11 +1,12 @@
 //! The control plane: the configuration in force, the servers' definitions, and what the admin room asks for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::StartError;
 use super::worker::{Command, WorkerHandle};
@@ -15,7 +16,7 @@ use crate::catalog::schema::Schema;
 use crate::config::{self, Config, Problem};
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
-use crate::topology::Topology;
+use crate::topology::{Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -91,39 +92,100 @@ impl Plant {
 pub struct Control {
     pub path: Option<PathBuf>,
     pub plant: Plant,
-    pub schemas: HashMap<Box<str>, Schema>,
     pub epoch: Epoch,
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+    pub definitions: Definitions,
+}
+
+/// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
+#[derive(Default)]
+pub struct Definitions {
+    known: HashMap<Box<str>, Schema>,
+    reading: JoinSet<(Box<str>, Result<Schema, TopologyError>)>,
+    /// Who waits for a reading that has begun after they asked.
+    asked: HashMap<Box<str>, Asked>,
+}
+
+/// The state of one database's reading.
+#[derive(Default)]
+struct Asked {
+    /// Told by the reading under way.
+    now: Vec<oneshot::Sender<()>>,
+    /// Asked while a reading was under way: it may have missed their change.
+    next: Option<Vec<oneshot::Sender<()>>>,
+}
+
+impl Definitions {
+    /// Reads a database's definitions; whoever waits is told when they are in force, or could not be read.
+    fn read(&mut self, database: &str, topology: &Arc<Topology>, waiting: Vec<oneshot::Sender<()>>) {
+        if let Some(asked) = self.asked.get_mut(database) {
+            asked.next.get_or_insert_default().extend(waiting);
+            return;
+        }
+        self.asked.insert(Box::from(database), Asked { now: waiting, next: None });
+        let (topology, database) = (Arc::clone(topology), Box::from(database));
+        self.reading.spawn(async move {
+            let schema = topology.read_schema(&database).await;
+            (database, schema)
+        });
+    }
 }
 
 impl Control {
     /// Serves requests until one asks for the end.
     pub async fn run(mut self) {
-        let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
+        let mut refresh = tokio::time::interval(REFRESH);
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let unread = self.plant.configured.keys().any(|name| !self.schemas.contains_key(name));
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Shutdown) | None => return,
                     Some(request) => self.serve(request).await,
                 },
-                Some(change) = self.changes.recv() => self.changed(change).await,
-                _ = retry.tick(), if unread => {
-                    let missing = self.plant.configured.keys().filter(|name| !self.schemas.contains_key(*name));
-                    let missing = missing.cloned().collect();
-                    self.read_schemas(missing).await;
+                Some(change) = self.changes.recv() => {
+                    self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
-                _ = refresh.tick() => {
-                    let all = self.plant.configured.keys().cloned().collect();
-                    self.read_schemas(all).await;
+                Some(Ok((database, schema))) = self.definitions.reading.join_next() => self.read(database, schema).await,
+                _ = retry.tick() => self.read_all(|known| !known),
+                _ = refresh.tick() => self.read_all(|_| true),
+            }
+        }
+    }
+
+    /// Begins to read the definitions of the databases for which that is wanted, given whether they are known.
+    fn read_all(&mut self, wanted: impl Fn(bool) -> bool) {
+        for database in self.plant.configured.keys() {
+            let under_way = self.definitions.asked.contains_key(database);
+            if !under_way && wanted(self.definitions.known.contains_key(database)) {
+                self.definitions.read(database, &self.topology, Vec::new());
+            }
+        }
+    }
+
+    /// A reading has ended.
+    async fn read(&mut self, database: Box<str>, schema: Result<Schema, TopologyError>) {
+        match schema {
+            Ok(schema) => {
+                let news = self.definitions.known.get(&database) != Some(&schema);
+                self.definitions.known.insert(database.clone(), schema);
+                if news {
+                    self.publish().await;
                 }
             }
+            Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
+        }
+        let Some(asked) = self.definitions.asked.remove(&database) else { return };
+        for waiting in asked.now {
+            // Who waited may have gone.
+            let _ = waiting.send(());
+        }
+        if let Some(waiting) = asked.next {
+            self.definitions.read(&database, &self.topology, waiting);
         }
     }
 
@@ -201,45 +263,17 @@ impl Control {
         }
         self.plant = plant;
         self.topology.follow(&self.plant.config, &self.plant.server_encryption);
-        self.schemas.retain(|name, _| self.plant.configured.contains_key(name));
+        self.definitions.known.retain(|name, _| self.plant.configured.contains_key(name));
         self.publish().await;
+        self.read_all(|_| true);
         tracing::info!("the configuration was read again");
         Ok(())
-    }
-
-    /// A client changed definitions; whoever waits for the new ones is told when they are in force.
-    async fn changed(&mut self, first: SchemaChange) {
-        let mut waiting = vec![first];
-        while let Ok(more) = self.changes.try_recv() {
-            waiting.push(more);
-        }
-        let databases: HashSet<Box<str>> = waiting.iter().map(|change| change.database.clone()).collect();
-        self.read_schemas(databases.into_iter().collect()).await;
-        for change in waiting {
-            let _ = change.followed.send(());
-        }
-    }
-
-    async fn read_schemas(&mut self, databases: Vec<Box<str>>) {
-        let mut news = false;
-        for database in databases {
-            match self.topology.read_schema(&database).await {
-                Ok(schema) => {
-                    news |= self.schemas.get(&database) != Some(&schema);
-                    self.schemas.insert(database, schema);
-                }
-                Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
-            }
-        }
-        if news {
-            self.publish().await;
-        }
     }
 
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.schemas, self.epoch) {
+        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.definitions.known, self.epoch) {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return tracing::error!(%error, "the new state cannot be put in force"),
         };

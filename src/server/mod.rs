@@ -28,7 +28,7 @@ use crate::wire::auth::{BadVerifier, ProcessSecret};
 use crate::wire::tls::TlsError;
 
 use accept::Listeners;
-use control::{Control, Plant};
+use control::{Control, Definitions, Plant};
 use worker::{Command, Surroundings, WorkerHandle};
 
 /// How often draining looks whether clients have left.
@@ -75,8 +75,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let secret = ProcessSecret::random();
-    let (epoch, schemas) = (Epoch(1), HashMap::new());
-    let snapshot = plant.snapshot(&secret, &schemas, epoch)?;
+    let epoch = Epoch(1);
+    let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
     let (change, changes) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(snapshot, secret, change));
     let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_encryption)));
@@ -94,7 +94,16 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     }
     let watching = tokio::spawn(Arc::clone(&topology).watch());
     let control =
-        Control { path, plant, schemas, epoch, shared, topology, workers: workers.clone(), requests: requested, changes };
+        Control { path,
+        plant,
+        epoch,
+        shared,
+        topology,
+        workers: workers.clone(),
+        requests: requested,
+        changes,
+        definitions: Definitions::default(),
+    };
     let control = tokio::spawn(control.run());
 
     let addresses = listeners.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();

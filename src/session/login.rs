@@ -27,9 +27,6 @@ pub struct Arrival {
     pub admission: (Admission, UserAdmission),
 }
 
-/// Parameters of the startup packet that are no settings.
-const NO_SETTINGS: [&str; 2] = ["options", "replication"];
-
 /// Begins a session, or tells the client why there is none.
 pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     let Arrival { startup, user, admission } = arrival;
@@ -128,7 +125,7 @@ async fn greet(
     user: &User,
     parameters: &[(String, String)],
 ) -> Result<Greeting, Fault> {
-    let settings = settings(parameters)?;
+    let settings = settings(parameters);
     let named = parameters.iter().find(|(name, _)| name == "application_name");
     let application_name = named.map_or_else(String::new, |(_, value)| value.clone());
     if let Some((settings, reported)) = database.greeting(&user.name, &settings) {
@@ -174,8 +171,8 @@ fn first_value(answer: &[u8]) -> Option<&str> {
     None
 }
 
-/// The settings in a startup packet: those of `options`, then those with names of their own, as in Postgres.
-fn settings(parameters: &[(String, String)]) -> Result<Settings, Fault> {
+/// The settings in a startup packet.
+fn settings(parameters: &[(String, String)]) -> Settings {
     let mut settings = Settings::default();
     let mut set = |name: &str, value: &str| {
         let name = name.to_ascii_lowercase();
@@ -188,55 +185,15 @@ fn settings(parameters: &[(String, String)]) -> Result<Settings, Fault> {
             settings.set(&name, &literal(value));
         }
     };
-    for (_, options) in parameters.iter().filter(|(name, _)| name == "options") {
-        for (name, value) in options_settings(options)? {
-            set(&name, &value);
-        }
-    }
-    for (name, value) in parameters.iter().filter(|(name, _)| !NO_SETTINGS.contains(&&**name)) {
+    for (name, value) in parameters {
         set(name, value);
     }
-    Ok(settings)
-}
-
-/// Reads `-c name=value` and `--name=value`; a backslash takes the next character as it is.
-fn options_settings(options: &str) -> Result<Vec<(String, String)>, Fault> {
-    let mut words = vec![String::new()];
-    let mut characters = options.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => words.last_mut().expect("one word at least").extend(characters.next()),
-            character if character.is_ascii_whitespace() => words.push(String::new()),
-            character => words.last_mut().expect("one word at least").push(character),
-        }
-    }
-    let invalid = |word: &str| Fault::Postgres { sqlstate: "22023", message: format!("invalid command-line option in startup packet: {word}") };
-    let mut settings = Vec::new();
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    while let Some(word) = words.next() {
-        let assignment = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
-            (Some(rest), _) => rest.to_owned(),
-            (_, Some("")) => words.next().ok_or_else(|| invalid(&word))?,
-            (_, Some(rest)) => rest.to_owned(),
-            _ => return Err(invalid(&word)),
-        };
-        let (name, value) = assignment.split_once('=').ok_or_else(|| invalid(&assignment))?;
-        settings.push((name.replace('-', "_"), value.to_owned()));
-    }
-    Ok(settings)
+    settings
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_read_as_a_command_line() {
-        let read = options_settings(r"-c work_mem=1MB --search-path=a\ b -cgeqo=off").expect("well formed");
-        let read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
-        assert_eq!(read, [("work_mem", "1MB"), ("search_path", "a b"), ("geqo", "off")]);
-        assert!(options_settings("-d 5").is_err());
-    }
 
     #[test]
     fn the_first_value_is_found_behind_its_description() {

@@ -22,7 +22,7 @@ pub enum Class {
     Release(Box<str>),
     /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
     TwoPhase,
-    /// SET [SESSION | LOCAL] name = value; `SET TIME ZONE x` is `timezone`, `SET NAMES x` is `client_encoding`, SET ROLE is `role`,
+    /// SET [SESSION | LOCAL] name = value (SET name FROM CURRENT is `Unknown`); `SET TIME ZONE x` is `timezone`, `SET NAMES x` is `client_encoding`, SET ROLE is `role`,
     /// SET SESSION AUTHORIZATION is `session_authorization`, SET SESSION CHARACTERISTICS AS TRANSACTION is `session_characteristics`.
     Set {
         scope: Scope,
@@ -62,7 +62,7 @@ pub enum Class {
     Notify,
     /// LOCK TABLE: belongs to the open transaction.
     Lock,
-    /// EXPLAIN [options] query; the query's byte range.
+    /// EXPLAIN [options] query; the query's byte range. (EXPLAIN of EXECUTE, DECLARE or CREATE is `Unknown`.)
     Explain {
         query: std::ops::Range<usize>,
     },
@@ -160,4 +160,3 @@ pub enum Ddl {
     /// Anything else that may change tables, columns, views or functions.
     Schema,
 }
-

@@ -3,7 +3,9 @@
 //! A class that the session acts on by itself is given only to a statement that is well formed to its last word: `BEGIN nonsense` is
 //! `Unknown`, so that a server gets to complain about it.
 
-use super::class::{Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Hold, Scope, SetValue};
+use super::class::{
+    Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Hold, Scope, SetValue,
+};
 use super::cursor::Cursor;
 use super::lexer::{Kind, Lexeme};
 use super::names;
@@ -69,22 +71,33 @@ fn transaction(mut cursor: Cursor) -> Option<Class> {
     } else if cursor.take_all(&["start", "transaction"]) {
         transaction_modes(&mut cursor)?;
         Class::Begin
-    } else if cursor.take_all(&["prepare", "transaction"]) || cursor.take_all(&["commit", "prepared"]) || cursor.take_all(&["rollback", "prepared"]) {
-        cursor.next().filter(|lexeme| matches!(lexeme.kind, Kind::Literal(_)))?;
+    } else if cursor.take_all(&["prepare", "transaction"])
+        || cursor.take_all(&["commit", "prepared"])
+        || cursor.take_all(&["rollback", "prepared"])
+    {
+        cursor
+            .next()
+            .filter(|lexeme| matches!(lexeme.kind, Kind::Literal(_)))?;
         Class::TwoPhase
     } else if cursor.take_any(&["commit", "end"]) {
         cursor.take_any(&["work", "transaction"]);
-        Class::Commit { chain: chain(&mut cursor)? }
+        Class::Commit {
+            chain: chain(&mut cursor)?,
+        }
     } else if cursor.take("abort") {
         cursor.take_any(&["work", "transaction"]);
-        Class::Rollback { chain: chain(&mut cursor)? }
+        Class::Rollback {
+            chain: chain(&mut cursor)?,
+        }
     } else if cursor.take("rollback") {
         cursor.take_any(&["work", "transaction"]);
         if cursor.take("to") {
             cursor.take("savepoint");
             Class::RollbackTo(cursor.name()?)
         } else {
-            Class::Rollback { chain: chain(&mut cursor)? }
+            Class::Rollback {
+                chain: chain(&mut cursor)?,
+            }
         }
     } else if cursor.take("savepoint") {
         Class::Savepoint(cursor.name()?)
@@ -125,7 +138,10 @@ fn transaction_modes(cursor: &mut Cursor) -> Option<()> {
         &["not", "deferrable"],
     ];
     while !cursor.at_end() {
-        MODES.iter().any(|mode| cursor.take_all(mode)).then_some(())?;
+        MODES
+            .iter()
+            .any(|mode| cursor.take_all(mode))
+            .then_some(())?;
         if cursor.take_kind(Kind::Comma) && cursor.at_end() {
             return None;
         }
@@ -143,7 +159,11 @@ fn setting(mut cursor: Cursor) -> Option<Class> {
             name => Class::Reset(name.into()),
         });
     }
-    cursor.take("show").then(|| setting_name(&mut cursor)).flatten().map(Class::Show)
+    cursor
+        .take("show")
+        .then(|| setting_name(&mut cursor))
+        .flatten()
+        .map(Class::Show)
 }
 
 /// The name in SHOW and RESET, to the end of the statement.
@@ -175,12 +195,20 @@ fn set(mut cursor: Cursor) -> Option<Class> {
     if cursor.take("constraints") {
         return Some(Class::SetConstraints);
     }
-    let session_word = cursor.sees(0, "session") && !cursor.sees_any(1, &["characteristics", "authorization"]);
-    let scope = if cursor.take("local") { Scope::Local } else { Scope::Session };
+    let session_word =
+        cursor.sees(0, "session") && !cursor.sees_any(1, &["characteristics", "authorization"]);
+    let scope = if cursor.take("local") {
+        Scope::Local
+    } else {
+        Scope::Session
+    };
     if session_word {
         cursor.take("session");
     }
-    if cursor.sees(0, "transaction") && !matches!(after_first(&cursor), Some(Kind::Operator)) && !cursor.sees(1, "to") {
+    if cursor.sees(0, "transaction")
+        && !matches!(after_first(&cursor), Some(Kind::Operator))
+        && !cursor.sees(1, "to")
+    {
         cursor.take("transaction");
         if cursor.take("snapshot") {
             return Some(Class::SetTransaction);
@@ -188,33 +216,51 @@ fn set(mut cursor: Cursor) -> Option<Class> {
         transaction_modes(&mut cursor)?;
         return Some(Class::SetTransaction);
     }
-    let (name, value): (Box<str>, _) = if cursor.take_all(&["session", "characteristics", "as", "transaction"]) {
-        let value = given(&cursor)?;
-        transaction_modes(&mut cursor)?;
-        ("session_characteristics".into(), value)
-    } else if cursor.take_all(&["session", "authorization"]) {
-        ("session_authorization".into(), value(cursor)?)
-    } else if cursor.take_all(&["time", "zone"]) {
-        let zone = if cursor.sees_any(0, &["local", "default"]) && is_last(&cursor) { SetValue::Default } else { value(cursor)? };
-        ("timezone".into(), zone)
-    } else if cursor.take("names") {
-        ("client_encoding".into(), if cursor.at_end() { SetValue::Default } else { value(cursor)? })
-    } else if cursor.take_all(&["xml", "option"]) {
-        ("xmloption".into(), value(cursor)?)
-    } else if cursor.sees(0, "role") && !assigns(after_first(&cursor), cursor.sees(1, "to")) {
-        cursor.take("role");
-        ("role".into(), value(cursor)?)
-    } else if cursor.sees(0, "schema") && !assigns(after_first(&cursor), cursor.sees(1, "to")) {
-        cursor.take("schema");
-        ("search_path".into(), value(cursor)?)
-    } else {
-        let name = dotted_name(&mut cursor)?;
-        if !cursor.take("to") && !cursor.take_operator("=") {
-            // FROM CURRENT has a meaning in CREATE FUNCTION only.
-            return None;
-        }
-        (name, value(cursor)?)
-    };
+    let (name, value): (Box<str>, _) =
+        if cursor.take_all(&["session", "characteristics", "as", "transaction"]) {
+            let (source, words) = (cursor.text()[cursor.range()].into(), cursor.clone());
+            transaction_modes(&mut cursor)?;
+            (
+                "session_characteristics".into(),
+                SetValue::Given {
+                    source,
+                    values: all_words(words),
+                },
+            )
+        } else if cursor.take_all(&["session", "authorization"]) {
+            ("session_authorization".into(), value(cursor)?)
+        } else if cursor.take_all(&["time", "zone"]) {
+            let zone = if cursor.sees_any(0, &["local", "default"]) && is_last(&cursor) {
+                SetValue::Default
+            } else {
+                value(cursor)?
+            };
+            ("timezone".into(), zone)
+        } else if cursor.take("names") {
+            (
+                "client_encoding".into(),
+                if cursor.at_end() {
+                    SetValue::Default
+                } else {
+                    value(cursor)?
+                },
+            )
+        } else if cursor.take_all(&["xml", "option"]) {
+            ("xmloption".into(), value(cursor)?)
+        } else if cursor.sees(0, "role") && !assigns(after_first(&cursor), cursor.sees(1, "to")) {
+            cursor.take("role");
+            ("role".into(), value(cursor)?)
+        } else if cursor.sees(0, "schema") && !assigns(after_first(&cursor), cursor.sees(1, "to")) {
+            cursor.take("schema");
+            ("search_path".into(), value(cursor)?)
+        } else {
+            let name = dotted_name(&mut cursor)?;
+            if !cursor.take("to") && !cursor.take_operator("=") {
+                // FROM CURRENT has a meaning in CREATE FUNCTION only.
+                return None;
+            }
+            (name, value(cursor)?)
+        };
     Some(Class::Set { scope, name, value })
 }
 
@@ -229,7 +275,11 @@ fn assigns(next: Option<Kind>, to: bool) -> bool {
 }
 
 fn value(cursor: Cursor) -> Option<SetValue> {
-    if cursor.sees(0, "default") && is_last(&cursor) { Some(SetValue::Default) } else { given(&cursor) }
+    if cursor.sees(0, "default") && is_last(&cursor) {
+        Some(SetValue::Default)
+    } else {
+        given(&cursor)
+    }
 }
 
 /// A list of plain values to the end of the statement.
@@ -239,14 +289,22 @@ fn given(cursor: &Cursor) -> Option<SetValue> {
     let mut values = Vec::new();
     loop {
         values.push(plain_value(&mut cursor)?);
-        while !cursor.at_end() && cursor.kind() != Some(Kind::Comma) {
-            // Only words follow each other in one value (transaction modes).
-            values.push(cursor.name()?);
+        if cursor.at_end() {
+            return Some(SetValue::Given {
+                source: text[range].into(),
+                values,
+            });
         }
-        if !cursor.take_kind(Kind::Comma) {
-            return Some(SetValue::Given { source: text[range].into(), values });
-        }
+        cursor.take_kind(Kind::Comma).then_some(())?;
     }
+}
+
+fn all_words(mut cursor: Cursor) -> Vec<Box<str>> {
+    let mut words = Vec::new();
+    while !cursor.at_end() {
+        words.extend(cursor.name().or_else(|| cursor.next().and(None)));
+    }
+    words
 }
 
 fn plain_value(cursor: &mut Cursor) -> Option<Box<str>> {
@@ -263,7 +321,11 @@ fn plain_value(cursor: &mut Cursor) -> Option<Box<str>> {
     let Kind::Literal(kind) = lexeme.kind else {
         return None;
     };
-    let literal = Literal { start: lexeme.start, end: lexeme.end, kind };
+    let literal = Literal {
+        start: lexeme.start,
+        end: lexeme.end,
+        kind,
+    };
     let plain = literal_text(cursor.text().as_bytes(), &literal).ok()?;
     Some(format!("{sign}{plain}").into())
 }
@@ -274,7 +336,10 @@ fn prepared(mut cursor: Cursor) -> Option<Class> {
         if cursor.kind() == Some(Kind::OpenParen) {
             cursor.parenthesised()?;
         }
-        return (cursor.take("as") && !cursor.at_end()).then(|| Class::Prepare { name, query: cursor.range() });
+        return (cursor.take("as") && reads_or_writes(&cursor)).then(|| Class::Prepare {
+            name,
+            query: cursor.range(),
+        });
     }
     if cursor.take("execute") {
         return cursor.name().map(Class::Execute);
@@ -285,7 +350,9 @@ fn prepared(mut cursor: Cursor) -> Option<Class> {
         }
         let all = cursor.sees(0, "all");
         let name = cursor.name()?;
-        return cursor.at_end().then_some(Class::Deallocate((!all).then_some(name)));
+        return cursor
+            .at_end()
+            .then_some(Class::Deallocate((!all).then_some(name)));
     }
     if cursor.take("discard") {
         let what = match () {
@@ -316,7 +383,10 @@ fn cursor_statement(mut cursor: Cursor) -> Option<Class> {
         cursor.take_all(&["without", "hold"]);
         Hold::Without
     };
-    (cursor.take("for") && !cursor.at_end()).then(|| Class::Declare { hold, query: cursor.range() })
+    (cursor.take("for") && reads_or_writes(&cursor)).then(|| Class::Declare {
+        hold,
+        query: cursor.range(),
+    })
 }
 
 fn explain(mut cursor: Cursor) -> Option<Class> {
@@ -329,9 +399,10 @@ fn explain(mut cursor: Cursor) -> Option<Class> {
         cursor.take_any(&["analyze", "analyse"]);
         cursor.take("verbose");
     }
-    // EXECUTE and DECLARE mean something that only the session knows.
-    let explainable = reads_or_writes(&cursor) || cursor.sees_any(0, &["create", "refresh"]);
-    explainable.then(|| Class::Explain { query: cursor.range() })
+    // EXECUTE and DECLARE mean something that only the session knows; CREATE TABLE AS under ANALYZE creates the table.
+    reads_or_writes(&cursor).then(|| Class::Explain {
+        query: cursor.range(),
+    })
 }
 
 fn copy(mut cursor: Cursor) -> Option<Class> {
@@ -340,9 +411,15 @@ fn copy(mut cursor: Cursor) -> Option<Class> {
     }
     let source = if cursor.kind() == Some(Kind::OpenParen) {
         let inside = cursor.parenthesised()?;
+        if !reads_or_writes(&Cursor::new(cursor.text(), inside)) {
+            return None;
+        }
         CopySource::Query(range_of(inside)?)
     } else {
-        if cursor.sees(0, "binary") && !cursor.sees_any(1, &["from", "to"]) && !matches!(after_first(&cursor), Some(Kind::Dot | Kind::OpenParen)) {
+        if cursor.sees(0, "binary")
+            && !cursor.sees_any(1, &["from", "to"])
+            && !matches!(after_first(&cursor), Some(Kind::Dot | Kind::OpenParen))
+        {
             cursor.take("binary");
         }
         let (schema, name) = table_name(&mut cursor)?;
@@ -409,7 +486,8 @@ fn definition(mut cursor: Cursor) -> Option<Class> {
 }
 
 fn is_global_object(cursor: &Cursor) -> bool {
-    cursor.sees_any(0, &["database", "tablespace", "role", "group"]) || (cursor.sees(0, "user") && !cursor.sees(1, "mapping"))
+    cursor.sees_any(0, &["database", "tablespace", "role", "group"])
+        || (cursor.sees(0, "user") && !cursor.sees(1, "mapping"))
 }
 
 fn created(mut cursor: Cursor) -> Ddl {
@@ -422,7 +500,24 @@ fn created(mut cursor: Cursor) -> Ddl {
         return Ddl::Temporary;
     }
     // CREATE TABLE pg_temp.x makes a temporary table too.
-    while cursor.take_any(&["unlogged", "recursive", "table", "view", "sequence", "function", "procedure", "type", "domain", "if", "not", "exists"]) {}
+    while cursor.take_any(&[
+        "unlogged",
+        "recursive",
+        "table",
+        "view",
+        "sequence",
+        "function",
+        "procedure",
+        "type",
+        "domain",
+        "if",
+        "not",
+        "exists",
+    ]) {}
     let schema = cursor.name();
-    if schema.as_deref() == Some("pg_temp") && cursor.kind() == Some(Kind::Dot) { Ddl::Temporary } else { Ddl::Schema }
+    if schema.as_deref() == Some("pg_temp") && cursor.kind() == Some(Kind::Dot) {
+        Ddl::Temporary
+    } else {
+        Ddl::Schema
+    }
 }

@@ -45,7 +45,9 @@ impl<'a> Cursor<'a> {
 
     /// Whether the n-th lexeme from here is this unquoted word.
     pub(super) fn sees(&self, ahead: usize, word: &str) -> bool {
-        self.lexemes.get(ahead).is_some_and(|lexeme| lexeme.kind == Kind::Word && self.source(lexeme).eq_ignore_ascii_case(word))
+        self.lexemes.get(ahead).is_some_and(|lexeme| {
+            lexeme.kind == Kind::Word && self.source(lexeme).eq_ignore_ascii_case(word)
+        })
     }
 
     pub(super) fn sees_any(&self, ahead: usize, words: &[&str]) -> bool {
@@ -67,7 +69,10 @@ impl<'a> Cursor<'a> {
 
     /// Steps over all these words, or over none.
     pub(super) fn take_all(&mut self, words: &[&str]) -> bool {
-        let found = words.iter().enumerate().all(|(ahead, word)| self.sees(ahead, word));
+        let found = words
+            .iter()
+            .enumerate()
+            .all(|(ahead, word)| self.sees(ahead, word));
         if found {
             self.lexemes = &self.lexemes[words.len()..];
         }
@@ -84,7 +89,9 @@ impl<'a> Cursor<'a> {
 
     /// Steps over an operator of this spelling.
     pub(super) fn take_operator(&mut self, operator: &str) -> bool {
-        let found = self.peek().is_some_and(|lexeme| lexeme.kind == Kind::Operator && self.source(lexeme) == operator);
+        let found = self
+            .peek()
+            .is_some_and(|lexeme| lexeme.kind == Kind::Operator && self.source(lexeme) == operator);
         if found {
             self.next();
         }

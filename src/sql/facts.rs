@@ -3,7 +3,7 @@
 //! Soundness rule: a fact is recorded only when it holds for every row concerned; what is not understood is recorded as
 //! unknown (an `Operand::Unknown`, a `Doubt`), never left out. So a planner may trust what is here and must refuse on doubt.
 
-/// All facts of one data statement. Blocks are in the order of their text; `blocks[0]` is the outermost.
+/// All facts of one data statement. `blocks[0]` is the outermost; every block comes before those inside it.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Facts {
     pub blocks: Vec<Block>,
@@ -11,7 +11,8 @@ pub struct Facts {
     pub inserts: Vec<Insert>,
     /// UPDATE ... SET column lists (the outer statement, CTEs, ON CONFLICT DO UPDATE): may the key change?
     pub assignments: Vec<Assignment>,
-    /// Functions called anywhere, once each, folded.
+    /// Functions called anywhere, once each, folded; `current_user` and its like too. Not those with a syntax of their own that read
+    /// nothing but their arguments (EXTRACT, POSITION, SUBSTRING, TRIM, OVERLAY).
     pub functions: Vec<Name>,
     /// FOR UPDATE, NO KEY UPDATE, SHARE or KEY SHARE appears anywhere.
     pub locking: bool,
@@ -31,12 +32,14 @@ pub struct Name {
 /// One query block: a SELECT, or the target-and-sources of UPDATE, DELETE and MERGE.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Block {
-    /// The block around this one whose columns this one can see (correlated subquery, LATERAL); `None` for derived tables and CTEs.
+    /// The block around this one whose columns this one can see (correlated subquery, LATERAL). A derived table or CTE sees what the
+    /// query it stands in sees from outside, so `None` at the top.
     pub parent: Option<usize>,
     pub relations: Vec<Relation>,
     /// Conditions known as top-level conjuncts of WHERE or a join's ON.
     pub conjuncts: Vec<Conjunct>,
-    /// For each output column of a SELECT block, what it is when that is a plain column, literal or parameter.
+    /// For each output column of a SELECT block, what it is when that is a plain column, literal or parameter. Ends before a wildcard:
+    /// the columns from there on are not known. A column that a join or grouping set may turn into NULL is `Unknown`.
     pub output: Vec<Operand>,
 }
 
@@ -80,7 +83,7 @@ pub struct ColumnRef {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conjunct {
-    /// `column = operand` (either order, casts of the column only where they cannot change the comparison).
+    /// `column = operand` (either order, the column without a cast). The operand is a literal, a parameter or NULL.
     Equal(ColumnRef, Operand),
     /// `column IN (..)`, `column = ANY (ARRAY[..])`, `column = a OR column = b`: one of these.
     In(ColumnRef, Vec<Operand>),
@@ -155,7 +158,7 @@ pub enum Doubt {
     Merge,
     /// NATURAL JOIN, or another form whose meaning needs the catalog.
     Natural,
-    /// A construct the extractor does not know; the text names it.
+    /// A construct whose meaning is not followed; the text names it. Its tables are recorded all the same.
     Unread(Box<str>),
     /// SELECT INTO creates a table.
     SelectInto,

@@ -6,7 +6,10 @@ use super::Hint;
 pub(super) fn read<'a>(comments: impl Iterator<Item = &'a str>) -> Option<Hint> {
     let mut found = None;
     for comment in comments {
-        let Some(content) = comment.strip_prefix("/*").and_then(|rest| rest.strip_suffix("*/")) else {
+        let Some(content) = comment
+            .strip_prefix("/*")
+            .and_then(|rest| rest.strip_suffix("*/"))
+        else {
             continue;
         };
         let Some(items) = content.trim_start().strip_prefix("trunkline:") else {
@@ -24,13 +27,19 @@ fn parse(items: &str) -> Result<Hint, String> {
     let (mut shard, mut distribution, mut key) = (None, None, None);
     let mut rest = items.trim();
     while !rest.is_empty() {
-        let (name, after) = rest.split_once('=').ok_or_else(|| format!("expected name=value, found {rest:?}"))?;
+        let (name, after) = rest
+            .split_once('=')
+            .ok_or_else(|| format!("expected name=value, found {rest:?}"))?;
         let (values, after) = values(after.trim_start())?;
         let slot = match name.trim() {
             "shard" => &mut shard,
             "distribution" => &mut distribution,
             "key" => &mut key,
-            other => return Err(format!("unknown item {other:?}; known are shard, key and distribution")),
+            other => {
+                return Err(format!(
+                    "unknown item {other:?}; known are shard, key and distribution"
+                ));
+            }
         };
         if slot.replace(values).is_some() {
             return Err(format!("{} is given twice", name.trim()));
@@ -39,8 +48,14 @@ fn parse(items: &str) -> Result<Hint, String> {
     }
     match (shard, distribution, key) {
         (Some(shard), None, None) => Ok(Hint::Shard(single(shard, "shard")?)),
-        (None, None, Some(values)) => Ok(Hint::Key { distribution: None, values }),
-        (None, Some(name), Some(values)) => Ok(Hint::Key { distribution: Some(single(name, "distribution")?), values }),
+        (None, None, Some(values)) => Ok(Hint::Key {
+            distribution: None,
+            values,
+        }),
+        (None, Some(name), Some(values)) => Ok(Hint::Key {
+            distribution: Some(single(name, "distribution")?),
+            values,
+        }),
         (None, Some(_), None) => Err("distribution needs a key".into()),
         (Some(_), ..) => Err("shard stands alone: no key, no distribution".into()),
         (None, None, None) => Err("nothing after trunkline:".into()),
@@ -68,7 +83,9 @@ fn values(mut rest: &str) -> Result<(Vec<Box<str>>, &str), String> {
 /// One value: `'quoted'`, with quotes doubled inside, or bare up to white space or a comma.
 fn value(text: &str) -> Result<(Box<str>, &str), String> {
     let Some(quoted) = text.strip_prefix('\'') else {
-        let end = text.find(|c: char| c.is_whitespace() || matches!(c, ',' | '\'' | '=')).unwrap_or(text.len());
+        let end = text
+            .find(|c: char| c.is_whitespace() || matches!(c, ',' | '\'' | '='))
+            .unwrap_or(text.len());
         let (bare, after) = text.split_at(end);
         if bare.is_empty() || after.starts_with(['\'', '=']) {
             return Err(format!("expected a value at {text:?}"));
@@ -78,7 +95,9 @@ fn value(text: &str) -> Result<(Box<str>, &str), String> {
     let mut value = String::new();
     let mut rest = quoted;
     loop {
-        let (part, after) = rest.split_once('\'').ok_or_else(|| format!("no closing quote in {text:?}"))?;
+        let (part, after) = rest
+            .split_once('\'')
+            .ok_or_else(|| format!("no closing quote in {text:?}"))?;
         value.push_str(part);
         match after.strip_prefix('\'') {
             Some(next) => {
@@ -100,11 +119,23 @@ mod tests {
 
     #[test]
     fn well_formed() {
-        assert_eq!(hint("/* trunkline: shard=eu1 */"), Some(Hint::Shard("eu1".into())));
-        assert_eq!(hint("/*trunkline:key=-42*/"), Some(Hint::Key { distribution: None, values: vec!["-42".into()] }));
+        assert_eq!(
+            hint("/* trunkline: shard=eu1 */"),
+            Some(Hint::Shard("eu1".into()))
+        );
+        assert_eq!(
+            hint("/*trunkline:key=-42*/"),
+            Some(Hint::Key {
+                distribution: None,
+                values: vec!["-42".into()]
+            })
+        );
         assert_eq!(
             hint("/* trunkline: distribution=d key='D''E', 7 */"),
-            Some(Hint::Key { distribution: Some("d".into()), values: vec!["D'E".into(), "7".into()] })
+            Some(Hint::Key {
+                distribution: Some("d".into()),
+                values: vec!["D'E".into(), "7".into()]
+            })
         );
         assert_eq!(hint("/* something else */"), None);
         assert_eq!(hint("-- trunkline: shard=eu1"), None);
@@ -124,7 +155,10 @@ mod tests {
             "/* trunkline: node=a */",
             "/* trunkline: shard=a shard=b */",
         ] {
-            assert!(matches!(hint(comment), Some(Hint::Malformed(_))), "{comment}");
+            assert!(
+                matches!(hint(comment), Some(Hint::Malformed(_))),
+                "{comment}"
+            );
         }
         let two = ["/* trunkline: shard=a */", "/* trunkline: shard=b */"];
         assert!(matches!(read(two.into_iter()), Some(Hint::Malformed(_))));

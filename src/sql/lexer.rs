@@ -117,7 +117,8 @@ const fn byte_classes() -> [Byte; 256] {
             b'b' | b'B' | b'e' | b'E' | b'n' | b'N' | b'u' | b'U' | b'x' | b'X' => Byte::Prefix,
             b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => Byte::Letter,
             b'0'..=b'9' => Byte::Digit,
-            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/' | b'%' | b'<' | b'>' | b'=' => Byte::Operator,
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*'
+            | b'/' | b'%' | b'<' | b'>' | b'=' => Byte::Operator,
             b'\'' => Byte::Quote,
             b'"' => Byte::DoubleQuote,
             b'$' => Byte::Dollar,
@@ -169,6 +170,47 @@ impl<'a> Lexer<'a> {
         Ok(None)
     }
 
+    /// Steps over elements that are neither literals, comments, names in quotes, parameters nor `;`: the greater part of a text, for
+    /// those who look for the others only.
+    #[inline]
+    pub(super) fn skip_plain(&mut self) {
+        let mut at = self.at;
+        while let Some(&byte) = self.text.get(at) {
+            match CLASSES[byte as usize] {
+                Byte::Space => at += 1,
+                Byte::Letter => at = self.word_end(at),
+                Byte::Prefix if !matches!(self.text.get(at + 1), Some(b'\'' | b'&')) => {
+                    at = self.word_end(at)
+                }
+                Byte::Punctuation if byte != b';' => at += 1,
+                // An operator may be stepped over byte by byte: a comment begins at the first `--` or `/*` in it all the same.
+                Byte::Operator
+                    if !matches!(
+                        (byte, self.text.get(at + 1)),
+                        (b'-', Some(b'-')) | (b'/', Some(b'*'))
+                    ) =>
+                {
+                    at += 1
+                }
+                _ => break,
+            }
+        }
+        self.at = at;
+    }
+
+    #[inline]
+    fn word_end(&self, start: usize) -> usize {
+        let mut at = start + 1;
+        while self
+            .text
+            .get(at)
+            .is_some_and(|byte| CONTINUES[*byte as usize])
+        {
+            at += 1;
+        }
+        at
+    }
+
     #[inline]
     fn element(&mut self, byte: u8) -> Result<Lexeme, LexError> {
         let start = self.at;
@@ -196,7 +238,11 @@ impl<'a> Lexer<'a> {
 
     #[inline]
     fn lexeme(&self, kind: Kind, start: usize) -> Lexeme {
-        Lexeme { kind, start: start as u32, end: self.at as u32 }
+        Lexeme {
+            kind,
+            start: start as u32,
+            end: self.at as u32,
+        }
     }
 
     #[inline]
@@ -206,20 +252,23 @@ impl<'a> Lexer<'a> {
 
     #[inline]
     fn word(&mut self) -> Kind {
-        self.at += 1;
-        while self.at < self.text.len() && CONTINUES[self.text[self.at] as usize] {
-            self.at += 1;
-        }
+        self.at = self.word_end(self.at);
         Kind::Word
     }
 
     fn prefixed(&mut self, start: usize) -> Result<Lexeme, LexError> {
-        let kind = match (self.text[start].to_ascii_lowercase(), self.byte(1), self.byte(2)) {
+        let kind = match (
+            self.text[start].to_ascii_lowercase(),
+            self.byte(1),
+            self.byte(2),
+        ) {
             (b'e', Some(b'\''), _) => self.quoted_literal(start, 2, LiteralKind::Escape)?,
             (b'b', Some(b'\''), _) => self.quoted_literal(start, 2, LiteralKind::Bits)?,
             (b'x', Some(b'\''), _) => self.quoted_literal(start, 2, LiteralKind::Hex)?,
             (b'n', Some(b'\''), _) => self.quoted_literal(start, 2, LiteralKind::National)?,
-            (b'u', Some(b'&'), Some(b'\'')) => self.quoted_literal(start, 3, LiteralKind::Unicode)?,
+            (b'u', Some(b'&'), Some(b'\'')) => {
+                self.quoted_literal(start, 3, LiteralKind::Unicode)?
+            }
             (b'u', Some(b'&'), Some(b'"')) => self.quoted_name(start, 3, Kind::UnicodeQuoted)?,
             _ => self.word(),
         };
@@ -227,7 +276,12 @@ impl<'a> Lexer<'a> {
     }
 
     /// A string with its continuations; `opening` is the length of what stands before its content.
-    fn quoted_literal(&mut self, start: usize, opening: usize, kind: LiteralKind) -> Result<Kind, LexError> {
+    fn quoted_literal(
+        &mut self,
+        start: usize,
+        opening: usize,
+        kind: LiteralKind,
+    ) -> Result<Kind, LexError> {
         self.at = start + opening;
         self.quoted_part(start, kind)?;
         let mut kind_found = kind;
@@ -253,7 +307,10 @@ impl<'a> Lexer<'a> {
             }
         }
         self.at = self.text.len();
-        Err(LexError { position: start, what: "unterminated quoted string" })
+        Err(LexError {
+            position: start,
+            what: "unterminated quoted string",
+        })
     }
 
     fn quoted_name(&mut self, start: usize, opening: usize, kind: Kind) -> Result<Kind, LexError> {
@@ -266,13 +323,19 @@ impl<'a> Lexer<'a> {
             }
             if self.byte(0) != Some(b'"') {
                 if self.at == content + 1 {
-                    return Err(LexError { position: start, what: "zero-length delimited identifier" });
+                    return Err(LexError {
+                        position: start,
+                        what: "zero-length delimited identifier",
+                    });
                 }
                 return Ok(kind);
             }
             self.at += 1;
         }
-        Err(LexError { position: start, what: "unterminated quoted identifier" })
+        Err(LexError {
+            position: start,
+            what: "unterminated quoted identifier",
+        })
     }
 
     /// `$1`, `$tag$ .. $tag$`, or a lone dollar sign.
@@ -294,7 +357,10 @@ impl<'a> Lexer<'a> {
                 self.at = content + offset + delimiter.len();
                 Ok(Kind::Literal(LiteralKind::Dollar))
             }
-            None => Err(LexError { position: start, what: "unterminated dollar-quoted string" }),
+            None => Err(LexError {
+                position: start,
+                what: "unterminated dollar-quoted string",
+            }),
         }
     }
 
@@ -334,7 +400,11 @@ impl<'a> Lexer<'a> {
             return Kind::Literal(LiteralKind::Radix);
         }
         let underscores = self.digits();
-        let mut kind = if underscores { LiteralKind::Number } else { LiteralKind::Integer };
+        let mut kind = if underscores {
+            LiteralKind::Number
+        } else {
+            LiteralKind::Integer
+        };
         // `1..10` is an integer and a range.
         if self.byte(0) == Some(b'.') && self.byte(1) != Some(b'.') {
             self.at += 1;
@@ -372,7 +442,10 @@ impl<'a> Lexer<'a> {
             return false;
         }
         let sign = usize::from(matches!(self.byte(1), Some(b'+' | b'-')));
-        if !self.byte(1 + sign).is_some_and(|byte| byte.is_ascii_digit()) {
+        if !self
+            .byte(1 + sign)
+            .is_some_and(|byte| byte.is_ascii_digit())
+        {
             return false;
         }
         self.at += 1 + sign;
@@ -393,7 +466,9 @@ impl<'a> Lexer<'a> {
             return false;
         }
         self.at += first;
-        while self.byte(0).is_some_and(belongs) || (self.byte(0) == Some(b'_') && self.byte(1).is_some_and(belongs)) {
+        while self.byte(0).is_some_and(belongs)
+            || (self.byte(0) == Some(b'_') && self.byte(1).is_some_and(belongs))
+        {
             self.at += 1;
         }
         true
@@ -411,14 +486,25 @@ impl<'a> Lexer<'a> {
         let mut end = start + 1;
         while end < self.text.len() && CLASSES[self.text[end] as usize] == Byte::Operator {
             // A comment may begin inside a run of operator characters.
-            if matches!((self.text[end], self.text.get(end + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
+            if matches!(
+                (self.text[end], self.text.get(end + 1)),
+                (b'-', Some(b'-')) | (b'/', Some(b'*'))
+            ) {
                 break;
             }
             end += 1;
         }
         // `+` and `-` end a longer operator only when it holds a character that SQL's own operators lack, so that `a>-1` reads as `> -1`.
-        let special = |byte: &u8| matches!(byte, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%');
-        while end - start > 1 && matches!(self.text[end - 1], b'+' | b'-') && !self.text[start..end - 1].iter().any(special) {
+        let special = |byte: &u8| {
+            matches!(
+                byte,
+                b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%'
+            )
+        };
+        while end - start > 1
+            && matches!(self.text[end - 1], b'+' | b'-')
+            && !self.text[start..end - 1].iter().any(special)
+        {
             end -= 1;
         }
         self.at = end;
@@ -444,7 +530,10 @@ impl<'a> Lexer<'a> {
                 _ => self.at += 1,
             }
         }
-        Err(LexError { position: start, what: "unterminated /* comment" })
+        Err(LexError {
+            position: start,
+            what: "unterminated /* comment",
+        })
     }
 }
 
@@ -462,7 +551,10 @@ fn punctuation(byte: u8) -> Kind {
 }
 
 fn line_end(text: &[u8], from: usize) -> usize {
-    text[from..].iter().position(|byte| matches!(byte, b'\n' | b'\r')).map_or(text.len(), |offset| from + offset)
+    text[from..]
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r'))
+        .map_or(text.len(), |offset| from + offset)
 }
 
 /// Where the content of the next part begins when a string that ended at `at` goes on: white space with a line break in it
@@ -546,7 +638,11 @@ mod tests {
     #[test]
     fn operators_are_cut_as_postgres_cuts_them() {
         let operators = |text: &'static str| -> Vec<&str> {
-            kinds(text).into_iter().filter(|(kind, _)| *kind == Kind::Operator).map(|(_, text)| text).collect()
+            kinds(text)
+                .into_iter()
+                .filter(|(kind, _)| *kind == Kind::Operator)
+                .map(|(_, text)| text)
+                .collect()
         };
         assert_eq!(operators("a>-1"), [">", "-"]);
         assert_eq!(operators("a>=-1"), [">=", "-"]);
@@ -560,14 +656,38 @@ mod tests {
 
     #[test]
     fn strings_end_where_postgres_ends_them() {
-        assert_eq!(literals(r"'a''b' 'c\'"), [(LiteralKind::Text, "'a''b'"), (LiteralKind::Text, r"'c\'")]);
-        assert_eq!(literals(r"E'a\'b' e'\\'"), [(LiteralKind::Escape, r"E'a\'b'"), (LiteralKind::Escape, r"e'\\'")]);
-        assert_eq!(literals("$$a$b$$ $x$ $$ $y$ $x$"), [(LiteralKind::Dollar, "$$a$b$$"), (LiteralKind::Dollar, "$x$ $$ $y$ $x$")]);
+        assert_eq!(
+            literals(r"'a''b' 'c\'"),
+            [(LiteralKind::Text, "'a''b'"), (LiteralKind::Text, r"'c\'")]
+        );
+        assert_eq!(
+            literals(r"E'a\'b' e'\\'"),
+            [
+                (LiteralKind::Escape, r"E'a\'b'"),
+                (LiteralKind::Escape, r"e'\\'")
+            ]
+        );
+        assert_eq!(
+            literals("$$a$b$$ $x$ $$ $y$ $x$"),
+            [
+                (LiteralKind::Dollar, "$$a$b$$"),
+                (LiteralKind::Dollar, "$x$ $$ $y$ $x$")
+            ]
+        );
         assert_eq!(literals("B'1' x'F' N'n' U&'u'").len(), 4);
-        assert_eq!(literals("X'a''b'"), [(LiteralKind::Hex, "X'a'"), (LiteralKind::Text, "'b'")]);
+        assert_eq!(
+            literals("X'a''b'"),
+            [(LiteralKind::Hex, "X'a'"), (LiteralKind::Text, "'b'")]
+        );
         assert_eq!(literals("'a' 'b'").len(), 2);
-        assert_eq!(literals("'a'\n  'b'"), [(LiteralKind::Continued, "'a'\n  'b'")]);
-        assert_eq!(literals("'a' -- c\n 'b'"), [(LiteralKind::Continued, "'a' -- c\n 'b'")]);
+        assert_eq!(
+            literals("'a'\n  'b'"),
+            [(LiteralKind::Continued, "'a'\n  'b'")]
+        );
+        assert_eq!(
+            literals("'a' -- c\n 'b'"),
+            [(LiteralKind::Continued, "'a' -- c\n 'b'")]
+        );
         assert_eq!(literals("'a' /* c */\n 'b'").len(), 2);
         assert_eq!(literals("a$b$c$b$"), []);
         assert_eq!(literals("$1$2"), []);

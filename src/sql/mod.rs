@@ -22,7 +22,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use class::{Class, CopySource};
-use cursor::Cursor;
 use facts::Facts;
 use lexer::{Kind, LexError, Lexeme, Lexer};
 use normalise::{Literal, Numbering};
@@ -94,14 +93,19 @@ impl SqlError {
     /// Byte offset in the message's text.
     pub fn position(&self) -> usize {
         match self {
-            SqlError::Unreadable { position, .. } | SqlError::Unsupported { position, .. } | SqlError::TooComplex { position } => *position,
+            SqlError::Unreadable { position, .. }
+            | SqlError::Unsupported { position, .. }
+            | SqlError::TooComplex { position } => *position,
         }
     }
 }
 
 impl From<LexError> for SqlError {
     fn from(error: LexError) -> SqlError {
-        SqlError::Unreadable { position: error.position, message: error.what.into() }
+        SqlError::Unreadable {
+            position: error.position,
+            message: error.what.into(),
+        }
     }
 }
 
@@ -110,9 +114,17 @@ pub fn read(text: &str) -> Result<Vec<Statement>, SqlError> {
     let source = Source::lex(text)?;
     let pieces = split::statements(text, &source.lexemes);
     if pieces.is_empty() {
-        return Ok(vec![Statement { range: 0..text.len(), class: Class::Empty, hint: None, body: Body::None }]);
+        return Ok(vec![Statement {
+            range: 0..text.len(),
+            class: Class::Empty,
+            hint: None,
+            body: Body::None,
+        }]);
     }
-    pieces.into_iter().map(|piece| source.statement(&source.lexemes[piece])).collect()
+    pieces
+        .into_iter()
+        .map(|piece| source.statement(&source.lexemes[piece]))
+        .collect()
 }
 
 /// All identifiers in a text, keywords included, folded, once each: for a proof that no sharded table is named in it.
@@ -122,7 +134,11 @@ pub fn words(text: &str) -> Result<Vec<Box<str>>, SqlError> {
 
 fn identifiers(text: &str, lexemes: &[Lexeme]) -> Vec<Box<str>> {
     let mut seen = HashSet::new();
-    lexemes.iter().filter_map(|lexeme| names::identifier(text, lexeme)).filter(|word| seen.insert(word.clone())).collect()
+    lexemes
+        .iter()
+        .filter_map(|lexeme| names::identifier(text, lexeme))
+        .filter(|word| seen.insert(word.clone()))
+        .collect()
 }
 
 /// A message after lexing.
@@ -135,17 +151,29 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn lex(text: &'a str) -> Result<Source<'a>, SqlError> {
         if u32::try_from(text.len()).is_err() {
-            return Err(SqlError::Unsupported { position: 0, message: "a text of 4 GB or more".into() });
+            return Err(SqlError::Unsupported {
+                position: 0,
+                message: "a text of 4 GB or more".into(),
+            });
         }
-        let mut source = Source { text, lexemes: Vec::with_capacity(text.len() / 6 + 1), literals: Vec::new() };
+        let mut source = Source {
+            text,
+            lexemes: Vec::with_capacity(text.len() / 6 + 1),
+            literals: Vec::new(),
+        };
         let mut lexer = Lexer::new(text.as_bytes());
         let mut numbering = Numbering::new();
         while let Some(lexeme) = lexer.next()? {
             // Its escape character may be given behind it: the name it stands for is not known here.
             if lexeme.kind == Kind::UnicodeQuoted {
-                return Err(SqlError::Unsupported { position: lexeme.start as usize, message: "an identifier with Unicode escapes".into() });
+                return Err(SqlError::Unsupported {
+                    position: lexeme.start as usize,
+                    message: "an identifier with Unicode escapes".into(),
+                });
             }
-            source.literals.extend(numbering.literal(text.as_bytes(), &lexeme));
+            source
+                .literals
+                .extend(numbering.literal(text.as_bytes(), &lexeme));
             source.lexemes.push(lexeme);
         }
         Ok(source)
@@ -153,39 +181,52 @@ impl<'a> Source<'a> {
 
     /// `piece` are the lexemes of one statement, at least one of which is no comment.
     fn statement(&self, piece: &[Lexeme]) -> Result<Statement, SqlError> {
-        let comments = piece.iter().take_while(|lexeme| split::is_comment(lexeme)).map(|lexeme| &self.text[lexeme.range()]);
+        let comments = piece
+            .iter()
+            .take_while(|lexeme| split::is_comment(lexeme))
+            .map(|lexeme| &self.text[lexeme.range()]);
         let hint = hint::read(comments);
-        let significant: Vec<Lexeme> = piece.iter().filter(|lexeme| !split::is_comment(lexeme)).copied().collect();
-        let range = piece.first().map_or(0, |first| first.start as usize)..significant.last().map_or(0, |last| last.end as usize);
+        let significant: Vec<Lexeme> = piece
+            .iter()
+            .filter(|lexeme| !split::is_comment(lexeme))
+            .copied()
+            .collect();
+        let range = piece.first().map_or(0, |first| first.start as usize)
+            ..significant.last().map_or(0, |last| last.end as usize);
         let class = classify::classify(self.text, &significant);
         let body = match &class {
             Class::Data => self.body(&significant)?,
             Class::Declare { query, .. }
             | Class::Prepare { query, .. }
             | Class::Explain { query }
-            | Class::Copy(class::Copy { source: CopySource::Query(query), .. }) => {
-                let first = significant.partition_point(|lexeme| (lexeme.start as usize) < query.start);
+            | Class::Copy(class::Copy {
+                source: CopySource::Query(query),
+                ..
+            }) => {
+                let first =
+                    significant.partition_point(|lexeme| (lexeme.start as usize) < query.start);
                 let end = significant.partition_point(|lexeme| (lexeme.start as usize) < query.end);
                 self.body(&significant[first..end])?
             }
             _ => Body::None,
         };
-        Ok(Statement { range, class, hint, body })
+        Ok(Statement {
+            range,
+            class,
+            hint,
+            body,
+        })
     }
 
     fn body(&self, query: &[Lexeme]) -> Result<Body, SqlError> {
-        let start = query.first().map_or(0, |first| first.start as usize);
-        let parsed = if classify::reads_or_writes(&Cursor::new(self.text, query)) {
-            parse::facts(self.text, query, &self.literals)
-        } else {
-            Err(parse::Failure::Unparsed { near: start, message: "neither a query nor an INSERT, UPDATE, DELETE or MERGE".into() })
-        };
-        match parsed {
+        match parse::facts(self.text, query, &self.literals) {
             Ok(facts) => Ok(Body::Facts(Box::new(facts))),
             Err(parse::Failure::TooComplex { position }) => Err(SqlError::TooComplex { position }),
-            Err(parse::Failure::Unparsed { near, message }) => {
-                Ok(Body::Unparsed { words: identifiers(self.text, query), near, message })
-            }
+            Err(parse::Failure::Unparsed { near, message }) => Ok(Body::Unparsed {
+                words: identifiers(self.text, query),
+                near,
+                message,
+            }),
         }
     }
 }

@@ -36,7 +36,11 @@ pub(super) fn unquote(source: &str) -> String {
 
 /// As `pg_mbcliplen` does: never inside a character.
 fn cut(name: &str) -> &str {
-    &name[..name.floor_char_boundary(LONGEST_NAME)]
+    let mut end = name.len().min(LONGEST_NAME);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 #[cfg(test)]

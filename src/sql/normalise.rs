@@ -75,7 +75,9 @@ enum Place {
 
 impl Numbering {
     pub(super) fn new() -> Numbering {
-        Numbering { place: Place::StatementStart }
+        Numbering {
+            place: Place::StatementStart,
+        }
     }
 
     /// To be called for every lexeme in turn; the literal that this lexeme is, when it has a number.
@@ -87,12 +89,24 @@ impl Numbering {
                 self.place = Place::StatementStart;
                 None
             }
-            (Kind::Literal(kind), Place::Numbered) => Some(Literal { start: lexeme.start, end: lexeme.end, kind }),
+            (Kind::Literal(kind), Place::Numbered) => Some(Literal {
+                start: lexeme.start,
+                end: lexeme.end,
+                kind,
+            }),
             (kind, Place::StatementStart) => {
                 let set = kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(b"set");
-                self.place = if set { Place::Verbatim } else { Place::Numbered };
+                self.place = if set {
+                    Place::Verbatim
+                } else {
+                    Place::Numbered
+                };
                 match kind {
-                    Kind::Literal(kind) => Some(Literal { start: lexeme.start, end: lexeme.end, kind }),
+                    Kind::Literal(kind) => Some(Literal {
+                        start: lexeme.start,
+                        end: lexeme.end,
+                        kind,
+                    }),
                     _ => None,
                 }
             }
@@ -102,7 +116,11 @@ impl Numbering {
 }
 
 /// Appends the normal form of `text` to `out` and its literals to `literals` (both are cleared first, their memory is reused).
-pub fn normalise(text: &[u8], out: &mut Vec<u8>, literals: &mut Vec<Literal>) -> Result<(), NotNormalisable> {
+pub fn normalise(
+    text: &[u8],
+    out: &mut Vec<u8>,
+    literals: &mut Vec<Literal>,
+) -> Result<(), NotNormalisable> {
     out.clear();
     literals.clear();
     out.reserve(text.len());
@@ -110,7 +128,11 @@ pub fn normalise(text: &[u8], out: &mut Vec<u8>, literals: &mut Vec<Literal>) ->
     let mut numbering = Numbering::new();
     let mut copied = 0;
     while let Some(lexeme) = lexer.next()? {
-        if let Some(literal) = numbering.literal(text, &lexeme) {
+        let literal = numbering.literal(text, &lexeme);
+        if matches!(numbering.place, Place::Numbered) {
+            lexer.skip_plain();
+        }
+        if let Some(literal) = literal {
             out.extend_from_slice(&text[copied..literal.start as usize]);
             out.push(mark(literal.kind));
             copied = literal.end as usize;
@@ -130,8 +152,13 @@ pub fn normalise(text: &[u8], out: &mut Vec<u8>, literals: &mut Vec<Literal>) ->
 /// The offset in the normal form of an offset in the text whose literals these are. An offset inside a literal becomes the mark's.
 pub fn to_normal(offset: usize, literals: &[Literal]) -> usize {
     let mut shrunk = 0;
-    for literal in literals.iter().take_while(|literal| (literal.start as usize) < offset) {
-        shrunk += offset.min(literal.end as usize) - literal.start as usize - usize::from(offset >= literal.end as usize);
+    for literal in literals
+        .iter()
+        .take_while(|literal| (literal.start as usize) < offset)
+    {
+        shrunk += offset.min(literal.end as usize)
+            - literal.start as usize
+            - usize::from(offset >= literal.end as usize);
     }
     offset - shrunk
 }
@@ -158,23 +185,38 @@ pub fn literal_text<'a>(text: &'a [u8], literal: &Literal) -> Result<Cow<'a, str
         LiteralKind::Integer => utf8(source).map(Cow::Borrowed),
         LiteralKind::Number => {
             let digits = utf8(source)?;
-            Ok(if digits.contains('_') { Cow::Owned(digits.replace('_', "")) } else { Cow::Borrowed(digits) })
+            Ok(if digits.contains('_') {
+                Cow::Owned(digits.replace('_', ""))
+            } else {
+                Cow::Borrowed(digits)
+            })
         }
         LiteralKind::Text => {
             let content = utf8(&source[1..source.len() - 1])?;
-            Ok(if content.contains('\'') { Cow::Owned(content.replace("''", "'")) } else { Cow::Borrowed(content) })
+            Ok(if content.contains('\'') {
+                Cow::Owned(content.replace("''", "'"))
+            } else {
+                Cow::Borrowed(content)
+            })
         }
         LiteralKind::Escape => {
             let content = utf8(&source[2..source.len() - 1])?;
-            if content.contains(['\'', '\\']) { unescape(content).map(Cow::Owned) } else { Ok(Cow::Borrowed(content)) }
+            if content.contains(['\'', '\\']) {
+                unescape(content).map(Cow::Owned)
+            } else {
+                Ok(Cow::Borrowed(content))
+            }
         }
         LiteralKind::Dollar => {
             let delimiter = dollar_delimiter(source, 0).ok_or(LiteralError::NotPlain)?;
             utf8(&source[delimiter..source.len() - delimiter]).map(Cow::Borrowed)
         }
-        LiteralKind::Radix | LiteralKind::Bits | LiteralKind::Hex | LiteralKind::National | LiteralKind::Unicode | LiteralKind::Continued => {
-            Err(LiteralError::NotPlain)
-        }
+        LiteralKind::Radix
+        | LiteralKind::Bits
+        | LiteralKind::Hex
+        | LiteralKind::National
+        | LiteralKind::Unicode
+        | LiteralKind::Continued => Err(LiteralError::NotPlain),
     }
 }
 
@@ -203,10 +245,21 @@ fn unescape(content: &str) -> Result<String, LiteralError> {
 }
 
 /// Resolves the escape whose letter stands at `at`; where the text goes on.
-fn unescape_one(source: &[u8], at: usize, letter: u8, bytes: &mut Vec<u8>) -> Result<usize, LiteralError> {
+fn unescape_one(
+    source: &[u8],
+    at: usize,
+    letter: u8,
+    bytes: &mut Vec<u8>,
+) -> Result<usize, LiteralError> {
     let digits = |from: usize, base: u32, most: usize| {
-        let length = source[from..].iter().take(most).take_while(|byte| (**byte as char).is_digit(base)).count();
-        let value = source[from..from + length].iter().fold(0, |value, byte| value * base + (*byte as char).to_digit(base).unwrap_or(0));
+        let length = source[from..]
+            .iter()
+            .take(most)
+            .take_while(|byte| (**byte as char).is_digit(base))
+            .count();
+        let value = source[from..from + length].iter().fold(0, |value, byte| {
+            value * base + (*byte as char).to_digit(base).unwrap_or(0)
+        });
         (length, value)
     };
     match letter {

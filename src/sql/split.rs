@@ -24,7 +24,9 @@ pub(super) fn is_comment(lexeme: &Lexeme) -> bool {
 /// How many lexemes stand before the `;` that ends the first statement.
 fn length(text: &str, lexemes: &[Lexeme]) -> usize {
     let is = |index: usize, word: &str| {
-        lexemes.get(index).is_some_and(|lexeme| lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word))
+        lexemes.get(index).is_some_and(|lexeme| {
+            lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word)
+        })
     };
     let mut parentheses = 0usize;
     // BEGIN ATOMIC and the CASEs in it, all closed by END.
@@ -36,7 +38,8 @@ fn length(text: &str, lexemes: &[Lexeme]) -> usize {
             Kind::CloseParen => parentheses = parentheses.saturating_sub(1),
             Kind::Semicolon if parentheses == 0 && bodies == 0 => return index,
             Kind::Word if routine && parentheses == 0 => {
-                let opens = (bodies == 0 && is(index, "begin") && is(index + 1, "atomic")) || (bodies > 0 && is(index, "case"));
+                let opens = (bodies == 0 && is(index, "begin") && is(index + 1, "atomic"))
+                    || (bodies > 0 && is(index, "case"));
                 if opens {
                     bodies += 1;
                 } else if is(index, "end") {
@@ -51,7 +54,10 @@ fn length(text: &str, lexemes: &[Lexeme]) -> usize {
 
 /// CREATE [OR REPLACE] FUNCTION or PROCEDURE.
 fn creates_routine(text: &str, lexemes: &[Lexeme]) -> bool {
-    let mut words = lexemes.iter().filter(|lexeme| !is_comment(lexeme)).map(|lexeme| &text[lexeme.range()]);
+    let mut words = lexemes
+        .iter()
+        .filter(|lexeme| !is_comment(lexeme))
+        .map(|lexeme| &text[lexeme.range()]);
     let mut next = || words.next().unwrap_or_default();
     let is = |word: &str, expected: &str| word.eq_ignore_ascii_case(expected);
     if !is(next(), "create") {

@@ -747,7 +747,11 @@ mod tests {
             ours.read_to_end(&mut told).await.unwrap();
             String::from_utf8_lossy(&told).into_owned()
         };
-        tokio::join!(server, client)
+        let both = async { tokio::join!(server, client) };
+        let patience = std::time::Duration::from_secs(20);
+        tokio::time::timeout(patience, both)
+            .await
+            .expect("an answer")
     }
 
     #[tokio::test]

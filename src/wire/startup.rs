@@ -39,7 +39,7 @@ pub struct Startup {
     pub protocol_minor: u16,
     pub user: String,
     pub database: String,
-    /// The other parameters (settings, `application_name`, `options`) in order of arrival, each name once.
+    /// The settings, each name once with the value that counts. Those inside `options` are among them.
     pub parameters: Vec<(String, String)>,
     pub stream: Stream,
     pub tls: bool,
@@ -83,6 +83,9 @@ pub enum StartupError {
     NotUtf8,
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
+    /// In the parameter `options`, like `-c name=value`.
+    #[error("invalid command-line argument for server process: {0}")]
+    Option(String),
     #[error("replication connections are not supported")]
     Replication,
     #[error("invalid value for parameter \"replication\": \"{0}\"")]
@@ -105,6 +108,9 @@ impl StartupError {
             StartupError::Protocol { .. } => fatal("0A000"),
             StartupError::Replication => fatal("0A000")
                 .map(|report| report.hint("Connect to a server of the shard itself to replicate from it.")),
+            StartupError::Option(_) => fatal("42601").map(|report| {
+                report.hint("Only -c name=value and --name=value are allowed in options.")
+            }),
             StartupError::NotUtf8 => fatal("22021"),
             StartupError::NoUser => fatal("28000"),
             StartupError::ReplicationValue(_) => fatal("22023")
@@ -315,6 +321,8 @@ fn parse_startup(minor: u16, pairs: &[u8]) -> Result<StartupPacket, StartupError
         parameters: Vec::new(),
         unrecognized: Vec::new(),
     };
+    let mut options = String::new();
+    let mut explicit = Vec::new();
     let mut cursor = Cursor::new(pairs);
     let text = |cursor: &mut Cursor<'_>| {
         let bytes = cursor.string().map_err(|_| StartupError::Layout)?;
@@ -329,12 +337,16 @@ fn parse_startup(minor: u16, pairs: &[u8]) -> Result<StartupPacket, StartupError
         match name.as_str() {
             "user" => packet.user = value,
             "database" => packet.database = value,
+            "options" => options = value,
             "replication" => check_replication(value)?,
             _ if name.starts_with("_pq_.") => packet.unrecognized.push(name),
-            _ => set(&mut packet.parameters, name, value),
+            _ => explicit.push((name, value)),
         }
     }
     cursor.end().map_err(|_| StartupError::Layout)?;
+    for (name, value) in settings_of_options(&options)?.into_iter().chain(explicit) {
+        set(&mut packet.parameters, name, value);
+    }
     if packet.user.is_empty() {
         return Err(StartupError::NoUser);
     }
@@ -355,6 +367,44 @@ fn set(parameters: &mut Vec<(String, String)>, name: String, value: String) {
     }
 }
 
+/// The settings in a command line for a server process (Postgres `pg_split_opts`, `process_postgres_switches`).
+fn settings_of_options(options: &str) -> Result<Vec<(String, String)>, StartupError> {
+    let mut settings = Vec::new();
+    let mut arguments = split_options(options).into_iter();
+    while let Some(argument) = arguments.next() {
+        let setting = match argument.strip_prefix("--") {
+            Some(setting) => Some(setting.to_owned()),
+            None if argument == "-c" => arguments.next(),
+            None => argument.strip_prefix("-c").map(str::to_owned),
+        };
+        let pair = setting
+            .as_deref()
+            .and_then(|setting| setting.split_once('='));
+        let Some((name, value)) = pair.filter(|(name, _)| !name.is_empty()) else {
+            return Err(StartupError::Option(setting.unwrap_or(argument)));
+        };
+        settings.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+/// Splits at white space; a backslash takes its meaning from the next character.
+fn split_options(options: &str) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut current: Option<String> = None;
+    let mut letters = options.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            // What C's isspace takes for white space.
+            ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' => arguments.extend(current.take()),
+            '\\' => current.get_or_insert_default().extend(letters.next()),
+            other => current.get_or_insert_default().push(other),
+        }
+    }
+    arguments.extend(current);
+    arguments
+}
+
 /// Only a clear no is let through: a replication connection streams from one server, and there is no one server here.
 fn check_replication(value: String) -> Result<(), StartupError> {
     match value.to_ascii_lowercase().as_str() {
@@ -372,6 +422,9 @@ mod tests {
     use crate::wire::tls::fixtures::Authority;
     use proptest::prelude::*;
     use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+    /// Nothing here waits for anything but the other side.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
     fn packet(code: u32, body: &[u8]) -> Vec<u8> {
         let mut packet = (body.len() as u32 + 8).to_be_bytes().to_vec();
@@ -404,7 +457,10 @@ mod tests {
                 client.write_all(word).await.unwrap();
             }
         };
-        let (opening, ()) = tokio::join!(open(socket.into(), encryption), speak);
+        let both = async { tokio::join!(open(socket.into(), encryption), speak) };
+        let (opening, ()) = tokio::time::timeout(PATIENCE, both)
+            .await
+            .expect("an answer");
         if opening.is_err() {
             client.read_to_end(&mut read).await.unwrap();
         }
@@ -511,7 +567,10 @@ mod tests {
             };
             let server =
                 async { open(listener.accept().await.unwrap().0.into(), &encryption).await };
-            let (opening, mut client) = tokio::join!(server, client);
+            let both = async { tokio::join!(server, client) };
+            let (opening, mut client) = tokio::time::timeout(PATIENCE, both)
+                .await
+                .expect("an answer");
             if inside == hello() {
                 let Ok(Opening::Session(mut startup)) = opening else {
                     panic!("{opening:?}")
@@ -620,11 +679,11 @@ mod tests {
         }
         refused(&plain, &[b"GET / HTTP/1.1\r\n\r\n"], "Length", "08P01").await;
         refused(&plain, &[&packet(SSL_REQUEST, b"x")], "Length", "08P01").await;
-        let mut long = b"user\0ann\0options\0".to_vec();
+        let mut long = b"user\0ann\0application_name\0".to_vec();
         long.resize(MAX_PACKET - 4 - 2, b' ');
         long.extend(b"\0\0");
         let (startup, ..) = session(&plain, &[&packet(3 << 16, &long)]).await;
-        assert_eq!(startup.parameters[0].0, "options");
+        assert_eq!(startup.parameters[0].0, "application_name");
     }
 
     #[tokio::test]
@@ -779,11 +838,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn settings_inside_options_count_less_than_those_beside_it() {
+        let packet = parameters(
+            b"user\0ann\0search_path\0b\0options\0 -c Search_Path=a -cgeqo=off\t--enable-sort=x\\ y\\\\ \0\0",
+        );
+        let read = packet.unwrap().parameters;
+        let read: Vec<_> = read
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            read,
+            [
+                ("Search_Path", "b"),
+                ("geqo", "off"),
+                ("enable_sort", "x y\\")
+            ]
+        );
+        for options in ["-c", "-c geqo", "--geqo", "-B 5", "x", "-c =1", "-", "--"] {
+            let body = format!("user\0ann\0options\0{options}\0\0");
+            let error = parameters(body.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, StartupError::Option(_)),
+                "{options}: {error:?}"
+            );
+        }
+        assert!(
+            parameters(b"user\0ann\0options\0\0\0")
+                .unwrap()
+                .parameters
+                .is_empty()
+        );
+    }
+
     proptest! {
         #[test]
         fn no_packet_makes_the_reader_panic(code in prop_oneof![any::<u32>(), Just(SSL_REQUEST), Just(CANCEL_REQUEST), Just(3 << 16)],
                                             body in proptest::collection::vec(prop_oneof![1 => Just(0u8), 2 => any::<u8>()], 0..300)) {
             let _ = parse_packet(&body);
+            let _ = settings_of_options(&String::from_utf8_lossy(&body));
             let _ = parse_packet(&packet(code, &body)[4..]);
         }
     }

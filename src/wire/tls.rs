@@ -1,22 +1,25 @@
 //! TLS by rustls: the files of the configuration become something that encrypts, towards clients and towards servers.
 //!
-//! The modes towards servers mean what libpq's `sslmode` means, with one difference: `require` never verifies anything,
-//! whether a root certificate is given or not. Names are looked up in the subject alternative names only, never in the
-//! common name.
+//! The modes towards servers mean what libpq's `sslmode` means, with two differences: `require` never verifies anything,
+//! whether a root certificate is given or not, and `prefer` goes on in the clear only when the server says that it has no
+//! TLS, not when a handshake fails. Names are looked up in the subject alternative names only, never in the common name,
+//! and a certificate that is an authority of its own (`CA:TRUE`) is not accepted as a server's.
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -95,7 +98,7 @@ impl Acceptor {
         let pem = read(&files.certificate)?;
         let chain = certificates(&pem, &files.certificate)?;
         let key = private_key(&files.key)?;
-        let config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
@@ -105,6 +108,9 @@ impl Acceptor {
                 key: files.key.clone(),
                 source,
             })?;
+        // As in Postgres: its clients never resume a session, so tickets are work and bytes for nothing.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Acceptor {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certificate: pem.into(),
@@ -197,12 +203,13 @@ impl Connector {
         verifier: Arc<dyn ServerCertVerifier>,
         name: NameCheck,
     ) -> Result<Self, TlsError> {
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        config.resumption = Resumption::disabled();
         Ok(Connector {
             connector: TlsConnector::from(Arc::new(config)),
             name,
@@ -210,18 +217,18 @@ impl Connector {
     }
 
     /// `host` as configured: a name or an address.
-    pub(crate) async fn connect(
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
-        socket: TcpStream,
-    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        socket: S,
+    ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
         let name = match (ServerName::try_from(host.to_owned()), self.name) {
             (Ok(name), _) => name,
             (Err(error), NameCheck::Verified) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
-            // The name is not a DNS name, and it is not going to be compared: rustls only wants one.
-            (Err(_), NameCheck::Ignored) => ServerName::IpAddress(socket.peer_addr()?.ip().into()),
+            // The name is not a DNS name, and it is not going to be compared: rustls only wants one, and sends no address.
+            (Err(_), NameCheck::Ignored) => ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
         };
         self.connector.connect(name, socket).await
     }
@@ -673,6 +680,32 @@ mod tests {
             server_end_point(&signed_by_itself(&rcgen::PKCS_ED25519)),
             None
         );
+    }
+
+    #[test]
+    fn each_signature_algorithm_has_its_hash() {
+        // DER of the identifiers as `openssl asn1parse` shows them in certificates.
+        let rsa = |last: u8| [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last].to_vec();
+        let ecdsa = |last: u8| [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last].to_vec();
+        for (algorithm, hash_length) in [
+            (rsa(0x04), Some(32)), // md5WithRSAEncryption
+            (rsa(0x05), Some(32)), // sha1WithRSAEncryption
+            (rsa(0x0a), None),     // RSASSA-PSS
+            (rsa(0x0b), Some(32)), // sha256WithRSAEncryption
+            (rsa(0x0c), Some(48)),
+            (rsa(0x0d), Some(64)),
+            ([0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1].to_vec(), Some(32)), // ecdsa-with-SHA1
+            (ecdsa(2), Some(32)),
+            (ecdsa(3), Some(48)),
+            (ecdsa(4), Some(64)),
+        ] {
+            let length = algorithm.len() as u8;
+            let identifier = [&[0x30, length + 4, 6, length], &algorithm[..], &[5, 0]].concat();
+            let content = [&[0x30, 0x81, 0x01, 0xff], &identifier[..]].concat();
+            let whole = [&[0x30, content.len() as u8], &content[..]].concat();
+            let hash = server_end_point(&CertificateDer::from(whole));
+            assert_eq!(hash.map(|hash| hash.len()), hash_length, "{algorithm:x?}");
+        }
     }
 
     proptest! {

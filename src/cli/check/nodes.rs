@@ -2,24 +2,16 @@
 
 use std::time::Duration;
 
-use super::connect::connect;
 use super::server::{self, Identities, Place, Server, describe};
 use super::trouble::Trouble;
-use crate::config::{Config, Node, Secret};
+use crate::config::{Config, Node};
+use crate::topology::connect::{Login, NodeError, connect};
 use crate::wire::tls::ServerEncryption;
 
 /// What the command's exit code says.
 pub(super) enum Verdict {
     AllWell,
     SomethingWrong,
-}
-
-/// One way into a node.
-#[derive(Clone, PartialEq)]
-struct Login {
-    database: String,
-    user: String,
-    password: Option<Secret>,
 }
 
 /// Tries all at the same time and prints the findings in the order of the file.
@@ -194,20 +186,17 @@ async fn attempt(
 ) -> Result<Server, Trouble> {
     tokio::time::timeout(timeout, ask(&node, &login, &encryption))
         .await
-        .unwrap_or(Err(Trouble::Slow(timeout)))
+        .unwrap_or(Err(NodeError::Slow(timeout)))
+        .map_err(Trouble::Node)
 }
 
-async fn ask(node: &Node, login: &Login, encryption: &ServerEncryption) -> Result<Server, Trouble> {
-    let mut settings = tokio_postgres::Config::new();
-    settings
-        .dbname(&login.database)
-        .user(&login.user)
-        .application_name("trunkline check");
-    if let Some(password) = &login.password {
-        settings.password(&password.0);
-    }
-    let (client, connection) = connect(settings, node, encryption).await?;
+async fn ask(
+    node: &Node,
+    login: &Login,
+    encryption: &ServerEncryption,
+) -> Result<Server, NodeError> {
+    let (client, connection) = connect(login, "trunkline check", node, encryption).await?;
     let (answer, end) = tokio::join!(describe(client), connection);
     // A connection that broke says more than the query that did not get through.
-    end.and(answer).map_err(Trouble::from)
+    end.and(answer).map_err(NodeError::from)
 }

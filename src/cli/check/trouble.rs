@@ -3,45 +3,40 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use crate::topology::NodeError;
+
 /// Why there is no answer.
 pub(super) enum Trouble {
-    Slow(Duration),
-    Unreachable(io::Error),
-    Postgres(tokio_postgres::Error),
+    Node(NodeError),
     Other(String),
-}
-
-impl From<tokio_postgres::Error> for Trouble {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Trouble::Postgres(error)
-    }
 }
 
 impl Trouble {
     /// Whether it is the same for every user and database.
     pub(super) fn is_of_the_node(&self) -> bool {
         match self {
-            Trouble::Slow(_) | Trouble::Unreachable(_) => true,
-            Trouble::Postgres(error) => error.code().is_none() && !is_password_missing(error),
-            Trouble::Other(_) => false,
+            Trouble::Node(NodeError::Slow(_)) => true,
+            Trouble::Node(NodeError::Postgres(error)) => {
+                error.code().is_none() && !is_password_missing(error)
+            }
+            Trouble::Node(NodeError::Strange(_)) | Trouble::Other(_) => false,
         }
     }
 
     pub(super) fn advice(&self) -> &'static str {
         match self {
-            Trouble::Slow(_) => {
+            Trouble::Node(NodeError::Slow(_)) => {
                 "check the host, the port and firewalls between, or raise pool.connect_timeout"
             }
-            Trouble::Unreachable(error) => advice_on_network(error),
-            Trouble::Other(_) => "try again",
-            Trouble::Postgres(error) => match error.code() {
+            Trouble::Node(NodeError::Postgres(error)) => match error.code() {
                 Some(code) => advice_on_code(code),
                 None => advice_on_connection(error),
             },
+            Trouble::Node(NodeError::Strange(_)) => "check that what listens there is Postgres",
+            Trouble::Other(_) => "try again",
         }
     }
 }
@@ -62,6 +57,14 @@ fn advice_on_code(code: &SqlState) -> &'static str {
     } else {
         "see the server's log"
     }
+}
+
+/// The network's own error, when there is not even a socket.
+fn network(error: &tokio_postgres::Error) -> Option<&io::Error> {
+    error
+        .source()
+        .filter(|_| error.to_string() == "error connecting to server")
+        .and_then(|source| source.downcast_ref())
 }
 
 fn advice_on_network(error: &io::Error) -> &'static str {
@@ -90,7 +93,9 @@ fn advice_on_connection(error: &tokio_postgres::Error) -> &'static str {
         "{error} {}",
         error.source().map(ToString::to_string).unwrap_or_default()
     );
-    if is_password_missing(error) {
+    if let Some(error) = network(error) {
+        advice_on_network(error)
+    } else if is_password_missing(error) {
         "the server asks for a password; give server_password"
     } else if said.contains("does not support TLS") {
         "set ssl = on on the server, or another server_tls.mode"
@@ -104,14 +109,8 @@ fn advice_on_connection(error: &tokio_postgres::Error) -> &'static str {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Slow(timeout) => write!(f, "no answer within {timeout:?}"),
-            Trouble::Unreachable(error) => write!(f, "{error}"),
+            Trouble::Node(error) => error.fmt(f),
             Trouble::Other(what) => f.write_str(what),
-            Trouble::Postgres(error) => match (error.as_db_error(), error.source()) {
-                (Some(said), _) => write!(f, "{} ({})", said.message(), said.code().code()),
-                (None, Some(source)) => write!(f, "{error}: {source}"),
-                (None, None) => write!(f, "{error}"),
-            },
         }
     }
 }

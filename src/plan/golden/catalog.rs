@@ -17,8 +17,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences,
-    Undeclared,
+    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, QualifiedName,
+    Relation, SchemaState, SearchPath, Sequences, Undeclared,
 };
 use crate::sharding::buckets::Buckets;
 use crate::sharding::geo::{Geo, Region};
@@ -40,28 +40,121 @@ pub fn cluster(shards: u16) -> Catalog {
     };
     let customers = || sharded(0, &["customer_id"]);
     let tables = [
-        table("public.customers", customers(), &["customer_id bigint", "name text", "email text", "country text"]),
-        table("public.orders", customers(), &["order_id bigint", "customer_id bigint", "total numeric", "placed_at timestamptz", "region text"]),
-        table("public.order_lines", customers(), &["customer_id bigint", "order_id bigint", "line integer", "quantity integer", "weight double"]),
-        table("public.invoices", customers(), &["invoice_id bigint sequence", "customer_id bigint", "amount numeric"]),
-        table("public.notes", sharded(0, &["client"]), &["client integer", "note text"]),
-        table("public.events", sharded(1, &["day"]), &["day date", "kind text", "happened timestamp"]),
-        table("public.profiles", sharded(2, &["country", "user_id"]), &["country text", "user_id bigint", "bio text"]),
-        table("public.readings", sharded(3, &["tenant_id", "device"]), &["tenant_id integer", "device text", "value double"]),
-        table("public.documents", sharded(4, &["document_id"]), &["document_id uuid", "title text"]),
-        table("public.pages", sharded(5, &["slug"]), &["slug text", "body text", "code char"]),
-        table("public.tags", sharded(6, &["tag"]), &["tag char", "label text"]),
-        table("public.countries", Placement::Reference, &["code text", "name text"]),
-        table("public.currencies", Placement::Reference, &["code text", "rate numeric"]),
-        table("public.settings", Placement::Single(shard(1)), &["setting_id bigint sequence", "name text", "value text"]),
-        table("public.audit", Placement::Single(shard(3)), &["entry text", "customer_id bigint"]),
-        table("app.customers", Placement::Single(shard(1)), &["customer_id bigint", "name text"]),
+        table(
+            "public.customers",
+            customers(),
+            &[
+                "customer_id bigint",
+                "name text",
+                "email text",
+                "country text",
+            ],
+        ),
+        table(
+            "public.orders",
+            customers(),
+            &[
+                "order_id bigint",
+                "customer_id bigint",
+                "total numeric",
+                "placed_at timestamptz",
+                "region text",
+            ],
+        ),
+        table(
+            "public.order_lines",
+            customers(),
+            &[
+                "customer_id bigint",
+                "order_id bigint",
+                "line integer",
+                "quantity integer",
+                "weight double",
+            ],
+        ),
+        table(
+            "public.invoices",
+            customers(),
+            &[
+                "invoice_id bigint sequence",
+                "customer_id bigint",
+                "amount numeric",
+            ],
+        ),
+        table(
+            "public.notes",
+            sharded(0, &["client"]),
+            &["client integer", "note text"],
+        ),
+        table(
+            "public.events",
+            sharded(1, &["day"]),
+            &["day date", "kind text", "happened timestamp"],
+        ),
+        table(
+            "public.profiles",
+            sharded(2, &["country", "user_id"]),
+            &["country text", "user_id bigint", "bio text"],
+        ),
+        table(
+            "public.readings",
+            sharded(3, &["tenant_id", "device"]),
+            &["tenant_id integer", "device text", "value double"],
+        ),
+        table(
+            "public.documents",
+            sharded(4, &["document_id"]),
+            &["document_id uuid", "title text"],
+        ),
+        table(
+            "public.pages",
+            sharded(5, &["slug"]),
+            &["slug text", "body text", "code char"],
+        ),
+        table(
+            "public.tags",
+            sharded(6, &["tag"]),
+            &["tag char", "label text"],
+        ),
+        table(
+            "public.countries",
+            Placement::Reference,
+            &["code text", "name text"],
+        ),
+        table(
+            "public.currencies",
+            Placement::Reference,
+            &["code text", "rate numeric"],
+        ),
+        table(
+            "public.settings",
+            Placement::Single(shard(1)),
+            &["setting_id bigint sequence", "name text", "value text"],
+        ),
+        table(
+            "public.audit",
+            Placement::Single(shard(3)),
+            &["entry text", "customer_id bigint"],
+        ),
+        table(
+            "app.customers",
+            Placement::Single(shard(1)),
+            &["customer_id bigint", "name text"],
+        ),
+        (name("pg_catalog.pg_class"), Relation::System),
         (name("public.order_totals"), Relation::ShardedView),
-        (name("public.legacy"), Relation::Refused("table \"legacy\" has no primary key that holds its shard key".into())),
+        (
+            name("public.legacy"),
+            Relation::Refused(
+                "table \"legacy\" has no primary key that holds its shard key".into(),
+            ),
+        ),
     ];
     Catalog {
         epoch: Epoch(1),
-        shards: (1..=shards).map(|number| format!("s{number}").into()).collect(),
+        shards: (1..=shards)
+            .map(|number| format!("s{number}").into())
+            .collect(),
         home: ShardId(0),
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
@@ -74,7 +167,9 @@ pub fn cluster(shards: u16) -> Catalog {
 
 /// As before the servers' definitions were read.
 pub fn forget_columns(catalog: &mut Catalog) {
-    catalog.relations.retain(|_, relation| matches!(relation, Relation::Table { .. }));
+    catalog
+        .relations
+        .retain(|_, relation| matches!(relation, Relation::Table { .. }));
     for relation in catalog.relations.values_mut() {
         if let Relation::Table { columns, .. } = relation {
             *columns = None;
@@ -92,36 +187,108 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, type_name) = (next(), next());
-        let default = if next() == "sequence" { ColumnDefault::Sequence } else { ColumnDefault::Plain };
-        let type_oid = if type_name == "double" { 701 } else { KeyType::parse_name(type_name).expect("a type's name").oid() };
-        Column { name: name.into(), type_oid, default }
+        let default = if next() == "sequence" {
+            ColumnDefault::Sequence
+        } else {
+            ColumnDefault::Plain
+        };
+        let type_oid = if type_name == "double" {
+            701
+        } else {
+            KeyType::parse_name(type_name).expect("a type's name").oid()
+        };
+        Column {
+            name: name.into(),
+            type_oid,
+            default,
+        }
     };
-    (name(qualified), Relation::Table { placement, columns: Some(columns.iter().map(column).collect()) })
+    (
+        name(qualified),
+        Relation::Table {
+            placement,
+            columns: Some(columns.iter().map(column).collect()),
+        },
+    )
 }
 
 fn distributions(shards: u16, shard: impl Fn(u16) -> ShardId) -> Arc<[Distribution]> {
     // The home shard comes last, so that key 5 and its like are not at home by chance.
     let all: Vec<ShardId> = (1..shards).chain([0]).map(ShardId).collect();
-    let hash = || Strategy::Hash(Hash::new(Function::Postgres, Buckets::even(4096, &all).expect("enough buckets")));
-    let map = |key: &[KeyType], strategy, pins| ShardMap::new(key.to_vec(), strategy, pins).expect("a map without mistakes");
+    let hash = || {
+        Strategy::Hash(Hash::new(
+            Function::Postgres,
+            Buckets::even(4096, &all).expect("enough buckets"),
+        ))
+    };
+    let map = |key: &[KeyType], strategy, pins| {
+        ShardMap::new(key.to_vec(), strategy, pins).expect("a map without mistakes")
+    };
     let day = |text: &str| Some(KeyType::Date.parse_text(text).expect("a date"));
     let ranges = vec![
-        Range { from: None, to: day("2024-01-01"), shard: shard(1) },
-        Range { from: day("2024-01-01"), to: day("2025-01-01"), shard: shard(2) },
-        Range { from: day("2025-01-01"), to: day("2026-01-01"), shard: shard(3) },
+        Range {
+            from: None,
+            to: day("2024-01-01"),
+            shard: shard(1),
+        },
+        Range {
+            from: day("2024-01-01"),
+            to: day("2025-01-01"),
+            shard: shard(2),
+        },
+        Range {
+            from: day("2025-01-01"),
+            to: day("2026-01-01"),
+            shard: shard(3),
+        },
     ];
-    let europe = if shards == 1 { vec![shard(1)] } else { vec![shard(1), shard(2)] };
+    let europe = if shards == 1 {
+        vec![shard(1)]
+    } else {
+        vec![shard(1), shard(2)]
+    };
     let regions = vec![
-        Region { name: "europe".into(), values: vec!["DE".into(), "FR".into()], shards: europe },
-        Region { name: "america".into(), values: vec!["US".into()], shards: vec![shard(3)] },
+        Region {
+            name: "europe".into(),
+            values: vec!["DE".into(), "FR".into()],
+            shards: europe,
+        },
+        Region {
+            name: "america".into(),
+            values: vec!["US".into()],
+            shards: vec![shard(3)],
+        },
     ];
-    let pin = Pin { key: vec![KeyValue::Int(777)], shard: shard(4) };
-    let distribution = |name: &str, map| Distribution { name: name.into(), map };
+    let pin = Pin {
+        key: vec![KeyValue::Int(777)],
+        shard: shard(4),
+    };
+    let distribution = |name: &str, map| Distribution {
+        name: name.into(),
+        map,
+    };
     Arc::new([
         distribution("customers", map(&[KeyType::BigInt], hash(), vec![pin])),
-        distribution("events", map(&[KeyType::Date], Strategy::Range(Ranges::new(ranges).expect("sound ranges")), Vec::new())),
-        distribution("profiles", map(&[KeyType::Text, KeyType::BigInt], Strategy::Geo(Geo::new(regions, None).expect("sound regions")), Vec::new())),
-        distribution("readings", map(&[KeyType::Integer, KeyType::Text], hash(), Vec::new())),
+        distribution(
+            "events",
+            map(
+                &[KeyType::Date],
+                Strategy::Range(Ranges::new(ranges).expect("sound ranges")),
+                Vec::new(),
+            ),
+        ),
+        distribution(
+            "profiles",
+            map(
+                &[KeyType::Text, KeyType::BigInt],
+                Strategy::Geo(Geo::new(regions, None).expect("sound regions")),
+                Vec::new(),
+            ),
+        ),
+        distribution(
+            "readings",
+            map(&[KeyType::Integer, KeyType::Text], hash(), Vec::new()),
+        ),
         distribution("documents", map(&[KeyType::Uuid], hash(), Vec::new())),
         distribution("pages", map(&[KeyType::Text], hash(), Vec::new())),
         distribution("tags", map(&[KeyType::Char], hash(), Vec::new())),

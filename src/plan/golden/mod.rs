@@ -19,11 +19,11 @@ use super::refusal::{Reason, Refusal};
 
 pub use catalog::{cluster, search_path};
 
-/// Refusals that no golden case can show: the unit tests named beside them do.
+/// Refusals that no golden case can show.
 const SHOWN_ELSEWHERE: [Reason; 7] = [
-    // These depend on a session: tests/it/refusals.rs
-    Reason::MultiShardTransaction,
+    // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
+    Reason::MultiShardTransaction,
     Reason::SettingInBatch,
     Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
@@ -44,21 +44,44 @@ fn golden_plans() {
         if update {
             std::fs::write(&path, found).expect("a golden file can be written");
         } else if found != text {
-            let difference = text.lines().zip(found.lines()).enumerate().find(|(_, (expected, found))| expected != found);
-            let (line, (expected, found)) = difference.unwrap_or((0, ("", "(another number of lines)")));
-            writeln!(wrong, "{}:{}\n  expected {expected}\n  found    {found}", path.display(), line + 1).expect("a string takes all");
+            let difference = text
+                .lines()
+                .zip(found.lines())
+                .enumerate()
+                .find(|(_, (expected, found))| expected != found);
+            let (line, (expected, found)) =
+                difference.unwrap_or((0, ("", "(another number of lines)")));
+            writeln!(
+                wrong,
+                "{}:{}\n  expected {expected}\n  found    {found}",
+                path.display(),
+                line + 1
+            )
+            .expect("a string takes all");
         }
     }
-    assert!(wrong.is_empty(), "{wrong}run with UPDATE_GOLDEN=1 and read the difference");
-    let without_case: Vec<_> =
-        Reason::ALL.iter().filter(|reason| !SHOWN_ELSEWHERE.contains(reason)).map(|reason| reason.kind().id).filter(|id| !shown.contains(*id)).collect();
-    assert!(without_case.is_empty(), "refusals without a golden case: {without_case:?}");
+    assert!(
+        wrong.is_empty(),
+        "{wrong}run with UPDATE_GOLDEN=1 and read the difference"
+    );
+    let without_case: Vec<_> = Reason::ALL
+        .iter()
+        .filter(|reason| !SHOWN_ELSEWHERE.contains(reason))
+        .map(|reason| reason.kind().id)
+        .filter(|id| !shown.contains(*id))
+        .collect();
+    assert!(
+        without_case.is_empty(),
+        "refusals without a golden case: {without_case:?}"
+    );
 }
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plan");
     let entries = std::fs::read_dir(folder).expect("the folder of golden files exists");
-    let mut files: Vec<_> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     files.sort();
     assert!(!files.is_empty(), "there are golden files");
@@ -91,7 +114,10 @@ fn run_case(question: &str, shown: &mut BTreeSet<&'static str>) -> String {
         match line.strip_prefix('@') {
             Some(directive) => case.direct(directive),
             None if line.starts_with('#') => {}
-            None => case.sql.push_str(&format!("{}{line}", if case.sql.is_empty() { "" } else { "\n" })),
+            None => case.sql.push_str(&format!(
+                "{}{line}",
+                if case.sql.is_empty() { "" } else { "\n" }
+            )),
         }
     }
     case.run(shown)
@@ -113,7 +139,12 @@ struct Given {
 
 impl Default for Case {
     fn default() -> Case {
-        Case { sql: String::new(), catalog: cluster(4), search_path: search_path(&["public"]), parameters: Vec::new() }
+        Case {
+            sql: String::new(),
+            catalog: cluster(4),
+            search_path: search_path(&["public"]),
+            parameters: Vec::new(),
+        }
     }
 }
 
@@ -121,7 +152,9 @@ impl Case {
     fn direct(&mut self, directive: &str) {
         let (name, rest) = directive.split_once(' ').unwrap_or((directive, ""));
         match (name, rest) {
-            ("search_path", path) => self.search_path = search_path(&path.split(", ").collect::<Vec<_>>()),
+            ("search_path", path) => {
+                self.search_path = search_path(&path.split(", ").collect::<Vec<_>>())
+            }
             ("schema", "unread") => {
                 self.catalog.schema = SchemaState::Unread;
                 catalog::forget_columns(&mut self.catalog);
@@ -134,14 +167,22 @@ impl Case {
     }
 
     fn run(&self, shown: &mut BTreeSet<&'static str>) -> String {
-        let formats: Vec<u8> = self.parameters.iter().flat_map(|given| [0, u8::from(given.binary)]).collect();
+        let formats: Vec<u8> = self
+            .parameters
+            .iter()
+            .flat_map(|given| [0, u8::from(given.binary)])
+            .collect();
         let declared: Vec<u32> = self.parameters.iter().map(|given| given.declared).collect();
         let values: Vec<u8> = self.parameters.iter().flat_map(Given::raw).collect();
         let count = u16::try_from(self.parameters.len()).expect("few parameters");
-        let parameters = Parameters::from_bind(&formats, count, &values, &declared).expect("made well");
+        let parameters =
+            Parameters::from_bind(&formats, count, &values, &declared).expect("made well");
         let parameters = (count > 0).then_some(&parameters);
         match explain(&self.sql, &self.catalog, &self.search_path, parameters) {
-            Ok(explanations) => explanations.iter().map(|explanation| show(explanation, shown)).collect(),
+            Ok(explanations) => explanations
+                .iter()
+                .map(|explanation| show(explanation, shown))
+                .collect(),
             Err(error) => {
                 let refusal = Refusal::from(&error);
                 format!("error {}: {}\n", refusal.sqlstate, refusal.message)
@@ -160,13 +201,27 @@ impl Given {
             Some(value) => (true, value),
             None => (false, rest),
         };
-        let value = (value != "NULL").then(|| if binary { bytes(value) } else { value.as_bytes().to_vec() });
-        Given { declared, binary, value }
+        let value = (value != "NULL").then(|| {
+            if binary {
+                bytes(value)
+            } else {
+                value.as_bytes().to_vec()
+            }
+        });
+        Given {
+            declared,
+            binary,
+            value,
+        }
     }
 
     fn raw(&self) -> Vec<u8> {
         match &self.value {
-            Some(value) => [&i32::try_from(value.len()).expect("short").to_be_bytes()[..], value].concat(),
+            Some(value) => [
+                &i32::try_from(value.len()).expect("short").to_be_bytes()[..],
+                value,
+            ]
+            .concat(),
             None => (-1_i32).to_be_bytes().to_vec(),
         }
     }
@@ -183,12 +238,23 @@ fn oid(name: &str) -> u32 {
 /// Hexadecimal digits, spaces allowed between bytes.
 fn bytes(hexadecimal: &str) -> Vec<u8> {
     let digits: String = hexadecimal.split(' ').collect();
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits")).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits"))
+        .collect()
 }
 
 fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String {
-    let keys: Vec<String> = explanation.keys.iter().map(|key| format!("{} {} in {}", key.distribution, key.values, key.via)).collect();
-    let keys = if keys.is_empty() { String::new() } else { format!("  ({})", keys.join("; ")) };
+    let keys: Vec<String> = explanation
+        .keys
+        .iter()
+        .map(|key| format!("{} {} in {}", key.distribution, key.values, key.via))
+        .collect();
+    let keys = if keys.is_empty() {
+        String::new()
+    } else {
+        format!("  ({})", keys.join("; "))
+    };
     match &explanation.outcome {
         Outcome::Session => "session\n".to_owned(),
         Outcome::AnyShard { .. } => "any shard\n".to_owned(),
@@ -196,24 +262,61 @@ fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String
         Outcome::AtBind(parameters) => format!("decided by {parameters}\n"),
         Outcome::Refused(refusal) => {
             shown.insert(refusal.id);
-            let position = refusal.position.map(|position| format!(" at {position}")).unwrap_or_default();
-            format!("refused {} {}{position}: {}\n", refusal.id, refusal.sqlstate, refusal.message)
+            let position = refusal
+                .position
+                .map(|position| format!(" at {position}"))
+                .unwrap_or_default();
+            format!(
+                "refused {} {}{position}: {}\n",
+                refusal.id, refusal.sqlstate, refusal.message
+            )
         }
     }
 }
 
 #[test]
 fn limits_on_keys_and_conditions() {
-    let refused = |sql: &str| match &explain(sql, &cluster(4), &search_path(&["public"]), None).expect("it is read")[0].outcome {
+    let refused = |sql: &str| match &explain(sql, &cluster(4), &search_path(&["public"]), None)
+        .expect("it is read")[0]
+        .outcome
+    {
         Outcome::Refused(refusal) => refusal.id,
         other => panic!("{other:?}"),
     };
-    let list = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join(", ");
-    let names = |count: usize| (0..count).map(|number| format!("'{number}'")).collect::<Vec<_>>().join(", ");
-    let combined = format!("SELECT 1 FROM readings WHERE tenant_id IN ({}) AND device IN ({})", list(300), names(300));
+    let list = |count: usize| {
+        (0..count)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let names = |count: usize| {
+        (0..count)
+            .map(|number| format!("'{number}'"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let combined = format!(
+        "SELECT 1 FROM readings WHERE tenant_id IN ({}) AND device IN ({})",
+        list(300),
+        names(300)
+    );
     assert_eq!(refused(&combined), "too_many_keys");
-    let tables: Vec<String> = (0..250).map(|number| format!("customers t{number}")).collect();
-    let conditions: Vec<String> = (0..1600).map(|number| format!("t{}.customer_id IN (1, 2)", number % 250)).collect();
-    let block = format!("(SELECT 1 FROM {} WHERE {})", tables.join(", "), conditions.join(" AND "));
-    assert_eq!(refused(&format!("SELECT 1 FROM {}", [block.as_str(); 11].join(", "))), "too_complex");
+    let tables: Vec<String> = (0..250)
+        .map(|number| format!("customers t{number}"))
+        .collect();
+    let conditions: Vec<String> = (0..1200)
+        .map(|number| format!("t{}.customer_id IN (1, 2)", number % 250))
+        .collect();
+    let block = format!(
+        "(SELECT 1 FROM {} WHERE {})",
+        tables.join(", "),
+        conditions.join(" AND ")
+    );
+    assert_eq!(
+        refused(&format!(
+            "SELECT 1 FROM {}",
+            [block.as_str(); 15].join(", ")
+        )),
+        "too_complex"
+    );
 }

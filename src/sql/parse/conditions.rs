@@ -9,7 +9,8 @@ use super::walk::identifiers;
 use crate::sql::facts::{Cast, ColumnRef, Conjunct, Operand};
 use crate::sql::names;
 use sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Ident, ObjectName, TimezoneInfo, UnaryOperator, Value,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Ident, ObjectName,
+    TimezoneInfo, UnaryOperator, Value,
 };
 
 /// Unquoted words that are calls without parentheses.
@@ -30,11 +31,18 @@ const VALUE_FUNCTIONS: [&str; 12] = [
 
 /// Whether an identifier is a call without parentheses (`current_user`).
 pub(super) fn is_value_function(name: &Ident) -> bool {
-    name.quote_style.is_none() && VALUE_FUNCTIONS.iter().any(|known| name.value.eq_ignore_ascii_case(known))
+    name.quote_style.is_none()
+        && VALUE_FUNCTIONS
+            .iter()
+            .any(|known| name.value.eq_ignore_ascii_case(known))
 }
 
 pub(super) fn fold(name: &Ident) -> Box<str> {
-    if name.quote_style.is_some() { names::keep(&name.value) } else { names::fold(&name.value) }
+    if name.quote_style.is_some() {
+        names::keep(&name.value)
+    } else {
+        names::fold(&name.value)
+    }
 }
 
 /// The conjuncts of a condition.
@@ -44,7 +52,11 @@ pub(super) fn conjuncts(condition: &Expr) -> Vec<Conjunct> {
     while let Some(expr) = open.pop() {
         match expr {
             Expr::Nested(expr) => open.push(expr),
-            Expr::BinaryOp { left, op: BinaryOperator::And, right } => open.extend([&**right, &**left]),
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::And,
+                right,
+            } => open.extend([&**right, &**left]),
             expr => conjunct(expr, &mut found),
         }
     }
@@ -53,10 +65,26 @@ pub(super) fn conjuncts(condition: &Expr) -> Vec<Conjunct> {
 
 fn conjunct(expr: &Expr, found: &mut Vec<Conjunct>) {
     match expr {
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => equality(left, right, found),
-        Expr::InList { expr, list, negated: false } => in_list(expr, list, found),
-        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => found.extend(any(left, right)),
-        Expr::BinaryOp { op: BinaryOperator::Or, .. } => found.extend(alternatives(expr)),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Eq,
+            right,
+        } => equality(left, right, found),
+        Expr::InList {
+            expr,
+            list,
+            negated: false,
+        } => in_list(expr, list, found),
+        Expr::AnyOp {
+            left,
+            compare_op: BinaryOperator::Eq,
+            right,
+            ..
+        } => found.extend(any(left, right)),
+        Expr::BinaryOp {
+            op: BinaryOperator::Or,
+            ..
+        } => found.extend(alternatives(expr)),
         _ => {}
     }
 }
@@ -76,7 +104,9 @@ fn equality(left: &Expr, right: &Expr, found: &mut Vec<Conjunct>) {
 fn equal(left: &Expr, right: &Expr) -> Option<Conjunct> {
     match (operand(left), operand(right)) {
         (Operand::Column(left), Operand::Column(right)) => Some(Conjunct::Same(left, right)),
-        (Operand::Column(column), value) | (value, Operand::Column(column)) if is_known(&value) => Some(Conjunct::Equal(column, value)),
+        (Operand::Column(column), value) | (value, Operand::Column(column)) if is_known(&value) => {
+            Some(Conjunct::Equal(column, value))
+        }
         _ => None,
     }
 }
@@ -119,7 +149,9 @@ fn in_list(expr: &Expr, list: &[Expr], found: &mut Vec<Conjunct>) {
 
 /// The values, when all of them are known.
 fn known<'a>(values: impl Iterator<Item = &'a Expr>) -> Option<Vec<Operand>> {
-    values.map(|value| Some(operand(value)).filter(is_known)).collect()
+    values
+        .map(|value| Some(operand(value)).filter(is_known))
+        .collect()
 }
 
 /// `column = ANY (array)`.
@@ -130,7 +162,9 @@ fn any(left: &Expr, right: &Expr) -> Option<Conjunct> {
     match bare(right) {
         Expr::Array(array) => known(array.elem.iter()).map(|values| Conjunct::In(column, values)),
         array => match operand(array) {
-            value @ (Operand::Literal { .. } | Operand::Param { .. }) => Some(Conjunct::AnyOf(column, value)),
+            value @ (Operand::Literal { .. } | Operand::Param { .. }) => {
+                Some(Conjunct::AnyOf(column, value))
+            }
             Operand::Null | Operand::Default | Operand::Column(_) | Operand::Unknown => None,
         },
     }
@@ -148,12 +182,24 @@ fn alternatives(expr: &Expr) -> Option<Conjunct> {
                 open.push(expr);
                 continue;
             }
-            Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::Or,
+                right,
+            } => {
                 open.extend([&**right, &**left]);
                 continue;
             }
-            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => found.extend(equal(left, right)),
-            Expr::InList { expr, list, negated: false } => in_list(expr, list, &mut found),
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::Eq,
+                right,
+            } => found.extend(equal(left, right)),
+            Expr::InList {
+                expr,
+                list,
+                negated: false,
+            } => in_list(expr, list, &mut found),
             _ => return None,
         }
         let (this, more) = match (found.pop(), found.pop()) {
@@ -182,27 +228,63 @@ pub(super) fn operand(expr: &Expr) -> Operand {
     match bare(expr) {
         Expr::Value(value) => match &value.value {
             Value::Null => Operand::Null,
-            Value::Placeholder(name) => match name.strip_prefix('$').and_then(|number| number.parse().ok()) {
+            Value::Placeholder(name) => match name
+                .strip_prefix('$')
+                .and_then(|number| number.parse().ok())
+            {
                 Some(number) if number > 0 => Operand::Param { number, cast: None },
                 _ => Operand::Unknown,
             },
             Value::Number(..) | Value::SingleQuotedString(_) => {
-                tokens::slot(value.span).map_or(Operand::Unknown, |slot| Operand::Literal { slot, negative: false, cast: None })
+                tokens::slot(value.span).map_or(Operand::Unknown, |slot| Operand::Literal {
+                    slot,
+                    negative: false,
+                    cast: None,
+                })
             }
             _ => Operand::Unknown,
         },
         Expr::Identifier(name) if is_value_function(name) => Operand::Unknown,
-        Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default") => Operand::Default,
-        Expr::Identifier(name) => Operand::Column(ColumnRef { qualifier: None, column: fold(name) }),
+        Expr::Identifier(name)
+            if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default") =>
+        {
+            Operand::Default
+        }
+        Expr::Identifier(name) => Operand::Column(ColumnRef {
+            qualifier: None,
+            column: fold(name),
+        }),
         Expr::CompoundIdentifier(names) => match names.as_slice() {
-            [.., qualifier, column] => Operand::Column(ColumnRef { qualifier: Some(fold(qualifier)), column: fold(column) }),
+            [.., qualifier, column] => Operand::Column(ColumnRef {
+                qualifier: Some(fold(qualifier)),
+                column: fold(column),
+            }),
             _ => Operand::Unknown,
         },
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => signed(expr, Sign::Minus),
-        Expr::UnaryOp { op: UnaryOperator::Plus, expr } => signed(expr, Sign::Plus),
-        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, format: None } => cast(operand(expr), data_type),
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => signed(expr, Sign::Minus),
+        Expr::UnaryOp {
+            op: UnaryOperator::Plus,
+            expr,
+        } => signed(expr, Sign::Plus),
+        Expr::Cast {
+            kind: CastKind::Cast | CastKind::DoubleColon,
+            expr,
+            data_type,
+            format: None,
+        } => match bare(expr) {
+            // The first of two casts may change the value. Chains of them are long: no recursion.
+            Expr::Cast { .. } => Operand::Unknown,
+            expr => cast(operand(expr), data_type),
+        },
         Expr::TypedString(typed) => {
-            let literal = tokens::slot(typed.value.span).map(|slot| Operand::Literal { slot, negative: false, cast: None });
+            let literal = tokens::slot(typed.value.span).map(|slot| Operand::Literal {
+                slot,
+                negative: false,
+                cast: None,
+            });
             literal.map_or(Operand::Unknown, |literal| cast(literal, &typed.data_type))
         }
         _ => Operand::Unknown,
@@ -217,17 +299,31 @@ enum Sign {
 /// A sign before a number; before anything else it is arithmetic.
 fn signed(expr: &Expr, sign: Sign) -> Operand {
     let mut inside = bare(expr);
-    while let Expr::Cast { expr, .. } | Expr::UnaryOp { op: UnaryOperator::Minus | UnaryOperator::Plus, expr } = inside {
+    while let Expr::Cast { expr, .. }
+    | Expr::UnaryOp {
+        op: UnaryOperator::Minus | UnaryOperator::Plus,
+        expr,
+    } = inside
+    {
         inside = bare(expr);
     }
-    let is_number = matches!(inside, Expr::Value(value) if matches!(value.value, Value::Number(..)));
+    let is_number =
+        matches!(inside, Expr::Value(value) if matches!(value.value, Value::Number(..)));
     match operand(expr) {
-        Operand::Literal { slot, negative, cast } if is_number && cast.as_ref().is_none_or(is_number_type) => {
+        Operand::Literal {
+            slot,
+            negative,
+            cast,
+        } if is_number && cast.as_ref().is_none_or(is_number_type) => {
             let negative = match sign {
                 Sign::Plus => negative,
                 Sign::Minus => !negative,
             };
-            Operand::Literal { slot, negative, cast }
+            Operand::Literal {
+                slot,
+                negative,
+                cast,
+            }
         }
         _ => Operand::Unknown,
     }
@@ -243,12 +339,25 @@ fn cast(operand: Operand, to: &DataType) -> Operand {
     };
     match operand {
         Operand::Null => Operand::Null,
-        Operand::Literal { slot, negative, cast: None } => Operand::Literal { slot, negative, cast: Some(Cast(name)) },
-        Operand::Param { number, cast: None } => Operand::Param { number, cast: Some(Cast(name)) },
+        Operand::Literal {
+            slot,
+            negative,
+            cast: None,
+        } => Operand::Literal {
+            slot,
+            negative,
+            cast: Some(Cast(name)),
+        },
+        Operand::Param { number, cast: None } => Operand::Param {
+            number,
+            cast: Some(Cast(name)),
+        },
         // A second cast may change the value, and a column's cast the comparison.
-        Operand::Literal { cast: Some(_), .. } | Operand::Param { cast: Some(_), .. } | Operand::Default | Operand::Column(_) | Operand::Unknown => {
-            Operand::Unknown
-        }
+        Operand::Literal { cast: Some(_), .. }
+        | Operand::Param { cast: Some(_), .. }
+        | Operand::Default
+        | Operand::Column(_)
+        | Operand::Unknown => Operand::Unknown,
     }
 }
 
@@ -259,23 +368,38 @@ fn type_name(data_type: &DataType) -> Option<Box<str>> {
         DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => "int4",
         DataType::BigInt(None) | DataType::Int8(None) => "int8",
         DataType::Text => "text",
-        DataType::Varchar(None) | DataType::CharacterVarying(None) | DataType::CharVarying(None) => "varchar",
+        DataType::Varchar(None)
+        | DataType::CharacterVarying(None)
+        | DataType::CharVarying(None) => "varchar",
         DataType::Uuid => "uuid",
         DataType::Date => "date",
-        DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => "timestamp",
+        DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+            "timestamp"
+        }
         DataType::Timestamp(None, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => "timestamptz",
-        DataType::Numeric(ExactNumberInfo::None) | DataType::Decimal(ExactNumberInfo::None) | DataType::Dec(ExactNumberInfo::None) => "numeric",
+        DataType::Numeric(ExactNumberInfo::None)
+        | DataType::Decimal(ExactNumberInfo::None)
+        | DataType::Dec(ExactNumberInfo::None) => "numeric",
         DataType::Bytea => "bytea",
         DataType::Bool | DataType::Boolean => "bool",
         DataType::Real | DataType::Float4 => "float4",
-        DataType::DoublePrecision | DataType::Float8 | DataType::Float(ExactNumberInfo::None) | DataType::Double(ExactNumberInfo::None) => "float8",
+        DataType::DoublePrecision
+        | DataType::Float8
+        | DataType::Float(ExactNumberInfo::None)
+        | DataType::Double(ExactNumberInfo::None) => "float8",
         DataType::JSON => "json",
         DataType::JSONB => "jsonb",
         DataType::Regclass => "regclass",
         DataType::Time(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => "time",
-        DataType::Array(ArrayElemTypeDef::SquareBracket(element, _) | ArrayElemTypeDef::Qualified(element, _)) => {
+        DataType::Array(
+            ArrayElemTypeDef::SquareBracket(element, _) | ArrayElemTypeDef::Qualified(element, _),
+        ) => {
             let element = type_name(element)?;
-            return Some(if element.ends_with("[]") { element } else { format!("{element}[]").into() });
+            return Some(if element.ends_with("[]") {
+                element
+            } else {
+                format!("{element}[]").into()
+            });
         }
         DataType::Custom(name, modifiers) if modifiers.is_empty() => return custom_type_name(name),
         // Lengths and precisions cut or round; `char` is `char(1)`.

@@ -1,4 +1,4 @@
-//! The parser's Postgres dialect with two corrections: what may be a label without AS, and `(composite).*`.
+//! The parser's Postgres dialect with one correction: what may be a label without AS.
 
 use super::keywords::NEEDS_AS;
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
@@ -19,10 +19,6 @@ impl Dialect for PgShim {
 
     fn is_select_item_alias(&self, explicit: bool, keyword: &Keyword, parser: &mut Parser) -> bool {
         explicit || (!NEEDS_AS.contains(keyword) && POSTGRES.is_column_alias(keyword, parser))
-    }
-
-    fn supports_select_expr_star(&self) -> bool {
-        true
     }
 
     // The rest is Postgres's, word for word.

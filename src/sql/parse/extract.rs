@@ -8,9 +8,13 @@ use super::from::{JoinKind, Side, join};
 use super::shim::{COLLATED, Notes};
 use super::walk::{self, Part, Unread, identifiers};
 use crate::sql::facts::{
-    Access, Assignment, Block, ColumnRef, Conjunct, Doubt, Facts, Insert, InsertSource, Leaves, Name, Operand, Relation, Source,
+    Access, Assignment, Block, ColumnRef, Conjunct, Doubt, Facts, Insert, InsertSource, Leaves,
+    Name, Operand, Relation, Source,
 };
-use sqlparser::ast::{self, Expr, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins};
+use sqlparser::ast::{
+    self, Expr, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor,
+    TableWithJoins,
+};
 use std::collections::HashSet;
 
 /// More relations in one block than this are not planned: what restricts what grows with the square.
@@ -18,7 +22,11 @@ const MOST_RELATIONS: usize = 300;
 
 /// The facts of a statement.
 pub(super) fn facts(statement: &Statement, notes: Notes) -> Result<Facts, Unread> {
-    let mut extraction = Extraction { facts: Facts::default(), scopes: Vec::new(), functions: HashSet::new() };
+    let mut extraction = Extraction {
+        facts: Facts::default(),
+        scopes: Vec::new(),
+        functions: HashSet::new(),
+    };
     extraction.statement(statement, None, None)?;
     for name in notes.functions {
         extraction.called(name);
@@ -47,7 +55,10 @@ struct Shape {
 
 impl Extraction {
     fn block(&mut self, parent: Option<usize>) -> usize {
-        self.facts.blocks.push(Block { parent, ..Block::default() });
+        self.facts.blocks.push(Block {
+            parent,
+            ..Block::default()
+        });
         self.facts.blocks.len() - 1
     }
 
@@ -70,7 +81,12 @@ impl Extraction {
     }
 
     /// `block`: the one that was made for this statement already, if any.
-    fn statement(&mut self, statement: &Statement, block: Option<usize>, parent: Option<usize>) -> Result<Shape, Unread> {
+    fn statement(
+        &mut self,
+        statement: &Statement,
+        block: Option<usize>,
+        parent: Option<usize>,
+    ) -> Result<Shape, Unread> {
         if let Statement::Query(query) = statement {
             return self.query(query, block, parent);
         }
@@ -82,14 +98,37 @@ impl Extraction {
             Statement::Merge(merge) => self.merge(merge, block)?,
             _ => return Err(Unread("a statement that reads or writes no rows")),
         }
-        Ok(Shape { block, plain: false })
+        Ok(Shape {
+            block,
+            plain: false,
+        })
     }
 
     // Queries
 
-    fn query(&mut self, query: &Query, block: Option<usize>, parent: Option<usize>) -> Result<Shape, Unread> {
-        let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } = query;
-        if for_clause.is_some() || settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty() {
+    fn query(
+        &mut self,
+        query: &Query,
+        block: Option<usize>,
+        parent: Option<usize>,
+    ) -> Result<Shape, Unread> {
+        let Query {
+            with,
+            body,
+            order_by,
+            limit_clause,
+            fetch,
+            locks,
+            for_clause,
+            settings,
+            format_clause,
+            pipe_operators,
+        } = query;
+        if for_clause.is_some()
+            || settings.is_some()
+            || format_clause.is_some()
+            || !pipe_operators.is_empty()
+        {
             return Err(Unread("a clause that is not Postgres's"));
         }
         let block = block.unwrap_or_else(|| self.block(parent));
@@ -105,18 +144,33 @@ impl Extraction {
         if let Some(clause) = limit_clause {
             walk::limit(clause, &mut parts);
         }
-        parts.extend(fetch.iter().flat_map(|fetch| &fetch.quantity).map(Part::Expr));
+        parts.extend(
+            fetch
+                .iter()
+                .flat_map(|fetch| &fetch.quantity)
+                .map(Part::Expr),
+        );
         let trimmed = order_by.is_some() || limit_clause.is_some() || fetch.is_some();
         self.walk(parts, Some(block))?;
         self.facts.locking |= !locks.is_empty();
         self.scopes.truncate(scopes);
         let values = matches!(**body, SetExpr::Values(_));
-        Ok(Shape { block, plain: plain && !(values && trimmed) })
+        Ok(Shape {
+            block,
+            plain: plain && !(values && trimmed),
+        })
     }
 
     /// Adds a scope with the names of WITH; a query in it sees the earlier ones, or all when RECURSIVE.
     fn with(&mut self, with: &ast::With, parent: Option<usize>) -> Result<(), Unread> {
-        let names = if with.recursive { with.cte_tables.iter().map(|cte| fold(&cte.alias.name)).collect() } else { Vec::new() };
+        let names = if with.recursive {
+            with.cte_tables
+                .iter()
+                .map(|cte| fold(&cte.alias.name))
+                .collect()
+        } else {
+            Vec::new()
+        };
         self.scopes.push(names);
         let scope = self.scopes.len() - 1;
         for cte in &with.cte_tables {
@@ -132,12 +186,23 @@ impl Extraction {
     }
 
     /// The branches of a set operation in their order; the first goes into `block`. Whether there is one branch only.
-    fn set_expression(&mut self, body: &SetExpr, block: usize, parent: Option<usize>) -> Result<bool, Unread> {
+    fn set_expression(
+        &mut self,
+        body: &SetExpr,
+        block: usize,
+        parent: Option<usize>,
+    ) -> Result<bool, Unread> {
         let mut open = vec![body];
         let mut first = Some(block);
         let mut plain = true;
         while let Some(body) = open.pop() {
-            if let SetExpr::SetOperation { left, right, set_quantifier, .. } = body {
+            if let SetExpr::SetOperation {
+                left,
+                right,
+                set_quantifier,
+                ..
+            } = body
+            {
                 use ast::SetQuantifier::{All, AllByName, ByName, Distinct, DistinctByName, None};
                 match set_quantifier {
                     All | Distinct | None => {}
@@ -150,7 +215,10 @@ impl Extraction {
             let reserved = first.take();
             match body {
                 SetExpr::Query(query) => plain &= self.query(query, reserved, parent)?.plain,
-                SetExpr::Insert(statement) | SetExpr::Update(statement) | SetExpr::Delete(statement) | SetExpr::Merge(statement) => {
+                SetExpr::Insert(statement)
+                | SetExpr::Update(statement)
+                | SetExpr::Delete(statement)
+                | SetExpr::Merge(statement) => {
                     plain &= self.statement(statement, reserved, parent)?.plain;
                 }
                 SetExpr::Select(select) => {
@@ -159,9 +227,18 @@ impl Extraction {
                 }
                 SetExpr::Values(values) => {
                     let block = reserved.unwrap_or_else(|| self.block(parent));
-                    self.walk(values.rows.iter().flat_map(|row| &row.content).map(Part::Expr).collect(), Some(block))?;
+                    self.walk(
+                        values
+                            .rows
+                            .iter()
+                            .flat_map(|row| &row.content)
+                            .map(Part::Expr)
+                            .collect(),
+                        Some(block),
+                    )?;
                     if let [row] = values.rows.as_slice() {
-                        self.facts.blocks[block].output = row.content.iter().map(conditions::operand).collect();
+                        self.facts.blocks[block].output =
+                            row.content.iter().map(conditions::operand).collect();
                     }
                     plain = false;
                 }
@@ -200,7 +277,9 @@ impl Extraction {
         let relations = &self.facts.blocks[block].relations;
         let may_be_null = |column: &ColumnRef| match &column.qualifier {
             _ if grouping => true,
-            Some(qualifier) => nullable.iter().any(|relation| relations[*relation].alias == *qualifier),
+            Some(qualifier) => nullable
+                .iter()
+                .any(|relation| relations[*relation].alias == *qualifier),
             None => !nullable.is_empty(),
         };
         self.facts.blocks[block].output = output
@@ -241,7 +320,10 @@ impl Extraction {
         let before = self.facts.blocks[block].relations.len();
         // A target that stands before FROM is joined with it like by a comma.
         let mut usable = vec![Vec::new(); before];
-        let mut all: Option<Side> = (before > 0).then(|| Side { relations: (0..before).collect(), ..Side::default() });
+        let mut all: Option<Side> = (before > 0).then(|| Side {
+            relations: (0..before).collect(),
+            ..Side::default()
+        });
         for item in from {
             let side = self.joined(item, block, &mut usable)?;
             all = Some(match all {
@@ -258,7 +340,12 @@ impl Extraction {
         Ok(all.map(|side| side.nullable).unwrap_or_default())
     }
 
-    fn joined(&mut self, item: &TableWithJoins, block: usize, usable: &mut Vec<Vec<usize>>) -> Result<Side, Unread> {
+    fn joined(
+        &mut self,
+        item: &TableWithJoins,
+        block: usize,
+        usable: &mut Vec<Vec<usize>>,
+    ) -> Result<Side, Unread> {
         let mut left = self.factor(&item.relation, block, usable)?;
         for joined in &item.joins {
             let right = self.factor(&joined.relation, block, usable)?;
@@ -273,7 +360,13 @@ impl Extraction {
     }
 
     /// The conditions of a join, by index.
-    fn constraint(&mut self, constraint: &ast::JoinConstraint, left: &Side, right: &Side, block: usize) -> Result<Vec<usize>, Unread> {
+    fn constraint(
+        &mut self,
+        constraint: &ast::JoinConstraint,
+        left: &Side,
+        right: &Side,
+        block: usize,
+    ) -> Result<Vec<usize>, Unread> {
         match constraint {
             ast::JoinConstraint::None => Ok(Vec::new()),
             ast::JoinConstraint::Natural => {
@@ -305,16 +398,40 @@ impl Extraction {
     }
 
     /// One item of FROM.
-    fn factor(&mut self, factor: &TableFactor, block: usize, usable: &mut Vec<Vec<usize>>) -> Result<Side, Unread> {
+    fn factor(
+        &mut self,
+        factor: &TableFactor,
+        block: usize,
+        usable: &mut Vec<Vec<usize>>,
+    ) -> Result<Side, Unread> {
         let (source, alias) = match factor {
-            TableFactor::NestedJoin { table_with_joins, alias } => {
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias,
+            } => {
                 if alias.is_some() {
                     self.doubt(Doubt::Unread("an alias on a join".into()));
                 }
                 return self.joined(table_with_joins, block, usable);
             }
-            TableFactor::Table { name, alias, args, with_hints, version, with_ordinality: _, partitions, json_path, sample, index_hints } => {
-                if !with_hints.is_empty() || version.is_some() || !partitions.is_empty() || json_path.is_some() || !index_hints.is_empty() {
+            TableFactor::Table {
+                name,
+                alias,
+                args,
+                with_hints,
+                version,
+                with_ordinality: _,
+                partitions,
+                json_path,
+                sample,
+                index_hints,
+            } => {
+                if !with_hints.is_empty()
+                    || version.is_some()
+                    || !partitions.is_empty()
+                    || json_path.is_some()
+                    || !index_hints.is_empty()
+                {
                     return Err(Unread("a table with options that are not Postgres's"));
                 }
                 self.sample(sample.as_ref(), block)?;
@@ -322,7 +439,11 @@ impl Extraction {
                     None => {
                         let source = self.table_or_cte(name)?;
                         // A key could hide behind another column's name.
-                        if matches!(source, Source::Table(_)) && alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()) {
+                        if matches!(source, Source::Table(_))
+                            && alias
+                                .as_ref()
+                                .is_some_and(|alias| !alias.columns.is_empty())
+                        {
                             self.doubt(Doubt::Unread("an alias with column names".into()));
                         }
                         (source, alias_name(alias.as_ref(), Some(name))?)
@@ -336,13 +457,28 @@ impl Extraction {
                     }
                 }
             }
-            TableFactor::Function { name, args, alias, lateral: _, with_ordinality: _ } => {
+            TableFactor::Function {
+                name,
+                args,
+                alias,
+                lateral: _,
+                with_ordinality: _,
+            } => {
                 self.table_function(name, args, block)?;
                 (Source::Function, alias_name(alias.as_ref(), Some(name))?)
             }
-            TableFactor::Derived { lateral, subquery, alias, sample } => {
+            TableFactor::Derived {
+                lateral,
+                subquery,
+                alias,
+                sample,
+            } => {
                 self.sample(sample.as_ref(), block)?;
-                let parent = if *lateral { Some(block) } else { self.facts.blocks[block].parent };
+                let parent = if *lateral {
+                    Some(block)
+                } else {
+                    self.facts.blocks[block].parent
+                };
                 self.query(subquery, None, parent)?;
                 (Source::Derived, alias_name(alias.as_ref(), None)?)
             }
@@ -350,18 +486,43 @@ impl Extraction {
                 self.walk(vec![Part::Expr(expr)], Some(block))?;
                 (Source::Function, alias_name(alias.as_ref(), None)?)
             }
-            TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: _ } => {
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset: false,
+                with_offset_alias: None,
+                with_ordinality: _,
+            } => {
                 self.walk(array_exprs.iter().map(Part::Expr).collect(), Some(block))?;
                 (Source::Function, alias_name(alias.as_ref(), None)?)
             }
-            TableFactor::JsonTable { json_expr, json_path: _, columns: _, alias } => {
+            TableFactor::JsonTable {
+                json_expr,
+                json_path: _,
+                columns: _,
+                alias,
+            } => {
                 self.walk(vec![Part::Expr(json_expr)], Some(block))?;
                 (Source::Function, alias_name(alias.as_ref(), None)?)
             }
-            TableFactor::XmlTable { namespaces, row_expression, passing, columns, alias } => {
-                let mut parts: Vec<Part> = namespaces.iter().map(|namespace| Part::Expr(&namespace.uri)).collect();
+            TableFactor::XmlTable {
+                namespaces,
+                row_expression,
+                passing,
+                columns,
+                alias,
+            } => {
+                let mut parts: Vec<Part> = namespaces
+                    .iter()
+                    .map(|namespace| Part::Expr(&namespace.uri))
+                    .collect();
                 parts.push(Part::Expr(row_expression));
-                parts.extend(passing.arguments.iter().map(|argument| Part::Expr(&argument.expr)));
+                parts.extend(
+                    passing
+                        .arguments
+                        .iter()
+                        .map(|argument| Part::Expr(&argument.expr)),
+                );
                 for column in columns {
                     match &column.option {
                         ast::XmlTableColumnOption::NamedInfo { path, default, .. } => {
@@ -379,14 +540,28 @@ impl Extraction {
             | TableFactor::Unpivot { .. }
             | TableFactor::UnpivotExpr { .. }
             | TableFactor::MatchRecognize { .. }
-            | TableFactor::SemanticView { .. } => return Err(Unread("an item of FROM that is not Postgres's")),
+            | TableFactor::SemanticView { .. } => {
+                return Err(Unread("an item of FROM that is not Postgres's"));
+            }
         };
         Ok(self.relation(source, alias, Access::Read, block, usable))
     }
 
-    fn relation(&mut self, source: Source, alias: Box<str>, access: Access, block: usize, usable: &mut Vec<Vec<usize>>) -> Side {
+    fn relation(
+        &mut self,
+        source: Source,
+        alias: Box<str>,
+        access: Access,
+        block: usize,
+        usable: &mut Vec<Vec<usize>>,
+    ) -> Side {
         let relations = &mut self.facts.blocks[block].relations;
-        relations.push(Relation { source, alias, access, usable: Vec::new() });
+        relations.push(Relation {
+            source,
+            alias,
+            access,
+            usable: Vec::new(),
+        });
         usable.push(Vec::new());
         Side::one(relations.len() - 1)
     }
@@ -395,7 +570,10 @@ impl Extraction {
         let parts = identifiers(table)?;
         if let [only] = parts[..] {
             if is_value_function(only) {
-                self.called(Name { schema: None, name: fold(only) });
+                self.called(Name {
+                    schema: None,
+                    name: fold(only),
+                });
                 return Ok(Source::Function);
             }
             let folded = fold(only);
@@ -406,7 +584,12 @@ impl Extraction {
         Ok(Source::Table(name(table)?))
     }
 
-    fn table_function(&mut self, function: &ObjectName, arguments: &[ast::FunctionArg], block: usize) -> Result<(), Unread> {
+    fn table_function(
+        &mut self,
+        function: &ObjectName,
+        arguments: &[ast::FunctionArg],
+        block: usize,
+    ) -> Result<(), Unread> {
         let name = name(function)?;
         self.called(name);
         let mut parts = Vec::new();
@@ -414,14 +597,29 @@ impl Extraction {
         self.walk(parts, Some(block))
     }
 
-    fn sample(&mut self, sample: Option<&ast::TableSampleKind>, block: usize) -> Result<(), Unread> {
-        let Some(ast::TableSampleKind::BeforeTableAlias(sample) | ast::TableSampleKind::AfterTableAlias(sample)) = sample else {
+    fn sample(
+        &mut self,
+        sample: Option<&ast::TableSampleKind>,
+        block: usize,
+    ) -> Result<(), Unread> {
+        let Some(
+            ast::TableSampleKind::BeforeTableAlias(sample)
+            | ast::TableSampleKind::AfterTableAlias(sample),
+        ) = sample
+        else {
             return Ok(());
         };
         if sample.bucket.is_some() || sample.offset.is_some() {
             return Err(Unread("a sample that is not Postgres's"));
         }
-        self.walk(sample.quantity.iter().map(|quantity| Part::Expr(&quantity.value)).collect(), Some(block))
+        self.walk(
+            sample
+                .quantity
+                .iter()
+                .map(|quantity| Part::Expr(&quantity.value))
+                .collect(),
+            Some(block),
+        )
     }
 
     // Expressions
@@ -435,7 +633,12 @@ impl Extraction {
                 Part::Query(query) => {
                     self.query(query, None, block)?;
                 }
-                Part::Expr(Expr::Identifier(name)) if is_value_function(name) => self.called(Name { schema: None, name: fold(name) }),
+                Part::Expr(Expr::Identifier(name)) if is_value_function(name) => {
+                    self.called(Name {
+                        schema: None,
+                        name: fold(name),
+                    })
+                }
                 Part::Expr(expr) => walk::parts(expr, &mut open)?,
                 Part::Call(function) => {
                     self.call(function)?;
@@ -450,11 +653,16 @@ impl Extraction {
     fn call(&mut self, function: &ast::Function) -> Result<(), Unread> {
         let name = name(&function.name)?;
         match &*name.name {
-            "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
+            "pg_advisory_lock"
+            | "pg_advisory_lock_shared"
+            | "pg_try_advisory_lock"
+            | "pg_try_advisory_lock_shared" => {
                 self.leaves(Leaves::AdvisoryLock);
             }
             "set_config" if !sets_locally(function) => self.leaves(Leaves::Setting),
             "lo_open" => self.leaves(Leaves::LargeObject),
+            // Constructors that the parser reads as calls.
+            "row" | "array" | "values" if name.schema.is_none() => return Ok(()),
             _ => {}
         }
         self.called(name);
@@ -464,10 +672,21 @@ impl Extraction {
     // Writes
 
     /// Adds the target of a write as the first relation of its block.
-    fn target(&mut self, table: &ObjectName, alias: Option<&ast::Ident>, block: usize) -> Result<Name, Unread> {
+    fn target(
+        &mut self,
+        table: &ObjectName,
+        alias: Option<&ast::Ident>,
+        block: usize,
+    ) -> Result<Name, Unread> {
         let table = name(table)?;
         let alias = alias.map_or_else(|| table.name.clone(), fold);
-        self.relation(Source::Table(table.clone()), alias, Access::Write, block, &mut Vec::new());
+        self.relation(
+            Source::Table(table.clone()),
+            alias,
+            Access::Write,
+            block,
+            &mut Vec::new(),
+        );
         Ok(table)
     }
 
@@ -486,7 +705,10 @@ impl Extraction {
                 sample: None,
                 index_hints,
             } if with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty() => {
-                if alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()) {
+                if alias
+                    .as_ref()
+                    .is_some_and(|alias| !alias.columns.is_empty())
+                {
                     return Err(Unread("a target with column names"));
                 }
                 self.target(name, alias.as_ref().map(|alias| &alias.name), block)
@@ -496,7 +718,13 @@ impl Extraction {
     }
 
     fn insert(&mut self, insert: &ast::Insert, block: usize) -> Result<(), Unread> {
-        let ast::Insert { insert_token: _, optimizer_hints: _, into: _, has_table_keyword: _, .. } = insert;
+        let ast::Insert {
+            insert_token: _,
+            optimizer_hints: _,
+            into: _,
+            has_table_keyword: _,
+            ..
+        } = insert;
         let foreign = insert.or.is_some()
             || insert.ignore
             || insert.overwrite
@@ -518,7 +746,11 @@ impl Extraction {
         }
         let alias = insert.table_alias.as_ref().map(|alias| &alias.alias);
         let table = self.target(table, alias, block)?;
-        let columns: Vec<Box<str>> = insert.columns.iter().map(column).collect::<Result<_, _>>()?;
+        let columns: Vec<Box<str>> = insert
+            .columns
+            .iter()
+            .map(column)
+            .collect::<Result<_, _>>()?;
         let place = self.facts.inserts.len();
         self.facts.inserts.push(Insert {
             table: table.clone(),
@@ -533,7 +765,10 @@ impl Extraction {
             Some(ast::OnInsert::OnConflict(conflict)) => {
                 if let ast::OnConflictAction::DoUpdate(update) = &conflict.action {
                     self.assignments(table, &update.assignments, block)?;
-                    self.walk(update.selection.iter().map(Part::Expr).collect(), Some(block))?;
+                    self.walk(
+                        update.selection.iter().map(Part::Expr).collect(),
+                        Some(block),
+                    )?;
                 }
             }
             Some(_) => return Err(Unread("ON DUPLICATE KEY UPDATE")),
@@ -542,7 +777,15 @@ impl Extraction {
     }
 
     fn insert_source(&mut self, query: &Query) -> Result<InsertSource, Unread> {
-        let Query { with: None, body, order_by: None, limit_clause: None, fetch: None, .. } = query else {
+        let Query {
+            with: None,
+            body,
+            order_by: None,
+            limit_clause: None,
+            fetch: None,
+            ..
+        } = query
+        else {
             let shape = self.query(query, None, None)?;
             return Ok(InsertSource::Select(shape.plain.then_some(shape.block)));
         };
@@ -551,13 +794,35 @@ impl Extraction {
             return Ok(InsertSource::Select(shape.plain.then_some(shape.block)));
         };
         // An INSERT's VALUES sees no columns at all.
-        self.walk(values.rows.iter().flat_map(|row| &row.content).map(Part::Expr).collect(), None)?;
+        self.walk(
+            values
+                .rows
+                .iter()
+                .flat_map(|row| &row.content)
+                .map(Part::Expr)
+                .collect(),
+            None,
+        )?;
         Ok(InsertSource::Values(
-            values.rows.iter().map(|row| row.content.iter().map(|value| not_a_column(conditions::operand(value))).collect()).collect(),
+            values
+                .rows
+                .iter()
+                .map(|row| {
+                    row.content
+                        .iter()
+                        .map(|value| not_a_column(conditions::operand(value)))
+                        .collect()
+                })
+                .collect(),
         ))
     }
 
-    fn assignments(&mut self, table: Name, assignments: &[ast::Assignment], block: usize) -> Result<(), Unread> {
+    fn assignments(
+        &mut self,
+        table: Name,
+        assignments: &[ast::Assignment],
+        block: usize,
+    ) -> Result<(), Unread> {
         let mut columns = Vec::new();
         for assignment in assignments {
             match &assignment.target {
@@ -570,11 +835,22 @@ impl Extraction {
             }
         }
         self.facts.assignments.push(Assignment { table, columns });
-        self.walk(assignments.iter().map(|assignment| Part::Expr(&assignment.value)).collect(), Some(block))
+        self.walk(
+            assignments
+                .iter()
+                .map(|assignment| Part::Expr(&assignment.value))
+                .collect(),
+            Some(block),
+        )
     }
 
     fn update(&mut self, update: &ast::Update, block: usize) -> Result<(), Unread> {
-        if update.or.is_some() || !update.order_by.is_empty() || update.limit.is_some() || update.output.is_some() || !update.table.joins.is_empty() {
+        if update.or.is_some()
+            || !update.order_by.is_empty()
+            || update.limit.is_some()
+            || update.output.is_some()
+            || !update.table.joins.is_empty()
+        {
             return Err(Unread("an UPDATE that is not Postgres's"));
         }
         let table = self.target_factor(&update.table.relation, block)?;
@@ -597,7 +873,11 @@ impl Extraction {
         let ([target], true) = (from.as_slice(), delete.tables.is_empty()) else {
             return Err(Unread("DELETE of several tables"));
         };
-        if !target.joins.is_empty() || !delete.order_by.is_empty() || delete.limit.is_some() || delete.output.is_some() {
+        if !target.joins.is_empty()
+            || !delete.order_by.is_empty()
+            || delete.limit.is_some()
+            || delete.output.is_some()
+        {
             return Err(Unread("a DELETE that is not Postgres's"));
         }
         self.target_factor(&target.relation, block)?;
@@ -616,26 +896,50 @@ impl Extraction {
         self.factor(&merge.source, block, &mut vec![Vec::new(); before])?;
         self.walk(vec![Part::Expr(&merge.on)], Some(block))?;
         for clause in &merge.clauses {
-            self.walk(clause.predicate.iter().map(Part::Expr).collect(), Some(block))?;
+            self.walk(
+                clause.predicate.iter().map(Part::Expr).collect(),
+                Some(block),
+            )?;
             match &clause.action {
                 ast::MergeAction::Insert(insert) => {
                     if let ast::MergeInsertKind::Values(values) = &insert.kind {
-                        self.walk(values.rows.iter().flat_map(|row| &row.content).map(Part::Expr).collect(), Some(block))?;
+                        self.walk(
+                            values
+                                .rows
+                                .iter()
+                                .flat_map(|row| &row.content)
+                                .map(Part::Expr)
+                                .collect(),
+                            Some(block),
+                        )?;
                     }
-                    self.walk(insert.insert_predicate.iter().map(Part::Expr).collect(), Some(block))?;
+                    self.walk(
+                        insert.insert_predicate.iter().map(Part::Expr).collect(),
+                        Some(block),
+                    )?;
                 }
                 ast::MergeAction::Update(update) => {
                     if let ast::MergeUpdateKind::Set(assignments) = &update.kind {
                         self.assignments(table.clone(), assignments, block)?;
                     }
-                    self.walk(update.update_predicate.iter().chain(&update.delete_predicate).map(Part::Expr).collect(), Some(block))?;
+                    self.walk(
+                        update
+                            .update_predicate
+                            .iter()
+                            .chain(&update.delete_predicate)
+                            .map(Part::Expr)
+                            .collect(),
+                        Some(block),
+                    )?;
                 }
                 ast::MergeAction::Delete { .. } | ast::MergeAction::DoNothing { .. } => {}
             }
         }
         match &merge.output {
             None => Ok(()),
-            Some(ast::OutputClause::Returning { select_items, .. }) => self.returning(Some(select_items), block),
+            Some(ast::OutputClause::Returning { select_items, .. }) => {
+                self.returning(Some(select_items), block)
+            }
             Some(ast::OutputClause::Output { .. }) => Err(Unread("MERGE .. OUTPUT")),
         }
     }
@@ -653,7 +957,9 @@ impl Extraction {
 fn alias_name(alias: Option<&TableAlias>, own: Option<&ObjectName>) -> Result<Box<str>, Unread> {
     match (alias, own) {
         (Some(alias), _) if alias.at.is_some() => Err(Unread("an alias with AT")),
-        (Some(alias), _) => Ok(Some(fold(&alias.name)).filter(|alias| **alias != *COLLATED).unwrap_or_default()),
+        (Some(alias), _) => Ok(Some(fold(&alias.name))
+            .filter(|alias| **alias != *COLLATED)
+            .unwrap_or_default()),
         (None, Some(own)) => Ok(name(own)?.name),
         (None, None) => Ok(Box::default()),
     }
@@ -673,13 +979,19 @@ fn refuse_foreign_clauses(select: &Select) -> Result<(), Unread> {
         || select.qualify.is_some()
         || select.value_table_mode.is_some()
         || select.flavor != ast::SelectFlavor::Standard;
-    if foreign { Err(Unread("a clause of SELECT that is not Postgres's")) } else { Ok(()) }
+    if foreign {
+        Err(Unread("a clause of SELECT that is not Postgres's"))
+    } else {
+        Ok(())
+    }
 }
 
 fn join_kind(operator: &ast::JoinOperator) -> Result<(JoinKind, &ast::JoinConstraint), Unread> {
     use ast::JoinOperator as Of;
     match operator {
-        Of::Join(constraint) | Of::Inner(constraint) | Of::CrossJoin(constraint) => Ok((JoinKind::Inner, constraint)),
+        Of::Join(constraint) | Of::Inner(constraint) | Of::CrossJoin(constraint) => {
+            Ok((JoinKind::Inner, constraint))
+        }
         Of::Left(constraint) | Of::LeftOuter(constraint) => Ok((JoinKind::Left, constraint)),
         Of::Right(constraint) | Of::RightOuter(constraint) => Ok((JoinKind::Right, constraint)),
         Of::FullOuter(constraint) => Ok((JoinKind::Full, constraint)),
@@ -702,8 +1014,12 @@ fn join_kind(operator: &ast::JoinOperator) -> Result<(JoinKind, &ast::JoinConstr
 /// What an output column is; `None` for a wildcard, whose columns and those after it have unknown places.
 fn output(item: &SelectItem) -> Option<Operand> {
     match item {
-        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(conditions::operand(expr)),
-        SelectItem::ExprWithAliases { .. } | SelectItem::QualifiedWildcard(..) | SelectItem::Wildcard(_) => None,
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+            Some(conditions::operand(expr))
+        }
+        SelectItem::ExprWithAliases { .. }
+        | SelectItem::QualifiedWildcard(..)
+        | SelectItem::Wildcard(_) => None,
     }
 }
 
@@ -711,7 +1027,13 @@ fn has_grouping_sets(group_by: &ast::GroupByExpr) -> bool {
     match group_by {
         ast::GroupByExpr::All(_) => true,
         ast::GroupByExpr::Expressions(exprs, modifiers) => {
-            !modifiers.is_empty() || exprs.iter().any(|expr| matches!(expr, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_)))
+            !modifiers.is_empty()
+                || exprs.iter().any(|expr| {
+                    matches!(
+                        expr,
+                        Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_)
+                    )
+                })
         }
     }
 }
@@ -729,7 +1051,12 @@ fn sets_locally(function: &ast::Function) -> bool {
     let ast::FunctionArguments::List(list) = &function.args else {
         return false;
     };
-    let [_, _, ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(Expr::Value(flag)))] = list.args.as_slice() else {
+    let [
+        _,
+        _,
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(Expr::Value(flag))),
+    ] = list.args.as_slice()
+    else {
         return false;
     };
     flag.value == ast::Value::Boolean(true)
@@ -738,8 +1065,14 @@ fn sets_locally(function: &ast::Function) -> bool {
 /// `[database.][schema.]name`
 fn name(name: &ObjectName) -> Result<Name, Unread> {
     match identifiers(name)?[..] {
-        [name] => Ok(Name { schema: None, name: fold(name) }),
-        [.., schema, name] => Ok(Name { schema: Some(fold(schema)), name: fold(name) }),
+        [name] => Ok(Name {
+            schema: None,
+            name: fold(name),
+        }),
+        [.., schema, name] => Ok(Name {
+            schema: Some(fold(schema)),
+            name: fold(name),
+        }),
         [] => Err(Unread("an empty name")),
     }
 }
@@ -754,5 +1087,8 @@ fn column(name: &ObjectName) -> Result<Box<str>, Unread> {
 
 /// The column in `SET column.field = ..`.
 fn first_part(name: &ObjectName) -> Result<Box<str>, Unread> {
-    identifiers(name)?.first().map(|column| fold(column)).ok_or(Unread("an empty name"))
+    identifiers(name)?
+        .first()
+        .map(|column| fold(column))
+        .ok_or(Unread("an empty name"))
 }

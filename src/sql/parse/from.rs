@@ -25,7 +25,10 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn one(relation: usize) -> Side {
-        Side { relations: vec![relation], ..Side::default() }
+        Side {
+            relations: vec![relation],
+            ..Side::default()
+        }
     }
 }
 
@@ -38,7 +41,13 @@ pub(super) enum JoinKind {
 }
 
 /// Joins two sides on conditions given by index. `usable[relation]` gets what becomes usable.
-pub(super) fn join(left: Side, kind: JoinKind, on: &[usize], right: Side, usable: &mut [Vec<usize>]) -> Side {
+pub(super) fn join(
+    left: Side,
+    kind: JoinKind,
+    on: &[usize],
+    right: Side,
+    usable: &mut [Vec<usize>],
+) -> Side {
     let mut restrict = |relations: &[usize], guaranteed: &[usize]| {
         for relation in relations {
             usable[*relation].extend(on.iter().chain(guaranteed));
@@ -62,7 +71,11 @@ pub(super) fn join(left: Side, kind: JoinKind, on: &[usize], right: Side, usable
         JoinKind::Right => right.guaranteed,
         JoinKind::Full => Vec::new(),
     };
-    Side { relations: [left.relations, right.relations].concat(), guaranteed, nullable }
+    Side {
+        relations: [left.relations, right.relations].concat(),
+        guaranteed,
+        nullable,
+    }
 }
 
 #[cfg(test)]
@@ -72,11 +85,23 @@ mod tests {
     #[test]
     fn the_preserved_side_is_not_restricted() {
         let mut usable = vec![Vec::new(), Vec::new()];
-        let side = join(Side::one(0), JoinKind::Left, &[0], Side::one(1), &mut usable);
+        let side = join(
+            Side::one(0),
+            JoinKind::Left,
+            &[0],
+            Side::one(1),
+            &mut usable,
+        );
         assert_eq!(usable, [vec![], vec![0]]);
         assert_eq!((side.guaranteed, side.nullable), (vec![], vec![1]));
         let mut usable = vec![Vec::new(), Vec::new()];
-        join(Side::one(0), JoinKind::Full, &[0], Side::one(1), &mut usable);
+        join(
+            Side::one(0),
+            JoinKind::Full,
+            &[0],
+            Side::one(1),
+            &mut usable,
+        );
         assert_eq!(usable, [vec![], vec![]] as [Vec<usize>; 2]);
     }
 
@@ -84,7 +109,13 @@ mod tests {
     fn what_one_side_guarantees_restricts_the_nullable_side() {
         // (0 JOIN 1 ON c0) LEFT JOIN 2 ON c1
         let mut usable = vec![Vec::new(); 3];
-        let left = join(Side::one(0), JoinKind::Inner, &[0], Side::one(1), &mut usable);
+        let left = join(
+            Side::one(0),
+            JoinKind::Inner,
+            &[0],
+            Side::one(1),
+            &mut usable,
+        );
         join(left, JoinKind::Left, &[1], Side::one(2), &mut usable);
         assert_eq!(usable, [vec![0], vec![0], vec![1, 0]]);
     }

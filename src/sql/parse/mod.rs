@@ -32,6 +32,9 @@ const MOST_SET_OPERATIONS: usize = 5_000;
 /// Nesting that the parser follows.
 const DEEPEST: usize = 300;
 
+/// Nesting of joins without parentheses, which the parser follows without counting. A NATURAL JOIN counts, though it does not nest.
+const DEEPEST_JOINS: usize = 100;
+
 /// Stack for parsing and dropping a statement of a given length: measured at most 33 bytes per byte of text for the drop alone.
 fn stack_needed(length: usize) -> usize {
     (1 << 20) + 64 * length
@@ -45,32 +48,56 @@ pub(super) enum Failure {
 }
 
 /// The facts of one statement, given as its lexemes without comments. `literals` are those of the whole message.
-pub(super) fn facts(text: &str, lexemes: &[Lexeme], literals: &[Literal]) -> Result<Facts, Failure> {
+pub(super) fn facts(
+    text: &str,
+    lexemes: &[Lexeme],
+    literals: &[Literal],
+) -> Result<Facts, Failure> {
     let (Some(first), Some(last)) = (lexemes.first(), lexemes.last()) else {
-        return Err(Failure::Unparsed { near: 0, message: "empty".into() });
+        return Err(Failure::Unparsed {
+            near: 0,
+            message: "empty".into(),
+        });
     };
     let length = (last.end - first.start) as usize;
     if length > LONGEST_PARSED {
         let message = format!("a statement of more than {} MB", LONGEST_PARSED >> 20);
-        return Err(Failure::Unparsed { near: first.start as usize, message: message.into() });
+        return Err(Failure::Unparsed {
+            near: first.start as usize,
+            message: message.into(),
+        });
     }
     refuse_long_chains(text, lexemes)?;
     let near = first.start as usize;
     let needed = stack_needed(length);
     stacker::maybe_grow(needed, needed, || {
         let tokens = tokens::tokens(text, lexemes, literals);
-        let shimmed = shim::shim(tokens).map_err(|why| Failure::Unparsed { near, message: why.into() })?;
+        let shimmed = shim::shim(tokens).map_err(|why| Failure::Unparsed {
+            near,
+            message: why.into(),
+        })?;
         let parsed = {
-            let mut parser = Parser::new(&dialect::PgShim).with_recursion_limit(DEEPEST).with_tokens_with_locations(shimmed.tokens);
-            parser.parse_statement().and_then(|statement| match parser.peek_token_ref().token {
-                Token::EOF => Ok(statement),
-                _ => parser.expected_ref("end of statement", parser.peek_token_ref()),
-            })
+            let mut parser = Parser::new(&dialect::PgShim)
+                .with_recursion_limit(DEEPEST)
+                .with_tokens_with_locations(shimmed.tokens);
+            parser
+                .parse_statement()
+                .and_then(|statement| match parser.peek_token_ref().token {
+                    Token::EOF => Ok(statement),
+                    _ => parser.expected_ref("end of statement", parser.peek_token_ref()),
+                })
         };
         match parsed {
-            Ok(statement) => extract::facts(&statement, shimmed.notes).map_err(|why| Failure::Unparsed { near, message: why.0.into() }),
+            Ok(statement) => {
+                extract::facts(&statement, shimmed.notes).map_err(|why| Failure::Unparsed {
+                    near,
+                    message: why.0.into(),
+                })
+            }
             Err(ParserError::RecursionLimitExceeded) => Err(Failure::TooComplex { position: near }),
-            Err(ParserError::ParserError(message) | ParserError::TokenizerError(message)) => Err(complaint(&message, last.end as usize)),
+            Err(ParserError::ParserError(message) | ParserError::TokenizerError(message)) => {
+                Err(complaint(&message, last.end as usize))
+            }
         }
     })
 }
@@ -83,36 +110,58 @@ fn complaint(message: &str, end: usize) -> Failure {
         .map_or(end, |line| line.saturating_sub(1));
     let expected = message.split(", found:").next().unwrap_or(message);
     let expected = expected.split(" at Line: ").next().unwrap_or(expected);
-    Failure::Unparsed { near, message: expected.trim_start_matches("sql parser error: ").into() }
+    Failure::Unparsed {
+        near,
+        message: expected.trim_start_matches("sql parser error: ").into(),
+    }
 }
 
-/// The guard that keeps every tree shallow enough to be dropped.
+/// What has been seen at one depth of parentheses.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    since_comma: usize,
+    /// JOINs whose ON or USING has not come yet: `a JOIN b JOIN c ON .. ON ..` nests.
+    open_joins: usize,
+}
+
+/// The guard that keeps every tree shallow enough to be built and dropped.
 fn refuse_long_chains(text: &str, lexemes: &[Lexeme]) -> Result<(), Failure> {
-    let mut open = vec![0usize];
+    let mut levels = vec![Level::default()];
     let mut set_operations = 0;
-    for lexeme in lexemes {
-        let too_complex = Failure::TooComplex { position: lexeme.start as usize };
-        match lexeme.kind {
-            Kind::CloseParen | Kind::CloseBracket if open.len() > 1 => {
-                open.pop();
-            }
-            _ => {}
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        if levels.len() > 1 && matches!(lexeme.kind, Kind::CloseParen | Kind::CloseBracket) {
+            levels.pop();
         }
-        if let Some(count) = open.last_mut() {
-            *count = if lexeme.kind == Kind::Comma { 0 } else { *count + 1 };
-            if *count > LONGEST_CHAIN {
-                return Err(too_complex);
-            }
-        }
-        match lexeme.kind {
-            Kind::OpenParen | Kind::OpenBracket => open.push(0),
-            Kind::Word if ["union", "intersect", "except"].iter().any(|word| text[lexeme.range()].eq_ignore_ascii_case(word)) => {
+        let Some(level) = levels.last_mut() else {
+            break;
+        };
+        level.since_comma = if lexeme.kind == Kind::Comma {
+            0
+        } else {
+            level.since_comma + 1
+        };
+        if lexeme.kind == Kind::Word {
+            let is = |word: &str| text[lexeme.range()].eq_ignore_ascii_case(word);
+            if is("join") {
+                let crossed =
+                    index > 0 && text[lexemes[index - 1].range()].eq_ignore_ascii_case("cross");
+                level.open_joins += usize::from(!crossed);
+            } else if is("on") || is("using") {
+                level.open_joins = level.open_joins.saturating_sub(1);
+            } else if is("union") || is("intersect") || is("except") {
                 set_operations += 1;
-                if set_operations > MOST_SET_OPERATIONS {
-                    return Err(too_complex);
-                }
             }
-            _ => {}
+        }
+        if level.since_comma > LONGEST_CHAIN
+            || level.open_joins > DEEPEST_JOINS
+            || set_operations > MOST_SET_OPERATIONS
+        {
+            return Err(Failure::TooComplex {
+                position: lexeme.start as usize,
+            });
+        }
+        if matches!(lexeme.kind, Kind::OpenParen | Kind::OpenBracket) {
+            levels.push(Level::default());
         }
     }
     Ok(())

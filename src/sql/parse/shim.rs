@@ -27,7 +27,13 @@ pub(super) struct Shimmed {
 
 /// Rewrites the tokens of one statement. The error names what stands where it cannot be dropped.
 pub(super) fn shim(input: Vec<TokenWithSpan>) -> Result<Shimmed, &'static str> {
-    let mut shim = Shim { out: Vec::with_capacity(input.len() + 8), input, at: 0, notes: Notes::default(), subquery_dropped: false };
+    let mut shim = Shim {
+        out: Vec::with_capacity(input.len() + 8),
+        input,
+        at: 0,
+        notes: Notes::default(),
+        subquery_dropped: false,
+    };
     while shim.at < shim.input.len() {
         if !shim.rewrite() {
             shim.copy();
@@ -36,7 +42,10 @@ pub(super) fn shim(input: Vec<TokenWithSpan>) -> Result<Shimmed, &'static str> {
     if shim.subquery_dropped {
         return Err("a subquery in an index expression or subscript");
     }
-    Ok(Shimmed { tokens: shim.out, notes: shim.notes })
+    Ok(Shimmed {
+        tokens: shim.out,
+        notes: shim.notes,
+    })
 }
 
 struct Shim {
@@ -51,7 +60,10 @@ impl Shim {
     /// Applies the rule that fits here, if any.
     fn rewrite(&mut self) -> bool {
         match &self.input[self.at].token {
-            Token::Word(Word { quote_style: Some(_), .. }) => self.typed_constant() || self.subscript_assignment(),
+            Token::Word(Word {
+                quote_style: Some(_),
+                ..
+            }) => self.typed_constant() || self.subscript_assignment(),
             Token::Word(word) => {
                 let rule: fn(&mut Shim) -> bool = match &*word.value.to_ascii_uppercase() {
                     "ONLY" => Shim::only,
@@ -71,18 +83,26 @@ impl Shim {
                     "ON" => Shim::conflict_target,
                     "WITH" => Shim::returning_with,
                     "DISTINCT" | "ALL" => Shim::group_by_distinct,
+                    "PRECEDING" | "FOLLOWING" => Shim::frame_bound,
                     "UESCAPE" => Shim::unicode_escape,
                     "LOCAL" => Shim::target_named_local,
                     _ => return self.typed_constant() || self.subscript_assignment(),
                 };
                 rule(self)
             }
+            Token::RParen => self.composite_wildcard(),
             _ => false,
         }
     }
 
     fn copy(&mut self) {
-        let taken = std::mem::replace(&mut self.input[self.at], TokenWithSpan { token: Token::EOF, span: Span::empty() });
+        let taken = std::mem::replace(
+            &mut self.input[self.at],
+            TokenWithSpan {
+                token: Token::EOF,
+                span: Span::empty(),
+            },
+        );
         self.out.push(taken);
         self.at += 1;
     }
@@ -96,12 +116,17 @@ impl Shim {
     }
 
     fn sees_all(&self, ahead: usize, words: &[&str]) -> bool {
-        words.iter().enumerate().all(|(index, word)| self.sees(ahead + index, word))
+        words
+            .iter()
+            .enumerate()
+            .all(|(index, word)| self.sees(ahead + index, word))
     }
 
     /// Whether what was read before this is the word.
     fn behind(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| is_word(self.out.last().map(|token| &token.token), word))
+        words
+            .iter()
+            .any(|word| is_word(self.out.last().map(|token| &token.token), word))
     }
 
     fn is_name(&self, ahead: usize) -> bool {
@@ -110,18 +135,43 @@ impl Shim {
 
     /// Puts a token at the place of the present one.
     fn put(&mut self, token: Token) {
-        let span = self.input.get(self.at).or(self.input.last()).map_or_else(Span::empty, |token| Span { end: token.span.end, ..token.span });
+        let span =
+            self.input
+                .get(self.at)
+                .or(self.input.last())
+                .map_or_else(Span::empty, |token| Span {
+                    end: token.span.end,
+                    ..token.span
+                });
         self.out.push(TokenWithSpan { token, span });
     }
 
     /// Drops tokens, keeping note of calls among them.
     fn skip(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            if ["select", "with", "table", "values"].iter().any(|word| self.sees(0, word)) && !self.behind_dropped_return() {
+            if ["select", "with", "table", "values"]
+                .iter()
+                .any(|word| self.sees(0, word))
+                && !self.behind_dropped_return()
+            {
                 self.subquery_dropped = true;
             }
-            if let (Some(Token::Word(word)), Some(Token::LParen)) = (self.token(0), self.token(1)) {
-                let name = if word.quote_style.is_some() { names::keep(&word.value) } else { names::fold(&word.value) };
+            if let (Some(Token::Word(word)), Some(Token::LParen)) = (self.token(0), self.token(1))
+                && !matches!(
+                    word.keyword,
+                    Keyword::WITH
+                        | Keyword::WHERE
+                        | Keyword::AND
+                        | Keyword::OR
+                        | Keyword::NOT
+                        | Keyword::IN
+                )
+            {
+                let name = if word.quote_style.is_some() {
+                    names::keep(&word.value)
+                } else {
+                    names::fold(&word.value)
+                };
                 self.notes.functions.push(Name { schema: None, name });
             }
             self.at += 1;
@@ -162,7 +212,10 @@ impl Shim {
                 return length;
             }
             length += 1;
-            if !matches!(self.token(ahead + length), Some(Token::Period | Token::Comma)) {
+            if !matches!(
+                self.token(ahead + length),
+                Some(Token::Period | Token::Comma)
+            ) {
                 return length;
             }
             length += 1;
@@ -171,7 +224,12 @@ impl Shim {
 
     /// `FROM ONLY t`, `ONLY (t)`: the tables below t matter to no fact.
     fn only(&mut self) -> bool {
-        if self.behind(&["row", "rows", "first", "next"]) || matches!(self.out.last().map(|token| &token.token), Some(Token::RParen | Token::Number(..))) {
+        if self.behind(&["row", "rows", "first", "next"])
+            || matches!(
+                self.out.last().map(|token| &token.token),
+                Some(Token::RParen | Token::Number(..))
+            )
+        {
             return false;
         }
         self.at += 1;
@@ -193,7 +251,11 @@ impl Shim {
         if self.behind(&["into", "temp", "temporary", "unlogged"]) || !self.is_name(1) {
             return false;
         }
-        for token in [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")] {
+        for token in [
+            Token::make_keyword("SELECT"),
+            Token::Mul,
+            Token::make_keyword("FROM"),
+        ] {
             self.put(token);
         }
         self.at += 1;
@@ -209,7 +271,11 @@ impl Shim {
             () if self.sees(1, "share") => ("SHARE", 2),
             () => return false,
         };
-        let tables = if self.sees(words, "of") { 1 + self.names(words + 1) } else { 0 };
+        let tables = if self.sees(words, "of") {
+            1 + self.names(words + 1)
+        } else {
+            0
+        };
         if words == 2 && tables == 0 {
             return false;
         }
@@ -223,10 +289,32 @@ impl Shim {
             return false;
         }
         match () {
-            () if self.sees_all(1, &["current", "row"]) || self.sees_all(1, &["no", "others"]) => self.skip(3),
+            () if self.sees_all(1, &["current", "row"]) || self.sees_all(1, &["no", "others"]) => {
+                self.skip(3)
+            }
             () if self.sees(1, "group") || self.sees(1, "ties") => self.skip(2),
             () => false,
         }
+    }
+
+    /// `'1 day'::interval PRECEDING`: the parser takes a plain string there.
+    fn frame_bound(&mut self) -> bool {
+        let behind: Vec<&Token> = self
+            .out
+            .iter()
+            .rev()
+            .take(3)
+            .map(|token| &token.token)
+            .collect();
+        if let [
+            Token::Word(_),
+            Token::DoubleColon,
+            Token::SingleQuotedString(_),
+        ] = behind[..]
+        {
+            self.out.truncate(self.out.len() - 2);
+        }
+        false
     }
 
     fn between_symmetric(&mut self) -> bool {
@@ -234,7 +322,12 @@ impl Shim {
     }
 
     fn is_null(&mut self) -> bool {
-        if self.token(1) == Some(&Token::LParen) || matches!(self.out.last().map(|token| &token.token), None | Some(Token::Period)) {
+        if self.token(1) == Some(&Token::LParen)
+            || matches!(
+                self.out.last().map(|token| &token.token),
+                None | Some(Token::Period)
+            )
+        {
             return false;
         }
         self.put(Token::make_keyword("IS"));
@@ -259,7 +352,9 @@ impl Shim {
 
     /// `SEARCH DEPTH FIRST BY a, b SET c` behind a WITH query.
     fn search_clause(&mut self) -> bool {
-        if self.out.last().map(|token| &token.token) != Some(&Token::RParen) || !self.sees_all(2, &["first", "by"]) {
+        if self.out.last().map(|token| &token.token) != Some(&Token::RParen)
+            || !self.sees_all(2, &["first", "by"])
+        {
             return false;
         }
         let columns = self.names(4);
@@ -284,10 +379,18 @@ impl Shim {
 
     /// `FROM f() AS (a int)`: a list of columns without an alias gets one.
     fn column_definitions(&mut self) -> bool {
-        if self.out.last().map(|token| &token.token) != Some(&Token::RParen) || self.token(1) != Some(&Token::LParen) || !self.is_name(2) {
+        if self.out.last().map(|token| &token.token) != Some(&Token::RParen)
+            || self.token(1) != Some(&Token::LParen)
+            || !self.is_name(2)
+        {
             return false;
         }
-        if ["select", "with", "values", "table", "insert", "update", "delete", "merge"].iter().any(|word| self.sees(2, word)) {
+        if [
+            "select", "with", "values", "table", "insert", "update", "delete", "merge",
+        ]
+        .iter()
+        .any(|word| self.sees(2, word))
+        {
             return false;
         }
         self.copy();
@@ -302,7 +405,11 @@ impl Shim {
         }
         let columns = self.names(2);
         let close = 2 + columns;
-        if columns == 0 || self.token(close) != Some(&Token::RParen) || !self.sees(close + 1, "as") || !self.is_name(close + 2) {
+        if columns == 0
+            || self.token(close) != Some(&Token::RParen)
+            || !self.sees(close + 1, "as")
+            || !self.is_name(close + 2)
+        {
             return false;
         }
         for _ in 0..=close {
@@ -327,7 +434,9 @@ impl Shim {
 
     /// `ON CONFLICT (target) WHERE predicate DO ..`: the target says which unique index, no fact does.
     fn conflict_target(&mut self) -> bool {
-        if !self.sees(1, "conflict") || !(self.token(2) == Some(&Token::LParen) || self.sees_all(2, &["on", "constraint"])) {
+        if !self.sees(1, "conflict")
+            || !(self.token(2) == Some(&Token::LParen) || self.sees_all(2, &["on", "constraint"]))
+        {
             return false;
         }
         let mut index = 2;
@@ -338,7 +447,13 @@ impl Shim {
                     Some(partner) => index = partner + 1,
                     None => return false,
                 },
-                Some(_) if self.sees(index, "do") && (self.sees(index + 1, "nothing") || self.sees_all(index + 1, &["update", "set"])) => break,
+                Some(_)
+                    if self.sees(index, "do")
+                        && (self.sees(index + 1, "nothing")
+                            || self.sees_all(index + 1, &["update", "set"])) =>
+                {
+                    break;
+                }
                 Some(_) => index += 1,
             }
         }
@@ -359,7 +474,12 @@ impl Shim {
     }
 
     fn group_by_distinct(&mut self) -> bool {
-        let before = self.out.len().checked_sub(2).and_then(|index| self.out.get(index)).map(|token| &token.token);
+        let before = self
+            .out
+            .len()
+            .checked_sub(2)
+            .and_then(|index| self.out.get(index))
+            .map(|token| &token.token);
         self.behind(&["by"]) && is_word(before, "group") && self.skip(1)
     }
 
@@ -383,6 +503,24 @@ impl Shim {
         true
     }
 
+    /// `(composite).*` are columns of unknown number: an unknown one, and a wildcard.
+    fn composite_wildcard(&mut self) -> bool {
+        if self.token(1) != Some(&Token::Period) || self.token(2) != Some(&Token::Mul) {
+            return false;
+        }
+        self.copy();
+        for token in [
+            Token::make_keyword("IS"),
+            Token::make_keyword("NULL"),
+            Token::Comma,
+        ] {
+            self.put(token);
+        }
+        self.at += 1;
+        self.copy();
+        true
+    }
+
     /// `inet '1.2.3.4'` is `'1.2.3.4'::inet`, for every type name that is no key word.
     fn typed_constant(&mut self) -> bool {
         let mut length = 1;
@@ -390,7 +528,11 @@ impl Shim {
             length += 2;
         }
         let is_type = match self.token(length - 1) {
-            Some(Token::Word(word)) => word.quote_style.is_some() || word.keyword == Keyword::NoKeyword || word.value.eq_ignore_ascii_case("json"),
+            Some(Token::Word(word)) => {
+                word.quote_style.is_some()
+                    || word.keyword == Keyword::NoKeyword
+                    || word.value.eq_ignore_ascii_case("json")
+            }
             _ => false,
         };
         if !is_type || !matches!(self.token(length), Some(Token::SingleQuotedString(_))) {
@@ -408,7 +550,11 @@ impl Shim {
 
     /// `SET a[1] = 5`: the column is assigned, whichever element.
     fn subscript_assignment(&mut self) -> bool {
-        let starts = self.behind(&["set"]) || matches!(self.out.last().map(|token| &token.token), Some(Token::Comma));
+        let starts = self.behind(&["set"])
+            || matches!(
+                self.out.last().map(|token| &token.token),
+                Some(Token::Comma)
+            );
         let mut length = 1;
         while self.token(length) == Some(&Token::LBracket) {
             match self.partner(length) {

@@ -15,20 +15,36 @@ pub(super) fn slot(span: Span) -> Option<usize> {
 
 /// The tokens of one statement.
 pub(super) fn tokens(text: &str, lexemes: &[Lexeme], literals: &[Literal]) -> Vec<TokenWithSpan> {
-    let mut next = literals.partition_point(|literal| lexemes.first().is_some_and(|first| literal.start < first.start));
+    let mut next = literals.partition_point(|literal| {
+        lexemes
+            .first()
+            .is_some_and(|first| literal.start < first.start)
+    });
     lexemes
         .iter()
         .map(|lexeme| {
             let mut column = 0;
-            if literals.get(next).is_some_and(|literal| literal.start == lexeme.start) {
+            if literals
+                .get(next)
+                .is_some_and(|literal| literal.start == lexeme.start)
+            {
                 next += 1;
                 if is_plain(lexeme.kind) {
                     column = next as u64;
                 }
             }
-            let start = Location { line: u64::from(lexeme.start) + 1, column };
-            let end = Location { line: u64::from(lexeme.end) + 1, column: 0 };
-            TokenWithSpan { token: token(&text[lexeme.range()], lexeme.kind), span: Span { start, end } }
+            let start = Location {
+                line: u64::from(lexeme.start) + 1,
+                column,
+            };
+            let end = Location {
+                line: u64::from(lexeme.end) + 1,
+                column: 0,
+            };
+            TokenWithSpan {
+                token: token(&text[lexeme.range()], lexeme.kind),
+                span: Span { start, end },
+            }
         })
         .collect()
 }
@@ -36,7 +52,13 @@ pub(super) fn tokens(text: &str, lexemes: &[Lexeme], literals: &[Literal]) -> Ve
 /// Whether a literal's own characters say what value it has.
 fn is_plain(kind: Kind) -> bool {
     match kind {
-        Kind::Literal(LiteralKind::Integer | LiteralKind::Number | LiteralKind::Text | LiteralKind::Escape | LiteralKind::Dollar) => true,
+        Kind::Literal(
+            LiteralKind::Integer
+            | LiteralKind::Number
+            | LiteralKind::Text
+            | LiteralKind::Escape
+            | LiteralKind::Dollar,
+        ) => true,
         Kind::Literal(
             LiteralKind::Radix
             | LiteralKind::Bits
@@ -53,7 +75,9 @@ fn token(source: &str, kind: Kind) -> Token {
     match kind {
         Kind::Word => word(source),
         Kind::Quoted | Kind::UnicodeQuoted => quoted_word(&names::unquote(source)),
-        Kind::Literal(LiteralKind::Integer | LiteralKind::Number) => Token::Number(source.to_owned(), false),
+        Kind::Literal(LiteralKind::Integer | LiteralKind::Number) => {
+            Token::Number(source.to_owned(), false)
+        }
         Kind::Literal(LiteralKind::Radix) => Token::HexStringLiteral(String::new()),
         // The content stays outside: nothing in the tree can show it.
         Kind::Literal(_) => Token::SingleQuotedString(String::new()),
@@ -69,15 +93,22 @@ fn token(source: &str, kind: Kind) -> Token {
         Kind::Dot => Token::Period,
         Kind::Colon => Token::Colon,
         Kind::Semicolon => Token::SemiColon,
-        Kind::DotDot | Kind::Stray | Kind::LineComment | Kind::BlockComment => Token::Char(source.chars().next().unwrap_or(' ')),
+        Kind::DotDot | Kind::Stray | Kind::LineComment | Kind::BlockComment => {
+            Token::Char(source.chars().next().unwrap_or(' '))
+        }
     }
 }
 
 /// An unquoted word; a keyword only where Postgres knows it as one (the parser knows those of twenty databases).
 pub(super) fn word(source: &str) -> Token {
     match Token::make_word(source, None) {
-        Token::Word(word) if word.keyword != Keyword::NoKeyword && !keywords::is_keyword(source) => {
-            Token::Word(Word { keyword: Keyword::NoKeyword, ..word })
+        Token::Word(word)
+            if word.keyword != Keyword::NoKeyword && !keywords::is_keyword(source) =>
+        {
+            Token::Word(Word {
+                keyword: Keyword::NoKeyword,
+                ..word
+            })
         }
         token => token,
     }

@@ -2,9 +2,10 @@
 //! does not have is an error, never skipped.
 
 use sqlparser::ast::{
-    AccessExpr, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
-    GroupByExpr, LimitClause, ListAggOnOverflow, NamedWindowExpr, ObjectName, OrderBy, OrderByExpr, OrderByKind, Query, SelectItem,
-    SelectItemQualifiedWildcardKind, Subscript, WildcardAdditionalOptions, WindowFrameBound, WindowSpec, WindowType,
+    AccessExpr, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArguments, GroupByExpr, LimitClause, ListAggOnOverflow, NamedWindowExpr, ObjectName,
+    OrderBy, OrderByExpr, OrderByKind, Query, SelectItem, SelectItemQualifiedWildcardKind,
+    Subscript, WildcardAdditionalOptions, WindowFrameBound, WindowSpec, WindowType,
 };
 
 /// A construct that is not understood; the text names it.
@@ -23,7 +24,6 @@ pub(super) fn parts<'a>(expr: &'a Expr, found: &mut Vec<Part<'a>>) -> Result<(),
     let mut all = |exprs: &[&'a Expr]| found.extend(exprs.iter().map(|expr| Part::Expr(expr)));
     match expr {
         Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_) | Expr::TypedString(_) => {}
-        Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {}
         Expr::IsFalse(expr)
         | Expr::IsNotFalse(expr)
         | Expr::IsTrue(expr)
@@ -97,6 +97,9 @@ pub(super) fn parts<'a>(expr: &'a Expr, found: &mut Vec<Part<'a>>) -> Result<(),
             }
         }
         Expr::Cast { format: Some(_), .. }
+        // Where it may stand, it is no expression: among output columns and arguments.
+        | Expr::Wildcard(_)
+        | Expr::QualifiedWildcard(..)
         | Expr::JsonAccess { .. }
         | Expr::InUnnest { .. }
         | Expr::RLike { .. }
@@ -115,8 +118,20 @@ pub(super) fn parts<'a>(expr: &'a Expr, found: &mut Vec<Part<'a>>) -> Result<(),
 }
 
 /// The parts of a call.
-pub(super) fn call_parts<'a>(function: &'a Function, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
-    let Function { name: _, uses_odbc_syntax: _, parameters, args, within_group, filter, null_treatment: _, over } = function;
+pub(super) fn call_parts<'a>(
+    function: &'a Function,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
+    let Function {
+        name: _,
+        uses_odbc_syntax: _,
+        parameters,
+        args,
+        within_group,
+        filter,
+        null_treatment: _,
+        over,
+    } = function;
     if !matches!(parameters, FunctionArguments::None) {
         return Err(Unread("a call with two argument lists"));
     }
@@ -141,7 +156,10 @@ pub(super) fn call_parts<'a>(function: &'a Function, found: &mut Vec<Part<'a>>) 
     Ok(())
 }
 
-pub(super) fn arguments<'a>(arguments: &'a [FunctionArg], found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn arguments<'a>(
+    arguments: &'a [FunctionArg],
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     for argument in arguments {
         let value = match argument {
             FunctionArg::Named { arg, .. } | FunctionArg::Unnamed(arg) => arg,
@@ -159,20 +177,27 @@ pub(super) fn arguments<'a>(arguments: &'a [FunctionArg], found: &mut Vec<Part<'
     Ok(())
 }
 
-fn argument_clause<'a>(clause: &'a FunctionArgumentClause, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+fn argument_clause<'a>(
+    clause: &'a FunctionArgumentClause,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     match clause {
         FunctionArgumentClause::IgnoreOrRespectNulls(_)
         | FunctionArgumentClause::JsonNullClause(_)
         | FunctionArgumentClause::JsonReturningClause(_)
         | FunctionArgumentClause::Separator(_) => {}
-        FunctionArgumentClause::Where(expr) | FunctionArgumentClause::Limit(expr) => found.push(Part::Expr(expr)),
+        FunctionArgumentClause::Where(expr) | FunctionArgumentClause::Limit(expr) => {
+            found.push(Part::Expr(expr))
+        }
         FunctionArgumentClause::OrderBy(items) => {
             for item in items {
                 order_item(item, found)?;
             }
         }
         FunctionArgumentClause::OnOverflow(ListAggOnOverflow::Error) => {}
-        FunctionArgumentClause::OnOverflow(ListAggOnOverflow::Truncate { filler, .. }) => found.extend(filler.as_deref().map(Part::Expr)),
+        FunctionArgumentClause::OnOverflow(ListAggOnOverflow::Truncate { filler, .. }) => {
+            found.extend(filler.as_deref().map(Part::Expr))
+        }
         FunctionArgumentClause::Having(bound) => found.push(Part::Expr(&bound.1)),
     }
     Ok(())
@@ -180,14 +205,30 @@ fn argument_clause<'a>(clause: &'a FunctionArgumentClause, found: &mut Vec<Part<
 
 /// A wildcard; what other databases add to it changes the columns.
 pub(super) fn wildcard(options: &WildcardAdditionalOptions) -> Result<(), Unread> {
-    let WildcardAdditionalOptions { wildcard_token: _, opt_ilike, opt_exclude, opt_except, opt_replace, opt_rename, opt_alias: _ } = options;
-    if opt_ilike.is_some() || opt_exclude.is_some() || opt_except.is_some() || opt_replace.is_some() || opt_rename.is_some() {
+    let WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike,
+        opt_exclude,
+        opt_except,
+        opt_replace,
+        opt_rename,
+        opt_alias: _,
+    } = options;
+    if opt_ilike.is_some()
+        || opt_exclude.is_some()
+        || opt_except.is_some()
+        || opt_replace.is_some()
+        || opt_rename.is_some()
+    {
         return Err(Unread("a wildcard with options"));
     }
     Ok(())
 }
 
-pub(super) fn window_parts<'a>(window: &'a WindowSpec, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn window_parts<'a>(
+    window: &'a WindowSpec,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     found.extend(window.partition_by.iter().map(Part::Expr));
     for item in &window.order_by {
         order_item(item, found)?;
@@ -195,22 +236,31 @@ pub(super) fn window_parts<'a>(window: &'a WindowSpec, found: &mut Vec<Part<'a>>
     if let Some(frame) = &window.window_frame {
         for bound in std::iter::once(&frame.start_bound).chain(&frame.end_bound) {
             match bound {
-                WindowFrameBound::CurrentRow | WindowFrameBound::Preceding(None) | WindowFrameBound::Following(None) => {}
-                WindowFrameBound::Preceding(Some(expr)) | WindowFrameBound::Following(Some(expr)) => found.push(Part::Expr(expr)),
+                WindowFrameBound::CurrentRow
+                | WindowFrameBound::Preceding(None)
+                | WindowFrameBound::Following(None) => {}
+                WindowFrameBound::Preceding(Some(expr))
+                | WindowFrameBound::Following(Some(expr)) => found.push(Part::Expr(expr)),
             }
         }
     }
     Ok(())
 }
 
-pub(super) fn named_window<'a>(window: &'a NamedWindowExpr, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn named_window<'a>(
+    window: &'a NamedWindowExpr,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     match window {
         NamedWindowExpr::NamedWindow(_) => Ok(()),
         NamedWindowExpr::WindowSpec(window) => window_parts(window, found),
     }
 }
 
-pub(super) fn order_item<'a>(item: &'a OrderByExpr, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn order_item<'a>(
+    item: &'a OrderByExpr,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     if item.with_fill.is_some() {
         return Err(Unread("ORDER BY .. WITH FILL"));
     }
@@ -220,23 +270,34 @@ pub(super) fn order_item<'a>(item: &'a OrderByExpr, found: &mut Vec<Part<'a>>) -
 
 pub(super) fn order_by<'a>(order_by: &'a OrderBy, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
     match (&order_by.kind, &order_by.interpolate) {
-        (OrderByKind::Expressions(items), None) => items.iter().try_for_each(|item| order_item(item, found)),
+        (OrderByKind::Expressions(items), None) => {
+            items.iter().try_for_each(|item| order_item(item, found))
+        }
         _ => Err(Unread("ORDER BY ALL")),
     }
 }
 
 pub(super) fn limit<'a>(clause: &'a LimitClause, found: &mut Vec<Part<'a>>) {
     match clause {
-        LimitClause::LimitOffset { limit, offset, limit_by } => {
+        LimitClause::LimitOffset {
+            limit,
+            offset,
+            limit_by,
+        } => {
             found.extend(limit.iter().map(Part::Expr));
             found.extend(offset.iter().map(|offset| Part::Expr(&offset.value)));
             found.extend(limit_by.iter().map(Part::Expr));
         }
-        LimitClause::OffsetCommaLimit { offset, limit } => found.extend([Part::Expr(offset), Part::Expr(limit)]),
+        LimitClause::OffsetCommaLimit { offset, limit } => {
+            found.extend([Part::Expr(offset), Part::Expr(limit)])
+        }
     }
 }
 
-pub(super) fn group_by<'a>(clause: &'a GroupByExpr, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn group_by<'a>(
+    clause: &'a GroupByExpr,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     match clause {
         GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => {
             found.extend(exprs.iter().map(Part::Expr));
@@ -253,11 +314,19 @@ pub(super) fn distinct<'a>(distinct: &'a Distinct, found: &mut Vec<Part<'a>>) {
     }
 }
 
-pub(super) fn select_item<'a>(item: &'a SelectItem, found: &mut Vec<Part<'a>>) -> Result<(), Unread> {
+pub(super) fn select_item<'a>(
+    item: &'a SelectItem,
+    found: &mut Vec<Part<'a>>,
+) -> Result<(), Unread> {
     match item {
-        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => found.push(Part::Expr(expr)),
-        SelectItem::ExprWithAliases { .. } => return Err(Unread("an output column with several aliases")),
-        SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), options) | SelectItem::Wildcard(options) => {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+            found.push(Part::Expr(expr))
+        }
+        SelectItem::ExprWithAliases { .. } => {
+            return Err(Unread("an output column with several aliases"));
+        }
+        SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), options)
+        | SelectItem::Wildcard(options) => {
             wildcard(options)?;
         }
         SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::Expr(expr), options) => {
@@ -270,5 +339,8 @@ pub(super) fn select_item<'a>(item: &'a SelectItem, found: &mut Vec<Part<'a>>) -
 
 /// A name's parts as identifiers; the parser knows other kinds.
 pub(super) fn identifiers(name: &ObjectName) -> Result<Vec<&sqlparser::ast::Ident>, Unread> {
-    name.0.iter().map(|part| part.as_ident().ok_or(Unread("a computed name"))).collect()
+    name.0
+        .iter()
+        .map(|part| part.as_ident().ok_or(Unread("a computed name")))
+        .collect()
 }

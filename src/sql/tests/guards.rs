@@ -4,7 +4,12 @@ use crate::sql::{Body, SqlError, read};
 
 /// Runs on the stack that a worker thread has.
 fn on_small_stack(test: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().stack_size(2 << 20).spawn(test).expect("a thread").join().expect("it lives");
+    std::thread::Builder::new()
+        .stack_size(2 << 20)
+        .spawn(test)
+        .expect("a thread")
+        .join()
+        .expect("it lives");
 }
 
 fn too_complex(text: String) {
@@ -55,7 +60,7 @@ fn set_operations_with_commas() {
 
 #[test]
 fn concatenated_arrays() {
-    chain("SELECT a", "||ARRAY[1,2]", 3);
+    chain("SELECT a", "||ARRAY[1,2]", 4);
 }
 
 #[test]
@@ -75,22 +80,49 @@ fn fields() {
 
 #[test]
 fn nesting_ends_in_an_error() {
-    too_complex(format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000)));
+    too_complex(format!(
+        "SELECT {}1{}",
+        "(".repeat(100_000),
+        ")".repeat(100_000)
+    ));
     too_complex(format!("SELECT 1 WHERE {}a", "NOT ".repeat(100_000)));
-    too_complex(format!("SELECT {}1{}", "f(".repeat(5_000), ")".repeat(5_000)));
+    too_complex(format!(
+        "SELECT {}1{}",
+        "f(".repeat(5_000),
+        ")".repeat(5_000)
+    ));
     too_complex(format!("SELECT {}1{}", "- ".repeat(100_000), ""));
+}
+
+#[test]
+fn joins_that_nest() {
+    let joins = |count: usize| {
+        format!(
+            "SELECT * FROM a{}{}",
+            " JOIN b".repeat(count),
+            " ON true".repeat(count)
+        )
+    };
+    facts(joins(100));
+    too_complex(joins(101));
+    facts(format!("SELECT * FROM a{}", " JOIN b ON true".repeat(250)));
 }
 
 #[test]
 fn modest_nesting_is_read() {
     facts(format!("SELECT {}1{}", "(".repeat(100), ")".repeat(100)));
-    facts(format!("SELECT {}1{}", "(SELECT ".repeat(30), ")".repeat(30)));
+    facts(format!(
+        "SELECT {}1{}",
+        "(SELECT ".repeat(30),
+        ")".repeat(30)
+    ));
 }
 
 /// At its limit the parser gives several messages; none of them may end the process.
 #[test]
 fn deep_nesting_of_all_kinds_is_survived() {
-    let nested = |open: &str, close: &str| format!("SELECT {}1{}", open.repeat(3_000), close.repeat(3_000));
+    let nested =
+        |open: &str, close: &str| format!("SELECT {}1{}", open.repeat(3_000), close.repeat(3_000));
     for text in [
         nested("CASE WHEN a THEN ", " END"),
         nested("NOT (", ")"),
@@ -100,10 +132,22 @@ fn deep_nesting_of_all_kinds_is_survived() {
         nested("EXISTS (SELECT ", ")"),
         nested("CAST(", " AS int)"),
         format!("SELECT * FROM {}a{}", "(".repeat(3_000), ")".repeat(3_000)),
-        format!("SELECT * FROM {}a{}", "(SELECT * FROM ".repeat(3_000), ") b".repeat(3_000)),
+        format!(
+            "SELECT * FROM {}a{}",
+            "(SELECT * FROM ".repeat(3_000),
+            ") b".repeat(3_000)
+        ),
         format!("{}SELECT 1{}", "(".repeat(3_000), ")".repeat(3_000)),
-        format!("{}SELECT 1{}", "WITH a AS (".repeat(3_000), ") SELECT 1".repeat(3_000)),
-        format!("SELECT * FROM a{}{}", " JOIN b".repeat(2_000), " ON true".repeat(2_000)),
+        format!(
+            "{}SELECT 1{}",
+            "WITH a AS (".repeat(3_000),
+            ") SELECT 1".repeat(3_000)
+        ),
+        format!(
+            "SELECT * FROM a{}{}",
+            " JOIN b".repeat(2_000),
+            " ON true".repeat(2_000)
+        ),
     ] {
         on_small_stack(move || {
             read(&text).ok();
@@ -113,14 +157,21 @@ fn deep_nesting_of_all_kinds_is_survived() {
 
 #[test]
 fn long_lists_pass() {
-    facts(format!("SELECT 1 FROM t WHERE a IN (1{})", ",1".repeat(100_000)));
-    facts(format!("INSERT INTO t VALUES (1,'a'){}", ",(1,'a')".repeat(20_000)));
+    facts(format!(
+        "SELECT 1 FROM t WHERE a IN (1{})",
+        ",1".repeat(100_000)
+    ));
+    facts(format!(
+        "INSERT INTO t VALUES (1,'a'){}",
+        ",(1,'a')".repeat(20_000)
+    ));
 }
 
 #[test]
 fn what_is_too_long_to_parse_is_shown_by_its_words() {
     on_small_stack(|| {
-        let read = read(&format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).expect("read");
+        let read =
+            read(&format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).expect("read");
         let Body::Unparsed { words, .. } = &read[0].body else {
             panic!("parsed");
         };
@@ -130,7 +181,18 @@ fn what_is_too_long_to_parse_is_shown_by_its_words() {
 
 #[test]
 fn errors_have_a_state_and_a_place() {
-    assert_eq!(read("SELECT 1; SELECT 'a").expect_err("unterminated").position(), 17);
-    assert_eq!(read("SELECT 'a").expect_err("unterminated").sqlstate(), "42601");
-    assert!(matches!(read("SELECT U&\"a\""), Err(SqlError::Unsupported { position: 7, .. })));
+    assert_eq!(
+        read("SELECT 1; SELECT 'a")
+            .expect_err("unterminated")
+            .position(),
+        17
+    );
+    assert_eq!(
+        read("SELECT 'a").expect_err("unterminated").sqlstate(),
+        "42601"
+    );
+    assert!(matches!(
+        read("SELECT U&\"a\""),
+        Err(SqlError::Unsupported { position: 7, .. })
+    ));
 }

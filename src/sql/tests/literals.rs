@@ -1,8 +1,10 @@
 //! The numbering of literals, and the plan cache's key.
 
 use crate::sql::lexer::LiteralKind;
-use crate::sql::normalise::{Literal, LiteralError, from_normal, literal_text, normalise, to_normal};
-use crate::sql::{Body, read};
+use crate::sql::normalise::{
+    Literal, LiteralError, from_normal, literal_text, normalise, to_normal,
+};
+use crate::sql::{Body, Source, read};
 use proptest::prelude::*;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::tokenizer::{Token, Tokenizer};
@@ -20,7 +22,10 @@ fn decoded(text: &str) -> Result<String, LiteralError> {
 
 #[test]
 fn texts_that_differ_in_literals_share_a_key() {
-    assert_eq!(normal("SELECT 1, 'a' -- c").0, normal("SELECT 23, 'it''s' -- c").0);
+    assert_eq!(
+        normal("SELECT 1, 'a' -- c").0,
+        normal("SELECT 23, 'it''s' -- c").0
+    );
     for (one, other) in [
         ("SELECT 1", "SELECT 1.5"),
         ("SELECT 1", "SELECT '1'"),
@@ -47,7 +52,10 @@ fn values_are_decoded_as_postgres_decodes_them() {
     assert_eq!(decoded("12").as_deref(), Ok("12"));
     assert_eq!(decoded("1_000").as_deref(), Ok("1000"));
     assert_eq!(decoded("'it''s \\n'").as_deref(), Ok("it's \\n"));
-    assert_eq!(decoded(r"E'\'\n\x41\101\u00e9\q'''").as_deref(), Ok("'\nAA\u{e9}q'"));
+    assert_eq!(
+        decoded(r"E'\'\n\x41\101\u00e9\q'''").as_deref(),
+        Ok("'\nAA\u{e9}q'")
+    );
     assert_eq!(decoded("$$a'b$$").as_deref(), Ok("a'b"));
     assert_eq!(decoded("$x$a$$b$x$").as_deref(), Ok("a$$b"));
     for text in ["X'1'", "B'1'", "N'a'", "U&'a'", "0x1F", "'a'\n'b'"] {
@@ -60,11 +68,21 @@ fn values_are_decoded_as_postgres_decodes_them() {
 
 #[test]
 fn offsets_move_with_the_literals() {
-    let (one, other) = ("SELECT 1, 'a'; SELECT 22 + 3;", "SELECT 100, 'bcd'; SELECT 4 + 5;");
+    let (one, other) = (
+        "SELECT 1, 'a'; SELECT 22 + 3;",
+        "SELECT 100, 'bcd'; SELECT 4 + 5;",
+    );
     let (ones, others) = (normal(one).1, normal(other).1);
-    for (statement, counterpart) in read(one).expect("read").iter().zip(read(other).expect("read")) {
+    for (statement, counterpart) in read(one)
+        .expect("read")
+        .iter()
+        .zip(read(other).expect("read"))
+    {
         let moved = |offset: usize| from_normal(to_normal(offset, &ones), &others);
-        assert_eq!(moved(statement.range.start)..moved(statement.range.end), counterpart.range);
+        assert_eq!(
+            moved(statement.range.start)..moved(statement.range.end),
+            counterpart.range
+        );
     }
 }
 
@@ -72,18 +90,29 @@ fn offsets_move_with_the_literals() {
 fn facts_count_literals_over_the_whole_message() {
     let text = "SELECT 'a', 2; SET x = 3; SELECT 1 FROM t WHERE id = 5";
     let read = read(text).expect("read");
-    let Body::Facts(facts) = &read[2].body else { panic!("parsed") };
+    let Body::Facts(facts) = &read[2].body else {
+        panic!("parsed")
+    };
     assert!(format!("{:?}", facts.blocks[0].conjuncts).contains("slot: 3"));
     assert_eq!(normal(text).1.len(), 4);
 }
 
 /// The parser crate's own reading of where the literals are.
 fn literals_of_the_crate(text: &str) -> Option<Vec<(usize, usize)>> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().ok()?;
-    let lines: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
+        .tokenize_with_location()
+        .ok()?;
+    let lines: Vec<usize> = std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
     let byte = |line: u64, column: u64| {
         let start = lines[line as usize - 1];
-        start + text[start..].chars().take(column as usize - 1).map(char::len_utf8).sum::<usize>()
+        start
+            + text[start..]
+                .chars()
+                .take(column as usize - 1)
+                .map(char::len_utf8)
+                .sum::<usize>()
     };
     let literal = |token: &Token| {
         matches!(
@@ -99,19 +128,38 @@ fn literals_of_the_crate(text: &str) -> Option<Vec<(usize, usize)>> {
         )
     };
     let found = tokens.iter().filter(|token| literal(&token.token));
-    Some(found.map(|token| (byte(token.span.start.line, token.span.start.column), byte(token.span.end.line, token.span.end.column))).collect())
+    Some(
+        found
+            .map(|token| {
+                (
+                    byte(token.span.start.line, token.span.start.column),
+                    byte(token.span.end.line, token.span.end.column),
+                )
+            })
+            .collect(),
+    )
 }
 
 fn agree(text: &str) {
     let (mut out, mut ours) = (Vec::new(), Vec::new());
     let normalised = normalise(text.as_bytes(), &mut out, &mut ours);
-    let Some(theirs) = literals_of_the_crate(text) else { return };
+    let Some(theirs) = literals_of_the_crate(text) else {
+        return;
+    };
     assert!(normalised.is_ok(), "{text:?}");
     // Postgres's rules differ from the crate's for these, on purpose.
-    if ours.iter().any(|literal| matches!(literal.kind, LiteralKind::Continued | LiteralKind::Radix | LiteralKind::Hex | LiteralKind::Bits)) {
+    if ours.iter().any(|literal| {
+        matches!(
+            literal.kind,
+            LiteralKind::Continued | LiteralKind::Radix | LiteralKind::Hex | LiteralKind::Bits
+        )
+    }) {
         return;
     }
-    let ours: Vec<(usize, usize)> = ours.iter().map(|literal| (literal.start as usize, literal.end as usize)).collect();
+    let ours: Vec<(usize, usize)> = ours
+        .iter()
+        .map(|literal| (literal.start as usize, literal.end as usize))
+        .collect();
     assert_eq!(ours, theirs, "{text:?}");
 }
 
@@ -152,6 +200,19 @@ proptest! {
     #[test]
     fn literals_are_where_the_crate_sees_them(pieces in prop::collection::vec(piece(), 0..12)) {
         agree(&pieces.join(" "));
+    }
+
+    /// The key steps over what `read()` looks at; they must count alike.
+    #[test]
+    fn key_and_reading_number_alike(text in "[-+*/'\"$;.:=a-eE1é\n ]{0,30}") {
+        let (mut out, mut literals) = (Vec::new(), Vec::new());
+        let key = normalise(text.as_bytes(), &mut out, &mut literals);
+        if let Ok(source) = Source::lex(&text) {
+            prop_assert!(key.is_ok());
+            prop_assert_eq!(&source.literals, &literals);
+        } else {
+            prop_assert!(key.is_err());
+        }
     }
 
     #[test]

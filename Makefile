@@ -1,0 +1,92 @@
+# The commands of the project. Each installs what it needs and is missing, with apt-get as root or by passwordless sudo,
+# or says what to install.
+.POSIX:
+
+CARGO = cargo
+# For `make demo`, like DEMO_ARGS="--shards 8 --fresh"; see `trunkline demo --help`.
+DEMO_ARGS =
+# For `make bench`, like BENCH_ARGS="--protocols prepared"; see `cargo bench --bench point_select -- --help`.
+BENCH_ARGS =
+# For `make test`, like TEST_ARGS="--test it".
+TEST_ARGS =
+PYTHON = python3
+VENV = .venv
+
+all: build
+
+help:
+	@echo 'make demo         a local sharded cluster with sample data and a tour (DEMO_ARGS)'
+	@echo 'make test         all tests, on Postgres servers that they start (TEST_ARGS)'
+	@echo 'make lint         formatting and clippy'
+	@echo 'make check        lint and test'
+	@echo 'make bench        cost per statement, beside PgBouncer (BENCH_ARGS); bench-smoke: the same in two minutes'
+	@echo 'make build        the debug build; release: the optimised one'
+
+build: has-cargo
+	$(CARGO) build --locked
+
+release: has-cargo
+	$(CARGO) build --locked --release
+
+demo: has-cargo has-postgres
+	$(CARGO) build --locked --bin trunkline
+	@exec $(CARGO) run --quiet --locked --bin trunkline -- demo $(DEMO_ARGS)
+
+test: has-cargo has-postgres $(VENV)/drivers
+	$(CARGO) test --locked $(TEST_ARGS)
+
+bench: has-cargo has-postgres has-pgbouncer
+	$(CARGO) bench --locked --bench micro
+	$(CARGO) bench --locked --bench point_select -- $(BENCH_ARGS)
+
+bench-smoke: has-cargo has-postgres has-pgbouncer
+	$(CARGO) bench --locked --bench point_select -- --smoke $(BENCH_ARGS)
+
+lint: has-cargo has-lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+check: lint test
+
+clean:
+	$(CARGO) clean
+	rm -rf $(VENV) .cache
+
+# Defines apt_install PACKAGE...
+APT_INSTALL = apt_install() { \
+	if ! command -v apt-get >/dev/null; then echo "please install: $$*" >&2; return 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif sudo -n true 2>/dev/null; then as_root=sudo; \
+	else echo "please run: sudo apt-get install $$*" >&2; return 1; fi; \
+	echo "installing $$*"; \
+	$$as_root apt-get update -qq && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$@" </dev/null >/dev/null; }
+
+has-cargo:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "cargo is missing; install a Rust toolchain as https://rustup.rs says, and a C compiler (apt-get install gcc)" >&2; \
+		exit 1; }
+	@command -v cc >/dev/null || { $(APT_INSTALL); apt_install gcc libc6-dev; }
+
+has-lints:
+	@{ $(CARGO) fmt --version && $(CARGO) clippy --version; } >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+has-postgres:
+	@if [ -n "$$PG_BIN" ] || command -v initdb >/dev/null || \
+		ls /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb 2>/dev/null | grep -q .; then :; \
+	else $(APT_INSTALL); apt_install postgresql; fi
+
+# The benchmark does without it, with no ratio to show.
+has-pgbouncer:
+	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || { \
+		$(APT_INSTALL); apt_install pgbouncer || echo "going on without pgbouncer" >&2; }
+
+# Python drivers for the tests.
+$(VENV)/drivers: tests/requirements.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(APT_INSTALL); apt_install python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/requirements.txt
+	@touch $@
+
+.PHONY: all help build release demo test bench bench-smoke lint check clean
+.PHONY: has-cargo has-lints has-postgres has-pgbouncer

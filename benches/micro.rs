@@ -1,0 +1,248 @@
+//! The steps every statement takes before it is sent: its frame is found, its plan looked up (or made), its key read and placed.
+//!
+//! ```text
+//! cargo bench --bench micro
+//! cargo bench --bench micro -- 'plan/hit'
+//! ```
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use trunkline::catalog::{
+    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, Relation,
+    SchemaState, SearchPath, Sequences, Undeclared,
+};
+use trunkline::plan::{Bound, Parameters, Plan, PlanCache, Planned, Target, Values, bind};
+use trunkline::sharding::buckets::Buckets;
+use trunkline::sharding::hash::{Function, Hash};
+use trunkline::sharding::{KeyType, ShardId, ShardMap, Strategy};
+use trunkline::sql::normalise::Literal;
+use trunkline::wire::frame::{self, Frame};
+
+const MESSAGE_LIMIT: usize = 64 << 20;
+const CACHE_BYTES: usize = 16 << 20;
+const SHARDS: u16 = 4;
+/// Of `text` in `pg_type`.
+const TEXT_OID: u32 = 25;
+
+const POINT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 4711042;";
+const INSERT: &str = "INSERT INTO orders (customer_id, order_id, status, total, note) VALUES (4711042, 99, 'new', 129.90, 'please leave it at the neighbour''s door')";
+const MAPPED: &str = "SELECT \"orders\".\"order_id\", \"orders\".\"customer_id\", \"orders\".\"status\", \"orders\".\"total\", \"orders\".\"note\", \
+     \"lines\".\"line_id\", \"lines\".\"product\", \"lines\".\"quantity\", \"lines\".\"price\" FROM \"orders\" \
+     INNER JOIN \"lines\" ON (\"orders\".\"customer_id\" = \"lines\".\"customer_id\" AND \"orders\".\"order_id\" = \"lines\".\"order_id\") \
+     WHERE (\"orders\".\"customer_id\" = 4711042 AND \"orders\".\"status\" IN ('new', 'paid', 'sent') AND \"orders\".\"total\" > 10) \
+     ORDER BY \"orders\".\"order_id\" DESC LIMIT 21";
+const PARAMETER: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = $1;";
+
+fn catalog() -> Arc<Catalog> {
+    let shards: Vec<ShardId> = (0..SHARDS).map(ShardId).collect();
+    let buckets = Buckets::even(4096, &shards).expect("4096 buckets suit four shards");
+    let map = ShardMap::new(
+        vec![KeyType::Integer],
+        Strategy::Hash(Hash::new(Function::Postgres, buckets)),
+        Vec::new(),
+    )
+    .expect("integers can be hashed");
+    let column = |name: &str, type_oid| Column {
+        name: name.into(),
+        type_oid,
+        default: ColumnDefault::Plain,
+    };
+    let table = |name: &str, key: &str, others: &[&str]| {
+        let placement = Placement::Sharded {
+            distribution: DistributionId(0),
+            key: [key.into()].into(),
+        };
+        let others = others.iter().map(|name| column(name, TEXT_OID));
+        let columns = std::iter::once(column(key, KeyType::Integer.oid()))
+            .chain(others)
+            .collect();
+        (
+            ("public".into(), name.into()),
+            Relation::Table {
+                placement,
+                columns: Some(columns),
+            },
+        )
+    };
+    let relations = HashMap::from([
+        table("pgbench_accounts", "aid", &["bid", "abalance", "filler"]),
+        table(
+            "orders",
+            "customer_id",
+            &["order_id", "status", "total", "note"],
+        ),
+        table(
+            "lines",
+            "customer_id",
+            &["order_id", "line_id", "product", "quantity", "price"],
+        ),
+    ]);
+    Arc::new(Catalog {
+        epoch: Epoch(1),
+        shards: (0..SHARDS)
+            .map(|number| format!("s{number}").into())
+            .collect(),
+        home: ShardId(0),
+        undeclared: Undeclared::Home,
+        sequences: Sequences::Refused,
+        distributions: [Distribution {
+            name: "accounts".into(),
+            map,
+        }]
+        .into(),
+        relations,
+        opaque_functions: Default::default(),
+        schema: SchemaState::Read,
+    })
+}
+
+fn search_path() -> SearchPath {
+    SearchPath(["public".into()].into())
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("a short message");
+    [&[tag][..], &length.to_be_bytes(), body].concat()
+}
+
+/// The target of the one statement in a plan; a refusal would be measured instead of a plan otherwise.
+fn target(planned: &Planned) -> &Target {
+    match &planned.statements[..] {
+        [statement] => match &statement.plan {
+            Ok(Plan::Relay(target @ Target::Keys { .. })) => target,
+            other => panic!("not routed by key: {other:?}"),
+        },
+        several => panic!("{} statements", several.len()),
+    }
+}
+
+fn count_frames(buffer: &[u8]) -> usize {
+    let (mut at, mut count) = (0, 0);
+    while let Ok(Frame::Whole { range, .. }) = frame::first(buffer, at, MESSAGE_LIMIT) {
+        at = range.end;
+        count += 1;
+    }
+    count
+}
+
+fn frames(c: &mut Criterion) {
+    let bind = message(b'B', b"\0P0\0\0\0\0\x01\0\0\0\x074711042\0\0");
+    let execution = [bind, message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat();
+    let cases = [
+        ("query", message(b'Q', format!("{POINT}\0").as_bytes()), 1),
+        ("pipeline_of_64", execution.repeat(64), 192),
+    ];
+    let mut group = c.benchmark_group("frames");
+    for (name, buffer, count) in cases {
+        assert_eq!(count_frames(&buffer), count);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(name, |b| b.iter(|| count_frames(black_box(&buffer))));
+    }
+    group.finish();
+}
+
+fn plans(c: &mut Criterion) {
+    let (catalog, path) = (catalog(), search_path());
+    let many: Vec<String> = (0..150).map(|number| format!("'item {number}'")).collect();
+    let wide = format!(
+        "SELECT * FROM lines WHERE customer_id = 4711042 AND product IN ({})",
+        many.join(", ")
+    );
+    let texts = [
+        ("point", POINT),
+        ("insert", INSERT),
+        ("mapped", MAPPED),
+        ("wide", &wide),
+    ];
+    for (kind, bytes) in [("plan/hit", CACHE_BYTES), ("plan/miss", 0)] {
+        let mut group = c.benchmark_group(kind);
+        for (name, text) in texts {
+            // A cache without room plans every time.
+            let mut cache = PlanCache::new(bytes);
+            let mut literals = Vec::new();
+            let mut plan = |text: &str| cache.plan(text.as_bytes(), &path, &catalog, &mut literals);
+            target(&plan(text).expect("the text can be planned"));
+            group.throughput(Throughput::Bytes(text.len() as u64));
+            group.bench_function(name, |b| b.iter(|| plan(black_box(text))));
+            let (hits, misses) = (cache.counters().hits, cache.counters().misses);
+            assert!(
+                if bytes == 0 { hits == 0 } else { misses == 1 },
+                "{hits} hits, {misses} misses in {kind}"
+            );
+        }
+        group.finish();
+    }
+}
+
+fn keys(c: &mut Criterion) {
+    let (catalog, path) = (catalog(), search_path());
+    let mut cache = PlanCache::new(CACHE_BYTES);
+    let mut planned = |text: &str| {
+        let mut literals: Vec<Literal> = Vec::new();
+        let planned = cache
+            .plan(text.as_bytes(), &path, &catalog, &mut literals)
+            .expect("the text can be planned");
+        (planned, literals)
+    };
+    let (with_literal, literals) = planned(POINT);
+    let (with_parameter, none) = planned(PARAMETER);
+    let text_parameter = message_value(b"4711042");
+    let binary_parameter = message_value(&4_711_042_i32.to_be_bytes());
+    let cases: [(&str, &Planned, &str, &[Literal], &[u8], &[u8]); 3] = [
+        ("literal", &with_literal, POINT, &literals, &[], &[]),
+        (
+            "text_parameter",
+            &with_parameter,
+            PARAMETER,
+            &none,
+            &[0, 0],
+            &text_parameter,
+        ),
+        (
+            "binary_parameter",
+            &with_parameter,
+            PARAMETER,
+            &none,
+            &[0, 1],
+            &binary_parameter,
+        ),
+    ];
+    let mut shards = Vec::new();
+    let mut group = c.benchmark_group("key");
+    for (name, planned, text, literals, formats, values) in cases {
+        let target = target(planned);
+        let count = u16::from(!values.is_empty());
+        let place = || {
+            let parameters =
+                Parameters::from_bind(formats, count, values, &[]).expect("one whole parameter");
+            bind(
+                target,
+                &catalog,
+                &Values {
+                    text: text.as_bytes(),
+                    literals,
+                    parameters: &parameters,
+                },
+            )
+        };
+        shards.push(place().expect("the key can be placed"));
+        group.bench_function(name, |b| b.iter(|| black_box(place())));
+    }
+    group.finish();
+    assert!(
+        matches!(shards[..], [Bound::Shard(a), Bound::Shard(b), Bound::Shard(c)] if a == b && b == c),
+        "{shards:?}"
+    );
+}
+
+/// A value as a Bind message holds it.
+fn message_value(value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("a short value");
+    [&length.to_be_bytes(), value].concat()
+}
+
+criterion_group!(benches, frames, plans, keys);
+criterion_main!(benches);

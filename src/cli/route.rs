@@ -1,0 +1,95 @@
+//! `trunkline route`: where a statement goes, from the configuration alone, without a server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::catalog::{self, Catalog, Epoch, SchemaState, SearchPath};
+use crate::config::{self, Problem};
+use crate::plan::explain::{Explanation, explain};
+use crate::plan::refusal::Refusal;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    file: PathBuf,
+    /// One or more statements.
+    sql: String,
+    /// The database, when the file has several.
+    #[arg(long)]
+    database: Option<String>,
+    /// Where names without a schema are looked up.
+    #[arg(long, value_delimiter = ',', default_value = "public")]
+    search_path: Vec<String>,
+}
+
+/// What is not known without a server, and how such a statement is explained.
+const NOTE: &str = "\
+note    the configuration alone was read: tables it does not name are taken to be on the home shard, and views,
+        functions, columns and sequences of the servers are not considered. SHOW ROUTE on a running Trunkline knows them.";
+
+/// Exits with 0 when every statement has a place, with 1 when one is refused or something is wrong.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let catalog = match configured(arguments) {
+        Ok(catalog) => catalog,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let search_path = SearchPath(
+        arguments
+            .search_path
+            .iter()
+            .map(|schema| Box::from(schema.trim()))
+            .collect::<Arc<[_]>>(),
+    );
+    match explain(&arguments.sql, &catalog, &search_path, None) {
+        Ok(explanations) => show(&explanations),
+        Err(error) => {
+            let refusal = Refusal::from(&error);
+            eprintln!("{} ({})", refusal.message, refusal.sqlstate);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(explanations: &[Explanation]) -> ExitCode {
+    for explanation in explanations {
+        println!("{}\n{explanation}", explanation.statement.trim());
+    }
+    println!("{NOTE}");
+    if explanations.iter().any(Explanation::is_refused) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// The catalog that the configuration makes, as if the servers' definitions had nothing to add.
+fn configured(arguments: &Arguments) -> Result<Catalog, Vec<String>> {
+    let shown =
+        |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let file = arguments.file.display().to_string();
+    let text = std::fs::read_to_string(&arguments.file)
+        .map_err(|error| vec![format!("{file}: cannot be read: {error}")])?;
+    // No server is asked, so no secret is needed.
+    let config = config::parse(&text, &file, &|_| Some("not needed".to_owned())).map_err(shown)?;
+    let database = match (&arguments.database, &config.databases[..]) {
+        (Some(name), _) => name.clone(),
+        (None, [only]) => only.name.clone(),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|database| &*database.name).collect();
+            return Err(vec![format!(
+                "the file has several databases, name one with --database: {}",
+                names.join(", ")
+            )]);
+        }
+    };
+    let configured = catalog::build(&config, &database).map_err(shown)?;
+    let (mut catalog, _) = Catalog::assemble(configured, None, Epoch(0));
+    catalog.schema = SchemaState::Read;
+    Ok(catalog)
+}

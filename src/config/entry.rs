@@ -1,0 +1,180 @@
+//! What a file names: users, databases, and shards with their nodes.
+
+use super::section::{Entry, Section};
+use super::{Auth, Database, Line, Node, PoolMode, Shard, User, secret};
+
+/// The name of the admin database, which no other database may have.
+pub const ADMIN_DATABASE: &str = "trunkline";
+
+pub(super) const MOST_POOLED: usize = 10_000;
+/// `ShardId` has 16 bits; far more than this many primaries is a mistake in the file.
+const MOST_SHARDS: usize = 10_000;
+
+/// Names of one kind that were read so far, each with its line.
+#[derive(Default)]
+pub(super) struct Names(Vec<(String, Line)>);
+
+impl Names {
+    /// The name of an entry, which must not be that of another one. The entry is called by it from here on.
+    pub fn read(&mut self, section: &mut Section<'_>, what: &str) -> Option<String> {
+        let name = section.required("name", what, |entry| entry.name())?;
+        section.call_it(&name);
+        self.add(section, name.clone());
+        Some(name)
+    }
+
+    /// Notes a name, and a mistake when it is known already.
+    pub fn add(&mut self, section: &Section<'_>, name: String) {
+        match self.0.iter().find(|(known, _)| *known == name) {
+            Some((_, line)) => {
+                section.note_key(
+                    "name",
+                    format!(
+                        "{name:?} is used on line {} already; give another name",
+                        line.0
+                    ),
+                );
+            }
+            None => self.0.push((name, section.line)),
+        }
+    }
+
+    pub fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.0)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+pub(super) fn pool_mode(entry: Entry<'_>) -> Option<PoolMode> {
+    entry.choice(&[
+        ("transaction", PoolMode::Transaction),
+        ("session", PoolMode::Session),
+    ])
+}
+
+pub(super) fn shard(mut section: Section<'_>, seen: &mut Names) -> Option<Shard> {
+    let name = seen.read(&mut section, "the name of the shard, like \"shard1\"");
+    if seen.0.len() > MOST_SHARDS {
+        section.note(format!("is one shard too many; there may be {MOST_SHARDS}"));
+    }
+    let given = section.has("nodes");
+    let nodes: Vec<_> = section
+        .sections("nodes")
+        .into_iter()
+        .filter_map(node)
+        .collect();
+    if !given {
+        section.note_key(
+            "nodes",
+            "is missing; give at least one [[shards.nodes]] with its host",
+        );
+    } else if section.is_empty_array("nodes") {
+        section.note_key("nodes", "is empty; give at least one node with its host");
+    }
+    let line = section.line;
+    section.done();
+    Some(Shard {
+        line,
+        name: name?,
+        nodes,
+    })
+}
+
+fn node(mut section: Section<'_>) -> Option<Node> {
+    let host = section.required("host", "a name, an address, or the directory of a Unix socket", |entry| {
+        const ALLOWED: &str =
+            "a name, an address, or the directory of a Unix socket; the port is a key of its own";
+        let host = entry.text(ALLOWED)?;
+        let address = host.parse::<std::net::IpAddr>().is_ok();
+        let directory = host.starts_with('/');
+        let name = !host.is_empty()
+            && host.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | '_'));
+        if !(address || directory || name) {
+            entry.wrong("a host", ALLOWED);
+            return None;
+        }
+        Some(host.to_owned())
+    });
+    let port = section.read("port", |entry| entry.whole(1..=65535));
+    let port = u16::try_from(port.unwrap_or(5432)).expect("a port from 1 to 65535 has 16 bits");
+    let database = section.read("database", |entry| entry.name());
+    let line = section.line;
+    section.done();
+    Some(Node {
+        line,
+        host: host?,
+        port,
+        database,
+    })
+}
+
+pub(super) fn database(
+    mut section: Section<'_>,
+    seen: &mut Names,
+    shards: &[String],
+) -> Option<Database> {
+    let name = seen.read(&mut section, "the name that clients connect to");
+    if name.as_deref() == Some(ADMIN_DATABASE) {
+        section.note_key(
+            "name",
+            format!("{ADMIN_DATABASE:?} is the admin database; give another name (server_database may still be {ADMIN_DATABASE:?})"),
+        );
+    }
+    let server_database = section.read("server_database", |entry| entry.name());
+    let default_shard = section.read("default_shard", |entry| entry.reference("shard", shards));
+    let sequences_per_shard = section
+        .read("sequences", |entry| {
+            entry.choice(&[("refused", false), ("per_shard", true)])
+        })
+        .unwrap_or(false);
+    let pool_mode = section.read("pool_mode", pool_mode);
+    let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
+    let line = section.line;
+    section.done();
+    let name = name?;
+    Some(Database {
+        line,
+        server_database: server_database.unwrap_or_else(|| name.clone()),
+        name,
+        default_shard,
+        sequences_per_shard,
+        pool_mode,
+        pool_size,
+    })
+}
+
+pub(super) fn user(mut section: Section<'_>, seen: &mut Names) -> Option<User> {
+    let name = seen.read(&mut section, "the name that clients log in with");
+    let (auth, server_password) = secret::credentials(&mut section);
+    let admin = section
+        .read("admin", |entry| entry.boolean())
+        .unwrap_or(false);
+    let server_user = section.read("server_user", |entry| entry.name());
+    let pool_mode = section.read("pool_mode", pool_mode);
+    let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
+    if let (Some(Auth::ScramVerifier(_) | Auth::Md5(_)), None) = (&auth, &server_password)
+        && !section.has("server_password")
+    {
+        section.source.warn(
+            section.line,
+            &section.path,
+            "the password is stored as a hash and there is no server_password, so only servers that ask for none \
+             (trust, peer) let this user in",
+        );
+    }
+    let line = section.line;
+    section.done();
+    let (name, auth) = (name?, auth?);
+    Some(User {
+        line,
+        server_user: server_user.unwrap_or_else(|| name.clone()),
+        name,
+        auth,
+        admin,
+        server_password,
+        pool_mode,
+        pool_size,
+    })
+}

@@ -1,0 +1,176 @@
+//! What a server is asked, and how its answer is read.
+//!
+//! The look itself is one simple query: one round trip, and nothing is left on the server.
+
+use std::time::Instant;
+
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::connect::NodeError;
+use super::health::{Answer, Lsn, Position, SystemIdentifier, Timeline};
+
+/// What stays the same as long as a connection lives.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub version: String,
+    control: Control,
+}
+
+/// What is in the server's control file.
+#[derive(Clone, Copy, Debug)]
+enum Control {
+    Readable(SystemIdentifier),
+    /// Some services take this away from their users.
+    Denied,
+}
+
+/// Asked once, after the login.
+pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
+    let version = row(
+        client,
+        "SELECT pg_catalog.current_setting('server_version')",
+    )
+    .await?;
+    const CONTROL: &str = "SELECT s.system_identifier, c.timeline_id
+        FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c";
+    let control = match row(client, CONTROL).await {
+        Ok(row) => Control::Readable(system_identifier(&row)?),
+        Err(NodeError::Postgres(error)) if error.code().is_some() => Control::Denied,
+        Err(error) => return Err(error),
+    };
+    Ok(Server {
+        version: text(&version, 0)?
+            .ok_or_else(|| strange("no version"))?
+            .to_owned(),
+        control,
+    })
+}
+
+fn system_identifier(row: &SimpleQueryRow) -> Result<SystemIdentifier, NodeError> {
+    // A bigint to SQL, and without a sign everywhere else in Postgres.
+    let number = text(row, 0)?.and_then(|text| text.parse::<i64>().ok());
+    number
+        .map(|number| SystemIdentifier(number.cast_unsigned()))
+        .ok_or_else(|| strange("no system identifier"))
+}
+
+/// The last column, of those who may read it: the timeline of the last checkpoint. A replica whose role may not see the WAL receiver's has no better one.
+const CHECKPOINT: &str = ", (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c)";
+
+/// Whether it recovers is asked once, so that all columns are about the same role: a server that does not recover never does again.
+fn position_query(control: Control) -> String {
+    let checkpoint = match control {
+        Control::Readable(_) => CHECKPOINT,
+        Control::Denied => ", NULL",
+    };
+    format!(
+        "SELECT r.recovering,
+            CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_lsn() END,
+            CASE WHEN NOT r.recovering
+                 THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
+            CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_receive_lsn() END,
+            CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() END,
+            (SELECT w.received_tli FROM pg_catalog.pg_stat_wal_receiver w){checkpoint}
+         FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r"
+    )
+}
+
+/// Asked at every look.
+pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, NodeError> {
+    let asked = Instant::now();
+    let row = row(client, &position_query(server.control)).await?;
+    let round_trip = asked.elapsed();
+    let (position, timeline) = match text(&row, 0)? {
+        Some("f") => (
+            Position::Primary {
+                written: lsn(&row, 1)?
+                    .ok_or_else(|| strange("a primary without a place in its log"))?,
+            },
+            text(&row, 2)?.map(hexadecimal).transpose()?,
+        ),
+        Some("t") => (
+            Position::Replica {
+                received: lsn(&row, 3)?,
+                replayed: lsn(&row, 4)?,
+            },
+            // A checkpoint tells of a promotion late.
+            number(&row, 5)?.max(number(&row, 6)?),
+        ),
+        other => return Err(strange(&format!("in recovery: {other:?}"))),
+    };
+    Ok(Answer {
+        position,
+        timeline: timeline.map(Timeline),
+        system: match server.control {
+            Control::Readable(identifier) => Some(identifier),
+            Control::Denied => None,
+        },
+        version: server.version.clone(),
+        round_trip,
+    })
+}
+
+async fn row(client: &Client, query: &str) -> Result<SimpleQueryRow, NodeError> {
+    let messages = client.simple_query(query).await?;
+    messages
+        .into_iter()
+        .find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        })
+        .ok_or_else(|| strange("no row"))
+}
+
+fn strange(what: &str) -> NodeError {
+    NodeError::Strange(format!(
+        "the server gave an answer that Postgres does not give: {what}"
+    ))
+}
+
+fn text(row: &SimpleQueryRow, column: usize) -> Result<Option<&str>, NodeError> {
+    Ok(row.try_get(column)?)
+}
+
+fn number(row: &SimpleQueryRow, column: usize) -> Result<Option<u32>, NodeError> {
+    text(row, column)?
+        .map(|text| text.parse().map_err(|_| strange(text)))
+        .transpose()
+}
+
+fn hexadecimal(text: &str) -> Result<u32, NodeError> {
+    u32::from_str_radix(text, 16).map_err(|_| strange(text))
+}
+
+fn lsn(row: &SimpleQueryRow, column: usize) -> Result<Option<Lsn>, NodeError> {
+    text(row, column)?
+        .map(|text| parse_lsn(text).ok_or_else(|| strange(text)))
+        .transpose()
+}
+
+/// Two hexadecimal numbers of 32 bits with a slash between.
+fn parse_lsn(text: &str) -> Option<Lsn> {
+    let (high, low) = text.split_once('/')?;
+    let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
+    Some(Lsn(half(high)? << 32 | half(low)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_the_log_read_as_they_are_written() {
+        for (written, number) in [
+            ("0/0", 0),
+            ("0/16B3748", 0x16B_3748),
+            ("16/B374D848", 0x16_B374_D848),
+            ("FFFFFFFF/FFFFFFFF", u64::MAX),
+        ] {
+            assert_eq!(parse_lsn(written), Some(Lsn(number)));
+            assert_eq!(Lsn(number).to_string(), written);
+        }
+        for wrong in ["", "0", "/", "0/", "0/1/2", "0/123456789", "x/0"] {
+            assert_eq!(parse_lsn(wrong), None, "{wrong}");
+        }
+    }
+}

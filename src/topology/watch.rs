@@ -1,0 +1,220 @@
+//! All shards' nodes, watched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connect::{self, Login, NodeError};
+use super::node::{APPLICATION_NAME, Node};
+use super::shard::{NodeStatus, Shard};
+use crate::catalog;
+use crate::catalog::schema::{self, Schema};
+use crate::config::{self, Auth, Config, User};
+use crate::wire::tls::ServerEncryption;
+
+/// How long reading the definitions of a database may take.
+const LONGEST_SCHEMA_READ: Duration = Duration::from_secs(60);
+
+/// Where shards live and whether they are well.
+pub struct Topology {
+    current: watch::Sender<Arc<Watched>>,
+}
+
+/// What one configuration has us watch.
+struct Watched {
+    config: Arc<Config>,
+    encryption: Arc<ServerEncryption>,
+    /// In the order of the configuration.
+    shards: Vec<Arc<Shard>>,
+}
+
+/// Why something could not be had from a shard.
+#[derive(Debug, Error)]
+pub enum TopologyError {
+    /// The configuration has no such database, or no catalog can be made of it.
+    #[error("{0}")]
+    Configuration(String),
+    #[error("{host}:{port}: {error}")]
+    Node {
+        host: String,
+        port: u16,
+        #[source]
+        error: NodeError,
+    },
+}
+
+impl Topology {
+    /// Opens nothing yet. Must be called on the control plane's runtime, as must everything else here that waits.
+    pub fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>) -> Topology {
+        let watched = Watched::new(config, encryption, &[]);
+        Topology {
+            current: watch::Sender::new(Arc::new(watched)),
+        }
+    }
+
+    /// Goes on with another configuration. What is known of a node that stays in its shard is kept; connections are opened anew.
+    pub fn follow(&self, config: &Arc<Config>, encryption: &Arc<ServerEncryption>) {
+        let known = self.current();
+        let watched = Watched::new(config, encryption.clone(), &known.shards);
+        self.current.send_replace(Arc::new(watched));
+    }
+
+    fn current(&self) -> Arc<Watched> {
+        self.current.borrow().clone()
+    }
+
+    /// Looks at every node at the configured interval, the first time at once. Never ends by itself; all of it ends with the task it runs on.
+    pub async fn watch(self: Arc<Self>) {
+        let mut configurations = self.current.subscribe();
+        loop {
+            let watched = configurations.borrow_and_update().clone();
+            let interval = watched.config.health.interval;
+            let mut looking = JoinSet::new();
+            for shard in &watched.shards {
+                let shard = Arc::clone(shard);
+                looking.spawn(async move { shard.watch(interval).await });
+            }
+            tokio::select! {
+                // The sender is `self`, so there is always one.
+                _ = configurations.changed() => {}
+                // None of them ends by itself; a panic in one goes on here.
+                _ = looking.join_all() => {}
+            }
+        }
+    }
+
+    /// Looks at every node once. No node is in an unknown state after that.
+    pub async fn look(&self) {
+        let mut looking = JoinSet::new();
+        for shard in &self.current().shards {
+            let shard = Arc::clone(shard);
+            looking.spawn(async move { shard.look().await });
+        }
+        looking.join_all().await;
+    }
+
+    /// All nodes, in the order of the configuration.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let watched = self.current();
+        watched
+            .shards
+            .iter()
+            .flat_map(|shard| shard.statuses())
+            .collect()
+    }
+
+    /// Whether every shard has a primary that is up.
+    pub fn primaries_up(&self) -> bool {
+        self.current()
+            .shards
+            .iter()
+            .all(|shard| shard.has_primary_up())
+    }
+
+    /// Reads the definitions of a database from the first node of its home shard, over a connection of its own.
+    pub async fn read_schema(&self, database: &str) -> Result<Schema, TopologyError> {
+        let watched = self.current();
+        let configured = catalog::build(&watched.config, database).map_err(|problems| {
+            let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            TopologyError::Configuration(said.join("; "))
+        })?;
+        let declared = watched
+            .config
+            .databases
+            .iter()
+            .find(|known| known.name == database)
+            .expect("a catalog is made of known databases only");
+        let place = watched.config.shards[configured.home.index()]
+            .nodes
+            .first()
+            .expect("a shard without nodes is refused");
+        watched
+            .read_from(place, declared)
+            .await
+            .map_err(|error| TopologyError::Node {
+                host: place.host.clone(),
+                port: place.port,
+                error,
+            })
+    }
+}
+
+impl Watched {
+    /// `known` are the shards as they were watched before.
+    fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>, known: &[Arc<Shard>]) -> Self {
+        let shards = config
+            .shards
+            .iter()
+            .map(|shard| {
+                let nodes = shard.nodes.iter().map(|node| {
+                    let login = login(config, first_database(config), node);
+                    Node::new(node, &login, &encryption, config)
+                });
+                let before = known.iter().find(|known| known.name() == shard.name);
+                Arc::new(Shard::new(
+                    &shard.name,
+                    nodes.collect(),
+                    &config.health,
+                    before.map(Arc::as_ref),
+                ))
+            })
+            .collect();
+        Watched {
+            config: config.clone(),
+            encryption,
+            shards,
+        }
+    }
+
+    async fn read_from(
+        &self,
+        place: &config::Node,
+        database: &config::Database,
+    ) -> Result<Schema, NodeError> {
+        let login = login(&self.config, database, place);
+        let limit = self.config.pool.connect_timeout;
+        let attempt = connect::connect(&login, APPLICATION_NAME, place, &self.encryption);
+        let (client, connection) = tokio::time::timeout(limit, attempt)
+            .await
+            .map_err(|_| NodeError::Slow(limit))??;
+        let reading = async {
+            let read = async move { schema::read(&client).await };
+            let (read, end) = tokio::join!(read, connection);
+            // A connection that broke says more than the query that did not get through.
+            end.and(read)
+        };
+        tokio::time::timeout(LONGEST_SCHEMA_READ, reading)
+            .await
+            .map_err(|_| NodeError::Slow(LONGEST_SCHEMA_READ))?
+            .map_err(NodeError::from)
+    }
+}
+
+fn first_database(config: &Config) -> &config::Database {
+    config
+        .databases
+        .first()
+        .expect("a configuration without databases is refused")
+}
+
+/// The control plane's way into a node: as the first user whose server password is known or who needs none, else as the first of all.
+fn login(config: &Config, database: &config::Database, node: &config::Node) -> Login {
+    let able = |user: &&User| user.server_password.is_some() || matches!(user.auth, Auth::Trust);
+    let user = config
+        .users
+        .iter()
+        .find(able)
+        .or(config.users.first())
+        .expect("a configuration without users is refused");
+    Login {
+        database: node
+            .database
+            .clone()
+            .unwrap_or_else(|| database.server_database.clone()),
+        user: user.server_user.clone(),
+        password: user.server_password.clone(),
+    }
+}

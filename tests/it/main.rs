@@ -1,0 +1,11 @@
+//! The one integration binary: everything here runs on real Postgres servers that it starts itself.
+//!
+//! `servers.rs` holds the servers that tests share; they are started once, by the first test that asks, and end with this
+//! process. A test that stops or breaks servers starts a cluster of its own.
+
+mod demo;
+mod hash_agreement;
+mod local_cluster;
+mod one_server;
+mod schema_reading;
+mod servers;
