@@ -42,9 +42,18 @@ pub async fn serve(listener: TcpListener, access: Access) {
 
 async fn metrics(State(access): State<Access>) -> Response {
     let Some(reports) = reports(&access).await else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the proxy does not answer in time\n").into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the proxy does not answer in time\n",
+        )
+            .into_response();
     };
-    match metrics::text(&access.shared.snapshot(), &reports, &access.topology.nodes(), access.shared.clients()) {
+    match metrics::text(
+        &access.shared.snapshot(),
+        &reports,
+        &access.topology.nodes(),
+        access.shared.clients(),
+    ) {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
@@ -54,17 +63,35 @@ async fn metrics(State(access): State<Access>) -> Response {
 }
 
 async fn reports(access: &Access) -> Option<Vec<WorkerReport>> {
-    tokio::time::timeout(PATIENCE, access.ask(Request::Report)).await.ok()?.ok()
+    tokio::time::timeout(PATIENCE, access.ask(Request::Report))
+        .await
+        .ok()?
+        .ok()
 }
 
 async fn readiness(State(access): State<Access>) -> Response {
-    let readiness = status::Readiness::of(&access.shared.snapshot(), &access.topology.nodes(), *access.phase.borrow());
-    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let readiness = status::Readiness::of(
+        &access.shared.snapshot(),
+        &access.topology.nodes(),
+        *access.phase.borrow(),
+    );
+    let code = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     json(code, &readiness)
 }
 
 async fn status(State(access): State<Access>) -> Response {
-    json(StatusCode::OK, &status::Status::of(&access.shared.snapshot(), &access.topology.nodes(), access.shared.clients()))
+    json(
+        StatusCode::OK,
+        &status::Status::of(
+            &access.shared.snapshot(),
+            &access.topology.nodes(),
+            access.shared.clients(),
+        ),
+    )
 }
 
 fn json(code: StatusCode, body: &impl serde::Serialize) -> Response {

@@ -30,7 +30,11 @@ pub enum Request {
     /// Finish transactions, then exit.
     Shutdown,
     /// Cancel what the client with this key runs; answered when its server has been told.
-    Cancel { process_id: i32, key: Vec<u8>, done: oneshot::Sender<()> },
+    Cancel {
+        process_id: i32,
+        key: Vec<u8>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The way to the control plane.
@@ -57,7 +61,10 @@ pub struct Gone;
 
 impl Access {
     /// Asks and waits for the answer.
-    pub async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
+    pub async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).map_err(|_| Gone)?;
         answered.await.map_err(|_| Gone)
@@ -66,17 +73,30 @@ impl Access {
     /// Returns when the process is about to end.
     pub async fn draining(&self) {
         // An error: whoever could say so is gone, which is the end too.
-        let _ = self.phase.clone().wait_for(|phase| *phase == Phase::Draining).await;
+        let _ = self
+            .phase
+            .clone()
+            .wait_for(|phase| *phase == Phase::Draining)
+            .await;
     }
 
     /// Passes a cancel request on; what becomes of it is not told, as in Postgres.
     pub async fn cancel(&self, process_id: i32, key: &[u8]) {
         let key = key.to_vec();
-        let _ = self.ask(|done| Request::Cancel { process_id, key, done }).await;
+        let _ = self
+            .ask(|done| Request::Cancel {
+                process_id,
+                key,
+                done,
+            })
+            .await;
     }
 }
 
 /// The name of a shard. A number where the configuration has just changed under the connection that is shown.
 fn shard_name(config: &Config, shard: ShardId) -> String {
-    config.shards.get(shard.index()).map_or_else(|| format!("#{}", shard.0), |shard| shard.name.clone())
+    config
+        .shards
+        .get(shard.index())
+        .map_or_else(|| format!("#{}", shard.0), |shard| shard.name.clone())
 }

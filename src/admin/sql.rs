@@ -29,12 +29,15 @@ use crate::wire::stream::{Peer, Stream};
 use answer::{Answers, Statement};
 use command::{Command, SyntaxError};
 use held::Held;
-use inbox::{Heard, Inbox, Unreadable};
+use inbox::{Heard, Inbox, Unreadable, Violation};
 use table::Table;
 
 /// What drivers are told of this server. They look at the version's number to see what it can do.
 const PARAMETERS: [(&str, &str); 9] = [
-    ("server_version", concat!("15.0 (Trunkline ", env!("CARGO_PKG_VERSION"), ")")),
+    (
+        "server_version",
+        concat!("15.0 (Trunkline ", env!("CARGO_PKG_VERSION"), ")"),
+    ),
     ("server_encoding", "UTF8"),
     ("client_encoding", "UTF8"),
     ("standard_conforming_strings", "on"),
@@ -60,11 +63,13 @@ pub enum Failure {
     Gone(#[from] Gone),
     #[error("a prepared statement is one command")]
     SeveralInOne,
-    #[error("commands take no parameters")]
+    #[error("commands take no parameters: write the value into the command")]
     Parameters,
     #[error("bind message has {formats} result formats but query has {columns} columns")]
     ResultFormats { formats: usize, columns: usize },
-    #[error("too many prepared statements and portals are open on this connection; the limit is {0}")]
+    #[error(
+        "too many prepared statements and portals are open on this connection; the limit is {0}"
+    )]
     TooManyHeld(usize),
 }
 
@@ -93,11 +98,22 @@ async fn greet(startup: &mut Startup) -> std::io::Result<()> {
     for (name, value) in PARAMETERS {
         wire::parameter_status(&mut out, name, value);
     }
-    let application = startup.parameters.iter().find(|(name, _)| name == "application_name");
-    wire::parameter_status(&mut out, "application_name", application.map_or("", |(_, value)| value));
+    let application = startup
+        .parameters
+        .iter()
+        .find(|(name, _)| name == "application_name");
+    wire::parameter_status(
+        &mut out,
+        "application_name",
+        application.map_or("", |(_, value)| value),
+    );
     wire::parameter_status(&mut out, "session_authorization", &startup.user);
     // No command here runs long enough to be cancelled: the key opens nothing.
-    wire::backend_key_data(&mut out, rand::random_range(1..i32::MAX), &rand::random::<[u8; 4]>());
+    wire::backend_key_data(
+        &mut out,
+        rand::random_range(1..i32::MAX),
+        &rand::random::<[u8; 4]>(),
+    );
     wire::ready_for_query(&mut out, TransactionStatus::Idle);
     startup.stream.write_all(&out).await?;
     startup.stream.flush().await
@@ -112,39 +128,25 @@ async fn converse(startup: Startup, access: &Access) -> Result<(), Unreadable> {
     loop {
         let filled = tokio::select! {
             filled = inbox.fill(connection.get_mut()) => filled,
-            () = access.draining() => return Ok(farewell(&mut connection, &Gone.into()).await?),
+            () = access.draining() => return Ok(farewell(&mut connection).await?),
         };
         let heard = match filled {
             Ok(Some(())) => inbox.take(connection.codec_mut()),
             Ok(None) => return Ok(()),
             Err(error) => Err(error),
         };
-        let message = match heard {
+        match heard {
             Ok(Some(Heard::Message(PgWireFrontendMessage::Terminate(_))) | None) => return Ok(()),
-            Ok(Some(Heard::Message(message))) => message,
-            Ok(Some(Heard::Malformed { tag, violation })) => {
-                if !matches!(connection.state(), PgWireConnectionState::AwaitingSync) {
-                    let error = user_error("ERROR", violation.sqlstate(), violation.to_string());
-                    process_error(&mut connection, error, !matches!(tag, b'Q' | b'S')).await?;
+            Ok(Some(Heard::Message(message))) => {
+                tokio::select! {
+                    replied = reply(message, &mut connection, &answers, &mut held) => replied?,
+                    () = access.draining() => return Ok(farewell(&mut connection).await?),
                 }
-                continue;
             }
-            Err(Unreadable::Io(error)) => return Err(error.into()),
-            Err(error) => {
-                let told = user_error("FATAL", "08P01", error.to_string());
-                process_error(&mut connection, told, true).await?;
-                return Err(error);
+            Ok(Some(Heard::Malformed { tag, violation })) => {
+                malformed(tag, violation, &mut connection).await?
             }
-        };
-        let is_extended = message.is_extended_query();
-        let answered = tokio::select! {
-            answered = reply(message, &mut connection, &answers, &mut held) => answered,
-            () = access.draining() => return Ok(farewell(&mut connection, &Gone.into()).await?),
-        };
-        match answered {
-            Ok(()) => {}
-            Err(PgWireError::IoError(error)) => return Err(error.into()),
-            Err(error) => process_error(&mut connection, error, is_extended).await?,
+            Err(error) => return Err(give_up(error, &mut connection).await),
         }
     }
 }
@@ -164,43 +166,107 @@ async fn reply(
     connection: &mut Connection,
     answers: &Arc<Answers>,
     held: &mut Held,
-) -> Result<(), PgWireError> {
-    if matches!(connection.state(), PgWireConnectionState::ReadyForQuery) {
-        held.follow(&message)?;
+) -> std::io::Result<()> {
+    let is_extended = message.is_extended_query();
+    let noted = match connection.state() {
+        PgWireConnectionState::ReadyForQuery => held.follow(&message).map_err(PgWireError::from),
+        _ => Ok(()),
+    };
+    let replied = match noted {
+        Ok(()) => {
+            // Startup, COPY and cancel messages never come this far.
+            let nothing = || Arc::new(NoopHandler);
+            let (simple, extended) = (Arc::clone(answers), Arc::clone(answers));
+            process_message(
+                message,
+                connection,
+                nothing(),
+                simple,
+                extended,
+                nothing(),
+                nothing(),
+            )
+            .await
+        }
+        Err(error) => Err(error),
+    };
+    match replied {
+        Ok(()) => Ok(()),
+        Err(PgWireError::IoError(error)) => Err(error),
+        Err(error) => process_error(connection, error, is_extended).await,
     }
-    // Startup, COPY and cancel messages never come this far.
-    let nothing = || Arc::new(NoopHandler);
-    process_message(message, connection, nothing(), Arc::clone(answers), Arc::clone(answers), nothing(), nothing()).await
 }
 
-/// Says why and closes.
-async fn farewell(connection: &mut Connection, failure: &Failure) -> std::io::Result<()> {
-    process_error(connection, user_error("FATAL", failure.sqlstate(), failure.to_string()), true).await
+/// Tells what is wrong with a message, unless an error before it has it passed over.
+async fn malformed(
+    tag: u8,
+    violation: Violation,
+    connection: &mut Connection,
+) -> std::io::Result<()> {
+    if matches!(connection.state(), PgWireConnectionState::AwaitingSync) {
+        return Ok(());
+    }
+    let error = user_error("ERROR", violation.sqlstate(), violation.to_string());
+    process_error(connection, error, !matches!(tag, b'Q' | b'S')).await
+}
+
+/// Tells why nothing more is read, where there is somebody to tell.
+async fn give_up(error: Unreadable, connection: &mut Connection) -> Unreadable {
+    if !matches!(error, Unreadable::Io(_)) {
+        let told = user_error("FATAL", "08P01", error.to_string());
+        if let Err(error) = process_error(connection, told, true).await {
+            return error.into();
+        }
+    }
+    error
+}
+
+/// Says that the process ends, and closes.
+async fn farewell(connection: &mut Connection) -> std::io::Result<()> {
+    let gone = Failure::from(Gone);
+    process_error(
+        connection,
+        user_error("FATAL", gone.sqlstate(), gone.to_string()),
+        true,
+    )
+    .await
 }
 
 /// Does one command.
 async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
     match command {
         Command::Show(what) => return show::show(what, access).await.map(Outcome::Rows),
-        Command::Reload => access.ask(Request::Reload).await?.map_err(Failure::Reload)?,
+        Command::Reload => access
+            .ask(Request::Reload)
+            .await?
+            .map_err(Failure::Reload)?,
         Command::Pause(database) => {
             let database = known(database.as_deref(), access)?;
-            access.ask(|answer| Request::Pause(database, answer)).await?;
+            access
+                .ask(|answer| Request::Pause(database, answer))
+                .await?;
         }
         Command::Resume(database) => {
             let database = known(database.as_deref(), access)?;
-            access.ask(|answer| Request::Resume(database, answer)).await?;
+            access
+                .ask(|answer| Request::Resume(database, answer))
+                .await?;
         }
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
-    tracing::info!(command = command.tag(), "an administrator's command was done");
+    tracing::info!(
+        command = command.tag(),
+        "an administrator's command was done"
+    );
     Ok(Outcome::Done(command.tag()))
 }
 
 /// The database, if there is one of this name.
 fn known(database: Option<&str>, access: &Access) -> Result<Option<Box<str>>, Failure> {
     match database {
-        Some(name) if !access.shared.snapshot().catalogs.contains_key(name) => Err(Failure::UnknownDatabase(name.to_owned())),
+        Some(name) if !access.shared.snapshot().catalogs.contains_key(name) => {
+            Err(Failure::UnknownDatabase(name.to_owned()))
+        }
         name => Ok(name.map(Box::from)),
     }
 }
@@ -232,7 +298,13 @@ impl Failure {
     /// Every mistake of a configuration, a line each.
     fn detail(&self) -> Option<String> {
         match self {
-            Failure::Reload(problems) => Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+            Failure::Reload(problems) => Some(
+                problems
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ),
             _ => None,
         }
     }
@@ -244,7 +316,6 @@ impl Failure {
                 Some(format!("Commands: {}.", commands.join(", ")))
             }
             Failure::UnknownDatabase(_) => Some("SHOW DATABASES lists them.".to_owned()),
-            Failure::Parameters => Some("Write values into the command.".to_owned()),
             _ => None,
         }
     }
@@ -252,7 +323,7 @@ impl Failure {
 
 impl From<Failure> for PgWireError {
     fn from(failure: Failure) -> PgWireError {
-        let mut info = ErrorInfo::new("ERROR".to_owned(), failure.sqlstate().to_owned(), failure.to_string());
+        let mut info = error_info("ERROR", failure.sqlstate(), failure.to_string());
         info.detail = failure.detail();
         info.hint = failure.hint();
         PgWireError::UserError(Box::new(info))
@@ -260,5 +331,11 @@ impl From<Failure> for PgWireError {
 }
 
 fn user_error(severity: &str, sqlstate: &str, message: String) -> PgWireError {
-    PgWireError::UserError(Box::new(ErrorInfo::new(severity.to_owned(), sqlstate.to_owned(), message)))
+    PgWireError::UserError(Box::new(error_info(severity, sqlstate, message)))
+}
+
+fn error_info(severity: &str, sqlstate: &str, message: String) -> ErrorInfo {
+    let mut info = ErrorInfo::new(severity.to_owned(), sqlstate.to_owned(), message);
+    info.severity_nonlocalized = Some(severity.to_owned());
+    info
 }

@@ -71,6 +71,8 @@ pub struct Pool {
 struct State {
     spec: Rc<Spec>,
     lending: Lending,
+    /// When connections began to be made to another place or in another way; older ones are closed as they come back.
+    moved_at: Option<Instant>,
     /// The most recently used is last, and is lent first.
     idle: Vec<Server>,
     waiting: VecDeque<Rc<Waiter>>,
@@ -126,6 +128,7 @@ impl Pool {
         let state = State {
             spec: Rc::new(spec),
             lending: Lending::Open,
+            moved_at: None,
             idle: Vec::new(),
             waiting: VecDeque::new(),
             open: 0,
@@ -220,7 +223,7 @@ impl Pool {
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
             tokio::task::spawn_local(async move {
-                let mut attempt = Attempt { pool: &pool, result: None };
+                let mut attempt = Attempt { pool: &pool, spec: &spec, result: None };
                 let target = &spec.target;
                 let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
                 attempt.result = Some(connecting.await.map(|connected| {
@@ -232,10 +235,17 @@ impl Pool {
         }
     }
 
-    fn connected(self: &Rc<Pool>, result: Option<Result<Server, ConnectError>>) {
+    fn connected(self: &Rc<Pool>, spec: &Spec, result: Option<Result<Server, ConnectError>>) {
         let mut state = self.state.borrow_mut();
         state.connecting -= 1;
+        let outdated = state.spec.target != spec.target;
         match result {
+            // To where connections were made before.
+            Some(_) if outdated => {
+                state.open -= 1;
+                drop(state);
+                drop(result);
+            }
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
@@ -262,7 +272,8 @@ impl Pool {
     fn put(self: &Rc<Pool>, server: Server) {
         let mut state = self.state.borrow_mut();
         let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
-        if expired || state.lending == Lending::Closed || state.open > state.spec.share {
+        let outdated = state.moved_at.is_some_and(|at| server.connected_at <= at);
+        if expired || outdated || state.lending == Lending::Closed || state.open > state.spec.share {
             state.open -= 1;
             drop(state);
             drop(server);
@@ -325,6 +336,7 @@ impl Pool {
         {
             let mut state = self.state.borrow_mut();
             if state.spec.target != spec.target {
+                state.moved_at = Some(Instant::now());
                 closed.append(&mut state.idle);
                 state.open -= closed.len();
             }
@@ -354,7 +366,12 @@ impl Pool {
                 }
                 Lending::Open => {
                     let state = &mut *state;
-                    while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
+                    // A waiter is taken only together with a connection for it.
+                    while let Some(server) = state.idle.pop() {
+                        let Some(waiter) = state.waiting.pop_front() else {
+                            state.idle.push(server);
+                            break;
+                        };
                         if let Err(back) = waiter.give(Box::new(server)) {
                             state.idle.push(*back);
                         }
@@ -454,12 +471,13 @@ impl Drop for Place<'_> {
 /// An attempt to connect; its end is told to the pool even when the task is cut off.
 struct Attempt<'a> {
     pool: &'a Rc<Pool>,
+    spec: &'a Spec,
     result: Option<Result<Server, ConnectError>>,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.pool.connected(self.result.take());
+        self.pool.connected(self.spec, self.result.take());
     }
 }
 

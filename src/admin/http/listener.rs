@@ -30,7 +30,10 @@ pub struct Bounded {
 
 impl Bounded {
     pub fn new(listener: TcpListener) -> Bounded {
-        Bounded { listener, free: Arc::new(Semaphore::new(MOST_CONNECTIONS)) }
+        Bounded {
+            listener,
+            free: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        }
     }
 }
 
@@ -40,12 +43,22 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let free = Arc::clone(&self.free);
-        let permit = free.acquire_owned().await.expect("the semaphore is never closed");
+        let permit = free
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         loop {
             match self.listener.accept().await {
                 Ok((socket, address)) => {
                     let silence = Box::pin(tokio::time::sleep(SILENCE));
-                    return (Connection { socket, silence, _permit: permit }, address);
+                    return (
+                        Connection {
+                            socket,
+                            silence,
+                            _permit: permit,
+                        },
+                        address,
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an HTTP connection");
@@ -69,24 +82,39 @@ pub struct Connection {
 
 impl Connection {
     /// Something moved, or nothing did for too long.
-    fn watch<T>(&mut self, moved: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn watch<T>(
+        &mut self,
+        moved: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
         if moved.is_ready() {
             self.silence.as_mut().reset(Instant::now() + SILENCE);
             return moved;
         }
-        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.silence
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let moved = Pin::new(&mut self.socket).poll_read(cx, buffer);
         self.watch(moved, cx)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let moved = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.watch(moved, cx)
     }

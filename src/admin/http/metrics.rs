@@ -67,9 +67,14 @@ impl Collector for Families {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
             };
-            let mut metric = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
+            let mut metric =
+                encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
             for (labels, value) in &family.samples {
-                family.write(metric.encode_family(labels)?, *value)?;
+                if labels.is_empty() {
+                    family.write(&mut metric, *value)?;
+                } else {
+                    family.write(&mut metric.encode_family(labels)?, *value)?;
+                }
             }
         }
         Ok(())
@@ -77,7 +82,7 @@ impl Collector for Families {
 }
 
 impl Family {
-    fn write(&self, mut metric: MetricEncoder<'_>, value: f64) -> Result<(), fmt::Error> {
+    fn write(&self, metric: &mut MetricEncoder<'_>, value: f64) -> Result<(), fmt::Error> {
         match self.kind {
             Kind::Counter => metric.encode_counter::<NoLabelSet, f64, f64>(&value, None),
             Kind::Gauge => metric.encode_gauge(&value),
@@ -85,15 +90,30 @@ impl Family {
     }
 
     fn gauge(name: &'static str, help: &'static str, samples: Vec<(Labels, f64)>) -> Family {
-        Family { name, help, unit: None, kind: Kind::Gauge, samples }
+        Family {
+            name,
+            help,
+            unit: None,
+            kind: Kind::Gauge,
+            samples,
+        }
     }
 
     fn counter(name: &'static str, help: &'static str, samples: Vec<(Labels, f64)>) -> Family {
-        Family { name, help, unit: None, kind: Kind::Counter, samples }
+        Family {
+            name,
+            help,
+            unit: None,
+            kind: Kind::Counter,
+            samples,
+        }
     }
 
     fn of(self, unit: Unit) -> Family {
-        Family { unit: Some(unit), ..self }
+        Family {
+            unit: Some(unit),
+            ..self
+        }
     }
 }
 
@@ -122,58 +142,181 @@ fn general(snapshot: &Snapshot, reports: &[WorkerReport], clients: usize) -> Vec
             State::Waiting => "waiting",
             State::Idle => "idle",
         };
-        *states.entry((&client.database, &client.user, state)).or_default() += 1;
+        *states
+            .entry((&client.database, &client.user, state))
+            .or_default() += 1;
     }
     let labelled = states.into_iter().map(|((database, user, state), number)| {
-        (vec![("database", database.to_owned()), ("user", user.to_owned()), ("state", state.to_owned())], count(number))
+        (
+            vec![
+                ("database", database.to_owned()),
+                ("user", user.to_owned()),
+                ("state", state.to_owned()),
+            ],
+            count(number),
+        )
     });
-    let pinned = reports.iter().flat_map(|report| &report.clients).filter(|client| !client.pins.is_empty()).count();
-    let prepared: usize = reports.iter().map(|report| report.prepared_statements).sum();
+    let pinned = reports
+        .iter()
+        .flat_map(|report| &report.clients)
+        .filter(|client| !client.pins.is_empty())
+        .count();
+    let prepared: usize = reports
+        .iter()
+        .map(|report| report.prepared_statements)
+        .sum();
     let limit = snapshot.config.limits.max_client_connections;
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     vec![
-        Family::gauge("build", "The version of this program, as a label.", vec![(version, 1.0)]),
-        Family::gauge("workers", "Threads that serve clients.", vec![(vec![], count(reports.len()))]),
-        Family::gauge("client_connections", "Clients that are logged in, administrators included.", vec![(vec![], count(clients))]),
-        Family::gauge("client_connections_limit", "Most clients that may be connected.", vec![(vec![], count(limit))]),
-        Family::gauge("clients", "Clients by what they are doing.", labelled.collect()),
-        Family::gauge("pinned_clients", "Clients that keep their server connections between transactions.", vec![(vec![], count(pinned))]),
-        Family::gauge("prepared_statements", "Prepared statements held for clients.", vec![(vec![], count(prepared))]),
+        Family::gauge(
+            "build",
+            "The version of this program, as a label.",
+            vec![(version, 1.0)],
+        ),
+        Family::gauge(
+            "workers",
+            "Threads that serve clients.",
+            vec![(vec![], count(reports.len()))],
+        ),
+        Family::gauge(
+            "client_connections",
+            "Clients that are logged in, administrators included.",
+            vec![(vec![], count(clients))],
+        ),
+        Family::gauge(
+            "client_connections_limit",
+            "Most clients that may be connected.",
+            vec![(vec![], count(limit))],
+        ),
+        Family::gauge(
+            "clients",
+            "Clients by what they are doing.",
+            labelled.collect(),
+        ),
+        Family::gauge(
+            "pinned_clients",
+            "Clients that keep their server connections between transactions.",
+            vec![(vec![], count(pinned))],
+        ),
+        Family::gauge(
+            "prepared_statements",
+            "Prepared statements held for clients.",
+            vec![(vec![], count(prepared))],
+        ),
     ]
 }
 
 fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
-    let databases: Vec<&DatabaseReport> = reports.iter().flat_map(|report| &report.databases).collect();
+    let databases: Vec<&DatabaseReport> = reports
+        .iter()
+        .flat_map(|report| &report.databases)
+        .collect();
     let sum = |value: &dyn Fn(&DatabaseReport) -> f64| {
-        let mut sums: BTreeMap<&str, f64> = snapshot.config.databases.iter().map(|database| (&*database.name, 0.0)).collect();
+        let mut sums: BTreeMap<&str, f64> = snapshot
+            .config
+            .databases
+            .iter()
+            .map(|database| (&*database.name, 0.0))
+            .collect();
         for database in &databases {
             *sums.entry(&database.name).or_default() += value(database);
         }
-        sums.into_iter().map(|(name, sum)| (vec![("database", name.to_owned())], sum)).collect::<Vec<_>>()
+        sums.into_iter()
+            .map(|(name, sum)| (vec![("database", name.to_owned())], sum))
+            .collect::<Vec<_>>()
     };
     let known = snapshot.catalogs.iter().collect::<BTreeMap<_, _>>();
     let read = known.iter().map(|(name, catalog)| {
-        (vec![("database", name.to_string())], truth(catalog.schema == SchemaState::Read))
+        (
+            vec![("database", name.to_string())],
+            truth(catalog.schema == SchemaState::Read),
+        )
     });
-    let epochs = known.iter().map(|(name, catalog)| (vec![("database", name.to_string())], total(catalog.epoch.0)));
+    let epochs = known
+        .iter()
+        .map(|(name, catalog)| (vec![("database", name.to_string())], total(catalog.epoch.0)));
     vec![
-        Family::counter("transactions", "Transactions that ended.", sum(&|d| total(d.transactions))),
-        Family::counter("queries", "Statements that were run or refused.", sum(&|d| total(d.queries))),
-        Family::counter("errors", "Errors that clients were told.", sum(&|d| total(d.errors))),
-        Family::counter("refusals", "Statements that were refused because they do not live on one shard.", sum(&|d| total(d.refusals))),
-        Family::counter("received", "Received from clients.", sum(&|d| total(d.received_bytes))).of(Unit::Bytes),
+        Family::counter(
+            "transactions",
+            "Transactions that ended.",
+            sum(&|d| total(d.transactions)),
+        ),
+        Family::counter(
+            "queries",
+            "Requests that were done: a simple query message, or what stands before a Sync.",
+            sum(&|d| total(d.queries)),
+        ),
+        Family::counter(
+            "errors",
+            "Errors that clients were told.",
+            sum(&|d| total(d.errors)),
+        ),
+        Family::counter(
+            "refusals",
+            "Statements that were refused because they do not live on one shard.",
+            sum(&|d| total(d.refusals)),
+        ),
+        Family::counter(
+            "received",
+            "Received from clients.",
+            sum(&|d| total(d.received_bytes)),
+        )
+        .of(Unit::Bytes),
         Family::counter("sent", "Sent to clients.", sum(&|d| total(d.sent_bytes))).of(Unit::Bytes),
-        Family::counter("transaction_time", "Time in transactions.", sum(&|d| seconds(d.transaction_microseconds))).of(Unit::Seconds),
-        Family::counter("query_time", "Time from a request to its answer.", sum(&|d| seconds(d.query_microseconds))).of(Unit::Seconds),
-        Family::counter("wait_time", "Time that clients waited for a server connection.", sum(&|d| seconds(d.wait_microseconds)))
-            .of(Unit::Seconds),
-        Family::counter("plan_cache_hits", "Statements whose plan was known.", sum(&|d| total(d.plan_cache.hits))),
-        Family::counter("plan_cache_misses", "Statements that had to be planned.", sum(&|d| total(d.plan_cache.misses))),
-        Family::counter("plan_cache_evictions", "Plans that made room for others.", sum(&|d| total(d.plan_cache.evictions))),
-        Family::gauge("plan_cache_entries", "Plans that are known.", sum(&|d| count(d.plan_cache.entries))),
-        Family::gauge("plan_cache_size", "Memory of the plans that are known.", sum(&|d| count(d.plan_cache.bytes))).of(Unit::Bytes),
-        Family::gauge("definitions_read", "1 when the servers' definitions of the database are known.", read.collect()),
-        Family::gauge("catalog_epoch", "The version of the database's catalog.", epochs.collect()),
+        Family::counter(
+            "transaction_time",
+            "Time in transactions.",
+            sum(&|d| seconds(d.transaction_microseconds)),
+        )
+        .of(Unit::Seconds),
+        Family::counter(
+            "query_time",
+            "Time from a request to its answer.",
+            sum(&|d| seconds(d.query_microseconds)),
+        )
+        .of(Unit::Seconds),
+        Family::counter(
+            "wait_time",
+            "Time that clients waited for a server connection.",
+            sum(&|d| seconds(d.wait_microseconds)),
+        )
+        .of(Unit::Seconds),
+        Family::counter(
+            "plan_cache_hits",
+            "Statements whose plan was known.",
+            sum(&|d| total(d.plan_cache.hits)),
+        ),
+        Family::counter(
+            "plan_cache_misses",
+            "Statements that had to be planned.",
+            sum(&|d| total(d.plan_cache.misses)),
+        ),
+        Family::counter(
+            "plan_cache_evictions",
+            "Plans that made room for others.",
+            sum(&|d| total(d.plan_cache.evictions)),
+        ),
+        Family::gauge(
+            "plan_cache_entries",
+            "Plans that are known.",
+            sum(&|d| count(d.plan_cache.entries)),
+        ),
+        Family::gauge(
+            "plan_cache_size",
+            "Memory of the plans that are known.",
+            sum(&|d| count(d.plan_cache.bytes)),
+        )
+        .of(Unit::Bytes),
+        Family::gauge(
+            "definitions_read",
+            "1 when the servers' definitions of the database are known.",
+            read.collect(),
+        ),
+        Family::gauge(
+            "catalog_epoch",
+            "The version of the database's catalog.",
+            epochs.collect(),
+        ),
     ]
 }
 
@@ -186,11 +329,18 @@ fn by_pool(config: &Config, reports: &[WorkerReport]) -> Vec<Family> {
     for pool in reports.iter().flat_map(|report| &report.pools) {
         let labels = pool_labels(config, pool);
         let census = pool.census;
-        for (state, number) in [("active", census.lent), ("idle", census.idle), ("connecting", census.connecting)] {
+        for (state, number) in [
+            ("active", census.lent),
+            ("idle", census.idle),
+            ("connecting", census.connecting),
+        ] {
             *servers.entry((labels.clone(), state)).or_default() += count(number);
         }
         *waiting.entry(labels.clone()).or_default() += count(census.waiting);
-        *sizes.entry(labels.clone()).or_default() += count(pool.size);
+        // Of all workers together, also of one whose pool nobody has used yet.
+        sizes
+            .entry(labels.clone())
+            .or_insert_with(|| count(configured_size(config, pool)));
         let wait = longest.entry(labels.clone()).or_default();
         *wait = wait.max(census.longest_wait.as_secs_f64());
         let is_paused = paused.entry(labels).or_default();
@@ -202,35 +352,95 @@ fn by_pool(config: &Config, reports: &[WorkerReport]) -> Vec<Family> {
     };
     let listed = |samples: BTreeMap<Labels, f64>| samples.into_iter().collect::<Vec<_>>();
     vec![
-        Family::gauge("server_connections", "Connections to servers.", servers.into_iter().map(with_state).collect()),
-        Family::gauge("pool_waiting_clients", "Clients that wait for a server connection.", listed(waiting)),
-        Family::gauge("pool_longest_wait", "How long the first in the queue has waited.", listed(longest)).of(Unit::Seconds),
-        Family::gauge("pool_size_limit", "Most connections of the pool.", listed(sizes)),
-        Family::gauge("pool_paused", "1 while the pool lends nothing.", listed(paused)),
+        Family::gauge(
+            "server_connections",
+            "Connections to servers.",
+            servers.into_iter().map(with_state).collect(),
+        ),
+        Family::gauge(
+            "pool_waiting_clients",
+            "Clients that wait for a server connection.",
+            listed(waiting),
+        ),
+        Family::gauge(
+            "pool_longest_wait",
+            "How long the first in the queue has waited.",
+            listed(longest),
+        )
+        .of(Unit::Seconds),
+        Family::gauge(
+            "pool_size_limit",
+            "Most connections of the pool.",
+            listed(sizes),
+        ),
+        Family::gauge(
+            "pool_paused",
+            "1 while the pool lends nothing.",
+            listed(paused),
+        ),
     ]
 }
 
 fn pool_labels(config: &Config, pool: &PoolReport) -> Labels {
-    vec![("database", pool.database.to_string()), ("user", pool.user.to_string()), ("shard", shard_name(config, pool.shard))]
+    vec![
+        ("database", pool.database.to_string()),
+        ("user", pool.user.to_string()),
+        ("shard", shard_name(config, pool.shard)),
+    ]
+}
+
+fn configured_size(config: &Config, pool: &PoolReport) -> usize {
+    let user = config.users.iter().find(|user| *user.name == *pool.user);
+    let database = config
+        .databases
+        .iter()
+        .find(|database| *database.name == *pool.database);
+    user.zip(database).map_or(pool.size, |(user, database)| {
+        config.pool_of(user, database).size
+    })
 }
 
 fn by_node(nodes: &[NodeStatus]) -> Vec<Family> {
     let each = |value: &dyn Fn(&NodeStatus) -> Option<f64>| {
         // The same server may stand in the configuration twice, with different databases.
-        let samples = nodes.iter().filter_map(|node| Some((node_labels(node), value(node)?)));
-        samples.collect::<BTreeMap<_, _>>().into_iter().collect::<Vec<_>>()
+        let samples = nodes
+            .iter()
+            .filter_map(|node| Some((node_labels(node), value(node)?)));
+        samples
+            .collect::<BTreeMap<_, _>>()
+            .into_iter()
+            .collect::<Vec<_>>()
     };
     vec![
-        Family::gauge("node_up", "1 while the node answers and belongs to its shard.", each(&|n| Some(truth(n.state == NodeState::Up)))),
-        Family::gauge("node_primary", "1 when the node is a primary, by its last answer.", each(&|n| {
-            (n.role != Role::Unknown).then_some(truth(n.role == Role::Primary))
-        })),
-        Family::gauge("node_replication_lag", "What a replica has still to replay.", each(&|n| n.lag.map(total))).of(Unit::Bytes),
-        Family::gauge("node_round_trip", "How long the last answer took.", each(&|n| n.round_trip.map(|time| time.as_secs_f64())))
-            .of(Unit::Seconds),
+        Family::gauge(
+            "node_up",
+            "1 while the node answers and belongs to its shard.",
+            each(&|n| Some(truth(n.state == NodeState::Up))),
+        ),
+        Family::gauge(
+            "node_primary",
+            "1 when the node is a primary, by its last answer.",
+            each(&|n| (n.role != Role::Unknown).then_some(truth(n.role == Role::Primary))),
+        ),
+        Family::gauge(
+            "node_replication_lag",
+            "What a replica has still to replay.",
+            each(&|n| n.lag.map(total)),
+        )
+        .of(Unit::Bytes),
+        Family::gauge(
+            "node_round_trip",
+            "How long the last answer took.",
+            each(&|n| n.round_trip.map(|time| time.as_secs_f64())),
+        )
+        .of(Unit::Seconds),
     ]
 }
 
 fn node_labels(node: &NodeStatus) -> Labels {
-    vec![("shard", node.shard.clone()), ("host", node.host.clone()), ("port", node.port.to_string())]
+    vec![
+        ("shard", node.shard.clone()),
+        ("host", node.host.clone()),
+        ("port", node.port.to_string()),
+    ]
 }

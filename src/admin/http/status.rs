@@ -22,7 +22,10 @@ impl Readiness {
         }
         for database in &snapshot.config.databases {
             if !is_read(snapshot, &database.name) {
-                reasons.push(format!("database {}: the servers' definitions have not been read yet", database.name));
+                reasons.push(format!(
+                    "database {}: the servers' definitions have not been read yet",
+                    database.name
+                ));
             }
         }
         for shard in &snapshot.config.shards {
@@ -30,16 +33,24 @@ impl Readiness {
                 reasons.push(format!("shard {}: no primary is up", shard.name));
             }
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
     }
 }
 
 fn is_read(snapshot: &Snapshot, database: &str) -> bool {
-    snapshot.catalogs.get(database).is_some_and(|catalog| catalog.schema == SchemaState::Read)
+    snapshot
+        .catalogs
+        .get(database)
+        .is_some_and(|catalog| catalog.schema == SchemaState::Read)
 }
 
 fn has_primary(nodes: &[NodeStatus], shard: &str) -> bool {
-    nodes.iter().any(|node| *node.shard == *shard && node.role == Role::Primary && node.state == NodeState::Up)
+    nodes.iter().any(|node| {
+        *node.shard == *shard && node.role == Role::Primary && node.state == NodeState::Up
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -86,15 +97,28 @@ impl<'a> Status<'a> {
                 epoch: catalog.epoch.0,
                 home_shard: &catalog.shards[catalog.home.index()],
                 definitions_read: catalog.schema == SchemaState::Read,
-                distributions: catalog.distributions.iter().map(|distribution| &*distribution.name).collect(),
+                distributions: catalog
+                    .distributions
+                    .iter()
+                    .map(|distribution| &*distribution.name)
+                    .collect(),
             })
         });
         let shards = snapshot.config.shards.iter().map(|shard| ShardStatus {
             name: &shard.name,
             primary_up: has_primary(nodes, &shard.name),
-            nodes: nodes.iter().filter(|node| *node.shard == *shard.name).map(Node::of).collect(),
+            nodes: nodes
+                .iter()
+                .filter(|node| *node.shard == *shard.name)
+                .map(Node::of)
+                .collect(),
         });
-        Status { version: env!("CARGO_PKG_VERSION"), clients, databases: databases.collect(), shards: shards.collect() }
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            clients,
+            databases: databases.collect(),
+            shards: shards.collect(),
+        }
     }
 }
 

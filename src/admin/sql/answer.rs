@@ -28,7 +28,10 @@ pub struct Answers {
 
 impl Answers {
     pub fn new(access: Access) -> Answers {
-        Answers { access, commands: Arc::new(Commands) }
+        Answers {
+            access,
+            commands: Arc::new(Commands),
+        }
     }
 }
 
@@ -82,7 +85,12 @@ impl ExtendedQueryHandler for Answers {
         Arc::clone(&self.commands)
     }
 
-    async fn do_query<C>(&self, _client: &mut C, portal: &Portal<Statement>, _max_rows: usize) -> PgWireResult<Response>
+    async fn do_query<C>(
+        &self,
+        _client: &mut C,
+        portal: &Portal<Statement>,
+        _max_rows: usize,
+    ) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore<Statement = Statement>,
@@ -94,7 +102,10 @@ impl ExtendedQueryHandler for Answers {
         }
         let statement = &portal.statement.statement;
         check_formats(statement.columns(), &portal.result_column_format)?;
-        response(run(&statement.0, &self.access).await?, &portal.result_column_format)
+        response(
+            run(&statement.0, &self.access).await?,
+            &portal.result_column_format,
+        )
     }
 }
 
@@ -105,7 +116,12 @@ pub struct Commands;
 impl QueryParser for Commands {
     type Statement = Statement;
 
-    async fn parse_sql<C>(&self, _client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Statement>>
+    async fn parse_sql<C>(
+        &self,
+        _client: &C,
+        sql: &str,
+        _types: &[Option<Type>],
+    ) -> PgWireResult<Option<Statement>>
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
@@ -120,7 +136,11 @@ impl QueryParser for Commands {
         Ok(Vec::new())
     }
 
-    fn get_result_schema(&self, statement: &Statement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+    fn get_result_schema(
+        &self,
+        statement: &Statement,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
         let format = format.unwrap_or(&Format::UnifiedText);
         check_formats(statement.columns(), format)?;
         Ok(fields(statement.columns(), format))
@@ -131,7 +151,10 @@ impl QueryParser for Commands {
 fn check_formats(columns: &[Column], format: &Format) -> Result<(), Failure> {
     match format {
         Format::Individual(formats) if formats.len() != columns.len() => {
-            Err(Failure::ResultFormats { formats: formats.len(), columns: columns.len() })
+            Err(Failure::ResultFormats {
+                formats: formats.len(),
+                columns: columns.len(),
+            })
         }
         _ => Ok(()),
     }
@@ -145,7 +168,9 @@ fn fields(columns: &[Column], format: &Format) -> Vec<FieldInfo> {
             Kind::Truth => (Type::BOOL, 1),
         };
         let format = match format {
-            Format::Individual(formats) => formats.get(at).map_or(FieldFormat::Text, |code| FieldFormat::from(*code)),
+            Format::Individual(formats) => formats
+                .get(at)
+                .map_or(FieldFormat::Text, |code| FieldFormat::from(*code)),
             Format::UnifiedText | Format::UnifiedBinary => format.format_for(at),
         };
         FieldInfo::new(column.name.to_owned(), None, None, kind, format).with_type_size(size)
@@ -163,7 +188,11 @@ fn response(outcome: Outcome, format: &Format) -> PgWireResult<Response> {
 fn rows(table: Table, format: &Format) -> PgWireResult<QueryResponse> {
     let fields = Arc::new(fields(table.columns, format));
     let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
-    let encoded: Vec<PgWireResult<DataRow>> = table.rows.iter().map(|cells| encode(&mut encoder, cells)).collect();
+    let encoded: Vec<PgWireResult<DataRow>> = table
+        .rows
+        .iter()
+        .map(|cells| encode(&mut encoder, cells))
+        .collect();
     let mut response = QueryResponse::new(fields, stream::iter(encoded));
     response.set_command_tag("SHOW");
     Ok(response)

@@ -25,7 +25,10 @@ pub enum Show {
     Pools,
     Refusals,
     /// Where a statement would go; `database` may be left out when there is only one.
-    Route { sql: String, database: Option<String> },
+    Route {
+        sql: String,
+        database: Option<String>,
+    },
     Servers,
     Shards,
     Stats,
@@ -37,24 +40,57 @@ pub enum Show {
 
 /// Every command with what it does, for SHOW HELP and for error messages.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("SHOW CLIENTS", "the clients that are connected, and what each is doing"),
-    ("SHOW CONFIG", "settings with their defaults, and which of them a reload changes"),
-    ("SHOW DATABASES", "databases, their limits, and whether they are paused"),
-    ("SHOW DISTRIBUTIONS", "which part of each key space is on which shard"),
+    (
+        "SHOW CLIENTS",
+        "the clients that are connected, and what each is doing",
+    ),
+    (
+        "SHOW CONFIG",
+        "settings with their defaults, and which of them a reload changes",
+    ),
+    (
+        "SHOW DATABASES",
+        "databases, their limits, and whether they are paused",
+    ),
+    (
+        "SHOW DISTRIBUTIONS",
+        "which part of each key space is on which shard",
+    ),
     ("SHOW HELP", "this list"),
     ("SHOW NODES", "the servers of each shard: role, health, lag"),
-    ("SHOW POOLS", "server connections and waiting clients by user, database, shard and worker"),
-    ("SHOW REFUSALS", "every reason for which a statement is refused, and what to do"),
-    ("SHOW ROUTE 'SQL' [IN database]", "where statements would go, or why they are refused; the text may stand between $$ too"),
-    ("SHOW SERVERS", "the connections to servers, and which client each works for"),
+    (
+        "SHOW POOLS",
+        "server connections and waiting clients by user, database, shard and worker",
+    ),
+    (
+        "SHOW REFUSALS",
+        "every reason for which a statement is refused, and what to do",
+    ),
+    (
+        "SHOW ROUTE 'SQL' [IN database]",
+        "where statements would go, or why they are refused; the text may stand between $$ too",
+    ),
+    (
+        "SHOW SERVERS",
+        "the connections to servers, and which client each works for",
+    ),
     ("SHOW SHARDS", "shards with their primaries"),
     ("SHOW STATS", "totals since the start by database"),
-    ("SHOW STATS_TOTALS", "the same under PgBouncer's shorter names"),
+    (
+        "SHOW STATS_TOTALS",
+        "the same under PgBouncer's shorter names",
+    ),
     ("SHOW TABLES", "where the rows of each table are"),
     ("SHOW USERS", "users, their limits and connections"),
     ("SHOW VERSION", "the version of this program"),
-    ("RELOAD", "read the configuration file again: all of it, or nothing"),
-    ("PAUSE [database]", "lend no more server connections; answered when all that were lent have come back"),
+    (
+        "RELOAD",
+        "read the configuration file again: all of it, or nothing",
+    ),
+    (
+        "PAUSE [database]",
+        "lend no more server connections; answered when all that were lent have come back",
+    ),
     ("RESUME [database]", "lend them again"),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
@@ -65,11 +101,16 @@ pub enum SyntaxError {
     #[error("there is no command {0}")]
     Unknown(String),
     #[error("{after} ends too early: {expected} is missing")]
-    Missing { after: &'static str, expected: &'static str },
+    Missing {
+        after: &'static str,
+        expected: &'static str,
+    },
     #[error("{found} is not understood at its place")]
     Unexpected { found: String },
     #[error("a quote or comment is not closed")]
     Unterminated,
+    #[error("commands take no parameters: write the value into the command")]
+    Parameter,
 }
 
 /// Every command of a text; none in a text of blanks, comments and semicolons.
@@ -98,7 +139,10 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
 
 fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
     let Some((first, rest)) = tokens.split_first() else {
-        return Err(SyntaxError::Missing { after: "SHOW", expected: "what to show" });
+        return Err(SyntaxError::Missing {
+            after: "SHOW",
+            expected: "what to show",
+        });
     };
     let show = match first.keyword().as_deref() {
         Some("CLIENTS") => Show::Clients,
@@ -123,7 +167,10 @@ fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
 }
 
 fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
-    let missing = |expected| SyntaxError::Missing { after: "SHOW ROUTE", expected };
+    let missing = |expected| SyntaxError::Missing {
+        after: "SHOW ROUTE",
+        expected,
+    };
     let Some((sql, rest)) = tokens.split_first() else {
         return Err(missing("a statement in quotes"));
     };
@@ -135,25 +182,38 @@ fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
         Some((word, name)) if word.keyword().as_deref() == Some("IN") => {
             Some(database(name)?.ok_or_else(|| missing("a database's name after IN"))?)
         }
-        Some((other, _)) => return Err(SyntaxError::Unexpected { found: other.shown() }),
+        Some((other, _)) => {
+            return Err(SyntaxError::Unexpected {
+                found: other.shown(),
+            });
+        }
     };
-    Ok(Show::Route { sql: sql.clone(), database })
+    Ok(Show::Route {
+        sql: sql.clone(),
+        database,
+    })
 }
 
 /// A database's name, or nothing.
 fn database(tokens: &[Token]) -> Result<Option<String>, SyntaxError> {
-    let Some((first, rest)) = tokens.split_first() else { return Ok(None) };
+    let Some((first, rest)) = tokens.split_first() else {
+        return Ok(None);
+    };
     match first {
         Token::Word(name) => done(rest, Some(name.to_lowercase())),
         Token::Quoted(name) => done(rest, Some(name.clone())),
-        other => Err(SyntaxError::Unexpected { found: other.shown() }),
+        other => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
     }
 }
 
 fn done<T>(rest: &[Token], value: T) -> Result<T, SyntaxError> {
     match rest.first() {
         None => Ok(value),
-        Some(token) => Err(SyntaxError::Unexpected { found: token.shown() }),
+        Some(token) => Err(SyntaxError::Unexpected {
+            found: token.shown(),
+        }),
     }
 }
 
@@ -190,7 +250,9 @@ impl Token {
 /// Not more of a text than a message can hold.
 fn cut(text: &str) -> &str {
     const SHOWN: usize = 60;
-    text.char_indices().nth(SHOWN).map_or(text, |(end, _)| &text[..end])
+    text.char_indices()
+        .nth(SHOWN)
+        .map_or(text, |(end, _)| &text[..end])
 }
 
 fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
@@ -198,24 +260,44 @@ fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let after = &rest[first.len_utf8()..];
-        (rest, tokens) = match first {
-            _ if first.is_whitespace() => (after, tokens),
-            '-' if after.starts_with('-') => (after.split_once('\n').map_or("", |(_, after)| after), tokens),
-            '/' if after.starts_with('*') => (after[1..].split_once("*/").ok_or(SyntaxError::Unterminated)?.1, tokens),
-            '\'' => quoted(after, '\'').map(|(text, rest)| (rest, with(tokens, Token::Text(text))))?,
-            '"' => quoted(after, '"').map(|(name, rest)| (rest, with(tokens, Token::Quoted(name))))?,
-            '$' => {
-                let (tag, body) = after.split_once('$').ok_or(SyntaxError::Unterminated)?;
-                let (text, rest) = body.split_once(&format!("${tag}$")).ok_or(SyntaxError::Unterminated)?;
-                (rest, with(tokens, Token::Text(text.to_owned())))
-            }
-            ';' => (after, with(tokens, Token::Semicolon)),
-            _ if is_word(first) => {
-                let end = rest.find(|other| !is_word(other)).unwrap_or(rest.len());
-                (&rest[end..], with(tokens, Token::Word(rest[..end].to_owned())))
-            }
-            other => (after, with(tokens, Token::Other(other))),
-        };
+        (rest, tokens) =
+            match first {
+                _ if first.is_whitespace() => (after, tokens),
+                '-' if after.starts_with('-') => (
+                    after.split_once('\n').map_or("", |(_, after)| after),
+                    tokens,
+                ),
+                '/' if after.starts_with('*') => (
+                    after[1..]
+                        .split_once("*/")
+                        .ok_or(SyntaxError::Unterminated)?
+                        .1,
+                    tokens,
+                ),
+                '\'' => quoted(after, '\'')
+                    .map(|(text, rest)| (rest, with(tokens, Token::Text(text))))?,
+                '"' => quoted(after, '"')
+                    .map(|(name, rest)| (rest, with(tokens, Token::Quoted(name))))?,
+                '$' if after.starts_with(|next: char| next.is_ascii_digit()) => {
+                    return Err(SyntaxError::Parameter);
+                }
+                '$' => {
+                    let (tag, body) = after.split_once('$').ok_or(SyntaxError::Unterminated)?;
+                    let (text, rest) = body
+                        .split_once(&format!("${tag}$"))
+                        .ok_or(SyntaxError::Unterminated)?;
+                    (rest, with(tokens, Token::Text(text.to_owned())))
+                }
+                ';' => (after, with(tokens, Token::Semicolon)),
+                _ if is_word(first) => {
+                    let end = rest.find(|other| !is_word(other)).unwrap_or(rest.len());
+                    (
+                        &rest[end..],
+                        with(tokens, Token::Word(rest[..end].to_owned())),
+                    )
+                }
+                other => (after, with(tokens, Token::Other(other))),
+            };
     }
     Ok(tokens)
 }
@@ -264,7 +346,13 @@ mod tests {
 
     #[test]
     fn case_blanks_comments_and_semicolons_do_not_matter() {
-        for text in ["SHOW POOLS", "show pools;", " Show\n Pools ;; ", "/* a */ show -- b\n pools", ";SHOW POOLS;"] {
+        for text in [
+            "SHOW POOLS",
+            "show pools;",
+            " Show\n Pools ;; ",
+            "/* a */ show -- b\n pools",
+            ";SHOW POOLS;",
+        ] {
             assert_eq!(one(text), Command::Show(Show::Pools), "{text}");
         }
         assert_eq!(parse(" ; -- nothing").unwrap(), []);
@@ -288,32 +376,68 @@ mod tests {
     #[test]
     fn a_statement_to_explain() {
         let route = |sql: &str, database: Option<&str>| {
-            Command::Show(Show::Route { sql: sql.to_owned(), database: database.map(str::to_owned) })
+            Command::Show(Show::Route {
+                sql: sql.to_owned(),
+                database: database.map(str::to_owned),
+            })
         };
-        assert_eq!(one("SHOW ROUTE 'SELECT ''x''; SELECT 1'"), route("SELECT 'x'; SELECT 1", None));
-        assert_eq!(one("show route $$SELECT 'x'$$ in app;"), route("SELECT 'x'", Some("app")));
-        assert_eq!(one("show route $q$SELECT $$x$$$q$ IN \"My App\""), route("SELECT $$x$$", Some("My App")));
+        assert_eq!(
+            one("SHOW ROUTE 'SELECT ''x''; SELECT 1'"),
+            route("SELECT 'x'; SELECT 1", None)
+        );
+        assert_eq!(
+            one("show route $$SELECT 'x'$$ in app;"),
+            route("SELECT 'x'", Some("app"))
+        );
+        assert_eq!(
+            one("show route $q$SELECT $$x$$$q$ IN \"My App\""),
+            route("SELECT $$x$$", Some("My App"))
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         assert_eq!(wrong("SELECT 1"), "there is no command SELECT");
-        assert_eq!(wrong("SHOW"), "SHOW ends too early: what to show is missing");
+        assert_eq!(
+            wrong("SHOW"),
+            "SHOW ends too early: what to show is missing"
+        );
         assert_eq!(wrong("SHOW FDS"), "there is no command SHOW FDS");
-        assert_eq!(wrong("SHOW ROUTE"), "SHOW ROUTE ends too early: a statement in quotes is missing");
-        assert_eq!(wrong("SHOW ROUTE SELECT 1"), "SELECT is not understood at its place");
-        assert_eq!(wrong("SHOW ROUTE 'x' IN"), "SHOW ROUTE ends too early: a database's name after IN is missing");
-        assert_eq!(wrong("SHOW POOLS app"), "APP is not understood at its place");
+        assert_eq!(
+            wrong("SHOW ROUTE"),
+            "SHOW ROUTE ends too early: a statement in quotes is missing"
+        );
+        assert_eq!(
+            wrong("SHOW ROUTE SELECT 1"),
+            "SELECT is not understood at its place"
+        );
+        assert_eq!(
+            wrong("SHOW ROUTE 'x' IN"),
+            "SHOW ROUTE ends too early: a database's name after IN is missing"
+        );
+        assert_eq!(
+            wrong("SHOW POOLS app"),
+            "APP is not understood at its place"
+        );
         assert_eq!(wrong("PAUSE 'app'"), "'app' is not understood at its place");
-        assert_eq!(wrong("RELOAD; SHOW ROUTE 'x"), "a quote or comment is not closed");
+        assert_eq!(
+            wrong("RELOAD; SHOW ROUTE 'x"),
+            "a quote or comment is not closed"
+        );
         assert_eq!(wrong("/* SHOW POOLS"), "a quote or comment is not closed");
+        assert_eq!(
+            wrong("SHOW ROUTE $1"),
+            "commands take no parameters: write the value into the command"
+        );
         assert_eq!(wrong("= 1"), "there is no command \"=\"");
     }
 
     #[test]
     fn every_command_of_the_list_is_understood() {
         for (form, _) in COMMANDS {
-            let text = form.replace("[database]", "app").replace("[IN database]", "IN app");
+            let text = form
+                .replace("[database]", "app")
+                .replace("[IN database]", "IN app");
             assert!(parse(&text).is_ok(), "{text}");
         }
     }

@@ -23,7 +23,8 @@ impl Held {
             PgWireFrontendMessage::Parse(parse) => self.take(STATEMENT, parse.name.as_deref()),
             PgWireFrontendMessage::Bind(bind) => self.take(PORTAL, bind.portal_name.as_deref()),
             PgWireFrontendMessage::Close(close) => {
-                self.0.remove(&(close.target_type, close.name.clone().unwrap_or_default()));
+                self.0
+                    .remove(&(close.target_type, close.name.clone().unwrap_or_default()));
                 Ok(())
             }
             _ => Ok(()),
@@ -31,7 +32,9 @@ impl Held {
     }
 
     fn take(&mut self, kind: u8, name: Option<&str>) -> Result<(), Failure> {
-        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(()) };
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            return Ok(());
+        };
         let key = (kind, name.to_owned());
         if self.0.len() >= MOST_HELD && !self.0.contains(&key) {
             return Err(Failure::TooManyHeld(MOST_HELD));

@@ -64,12 +64,17 @@ pub struct Inbox(BytesMut);
 
 impl Inbox {
     /// Waits until a whole message is there. `None`: the client has closed the connection. Loses nothing when it is dropped while it waits.
-    pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<()>, Unreadable> {
+    pub async fn fill(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<Option<()>, Unreadable> {
         loop {
             match frame::first(&self.0, 0, LARGEST)? {
                 Frame::Whole { .. } => return Ok(Some(())),
                 Frame::CopyPart { .. } => return Err(Unreadable::Unexpected('d')),
-                Frame::Partial { needed } => self.0.reserve(needed.unwrap_or(HEADER).saturating_sub(self.0.len())),
+                Frame::Partial { needed } => self
+                    .0
+                    .reserve(needed.unwrap_or(HEADER).saturating_sub(self.0.len())),
             }
             if stream.read_buf(&mut self.0).await? == 0 {
                 return Ok(None);
@@ -82,16 +87,26 @@ impl Inbox {
     where
         D: Decoder<Item = PgWireFrontendMessage, Error = PgWireError>,
     {
-        let Frame::Whole { tag, range } = frame::first(&self.0, 0, LARGEST)? else { return Ok(None) };
+        let Frame::Whole { tag, range } = frame::first(&self.0, 0, LARGEST)? else {
+            return Ok(None);
+        };
         let mut whole = self.0.split_to(range.end);
         if let Err(violation) = check(tag, &whole[HEADER..])? {
             return Ok(Some(Heard::Malformed { tag, violation }));
         }
-        let decoded = decoder.decode(&mut whole).ok().flatten().filter(|_| whole.is_empty());
+        let decoded = decoder
+            .decode(&mut whole)
+            .ok()
+            .flatten()
+            .filter(|_| whole.is_empty());
         let mut decoded = decoded.ok_or(Unreadable::Undecoded(char::from(tag)))?;
         if let PgWireFrontendMessage::Execute(execute) = &mut decoded {
             // Nought, less, and more than there can be all ask for every row.
-            execute.max_rows = if (1..=MOST_ROWS).contains(&execute.max_rows) { execute.max_rows } else { 0 };
+            execute.max_rows = if (1..=MOST_ROWS).contains(&execute.max_rows) {
+                execute.max_rows
+            } else {
+                0
+            };
         }
         Ok(Some(Heard::Message(decoded)))
     }
@@ -144,7 +159,10 @@ mod tests {
     fn a_text_ends_with_its_message() {
         let mut bytes = frame(b'Q', b"SHOW");
         bytes.extend_from_slice(b" POOLS; RELOAD\0");
-        assert!(matches!(hear(&bytes), Ok(Some(Heard::Malformed { tag: b'Q', .. }))));
+        assert!(matches!(
+            hear(&bytes),
+            Ok(Some(Heard::Malformed { tag: b'Q', .. }))
+        ));
     }
 
     #[test]
@@ -153,7 +171,9 @@ mod tests {
             let mut body = vec![0];
             body.extend_from_slice(&i32::to_be_bytes(asked));
             match hear(&frame(b'E', &body)) {
-                Ok(Some(Heard::Message(PgWireFrontendMessage::Execute(execute)))) => assert_eq!(execute.max_rows, granted),
+                Ok(Some(Heard::Message(PgWireFrontendMessage::Execute(execute)))) => {
+                    assert_eq!(execute.max_rows, granted)
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -161,16 +181,34 @@ mod tests {
 
     #[test]
     fn what_has_no_business_here_ends_the_connection() {
-        for bytes in [frame(b'p', b"secret\0"), frame(b'F', b""), frame(b'd', b""), frame(b'c', b""), frame(b'!', b"")] {
+        for bytes in [
+            frame(b'p', b"secret\0"),
+            frame(b'F', b""),
+            frame(b'd', b""),
+            frame(b'c', b""),
+            frame(b'!', b""),
+        ] {
             assert!(hear(&bytes).is_err(), "{bytes:?}");
         }
-        assert!(matches!(hear(b"Q\x40\0\0\0"), Err(Unreadable::Frame(FrameError::Length { .. }))));
+        assert!(matches!(
+            hear(b"Q\x40\0\0\0"),
+            Err(Unreadable::Frame(FrameError::Length { .. }))
+        ));
     }
 
     #[test]
     fn bytes_that_are_no_text_are_not_guessed_at() {
         let heard = hear(&frame(b'Q', b"SHOW \xff\0"));
-        assert!(matches!(heard, Ok(Some(Heard::Malformed { violation: Violation::NotUtf8, .. }))), "{heard:?}");
+        assert!(
+            matches!(
+                heard,
+                Ok(Some(Heard::Malformed {
+                    violation: Violation::NotUtf8,
+                    ..
+                }))
+            ),
+            "{heard:?}"
+        );
     }
 
     proptest! {

@@ -29,7 +29,12 @@ pub const VERSION: &str = concat!("Trunkline ", env!("CARGO_PKG_VERSION"));
 
 const VERSION_COLUMNS: &[Column] = &[text("version")];
 const HELP: &[Column] = &[text("command"), text("description")];
-const REFUSALS: &[Column] = &[text("id"), text("sqlstate"), text("description"), text("hint")];
+const REFUSALS: &[Column] = &[
+    text("id"),
+    text("sqlstate"),
+    text("description"),
+    text("hint"),
+];
 
 /// The columns that this answers with; they depend on nothing else.
 pub fn columns(show: &Show) -> &'static [Column] {
@@ -59,14 +64,18 @@ pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
     let snapshot = access.shared.snapshot();
     match show {
         Show::Version => table.push(row![VERSION]),
-        Show::Help => COMMANDS.iter().for_each(|(command, description)| table.push(row![*command, *description])),
+        Show::Help => COMMANDS
+            .iter()
+            .for_each(|(command, description)| table.push(row![*command, *description])),
         Show::Refusals => refusals(&mut table),
         Show::Config => configuration::config(&snapshot.config, &mut table),
         Show::Distributions => map::distributions(&snapshot, &mut table),
         Show::Tables => map::tables(&snapshot, &mut table),
         Show::Nodes => map::nodes(&access.topology.nodes(), &mut table),
         Show::Shards => map::shards(&snapshot, &access.topology.nodes(), &mut table),
-        Show::Route { sql, database } => route::route(&snapshot, sql, database.as_deref(), &mut table)?,
+        Show::Route { sql, database } => {
+            route::route(&snapshot, sql, database.as_deref(), &mut table)?
+        }
         Show::Clients => activity::clients(&View::of(access, snapshot).await?, &mut table),
         Show::Servers => activity::servers(&View::of(access, snapshot).await?, &mut table),
         Show::Pools => pools::pools(&View::of(access, snapshot).await?, &mut table),
@@ -95,7 +104,11 @@ struct View {
 impl View {
     async fn of(access: &Access, snapshot: Arc<Snapshot>) -> Result<View, Failure> {
         let reports = access.ask(Request::Report).await?;
-        Ok(View { snapshot, reports, now: SystemTime::now() })
+        Ok(View {
+            snapshot,
+            reports,
+            now: SystemTime::now(),
+        })
     }
 
     fn config(&self) -> &Config {
@@ -106,7 +119,9 @@ impl View {
 /// The node of a shard that is its primary as far as anybody knows.
 fn primary<'a>(nodes: &'a [NodeStatus], shard: &str) -> Option<&'a NodeStatus> {
     use crate::topology::Role;
-    nodes.iter().find(|node| node.shard == *shard && node.role == Role::Primary)
+    nodes
+        .iter()
+        .find(|node| node.shard == *shard && node.role == Role::Primary)
 }
 
 #[cfg(test)]
@@ -120,7 +135,9 @@ mod tests {
     fn columns_are_a_promise() {
         let mut golden = String::new();
         for (form, _) in COMMANDS {
-            let text = form.replace(" [IN database]", "").replace(" [database]", "");
+            let text = form
+                .replace(" [IN database]", "")
+                .replace(" [database]", "");
             if let [Command::Show(show)] = &parse(&text).unwrap()[..] {
                 golden.push_str(&format!("{text}\n"));
                 for column in columns(show) {
@@ -133,7 +150,10 @@ mod tests {
                 }
             }
         }
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/admin/columns.txt");
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/admin/columns.txt"
+        );
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(file, &golden).unwrap();
         }

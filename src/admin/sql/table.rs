@@ -17,15 +17,24 @@ pub enum Kind {
 }
 
 pub const fn text(name: &'static str) -> Column {
-    Column { name, kind: Kind::Text }
+    Column {
+        name,
+        kind: Kind::Text,
+    }
 }
 
 pub const fn whole(name: &'static str) -> Column {
-    Column { name, kind: Kind::Whole }
+    Column {
+        name,
+        kind: Kind::Whole,
+    }
 }
 
 pub const fn truth(name: &'static str) -> Column {
-    Column { name, kind: Kind::Truth }
+    Column {
+        name,
+        kind: Kind::Truth,
+    }
 }
 
 /// One value, of the kind of its column.
@@ -45,7 +54,10 @@ pub struct Table {
 
 impl Table {
     pub fn new(columns: &'static [Column]) -> Table {
-        Table { columns, rows: Vec::new() }
+        Table {
+            columns,
+            rows: Vec::new(),
+        }
     }
 
     pub fn push(&mut self, row: Vec<Cell>) {

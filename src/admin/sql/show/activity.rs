@@ -1,8 +1,8 @@
 //! SHOW CLIENTS and SHOW SERVERS: connections, one a row.
 
 use super::super::table::{Cell, Column, Table, row, text, whole};
-use super::clock::{moment, seconds_and_rest};
 use super::View;
+use super::clock::{moment, seconds_and_rest};
 use crate::admin::shard_name;
 use crate::session::card::State;
 use crate::session::report::{ClientReport, PoolReport, WorkerReport};
@@ -71,7 +71,11 @@ pub fn clients(view: &View, table: &mut Table) {
 fn client_row(view: &View, worker: usize, client: &ClientReport) -> Vec<Cell> {
     let peer = Peer::read(&client.address);
     let waits = client.state == State::Waiting;
-    let (wait, wait_us) = if waits { seconds_and_rest(client.requested) } else { (0, 0) };
+    let (wait, wait_us) = if waits {
+        seconds_and_rest(client.requested)
+    } else {
+        (0, 0)
+    };
     row![
         "C",
         &*client.user,
@@ -118,7 +122,11 @@ fn server_pointer(worker: usize, shard: u16, process_id: i32) -> String {
 }
 
 fn link(worker: usize, client: &ClientReport) -> Option<String> {
-    Some(server_pointer(worker, client.shard?.0, client.server_process_id?))
+    Some(server_pointer(
+        worker,
+        client.shard?.0,
+        client.server_process_id?,
+    ))
 }
 
 /// Who is at the other end, from the words of [`crate::wire::stream::Peer`].
@@ -131,17 +139,30 @@ struct Peer {
 impl Peer {
     fn read(text: &str) -> Peer {
         if let Some(rest) = text.strip_prefix("unix") {
-            let number = rest.strip_prefix("(pid ").and_then(|rest| rest.strip_suffix(')'));
+            let number = rest
+                .strip_prefix("(pid ")
+                .and_then(|rest| rest.strip_suffix(')'));
             let process_id = number.and_then(|number| number.parse().ok());
-            return Peer { address: "unix".to_owned(), port: None, process_id };
+            return Peer {
+                address: "unix".to_owned(),
+                port: None,
+                process_id,
+            };
         }
         let (address, port) = host_and_port(text);
-        Peer { address, port, process_id: None }
+        Peer {
+            address,
+            port,
+            process_id: None,
+        }
     }
 }
 
 fn host_and_port(text: &str) -> (String, Option<u16>) {
-    match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+    match text
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+    {
         Some((host, port)) => (host.trim_matches(['[', ']']).to_owned(), Some(port)),
         None => (text.to_owned(), None),
     }
@@ -168,20 +189,35 @@ struct ServerRow<'a> {
 impl ServerRow<'_> {
     /// One of which nothing else is known.
     fn new(state: &'static str) -> Self {
-        ServerRow { state, connect_time: None, request_time: None, process_id: None, client: None, prepared: None }
+        ServerRow {
+            state,
+            connect_time: None,
+            request_time: None,
+            process_id: None,
+            client: None,
+            prepared: None,
+        }
     }
 }
 
 fn pool_rows(view: &View, report: &WorkerReport, pool: &PoolReport, table: &mut Table) {
     let serves = |client: &&ClientReport| {
-        client.shard == Some(pool.shard) && client.user == pool.user && client.database == pool.database
+        client.shard == Some(pool.shard)
+            && client.user == pool.user
+            && client.database == pool.database
     };
-    let mut push = |server: ServerRow<'_>| table.push(server_row(view, report.worker, pool, server));
+    let mut push =
+        |server: ServerRow<'_>| table.push(server_row(view, report.worker, pool, server));
     let mut linked = 0;
     for client in report.clients.iter().filter(serves) {
         linked += 1;
         let request_time = Some(moment(view.now, client.requested));
-        push(ServerRow { request_time, process_id: client.server_process_id, client: Some(client), ..ServerRow::new("active") });
+        push(ServerRow {
+            request_time,
+            process_id: client.server_process_id,
+            client: Some(client),
+            ..ServerRow::new("active")
+        });
     }
     // Kept by sessions between two statements, or being tried before they are lent: of these only the number is known.
     for _ in linked..pool.census.lent {
@@ -193,8 +229,14 @@ fn pool_rows(view: &View, report: &WorkerReport, pool: &PoolReport, table: &mut 
     for idle in &pool.idle {
         push(ServerRow {
             state: "idle",
-            connect_time: Some(moment(view.now, report.at.saturating_duration_since(idle.connected_at))),
-            request_time: Some(moment(view.now, report.at.saturating_duration_since(idle.used_at))),
+            connect_time: Some(moment(
+                view.now,
+                report.at.saturating_duration_since(idle.connected_at),
+            )),
+            request_time: Some(moment(
+                view.now,
+                report.at.saturating_duration_since(idle.used_at),
+            )),
             process_id: Some(idle.process_id),
             client: None,
             prepared: Some(idle.prepared),
@@ -219,7 +261,9 @@ fn server_row(view: &View, worker: usize, pool: &PoolReport, server: ServerRow<'
         0,
         0,
         0,
-        server.process_id.map(|process_id| server_pointer(worker, pool.shard.0, process_id)),
+        server
+            .process_id
+            .map(|process_id| server_pointer(worker, pool.shard.0, process_id)),
         server.client.map(client_pointer),
         server.process_id,
         Cell::Null,
@@ -241,7 +285,10 @@ mod tests {
             let peer = Peer::read(text);
             (peer.address, peer.port, peer.process_id)
         };
-        assert_eq!(read("10.0.0.1:5000"), ("10.0.0.1".to_owned(), Some(5000), None));
+        assert_eq!(
+            read("10.0.0.1:5000"),
+            ("10.0.0.1".to_owned(), Some(5000), None)
+        );
         assert_eq!(read("[::1]:5000"), ("::1".to_owned(), Some(5000), None));
         assert_eq!(read("unix(pid 77)"), ("unix".to_owned(), None, Some(77)));
         assert_eq!(read("unix"), ("unix".to_owned(), None, None));

@@ -8,7 +8,12 @@ use crate::catalog::SchemaState;
 use crate::config::{self, Auth, ByteSize, ClientTls, Config, Database, LogFormat, SslMode, User};
 use crate::session::worker::Paused;
 
-pub const CONFIG: &[Column] = &[text("key"), text("value"), text("default"), text("changeable")];
+pub const CONFIG: &[Column] = &[
+    text("key"),
+    text("value"),
+    text("default"),
+    text("changeable"),
+];
 
 pub const DATABASES: &[Column] = &[
     text("name"),
@@ -47,14 +52,26 @@ pub const USERS: &[Column] = &[
     text("server_user"),
 ];
 
-/// A file that says nothing, for the defaults.
-const EMPTY: &str = "users = []\ndatabases = []\nshards = []\n";
+/// A file that says no more than it must, for the defaults.
+const LEAST: &str = r#"
+    [[users]]
+    name = "user"
+    password = "password"
+    [[databases]]
+    name = "database"
+    [[shards]]
+    name = "shard"
+    nodes = [{ host = "host" }]
+"#;
 
 pub fn config(config: &Config, table: &mut Table) {
-    let defaults = config::parse(EMPTY, "", &|_| None);
+    let defaults = config::parse(LEAST, "", &|_| None);
     let defaults = defaults.as_ref().map(settings).unwrap_or_default();
     for setting in settings(config) {
-        let default = defaults.iter().find(|other| other.key == setting.key).and_then(|other| other.value.clone());
+        let default = defaults
+            .iter()
+            .find(|other| other.key == setting.key)
+            .and_then(|other| other.value.clone());
         let changeable = match setting.change {
             Change::Reload => "yes",
             Change::Restart => "no",
@@ -80,24 +97,43 @@ enum Change {
 fn settings(config: &Config) -> Vec<Setting> {
     let listen = &config.listen;
     let addresses: Vec<String> = listen.addresses.iter().map(ToString::to_string).collect();
-    let directory = listen.unix_socket_directory.as_ref().map(|directory| directory.display().to_string());
-    let restart = |key, value| Setting { key, value, change: Change::Restart };
+    let directory = listen
+        .unix_socket_directory
+        .as_ref()
+        .map(|directory| directory.display().to_string());
+    let restart = |key, value| Setting {
+        key,
+        value,
+        change: Change::Restart,
+    };
     let mut settings = vec![
         restart("workers", Some(config.workers.to_string())),
         restart("listen.addresses", Some(addresses.join(", "))),
         restart("listen.unix_socket_directory", directory),
-        restart("listen.http", Some(listen.http.map_or_else(|| "off".to_owned(), |address| address.to_string()))),
+        restart(
+            "listen.http",
+            Some(
+                listen
+                    .http
+                    .map_or_else(|| "off".to_owned(), |address| address.to_string()),
+            ),
+        ),
         restart("log.format", Some(log_format(config.log.format).to_owned())),
         restart("log.filter", Some(config.log.filter.clone())),
     ];
     settings.extend(tls(config));
     settings.extend(limits(config));
     settings.extend(pool(config));
+    settings.extend(health(config));
     settings
 }
 
 fn reload(key: &'static str, value: impl Into<Option<String>>) -> Setting {
-    Setting { key, value: value.into(), change: Change::Reload }
+    Setting {
+        key,
+        value: value.into(),
+        change: Change::Reload,
+    }
 }
 
 fn tls(config: &Config) -> [Setting; 5] {
@@ -116,30 +152,53 @@ fn tls(config: &Config) -> [Setting; 5] {
     let root = config.server_tls.root_certificate.as_ref();
     [
         reload("listen.tls.mode", mode.to_owned()),
-        reload("listen.tls.certificate", files.map(|files| files.certificate.display().to_string())),
-        reload("listen.tls.key", files.map(|files| files.key.display().to_string())),
+        reload(
+            "listen.tls.certificate",
+            files.map(|files| files.certificate.display().to_string()),
+        ),
+        reload(
+            "listen.tls.key",
+            files.map(|files| files.key.display().to_string()),
+        ),
         reload("server_tls.mode", server_mode.to_owned()),
-        reload("server_tls.root_certificate", root.map(|file| file.display().to_string())),
+        reload(
+            "server_tls.root_certificate",
+            root.map(|file| file.display().to_string()),
+        ),
     ]
 }
 
 fn limits(config: &Config) -> [Setting; 7] {
     let limits = &config.limits;
     [
-        reload("limits.max_client_connections", limits.max_client_connections.to_string()),
-        reload("limits.max_user_connections", limits.max_user_connections.map(|limit| limit.to_string())),
+        reload(
+            "limits.max_client_connections",
+            limits.max_client_connections.to_string(),
+        ),
+        reload(
+            "limits.max_user_connections",
+            limits.max_user_connections.map(|limit| limit.to_string()),
+        ),
         reload("limits.login_timeout", span(limits.login_timeout)),
         reload("limits.max_message_size", size(limits.max_message_size)),
         reload("limits.plan_cache_size", size(limits.plan_cache_size)),
-        reload("limits.max_prepared_statements", limits.max_prepared_statements.to_string()),
+        reload(
+            "limits.max_prepared_statements",
+            limits.max_prepared_statements.to_string(),
+        ),
         // The process takes it once, when it starts.
-        Setting { key: "limits.shutdown_timeout", value: Some(span(limits.shutdown_timeout)), change: Change::Restart },
+        Setting {
+            key: "limits.shutdown_timeout",
+            value: Some(span(limits.shutdown_timeout)),
+            change: Change::Restart,
+        },
     ]
 }
 
 fn pool(config: &Config) -> [Setting; 9] {
     let pool = &config.pool;
-    let or_never = |time: Option<std::time::Duration>| time.map_or_else(|| "never".to_owned(), span);
+    let or_never =
+        |time: Option<std::time::Duration>| time.map_or_else(|| "never".to_owned(), span);
     [
         reload("pool.mode", mode(pool.mode).to_owned()),
         reload("pool.size", pool.size.to_string()),
@@ -150,6 +209,16 @@ fn pool(config: &Config) -> [Setting; 9] {
         reload("pool.max_lifetime", or_never(pool.max_lifetime)),
         reload("pool.check_after_idle", span(pool.check_after_idle)),
         reload("pool.connect_timeout", span(pool.connect_timeout)),
+    ]
+}
+
+fn health(config: &Config) -> [Setting; 4] {
+    let health = &config.health;
+    [
+        reload("health.interval", span(health.interval)),
+        reload("health.timeout", span(health.timeout)),
+        reload("health.fall", health.fall.to_string()),
+        reload("health.rise", health.rise.to_string()),
     ]
 }
 
@@ -179,11 +248,23 @@ pub fn databases(view: &View, table: &mut Table) {
 fn database_row(view: &View, database: &Database) -> Vec<Cell> {
     let config = view.config();
     let is_ours = |name: &str| *database.name == *name;
-    let servers = view.reports.iter().flat_map(|report| &report.pools).filter(|pool| is_ours(&pool.database));
-    let servers: usize = servers.map(|pool| pool.census.idle + pool.census.lent + pool.census.connecting).sum();
-    let clients = view.reports.iter().flat_map(|report| &report.clients).filter(|client| is_ours(&client.database));
+    let servers = view
+        .reports
+        .iter()
+        .flat_map(|report| &report.pools)
+        .filter(|pool| is_ours(&pool.database));
+    let servers: usize = servers
+        .map(|pool| pool.census.idle + pool.census.lent + pool.census.connecting)
+        .sum();
+    let clients = view
+        .reports
+        .iter()
+        .flat_map(|report| &report.clients)
+        .filter(|client| is_ours(&client.database));
     let counted = view.reports.iter().flat_map(|report| &report.databases);
-    let paused = counted.filter(|counted| is_ours(&counted.name)).any(|counted| counted.paused == Paused::Yes);
+    let paused = counted
+        .filter(|counted| is_ours(&counted.name))
+        .any(|counted| counted.paused == Paused::Yes);
     let catalog = view.snapshot.catalogs.get(&*database.name);
     let size = database.pool_size.unwrap_or(config.pool.size);
     row![
@@ -221,9 +302,19 @@ pub fn users(view: &View, table: &mut Table) {
 
 fn user_row(view: &View, user: &User) -> Vec<Cell> {
     let is_ours = |name: &str| *user.name == *name;
-    let servers = view.reports.iter().flat_map(|report| &report.pools).filter(|pool| is_ours(&pool.user));
-    let servers: usize = servers.map(|pool| pool.census.idle + pool.census.lent + pool.census.connecting).sum();
-    let clients = view.reports.iter().flat_map(|report| &report.clients).filter(|client| is_ours(&client.user));
+    let servers = view
+        .reports
+        .iter()
+        .flat_map(|report| &report.pools)
+        .filter(|pool| is_ours(&pool.user));
+    let servers: usize = servers
+        .map(|pool| pool.census.idle + pool.census.lent + pool.census.connecting)
+        .sum();
+    let clients = view
+        .reports
+        .iter()
+        .flat_map(|report| &report.clients)
+        .filter(|client| is_ours(&client.user));
     let auth = match user.auth {
         Auth::Trust => "trust",
         Auth::Md5(_) => "md5",
@@ -249,13 +340,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_says_nothing_has_every_default() {
-        let defaults = config::parse(EMPTY, "", &|_| None).unwrap();
+    fn a_file_that_says_no_more_than_it_must_has_every_default() {
+        let defaults = config::parse(LEAST, "", &|_| None).unwrap();
         let mut table = Table::new(CONFIG);
         config(&defaults, &mut table);
         let differing = table.rows.iter().find(|cells| cells[1] != cells[2]);
         assert_eq!(differing, None);
-        assert!(table.rows.contains(&row!["pool.mode", "transaction", "transaction", "yes"]));
+        assert!(
+            table
+                .rows
+                .contains(&row!["pool.mode", "transaction", "transaction", "yes"])
+        );
     }
 
     #[test]
@@ -278,6 +373,9 @@ mod tests {
 
     #[test]
     fn sizes_as_a_file_writes_them() {
-        assert_eq!([0, 10, 1 << 10, 3 << 20, 5 << 30, 1025].map(|bytes| size(ByteSize(bytes))), ["0B", "10B", "1kB", "3MB", "5GB", "1025B"]);
+        assert_eq!(
+            [0, 10, 1 << 10, 3 << 20, 5 << 30, 1025].map(|bytes| size(ByteSize(bytes))),
+            ["0B", "10B", "1kB", "3MB", "5GB", "1025B"]
+        );
     }
 }

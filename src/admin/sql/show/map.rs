@@ -6,8 +6,15 @@ use crate::catalog::{Catalog, Placement, Relation};
 use crate::session::shared::Snapshot;
 use crate::topology::{NodeState, NodeStatus};
 
-pub const SHARDS: &[Column] =
-    &[text("name"), whole("id"), whole("nodes"), text("primary_addr"), whole("primary_port"), truth("primary_up"), text("home_of")];
+pub const SHARDS: &[Column] = &[
+    text("name"),
+    whole("id"),
+    whole("nodes"),
+    text("primary_addr"),
+    whole("primary_port"),
+    truth("primary_up"),
+    text("home_of"),
+];
 
 pub const NODES: &[Column] = &[
     text("shard"),
@@ -22,8 +29,14 @@ pub const NODES: &[Column] = &[
     text("error"),
 ];
 
-pub const DISTRIBUTIONS: &[Column] =
-    &[text("database"), text("name"), text("strategy"), text("key"), text("shard"), text("holds")];
+pub const DISTRIBUTIONS: &[Column] = &[
+    text("database"),
+    text("name"),
+    text("strategy"),
+    text("key"),
+    text("shard"),
+    text("holds"),
+];
 
 pub const TABLES: &[Column] = &[
     text("database"),
@@ -41,7 +54,10 @@ pub fn shards(snapshot: &Snapshot, nodes: &[NodeStatus], table: &mut Table) {
     for (id, shard) in snapshot.config.shards.iter().enumerate() {
         let primary = primary(nodes, &shard.name);
         let homes = snapshot.config.databases.iter().filter(|database| {
-            snapshot.catalogs.get(&*database.name).is_some_and(|catalog| catalog.home.index() == id)
+            snapshot
+                .catalogs
+                .get(&*database.name)
+                .is_some_and(|catalog| catalog.home.index() == id)
         });
         let homes: Vec<&str> = homes.map(|database| &*database.name).collect();
         table.push(row![
@@ -67,7 +83,8 @@ pub fn nodes(nodes: &[NodeStatus], table: &mut Table) {
             node.state.as_str(),
             node.lag,
             node.version.as_deref(),
-            node.round_trip.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            node.round_trip
+                .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
             ago.map(|ago| ago.as_secs()),
             node.error.as_deref(),
         ]);
@@ -78,10 +95,21 @@ pub fn distributions(snapshot: &Snapshot, table: &mut Table) {
     for (database, catalog) in in_order(snapshot) {
         for distribution in catalog.distributions.iter() {
             let map = &distribution.map;
-            let types: Vec<&str> = map.key_types().iter().map(|key_type| key_type.name()).collect();
+            let types: Vec<&str> = map
+                .key_types()
+                .iter()
+                .map(|key_type| key_type.name())
+                .collect();
             let mut push = |shard: crate::sharding::ShardId, holds: &str| {
                 let strategy = map.strategy().name().as_str();
-                table.push(row![database, &*distribution.name, strategy, types.join(", "), &*catalog.shards[shard.index()], holds]);
+                table.push(row![
+                    database,
+                    &*distribution.name,
+                    strategy,
+                    types.join(", "),
+                    &*catalog.shards[shard.index()],
+                    holds
+                ]);
             };
             for pin in map.pins() {
                 let key: Vec<String> = pin.key.iter().map(ToString::to_string).collect();
@@ -96,7 +124,11 @@ pub fn distributions(snapshot: &Snapshot, table: &mut Table) {
 
 pub fn tables(snapshot: &Snapshot, table: &mut Table) {
     for (database, catalog) in in_order(snapshot) {
-        let mut relations: Vec<_> = catalog.relations.iter().collect();
+        let relations = catalog
+            .relations
+            .iter()
+            .filter(|(_, relation)| !matches!(relation, Relation::System));
+        let mut relations: Vec<_> = relations.collect();
         relations.sort_by_key(|(name, _)| *name);
         for ((schema, name), relation) in relations {
             let mut cells = row![database, &**schema, &**name];
@@ -117,12 +149,18 @@ fn placed(catalog: &Catalog, relation: &Relation) -> Vec<Cell> {
                     row!["sharded", &**distribution, key.join(", "), Cell::Null]
                 }
                 Placement::Reference => nowhere("reference"),
-                Placement::Single(shard) => row!["single", Cell::Null, Cell::Null, &*catalog.shards[shard.index()]],
+                Placement::Single(shard) => row![
+                    "single",
+                    Cell::Null,
+                    Cell::Null,
+                    &*catalog.shards[shard.index()]
+                ],
             };
             (cells, columns.as_ref().map(|columns| columns.len()), None)
         }
         Relation::ShardedView => (nowhere("view"), None, None),
         Relation::Refused(why) => (nowhere("refused"), None, Some(&**why)),
+        // Left out above: they are Postgres's own.
         Relation::System => (nowhere("system"), None, None),
     };
     cells.extend(row![columns, refused]);
@@ -132,5 +170,9 @@ fn placed(catalog: &Catalog, relation: &Relation) -> Vec<Cell> {
 /// Databases in the order of the configuration.
 fn in_order(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Catalog)> {
     let catalog = |name: &str| snapshot.catalogs.get(name).map(|catalog| &**catalog);
-    snapshot.config.databases.iter().filter_map(move |database| Some((&*database.name, catalog(&database.name)?)))
+    snapshot
+        .config
+        .databases
+        .iter()
+        .filter_map(move |database| Some((&*database.name, catalog(&database.name)?)))
 }

@@ -1,8 +1,8 @@
 //! SHOW POOLS: one row for each user, database, shard and worker.
 
 use super::super::table::{Cell, Column, Table, row, text, whole};
-use super::clock::seconds_and_rest;
 use super::View;
+use super::clock::seconds_and_rest;
 use crate::admin::shard_name;
 use crate::backend::pool::Lending;
 use crate::config::PoolMode;
@@ -43,7 +43,9 @@ pub fn pools(view: &View, table: &mut Table) {
 
 fn pool_row(view: &View, report: &WorkerReport, pool: &PoolReport) -> Vec<Cell> {
     let served = report.clients.iter().filter(|client| {
-        client.shard == Some(pool.shard) && client.user == pool.user && client.database == pool.database
+        client.shard == Some(pool.shard)
+            && client.user == pool.user
+            && client.database == pool.database
     });
     let (maxwait, maxwait_us) = seconds_and_rest(pool.census.longest_wait);
     row![

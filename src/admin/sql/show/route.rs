@@ -25,11 +25,18 @@ pub const ROUTE: &[Column] = &[
 const MOST_KEYS: usize = 8;
 
 /// Names without a schema are looked up in `public`: that is what a session has that has set nothing, unless a schema has its user's name.
-pub fn route(snapshot: &Snapshot, sql: &str, database: Option<&str>, table: &mut Table) -> Result<(), Failure> {
+pub fn route(
+    snapshot: &Snapshot,
+    sql: &str,
+    database: Option<&str>,
+    table: &mut Table,
+) -> Result<(), Failure> {
     let catalog = catalog(snapshot, database)?;
     let search_path = SearchPath([Box::from("public")].into());
     match explain(sql, catalog, &search_path, None) {
-        Ok(explanations) => explanations.iter().for_each(|explanation| table.push(explained(explanation))),
+        Ok(explanations) => explanations
+            .iter()
+            .for_each(|explanation| table.push(explained(explanation))),
         Err(error) => table.push(unread(sql, &Refusal::from(&error))),
     }
     Ok(())
@@ -64,7 +71,12 @@ fn explained(explanation: &Explanation) -> Vec<Cell> {
 
 fn at_bind(explanation: &Explanation, parameters: &str) -> Vec<Cell> {
     let mut cells = beginning(explanation, "parameters", None);
-    cells.extend(row![Cell::Null, Cell::Null, format!("{parameters} decides the shard"), Cell::Null]);
+    cells.extend(row![
+        Cell::Null,
+        Cell::Null,
+        format!("{parameters} decides the shard"),
+        Cell::Null
+    ]);
     cells
 }
 
@@ -75,19 +87,40 @@ fn refused(explanation: &Explanation, refusal: &Refusal) -> Vec<Cell> {
 }
 
 fn unread(sql: &str, refusal: &Refusal) -> Vec<Cell> {
-    let mut cells = row![sql, Cell::Null, "refused", Cell::Null, Cell::Null, Cell::Null, Cell::Null];
+    let mut cells = row![
+        sql,
+        Cell::Null,
+        "refused",
+        Cell::Null,
+        Cell::Null,
+        Cell::Null,
+        Cell::Null
+    ];
     cells.extend(why(refusal));
     cells
 }
 
 fn why(refusal: &Refusal) -> Vec<Cell> {
-    row![refusal.id, refusal.sqlstate, &*refusal.message, refusal.hint]
+    row![
+        refusal.id,
+        refusal.sqlstate,
+        &*refusal.message,
+        refusal.hint
+    ]
 }
 
 /// The columns that every outcome has.
 fn beginning(explanation: &Explanation, outcome: &'static str, shard: Option<String>) -> Vec<Cell> {
-    let tables = explanation.tables.iter().map(|table| format!("{}: {}", table.name, table.placement));
-    let key = |key: &crate::plan::explain::Key| format!("{} {}: {} -> {}", key.distribution, key.values, key.via, key.shard);
+    let tables = explanation
+        .tables
+        .iter()
+        .map(|table| format!("{}: {}", table.name, table.placement));
+    let key = |key: &crate::plan::explain::Key| {
+        format!(
+            "{} {}: {} -> {}",
+            key.distribution, key.values, key.via, key.shard
+        )
+    };
     let mut keys: Vec<String> = explanation.keys.iter().take(MOST_KEYS).map(key).collect();
     if explanation.keys.len() > MOST_KEYS {
         keys.push(format!("and {} more", explanation.keys.len() - MOST_KEYS));

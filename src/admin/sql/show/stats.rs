@@ -51,7 +51,13 @@ pub fn stats(view: &View, table: &mut Table) {
     for (name, totals) in by_database(view) {
         let mut cells = totals.cells(name);
         let cache = totals.plan_cache;
-        cells.extend(row![cache.hits, cache.misses, cache.evictions, cache.entries, cache.bytes]);
+        cells.extend(row![
+            cache.hits,
+            cache.misses,
+            cache.evictions,
+            cache.entries,
+            cache.bytes
+        ]);
         table.push(cells);
     }
 }
@@ -64,7 +70,11 @@ pub fn totals(view: &View, table: &mut Table) {
 
 /// Every configured database, also one that nobody has used.
 fn by_database(view: &View) -> BTreeMap<&str, Totals> {
-    let names = view.config().databases.iter().map(|database| (&*database.name, Totals::default()));
+    let names = view
+        .config()
+        .databases
+        .iter()
+        .map(|database| (&*database.name, Totals::default()));
     let mut databases: BTreeMap<&str, Totals> = names.collect();
     for counted in view.reports.iter().flat_map(|report| &report.databases) {
         databases.entry(&counted.name).or_default().add(counted);
