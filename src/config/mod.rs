@@ -142,7 +142,7 @@ pub struct ServerTls {
     pub root_certificate: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, like `info` or `trunkline=debug`.

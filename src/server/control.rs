@@ -297,6 +297,12 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.listen.http != new.listen.http {
         changed.push("listen.http");
     }
+    if old.log != new.log {
+        changed.push("log");
+    }
+    if old.limits.shutdown_timeout != new.limits.shutdown_timeout {
+        changed.push("limits.shutdown_timeout");
+    }
     changed
 }
 

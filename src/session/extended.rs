@@ -12,7 +12,7 @@ use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
 use super::statement::Statement;
 use super::transaction::Transaction;
-use super::{Session, add};
+use super::Session;
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::{Parameters, Planned, Values};
 use crate::sql::class::Class;
@@ -127,7 +127,7 @@ impl Session {
     }
 
     fn fail_batch(&mut self, fault: &Fault) {
-        add(&self.database.counters.errors, 1);
+        self.count(fault);
         let mut error = Vec::new();
         fault.write(Severity::Error, &mut error);
         match &mut self.link {
