@@ -411,13 +411,13 @@ impl Pool {
 
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let state = self.state.borrow();
-        let told = |server: &Box<Server>| IdleServer {
+        let told = |server: &Server| IdleServer {
             process_id: server.canceller.process_id,
             connected_at: server.connected_at,
             used_at: server.used_at,
             prepared: server.prepared.len(),
         };
-        state.idle.iter().map(told).collect()
+        state.idle.iter().map(|server| told(server)).collect()
     }
 }
 

@@ -135,7 +135,7 @@ pub enum SslMode {
     VerifyFull,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     pub mode: SslMode,
     /// PEM; needed by verify-ca and verify-full.

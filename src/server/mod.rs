@@ -71,7 +71,7 @@ pub struct Handle {
 
 /// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
 pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, StartError> {
-    let plant = Plant::build(config)?;
+    let plant = Plant::build(config, None)?;
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let secret = ProcessSecret::random();
@@ -79,7 +79,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
     let (change, changes) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(snapshot, secret, change));
-    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_encryption)));
+    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_side.encryption)));
     let (requests, requested) = mpsc::unbounded_channel();
     let (phase, phases) = watch::channel(Phase::Serving);
     let access = Access { requests, shared: Arc::clone(&shared), topology: Arc::clone(&topology), phase: phases };
