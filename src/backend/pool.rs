@@ -26,6 +26,9 @@ use crate::config;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 
+/// A connection that was used this lately is lent without a look at its socket: what is found there would be as old.
+const USED_JUST_NOW: Duration = Duration::from_millis(50);
+
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
 
@@ -71,8 +74,11 @@ pub struct Pool {
 struct State {
     spec: Rc<Spec>,
     lending: Lending,
+    /// When connections began to be made to another place or in another way; older ones are closed as they come back.
+    moved_at: Option<Instant>,
     /// The most recently used is last, and is lent first.
-    idle: Vec<Server>,
+    #[expect(clippy::vec_box, reason = "a connection changes hands twice a statement: its address moves, it does not")]
+    idle: Vec<Box<Server>>,
     waiting: VecDeque<Rc<Waiter>>,
     /// Idle, lent and connecting.
     open: usize,
@@ -126,6 +132,7 @@ impl Pool {
         let state = State {
             spec: Rc::new(spec),
             lending: Lending::Open,
+            moved_at: None,
             idle: Vec::new(),
             waiting: VecDeque::new(),
             open: 0,
@@ -147,7 +154,7 @@ impl Pool {
                 Some(server) => server,
                 None => return self.wait().await,
             };
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
             let check_after = self.state.borrow().spec.settings.check_after_idle;
             let idle_for = lent.used_at.elapsed();
             if idle_for < check_after {
@@ -162,23 +169,24 @@ impl Pool {
     }
 
     /// Lends a connection if one is at hand that was used lately: the common case, without a wait.
-    pub fn try_checkout(self: &Rc<Pool>) -> Option<Lent> {
+    pub fn try_checkout(self: &Rc<Pool>, now: Instant) -> Option<Lent> {
         let check_after = self.state.borrow().spec.settings.check_after_idle;
         loop {
             let server = self.take_idle().ok()??;
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
-            if lent.used_at.elapsed() >= check_after {
-                lent.untouched();
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
+            let unused = now.saturating_duration_since(lent.used_at);
+            if unused >= check_after {
+                lent.untouched(now);
                 return None;
             }
-            if lent.poke() {
+            if unused < USED_JUST_NOW || lent.poke() {
                 return Some(lent);
             }
         }
     }
 
     /// An idle connection if nobody waits before us.
-    fn take_idle(&self) -> Result<Option<Server>, CheckoutError> {
+    fn take_idle(&self) -> Result<Option<Box<Server>>, CheckoutError> {
         let mut state = self.state.borrow_mut();
         match state.lending {
             Lending::Closed => return Err(CheckoutError::Closed),
@@ -220,7 +228,7 @@ impl Pool {
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
             tokio::task::spawn_local(async move {
-                let mut attempt = Attempt { pool: &pool, result: None };
+                let mut attempt = Attempt { pool: &pool, spec: &spec, result: None };
                 let target = &spec.target;
                 let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
                 attempt.result = Some(connecting.await.map(|connected| {
@@ -232,14 +240,21 @@ impl Pool {
         }
     }
 
-    fn connected(self: &Rc<Pool>, result: Option<Result<Server, ConnectError>>) {
+    fn connected(self: &Rc<Pool>, spec: &Spec, result: Option<Result<Server, ConnectError>>) {
         let mut state = self.state.borrow_mut();
         state.connecting -= 1;
+        let outdated = state.spec.target != spec.target;
         match result {
+            // To where connections were made before.
+            Some(_) if outdated => {
+                state.open -= 1;
+                drop(state);
+                drop(result);
+            }
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
-                self.put(server);
+                self.put(Box::new(server), Instant::now());
             }
             Some(Err(error)) => {
                 state.open -= 1;
@@ -259,10 +274,11 @@ impl Pool {
     }
 
     /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
-    fn put(self: &Rc<Pool>, server: Server) {
+    fn put(self: &Rc<Pool>, server: Box<Server>, now: Instant) {
         let mut state = self.state.borrow_mut();
-        let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
-        if expired || state.lending == Lending::Closed || state.open > state.spec.share {
+        let expired = server.expires_at.is_some_and(|at| at <= now);
+        let outdated = state.moved_at.is_some_and(|at| server.connected_at <= at);
+        if expired || outdated || state.lending == Lending::Closed || state.open > state.spec.share {
             state.open -= 1;
             drop(state);
             drop(server);
@@ -270,14 +286,14 @@ impl Pool {
             return;
         }
         if state.lending == Lending::Open {
-            let mut server = Box::new(server);
+            let mut server = server;
             while let Some(waiter) = state.waiting.pop_front() {
                 match waiter.give(server) {
                     Ok(()) => return,
                     Err(back) => server = back,
                 }
             }
-            state.idle.push(*server);
+            state.idle.push(server);
         } else {
             state.idle.push(server);
         }
@@ -325,6 +341,7 @@ impl Pool {
         {
             let mut state = self.state.borrow_mut();
             if state.spec.target != spec.target {
+                state.moved_at = Some(Instant::now());
                 closed.append(&mut state.idle);
                 state.open -= closed.len();
             }
@@ -354,12 +371,14 @@ impl Pool {
                 }
                 Lending::Open => {
                     let state = &mut *state;
-                    while !state.idle.is_empty()
-                        && let Some(waiter) = state.waiting.pop_front()
-                        && let Some(server) = state.idle.pop()
-                    {
-                        if let Err(back) = waiter.give(Box::new(server)) {
-                            state.idle.push(*back);
+                    // A waiter is taken only together with a connection for it.
+                    while let Some(server) = state.idle.pop() {
+                        let Some(waiter) = state.waiting.pop_front() else {
+                            state.idle.push(server);
+                            break;
+                        };
+                        if let Err(back) = waiter.give(server) {
+                            state.idle.push(back);
                         }
                     }
                 }
@@ -398,7 +417,7 @@ impl Pool {
             used_at: server.used_at,
             prepared: server.prepared.len(),
         };
-        state.idle.iter().map(told).collect()
+        state.idle.iter().map(|server| told(server)).collect()
     }
 }
 
@@ -445,7 +464,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
         if let Slot::Given(server) = slot {
-            self.pool.put(*server);
+            self.pool.put(server, Instant::now());
         }
         let mut state = self.pool.state.borrow_mut();
         if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
@@ -457,12 +476,13 @@ impl Drop for Place<'_> {
 /// An attempt to connect; its end is told to the pool even when the task is cut off.
 struct Attempt<'a> {
     pool: &'a Rc<Pool>,
+    spec: &'a Spec,
     result: Option<Result<Server, ConnectError>>,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.pool.connected(self.result.take());
+        self.pool.connected(self.spec, self.result.take());
     }
 }
 
@@ -475,18 +495,18 @@ pub struct Lent {
 impl Lent {
     /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open, not even one that only
     /// waits for its Sync.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         let clean = self.is_settled() && !self.pipeline.is_in_unit() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
-            server.used_at = Instant::now();
-            self.pool.put(*server);
+            server.used_at = now;
+            self.pool.put(server, now);
         }
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
-    fn untouched(mut self) {
+    fn untouched(mut self, now: Instant) {
         if let Some(server) = self.server.take() {
-            self.pool.put(*server);
+            self.pool.put(server, now);
         }
     }
 

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+/// Undoes SET SESSION CHARACTERISTICS AS TRANSACTION, which has no RESET of its own.
+const RESET_CHARACTERISTICS: &str =
+    "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
+
 /// The settings a session differs in from a fresh connection: name (folded) and value as SQL, ready to follow `SET name = `.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Rc<BTreeMap<Box<str>, Box<str>>>);
@@ -56,6 +60,7 @@ impl Settings {
         for name in self.0.keys().filter(|name| !wanted.0.contains_key(*name)) {
             match &**name {
                 "session_authorization" => sql.push_str("RESET SESSION AUTHORIZATION;"),
+                "session_characteristics" => sql.push_str(RESET_CHARACTERISTICS),
                 name => write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail"),
             }
         }
@@ -98,6 +103,23 @@ fn quoted(name: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reported {
     values: Rc<BTreeMap<Box<str>, Box<str>>>,
+    reading: Reading,
+}
+
+/// Whether SQL under these settings means what the reader of SQL takes it for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    AsExpected,
+    Otherwise,
+}
+
+impl Reading {
+    fn under(values: &BTreeMap<Box<str>, Box<str>>) -> Reading {
+        let strings = values.get("standard_conforming_strings").is_none_or(|value| **value == *"on");
+        let encoding = values.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"));
+        if strings && encoding { Reading::AsExpected } else { Reading::Otherwise }
+    }
 }
 
 impl Reported {
@@ -112,6 +134,7 @@ impl Reported {
     pub fn set(&mut self, name: &str, value: &str) {
         if self.get(name) != Some(value) {
             Rc::make_mut(&mut self.values).insert(Box::from(name), Box::from(value));
+            self.reading = Reading::under(&self.values);
         }
     }
 
@@ -124,22 +147,22 @@ impl Reported {
         if self.values == server.values {
             server.values = Rc::clone(&self.values);
         } else {
-            self.values = Rc::clone(&server.values);
+            *self = server.clone();
         }
     }
 
     /// SQL under these settings means what the reader of SQL takes it for: `standard_conforming_strings` is on and the
     /// client writes UTF-8.
     pub fn reads_as_expected(&self) -> bool {
-        self.get("standard_conforming_strings").is_none_or(|value| value == "on")
-            && self.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"))
+        self.reading == Reading::AsExpected
     }
 }
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
         let entries = entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value)));
-        Reported { values: Rc::new(entries.collect()) }
+        let values = entries.collect();
+        Reported { reading: Reading::under(&values), values: Rc::new(values) }
     }
 }
 

@@ -1,21 +1,22 @@
 //! The control plane: the configuration in force, the servers' definitions, and what the admin room asks for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::StartError;
 use super::worker::{Command, WorkerHandle};
 use crate::admin::Request;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::catalog::schema::Schema;
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Problem, ServerTls};
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
-use crate::topology::Topology;
+use crate::topology::{Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -33,12 +34,35 @@ pub struct Plant {
     pub config: Arc<Config>,
     configured: HashMap<Box<str>, Configured>,
     client_encryption: ClientEncryption,
-    pub server_encryption: Arc<ServerEncryption>,
+    pub server_side: ServerSide,
+}
+
+/// TLS towards servers, and what it was made from: when that is the same after a reload, connections stay.
+#[derive(Clone)]
+pub struct ServerSide {
+    configured: ServerTls,
+    root_certificate: Option<Vec<u8>>,
+    pub encryption: Arc<ServerEncryption>,
+}
+
+impl ServerSide {
+    fn load(configured: &ServerTls, before: Option<&ServerSide>) -> Result<ServerSide, StartError> {
+        // A file that cannot be read is reported by the loading below.
+        let root_certificate = configured.root_certificate.as_deref().and_then(|path| std::fs::read(path).ok());
+        if let Some(before) = before
+            && before.configured == *configured
+            && before.root_certificate == root_certificate
+        {
+            return Ok(before.clone());
+        }
+        let encryption = Arc::new(ServerEncryption::load(configured)?);
+        Ok(ServerSide { configured: configured.clone(), root_certificate, encryption })
+    }
 }
 
 impl Plant {
-    /// Checks a configuration to the end: maps and TLS files too.
-    pub fn build(config: Config) -> Result<Plant, StartError> {
+    /// Checks a configuration to the end: maps and TLS files too. Takes over from the one before what has not changed.
+    pub fn build(config: Config, before: Option<&ServerSide>) -> Result<Plant, StartError> {
         let mut configured = HashMap::new();
         let mut problems = Vec::new();
         for database in &config.databases {
@@ -53,8 +77,8 @@ impl Plant {
             return Err(StartError::Config(problems));
         }
         let client_encryption = ClientEncryption::load(&config.listen.tls)?;
-        let server_encryption = Arc::new(ServerEncryption::load(&config.server_tls)?);
-        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_encryption })
+        let server_side = ServerSide::load(&config.server_tls, before)?;
+        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_side })
     }
 
     /// The snapshot with what is known of the servers' definitions.
@@ -69,7 +93,7 @@ impl Plant {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
             client_encryption: self.client_encryption.clone(),
-            server_encryption: Arc::clone(&self.server_encryption),
+            server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::new(auth),
         })
     }
@@ -91,39 +115,100 @@ impl Plant {
 pub struct Control {
     pub path: Option<PathBuf>,
     pub plant: Plant,
-    pub schemas: HashMap<Box<str>, Schema>,
     pub epoch: Epoch,
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+    pub definitions: Definitions,
+}
+
+/// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
+#[derive(Default)]
+pub struct Definitions {
+    known: HashMap<Box<str>, Schema>,
+    reading: JoinSet<(Box<str>, Result<Schema, TopologyError>)>,
+    /// Who waits for a reading that has begun after they asked.
+    asked: HashMap<Box<str>, Asked>,
+}
+
+/// The state of one database's reading.
+#[derive(Default)]
+struct Asked {
+    /// Told by the reading under way.
+    now: Vec<oneshot::Sender<()>>,
+    /// Asked while a reading was under way: it may have missed their change.
+    next: Option<Vec<oneshot::Sender<()>>>,
+}
+
+impl Definitions {
+    /// Reads a database's definitions; whoever waits is told when they are in force, or could not be read.
+    fn read(&mut self, database: &str, topology: &Arc<Topology>, waiting: Vec<oneshot::Sender<()>>) {
+        if let Some(asked) = self.asked.get_mut(database) {
+            asked.next.get_or_insert_default().extend(waiting);
+            return;
+        }
+        self.asked.insert(Box::from(database), Asked { now: waiting, next: None });
+        let (topology, database) = (Arc::clone(topology), Box::from(database));
+        self.reading.spawn(async move {
+            let schema = topology.read_schema(&database).await;
+            (database, schema)
+        });
+    }
 }
 
 impl Control {
     /// Serves requests until one asks for the end.
     pub async fn run(mut self) {
-        let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
+        let mut refresh = tokio::time::interval(REFRESH);
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let unread = self.plant.configured.keys().any(|name| !self.schemas.contains_key(name));
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Shutdown) | None => return,
                     Some(request) => self.serve(request).await,
                 },
-                Some(change) = self.changes.recv() => self.changed(change).await,
-                _ = retry.tick(), if unread => {
-                    let missing = self.plant.configured.keys().filter(|name| !self.schemas.contains_key(*name));
-                    let missing = missing.cloned().collect();
-                    self.read_schemas(missing).await;
+                Some(change) = self.changes.recv() => {
+                    self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
-                _ = refresh.tick() => {
-                    let all = self.plant.configured.keys().cloned().collect();
-                    self.read_schemas(all).await;
+                Some(Ok((database, schema))) = self.definitions.reading.join_next() => self.read(database, schema).await,
+                _ = retry.tick() => self.read_all(|known| !known),
+                _ = refresh.tick() => self.read_all(|_| true),
+            }
+        }
+    }
+
+    /// Begins to read the definitions of the databases for which that is wanted, given whether they are known.
+    fn read_all(&mut self, wanted: impl Fn(bool) -> bool) {
+        for database in self.plant.configured.keys() {
+            let under_way = self.definitions.asked.contains_key(database);
+            if !under_way && wanted(self.definitions.known.contains_key(database)) {
+                self.definitions.read(database, &self.topology, Vec::new());
+            }
+        }
+    }
+
+    /// A reading has ended.
+    async fn read(&mut self, database: Box<str>, schema: Result<Schema, TopologyError>) {
+        match schema {
+            Ok(schema) => {
+                let news = self.definitions.known.get(&database) != Some(&schema);
+                self.definitions.known.insert(database.clone(), schema);
+                if news {
+                    self.publish().await;
                 }
             }
+            Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
+        }
+        let Some(asked) = self.definitions.asked.remove(&database) else { return };
+        for waiting in asked.now {
+            // Who waited may have gone.
+            let _ = waiting.send(());
+        }
+        if let Some(waiting) = asked.next {
+            self.definitions.read(&database, &self.topology, waiting);
         }
     }
 
@@ -174,10 +259,11 @@ impl Control {
     /// Reads the file again. A mistake anywhere changes nothing.
     async fn reload(&mut self) -> Result<(), Vec<Problem>> {
         let Some(path) = self.path.clone() else { return Ok(()) };
+        let before = self.plant.server_side.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let config = config::load(&path)?;
             let problem = |error: &dyn std::fmt::Display| vec![config.problem(config::Line(0), "", error.to_string())];
-            match Plant::build(config.clone()) {
+            match Plant::build(config.clone(), Some(&before)) {
                 Ok(plant) => Ok(plant),
                 Err(StartError::Config(problems)) => Err(problems),
                 Err(other) => Err(problem(&other)),
@@ -200,46 +286,18 @@ impl Control {
             tracing::warn!("{kept} takes effect after a restart");
         }
         self.plant = plant;
-        self.topology.follow(&self.plant.config, &self.plant.server_encryption);
-        self.schemas.retain(|name, _| self.plant.configured.contains_key(name));
+        self.topology.follow(&self.plant.config, &self.plant.server_side.encryption);
+        self.definitions.known.retain(|name, _| self.plant.configured.contains_key(name));
         self.publish().await;
+        self.read_all(|_| true);
         tracing::info!("the configuration was read again");
         Ok(())
-    }
-
-    /// A client changed definitions; whoever waits for the new ones is told when they are in force.
-    async fn changed(&mut self, first: SchemaChange) {
-        let mut waiting = vec![first];
-        while let Ok(more) = self.changes.try_recv() {
-            waiting.push(more);
-        }
-        let databases: HashSet<Box<str>> = waiting.iter().map(|change| change.database.clone()).collect();
-        self.read_schemas(databases.into_iter().collect()).await;
-        for change in waiting {
-            let _ = change.followed.send(());
-        }
-    }
-
-    async fn read_schemas(&mut self, databases: Vec<Box<str>>) {
-        let mut news = false;
-        for database in databases {
-            match self.topology.read_schema(&database).await {
-                Ok(schema) => {
-                    news |= self.schemas.get(&database) != Some(&schema);
-                    self.schemas.insert(database, schema);
-                }
-                Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
-            }
-        }
-        if news {
-            self.publish().await;
-        }
     }
 
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.schemas, self.epoch) {
+        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.definitions.known, self.epoch) {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return tracing::error!(%error, "the new state cannot be put in force"),
         };
@@ -262,6 +320,12 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if old.listen.http != new.listen.http {
         changed.push("listen.http");
+    }
+    if old.log != new.log {
+        changed.push("log");
+    }
+    if old.limits.shutdown_timeout != new.limits.shutdown_timeout {
+        changed.push("limits.shutdown_timeout");
     }
     changed
 }

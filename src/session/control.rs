@@ -238,7 +238,7 @@ impl Session {
         }
         let Some(link) = &mut self.link else { return Ok(()) };
         let judged = link.try_out(&trial, &self.worker).await;
-        self.detach();
+        self.detach(std::time::Instant::now());
         judged
     }
 

@@ -128,7 +128,7 @@ impl Session {
             self.batch.skip();
             return Ok(());
         }
-        super::add(&self.database.counters.errors, 1);
+        self.count(fault);
         let mut error = Vec::new();
         fault.write(Severity::Error, &mut error);
         match &mut self.link {

@@ -41,7 +41,8 @@ impl Node {
         let pool = Pool::builder()
             .max_size(MOST_CONNECTIONS)
             .queue_strategy(QueueStrategy::Lifo)
-            .connection_timeout(config.health.timeout)
+            // Never reached: a look is given up before, with what is known of the reason.
+            .connection_timeout(config.health.timeout * 2)
             // The next look is the next attempt, and whether a connection lives is seen without asking over it.
             .retry_connection(false)
             .test_on_check_out(false)
@@ -61,17 +62,17 @@ impl Node {
     /// Asks the node how it is. Takes no longer than the health check's time limit.
     pub async fn look(&self) -> Look {
         let answer = tokio::time::timeout(self.timeout, async {
-            let mut link = self.link().await?;
+            let mut link = self.link().await.map_err(|error| error.to_string())?;
             link.busy = Busy::Asked;
             let answer = position::look(&link.client, &link.server).await;
             link.busy = Busy::Idle;
-            answer.map_err(Arc::new)
+            answer.map_err(|error| error.to_string())
         })
         .await
-        .unwrap_or_else(|_| Err(Arc::new(NodeError::Slow(self.timeout))));
+        .unwrap_or_else(|_| Err(self.too_slow()));
         Look {
             at: SystemTime::now(),
-            answer: answer.map_err(|error| self.described(&error)),
+            answer,
         }
     }
 
@@ -100,13 +101,12 @@ impl Node {
         }
     }
 
-    /// An attempt to connect may fail after the look has given up on it; then its reason says more than the wait.
-    fn described(&self, error: &NodeError) -> String {
-        match (error, &*self.failure.0.borrow()) {
-            (NodeError::Slow(_), Some(failure)) => {
-                format!("{error}; the last attempt to connect: {failure}")
-            }
-            _ => error.to_string(),
+    /// The last attempt to connect may have failed after its look had given up on it; its reason says more than the wait.
+    fn too_slow(&self) -> String {
+        let slow = NodeError::Slow(self.timeout);
+        match &*self.failure.0.borrow() {
+            Some(failure) => format!("{slow}; the last attempt to connect: {failure}"),
+            None => slow.to_string(),
         }
     }
 }

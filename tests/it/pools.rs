@@ -281,6 +281,32 @@ fn shards_have_pools_of_their_own() {
     }
 }
 
+#[test]
+fn pause_and_resume() {
+    let proxy = narrow();
+    let mut admin = Wire::log_in(proxy.address, &[("user", "boss"), ("database", "trunkline")], "").unwrap();
+    let mut working = proxy.client("trusty");
+    working.query("BEGIN");
+    working.query("SELECT 1");
+    // It is answered when the last transaction has ended, which goes on as long as it likes.
+    admin.send(&query(&format!("PAUSE {DATABASE}")));
+    let mut clients: Vec<Wire> = (0..3).map(|_| proxy.client("trusty")).collect();
+    for client in &mut clients {
+        client.send(&query("SELECT 1"));
+    }
+    let waiting = || proxy.report().iter().flat_map(|worker| &worker.pools).map(|pool| pool.census.waiting).sum::<usize>();
+    wait_until("the clients wait", || waiting() == 3);
+    assert_eq!(working.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(T)");
+    assert_eq!(working.query("COMMIT"), "C(COMMIT) Z(I)");
+    let said = crate::wire_client::transcript(&admin.read_until(Until::Ready(1)));
+    assert_eq!(said, "C(PAUSE) Z(I)");
+    assert_eq!(waiting(), 3);
+    assert_eq!(admin.query(&format!("RESUME {DATABASE}")), "C(RESUME) Z(I)");
+    for client in &mut clients {
+        assert_eq!(crate::wire_client::transcript(&client.read_until(Until::Ready(1))), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    }
+}
+
 /// A pool that is paused lends again to all who waited, more of them than it has connections, and loses none of these.
 #[test]
 fn a_pool_goes_on_after_a_pause() {
@@ -303,15 +329,15 @@ fn a_pool_goes_on_after_a_pause() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let [one, two] = [pool.checkout().await.unwrap(), pool.checkout().await.unwrap()];
-        one.release();
-        two.release();
+        one.release(std::time::Instant::now());
+        two.release(std::time::Instant::now());
         for waiting in [0, 1, 2, 5] {
             pool.set_lending(Lending::Paused);
-            assert!(pool.try_checkout().is_none());
+            assert!(pool.try_checkout(std::time::Instant::now()).is_none());
             let clients: Vec<_> = (0..waiting)
                 .map(|_| {
                     let pool = Rc::clone(&pool);
-                    tokio::task::spawn_local(async move { pool.checkout().await.map(|lent| lent.release()) })
+                    tokio::task::spawn_local(async move { pool.checkout().await.map(|lent| lent.release(std::time::Instant::now())) })
                 })
                 .collect();
             while pool.census(std::time::Instant::now()).waiting < waiting {
