@@ -4,8 +4,13 @@
 //! process. A test that stops or breaks servers starts a cluster of its own.
 
 mod demo;
+mod differential;
 mod hash_agreement;
 mod local_cluster;
+mod login;
 mod one_server;
+mod raw;
 mod schema_reading;
 mod servers;
+mod sharded;
+mod topology;
