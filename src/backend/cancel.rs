@@ -1,10 +1,10 @@
 //! Cancelling what one server connection runs, so that the request cannot hit the connection's next client.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use super::connect::{self, Address, Login};
 use crate::wire::stream::Peer;
@@ -33,12 +33,14 @@ pub struct Canceller {
     /// The very address that answered.
     peer: Peer,
     /// Requests on their way to the server.
-    under_way: watch::Sender<usize>,
+    under_way: Cell<usize>,
+    /// Who waits until there are none.
+    waiting: RefCell<Option<Waker>>,
 }
 
 impl Canceller {
     pub fn new(target: Target, peer: Peer, process_id: i32, secret_key: Vec<u8>) -> Rc<Canceller> {
-        Rc::new(Canceller { process_id, secret_key, target, peer, under_way: watch::Sender::new(0) })
+        Rc::new(Canceller { process_id, secret_key, target, peer, under_way: Cell::new(0), waiting: RefCell::default() })
     }
 
     pub fn address(&self) -> &Address {
@@ -48,7 +50,7 @@ impl Canceller {
     /// Asks the server to stop what the connection runs. The request counts as under way from this call on.
     pub fn cancel(self: &Rc<Canceller>) -> impl Future<Output = ()> + use<> {
         let canceller = Rc::clone(self);
-        canceller.under_way.send_modify(|count| *count += 1);
+        canceller.under_way.set(canceller.under_way.get() + 1);
         let arrival = Arrival(canceller);
         async move {
             let canceller = &arrival.0;
@@ -63,13 +65,19 @@ impl Canceller {
 
     /// A request is under way: the connection must not be lent to anybody else.
     pub fn is_busy(&self) -> bool {
-        *self.under_way.borrow() > 0
+        self.under_way.get() > 0
     }
 
-    /// Waits until no request is under way.
+    /// Waits until no request is under way. One waits at a time: who holds the connection.
     pub async fn rest(&self) {
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+        std::future::poll_fn(|cx| {
+            if !self.is_busy() {
+                return Poll::Ready(());
+            }
+            *self.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -78,6 +86,9 @@ struct Arrival(Rc<Canceller>);
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.0.under_way.send_modify(|count| *count -= 1);
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        if let Some(waker) = self.0.waiting.borrow_mut().take() {
+            waker.wake();
+        }
     }
 }

@@ -26,6 +26,9 @@ use crate::config;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 
+/// A connection that was used this lately is lent without a look at its socket: what is found there would be as old.
+const USED_JUST_NOW: Duration = Duration::from_millis(50);
+
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
 
@@ -72,7 +75,8 @@ struct State {
     spec: Rc<Spec>,
     lending: Lending,
     /// The most recently used is last, and is lent first.
-    idle: Vec<Server>,
+    #[expect(clippy::vec_box, reason = "a connection changes hands twice a statement: its address moves, it does not")]
+    idle: Vec<Box<Server>>,
     waiting: VecDeque<Rc<Waiter>>,
     /// Idle, lent and connecting.
     open: usize,
@@ -147,7 +151,7 @@ impl Pool {
                 Some(server) => server,
                 None => return self.wait().await,
             };
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
             let check_after = self.state.borrow().spec.settings.check_after_idle;
             let idle_for = lent.used_at.elapsed();
             if idle_for < check_after {
@@ -162,23 +166,24 @@ impl Pool {
     }
 
     /// Lends a connection if one is at hand that was used lately: the common case, without a wait.
-    pub fn try_checkout(self: &Rc<Pool>) -> Option<Lent> {
+    pub fn try_checkout(self: &Rc<Pool>, now: Instant) -> Option<Lent> {
         let check_after = self.state.borrow().spec.settings.check_after_idle;
         loop {
             let server = self.take_idle().ok()??;
-            let mut lent = Lent { server: Some(Box::new(server)), pool: Rc::clone(self) };
-            if lent.used_at.elapsed() >= check_after {
-                lent.untouched();
+            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
+            let unused = now.saturating_duration_since(lent.used_at);
+            if unused >= check_after {
+                lent.untouched(now);
                 return None;
             }
-            if lent.poke() {
+            if unused < USED_JUST_NOW || lent.poke() {
                 return Some(lent);
             }
         }
     }
 
     /// An idle connection if nobody waits before us.
-    fn take_idle(&self) -> Result<Option<Server>, CheckoutError> {
+    fn take_idle(&self) -> Result<Option<Box<Server>>, CheckoutError> {
         let mut state = self.state.borrow_mut();
         match state.lending {
             Lending::Closed => return Err(CheckoutError::Closed),
@@ -239,7 +244,7 @@ impl Pool {
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
-                self.put(server);
+                self.put(Box::new(server), Instant::now());
             }
             Some(Err(error)) => {
                 state.open -= 1;
@@ -259,9 +264,9 @@ impl Pool {
     }
 
     /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
-    fn put(self: &Rc<Pool>, server: Server) {
+    fn put(self: &Rc<Pool>, server: Box<Server>, now: Instant) {
         let mut state = self.state.borrow_mut();
-        let expired = server.expires_at.is_some_and(|at| at <= Instant::now());
+        let expired = server.expires_at.is_some_and(|at| at <= now);
         if expired || state.lending == Lending::Closed || state.open > state.spec.share {
             state.open -= 1;
             drop(state);
@@ -270,14 +275,14 @@ impl Pool {
             return;
         }
         if state.lending == Lending::Open {
-            let mut server = Box::new(server);
+            let mut server = server;
             while let Some(waiter) = state.waiting.pop_front() {
                 match waiter.give(server) {
                     Ok(()) => return,
                     Err(back) => server = back,
                 }
             }
-            state.idle.push(*server);
+            state.idle.push(server);
         } else {
             state.idle.push(server);
         }
@@ -355,8 +360,8 @@ impl Pool {
                 Lending::Open => {
                     let state = &mut *state;
                     while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
-                        if let Err(back) = waiter.give(Box::new(server)) {
-                            state.idle.push(*back);
+                        if let Err(back) = waiter.give(server) {
+                            state.idle.push(back);
                         }
                     }
                 }
@@ -389,7 +394,7 @@ impl Pool {
 
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let state = self.state.borrow();
-        let told = |server: &Server| IdleServer {
+        let told = |server: &Box<Server>| IdleServer {
             process_id: server.canceller.process_id,
             connected_at: server.connected_at,
             used_at: server.used_at,
@@ -442,7 +447,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
         if let Slot::Given(server) = slot {
-            self.pool.put(*server);
+            self.pool.put(server, Instant::now());
         }
         let mut state = self.pool.state.borrow_mut();
         if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
@@ -471,18 +476,18 @@ pub struct Lent {
 
 impl Lent {
     /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         let clean = self.is_settled() && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
-            server.used_at = Instant::now();
-            self.pool.put(*server);
+            server.used_at = now;
+            self.pool.put(server, now);
         }
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
-    fn untouched(mut self) {
+    fn untouched(mut self, now: Instant) {
         if let Some(server) = self.server.take() {
-            self.pool.put(*server);
+            self.pool.put(server, now);
         }
     }
 

@@ -90,6 +90,23 @@ fn quoted(name: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reported {
     values: Rc<BTreeMap<Box<str>, Box<str>>>,
+    reading: Reading,
+}
+
+/// Whether SQL under these settings means what the reader of SQL takes it for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    AsExpected,
+    Otherwise,
+}
+
+impl Reading {
+    fn under(values: &BTreeMap<Box<str>, Box<str>>) -> Reading {
+        let strings = values.get("standard_conforming_strings").is_none_or(|value| **value == *"on");
+        let encoding = values.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"));
+        if strings && encoding { Reading::AsExpected } else { Reading::Otherwise }
+    }
 }
 
 impl Reported {
@@ -104,6 +121,7 @@ impl Reported {
     pub fn set(&mut self, name: &str, value: &str) {
         if self.get(name) != Some(value) {
             Rc::make_mut(&mut self.values).insert(Box::from(name), Box::from(value));
+            self.reading = Reading::under(&self.values);
         }
     }
 
@@ -116,22 +134,22 @@ impl Reported {
         if self.values == server.values {
             server.values = Rc::clone(&self.values);
         } else {
-            self.values = Rc::clone(&server.values);
+            *self = server.clone();
         }
     }
 
     /// SQL under these settings means what the reader of SQL takes it for: `standard_conforming_strings` is on and the
     /// client writes UTF-8.
     pub fn reads_as_expected(&self) -> bool {
-        self.get("standard_conforming_strings").is_none_or(|value| value == "on")
-            && self.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"))
+        self.reading == Reading::AsExpected
     }
 }
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
         let entries = entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value)));
-        Reported { values: Rc::new(entries.collect()) }
+        let values = entries.collect();
+        Reported { reading: Reading::under(&values), values: Rc::new(values) }
     }
 }
 

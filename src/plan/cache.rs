@@ -294,8 +294,20 @@ fn plan_text(
 }
 
 fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
-    // The classes of other statements hold values and offsets of the text at hand (SET x = 5).
-    literals.is_empty() || planned.statements.iter().all(|statement| statement.class == Class::Data)
+    // Other classes may hold values and offsets of the text at hand (SET x = 5).
+    let is_same_for_all_literals = |statement: &PlannedStatement| {
+        matches!(
+            statement.class,
+            Class::Data
+                | Class::Begin
+                | Class::Commit { .. }
+                | Class::Rollback { .. }
+                | Class::Savepoint(_)
+                | Class::RollbackTo(_)
+                | Class::Release(_)
+        )
+    };
+    literals.is_empty() || planned.statements.iter().all(is_same_for_all_literals)
 }
 
 impl Planned {
@@ -518,6 +530,19 @@ mod tests {
             );
         }
         assert_eq!(worker.cache.counters().hits, 3);
+    }
+
+    #[test]
+    fn a_whole_transaction_in_one_message_is_kept() {
+        let mut worker = Worker::new(ROOM);
+        worker.plan("BEGIN; INSERT INTO customers VALUES (5); COMMIT");
+        let text = "BEGIN; INSERT INTO customers VALUES (55555); COMMIT";
+        let planned = worker.plan(text);
+        assert_eq!(worker.cache.counters().hits, 1);
+        assert_eq!(
+            &text[Planned::range_of(&planned.statements[2], &worker.literals)],
+            "COMMIT"
+        );
     }
 
     #[test]

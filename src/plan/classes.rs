@@ -4,7 +4,7 @@
 use crate::catalog::{Catalog, SchemaState, SearchPath};
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
 use crate::sql::facts::Name;
-use crate::sql::{Body, Statement};
+use crate::sql::{self, Body, Statement};
 
 use super::refusal::{Reason, Refusal};
 use super::scope::{Known, Meaning};
@@ -88,14 +88,7 @@ pub fn target(
             Reason::OpaqueCode,
             "DO may use any table, and no shard is named",
         ),
-        Class::Unknown => match Concern::of_text(text, catalog) {
-            Concern::Shards => refuse(
-                Reason::UnreadSyntax,
-                "the statement begins with words that are not understood",
-            ),
-            // A server will say what is wrong with it.
-            Concern::One(_) | Concern::Several | Concern::None => Ok(Target::Any),
-        },
+        Class::Unknown => unknown(text, catalog),
         Class::Empty
         | Class::Begin
         | Class::Commit { .. }
@@ -155,6 +148,18 @@ fn by_concern(concern: Concern, why: &str, catalog: &Catalog) -> Result<Target, 
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),
     }
+}
+
+/// First words that are no statement go to any server, which says what is wrong with them. EXPLAIN is one: before CREATE TABLE AS it may
+/// create the table, before EXECUTE it needs what only the session knows.
+fn unknown(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
+    let words = sql::words(text).unwrap_or_default();
+    let is_statement = words.first().is_some_and(|first| **first == *"explain");
+    if is_statement || Concern::of_text(text, catalog) == Concern::Shards {
+        let message = "the statement begins with words that are not understood";
+        return Err(Refusal::new(Reason::UnreadSyntax, message));
+    }
+    Ok(Target::Any)
 }
 
 fn lock(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {

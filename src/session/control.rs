@@ -233,7 +233,7 @@ impl Session {
         self.attach(Destination::Any, Phase::Metadata).await?;
         let Some(link) = &mut self.link else { return Ok(()) };
         let judged = link.try_out(&trial, &self.worker).await;
-        self.detach();
+        self.detach(std::time::Instant::now());
         judged
     }
 

@@ -13,7 +13,7 @@ use super::transaction::Transaction;
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
-use crate::backend::pool::Lent;
+use crate::backend::pool::{Lending, Lent, Pool};
 use crate::backend::prepared::StatementId;
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
@@ -240,14 +240,14 @@ impl Link {
     }
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
-    fn release(self, worker: &Rc<Worker>) {
+    fn release(self, worker: &Rc<Worker>, now: Instant) {
         if self.hygiene == Hygiene::Suspect {
             return self.clean_up(worker);
         }
         let mut lent = self.lent;
         lent.shown = Shown::Own;
         if !lent.canceller.is_busy() {
-            return lent.release();
+            return lent.release(now);
         }
         let worker = Rc::clone(worker);
         tokio::task::spawn_local(async move {
@@ -257,7 +257,7 @@ impl Link {
                 lent.run("", &worker.scratch).await
             };
             if let Ok(Ok(_)) = tokio::time::timeout(CLEAN_UP, rest).await {
-                lent.release();
+                lent.release(Instant::now());
             }
         });
     }
@@ -295,7 +295,7 @@ impl Link {
                 Ok(true)
             };
             if let Ok(Ok(true)) = tokio::time::timeout(CLEAN_UP, cleaned).await {
-                lent.release();
+                lent.release(Instant::now());
             }
         });
     }
@@ -346,11 +346,8 @@ impl Session {
             link.phase = phase;
             return Ok(link);
         }
-        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
-            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
-            return Err(Fault::Postgres { sqlstate: "57P01", message });
-        };
-        let lent = match pool.try_checkout() {
+        let pool = self.pool(shard)?;
+        let lent = match pool.try_checkout(self.unit_began) {
             Some(lent) => lent,
             None => {
                 self.card.state.set(State::Waiting);
@@ -362,6 +359,24 @@ impl Session {
             }
         };
         Ok(Link { lent, phase, keep: Keep::of(self.mode), hygiene: Hygiene::Clean })
+    }
+
+    /// The pool of a shard; looked up once, and again after a reload has closed it.
+    fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
+        if let Some(Some(pool)) = self.pools.get(shard.index())
+            && pool.lending() != Lending::Closed
+        {
+            return Ok(Rc::clone(pool));
+        }
+        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
+            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
+            return Err(Fault::Postgres { sqlstate: "57P01", message });
+        };
+        if self.pools.len() <= shard.index() {
+            self.pools.resize(shard.index() + 1, None);
+        }
+        self.pools[shard.index()] = Some(Rc::clone(&pool));
+        Ok(pool)
     }
 
     /// Brings the connection to what the session has set, and begins its transaction there.
@@ -423,18 +438,18 @@ impl Session {
             // Its end is not the end of the client's unit of work.
             let _ = self.settle();
         }
-        self.detach();
+        self.detach(Instant::now());
         if std::mem::take(&mut self.failed) { Err(Fault::Told) } else { Ok(()) }
     }
 
     /// Gives the connection back, or keeps it when it holds state of this session.
-    pub(super) fn detach(&mut self) {
+    pub(super) fn detach(&mut self, now: Instant) {
         let Some(link) = self.link.take() else { return };
         self.card.set_running(None);
         self.card.state.set(State::Idle);
         match link.keep {
             Keep::Yes => self.kept.push(link),
-            Keep::No => link.release(&self.worker),
+            Keep::No => link.release(&self.worker, now),
         }
     }
 

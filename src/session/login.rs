@@ -79,6 +79,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         client,
         link: None,
         kept: Vec::new(),
+        pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),
         failed: false,
@@ -150,7 +151,7 @@ async fn greet(
         lent.settings = settings.clone();
     }
     let reported = lent.reported.clone();
-    lent.release();
+    lent.release(Instant::now());
     database.remember_greeting(&user.name, &settings, &reported);
     Ok(Greeting { settings, reported, application_name })
 }

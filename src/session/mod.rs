@@ -32,6 +32,7 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::backend::pipeline::{Committed, Event, Token};
+use crate::backend::pool::Pool;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -71,6 +72,8 @@ pub struct Session {
     link: Option<Link>,
     /// Connections that hold state of this session and wait for its next statement on their shard.
     kept: Vec<Link>,
+    /// Pools by shard, as far as they were used.
+    pools: Vec<Option<Rc<Pool>>>,
     transaction: Transaction,
     batch: Batch,
     /// The current unit of work has failed on its server.
@@ -250,7 +253,7 @@ impl Session {
         if between_statements {
             self.effects.clear();
             if status == TransactionStatus::Idle {
-                self.detach();
+                self.detach(now);
             }
         }
     }

@@ -51,7 +51,7 @@ pub struct Relation {
     pub alias: Box<str>,
     pub access: Access,
     /// Indexes into the block's `conjuncts`: those that hold for every row of this relation that can matter to the result
-    /// (an outer join's ON does not restrict its preserved side; see `extract.rs` for the proof).
+    /// (an outer join's ON does not restrict its preserved side; see `parse/from.rs` for the proof).
     pub usable: Vec<usize>,
 }
 

@@ -9,9 +9,11 @@ mod dialect;
 mod extract;
 mod from;
 mod keywords;
+mod relations;
 mod shim;
 mod tokens;
 mod walk;
+mod writes;
 
 use super::facts::Facts;
 use super::lexer::{Kind, Lexeme};
