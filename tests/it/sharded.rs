@@ -37,7 +37,9 @@ impl Sharded {
 
     /// A proxy for databases that exist.
     pub fn start_proxy(database: &str, text: &str) -> Sharded {
-        let config = config::parse(text, "test.toml", &|_| None).unwrap_or_else(|e| panic!("{e:#?}"));
+        let mut config = config::parse(text, "test.toml", &|_| None).unwrap_or_else(|e| panic!("{e:#?}"));
+        // A file cannot say "any port".
+        config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let started = config.clone();
@@ -99,7 +101,7 @@ pub fn configuration(database: &str, distributions: &str) -> String {
     let mut text = format!(
         "workers = 2\nusers = [{{ name = \"app\", auth = \"trust\", admin = true }}]\n\
          databases = [{{ name = \"{database}\", default_shard = \"s1\" }}]\n\
-         [listen]\naddresses = [\"127.0.0.1:0\"]\n[limits]\nshutdown_timeout = \"1s\"\n"
+         [limits]\nshutdown_timeout = \"1s\"\n"
     );
     for shard in servers().cluster.shards() {
         let (name, port) = (&shard.name, shard.primary.port());

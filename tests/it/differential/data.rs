@@ -39,7 +39,7 @@ pub fn inserts() -> Vec<String> {
         ));
     }
     made.push(r#"INSERT INTO sessions VALUES ('00000000-0000-0000-0000-000000000001', 1, '{"a": null, "b": [1]}')"#.into());
-    let days = ["2023-06-30", "2023-12-31", "2024-01-01", "2024-02-29", "2024-12-31", "2025-01-01", "2026-12-31", "0044-03-15 BC"];
+    let days = ["2023-06-30", "2023-12-31", "2024-01-01", "2024-02-29", "2024-12-31", "2025-01-01", "2026-12-31"];
     for day in days {
         for id in 1..=3 {
             made.push(format!("INSERT INTO events VALUES ('{day}', {id}, 'kind {id}')"));

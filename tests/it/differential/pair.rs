@@ -1,6 +1,6 @@
 //! One statement on the plain server and through the proxy, compared; and the tables behind both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use trunkline::catalog::{self, Catalog, Epoch, Placement, Relation};
 use trunkline::sharding::{KeyValue, ShardId};
@@ -44,19 +44,25 @@ struct Table {
 /// A row as it is found: its table, its key columns, all of it.
 type Row = (String, Vec<Option<String>>, String);
 
-pub struct Pair {
-    plain: Raw,
-    proxy: Raw,
-    shards: Vec<Raw>,
-    catalog: Catalog,
-    tables: Vec<Table>,
+/// A direct connection to a server, and what its tables hold.
+struct Server {
+    direct: Raw,
     /// All rows of all tables, in one statement.
     look: String,
-    restore: String,
-    /// What `look` finds at first.
+    /// At first.
     seed: Vec<Row>,
-    /// Whether the plain server was last seen to differ from that.
-    changed: bool,
+    /// When looked at last.
+    rows: Vec<Row>,
+    /// The server's transaction counter then: as long as it stands still, nothing was written.
+    counter: Vec<u8>,
+}
+
+pub struct Pair {
+    proxy: Raw,
+    plain: Server,
+    shards: Vec<Server>,
+    catalog: Catalog,
+    tables: Vec<Table>,
     places: HashMap<(String, Vec<Option<String>>), ShardId>,
 }
 
@@ -87,23 +93,16 @@ impl Pair {
         tables.push(Table { name: "audit".into(), placement: Placement::Single(catalog.home) });
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         let look = tables.iter().map(Table::look).collect::<Vec<_>>().join(" UNION ALL ");
-        let (mut keep, mut restore) = ("CREATE SCHEMA seed".to_owned(), String::new());
-        let names: Vec<&str> = tables.iter().map(|table| &*table.name).collect();
-        restore += &format!("TRUNCATE {}", names.join(", "));
-        // In an order that foreign keys allow.
-        let ordered = ["customers", "orders", "order_lines"].into_iter();
-        let others = names.iter().copied().filter(|name| !["customers", "orders", "order_lines"].contains(name));
-        for name in ordered.chain(others) {
+        let mut keep = "CREATE SCHEMA seed".to_owned();
+        for Table { name, .. } in &tables {
             keep += &format!("; CREATE TABLE seed.{name} AS TABLE {name}");
-            restore += &format!("; INSERT INTO {name} TABLE seed.{name}");
         }
         for server in shards.iter_mut().chain([&mut plain]) {
             succeeded(&keep, &server.simple(&keep));
         }
+        let shards = shards.into_iter().map(|shard| Server::new(shard, &look)).collect();
         let mut pair =
-            Pair { plain, proxy, shards, catalog, tables, look, restore, seed: Vec::new(), changed: false, places: HashMap::new() };
-        let look = pair.look.clone();
-        pair.seed = rows(&look, &mut pair.plain);
+            Pair { proxy, plain: Server::new(plain, &look), shards, catalog, tables, places: HashMap::new() };
         assert_eq!(pair.difference(), None, "after loading");
         pair
     }
@@ -130,27 +129,26 @@ impl Pair {
                 let sql = case.with_literals();
                 let found = self.proxy.simple(&sql);
                 let refused = found.refusal().is_some();
-                (found, (!refused).then(|| self.plain.simple(&sql)))
+                (found, (!refused).then(|| self.plain.direct.simple(&sql)))
             }
             Way::Text | Way::Binary => {
                 let parameters = self.parameters(case, way);
                 let results = if way == Way::Binary { Format::Binary } else { Format::Text };
                 let found = self.proxy.extended(&case.sql, &parameters, results);
                 let refused = found.refusal().is_some();
-                (found, (!refused).then(|| self.plain.extended(&case.sql, &parameters, results)))
+                (found, (!refused).then(|| self.plain.direct.extended(&case.sql, &parameters, results)))
             }
         };
         // A statement of several may have opened a transaction and been refused behind that.
-        for (client, status) in [(&mut self.proxy, found.status), (&mut self.plain, expected.as_ref().map_or(b'I', |e| e.status))] {
+        for (client, status) in [(&mut self.proxy, found.status), (&mut self.plain.direct, expected.as_ref().map_or(b'I', |e| e.status))] {
             if status != b'I' {
                 client.simple("ROLLBACK");
             }
         }
         let refusal = found.refusal().map(str::to_owned);
         let difference = if writes { self.difference() } else { None };
-        if self.changed || difference.is_some() {
-            self.restore();
-            self.changed = false;
+        if writes {
+            self.shards.iter_mut().chain([&mut self.plain]).for_each(Server::restore);
         }
         let how = |what: &str| {
             let expected = expected.as_ref().map_or_else(|| "(not run)".into(), Answer::shown);
@@ -180,7 +178,7 @@ impl Pair {
             }
             // A server says what the value is in binary, and the number of its type.
             let sql = format!("SELECT $1::{of_type}");
-            let answer = self.plain.extended(&sql, &[text], Format::Binary);
+            let answer = self.plain.direct.extended(&sql, &[text], Format::Binary);
             succeeded(&sql, &answer);
             made.push(Parameter { oid: answer.columns[0][0].1, format: Format::Binary, value: answer.rows[0][0].clone() });
         }
@@ -189,19 +187,15 @@ impl Pair {
 
     /// What is wrong with the shards' rows, if anything: together they are those of the plain server, and each is where it belongs.
     fn difference(&mut self) -> Option<String> {
+        self.shards.iter_mut().chain([&mut self.plain]).for_each(Server::look);
         let mut expected = BTreeMap::<Row, isize>::new();
-        let plain = rows(&self.look, &mut self.plain);
-        self.changed = plain != self.seed;
-        for row in plain {
-            *expected.entry(row).or_default() += 1;
+        for row in &self.plain.rows {
+            *expected.entry(row.clone()).or_default() += 1;
         }
         let mut left = expected.clone();
-        let shards = i32::try_from(self.shards.len()).unwrap();
-        let look = self.look.clone();
         let mut references = 0;
         for place in 0..self.shards.len() {
-            let found = rows(&look, &mut self.shards[place]);
-            for row in found {
+            for row in self.shards[place].rows.clone() {
                 match self.place(&row) {
                     Some(shard) if shard.index() != place => {
                         return Some(format!("row {row:?} is on s{}, not on s{}", place + 1, shard.index() + 1));
@@ -220,7 +214,7 @@ impl Pair {
             }
         }
         let everywhere = expected.iter().filter(|(row, _)| row.0 == "countries").map(|(_, times)| *times).sum::<isize>();
-        if references != everywhere * isize::try_from(shards).unwrap() {
+        if references != everywhere * isize::try_from(self.shards.len()).unwrap() {
             return Some("a copy of the reference table differs".into());
         }
         let (row, times) = left.into_iter().find(|(_, times)| *times != 0)?;
@@ -250,12 +244,53 @@ impl Pair {
         self.places.insert(known, shard);
         Some(shard)
     }
+}
 
-    fn restore(&mut self) {
-        let restore = self.restore.clone();
-        for server in self.shards.iter_mut().chain([&mut self.plain]) {
-            succeeded(&restore, &server.simple(&restore));
+impl Server {
+    fn new(direct: Raw, look: &str) -> Server {
+        let mut server = Server { direct, look: look.into(), seed: Vec::new(), rows: Vec::new(), counter: Vec::new() };
+        server.look();
+        server.seed.clone_from(&server.rows);
+        server
+    }
+
+    fn look(&mut self) {
+        let counter = self.count();
+        if counter != self.counter {
+            self.counter = counter;
+            self.rows = rows(&self.look, &mut self.direct);
         }
+    }
+
+    fn count(&mut self) -> Vec<u8> {
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+        let answer = self.direct.simple(sql);
+        succeeded(sql, &answer);
+        answer.rows[0][0].clone().unwrap()
+    }
+
+    /// Gives the tables that were changed their first rows.
+    fn restore(&mut self) {
+        if self.rows == self.seed {
+            return;
+        }
+        let family = ["customers", "orders", "order_lines"];
+        let seed: HashSet<&Row> = self.seed.iter().collect();
+        let found: HashSet<&Row> = self.rows.iter().collect();
+        let mut changed: BTreeSet<&str> = seed.symmetric_difference(&found).map(|row| &*row.0).collect();
+        // Rows that are there more than once.
+        changed.insert("notes");
+        let mut sql = String::new();
+        if family.iter().any(|table| changed.contains(table)) {
+            family.iter().rev().for_each(|table| sql += &format!("DELETE FROM {table}; "));
+            family.iter().for_each(|table| sql += &format!("INSERT INTO {table} TABLE seed.{table}; "));
+        }
+        for table in changed.iter().filter(|table| !family.contains(table)) {
+            sql += &format!("DELETE FROM {table}; INSERT INTO {table} TABLE seed.{table}; ");
+        }
+        succeeded(&sql, &self.direct.simple(&sql));
+        self.look();
+        assert_eq!(self.rows, self.seed, "after {sql}");
     }
 }
 
