@@ -5,6 +5,7 @@
 
 mod demo;
 mod differential;
+mod drivers;
 mod hash_agreement;
 mod local_cluster;
 mod login;
