@@ -177,6 +177,9 @@ fn plans(c: &mut Criterion) {
     }
 }
 
+/// Name, plan, text, its literals, and of a Bind message the formats and values.
+type Case<'a> = (&'a str, &'a Planned, &'a str, &'a [Literal], &'a [u8], &'a [u8]);
+
 fn keys(c: &mut Criterion) {
     let (catalog, path) = (catalog(), search_path());
     let mut cache = PlanCache::new(CACHE_BYTES);
@@ -191,7 +194,7 @@ fn keys(c: &mut Criterion) {
     let (with_parameter, none) = planned(PARAMETER);
     let text_parameter = message_value(b"4711042");
     let binary_parameter = message_value(&4_711_042_i32.to_be_bytes());
-    let cases: [(&str, &Planned, &str, &[Literal], &[u8], &[u8]); 3] = [
+    let cases: [Case<'_>; 3] = [
         ("literal", &with_literal, POINT, &literals, &[], &[]),
         (
             "text_parameter",

@@ -57,7 +57,7 @@ struct Args {
     /// Threads of pgbench
     #[arg(long, default_value_t = 2)]
     jobs: u32,
-    /// Server connections a pooler may open to each server
+    /// Server connections a pooler may open in all
     #[arg(long, default_value_t = 8)]
     pool_size: u32,
     /// pgbench's scale factor: 100000 rows each [default: 10, with --smoke 2]

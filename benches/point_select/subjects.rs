@@ -1,4 +1,5 @@
-//! What is compared, and the configuration each gets: the same pool size, no TLS, no passwords, one worker thread.
+//! What is compared, and the configuration each gets: the same number of server connections in total (divided among the shards),
+//! no TLS, no passwords, one worker thread.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -293,7 +294,10 @@ async fn start_trunkline(
     let version = postgres::version_of(&settings.trunkline)?;
     let port = postgres::free_port()?;
     let file = folder.join(format!("{}.toml", subject.name()));
-    write(&file, &trunkline_config(port, settings.pool_size, servers))?;
+    // A pool is one shard's: as many connections in all as the other subjects have.
+    let shards = u32::try_from(servers.len()).unwrap_or(u32::MAX);
+    let pool_size = (settings.pool_size / shards).max(1);
+    write(&file, &trunkline_config(port, pool_size, servers))?;
     let mut command = Command::new(&settings.trunkline);
     command.arg("serve").arg(&file).current_dir(folder);
     start(subject, &mut command, port, version, None, binaries, folder).await

@@ -1,14 +1,22 @@
 //! How people and tools look at a running proxy and steer it: the admin database and HTTP.
 //!
-//! This room never touches a session or a pool itself: it asks the control plane through [`Access`].
+//! This room never touches a session or a pool itself: it asks the control plane through [`Access`]. It never shows a secret.
+//!
+//! Read `sql.rs` for the admin database, `sql/command.rs` for what it understands, `http.rs` for metrics and health.
+
+pub mod http;
+mod sql;
+
+pub use sql::serve;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Problem;
+use crate::config::{Config, Problem};
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
+use crate::sharding::ShardId;
 use crate::topology::Topology;
 
 /// What the control plane does on request.
@@ -22,7 +30,11 @@ pub enum Request {
     /// Finish transactions, then exit.
     Shutdown,
     /// Cancel what the client with this key runs; answered when its server has been told.
-    Cancel { process_id: i32, key: Vec<u8>, done: oneshot::Sender<()> },
+    Cancel {
+        process_id: i32,
+        key: Vec<u8>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The way to the control plane.
@@ -31,6 +43,15 @@ pub struct Access {
     pub requests: mpsc::UnboundedSender<Request>,
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// What the process is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Clients leave when their transactions end, and the process after them.
+    Draining,
 }
 
 /// The control plane has gone: the process is ending.
@@ -40,17 +61,42 @@ pub struct Gone;
 
 impl Access {
     /// Asks and waits for the answer.
-    pub async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
+    pub async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).map_err(|_| Gone)?;
         answered.await.map_err(|_| Gone)
     }
 
+    /// Returns when the process is about to end.
+    pub async fn draining(&self) {
+        // An error: whoever could say so is gone, which is the end too.
+        let _ = self
+            .phase
+            .clone()
+            .wait_for(|phase| *phase == Phase::Draining)
+            .await;
+    }
+
     /// Passes a cancel request on; what becomes of it is not told, as in Postgres.
     pub async fn cancel(&self, process_id: i32, key: &[u8]) {
         let key = key.to_vec();
-        let _ = self.ask(|done| Request::Cancel { process_id, key, done }).await;
+        let _ = self
+            .ask(|done| Request::Cancel {
+                process_id,
+                key,
+                done,
+            })
+            .await;
     }
 }
-pub async fn serve(_startup: crate::wire::startup::Startup, _access: &Access) {}
-pub mod http { pub async fn serve(_l: tokio::net::TcpListener, _a: super::Access) {} }
+
+/// The name of a shard. A number where the configuration has just changed under the connection that is shown.
+fn shard_name(config: &Config, shard: ShardId) -> String {
+    config
+        .shards
+        .get(shard.index())
+        .map_or_else(|| format!("#{}", shard.0), |shard| shard.name.clone())
+}

@@ -74,6 +74,8 @@ pub struct Pool {
 struct State {
     spec: Rc<Spec>,
     lending: Lending,
+    /// When connections began to be made to another place or in another way; older ones are closed as they come back.
+    moved_at: Option<Instant>,
     /// The most recently used is last, and is lent first.
     #[expect(clippy::vec_box, reason = "a connection changes hands twice a statement: its address moves, it does not")]
     idle: Vec<Box<Server>>,
@@ -130,6 +132,7 @@ impl Pool {
         let state = State {
             spec: Rc::new(spec),
             lending: Lending::Open,
+            moved_at: None,
             idle: Vec::new(),
             waiting: VecDeque::new(),
             open: 0,
@@ -225,7 +228,7 @@ impl Pool {
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
             tokio::task::spawn_local(async move {
-                let mut attempt = Attempt { pool: &pool, result: None };
+                let mut attempt = Attempt { pool: &pool, spec: &spec, result: None };
                 let target = &spec.target;
                 let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
                 attempt.result = Some(connecting.await.map(|connected| {
@@ -237,10 +240,17 @@ impl Pool {
         }
     }
 
-    fn connected(self: &Rc<Pool>, result: Option<Result<Server, ConnectError>>) {
+    fn connected(self: &Rc<Pool>, spec: &Spec, result: Option<Result<Server, ConnectError>>) {
         let mut state = self.state.borrow_mut();
         state.connecting -= 1;
+        let outdated = state.spec.target != spec.target;
         match result {
+            // To where connections were made before.
+            Some(_) if outdated => {
+                state.open -= 1;
+                drop(state);
+                drop(result);
+            }
             Some(Ok(server)) => {
                 state.failing = Failing::No;
                 drop(state);
@@ -267,7 +277,8 @@ impl Pool {
     fn put(self: &Rc<Pool>, server: Box<Server>, now: Instant) {
         let mut state = self.state.borrow_mut();
         let expired = server.expires_at.is_some_and(|at| at <= now);
-        if expired || state.lending == Lending::Closed || state.open > state.spec.share {
+        let outdated = state.moved_at.is_some_and(|at| server.connected_at <= at);
+        if expired || outdated || state.lending == Lending::Closed || state.open > state.spec.share {
             state.open -= 1;
             drop(state);
             drop(server);
@@ -330,6 +341,7 @@ impl Pool {
         {
             let mut state = self.state.borrow_mut();
             if state.spec.target != spec.target {
+                state.moved_at = Some(Instant::now());
                 closed.append(&mut state.idle);
                 state.open -= closed.len();
             }
@@ -359,7 +371,12 @@ impl Pool {
                 }
                 Lending::Open => {
                     let state = &mut *state;
-                    while let (Some(server), Some(waiter)) = (state.idle.pop(), state.waiting.pop_front()) {
+                    // A waiter is taken only together with a connection for it.
+                    while let Some(server) = state.idle.pop() {
+                        let Some(waiter) = state.waiting.pop_front() else {
+                            state.idle.push(server);
+                            break;
+                        };
                         if let Err(back) = waiter.give(server) {
                             state.idle.push(back);
                         }
@@ -394,13 +411,13 @@ impl Pool {
 
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let state = self.state.borrow();
-        let told = |server: &Box<Server>| IdleServer {
+        let told = |server: &Server| IdleServer {
             process_id: server.canceller.process_id,
             connected_at: server.connected_at,
             used_at: server.used_at,
             prepared: server.prepared.len(),
         };
-        state.idle.iter().map(told).collect()
+        state.idle.iter().map(|server| told(server)).collect()
     }
 }
 
@@ -459,12 +476,13 @@ impl Drop for Place<'_> {
 /// An attempt to connect; its end is told to the pool even when the task is cut off.
 struct Attempt<'a> {
     pool: &'a Rc<Pool>,
+    spec: &'a Spec,
     result: Option<Result<Server, ConnectError>>,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.pool.connected(self.result.take());
+        self.pool.connected(self.spec, self.result.take());
     }
 }
 

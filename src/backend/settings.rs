@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+/// Undoes SET SESSION CHARACTERISTICS AS TRANSACTION, which has no RESET of its own.
+const RESET_CHARACTERISTICS: &str =
+    "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
+
 /// The settings a session differs in from a fresh connection: name (folded) and value as SQL, ready to follow `SET name = `.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Rc<BTreeMap<Box<str>, Box<str>>>);
@@ -56,6 +60,7 @@ impl Settings {
         for name in self.0.keys().filter(|name| !wanted.0.contains_key(*name)) {
             match &**name {
                 "session_authorization" => sql.push_str("RESET SESSION AUTHORIZATION;"),
+                "session_characteristics" => sql.push_str(RESET_CHARACTERISTICS),
                 name => write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail"),
             }
         }

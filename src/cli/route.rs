@@ -13,10 +13,12 @@ use crate::plan::refusal::Refusal;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The configuration file.
-    file: PathBuf,
     /// One or more statements.
+    #[arg(value_name = "SQL")]
     sql: String,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "trunkline.toml")]
+    config: PathBuf,
     /// The database, when the file has several.
     #[arg(long)]
     database: Option<String>,
@@ -72,8 +74,8 @@ fn show(explanations: &[Explanation]) -> ExitCode {
 fn configured(arguments: &Arguments) -> Result<Catalog, Vec<String>> {
     let shown =
         |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let file = arguments.file.display().to_string();
-    let text = std::fs::read_to_string(&arguments.file)
+    let file = arguments.config.display().to_string();
+    let text = std::fs::read_to_string(&arguments.config)
         .map_err(|error| vec![format!("{file}: cannot be read: {error}")])?;
     // No server is asked, so no secret is needed.
     let config = config::parse(&text, &file, &|_| Some("not needed".to_owned())).map_err(shown)?;

@@ -135,14 +135,14 @@ pub enum SslMode {
     VerifyFull,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     pub mode: SslMode,
     /// PEM; needed by verify-ca and verify-full.
     pub root_certificate: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, like `info` or `trunkline=debug`.

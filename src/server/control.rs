@@ -13,7 +13,7 @@ use super::worker::{Command, WorkerHandle};
 use crate::admin::Request;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::catalog::schema::Schema;
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Problem, ServerTls};
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Topology, TopologyError};
@@ -34,12 +34,35 @@ pub struct Plant {
     pub config: Arc<Config>,
     configured: HashMap<Box<str>, Configured>,
     client_encryption: ClientEncryption,
-    pub server_encryption: Arc<ServerEncryption>,
+    pub server_side: ServerSide,
+}
+
+/// TLS towards servers, and what it was made from: when that is the same after a reload, connections stay.
+#[derive(Clone)]
+pub struct ServerSide {
+    configured: ServerTls,
+    root_certificate: Option<Vec<u8>>,
+    pub encryption: Arc<ServerEncryption>,
+}
+
+impl ServerSide {
+    fn load(configured: &ServerTls, before: Option<&ServerSide>) -> Result<ServerSide, StartError> {
+        // A file that cannot be read is reported by the loading below.
+        let root_certificate = configured.root_certificate.as_deref().and_then(|path| std::fs::read(path).ok());
+        if let Some(before) = before
+            && before.configured == *configured
+            && before.root_certificate == root_certificate
+        {
+            return Ok(before.clone());
+        }
+        let encryption = Arc::new(ServerEncryption::load(configured)?);
+        Ok(ServerSide { configured: configured.clone(), root_certificate, encryption })
+    }
 }
 
 impl Plant {
-    /// Checks a configuration to the end: maps and TLS files too.
-    pub fn build(config: Config) -> Result<Plant, StartError> {
+    /// Checks a configuration to the end: maps and TLS files too. Takes over from the one before what has not changed.
+    pub fn build(config: Config, before: Option<&ServerSide>) -> Result<Plant, StartError> {
         let mut configured = HashMap::new();
         let mut problems = Vec::new();
         for database in &config.databases {
@@ -54,8 +77,8 @@ impl Plant {
             return Err(StartError::Config(problems));
         }
         let client_encryption = ClientEncryption::load(&config.listen.tls)?;
-        let server_encryption = Arc::new(ServerEncryption::load(&config.server_tls)?);
-        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_encryption })
+        let server_side = ServerSide::load(&config.server_tls, before)?;
+        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_side })
     }
 
     /// The snapshot with what is known of the servers' definitions.
@@ -70,7 +93,7 @@ impl Plant {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
             client_encryption: self.client_encryption.clone(),
-            server_encryption: Arc::clone(&self.server_encryption),
+            server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::new(auth),
         })
     }
@@ -236,10 +259,11 @@ impl Control {
     /// Reads the file again. A mistake anywhere changes nothing.
     async fn reload(&mut self) -> Result<(), Vec<Problem>> {
         let Some(path) = self.path.clone() else { return Ok(()) };
+        let before = self.plant.server_side.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let config = config::load(&path)?;
             let problem = |error: &dyn std::fmt::Display| vec![config.problem(config::Line(0), "", error.to_string())];
-            match Plant::build(config.clone()) {
+            match Plant::build(config.clone(), Some(&before)) {
                 Ok(plant) => Ok(plant),
                 Err(StartError::Config(problems)) => Err(problems),
                 Err(other) => Err(problem(&other)),
@@ -262,7 +286,7 @@ impl Control {
             tracing::warn!("{kept} takes effect after a restart");
         }
         self.plant = plant;
-        self.topology.follow(&self.plant.config, &self.plant.server_encryption);
+        self.topology.follow(&self.plant.config, &self.plant.server_side.encryption);
         self.definitions.known.retain(|name, _| self.plant.configured.contains_key(name));
         self.publish().await;
         self.read_all(|_| true);
@@ -296,6 +320,12 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if old.listen.http != new.listen.http {
         changed.push("listen.http");
+    }
+    if old.log != new.log {
+        changed.push("log");
+    }
+    if old.limits.shutdown_timeout != new.limits.shutdown_timeout {
+        changed.push("limits.shutdown_timeout");
     }
     changed
 }

@@ -15,10 +15,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, Access, Request};
+use crate::admin::{self, Access, Phase, Request};
 use crate::catalog::Epoch;
 use crate::config::{Config, Problem};
 use crate::session::report::WorkerReport;
@@ -60,6 +60,7 @@ pub struct Handle {
     /// Where metrics and health are served.
     pub http: Option<SocketAddr>,
     access: Access,
+    phase: watch::Sender<Phase>,
     workers: Vec<WorkerHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
     accepting: Vec<JoinHandle<()>>,
@@ -70,7 +71,7 @@ pub struct Handle {
 
 /// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
 pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, StartError> {
-    let plant = Plant::build(config)?;
+    let plant = Plant::build(config, None)?;
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let secret = ProcessSecret::random();
@@ -78,9 +79,10 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
     let (change, changes) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(snapshot, secret, change));
-    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_encryption)));
+    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_side.encryption)));
     let (requests, requested) = mpsc::unbounded_channel();
-    let access = Access { requests, shared: Arc::clone(&shared), topology: Arc::clone(&topology) };
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let access = Access { requests, shared: Arc::clone(&shared), topology: Arc::clone(&topology), phase: phases };
 
     let (mut workers, mut threads) = (Vec::new(), Vec::new());
     for index in 0..config.workers {
@@ -122,7 +124,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         None => None,
     };
     let shutdown_timeout = config.limits.shutdown_timeout;
-    Ok(Handle { addresses, http, access, workers, threads, accepting, watching, control, shutdown_timeout })
+    Ok(Handle { addresses, http, access, phase, workers, threads, accepting, watching, control, shutdown_timeout })
 }
 
 impl Handle {
@@ -142,6 +144,7 @@ impl Handle {
         for task in self.accepting.drain(..) {
             task.abort();
         }
+        self.phase.send_replace(Phase::Draining);
         for worker in &self.workers {
             worker.send(Command::Drain);
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::backend::cancel::Canceller;
+use crate::sharding::ShardId;
 
 /// The cards of one thread's sessions.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub struct Card {
     pub requested_at: Cell<Instant>,
     /// Why it keeps its server connections, if it does.
     pub pins: RefCell<Vec<&'static str>>,
+    /// The shard that it last worked on.
+    pub shard: Cell<Option<ShardId>>,
     running: RefCell<Option<Rc<Canceller>>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -114,6 +117,7 @@ impl Card {
             state: Cell::new(State::Idle),
             requested_at: Cell::new(now),
             pins: RefCell::default(),
+            shard: Cell::new(None),
             running: RefCell::default(),
             waker: RefCell::default(),
         })

@@ -7,12 +7,12 @@
 use std::rc::Rc;
 
 use super::control::Control;
-use super::link::{Naming, Phase};
+use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
 use super::statement::Statement;
 use super::transaction::Transaction;
-use super::{Session, add};
+use super::Session;
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::{Parameters, Planned, Values};
 use crate::sql::class::Class;
@@ -103,7 +103,7 @@ impl Session {
         if self.batch.reading == Reading::Skipping && tag != b'S' {
             return Ok(());
         }
-        if self.link.is_none() && !self.batch.is_open() {
+        if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
             self.unit_begins();
         }
         let body = &frame[HEADER..];
@@ -127,7 +127,7 @@ impl Session {
     }
 
     fn fail_batch(&mut self, fault: &Fault) {
-        add(&self.database.counters.errors, 1);
+        self.count(fault);
         let mut error = Vec::new();
         fault.write(Severity::Error, &mut error);
         match &mut self.link {

@@ -329,6 +329,7 @@ impl Session {
         };
         let link = self.take_link(shard, phase).await?;
         self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
+        self.card.shard.set(Some(shard));
         self.link = Some(link);
         self.bring_up(phase).await.inspect_err(|_| {
             // Not in a known state: closed.

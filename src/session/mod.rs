@@ -214,6 +214,17 @@ impl Session {
         Ok(())
     }
 
+    /// A statement failed here. On a server connection the failure is counted when its turn comes in the pipeline.
+    fn count(&self, fault: &Fault) {
+        let counters = &self.database.counters;
+        if matches!(fault, Fault::Refused(_)) {
+            add(&counters.refusals, 1);
+        }
+        if self.link.is_none() {
+            add(&counters.errors, 1);
+        }
+    }
+
     fn unit_failed(&mut self) {
         self.failed = true;
         add(&self.database.counters.errors, 1);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::card::State;
-use super::worker::Worker;
+use super::worker::{Paused, Worker};
 use crate::backend::pool::{Census, IdleServer, Lending};
 use crate::config::PoolMode;
 use crate::plan::cache;
@@ -35,6 +35,8 @@ pub struct ClientReport {
     pub requested: Duration,
     /// The process id of the server connection that works for it.
     pub server_process_id: Option<i32>,
+    /// The shard of that connection.
+    pub shard: Option<ShardId>,
     /// Why it keeps its server connections.
     pub pins: Vec<&'static str>,
 }
@@ -57,6 +59,7 @@ pub struct PoolReport {
 #[derive(Clone, Debug)]
 pub struct DatabaseReport {
     pub name: Box<str>,
+    pub paused: Paused,
     pub transactions: u64,
     pub queries: u64,
     pub received_bytes: u64,
@@ -97,6 +100,7 @@ fn clients(worker: &Worker, now: Instant) -> Vec<ClientReport> {
         connected: now.duration_since(card.connected_at),
         requested: now.duration_since(card.requested_at.get()),
         server_process_id: card.running().map(|canceller| canceller.process_id),
+        shard: card.running().and(card.shard.get()),
         pins: card.pins.borrow().clone(),
     });
     told.collect()
@@ -125,6 +129,7 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
         let counters = &database.counters;
         DatabaseReport {
             name: database.name.clone(),
+            paused: if database.is_paused() { Paused::Yes } else { Paused::No },
             transactions: counters.transactions.get(),
             queries: counters.queries.get(),
             received_bytes: counters.received_bytes.get(),

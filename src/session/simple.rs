@@ -119,7 +119,7 @@ impl Session {
 
     /// The error and the end of a query that failed before a server had it.
     fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
-        super::add(&self.database.counters.errors, 1);
+        self.count(fault);
         let mut error = Vec::new();
         fault.write(Severity::Error, &mut error);
         match &mut self.link {

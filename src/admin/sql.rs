@@ -1,0 +1,341 @@
+//! The admin database: an administrator's connection from the greeting to the goodbye.
+//!
+//! Opening, encryption and proof of identity have been done by others. pgwire's server side speaks the two query protocols from here on; it is
+//! given only messages that `inbox.rs` has checked. `command.rs` is the language, `show.rs` the answers, `answer.rs` their form on the wire.
+
+mod answer;
+mod command;
+mod held;
+mod inbox;
+mod show;
+mod table;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use pgwire::api::{ClientInfo, DefaultClient, NoopHandler, PgWireConnectionState};
+use pgwire::error::{ErrorInfo, PgWireError};
+use pgwire::messages::PgWireFrontendMessage;
+use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
+use tokio::io::AsyncWriteExt;
+use tokio_util::codec::Framed;
+
+use super::{Access, Gone, Request};
+use crate::config::Problem;
+use crate::wire::answer::{self as wire, TransactionStatus};
+use crate::wire::startup::Startup;
+use crate::wire::stream::{Peer, Stream};
+
+use answer::{Answers, Statement};
+use command::{Command, SyntaxError};
+use held::Held;
+use inbox::{Heard, Inbox, Unreadable, Violation};
+use table::Table;
+
+/// What drivers are told of this server. They look at the version's number to see what it can do.
+const PARAMETERS: [(&str, &str); 9] = [
+    (
+        "server_version",
+        concat!("15.0 (Trunkline ", env!("CARGO_PKG_VERSION"), ")"),
+    ),
+    ("server_encoding", "UTF8"),
+    ("client_encoding", "UTF8"),
+    ("standard_conforming_strings", "on"),
+    ("integer_datetimes", "on"),
+    ("DateStyle", "ISO, MDY"),
+    ("TimeZone", "UTC"),
+    ("is_superuser", "off"),
+    ("default_transaction_read_only", "off"),
+];
+
+/// Why a command is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+    #[error("database \"{0}\" does not exist")]
+    UnknownDatabase(String),
+    #[error("there are several databases, name one with IN: {0}")]
+    WhichDatabase(String),
+    #[error("the configuration has mistakes, and nothing was changed")]
+    Reload(Vec<Problem>),
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error("a prepared statement is one command")]
+    SeveralInOne,
+    #[error("commands take no parameters: write the value into the command")]
+    Parameters,
+    #[error("bind message has {formats} result formats but query has {columns} columns")]
+    ResultFormats { formats: usize, columns: usize },
+    #[error(
+        "too many prepared statements and portals are open on this connection; the limit is {0}"
+    )]
+    TooManyHeld(usize),
+}
+
+/// What a command has to say.
+pub enum Outcome {
+    Rows(Table),
+    /// The word that completes the command.
+    Done(&'static str),
+}
+
+/// Serves an administrator until the connection or the process ends.
+pub async fn serve(mut startup: Startup, access: &Access) {
+    if let Err(error) = greet(&mut startup).await {
+        return tracing::debug!(%error, user = startup.user, "an administrator left during the greeting");
+    }
+    let user = startup.user.clone();
+    if let Err(error) = converse(startup, access).await {
+        tracing::debug!(%error, user, "an administrator's connection ended");
+    }
+}
+
+/// All that stands between the proof of identity and the first command.
+async fn greet(startup: &mut Startup) -> std::io::Result<()> {
+    let mut out = Vec::new();
+    wire::authentication_ok(&mut out);
+    for (name, value) in PARAMETERS {
+        wire::parameter_status(&mut out, name, value);
+    }
+    let application = startup
+        .parameters
+        .iter()
+        .find(|(name, _)| name == "application_name");
+    wire::parameter_status(
+        &mut out,
+        "application_name",
+        application.map_or("", |(_, value)| value),
+    );
+    wire::parameter_status(&mut out, "session_authorization", &startup.user);
+    // No command here runs long enough to be cancelled: the key opens nothing.
+    wire::backend_key_data(
+        &mut out,
+        rand::random_range(1..i32::MAX),
+        &rand::random::<[u8; 4]>(),
+    );
+    wire::ready_for_query(&mut out, TransactionStatus::Idle);
+    startup.stream.write_all(&out).await?;
+    startup.stream.flush().await
+}
+
+type Connection = Framed<Stream, PgWireMessageServerCodec<Statement>>;
+
+async fn converse(startup: Startup, access: &Access) -> Result<(), Unreadable> {
+    let mut connection = connect(startup);
+    let answers = Arc::new(Answers::new(access.clone()));
+    let (mut inbox, mut held) = (Inbox::default(), Held::default());
+    loop {
+        let filled = tokio::select! {
+            filled = inbox.fill(connection.get_mut()) => filled,
+            () = access.draining() => return Ok(farewell(&mut connection).await?),
+        };
+        let heard = match filled {
+            Ok(Some(())) => inbox.take(connection.codec_mut()),
+            Ok(None) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        match heard {
+            Ok(Some(Heard::Message(PgWireFrontendMessage::Terminate(_))) | None) => return Ok(()),
+            Ok(Some(Heard::Message(message))) => {
+                tokio::select! {
+                    replied = reply(message, &mut connection, &answers, &mut held) => replied?,
+                    () = access.draining() => return Ok(farewell(&mut connection).await?),
+                }
+            }
+            Ok(Some(Heard::Malformed { tag, violation })) => {
+                malformed(tag, violation, &mut connection).await?
+            }
+            Err(error) => return Err(give_up(error, &mut connection).await),
+        }
+    }
+}
+
+fn connect(startup: Startup) -> Connection {
+    let address = match startup.stream.peer() {
+        Peer::Tcp(address) => address,
+        Peer::Unix { .. } | Peer::Unknown => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+    };
+    let mut client = DefaultClient::new(address, startup.tls);
+    client.set_state(PgWireConnectionState::ReadyForQuery);
+    Framed::new(startup.stream, PgWireMessageServerCodec::new(client))
+}
+
+async fn reply(
+    message: PgWireFrontendMessage,
+    connection: &mut Connection,
+    answers: &Arc<Answers>,
+    held: &mut Held,
+) -> std::io::Result<()> {
+    let is_extended = message.is_extended_query();
+    let noted = match connection.state() {
+        PgWireConnectionState::ReadyForQuery => held.follow(&message).map_err(PgWireError::from),
+        _ => Ok(()),
+    };
+    let replied = match noted {
+        Ok(()) => {
+            // Startup, COPY and cancel messages never come this far.
+            let nothing = || Arc::new(NoopHandler);
+            let (simple, extended) = (Arc::clone(answers), Arc::clone(answers));
+            process_message(
+                message,
+                connection,
+                nothing(),
+                simple,
+                extended,
+                nothing(),
+                nothing(),
+            )
+            .await
+        }
+        Err(error) => Err(error),
+    };
+    match replied {
+        Ok(()) => Ok(()),
+        Err(PgWireError::IoError(error)) => Err(error),
+        Err(error) => process_error(connection, error, is_extended).await,
+    }
+}
+
+/// Tells what is wrong with a message, unless an error before it has it passed over.
+async fn malformed(
+    tag: u8,
+    violation: Violation,
+    connection: &mut Connection,
+) -> std::io::Result<()> {
+    if matches!(connection.state(), PgWireConnectionState::AwaitingSync) {
+        return Ok(());
+    }
+    let error = user_error("ERROR", violation.sqlstate(), violation.to_string());
+    process_error(connection, error, !matches!(tag, b'Q' | b'S')).await
+}
+
+/// Tells why nothing more is read, where there is somebody to tell.
+async fn give_up(error: Unreadable, connection: &mut Connection) -> Unreadable {
+    if !matches!(error, Unreadable::Io(_)) {
+        let told = user_error("FATAL", "08P01", error.to_string());
+        if let Err(error) = process_error(connection, told, true).await {
+            return error.into();
+        }
+    }
+    error
+}
+
+/// Says that the process ends, and closes.
+async fn farewell(connection: &mut Connection) -> std::io::Result<()> {
+    let gone = Failure::from(Gone);
+    process_error(
+        connection,
+        user_error("FATAL", gone.sqlstate(), gone.to_string()),
+        true,
+    )
+    .await
+}
+
+/// Does one command.
+async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
+    match command {
+        Command::Show(what) => return show::show(what, access).await.map(Outcome::Rows),
+        Command::Reload => access
+            .ask(Request::Reload)
+            .await?
+            .map_err(Failure::Reload)?,
+        Command::Pause(database) => {
+            let database = known(database.as_deref(), access)?;
+            access
+                .ask(|answer| Request::Pause(database, answer))
+                .await?;
+        }
+        Command::Resume(database) => {
+            let database = known(database.as_deref(), access)?;
+            access
+                .ask(|answer| Request::Resume(database, answer))
+                .await?;
+        }
+        Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
+    }
+    tracing::info!(
+        command = command.tag(),
+        "an administrator's command was done"
+    );
+    Ok(Outcome::Done(command.tag()))
+}
+
+/// The database, if there is one of this name.
+fn known(database: Option<&str>, access: &Access) -> Result<Option<Box<str>>, Failure> {
+    match database {
+        Some(name) if !access.shared.snapshot().catalogs.contains_key(name) => {
+            Err(Failure::UnknownDatabase(name.to_owned()))
+        }
+        name => Ok(name.map(Box::from)),
+    }
+}
+
+impl Command {
+    fn tag(&self) -> &'static str {
+        match self {
+            Command::Show(_) => "SHOW",
+            Command::Reload => "RELOAD",
+            Command::Pause(_) => "PAUSE",
+            Command::Resume(_) => "RESUME",
+            Command::Shutdown => "SHUTDOWN",
+        }
+    }
+}
+
+impl Failure {
+    fn sqlstate(&self) -> &'static str {
+        match self {
+            Failure::Syntax(_) | Failure::SeveralInOne => "42601",
+            Failure::UnknownDatabase(_) | Failure::WhichDatabase(_) => "3D000",
+            Failure::Reload(_) => "F0000",
+            Failure::Gone(_) => "57P01",
+            Failure::Parameters | Failure::ResultFormats { .. } => "08P01",
+            Failure::TooManyHeld(_) => "53400",
+        }
+    }
+
+    /// Every mistake of a configuration, a line each.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Failure::Reload(problems) => Some(
+                problems
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Failure::Syntax(_) => {
+                let commands: Vec<&str> = command::COMMANDS.iter().map(|(form, _)| *form).collect();
+                Some(format!("Commands: {}.", commands.join(", ")))
+            }
+            Failure::UnknownDatabase(_) => Some("SHOW DATABASES lists them.".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl From<Failure> for PgWireError {
+    fn from(failure: Failure) -> PgWireError {
+        let mut info = error_info("ERROR", failure.sqlstate(), failure.to_string());
+        info.detail = failure.detail();
+        info.hint = failure.hint();
+        PgWireError::UserError(Box::new(info))
+    }
+}
+
+fn user_error(severity: &str, sqlstate: &str, message: String) -> PgWireError {
+    PgWireError::UserError(Box::new(error_info(severity, sqlstate, message)))
+}
+
+fn error_info(severity: &str, sqlstate: &str, message: String) -> ErrorInfo {
+    let mut info = ErrorInfo::new(severity.to_owned(), sqlstate.to_owned(), message);
+    info.severity_nonlocalized = Some(severity.to_owned());
+    info
+}

@@ -1,0 +1,452 @@
+//! What an administrator says: text to commands. Pure.
+//!
+//! A word has no case unless it is in double quotes; a string is in single quotes or between `$$`; comments are as in SQL.
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Show(Show),
+    Reload,
+    /// `None`: every database.
+    Pause(Option<String>),
+    Resume(Option<String>),
+    Shutdown,
+}
+
+/// What SHOW shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Show {
+    Clients,
+    Config,
+    Databases,
+    Distributions,
+    Help,
+    Nodes,
+    Pools,
+    Refusals,
+    /// Where a statement would go; `database` may be left out when there is only one.
+    Route {
+        sql: String,
+        database: Option<String>,
+    },
+    Servers,
+    Shards,
+    Stats,
+    StatsTotals,
+    Tables,
+    Users,
+    Version,
+}
+
+/// Every command with what it does, for SHOW HELP and for error messages.
+pub const COMMANDS: &[(&str, &str)] = &[
+    (
+        "SHOW CLIENTS",
+        "the clients that are connected, and what each is doing",
+    ),
+    (
+        "SHOW CONFIG",
+        "settings with their defaults, and which of them a reload changes",
+    ),
+    (
+        "SHOW DATABASES",
+        "databases, their limits, and whether they are paused",
+    ),
+    (
+        "SHOW DISTRIBUTIONS",
+        "which part of each key space is on which shard",
+    ),
+    ("SHOW HELP", "this list"),
+    ("SHOW NODES", "the servers of each shard: role, health, lag"),
+    (
+        "SHOW POOLS",
+        "server connections and waiting clients by user, database, shard and worker",
+    ),
+    (
+        "SHOW REFUSALS",
+        "every reason for which a statement is refused, and what to do",
+    ),
+    (
+        "SHOW ROUTE 'SQL' [IN database]",
+        "where statements would go, or why they are refused; the text may stand between $$ too",
+    ),
+    (
+        "SHOW SERVERS",
+        "the connections to servers, and which client each works for",
+    ),
+    ("SHOW SHARDS", "shards with their primaries"),
+    ("SHOW STATS", "totals since the start by database"),
+    (
+        "SHOW STATS_TOTALS",
+        "the same under PgBouncer's shorter names",
+    ),
+    ("SHOW TABLES", "where the rows of each table are"),
+    ("SHOW USERS", "users, their limits and connections"),
+    ("SHOW VERSION", "the version of this program"),
+    (
+        "RELOAD",
+        "read the configuration file again: all of it, or nothing",
+    ),
+    (
+        "PAUSE [database]",
+        "lend no more server connections; answered when all that were lent have come back",
+    ),
+    ("RESUME [database]", "lend them again"),
+    ("SHUTDOWN", "let transactions finish, then end the process"),
+];
+
+/// What cannot be understood; the message names what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SyntaxError {
+    #[error("there is no command {0}")]
+    Unknown(String),
+    #[error("{after} ends too early: {expected} is missing")]
+    Missing {
+        after: &'static str,
+        expected: &'static str,
+    },
+    #[error("{found} is not understood at its place")]
+    Unexpected { found: String },
+    #[error("a quote or comment is not closed")]
+    Unterminated,
+    #[error("commands take no parameters: write the value into the command")]
+    Parameter,
+}
+
+/// Every command of a text; none in a text of blanks, comments and semicolons.
+pub fn parse(text: &str) -> Result<Vec<Command>, SyntaxError> {
+    let mut commands = Vec::new();
+    let tokens = tokens(text)?;
+    for tokens in tokens.split(|token| *token == Token::Semicolon) {
+        if !tokens.is_empty() {
+            commands.push(command(tokens)?);
+        }
+    }
+    Ok(commands)
+}
+
+fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
+    let (first, rest) = (&tokens[0], &tokens[1..]);
+    match first.keyword().as_deref() {
+        Some("SHOW") => show(rest).map(Command::Show),
+        Some("RELOAD") => done(rest, Command::Reload),
+        Some("PAUSE") => database(rest).map(Command::Pause),
+        Some("RESUME") => database(rest).map(Command::Resume),
+        Some("SHUTDOWN") => done(rest, Command::Shutdown),
+        _ => Err(SyntaxError::Unknown(first.shown())),
+    }
+}
+
+fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
+    let Some((first, rest)) = tokens.split_first() else {
+        return Err(SyntaxError::Missing {
+            after: "SHOW",
+            expected: "what to show",
+        });
+    };
+    let show = match first.keyword().as_deref() {
+        Some("CLIENTS") => Show::Clients,
+        Some("CONFIG") => Show::Config,
+        Some("DATABASES") => Show::Databases,
+        Some("DISTRIBUTIONS") => Show::Distributions,
+        Some("HELP") => Show::Help,
+        Some("NODES") => Show::Nodes,
+        Some("POOLS") => Show::Pools,
+        Some("REFUSALS") => Show::Refusals,
+        Some("ROUTE") => return route(rest),
+        Some("SERVERS") => Show::Servers,
+        Some("SHARDS") => Show::Shards,
+        Some("STATS") => Show::Stats,
+        Some("STATS_TOTALS") => Show::StatsTotals,
+        Some("TABLES") => Show::Tables,
+        Some("USERS") => Show::Users,
+        Some("VERSION") => Show::Version,
+        _ => return Err(SyntaxError::Unknown(format!("SHOW {}", first.shown()))),
+    };
+    done(rest, show)
+}
+
+fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
+    let missing = |expected| SyntaxError::Missing {
+        after: "SHOW ROUTE",
+        expected,
+    };
+    let Some((sql, rest)) = tokens.split_first() else {
+        return Err(missing("a statement in quotes"));
+    };
+    let Token::Text(sql) = sql else {
+        return Err(SyntaxError::Unexpected { found: sql.shown() });
+    };
+    let database = match rest.split_first() {
+        None => None,
+        Some((word, name)) if word.keyword().as_deref() == Some("IN") => {
+            Some(database(name)?.ok_or_else(|| missing("a database's name after IN"))?)
+        }
+        Some((other, _)) => {
+            return Err(SyntaxError::Unexpected {
+                found: other.shown(),
+            });
+        }
+    };
+    Ok(Show::Route {
+        sql: sql.clone(),
+        database,
+    })
+}
+
+/// A database's name, or nothing.
+fn database(tokens: &[Token]) -> Result<Option<String>, SyntaxError> {
+    let Some((first, rest)) = tokens.split_first() else {
+        return Ok(None);
+    };
+    match first {
+        Token::Word(name) => done(rest, Some(name.to_lowercase())),
+        Token::Quoted(name) => done(rest, Some(name.clone())),
+        other => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+    }
+}
+
+fn done<T>(rest: &[Token], value: T) -> Result<T, SyntaxError> {
+    match rest.first() {
+        None => Ok(value),
+        Some(token) => Err(SyntaxError::Unexpected {
+            found: token.shown(),
+        }),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    /// In double quotes: a name.
+    Quoted(String),
+    /// In single quotes or between dollars.
+    Text(String),
+    Semicolon,
+    Other(char),
+}
+
+impl Token {
+    fn keyword(&self) -> Option<String> {
+        match self {
+            Token::Word(word) => Some(word.to_ascii_uppercase()),
+            _ => None,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Token::Word(word) => cut(word).to_uppercase(),
+            Token::Quoted(name) => format!("\"{}\"", cut(name)),
+            Token::Text(text) => format!("'{}'", cut(text)),
+            Token::Semicolon => ";".to_owned(),
+            Token::Other(other) => format!("\"{other}\""),
+        }
+    }
+}
+
+/// Not more of a text than a message can hold.
+fn cut(text: &str) -> &str {
+    const SHOWN: usize = 60;
+    text.char_indices()
+        .nth(SHOWN)
+        .map_or(text, |(end, _)| &text[..end])
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let after = &rest[first.len_utf8()..];
+        (rest, tokens) =
+            match first {
+                _ if first.is_whitespace() => (after, tokens),
+                '-' if after.starts_with('-') => (
+                    after.split_once('\n').map_or("", |(_, after)| after),
+                    tokens,
+                ),
+                '/' if after.starts_with('*') => (
+                    after[1..]
+                        .split_once("*/")
+                        .ok_or(SyntaxError::Unterminated)?
+                        .1,
+                    tokens,
+                ),
+                '\'' => quoted(after, '\'')
+                    .map(|(text, rest)| (rest, with(tokens, Token::Text(text))))?,
+                '"' => quoted(after, '"')
+                    .map(|(name, rest)| (rest, with(tokens, Token::Quoted(name))))?,
+                '$' if after.starts_with(|next: char| next.is_ascii_digit()) => {
+                    return Err(SyntaxError::Parameter);
+                }
+                '$' => {
+                    let (tag, body) = after.split_once('$').ok_or(SyntaxError::Unterminated)?;
+                    let (text, rest) = body
+                        .split_once(&format!("${tag}$"))
+                        .ok_or(SyntaxError::Unterminated)?;
+                    (rest, with(tokens, Token::Text(text.to_owned())))
+                }
+                ';' => (after, with(tokens, Token::Semicolon)),
+                _ if is_word(first) => {
+                    let end = rest.find(|other| !is_word(other)).unwrap_or(rest.len());
+                    (
+                        &rest[end..],
+                        with(tokens, Token::Word(rest[..end].to_owned())),
+                    )
+                }
+                other => (after, with(tokens, Token::Other(other))),
+            };
+    }
+    Ok(tokens)
+}
+
+fn with(mut tokens: Vec<Token>, token: Token) -> Vec<Token> {
+    tokens.push(token);
+    tokens
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_' || character == '-'
+}
+
+/// What stands before the closing quote (doubled ones are one), and what follows it.
+fn quoted(text: &str, quote: char) -> Result<(String, &str), SyntaxError> {
+    let mut read = String::new();
+    let mut rest = text;
+    loop {
+        let (before, after) = rest.split_once(quote).ok_or(SyntaxError::Unterminated)?;
+        read.push_str(before);
+        match after.strip_prefix(quote) {
+            Some(further) => {
+                read.push(quote);
+                rest = further;
+            }
+            None => return Ok((read, after)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(text: &str) -> Command {
+        match &parse(text).unwrap()[..] {
+            [command] => command.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wrong(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn case_blanks_comments_and_semicolons_do_not_matter() {
+        for text in [
+            "SHOW POOLS",
+            "show pools;",
+            " Show\n Pools ;; ",
+            "/* a */ show -- b\n pools",
+            ";SHOW POOLS;",
+        ] {
+            assert_eq!(one(text), Command::Show(Show::Pools), "{text}");
+        }
+        assert_eq!(parse(" ; -- nothing").unwrap(), []);
+    }
+
+    #[test]
+    fn several_commands_in_one_text() {
+        assert_eq!(
+            parse("PAUSE app; RELOAD; RESUME \"App\"; RESUME; SHUTDOWN").unwrap(),
+            [
+                Command::Pause(Some("app".to_owned())),
+                Command::Reload,
+                Command::Resume(Some("App".to_owned())),
+                Command::Resume(None),
+                Command::Shutdown
+            ]
+        );
+        assert_eq!(one("pause APP"), Command::Pause(Some("app".to_owned())));
+    }
+
+    #[test]
+    fn a_statement_to_explain() {
+        let route = |sql: &str, database: Option<&str>| {
+            Command::Show(Show::Route {
+                sql: sql.to_owned(),
+                database: database.map(str::to_owned),
+            })
+        };
+        assert_eq!(
+            one("SHOW ROUTE 'SELECT ''x''; SELECT 1'"),
+            route("SELECT 'x'; SELECT 1", None)
+        );
+        assert_eq!(
+            one("show route $$SELECT 'x'$$ in app;"),
+            route("SELECT 'x'", Some("app"))
+        );
+        assert_eq!(
+            one("show route $q$SELECT $$x$$$q$ IN \"My App\""),
+            route("SELECT $$x$$", Some("My App"))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(wrong("SELECT 1"), "there is no command SELECT");
+        assert_eq!(
+            wrong("SHOW"),
+            "SHOW ends too early: what to show is missing"
+        );
+        assert_eq!(wrong("SHOW FDS"), "there is no command SHOW FDS");
+        assert_eq!(
+            wrong("SHOW ROUTE"),
+            "SHOW ROUTE ends too early: a statement in quotes is missing"
+        );
+        assert_eq!(
+            wrong("SHOW ROUTE SELECT 1"),
+            "SELECT is not understood at its place"
+        );
+        assert_eq!(
+            wrong("SHOW ROUTE 'x' IN"),
+            "SHOW ROUTE ends too early: a database's name after IN is missing"
+        );
+        assert_eq!(
+            wrong("SHOW POOLS app"),
+            "APP is not understood at its place"
+        );
+        assert_eq!(wrong("PAUSE 'app'"), "'app' is not understood at its place");
+        assert_eq!(
+            wrong("RELOAD; SHOW ROUTE 'x"),
+            "a quote or comment is not closed"
+        );
+        assert_eq!(wrong("/* SHOW POOLS"), "a quote or comment is not closed");
+        assert_eq!(
+            wrong("SHOW ROUTE $1"),
+            "commands take no parameters: write the value into the command"
+        );
+        assert_eq!(wrong("= 1"), "there is no command \"=\"");
+    }
+
+    #[test]
+    fn every_command_of_the_list_is_understood() {
+        for (form, _) in COMMANDS {
+            let text = form
+                .replace("[database]", "app")
+                .replace("[IN database]", "IN app");
+            assert!(parse(&text).is_ok(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text: String, tail in "(SHOW|ROUTE|'|\"|\\$|-|/\\*|;| |é){0,12}") {
+            let _ = parse(&text);
+            let _ = parse(&tail);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What SHOW shows: for each thing its columns, and its rows from what the process said of itself at one moment.
+//!
+//! Where PgBouncer has the same thing, its columns come first, in its order and under its names; what Trunkline does not count is NULL there,
+//! never a made-up number. Columns of our own follow.
+
+mod activity;
+mod clock;
+mod configuration;
+mod map;
+mod pools;
+mod route;
+mod stats;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Failure;
+use super::command::{COMMANDS, Show};
+use super::table::{Column, Table, row, text};
+use crate::admin::{Access, Request};
+use crate::config::Config;
+use crate::plan::refusal::Reason;
+use crate::session::report::WorkerReport;
+use crate::session::shared::Snapshot;
+use crate::topology::NodeStatus;
+
+/// What programs and people see as the version of this server.
+pub const VERSION: &str = concat!("Trunkline ", env!("CARGO_PKG_VERSION"));
+
+const VERSION_COLUMNS: &[Column] = &[text("version")];
+const HELP: &[Column] = &[text("command"), text("description")];
+const REFUSALS: &[Column] = &[
+    text("id"),
+    text("sqlstate"),
+    text("description"),
+    text("hint"),
+];
+
+/// The columns that this answers with; they depend on nothing else.
+pub fn columns(show: &Show) -> &'static [Column] {
+    match show {
+        Show::Clients => activity::CLIENTS,
+        Show::Config => configuration::CONFIG,
+        Show::Databases => configuration::DATABASES,
+        Show::Distributions => map::DISTRIBUTIONS,
+        Show::Help => HELP,
+        Show::Nodes => map::NODES,
+        Show::Pools => pools::POOLS,
+        Show::Refusals => REFUSALS,
+        Show::Route { .. } => route::ROUTE,
+        Show::Servers => activity::SERVERS,
+        Show::Shards => map::SHARDS,
+        Show::Stats => stats::STATS,
+        Show::StatsTotals => stats::STATS_TOTALS,
+        Show::Tables => map::TABLES,
+        Show::Users => configuration::USERS,
+        Show::Version => VERSION_COLUMNS,
+    }
+}
+
+/// Asks whom it must and makes the rows.
+pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
+    let mut table = Table::new(columns(show));
+    let snapshot = access.shared.snapshot();
+    match show {
+        Show::Version => table.push(row![VERSION]),
+        Show::Help => COMMANDS
+            .iter()
+            .for_each(|(command, description)| table.push(row![*command, *description])),
+        Show::Refusals => refusals(&mut table),
+        Show::Config => configuration::config(&snapshot.config, &mut table),
+        Show::Distributions => map::distributions(&snapshot, &mut table),
+        Show::Tables => map::tables(&snapshot, &mut table),
+        Show::Nodes => map::nodes(&access.topology.nodes(), &mut table),
+        Show::Shards => map::shards(&snapshot, &access.topology.nodes(), &mut table),
+        Show::Route { sql, database } => {
+            route::route(&snapshot, sql, database.as_deref(), &mut table)?
+        }
+        Show::Clients => activity::clients(&View::of(access, snapshot).await?, &mut table),
+        Show::Servers => activity::servers(&View::of(access, snapshot).await?, &mut table),
+        Show::Pools => pools::pools(&View::of(access, snapshot).await?, &mut table),
+        Show::Databases => configuration::databases(&View::of(access, snapshot).await?, &mut table),
+        Show::Users => configuration::users(&View::of(access, snapshot).await?, &mut table),
+        Show::Stats => stats::stats(&View::of(access, snapshot).await?, &mut table),
+        Show::StatsTotals => stats::totals(&View::of(access, snapshot).await?, &mut table),
+    }
+    Ok(table)
+}
+
+fn refusals(table: &mut Table) {
+    for reason in Reason::ALL {
+        let kind = reason.kind();
+        table.push(row![kind.id, kind.sqlstate, kind.sentence, kind.hint]);
+    }
+}
+
+/// What the process said of itself.
+struct View {
+    snapshot: Arc<Snapshot>,
+    reports: Vec<WorkerReport>,
+    now: SystemTime,
+}
+
+impl View {
+    async fn of(access: &Access, snapshot: Arc<Snapshot>) -> Result<View, Failure> {
+        let reports = access.ask(Request::Report).await?;
+        Ok(View {
+            snapshot,
+            reports,
+            now: SystemTime::now(),
+        })
+    }
+
+    fn config(&self) -> &Config {
+        &self.snapshot.config
+    }
+}
+
+/// The node of a shard that is its primary as far as anybody knows.
+fn primary<'a>(nodes: &'a [NodeStatus], shard: &str) -> Option<&'a NodeStatus> {
+    use crate::topology::Role;
+    nodes
+        .iter()
+        .find(|node| node.shard == *shard && node.role == Role::Primary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::{Command, parse};
+    use super::super::table::Kind;
+    use super::*;
+
+    /// Programs read these by place and name: a column may be added at the end, and nothing else.
+    #[test]
+    fn columns_are_a_promise() {
+        let mut golden = String::new();
+        for (form, _) in COMMANDS {
+            let text = form
+                .replace(" [IN database]", "")
+                .replace(" [database]", "");
+            if let [Command::Show(show)] = &parse(&text).unwrap()[..] {
+                golden.push_str(&format!("{text}\n"));
+                for column in columns(show) {
+                    let kind = match column.kind {
+                        Kind::Text => "text",
+                        Kind::Whole => "int8",
+                        Kind::Truth => "bool",
+                    };
+                    golden.push_str(&format!("  {} {kind}\n", column.name));
+                }
+            }
+        }
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/admin/columns.txt"
+        );
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(file, &golden).unwrap();
+        }
+        assert_eq!(golden, std::fs::read_to_string(file).unwrap());
+    }
+}
