@@ -188,10 +188,6 @@ async fn pipelined(client: &Client) {
 }
 
 async fn transactions(client: &mut Client) {
-    let body = |client: &Client| {
-        let found = client.query_one("SELECT body FROM items WHERE tenant = 4", &[]);
-        async move { found.await.unwrap().get::<_, String>(0) }
-    };
     let mut transaction = client.transaction().await.unwrap();
     transaction.execute("UPDATE items SET body = 'kept' WHERE tenant = 4", &[]).await.unwrap();
     let savepoint = transaction.transaction().await.unwrap();
@@ -200,7 +196,7 @@ async fn transactions(client: &mut Client) {
     assert_eq!(failed.code(), Some(&SqlState::UNIQUE_VIOLATION));
     savepoint.rollback().await.unwrap();
     transaction.commit().await.unwrap();
-    assert_eq!(body(client).await, "kept");
+    assert_eq!(body_of_4(client).await, "kept");
 
     let transaction = client.transaction().await.unwrap();
     transaction.execute("UPDATE items SET body = 'undone' WHERE tenant = 4", &[]).await.unwrap();
@@ -213,8 +209,12 @@ async fn transactions(client: &mut Client) {
     }
     // Dropping it rolls it back.
     drop(transaction);
-    assert_eq!(body(client).await, "kept");
+    assert_eq!(body_of_4(client).await, "kept");
     client.execute("UPDATE items SET body = 'body of 4' WHERE tenant = 4", &[]).await.unwrap();
+}
+
+async fn body_of_4(client: &Client) -> String {
+    client.query_one("SELECT body FROM items WHERE tenant = 4", &[]).await.unwrap().get(0)
 }
 
 async fn copies(client: &Client) {
