@@ -78,7 +78,6 @@ fn psql_works_as_ever() {
 \.
         \copy (SELECT * FROM settings ORDER BY id) TO STDOUT WITH (FORMAT csv)
         COPY (SELECT body FROM items WHERE tenant = 2) TO STDOUT;
-        \echo :ROW_COUNT
         SELECT 'a' AS a, 1 AS b \gset
         \echo :a :b
         \pset format unaligned
@@ -86,7 +85,7 @@ fn psql_works_as_ever() {
     "#;
     let found = psql(&sharded, &quiet, &script.replace("PREPARE p", "-- PREPARE p"));
     assert_eq!(text(&found.stderr), "");
-    let expected = "eins\nONE\nTWO\none\ntwo\n2\n7,name,\n8,\"na,me\",\"va\"\"lue\"\neins\n1\na 1\n1\n2\n3";
+    let expected = "eins\nONE\nTWO\none\ntwo\n2\n7,name,\n8,\"na,me\",\"va\"\"lue\"\neins\na 1\n1\n2\n3";
     assert_eq!(text(&found.stdout), expected);
 
     // Every statement of one message, at once.

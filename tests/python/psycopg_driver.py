@@ -104,7 +104,8 @@ def refused(conn):
 
 
 def many(conn):
-    rows = [(tenant, number, f"row {number}") for tenant in TENANTS for number in (10, 11)]
+    # psycopg sends them as one pipeline, which is one transaction: the rows belong on one shard.
+    rows = [(106, number, f"row {number}") for number in range(10, 60)]
     with conn.cursor() as cur:
         cur.executemany("INSERT INTO items VALUES (%s, %s, %s)", rows)
         assert cur.rowcount == len(rows)
@@ -115,12 +116,22 @@ def many(conn):
             if not cur.nextset():
                 break
         assert found == [row[2] for row in rows], found
+        try:
+            cur.executemany("INSERT INTO items VALUES (%s, 2, 'x')", [(tenant,) for tenant in TENANTS])
+        except errors.FeatureNotSupported as error:
+            assert "multi_shard_transaction" in error.diag.message_detail, error.diag.message_detail
+        else:
+            raise AssertionError("rows of several shards in one transaction")
+    count = sum(conn.execute("SELECT count(*) FROM items WHERE tenant = %s", [tenant]).fetchone()[0] for tenant in TENANTS)
+    assert count == len(TENANTS), count
 
 
 def pipeline(conn):
     with conn.pipeline() as pipe:
-        cursors = [conn.execute("SELECT body FROM items WHERE tenant = %s", [tenant]) for tenant in TENANTS]
-        pipe.sync()
+        cursors = []
+        for tenant in TENANTS:
+            cursors.append(conn.execute("SELECT body FROM items WHERE tenant = %s", [tenant]))
+            pipe.sync()
         for tenant, cur in zip(TENANTS, cursors):
             assert cur.fetchone() == (f"body of {tenant}",)
     # An error spoils its pipeline up to the sync, and no more.
