@@ -35,7 +35,7 @@ pub struct Answer {
     pub tags: Vec<String>,
     pub error: Option<Message>,
     pub notices: Vec<Message>,
-    /// The transaction status.
+    /// The transaction status; 0 after the end of the connection.
     pub status: u8,
 }
 
@@ -92,6 +92,11 @@ impl Answer {
 
 impl Raw {
     pub fn connect(port: u16, user: &str, database: &str) -> Raw {
+        Raw::try_connect(port, user, database).unwrap_or_else(|e| panic!("login to {database} as {user}: {e:?}"))
+    }
+
+    /// The error is what the other side says before it closes the connection.
+    pub fn try_connect(port: u16, user: &str, database: &str) -> Result<Raw, Message> {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -104,9 +109,10 @@ impl Raw {
         let length = i32::try_from(startup.len() + 4).unwrap();
         raw.stream.write_all(&length.to_be_bytes()).unwrap();
         raw.stream.write_all(&startup).unwrap();
-        let greeting = raw.answer();
-        assert_eq!(greeting.error, None, "login to {database} as {user}");
-        raw
+        match raw.answer().error {
+            Some(error) => Err(error),
+            None => Ok(raw),
+        }
     }
 
     /// A simple query.
@@ -164,7 +170,14 @@ impl Raw {
                 b'D' => answer.rows.push(row(&body)),
                 b'C' => answer.tags.push(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()),
                 b'I' => answer.tags.push("(empty)".into()),
-                b'E' => answer.error = Some(fields(&body)),
+                b'E' => {
+                    let error = fields(&body);
+                    let is_last = error.field('V') == "FATAL";
+                    answer.error = Some(error);
+                    if is_last {
+                        return answer;
+                    }
+                }
                 b'N' => answer.notices.push(fields(&body)),
                 b'Z' => {
                     answer.status = body[0];

@@ -35,8 +35,20 @@ impl Sharded {
         Sharded::start_proxy(database, &configuration(database, distributions))
     }
 
-    /// A proxy for databases that exist.
+    /// A proxy for databases that exist, ready to plan.
     pub fn start_proxy(database: &str, text: &str) -> Sharded {
+        let sharded = Sharded::launch(database, text);
+        let mut client = sharded.client();
+        // Nobody can say so before the definitions have been read.
+        wait_until("the tables' definitions are read", || {
+            let unknown = client.simple("SELECT 1 FROM no_table_has_this_name");
+            unknown.error.is_some_and(|error| error.sqlstate() == "42P01")
+        });
+        sharded
+    }
+
+    /// A proxy that listens; whatever becomes of its servers.
+    pub fn launch(database: &str, text: &str) -> Sharded {
         let mut config = config::parse(text, "test.toml", &|_| None).unwrap_or_else(|e| panic!("{e:#?}"));
         // A file cannot say "any port".
         config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
@@ -53,15 +65,7 @@ impl Sharded {
             });
         });
         let port = told.recv().expect("the proxy starts");
-        let sharded = Sharded { database: database.into(), port, config, stop: Some(stop), thread: Some(thread) };
-        let mut client = sharded.client();
-        // Nobody can say so before the definitions have been read.
-        wait_until("the tables' definitions are read", || {
-            let unknown = client.simple("SELECT 1 FROM no_table_has_this_name");
-            unknown.error.is_some_and(|error| error.sqlstate() == "42P01")
-        });
-        drop(client);
-        sharded
+        Sharded { database: database.into(), port, config, stop: Some(stop), thread: Some(thread) }
     }
 
     /// A connection to the proxy.
