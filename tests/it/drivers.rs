@@ -48,9 +48,21 @@ key = "tenant"
 /// Runs psql with these arguments and this input.
 fn psql(sharded: &Sharded, arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(cluster().installation().bin().join("psql"));
-    command.args(["-X", "-d", &sharded.connection()]).args(arguments);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    command
+        .args(["-X", "-d", &sharded.connection()])
+        .args(arguments);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -83,25 +95,47 @@ fn psql_works_as_ever() {
         \pset format unaligned
         SELECT 1; SELECT 2 \; SELECT 3;
     "#;
-    let found = psql(&sharded, &quiet, &script.replace("PREPARE p", "-- PREPARE p"));
+    let found = psql(
+        &sharded,
+        &quiet,
+        &script.replace("PREPARE p", "-- PREPARE p"),
+    );
     assert_eq!(text(&found.stderr), "");
-    let expected = "eins\nONE\nTWO\none\ntwo\n2\n7,name,\n8,\"na,me\",\"va\"\"lue\"\neins\na 1\n1\n2\n3";
+    let expected =
+        "eins\nONE\nTWO\none\ntwo\n2\n7,name,\n8,\"na,me\",\"va\"\"lue\"\neins\na 1\n1\n2\n3";
     assert_eq!(text(&found.stdout), expected);
 
     // Every statement of one message, at once.
     let command = "SELECT body FROM items WHERE tenant = 2; SELECT 1/0; SELECT 'not reached'";
     let found = psql(&sharded, &["-qAt", "-c", command], "");
-    assert_eq!((text(&found.stdout).as_str(), text(&found.stderr).as_str()), ("eins", "ERROR:  division by zero"));
+    assert_eq!(
+        (text(&found.stdout).as_str(), text(&found.stderr).as_str()),
+        ("eins", "ERROR:  division by zero")
+    );
     assert_eq!(found.status.code(), Some(1));
     let command = "INSERT INTO items VALUES (2, 9, 'nine'); SELECT 1/0";
     psql(&sharded, &["-qAt", "-1", "-c", command], "");
-    let found = psql(&sharded, &["-qAt", "-c", "SELECT count(*) FROM items WHERE tenant = 2 AND id = 9"], "");
+    let found = psql(
+        &sharded,
+        &[
+            "-qAt",
+            "-c",
+            "SELECT count(*) FROM items WHERE tenant = 2 AND id = 9",
+        ],
+        "",
+    );
     assert_eq!(text(&found.stdout), "0");
 
     let refused = psql(&sharded, &["-qAt", "-c", "SELECT * FROM items"], "");
     let said = text(&refused.stderr);
-    assert!(said.starts_with("ERROR:  the query does not keep sharded table \"items\" on one shard"), "{said}");
-    assert!(said.contains("DETAIL:  Refused by Trunkline: multi_shard_select.\nHINT:  "), "{said}");
+    assert!(
+        said.starts_with("ERROR:  the query does not keep sharded table \"items\" on one shard"),
+        "{said}"
+    );
+    assert!(
+        said.contains("DETAIL:  Refused by Trunkline: multi_shard_select.\nHINT:  "),
+        "{said}"
+    );
 }
 
 #[test]
@@ -109,7 +143,10 @@ fn psql_describes_what_is_there() {
     let sharded = Sharded::start("drivers_describe", SCHEMA, TABLES);
     for (command, wanted) in [
         ("\\d", "items"),
-        ("\\d items", "\"items_pkey\" PRIMARY KEY, btree (tenant, id)"),
+        (
+            "\\d items",
+            "\"items_pkey\" PRIMARY KEY, btree (tenant, id)",
+        ),
         ("\\d+ items", "Access method: heap"),
         ("\\dt+", "settings"),
         ("\\di", "items_pkey"),
@@ -122,15 +159,23 @@ fn psql_describes_what_is_there() {
         ("\\encoding", "UTF8"),
     ] {
         let found = psql(&sharded, &["-c", command], "");
-        assert!(text(&found.stdout).contains(wanted) && found.stderr.is_empty(), "{command}: {found:?}");
+        assert!(
+            text(&found.stdout).contains(wanted) && found.stderr.is_empty(),
+            "{command}: {found:?}"
+        );
     }
     let found = psql(&sharded, &["-c", "\\d nothing"], "");
-    assert_eq!(text(&found.stderr), "Did not find any relation named \"nothing\".");
+    assert_eq!(
+        text(&found.stderr),
+        "Did not find any relation named \"nothing\"."
+    );
 }
 
 #[tokio::test]
 async fn tokio_postgres_has_all_it_uses() {
-    let sharded = tokio::task::spawn_blocking(|| Sharded::start("drivers_tokio", SCHEMA, TABLES)).await.unwrap();
+    let sharded = tokio::task::spawn_blocking(|| Sharded::start("drivers_tokio", SCHEMA, TABLES))
+        .await
+        .unwrap();
     let mut client = connect(&sharded.connection()).await;
     typed(&client).await;
     pipelined(&client).await;
@@ -144,62 +189,135 @@ async fn tokio_postgres_has_all_it_uses() {
 }
 
 async fn typed(client: &Client) {
-    let insert = client.prepare("INSERT INTO items VALUES ($1, $2, $3) RETURNING body").await.unwrap();
+    let insert = client
+        .prepare("INSERT INTO items VALUES ($1, $2, $3) RETURNING body")
+        .await
+        .unwrap();
     assert_eq!(insert.params(), [Type::INT8, Type::INT4, Type::TEXT]);
     for tenant in 0..20_i64 {
         let body = format!("body of {tenant}");
-        assert_eq!(client.query_one(&insert, &[&tenant, &1_i32, &body]).await.unwrap().get::<_, String>(0), body);
+        assert_eq!(
+            client
+                .query_one(&insert, &[&tenant, &1_i32, &body])
+                .await
+                .unwrap()
+                .get::<_, String>(0),
+            body
+        );
     }
-    let declared = client.prepare_typed("SELECT body FROM items WHERE tenant = $1", &[Type::INT4]).await.unwrap();
-    assert_eq!(client.query_one(&declared, &[&7_i32]).await.unwrap().get::<_, &str>(0), "body of 7");
-    let same = client.query("SELECT id FROM items WHERE tenant = ANY ($1)", &[&vec![3_i64, 3]]).await.unwrap();
+    let declared = client
+        .prepare_typed("SELECT body FROM items WHERE tenant = $1", &[Type::INT4])
+        .await
+        .unwrap();
+    assert_eq!(
+        client
+            .query_one(&declared, &[&7_i32])
+            .await
+            .unwrap()
+            .get::<_, &str>(0),
+        "body of 7"
+    );
+    let same = client
+        .query(
+            "SELECT id FROM items WHERE tenant = ANY ($1)",
+            &[&vec![3_i64, 3]],
+        )
+        .await
+        .unwrap();
     assert_eq!(same.len(), 1);
-    let several = client.query("SELECT id FROM items WHERE tenant = ANY ($1)", &[&(0..20_i64).collect::<Vec<_>>()]).await.unwrap_err();
+    let several = client
+        .query(
+            "SELECT id FROM items WHERE tenant = ANY ($1)",
+            &[&(0..20_i64).collect::<Vec<_>>()],
+        )
+        .await
+        .unwrap_err();
     assert_eq!(several.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
-    let missing = client.query_opt("SELECT * FROM items WHERE tenant = $1", &[&-1_i64]).await.unwrap();
+    let missing = client
+        .query_opt("SELECT * FROM items WHERE tenant = $1", &[&-1_i64])
+        .await
+        .unwrap();
     assert!(missing.is_none());
-    let null = client.query("SELECT * FROM items WHERE tenant = $1", &[&None::<i64>]).await.unwrap_err();
+    let null = client
+        .query("SELECT * FROM items WHERE tenant = $1", &[&None::<i64>])
+        .await
+        .unwrap_err();
     assert_eq!(null.code(), Some(&SqlState::NULL_VALUE_NOT_ALLOWED));
-    assert_eq!(client.execute("UPDATE items SET body = body WHERE tenant = 5", &[]).await.unwrap(), 1);
+    assert_eq!(
+        client
+            .execute("UPDATE items SET body = body WHERE tenant = 5", &[])
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 /// Many statements on their way before the first answer, to all shards.
 async fn pipelined(client: &Client) {
-    let select = client.prepare("SELECT tenant, body FROM items WHERE tenant = $1").await.unwrap();
+    let select = client
+        .prepare("SELECT tenant, body FROM items WHERE tenant = $1")
+        .await
+        .unwrap();
     let asked = (0..200_i64).map(|number| {
         let select = &select;
         async move {
             let tenant = number % 20;
             let row = client.query_one(select, &[&tenant]).await.unwrap();
-            assert_eq!((row.get::<_, i64>(0), row.get::<_, String>(1)), (tenant, format!("body of {tenant}")));
+            assert_eq!(
+                (row.get::<_, i64>(0), row.get::<_, String>(1)),
+                (tenant, format!("body of {tenant}"))
+            );
         }
     });
     future::join_all(asked).await;
     // An error in between is that statement's alone.
     let (one, error, other) = future::join3(
         client.query_one(&select, &[&1_i64]),
-        client.query_one("SELECT 1/(tenant - 2) FROM items WHERE tenant = $1", &[&2_i64]),
+        client.query_one(
+            "SELECT 1/(tenant - 2) FROM items WHERE tenant = $1",
+            &[&2_i64],
+        ),
         client.query_one(&select, &[&3_i64]),
     )
     .await;
     assert_eq!(error.unwrap_err().code(), Some(&SqlState::DIVISION_BY_ZERO));
-    assert_eq!((one.unwrap().get::<_, i64>(0), other.unwrap().get::<_, i64>(0)), (1, 3));
+    assert_eq!(
+        (
+            one.unwrap().get::<_, i64>(0),
+            other.unwrap().get::<_, i64>(0)
+        ),
+        (1, 3)
+    );
 }
 
 async fn transactions(client: &mut Client) {
     let mut transaction = client.transaction().await.unwrap();
-    transaction.execute("UPDATE items SET body = 'kept' WHERE tenant = 4", &[]).await.unwrap();
+    transaction
+        .execute("UPDATE items SET body = 'kept' WHERE tenant = 4", &[])
+        .await
+        .unwrap();
     let savepoint = transaction.transaction().await.unwrap();
-    savepoint.execute("UPDATE items SET body = 'undone' WHERE tenant = 4", &[]).await.unwrap();
-    let failed = savepoint.execute("INSERT INTO items VALUES (4, 1, 'taken')", &[]).await.unwrap_err();
+    savepoint
+        .execute("UPDATE items SET body = 'undone' WHERE tenant = 4", &[])
+        .await
+        .unwrap();
+    let failed = savepoint
+        .execute("INSERT INTO items VALUES (4, 1, 'taken')", &[])
+        .await
+        .unwrap_err();
     assert_eq!(failed.code(), Some(&SqlState::UNIQUE_VIOLATION));
     savepoint.rollback().await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(body_of_4(client).await, "kept");
 
     let transaction = client.transaction().await.unwrap();
-    transaction.execute("UPDATE items SET body = 'undone' WHERE tenant = 4", &[]).await.unwrap();
-    let refused = transaction.execute("UPDATE items SET body = 'x' WHERE tenant = 5", &[]).await;
+    transaction
+        .execute("UPDATE items SET body = 'undone' WHERE tenant = 4", &[])
+        .await
+        .unwrap();
+    let refused = transaction
+        .execute("UPDATE items SET body = 'x' WHERE tenant = 5", &[])
+        .await;
     // Tenants 4 and 5 may share a shard; where they do not, a transaction keeps to its own.
     if let Err(error) = refused {
         assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
@@ -209,11 +327,18 @@ async fn transactions(client: &mut Client) {
     // Dropping it rolls it back.
     drop(transaction);
     assert_eq!(body_of_4(client).await, "kept");
-    client.execute("UPDATE items SET body = 'body of 4' WHERE tenant = 4", &[]).await.unwrap();
+    client
+        .execute("UPDATE items SET body = 'body of 4' WHERE tenant = 4", &[])
+        .await
+        .unwrap();
 }
 
 async fn body_of_4(client: &Client) -> String {
-    client.query_one("SELECT body FROM items WHERE tenant = 4", &[]).await.unwrap().get(0)
+    client
+        .query_one("SELECT body FROM items WHERE tenant = 4", &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn copies(client: &Client) {
@@ -223,18 +348,41 @@ async fn copies(client: &Client) {
     for id in 0..20_000 {
         sent += &format!("{id}\tname {id}\t\\N\n");
         if id % 500 == 499 {
-            sink.send(bytes::Bytes::from(std::mem::take(&mut sent))).await.unwrap();
+            sink.send(bytes::Bytes::from(std::mem::take(&mut sent)))
+                .await
+                .unwrap();
         }
     }
     assert_eq!(sink.finish().await.unwrap(), 20_000);
     let stream = client.copy_out("COPY settings TO STDOUT").await.unwrap();
     let chunks: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
-    assert_eq!(chunks.iter().flat_map(|chunk| chunk.iter()).filter(|byte| **byte == b'\n').count(), 20_000);
+    assert_eq!(
+        chunks
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .filter(|byte| **byte == b'\n')
+            .count(),
+        20_000
+    );
     // One that is given up leaves nothing behind.
-    let sink = client.copy_in::<_, bytes::Bytes>("COPY settings FROM STDIN").await.unwrap();
+    let sink = client
+        .copy_in::<_, bytes::Bytes>("COPY settings FROM STDIN")
+        .await
+        .unwrap();
     drop(sink);
-    assert_eq!(client.query_one("SELECT count(*) FROM settings", &[]).await.unwrap().get::<_, i64>(0), 20_000);
-    let refused = client.copy_in::<_, bytes::Bytes>("COPY items FROM STDIN").await.map(|_| ()).unwrap_err();
+    assert_eq!(
+        client
+            .query_one("SELECT count(*) FROM settings", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0),
+        20_000
+    );
+    let refused = client
+        .copy_in::<_, bytes::Bytes>("COPY items FROM STDIN")
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(refused.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
     client.execute("DELETE FROM settings", &[]).await.unwrap();
 }
@@ -242,7 +390,13 @@ async fn copies(client: &Client) {
 /// A portal gives its rows in parts.
 async fn portals(client: &mut Client) {
     let transaction = client.transaction().await.unwrap();
-    let portal = transaction.bind("SELECT g FROM items, generate_series(1, 10) g WHERE tenant = $1", &[&6_i64]).await.unwrap();
+    let portal = transaction
+        .bind(
+            "SELECT g FROM items, generate_series(1, 10) g WHERE tenant = $1",
+            &[&6_i64],
+        )
+        .await
+        .unwrap();
     let mut sizes = Vec::new();
     for _ in 0..3 {
         sizes.push(transaction.query_portal(&portal, 4).await.unwrap().len());
@@ -267,8 +421,14 @@ async fn cancels(client: &Client) {
     };
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
     // A late one may reach nothing but this session; it may take a turn to pass.
-    let messages = client.simple_query("SELECT body FROM items WHERE tenant = 8").await.unwrap();
-    assert!(matches!(&messages[1], SimpleQueryMessage::Row(row) if row.get(0) == Some("body of 8")), "{messages:?}");
+    let messages = client
+        .simple_query("SELECT body FROM items WHERE tenant = 8")
+        .await
+        .unwrap();
+    assert!(
+        matches!(&messages[1], SimpleQueryMessage::Row(row) if row.get(0) == Some("body of 8")),
+        "{messages:?}"
+    );
 }
 
 /// More clients than a pool has connections; each sees its own rows and none of its neighbours'.
@@ -298,7 +458,14 @@ async fn many_at_once(sharded: &Sharded) {
     let client = connect(&sharded.connection()).await;
     let mut inserted = 0;
     for tenant in 0..20_i64 {
-        inserted += client.query_one("SELECT count(*) FROM items WHERE tenant = $1 AND id >= 1000", &[&tenant]).await.unwrap().get::<_, i64>(0);
+        inserted += client
+            .query_one(
+                "SELECT count(*) FROM items WHERE tenant = $1 AND id >= 1000",
+                &[&tenant],
+            )
+            .await
+            .unwrap()
+            .get::<_, i64>(0);
     }
     assert_eq!(inserted, 40 * 20);
 }
@@ -307,9 +474,22 @@ async fn many_at_once(sharded: &Sharded) {
 fn python(program: &str, arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = root.join(".venv/bin/python");
-    assert!(interpreter.exists(), "{} is missing: `make test` builds it with the drivers", interpreter.display());
-    let found = Command::new(interpreter).arg(root.join("tests/python").join(program)).args(arguments).output().unwrap();
-    assert!(found.status.success(), "{program}\n{}\n{}", text(&found.stdout), text(&found.stderr));
+    assert!(
+        interpreter.exists(),
+        "{} is missing: `make test` builds it with the drivers",
+        interpreter.display()
+    );
+    let found = Command::new(interpreter)
+        .arg(root.join("tests/python").join(program))
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        found.status.success(),
+        "{program}\n{}\n{}",
+        text(&found.stdout),
+        text(&found.stderr)
+    );
 }
 
 #[test]
@@ -321,5 +501,8 @@ fn psycopg_has_all_it_uses() {
 #[test]
 fn asyncpg_has_all_it_uses() {
     let sharded = Sharded::start("drivers_asyncpg", SCHEMA, TABLES);
-    python("asyncpg_driver.py", &["127.0.0.1", &sharded.port.to_string(), &sharded.database]);
+    python(
+        "asyncpg_driver.py",
+        &["127.0.0.1", &sharded.port.to_string(), &sharded.database],
+    );
 }

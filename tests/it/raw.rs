@@ -64,7 +64,11 @@ impl Answer {
     /// The id of Trunkline's refusal, if that is what came back.
     pub fn refusal(&self) -> Option<&str> {
         let detail = self.error.as_ref()?.field('D');
-        Some(detail.strip_prefix("Refused by Trunkline: ")?.trim_end_matches('.'))
+        Some(
+            detail
+                .strip_prefix("Refused by Trunkline: ")?
+                .trim_end_matches('.'),
+        )
     }
 
     /// For people: the values as text.
@@ -92,7 +96,8 @@ impl Answer {
 
 impl Raw {
     pub fn connect(port: u16, user: &str, database: &str) -> Raw {
-        Raw::try_connect(port, user, database).unwrap_or_else(|e| panic!("login to {database} as {user}: {e:?}"))
+        Raw::try_connect(port, user, database)
+            .unwrap_or_else(|e| panic!("login to {database} as {user}: {e:?}"))
     }
 
     /// The error is what the other side says before it closes the connection.
@@ -100,9 +105,20 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut raw = Raw { stream, received: Vec::new() };
+        let mut raw = Raw {
+            stream,
+            received: Vec::new(),
+        };
         let mut startup = 196_608_i32.to_be_bytes().to_vec();
-        for text in ["user", user, "database", database, "client_encoding", "UTF8", ""] {
+        for text in [
+            "user",
+            user,
+            "database",
+            database,
+            "client_encoding",
+            "UTF8",
+            "",
+        ] {
             startup.extend_from_slice(text.as_bytes());
             startup.push(0);
         }
@@ -154,7 +170,9 @@ impl Raw {
             count(body, results as usize);
         });
         put(&mut out, b'D', |body| body.extend_from_slice(b"P\0"));
-        put(&mut out, b'E', |body| body.extend_from_slice(&[0, 0, 0, 0, 0]));
+        put(&mut out, b'E', |body| {
+            body.extend_from_slice(&[0, 0, 0, 0, 0])
+        });
         put(&mut out, b'S', |_| {});
         self.stream.write_all(&out).unwrap();
         self.answer()
@@ -168,7 +186,9 @@ impl Raw {
             match tag {
                 b'T' => answer.columns.push(columns(&body)),
                 b'D' => answer.rows.push(row(&body)),
-                b'C' => answer.tags.push(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()),
+                b'C' => answer
+                    .tags
+                    .push(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()),
                 b'I' => answer.tags.push("(empty)".into()),
                 b'E' => {
                     let error = fields(&body);
@@ -204,7 +224,10 @@ impl Raw {
                 }
             }
             let mut chunk = [0; 65_536];
-            let read = self.stream.read(&mut chunk).expect("an answer comes in time");
+            let read = self
+                .stream
+                .read(&mut chunk)
+                .expect("an answer comes in time");
             assert_ne!(read, 0, "the connection was closed");
             self.received.extend_from_slice(&chunk[..read]);
         }
@@ -281,7 +304,9 @@ fn row(body: &[u8]) -> Vec<Option<Vec<u8>>> {
     (0..body.u16())
         .map(|_| {
             let length = body.i32();
-            usize::try_from(length).ok().map(|length| body.take(length).to_vec())
+            usize::try_from(length)
+                .ok()
+                .map(|length| body.take(length).to_vec())
         })
         .collect()
 }

@@ -26,7 +26,9 @@ impl Sharded {
             for server in all_servers() {
                 scope.spawn(|| {
                     let create = format!("CREATE DATABASE {database} OWNER app");
-                    server.run_sql("postgres", &create).unwrap_or_else(|e| panic!("{e}"));
+                    server
+                        .run_sql("postgres", &create)
+                        .unwrap_or_else(|e| panic!("{e}"));
                     let mut client = Raw::connect(server.port(), "app", database);
                     succeeded(schema, &client.simple(schema));
                 });
@@ -42,30 +44,45 @@ impl Sharded {
         // Nobody can say so before the definitions have been read.
         wait_until("the tables' definitions are read", || {
             let unknown = client.simple("SELECT 1 FROM no_table_has_this_name");
-            unknown.error.is_some_and(|error| error.sqlstate() == "42P01")
+            unknown
+                .error
+                .is_some_and(|error| error.sqlstate() == "42P01")
         });
         sharded
     }
 
     /// A proxy that listens; whatever becomes of its servers.
     pub fn launch(database: &str, text: &str) -> Sharded {
-        let mut config = config::parse(text, "test.toml", &|_| None).unwrap_or_else(|e| panic!("{e:#?}"));
+        let mut config =
+            config::parse(text, "test.toml", &|_| None).unwrap_or_else(|e| panic!("{e:#?}"));
         // A file cannot say "any port".
         config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let started = config.clone();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async {
-                let handle = server::start(started, None).await.unwrap_or_else(|e| panic!("{e}"));
+                let handle = server::start(started, None)
+                    .await
+                    .unwrap_or_else(|e| panic!("{e}"));
                 tell.send(handle.addresses[0].port()).unwrap();
                 let _ = stopped.await;
                 handle.shut_down().await;
             });
         });
         let port = told.recv().expect("the proxy starts");
-        Sharded { database: database.into(), port, config, stop: Some(stop), thread: Some(thread) }
+        Sharded {
+            database: database.into(),
+            port,
+            config,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// A connection to the proxy.
@@ -75,13 +92,18 @@ impl Sharded {
 
     /// A connection string for drivers.
     pub fn connection(&self) -> String {
-        format!("host=127.0.0.1 port={} user=app dbname={}", self.port, self.database)
+        format!(
+            "host=127.0.0.1 port={} user=app dbname={}",
+            self.port, self.database
+        )
     }
 
     /// Direct connections to the shards, in order.
     pub fn shards(&self) -> Vec<Raw> {
         let shards = servers().cluster.shards().iter();
-        shards.map(|shard| Raw::connect(shard.primary.port(), "app", &self.database)).collect()
+        shards
+            .map(|shard| Raw::connect(shard.primary.port(), "app", &self.database))
+            .collect()
     }
 
     /// A direct connection to the plain server.
@@ -95,7 +117,10 @@ impl Drop for Sharded {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the proxy panicked");
+            assert!(
+                ended.is_ok() || std::thread::panicking(),
+                "the proxy panicked"
+            );
         }
     }
 }
@@ -109,14 +134,20 @@ pub fn configuration(database: &str, distributions: &str) -> String {
     );
     for shard in servers().cluster.shards() {
         let (name, port) = (&shard.name, shard.primary.port());
-        text += &format!("[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n");
+        text += &format!(
+            "[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n"
+        );
     }
     text + distributions
 }
 
 /// The shards' servers, then the plain one.
 pub fn all_servers() -> impl Iterator<Item = &'static Server> {
-    let shards = servers().cluster.shards().iter().map(|shard| &shard.primary);
+    let shards = servers()
+        .cluster
+        .shards()
+        .iter()
+        .map(|shard| &shard.primary);
     shards.chain([&servers().plain])
 }
 

@@ -24,8 +24,15 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        std::fs::write(folder.path().join("root.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Authority { issuer: Issuer::new(params, key), folder }
+        std::fs::write(
+            folder.path().join("root.pem"),
+            params.self_signed(&key).unwrap().pem(),
+        )
+        .unwrap();
+        Authority {
+            issuer: Issuer::new(params, key),
+            folder,
+        }
     }
 
     fn root(&self) -> String {
@@ -41,7 +48,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "a server");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "a server");
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         (signed.pem(), key.serialize_pem())
     }
@@ -87,12 +96,30 @@ fn clients_choose_and_verify() {
         ("host=127.0.0.1 sslmode=allow".to_owned(), Ok(false)),
         ("host=127.0.0.1 sslmode=prefer".to_owned(), Ok(true)),
         ("host=127.0.0.1 sslmode=require".to_owned(), Ok(true)),
-        (format!("host=127.0.0.1 sslmode=verify-ca sslrootcert={root}"), Ok(true)),
-        (format!("host=localhost sslmode=verify-full sslrootcert={root}"), Ok(true)),
-        ("host=localhost sslmode=require ssl_max_protocol_version=TLSv1.2".to_owned(), Ok(true)),
-        (format!("host=127.0.0.1 sslmode=verify-full sslrootcert={root}"), Err("does not match host name")),
-        (format!("host=localhost sslmode=verify-full sslrootcert={wrong}"), Err("certificate verify failed")),
-        (format!("host=localhost sslmode=verify-ca sslrootcert={wrong}"), Err("certificate verify failed")),
+        (
+            format!("host=127.0.0.1 sslmode=verify-ca sslrootcert={root}"),
+            Ok(true),
+        ),
+        (
+            format!("host=localhost sslmode=verify-full sslrootcert={root}"),
+            Ok(true),
+        ),
+        (
+            "host=localhost sslmode=require ssl_max_protocol_version=TLSv1.2".to_owned(),
+            Ok(true),
+        ),
+        (
+            format!("host=127.0.0.1 sslmode=verify-full sslrootcert={root}"),
+            Err("does not match host name"),
+        ),
+        (
+            format!("host=localhost sslmode=verify-full sslrootcert={wrong}"),
+            Err("certificate verify failed"),
+        ),
+        (
+            format!("host=localhost sslmode=verify-ca sslrootcert={wrong}"),
+            Err("certificate verify failed"),
+        ),
     ] {
         match (encrypted(prefers.port, "app", &how), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{how}"),
@@ -103,15 +130,29 @@ fn clients_choose_and_verify() {
 
     let requires = proxy("require");
     let refused = encrypted(requires.port, "app", "host=127.0.0.1 sslmode=disable").unwrap_err();
-    assert!(refused.contains("FATAL:  connection requires TLS"), "{refused}");
-    assert_eq!(encrypted(requires.port, "app", "host=127.0.0.1 sslmode=require"), Ok(true));
+    assert!(
+        refused.contains("FATAL:  connection requires TLS"),
+        "{refused}"
+    );
+    assert_eq!(
+        encrypted(requires.port, "app", "host=127.0.0.1 sslmode=require"),
+        Ok(true)
+    );
     // More than a TLS record, both ways.
     let long = "x".repeat(100_000);
-    let found = psql(requires.port, "app", "host=127.0.0.1 sslmode=require", &format!("SELECT '{long}'"));
+    let found = psql(
+        requires.port,
+        "app",
+        "host=127.0.0.1 sslmode=require",
+        &format!("SELECT '{long}'"),
+    );
     assert_eq!(String::from_utf8(found.stdout).unwrap().trim_end(), long);
 
     let without = Sharded::launch("app", &configuration("app", ""));
-    assert_eq!(encrypted(without.port, "app", "host=127.0.0.1 sslmode=prefer"), Ok(false));
+    assert_eq!(
+        encrypted(without.port, "app", "host=127.0.0.1 sslmode=prefer"),
+        Ok(false)
+    );
     let refused = encrypted(without.port, "app", "host=127.0.0.1 sslmode=require").unwrap_err();
     assert!(refused.contains("server does not support SSL"), "{refused}");
 }
@@ -125,13 +166,20 @@ fn switch_on(server: &Server, authority: &Authority, names: &[&str]) {
         let path = folder.join(name);
         let path = path.to_str().unwrap();
         let lines: Vec<String> = text.lines().map(|line| format!("('{line}')")).collect();
-        let sql = format!("COPY (VALUES {}) TO PROGRAM 'umask 077; cat > {path}'", lines.join(", "));
+        let sql = format!(
+            "COPY (VALUES {}) TO PROGRAM 'umask 077; cat > {path}'",
+            lines.join(", ")
+        );
         server.run_sql("postgres", &sql).unwrap();
     };
     write("server.crt", &certificate);
     write("server.key", &key);
-    server.run_sql("postgres", "ALTER SYSTEM SET ssl = on").unwrap();
-    server.run_sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    server
+        .run_sql("postgres", "ALTER SYSTEM SET ssl = on")
+        .unwrap();
+    server
+        .run_sql("postgres", "SELECT pg_reload_conf()")
+        .unwrap();
     wait_until("the server has TLS", || {
         let rows = server.run_sql("postgres", "SHOW ssl").unwrap();
         rows[0][0].as_deref() == Some("on") && serves(server, Path::new(&authority.root()))
@@ -140,8 +188,13 @@ fn switch_on(server: &Server, authority: &Authority, names: &[&str]) {
 
 /// Whether the certificate at work is one of the authority's.
 fn serves(server: &Server, root: &Path) -> bool {
-    let how = format!("host=127.0.0.1 sslmode=verify-ca sslrootcert={}", root.display());
-    psql(server.port(), "app", &how, "SELECT 1").status.success()
+    let how = format!(
+        "host=127.0.0.1 sslmode=verify-ca sslrootcert={}",
+        root.display()
+    );
+    psql(server.port(), "app", &how, "SELECT 1")
+        .status
+        .success()
 }
 
 #[test]
@@ -151,7 +204,9 @@ fn servers_are_verified_as_configured() {
     let (authority, other) = (Authority::new("one authority"), Authority::new("another"));
     // What a client sees through a proxy that connects to the server by this name, in this mode.
     let through = |host: &str, mode: &str, root: Option<&Authority>| {
-        let root = root.map_or_else(String::new, |root| format!("root_certificate = \"{}\"\n", root.root()));
+        let root = root.map_or_else(String::new, |root| {
+            format!("root_certificate = \"{}\"\n", root.root())
+        });
         let text = format!(
             "users = [{{ name = \"app\", auth = \"trust\" }}]\ndatabases = [{{ name = \"app\" }}]\nworkers = 1\n\
              [server_tls]\nmode = \"{mode}\"\n{root}\
@@ -176,8 +231,14 @@ fn servers_are_verified_as_configured() {
     assert_eq!(through("127.0.0.1", "disable", None), Ok(false));
     assert_eq!(through("127.0.0.1", "prefer", None), Ok(true));
     assert_eq!(through("127.0.0.1", "require", None), Ok(true));
-    assert_eq!(through("127.0.0.1", "verify-ca", Some(&authority)), Ok(true));
-    assert_eq!(through("localhost", "verify-full", Some(&authority)), Ok(true));
+    assert_eq!(
+        through("127.0.0.1", "verify-ca", Some(&authority)),
+        Ok(true)
+    );
+    assert_eq!(
+        through("localhost", "verify-full", Some(&authority)),
+        Ok(true)
+    );
     for (host, mode, root, wanted) in [
         ("127.0.0.1", "verify-full", &authority, "127.0.0.1"),
         ("127.0.0.1", "verify-ca", &other, "certificate"),
@@ -185,6 +246,9 @@ fn servers_are_verified_as_configured() {
     ] {
         let refused = through(host, mode, Some(root)).unwrap_err();
         println!("{mode} at {host}: {refused}");
-        assert!(refused.starts_with("08001: ") && refused.contains(wanted), "{refused}");
+        assert!(
+            refused.starts_with("08001: ") && refused.contains(wanted),
+            "{refused}"
+        );
     }
 }

@@ -46,13 +46,25 @@ impl Tally {
 
     fn judge(&self, answered_at_least: usize) {
         let refused: usize = self.refused.values().sum();
-        println!("{} answered, {refused} refused: {:?}", self.answered, self.refused);
+        println!(
+            "{} answered, {refused} refused: {:?}",
+            self.answered, self.refused
+        );
         let mut shown = String::new();
         for how in &self.wrong {
             let _ = writeln!(shown, "{how}\n");
         }
-        assert!(self.wrong.is_empty(), "{shown}{} wrong answers", self.wrong.len());
-        assert!(self.answered >= answered_at_least, "only {} were answered: {:?}", self.answered, self.refused);
+        assert!(
+            self.wrong.is_empty(),
+            "{shown}{} wrong answers",
+            self.wrong.len()
+        );
+        assert!(
+            self.answered >= answered_at_least,
+            "only {} were answered: {:?}",
+            self.answered,
+            self.refused
+        );
     }
 }
 
@@ -72,7 +84,8 @@ fn random_statements_are_right_or_refused() {
     let sharded = Sharded::start("differential_random", SCHEMA, TABLES);
     let mut pair = Pair::load(&sharded);
     let mut tally = Tally::default();
-    let seed = std::env::var("DIFFERENTIAL_SEED").map_or(SEED, |seed| seed.parse().expect("a number"));
+    let seed =
+        std::env::var("DIFFERENTIAL_SEED").map_or(SEED, |seed| seed.parse().expect("a number"));
     let mut random = random::Random::new(seed);
     for number in 0..RANDOM {
         let case = random.case();
@@ -89,17 +102,28 @@ fn random_statements_are_right_or_refused() {
 
 /// The statements of a file: paragraphs, with their parameters.
 fn cases(file: &str) -> Vec<Case> {
-    let paragraphs = file.split("\n\n").map(|paragraph| paragraph.trim_matches('\n'));
-    let statements = paragraphs.filter(|paragraph| !paragraph.lines().all(|line| line.starts_with("--")));
+    let paragraphs = file
+        .split("\n\n")
+        .map(|paragraph| paragraph.trim_matches('\n'));
+    let statements =
+        paragraphs.filter(|paragraph| !paragraph.lines().all(|line| line.starts_with("--")));
     statements
         .map(|paragraph| {
-            let (parameters, text): (Vec<&str>, Vec<&str>) = paragraph.lines().partition(|line| line.starts_with("@ "));
+            let (parameters, text): (Vec<&str>, Vec<&str>) =
+                paragraph.lines().partition(|line| line.starts_with("@ "));
             let parameters = parameters.into_iter().map(|line| {
                 let (of_type, value) = line[2..].split_once(' ').expect("a type and a value");
-                (of_type.replace("double", "float8").to_owned(), value.trim_start_matches("precision ").to_owned())
+                (
+                    of_type.replace("double", "float8").to_owned(),
+                    value.trim_start_matches("precision ").to_owned(),
+                )
             });
-            let parameters = parameters.map(|(of_type, value)| (of_type, (value != "NULL").then_some(value)));
-            Case { sql: text.join("\n"), parameters: parameters.collect() }
+            let parameters =
+                parameters.map(|(of_type, value)| (of_type, (value != "NULL").then_some(value)));
+            Case {
+                sql: text.join("\n"),
+                parameters: parameters.collect(),
+            }
         })
         .collect()
 }

@@ -69,7 +69,8 @@ pub struct Pair {
 impl Pair {
     /// Loads the rows into both.
     pub fn load(sharded: &Sharded) -> Pair {
-        let configured = catalog::build(&sharded.config, &sharded.database).unwrap_or_else(|e| panic!("{e:#?}"));
+        let configured =
+            catalog::build(&sharded.config, &sharded.database).unwrap_or_else(|e| panic!("{e:#?}"));
         let (catalog, _) = Catalog::assemble(configured, None, Epoch(1));
         let (mut plain, mut proxy) = (sharded.plain(), sharded.client());
         let mut shards = sharded.shards();
@@ -86,13 +87,23 @@ impl Pair {
             .relations
             .iter()
             .filter_map(|((_, name), relation)| match relation {
-                Relation::Table { placement, .. } => Some(Table { name: name.to_string(), placement: placement.clone() }),
+                Relation::Table { placement, .. } => Some(Table {
+                    name: name.to_string(),
+                    placement: placement.clone(),
+                }),
                 _ => None,
             })
             .collect();
-        tables.push(Table { name: "audit".into(), placement: Placement::Single(catalog.home) });
+        tables.push(Table {
+            name: "audit".into(),
+            placement: Placement::Single(catalog.home),
+        });
         tables.sort_by(|a, b| a.name.cmp(&b.name));
-        let look = tables.iter().map(Table::look).collect::<Vec<_>>().join(" UNION ALL ");
+        let look = tables
+            .iter()
+            .map(Table::look)
+            .collect::<Vec<_>>()
+            .join(" UNION ALL ");
         let mut keep = "CREATE SCHEMA seed".to_owned();
         for Table { name, .. } in &tables {
             keep += &format!("; CREATE TABLE seed.{name} AS TABLE {name}");
@@ -100,9 +111,18 @@ impl Pair {
         for server in shards.iter_mut().chain([&mut plain]) {
             succeeded(&keep, &server.simple(&keep));
         }
-        let shards = shards.into_iter().map(|shard| Server::new(shard, &look)).collect();
-        let mut pair =
-            Pair { proxy, plain: Server::new(plain, &look), shards, catalog, tables, places: HashMap::new() };
+        let shards = shards
+            .into_iter()
+            .map(|shard| Server::new(shard, &look))
+            .collect();
+        let mut pair = Pair {
+            proxy,
+            plain: Server::new(plain, &look),
+            shards,
+            catalog,
+            tables,
+            places: HashMap::new(),
+        };
         assert_eq!(pair.difference(), None, "after loading");
         pair
     }
@@ -133,14 +153,27 @@ impl Pair {
             }
             Way::Text | Way::Binary => {
                 let parameters = self.parameters(case, way);
-                let results = if way == Way::Binary { Format::Binary } else { Format::Text };
+                let results = if way == Way::Binary {
+                    Format::Binary
+                } else {
+                    Format::Text
+                };
                 let found = self.proxy.extended(&case.sql, &parameters, results);
                 let refused = found.refusal().is_some();
-                (found, (!refused).then(|| self.plain.direct.extended(&case.sql, &parameters, results)))
+                (
+                    found,
+                    (!refused).then(|| self.plain.direct.extended(&case.sql, &parameters, results)),
+                )
             }
         };
         // A statement of several may have opened a transaction and been refused behind that.
-        for (client, status) in [(&mut self.proxy, found.status), (&mut self.plain.direct, expected.as_ref().map_or(b'I', |e| e.status))] {
+        for (client, status) in [
+            (&mut self.proxy, found.status),
+            (
+                &mut self.plain.direct,
+                expected.as_ref().map_or(b'I', |e| e.status),
+            ),
+        ] {
             if status != b'I' {
                 client.simple("ROLLBACK");
             }
@@ -148,11 +181,21 @@ impl Pair {
         let refusal = found.refusal().map(str::to_owned);
         let difference = if writes { self.difference() } else { None };
         if writes {
-            self.shards.iter_mut().chain([&mut self.plain]).for_each(Server::restore);
+            self.shards
+                .iter_mut()
+                .chain([&mut self.plain])
+                .for_each(Server::restore);
         }
         let how = |what: &str| {
-            let expected = expected.as_ref().map_or_else(|| "(not run)".into(), Answer::shown);
-            format!("{what}, {way:?}: {}\n  {:?}\n  expected {expected}\n  found    {}", case.sql, case.parameters, found.shown())
+            let expected = expected
+                .as_ref()
+                .map_or_else(|| "(not run)".into(), Answer::shown);
+            format!(
+                "{what}, {way:?}: {}\n  {:?}\n  expected {expected}\n  found    {}",
+                case.sql,
+                case.parameters,
+                found.shown()
+            )
         };
         match (&expected, difference) {
             (_, Some(difference)) => Verdict::Wrong(how(&difference)),
@@ -171,7 +214,11 @@ impl Pair {
     fn parameters(&mut self, case: &Case, way: Way) -> Vec<Parameter> {
         let mut made = Vec::new();
         for (of_type, value) in &case.parameters {
-            let text = Parameter { oid: 0, format: Format::Text, value: value.clone().map(String::into_bytes) };
+            let text = Parameter {
+                oid: 0,
+                format: Format::Text,
+                value: value.clone().map(String::into_bytes),
+            };
             if way == Way::Text {
                 made.push(text);
                 continue;
@@ -180,14 +227,21 @@ impl Pair {
             let sql = format!("SELECT $1::{of_type}");
             let answer = self.plain.direct.extended(&sql, &[text], Format::Binary);
             succeeded(&sql, &answer);
-            made.push(Parameter { oid: answer.columns[0][0].1, format: Format::Binary, value: answer.rows[0][0].clone() });
+            made.push(Parameter {
+                oid: answer.columns[0][0].1,
+                format: Format::Binary,
+                value: answer.rows[0][0].clone(),
+            });
         }
         made
     }
 
     /// What is wrong with the shards' rows, if anything: together they are those of the plain server, and each is where it belongs.
     fn difference(&mut self) -> Option<String> {
-        self.shards.iter_mut().chain([&mut self.plain]).for_each(Server::look);
+        self.shards
+            .iter_mut()
+            .chain([&mut self.plain])
+            .for_each(Server::look);
         let mut expected = BTreeMap::<Row, isize>::new();
         for row in &self.plain.rows {
             *expected.entry(row.clone()).or_default() += 1;
@@ -198,12 +252,19 @@ impl Pair {
             for row in self.shards[place].rows.clone() {
                 match self.place(&row) {
                     Some(shard) if shard.index() != place => {
-                        return Some(format!("row {row:?} is on s{}, not on s{}", place + 1, shard.index() + 1));
+                        return Some(format!(
+                            "row {row:?} is on s{}, not on s{}",
+                            place + 1,
+                            shard.index() + 1
+                        ));
                     }
                     Some(_) => *left.entry(row).or_default() -= 1,
                     None => {
                         if !expected.contains_key(&row) {
-                            return Some(format!("reference row {row:?} is only on s{}", place + 1));
+                            return Some(format!(
+                                "reference row {row:?} is only on s{}",
+                                place + 1
+                            ));
                         }
                         references += 1;
                         if place == 0 {
@@ -213,18 +274,30 @@ impl Pair {
                 }
             }
         }
-        let everywhere = expected.iter().filter(|(row, _)| row.0 == "countries").map(|(_, times)| *times).sum::<isize>();
+        let everywhere = expected
+            .iter()
+            .filter(|(row, _)| row.0 == "countries")
+            .map(|(_, times)| *times)
+            .sum::<isize>();
         if references != everywhere * isize::try_from(self.shards.len()).unwrap() {
             return Some("a copy of the reference table differs".into());
         }
         let (row, times) = left.into_iter().find(|(_, times)| *times != 0)?;
-        Some(if times > 0 { format!("row {row:?} is missing") } else { format!("row {row:?} is too much") })
+        Some(if times > 0 {
+            format!("row {row:?} is missing")
+        } else {
+            format!("row {row:?} is too much")
+        })
     }
 
     /// Where the row belongs; `None`: everywhere.
     fn place(&mut self, row: &Row) -> Option<ShardId> {
         let (name, key, _) = row;
-        let table = self.tables.iter().find(|table| table.name == *name).expect("a table of ours");
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.name == *name)
+            .expect("a table of ours");
         let distribution = match &table.placement {
             Placement::Reference => return None,
             Placement::Single(shard) => return Some(*shard),
@@ -238,7 +311,11 @@ impl Pair {
         let values: Vec<KeyValue> = key
             .iter()
             .zip(map.key_types())
-            .map(|(text, key_type)| key_type.parse_text(text.as_deref().expect("no row has a NULL key")).unwrap())
+            .map(|(text, key_type)| {
+                key_type
+                    .parse_text(text.as_deref().expect("no row has a NULL key"))
+                    .unwrap()
+            })
             .collect();
         let shard = map.locate(&values).expect("the key has a place").shard;
         self.places.insert(known, shard);
@@ -248,7 +325,13 @@ impl Pair {
 
 impl Server {
     fn new(direct: Raw, look: &str) -> Server {
-        let mut server = Server { direct, look: look.into(), seed: Vec::new(), rows: Vec::new(), counter: Vec::new() };
+        let mut server = Server {
+            direct,
+            look: look.into(),
+            seed: Vec::new(),
+            rows: Vec::new(),
+            counter: Vec::new(),
+        };
         server.look();
         server.seed.clone_from(&server.rows);
         server
@@ -277,13 +360,21 @@ impl Server {
         let family = ["customers", "orders", "order_lines"];
         let seed: HashSet<&Row> = self.seed.iter().collect();
         let found: HashSet<&Row> = self.rows.iter().collect();
-        let mut changed: BTreeSet<&str> = seed.symmetric_difference(&found).map(|row| &*row.0).collect();
+        let mut changed: BTreeSet<&str> = seed
+            .symmetric_difference(&found)
+            .map(|row| &*row.0)
+            .collect();
         // Rows that are there more than once.
         changed.insert("notes");
         let mut sql = String::new();
         if family.iter().any(|table| changed.contains(table)) {
-            family.iter().rev().for_each(|table| sql += &format!("DELETE FROM {table}; "));
-            family.iter().for_each(|table| sql += &format!("INSERT INTO {table} TABLE seed.{table}; "));
+            family
+                .iter()
+                .rev()
+                .for_each(|table| sql += &format!("DELETE FROM {table}; "));
+            family
+                .iter()
+                .for_each(|table| sql += &format!("INSERT INTO {table} TABLE seed.{table}; "));
         }
         for table in changed.iter().filter(|table| !family.contains(table)) {
             sql += &format!("DELETE FROM {table}; INSERT INTO {table} TABLE seed.{table}; ");
@@ -297,7 +388,11 @@ impl Server {
 impl Table {
     fn look(&self) -> String {
         let key = match &self.placement {
-            Placement::Sharded { key, .. } => key.iter().map(|column| format!("\"{column}\"::text")).collect::<Vec<_>>().join(", "),
+            Placement::Sharded { key, .. } => key
+                .iter()
+                .map(|column| format!("\"{column}\"::text"))
+                .collect::<Vec<_>>()
+                .join(", "),
             Placement::Reference | Placement::Single(_) => String::new(),
         };
         let name = &self.name;
@@ -313,7 +408,13 @@ fn rows(look: &str, server: &mut Raw) -> Vec<Row> {
     let mut rows: Vec<Row> = answer
         .rows
         .iter()
-        .map(|row| (text(&row[0]), serde_json::from_str(&text(&row[1])).unwrap(), text(&row[2])))
+        .map(|row| {
+            (
+                text(&row[0]),
+                serde_json::from_str(&text(&row[1])).unwrap(),
+                text(&row[2]),
+            )
+        })
         .collect();
     rows.sort_unstable();
     rows
@@ -329,7 +430,11 @@ impl Case {
                 Some(value) => format!("'{}'", value.replace('\'', "''")),
                 None => "NULL".into(),
             };
-            let literal = if sql.contains(&format!("-${}", place + 1)) { format!("{literal}::{of_type}") } else { literal };
+            let literal = if sql.contains(&format!("-${}", place + 1)) {
+                format!("{literal}::{of_type}")
+            } else {
+                literal
+            };
             sql = sql.replace(&format!("${}", place + 1), &literal);
         }
         sql
@@ -340,17 +445,25 @@ impl Case {
 /// refuses in words of its own.
 fn is_the_same_complaint(expected: &Answer, found: &Answer) -> bool {
     match (&expected.error, &found.error) {
-        (Some(expected), Some(found)) if expected.field('D').starts_with("Failing row contains") => {
-            ['C', 'M', 't', 'c', 'n'].iter().all(|field| expected.field(*field) == found.field(*field))
+        (Some(expected), Some(found))
+            if expected.field('D').starts_with("Failing row contains") =>
+        {
+            ['C', 'M', 't', 'c', 'n']
+                .iter()
+                .all(|field| expected.field(*field) == found.field(*field))
         }
-        (Some(expected), Some(found)) => expected.sqlstate() == "42601" && found.sqlstate() == "42601",
+        (Some(expected), Some(found)) => {
+            expected.sqlstate() == "42601" && found.sqlstate() == "42601"
+        }
         _ => false,
     }
 }
 
 fn writes(sql: &str) -> bool {
     let sql = sql.to_ascii_lowercase();
-    ["insert", "update", "delete", "merge", "truncate", "copied"].iter().any(|word| sql.contains(word))
+    ["insert", "update", "delete", "merge", "truncate", "copied"]
+        .iter()
+        .any(|word| sql.contains(word))
 }
 
 fn has_several(sql: &str) -> bool {

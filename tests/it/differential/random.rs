@@ -22,15 +22,39 @@ struct Table {
 }
 
 const TABLES: [Table; 4] = [
-    Table { name: "customers", key: "customer_id", number: "balance", text: "name" },
-    Table { name: "orders", key: "customer_id", number: "order_id", text: "status" },
-    Table { name: "order_lines", key: "customer_id", number: "line", text: "product" },
-    Table { name: "notes", key: "client", number: "client", text: "body" },
+    Table {
+        name: "customers",
+        key: "customer_id",
+        number: "balance",
+        text: "name",
+    },
+    Table {
+        name: "orders",
+        key: "customer_id",
+        number: "order_id",
+        text: "status",
+    },
+    Table {
+        name: "order_lines",
+        key: "customer_id",
+        number: "line",
+        text: "product",
+    },
+    Table {
+        name: "notes",
+        key: "client",
+        number: "client",
+        text: "body",
+    },
 ];
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random { state: seed, parameters: Vec::new(), customer: 0 }
+        Random {
+            state: seed,
+            parameters: Vec::new(),
+            customer: 0,
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -72,12 +96,19 @@ impl Random {
             18 => self.text_query(),
             _ => self.pair_query(),
         };
-        Case { sql, parameters: std::mem::take(&mut self.parameters) }
+        Case {
+            sql,
+            parameters: std::mem::take(&mut self.parameters),
+        }
     }
 
     /// The statement's customer, at times another one.
     fn id(&mut self) -> i64 {
-        if self.one_in(10) { self.any_customer() } else { self.customer }
+        if self.one_in(10) {
+            self.any_customer()
+        } else {
+            self.customer
+        }
     }
 
     /// A value for the key, in one of the forms that it may be written in.
@@ -85,7 +116,11 @@ impl Random {
         let id = self.id();
         // A parameter goes by different ways, with its value as a literal in one of them.
         if self.one_in(3) {
-            let of_type = if i32::try_from(id).is_ok() { self.pick(&["bigint", "bigint", "int"]) } else { "bigint" };
+            let of_type = if i32::try_from(id).is_ok() {
+                self.pick(&["bigint", "bigint", "int"])
+            } else {
+                "bigint"
+            };
             self.parameters.push((of_type.into(), Some(id.to_string())));
             let cast = self.pick(&["", "", "", "::bigint"]);
             return format!("${}{cast}", self.parameters.len());
@@ -108,7 +143,11 @@ impl Random {
         let form = self.below(24);
         if form >= 22 {
             let (one, other) = (self.customer, self.id());
-            let array = if form == 22 { format!("ARRAY[{one}, {other}]") } else { format!("'{{{one},{other}}}'") };
+            let array = if form == 22 {
+                format!("ARRAY[{one}, {other}]")
+            } else {
+                format!("'{{{one},{other}}}'")
+            };
             return format!("{column} = ANY ({array})");
         }
         let value = self.value();
@@ -147,7 +186,10 @@ impl Random {
         if self.one_in(3) {
             return key;
         }
-        let small = self.small_condition(&format!("{alias}.{}", table.number), &format!("{alias}.{}", table.text));
+        let small = self.small_condition(
+            &format!("{alias}.{}", table.number),
+            &format!("{alias}.{}", table.text),
+        );
         match self.below(12) {
             0..=4 => format!("{key} AND {small}"),
             5..=8 => format!("{small} AND {key}"),
@@ -162,7 +204,11 @@ impl Random {
             0..=2 => self.simple_query("t"),
             3..=7 => self.join(),
             8 => self.set_operation(),
-            9 => format!("SELECT * FROM ({}) s{}", self.simple_query("t"), self.pick(&["", " WHERE true", " ORDER BY 1 LIMIT 100"])),
+            9 => format!(
+                "SELECT * FROM ({}) s{}",
+                self.simple_query("t"),
+                self.pick(&["", " WHERE true", " ORDER BY 1 LIMIT 100"])
+            ),
             10 => format!("WITH w AS ({}) SELECT * FROM w", self.simple_query("t")),
             11 => self.filtered_outside(),
             12 => self.correlated(),
@@ -181,18 +227,31 @@ impl Random {
             3 => format!("DISTINCT {alias}.{key}, {alias}.{text}"),
             _ => format!("{key}, count(*) OVER (PARTITION BY {alias}.{text}), {text}"),
         };
-        format!("SELECT {columns} FROM {} {alias} WHERE {condition}", table.name)
+        format!(
+            "SELECT {columns} FROM {} {alias} WHERE {condition}",
+            table.name
+        )
     }
 
     fn join(&mut self) -> String {
         let (a, b) = (self.pick(&TABLES), self.pick(&TABLES));
-        let kind = self.pick(&["JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "INNER JOIN"]);
+        let kind = self.pick(&[
+            "JOIN",
+            "JOIN",
+            "LEFT JOIN",
+            "RIGHT JOIN",
+            "FULL JOIN",
+            "INNER JOIN",
+        ]);
         let same = format!("a.{} = b.{}", a.key, b.key);
         let on = match self.below(9) {
             0..=3 => same,
             4 => format!("b.{} = a.{}", b.key, a.key),
             5 => format!("{same} AND {}", self.key_condition(&format!("b.{}", b.key))),
-            6 => format!("{same} AND {}", self.small_condition(&format!("b.{}", b.number), &format!("b.{}", b.text))),
+            6 => format!(
+                "{same} AND {}",
+                self.small_condition(&format!("b.{}", b.number), &format!("b.{}", b.text))
+            ),
             7 => self.key_condition(&format!("b.{}", b.key)),
             _ => format!("a.{} = b.{}", a.number, b.number),
         };
@@ -200,14 +259,20 @@ impl Random {
         let mut condition = self.condition(side.0, side.1);
         if self.one_in(4) {
             let other = if side.0 == "a" { ("b", b) } else { ("a", a) };
-            condition += &format!(" AND {}", self.key_condition(&format!("{}.{}", other.0, other.1.key)));
+            condition += &format!(
+                " AND {}",
+                self.key_condition(&format!("{}.{}", other.0, other.1.key))
+            );
         }
         let mut from = format!("{} a {kind} {} b ON {on}", a.name, b.name);
         if self.one_in(4) {
             let c = self.pick(&TABLES);
             let kind = self.pick(&["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
             let to = self.pick(&[("a", a), ("b", b)]);
-            from += &format!(" {kind} {} c ON c.{} = {}.{}", c.name, c.key, to.0, to.1.key);
+            from += &format!(
+                " {kind} {} c ON c.{} = {}.{}",
+                c.name, c.key, to.0, to.1.key
+            );
         }
         if self.one_in(6) {
             from += " LEFT JOIN countries k ON k.code = 'DE'";
@@ -225,7 +290,10 @@ impl Random {
         let one = |random: &mut Random| {
             let table = random.pick(&TABLES);
             let condition = random.condition("t", table);
-            format!("SELECT t.{} FROM {} t WHERE {condition}", table.key, table.name)
+            format!(
+                "SELECT t.{} FROM {} t WHERE {condition}",
+                table.key, table.name
+            )
         };
         let operation = self.pick(&["UNION", "UNION ALL", "EXCEPT", "INTERSECT", "EXCEPT ALL"]);
         format!("{} {operation} {}", one(self), one(self))
@@ -247,7 +315,9 @@ impl Random {
         let condition = self.key_condition(&format!("s.{key}"));
         match self.below(3) {
             0 => format!("WITH s AS ({inner}) SELECT * FROM s WHERE {condition}"),
-            1 => format!("WITH s AS NOT MATERIALIZED ({inner}) SELECT * FROM s JOIN orders o ON o.customer_id = s.{key} WHERE {condition}"),
+            1 => format!(
+                "WITH s AS NOT MATERIALIZED ({inner}) SELECT * FROM s JOIN orders o ON o.customer_id = s.{key} WHERE {condition}"
+            ),
             _ => format!("SELECT * FROM ({inner}) s WHERE {condition}"),
         }
     }
@@ -257,32 +327,67 @@ impl Random {
         let inner = match self.below(5) {
             0..=2 => format!("b.{} = a.{}", b.key, a.key),
             3 => self.condition("b", b),
-            _ => format!("b.{} = a.{} AND {}", b.key, a.key, self.key_condition(&format!("b.{}", b.key))),
+            _ => format!(
+                "b.{} = a.{} AND {}",
+                b.key,
+                a.key,
+                self.key_condition(&format!("b.{}", b.key))
+            ),
         };
         let condition = match self.below(6) {
             0 => format!("EXISTS (SELECT 1 FROM {} b WHERE {inner})", b.name),
             1 => format!("NOT EXISTS (SELECT 1 FROM {} b WHERE {inner})", b.name),
-            2 => format!("a.{} IN (SELECT b.{} FROM {} b WHERE {inner})", a.key, b.key, b.name),
-            3 => format!("a.{} NOT IN (SELECT b.{} FROM {} b WHERE {inner})", a.key, b.key, b.name),
+            2 => format!(
+                "a.{} IN (SELECT b.{} FROM {} b WHERE {inner})",
+                a.key, b.key, b.name
+            ),
+            3 => format!(
+                "a.{} NOT IN (SELECT b.{} FROM {} b WHERE {inner})",
+                a.key, b.key, b.name
+            ),
             4 => format!("(SELECT count(*) FROM {} b WHERE {inner}) > 0", b.name),
-            _ => format!("a.{} = (SELECT max(b.{}) FROM {} b WHERE {inner})", a.key, b.key, b.name),
+            _ => format!(
+                "a.{} = (SELECT max(b.{}) FROM {} b WHERE {inner})",
+                a.key, b.key, b.name
+            ),
         };
         if self.one_in(4) {
             return format!("SELECT * FROM {} a WHERE {condition}", a.name);
         }
-        format!("SELECT * FROM {} a WHERE {} AND {condition}", a.name, self.key_condition(&format!("a.{}", a.key)))
+        format!(
+            "SELECT * FROM {} a WHERE {} AND {condition}",
+            a.name,
+            self.key_condition(&format!("a.{}", a.key))
+        )
     }
 
     fn aggregate(&mut self) -> String {
         let table = self.pick(&TABLES);
         let condition = self.condition("t", table);
-        let Table { name, key, number, text } = table;
+        let Table {
+            name,
+            key,
+            number,
+            text,
+        } = table;
         match self.below(5) {
-            0 => format!("SELECT count(*), min({number}), max({text}) FROM {name} t WHERE {condition}"),
-            1 => format!("SELECT {text}, sum({number}) FROM {name} t WHERE {condition} GROUP BY {text} HAVING count(*) > 0"),
-            2 => format!("SELECT count(*) FILTER (WHERE {}) FROM {name} t", self.key_condition(&format!("t.{key}"))),
-            3 => format!("SELECT {key}, string_agg({text}, ',' ORDER BY {text}, {number}) FROM {name} t WHERE {condition} GROUP BY 1"),
-            _ => format!("SELECT {text} FROM {name} t GROUP BY {text} HAVING {}", self.key_condition(&format!("max(t.{key})"))),
+            0 => format!(
+                "SELECT count(*), min({number}), max({text}) FROM {name} t WHERE {condition}"
+            ),
+            1 => format!(
+                "SELECT {text}, sum({number}) FROM {name} t WHERE {condition} GROUP BY {text} HAVING count(*) > 0"
+            ),
+            2 => format!(
+                "SELECT count(*) FILTER (WHERE {}) FROM {name} t",
+                self.key_condition(&format!("t.{key}"))
+            ),
+            3 => format!(
+                "SELECT {key}, string_agg({text}, ',' ORDER BY {text}, {number}) FROM {name} t WHERE {condition} GROUP BY 1"
+            ),
+            _ => format!(
+                "SELECT {text} FROM {name} t GROUP BY {text} HAVING {}",
+                self.key_condition(&format!("max(t.{key})"))
+            ),
         }
     }
 
@@ -290,9 +395,18 @@ impl Random {
         let rows = self.below(3) + 1;
         let new = 100_000 + i64::try_from(self.below(1000)).unwrap();
         self.customer = if self.one_in(3) { self.customer } else { new };
-        let values: Vec<String> = (0..rows).map(|row| format!("({}, 'row {row}', {row})", self.value())).collect();
+        let values: Vec<String> = (0..rows)
+            .map(|row| format!("({}, 'row {row}', {row})", self.value()))
+            .collect();
         let (columns, values) = if self.one_in(3) {
-            ("", values.join(", ").replace(", 0)", ")").replace(", 1)", ")").replace(", 2)", ")"))
+            (
+                "",
+                values
+                    .join(", ")
+                    .replace(", 0)", ")")
+                    .replace(", 1)", ")")
+                    .replace(", 2)", ")"),
+            )
         } else {
             (" (customer_id, name, balance)", values.join(", "))
         };
@@ -319,8 +433,12 @@ impl Random {
             ("(client, body)", "5, {text}"),
             ("", "{key}, '2024-01-01'::timestamp, {text}"),
         ]);
-        let output = output.replace("{key}", &format!("t.{key}")).replace("{text}", &format!("t.{text}"));
-        format!("INSERT INTO notes {columns} SELECT {output} FROM {name} t WHERE {condition} RETURNING client")
+        let output = output
+            .replace("{key}", &format!("t.{key}"))
+            .replace("{text}", &format!("t.{text}"));
+        format!(
+            "INSERT INTO notes {columns} SELECT {output} FROM {name} t WHERE {condition} RETURNING client"
+        )
     }
 
     fn update(&mut self) -> String {
@@ -329,12 +447,26 @@ impl Random {
         let (name, key, text) = (table.name, table.key, table.text);
         let set = match self.below(6) {
             0..=2 => format!("{text} = t.{text} || '+'"),
-            3 => format!("{text} = (SELECT max(c.name) FROM customers c WHERE c.customer_id = t.{key})"),
-            4 => format!("{text} = (SELECT max(c.name) FROM customers c WHERE {})", self.key_condition("c.customer_id")),
+            3 => format!(
+                "{text} = (SELECT max(c.name) FROM customers c WHERE c.customer_id = t.{key})"
+            ),
+            4 => format!(
+                "{text} = (SELECT max(c.name) FROM customers c WHERE {})",
+                self.key_condition("c.customer_id")
+            ),
             _ => format!("{key} = t.{key} + 1"),
         };
-        let from = self.pick(&["", "", " FROM customers c WHERE c.customer_id = t.{key} AND", " FROM countries k WHERE k.code = 'DE' AND"]);
-        let from = if from.is_empty() { " WHERE".to_owned() } else { from.replace("{key}", key) };
+        let from = self.pick(&[
+            "",
+            "",
+            " FROM customers c WHERE c.customer_id = t.{key} AND",
+            " FROM countries k WHERE k.code = 'DE' AND",
+        ]);
+        let from = if from.is_empty() {
+            " WHERE".to_owned()
+        } else {
+            from.replace("{key}", key)
+        };
         format!("UPDATE {name} t SET {set}{from} ({condition}) RETURNING t.*")
     }
 
@@ -342,8 +474,16 @@ impl Random {
         let table = self.pick(&TABLES);
         let condition = self.condition("t", table);
         let (name, key) = (table.name, table.key);
-        let using = self.pick(&["", "", " USING customers c WHERE c.customer_id = t.{key} AND"]);
-        let using = if using.is_empty() { " WHERE".to_owned() } else { using.replace("{key}", key) };
+        let using = self.pick(&[
+            "",
+            "",
+            " USING customers c WHERE c.customer_id = t.{key} AND",
+        ]);
+        let using = if using.is_empty() {
+            " WHERE".to_owned()
+        } else {
+            using.replace("{key}", key)
+        };
         format!("DELETE FROM {name} t{using} ({condition})")
     }
 
@@ -363,7 +503,9 @@ impl Random {
             _ => format!("'{quoted}'"),
         };
         match self.below(4) {
-            0 => format!("SELECT * FROM pages p LEFT JOIN links l USING (slug) WHERE p.slug = {value}"),
+            0 => format!(
+                "SELECT * FROM pages p LEFT JOIN links l USING (slug) WHERE p.slug = {value}"
+            ),
             1 => format!("SELECT * FROM pages WHERE slug IN ({value}, {value})"),
             2 => format!("UPDATE pages SET views = views + 1 WHERE {value} = slug RETURNING *"),
             _ => format!("SELECT title, {value} FROM pages WHERE slug = {value} AND views >= 0"),
@@ -375,12 +517,23 @@ impl Random {
         let country = self.pick(&["DE", "FR", "US", "XX", "PL"]);
         let user = self.below(9) + 1;
         match self.below(7) {
-            0 | 1 => format!("SELECT * FROM profiles WHERE country = '{country}' AND user_id = {user}"),
-            2 => format!("SELECT * FROM profiles WHERE user_id = {user} AND country IN ('{country}', '{}')", self.pick(&["DE", "FR", "US", "XX", "PL"])),
-            3 => format!("SELECT * FROM profiles WHERE (country, user_id) IN (('{country}', {user}), ('{country}', 7))"),
+            0 | 1 => {
+                format!("SELECT * FROM profiles WHERE country = '{country}' AND user_id = {user}")
+            }
+            2 => format!(
+                "SELECT * FROM profiles WHERE user_id = {user} AND country IN ('{country}', '{}')",
+                self.pick(&["DE", "FR", "US", "XX", "PL"])
+            ),
+            3 => format!(
+                "SELECT * FROM profiles WHERE (country, user_id) IN (('{country}', {user}), ('{country}', 7))"
+            ),
             4 => format!("SELECT count(*) FROM profiles WHERE country = '{country}'"),
-            5 => format!("SELECT * FROM profiles a JOIN profiles b USING (country, user_id) WHERE a.country = '{country}' AND b.user_id = {user}"),
-            _ => format!("UPDATE profiles SET name = 'x' WHERE country = '{country}' AND (user_id = {user} OR user_id = 7) RETURNING *"),
+            5 => format!(
+                "SELECT * FROM profiles a JOIN profiles b USING (country, user_id) WHERE a.country = '{country}' AND b.user_id = {user}"
+            ),
+            _ => format!(
+                "UPDATE profiles SET name = 'x' WHERE country = '{country}' AND (user_id = {user} OR user_id = 7) RETURNING *"
+            ),
         }
     }
 }
