@@ -204,6 +204,11 @@ impl<'a> Tables<'a> {
         locking: bool,
         catalog: &Catalog,
     ) -> Result<Target, Refusal> {
+        // A key tells where the statement's own rows are, not what a function looks up by itself.
+        if let Some(function) = functions.opaque {
+            let message = format!("function {function} may use sharded tables");
+            return Err(Refusal::new(Reason::OpaqueFunction, message));
+        }
         let single = self.one_single()?;
         if locking
             && !self.reference.is_empty()
@@ -225,10 +230,6 @@ impl<'a> Tables<'a> {
                 (single, None) => single,
             };
             return Ok(Target::Keys { sets, also, verb });
-        }
-        if let Some(function) = functions.opaque {
-            let message = format!("function {function} may use sharded tables");
-            return Err(Refusal::new(Reason::OpaqueFunction, message));
         }
         let locked = (locking && !self.reference.is_empty()).then_some(LOCKING_SHARD);
         let unknown =

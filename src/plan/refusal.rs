@@ -113,8 +113,8 @@ reasons! {
         "The tables' definitions have not been read from the servers yet, and the statement cannot be judged without them.",
         "Try again when the shards can be reached.";
     OpaqueFunction, "opaque_function", "0A000",
-        "A function may read or write tables that cannot be seen, and no key says on which shard.",
-        "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
+        "A function, not declared IMMUTABLE, may read or write tables that cannot be seen, on any shard.",
+        "Name the shard that has all it uses: /* trunkline: shard=name */ or /* trunkline: key=value */; declare functions that use no tables IMMUTABLE.";
     OpaqueCode, "opaque_code", "0A000",
         "CALL and DO run code that may read or write any table.",
         "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";

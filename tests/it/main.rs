@@ -4,17 +4,25 @@
 //! process. A test that stops or breaks servers starts a cluster of its own.
 
 mod cancelling;
+mod command_line;
 mod copy;
 mod demo;
+mod differential;
+mod drivers;
 mod extended_protocol;
 mod hash_agreement;
 mod limits;
 mod local_cluster;
+mod login;
 mod one_server;
 mod pools;
 mod proxy;
+mod raw;
 mod schema_reading;
 mod servers;
 mod session_state;
+mod sharded;
 mod simple_protocol;
+mod tls;
+mod topology;
 mod wire_client;

@@ -1,0 +1,415 @@
+//! The program as people run it: what it prints, its exit codes, and how it takes signals.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::raw::Raw;
+use crate::servers::{DEADLINE, wait_until};
+use crate::sharded::configuration;
+
+const SHARDED: &str = r#"
+[[distributions]]
+name = "tenants"
+key = "bigint"
+strategy = "hash"
+shards = ["s1", "s2", "s3", "s4"]
+
+[[tables]]
+name = "items"
+distribution = "tenants"
+key = "tenant"
+"#;
+
+fn trunkline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    trunkline()
+        .args(arguments)
+        .env("APP_PASSWORD", "secret")
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn repository(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(path)
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// A configuration file in a folder of the test's own.
+struct File {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+impl File {
+    fn new(text: &str) -> File {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        std::fs::write(&path, text).unwrap();
+        File {
+            _folder: folder,
+            path,
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.path, text).unwrap();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// A configuration for the shared cluster that listens on this port.
+fn listening(port: u16, more: &str) -> String {
+    configuration(
+        "app",
+        &format!("[listen]\naddresses = [\"127.0.0.1:{port}\"]\n{SHARDED}{more}"),
+    )
+    .replace("shutdown_timeout = \"1s\"", "shutdown_timeout = \"30s\"")
+}
+
+#[test]
+fn a_wrong_command_line_is_explained() {
+    for arguments in [
+        &[][..],
+        &["serv"],
+        &["check"],
+        &["route"],
+        &["check", "--conect", "x"],
+    ] {
+        let found = run(arguments);
+        assert_eq!(code(&found), Some(2), "{arguments:?}");
+        assert!(
+            stderr(&found).contains("Usage: trunkline"),
+            "{arguments:?}: {}",
+            stderr(&found)
+        );
+    }
+    let help = run(&["--help"]);
+    assert_eq!(code(&help), Some(0));
+    for command in ["serve", "check", "demo", "route"] {
+        assert!(stdout(&help).contains(command), "{}", stdout(&help));
+    }
+    assert_eq!(
+        stdout(&run(&["--version"])),
+        format!("trunkline {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn check_tells_good_files_from_bad_ones() {
+    let good = run(&["check", &repository("config/minimal.toml")]);
+    assert_eq!(code(&good), Some(0));
+    assert!(
+        stderr(&good).contains("warning: ") && stderr(&good).contains("no user has admin = true"),
+        "{}",
+        stderr(&good)
+    );
+    assert_eq!(
+        stdout(&good),
+        "ok: 1 database, 2 shards, 2 nodes, 1 distribution, 1 table, 1 user\n"
+    );
+
+    let bad = run(&["check", &repository("tests/golden/config/mistakes.toml")]);
+    assert_eq!(code(&bad), Some(1));
+    let said = stderr(&bad);
+    let mistakes = said.lines().count() - 1;
+    assert!(
+        mistakes > 10 && said.ends_with(&format!("{mistakes} mistakes\n")),
+        "{said}"
+    );
+    assert!(
+        said.lines()
+            .take(mistakes)
+            .all(|line| line.contains("mistakes.toml:")),
+        "{said}"
+    );
+
+    let missing = run(&["check", "/nowhere/trunkline.toml"]);
+    assert_eq!(code(&missing), Some(1));
+    assert!(
+        stderr(&missing).contains("/nowhere/trunkline.toml")
+            && stderr(&missing).contains("No such file"),
+        "{}",
+        stderr(&missing)
+    );
+
+    let without = trunkline()
+        .args(["check", &repository("config/minimal.toml")])
+        .env_remove("APP_PASSWORD")
+        .output()
+        .unwrap();
+    assert_eq!(code(&without), Some(1));
+    assert!(
+        stderr(&without).contains("APP_PASSWORD"),
+        "{}",
+        stderr(&without)
+    );
+    let broken = File::new("[[users\nname = 1");
+    let found = run(&["check", broken.name()]);
+    assert_eq!(code(&found), Some(1));
+    assert!(
+        stderr(&found).contains("trunkline.toml:1: "),
+        "{}",
+        stderr(&found)
+    );
+}
+
+#[test]
+fn check_connects_to_every_node() {
+    let file = File::new(&listening(6432, ""));
+    let found = run(&["check", "--connect", file.name()]);
+    assert_eq!(
+        code(&found),
+        Some(0),
+        "{}{}",
+        stdout(&found),
+        stderr(&found)
+    );
+    assert_eq!(
+        stdout(&found)
+            .matches("database app as app: PostgreSQL ")
+            .count(),
+        4,
+        "{}",
+        stdout(&found)
+    );
+
+    let nobody = free_port();
+    let text = listening(6432, "").replacen(
+        "port = ",
+        &format!("port = {nobody} }}, {{ host = \"127.0.0.1\", port = "),
+        1,
+    );
+    file.write(&text);
+    let found = run(&["check", "--connect", file.name()]);
+    assert_eq!(code(&found), Some(1));
+    let said = stdout(&found);
+    assert!(
+        said.contains(&format!("127.0.0.1:{nobody}: error: "))
+            && said.contains("check that Postgres runs there"),
+        "{said}"
+    );
+}
+
+#[test]
+fn route_explains() {
+    let file = repository("config/minimal.toml");
+    let found = run(&[
+        "route",
+        "--config",
+        &file,
+        "SELECT * FROM orders WHERE customer_id = 42",
+    ]);
+    assert_eq!(code(&found), Some(0), "{}", stderr(&found));
+    let said = stdout(&found);
+    for part in [
+        "table   orders  sharded by customer_id in distribution customers",
+        "key     customers 42: bucket ",
+        "goes    to shard s",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let found = run(&["route", "--config", &file, "SELECT * FROM orders"]);
+    assert_eq!(code(&found), Some(1));
+    assert!(
+        stdout(&found).contains("refused multi_shard_select (0A000)\nreason  ")
+            && stdout(&found).contains("\nhint    ")
+    );
+    let found = run(&["route", "--config", &file, "SELECT 'unterminated"]);
+    assert_eq!(code(&found), Some(1));
+    assert!(stderr(&found).contains("42601"), "{}", stderr(&found));
+    assert_eq!(
+        code(&run(&[
+            "route",
+            "--config",
+            &file,
+            "--database",
+            "nothing",
+            "SELECT 1"
+        ])),
+        Some(1)
+    );
+}
+
+/// `trunkline serve` as a process of its own; killed at the end of a test that fails.
+struct Serving {
+    child: Child,
+    log: Receiver<String>,
+}
+
+impl Serving {
+    fn start(file: &File) -> Serving {
+        let mut child = trunkline()
+            .args(["serve", file.name()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (tell, log) = channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| drop(tell.send(line)))
+        });
+        Serving { child, log }
+    }
+
+    /// Waits for a line with these words, and gives it.
+    fn says(&self, words: &str) -> String {
+        let (mut heard, begun) = (String::new(), Instant::now());
+        while let Some(left) = DEADLINE.checked_sub(begun.elapsed()) {
+            let Ok(line) = self.log.recv_timeout(left) else {
+                break;
+            };
+            if line.contains(words) {
+                return line;
+            }
+            heard += &format!("{line}\n");
+        }
+        panic!("it did not say {words:?}, but:\n{heard}");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the process ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_reads_its_configuration_again() {
+    let port = free_port();
+    let file = File::new(&listening(port, ""));
+    let serving = Serving::start(&file);
+    serving.says("listening");
+    let mut client = Raw::connect(port, "app", "app");
+    assert_eq!(client.simple("SELECT 1").error, None);
+
+    // Nothing changes when the new file is bad, and it is said why.
+    file.write("nonsense = 1");
+    serving.signal(Signal::SIGHUP);
+    serving.says("nonsense");
+    assert_eq!(
+        Raw::connect(port, "app", "app").simple("SELECT 1").error,
+        None
+    );
+
+    file.write(&listening(port, "").replace(
+        "users = [",
+        "users = [{ name = \"second\", auth = \"trust\", server_user = \"app\" }, ",
+    ));
+    serving.signal(Signal::SIGHUP);
+    serving.says("the configuration was read again");
+    let mut second = Raw::connect(port, "second", "app");
+    assert_eq!(
+        second.simple("SELECT current_user").rows,
+        [[Some(b"app".to_vec())]]
+    );
+    // Who was there stays.
+    assert_eq!(client.simple("SELECT 1").error, None);
+}
+
+#[test]
+fn serve_lets_transactions_finish() {
+    let port = free_port();
+    let file = File::new(&listening(port, ""));
+    let mut serving = Serving::start(&file);
+    serving.says("listening");
+    let mut client = Raw::connect(port, "app", "app");
+    assert_eq!(client.simple("BEGIN").error, None);
+    assert_eq!(client.simple("SELECT 1").status, b'T');
+    serving.signal(Signal::SIGTERM);
+    serving.says("shutting down");
+    // Nobody new is let in, and the open transaction goes on to its end.
+    wait_until("the port is closed", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+    });
+    assert_eq!(client.simple("SELECT 2").rows, [[Some(b"2".to_vec())]]);
+    assert!(serving.child.try_wait().unwrap().is_none());
+    assert_eq!(client.simple("COMMIT").tags, ["COMMIT"]);
+    assert_eq!(serving.ended().code(), Some(0));
+}
+
+#[test]
+fn serve_says_what_keeps_it_from_starting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let file = File::new(&listening(port, ""));
+    let mut serving = Serving::start(&file);
+    let said = serving.says("cannot listen");
+    assert!(
+        said.contains(&format!(
+            "cannot listen on 127.0.0.1:{port}: Address already in use"
+        )),
+        "{said}"
+    );
+    assert_eq!(serving.ended().code(), Some(1));
+
+    file.write(&listening(
+        port,
+        "[[tables]]\nname = \"x\"\ndistribution = \"none\"\nkey = \"k\"\n",
+    ));
+    let found = run(&["serve", file.name()]);
+    assert_eq!(code(&found), Some(1));
+    assert!(
+        stderr(&found).contains("trunkline.toml:") && stderr(&found).contains("none"),
+        "{}",
+        stderr(&found)
+    );
+}

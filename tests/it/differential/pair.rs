@@ -1,0 +1,471 @@
+//! One statement on the plain server and through the proxy, compared; and the tables behind both.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use trunkline::catalog::{self, Catalog, Epoch, Placement, Relation};
+use trunkline::sharding::{KeyValue, ShardId};
+
+use super::data;
+use crate::raw::{Answer, Format, Parameter, Raw};
+use crate::sharded::{Sharded, succeeded};
+
+/// A text and its parameters: their types and values.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub sql: String,
+    pub parameters: Vec<(String, Option<String>)>,
+}
+
+/// How a statement is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Parameters become literals.
+    Simple,
+    /// Parameters as text, of no declared type.
+    Text,
+    /// Parameters binary, their types declared; results binary.
+    Binary,
+}
+
+pub enum Verdict {
+    Same,
+    /// By this id.
+    Refused(String),
+    /// How.
+    Wrong(String),
+}
+
+/// A table and where its rows belong.
+struct Table {
+    name: String,
+    placement: Placement,
+}
+
+/// A row as it is found: its table, its key columns, all of it.
+type Row = (String, Vec<Option<String>>, String);
+
+/// A direct connection to a server, and what its tables hold.
+struct Server {
+    direct: Raw,
+    /// All rows of all tables, in one statement.
+    look: String,
+    /// At first.
+    seed: Vec<Row>,
+    /// When looked at last.
+    rows: Vec<Row>,
+    /// The server's transaction counter then: as long as it stands still, nothing was written.
+    counter: Vec<u8>,
+}
+
+pub struct Pair {
+    proxy: Raw,
+    plain: Server,
+    shards: Vec<Server>,
+    catalog: Catalog,
+    tables: Vec<Table>,
+    places: HashMap<(String, Vec<Option<String>>), ShardId>,
+}
+
+impl Pair {
+    /// Loads the rows into both.
+    pub fn load(sharded: &Sharded) -> Pair {
+        let configured =
+            catalog::build(&sharded.config, &sharded.database).unwrap_or_else(|e| panic!("{e:#?}"));
+        let (catalog, _) = Catalog::assemble(configured, None, Epoch(1));
+        let (mut plain, mut proxy) = (sharded.plain(), sharded.client());
+        let mut shards = sharded.shards();
+        for sql in data::inserts() {
+            succeeded(&sql, &plain.simple(&sql));
+            succeeded(&sql, &proxy.simple(&sql));
+        }
+        succeeded(data::REFERENCE, &plain.simple(data::REFERENCE));
+        for shard in catalog.shards.iter() {
+            let sql = format!("/* trunkline: shard={shard} */ {}", data::REFERENCE);
+            succeeded(&sql, &proxy.simple(&sql));
+        }
+        let mut tables: Vec<Table> = catalog
+            .relations
+            .iter()
+            .filter_map(|((_, name), relation)| match relation {
+                Relation::Table { placement, .. } => Some(Table {
+                    name: name.to_string(),
+                    placement: placement.clone(),
+                }),
+                _ => None,
+            })
+            .collect();
+        tables.push(Table {
+            name: "audit".into(),
+            placement: Placement::Single(catalog.home),
+        });
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        let look = tables
+            .iter()
+            .map(Table::look)
+            .collect::<Vec<_>>()
+            .join(" UNION ALL ");
+        let mut keep = "CREATE SCHEMA seed".to_owned();
+        for Table { name, .. } in &tables {
+            keep += &format!("; CREATE TABLE seed.{name} AS TABLE {name}");
+        }
+        for server in shards.iter_mut().chain([&mut plain]) {
+            succeeded(&keep, &server.simple(&keep));
+        }
+        let shards = shards
+            .into_iter()
+            .map(|shard| Server::new(shard, &look))
+            .collect();
+        let mut pair = Pair {
+            proxy,
+            plain: Server::new(plain, &look),
+            shards,
+            catalog,
+            tables,
+            places: HashMap::new(),
+        };
+        assert_eq!(pair.difference(), None, "after loading");
+        pair
+    }
+
+    /// By both protocols and with parameters of both formats.
+    pub fn run_every_way(&mut self, case: &Case, mut each: impl FnMut(Verdict)) {
+        each(self.run(case, Way::Simple));
+        if has_several(&case.sql) {
+            return;
+        }
+        each(self.run(case, Way::Text));
+        each(self.run(case, Way::Binary));
+    }
+
+    /// In the way that is this number's turn.
+    pub fn run_one_way(&mut self, case: &Case, number: usize) -> Verdict {
+        self.run(case, [Way::Simple, Way::Text, Way::Binary][number % 3])
+    }
+
+    fn run(&mut self, case: &Case, way: Way) -> Verdict {
+        let writes = writes(&case.sql);
+        let (found, expected) = match way {
+            Way::Simple => {
+                let sql = case.with_literals();
+                let found = self.proxy.simple(&sql);
+                let refused = found.refusal().is_some();
+                (found, (!refused).then(|| self.plain.direct.simple(&sql)))
+            }
+            Way::Text | Way::Binary => {
+                let parameters = self.parameters(case, way);
+                let results = if way == Way::Binary {
+                    Format::Binary
+                } else {
+                    Format::Text
+                };
+                let found = self.proxy.extended(&case.sql, &parameters, results);
+                let refused = found.refusal().is_some();
+                (
+                    found,
+                    (!refused).then(|| self.plain.direct.extended(&case.sql, &parameters, results)),
+                )
+            }
+        };
+        // A statement of several may have opened a transaction and been refused behind that.
+        for (client, status) in [
+            (&mut self.proxy, found.status),
+            (
+                &mut self.plain.direct,
+                expected.as_ref().map_or(b'I', |e| e.status),
+            ),
+        ] {
+            if status != b'I' {
+                client.simple("ROLLBACK");
+            }
+        }
+        let refusal = found.refusal().map(str::to_owned);
+        let difference = if writes { self.difference() } else { None };
+        if writes {
+            self.shards
+                .iter_mut()
+                .chain([&mut self.plain])
+                .for_each(Server::restore);
+        }
+        let how = |what: &str| {
+            let expected = expected
+                .as_ref()
+                .map_or_else(|| "(not run)".into(), Answer::shown);
+            format!(
+                "{what}, {way:?}: {}\n  {:?}\n  expected {expected}\n  found    {}",
+                case.sql,
+                case.parameters,
+                found.shown()
+            )
+        };
+        match (&expected, difference) {
+            (_, Some(difference)) => Verdict::Wrong(how(&difference)),
+            (None, None) => Verdict::Refused(refusal.unwrap_or_default()),
+            (Some(expected), None) => {
+                let (expected, found) = (expected.clone().sorted(), found.clone().sorted());
+                if expected == found || is_the_same_complaint(&expected, &found) {
+                    Verdict::Same
+                } else {
+                    Verdict::Wrong(how("another answer"))
+                }
+            }
+        }
+    }
+
+    fn parameters(&mut self, case: &Case, way: Way) -> Vec<Parameter> {
+        let mut made = Vec::new();
+        for (of_type, value) in &case.parameters {
+            let text = Parameter {
+                oid: 0,
+                format: Format::Text,
+                value: value.clone().map(String::into_bytes),
+            };
+            if way == Way::Text {
+                made.push(text);
+                continue;
+            }
+            // A server says what the value is in binary, and the number of its type.
+            let sql = format!("SELECT $1::{of_type}");
+            let answer = self.plain.direct.extended(&sql, &[text], Format::Binary);
+            succeeded(&sql, &answer);
+            made.push(Parameter {
+                oid: answer.columns[0][0].1,
+                format: Format::Binary,
+                value: answer.rows[0][0].clone(),
+            });
+        }
+        made
+    }
+
+    /// What is wrong with the shards' rows, if anything: together they are those of the plain server, and each is where it belongs.
+    fn difference(&mut self) -> Option<String> {
+        self.shards
+            .iter_mut()
+            .chain([&mut self.plain])
+            .for_each(Server::look);
+        let mut expected = BTreeMap::<Row, isize>::new();
+        for row in &self.plain.rows {
+            *expected.entry(row.clone()).or_default() += 1;
+        }
+        let mut left = expected.clone();
+        let mut references = 0;
+        for place in 0..self.shards.len() {
+            for row in self.shards[place].rows.clone() {
+                match self.place(&row) {
+                    Some(shard) if shard.index() != place => {
+                        return Some(format!(
+                            "row {row:?} is on s{}, not on s{}",
+                            place + 1,
+                            shard.index() + 1
+                        ));
+                    }
+                    Some(_) => *left.entry(row).or_default() -= 1,
+                    None => {
+                        if !expected.contains_key(&row) {
+                            return Some(format!(
+                                "reference row {row:?} is only on s{}",
+                                place + 1
+                            ));
+                        }
+                        references += 1;
+                        if place == 0 {
+                            *left.entry(row).or_default() -= 1;
+                        }
+                    }
+                }
+            }
+        }
+        let everywhere = expected
+            .iter()
+            .filter(|(row, _)| row.0 == "countries")
+            .map(|(_, times)| *times)
+            .sum::<isize>();
+        if references != everywhere * isize::try_from(self.shards.len()).unwrap() {
+            return Some("a copy of the reference table differs".into());
+        }
+        let (row, times) = left.into_iter().find(|(_, times)| *times != 0)?;
+        Some(if times > 0 {
+            format!("row {row:?} is missing")
+        } else {
+            format!("row {row:?} is too much")
+        })
+    }
+
+    /// Where the row belongs; `None`: everywhere.
+    fn place(&mut self, row: &Row) -> Option<ShardId> {
+        let (name, key, _) = row;
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.name == *name)
+            .expect("a table of ours");
+        let distribution = match &table.placement {
+            Placement::Reference => return None,
+            Placement::Single(shard) => return Some(*shard),
+            Placement::Sharded { distribution, .. } => *distribution,
+        };
+        let known = (name.clone(), key.clone());
+        if let Some(shard) = self.places.get(&known) {
+            return Some(*shard);
+        }
+        let map = &self.catalog.distributions[usize::from(distribution.0)].map;
+        let values: Vec<KeyValue> = key
+            .iter()
+            .zip(map.key_types())
+            .map(|(text, key_type)| {
+                key_type
+                    .parse_text(text.as_deref().expect("no row has a NULL key"))
+                    .unwrap()
+            })
+            .collect();
+        let shard = map.locate(&values).expect("the key has a place").shard;
+        self.places.insert(known, shard);
+        Some(shard)
+    }
+}
+
+impl Server {
+    fn new(direct: Raw, look: &str) -> Server {
+        let mut server = Server {
+            direct,
+            look: look.into(),
+            seed: Vec::new(),
+            rows: Vec::new(),
+            counter: Vec::new(),
+        };
+        server.look();
+        server.seed.clone_from(&server.rows);
+        server
+    }
+
+    fn look(&mut self) {
+        let counter = self.count();
+        if counter != self.counter {
+            self.counter = counter;
+            self.rows = rows(&self.look, &mut self.direct);
+        }
+    }
+
+    fn count(&mut self) -> Vec<u8> {
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+        let answer = self.direct.simple(sql);
+        succeeded(sql, &answer);
+        answer.rows[0][0].clone().unwrap()
+    }
+
+    /// Gives the tables that were changed their first rows.
+    fn restore(&mut self) {
+        if self.rows == self.seed {
+            return;
+        }
+        let family = ["customers", "orders", "order_lines"];
+        let seed: HashSet<&Row> = self.seed.iter().collect();
+        let found: HashSet<&Row> = self.rows.iter().collect();
+        let mut changed: BTreeSet<&str> = seed
+            .symmetric_difference(&found)
+            .map(|row| &*row.0)
+            .collect();
+        // Rows that are there more than once.
+        changed.insert("notes");
+        let mut sql = String::new();
+        if family.iter().any(|table| changed.contains(table)) {
+            family
+                .iter()
+                .rev()
+                .for_each(|table| sql += &format!("DELETE FROM {table}; "));
+            family
+                .iter()
+                .for_each(|table| sql += &format!("INSERT INTO {table} TABLE seed.{table}; "));
+        }
+        for table in changed.iter().filter(|table| !family.contains(table)) {
+            sql += &format!("DELETE FROM {table}; INSERT INTO {table} TABLE seed.{table}; ");
+        }
+        succeeded(&sql, &self.direct.simple(&sql));
+        self.look();
+        assert_eq!(self.rows, self.seed, "after {sql}");
+    }
+}
+
+impl Table {
+    fn look(&self) -> String {
+        let key = match &self.placement {
+            Placement::Sharded { key, .. } => key
+                .iter()
+                .map(|column| format!("\"{column}\"::text"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Placement::Reference | Placement::Single(_) => String::new(),
+        };
+        let name = &self.name;
+        // Arrays of one dimension print their elements; a NULL in them is told from the text NULL by its quotes.
+        format!("SELECT '{name}', to_json(ARRAY[{key}]::text[])::text, t::text FROM {name} t")
+    }
+}
+
+fn rows(look: &str, server: &mut Raw) -> Vec<Row> {
+    let answer = server.simple(look);
+    succeeded(look, &answer);
+    let text = |value: &Option<Vec<u8>>| String::from_utf8(value.clone().unwrap()).unwrap();
+    let mut rows: Vec<Row> = answer
+        .rows
+        .iter()
+        .map(|row| {
+            (
+                text(&row[0]),
+                serde_json::from_str(&text(&row[1])).unwrap(),
+                text(&row[2]),
+            )
+        })
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+impl Case {
+    /// The statement with its parameters as literals.
+    fn with_literals(&self) -> String {
+        let mut sql = self.sql.clone();
+        // From the last, so that $12 is not taken for $1.
+        for (place, (of_type, value)) in self.parameters.iter().enumerate().rev() {
+            let literal = match value {
+                Some(value) => format!("'{}'", value.replace('\'', "''")),
+                None => "NULL".into(),
+            };
+            let literal = if sql.contains(&format!("-${}", place + 1)) {
+                format!("{literal}::{of_type}")
+            } else {
+                literal
+            };
+            sql = sql.replace(&format!("${}", place + 1), &literal);
+        }
+        sql
+    }
+}
+
+/// Errors that say the same: of several wrong rows a server may meet another one first, and what no Postgres reads Trunkline's lexer
+/// refuses in words of its own.
+fn is_the_same_complaint(expected: &Answer, found: &Answer) -> bool {
+    match (&expected.error, &found.error) {
+        (Some(expected), Some(found))
+            if expected.field('D').starts_with("Failing row contains") =>
+        {
+            ['C', 'M', 't', 'c', 'n']
+                .iter()
+                .all(|field| expected.field(*field) == found.field(*field))
+        }
+        (Some(expected), Some(found)) => {
+            expected.sqlstate() == "42601" && found.sqlstate() == "42601"
+        }
+        _ => false,
+    }
+}
+
+fn writes(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    ["insert", "update", "delete", "merge", "truncate", "copied"]
+        .iter()
+        .any(|word| sql.contains(word))
+}
+
+fn has_several(sql: &str) -> bool {
+    trunkline::sql::read(sql).is_ok_and(|statements| statements.len() > 1)
+}
