@@ -143,6 +143,13 @@ impl Session {
         };
         match class {
             Class::Begin => {
+                if !Prologue::new(text).cannot_fail() {
+                    // It begins nothing, yet its modes count.
+                    self.try_in_transaction(text).await?;
+                    if let Transaction::Begun(prologue) = &mut self.transaction {
+                        prologue.append(text);
+                    }
+                }
                 warn(out, "25001", "there is already a transaction in progress");
                 answer::command_complete(out, begin_tag(text));
             }

@@ -20,6 +20,8 @@ pub enum Effect {
     Settled,
     /// A client's Parse; its name when it has one.
     Parsed { statement: Rc<Statement>, name: Option<Box<[u8]>>, sent: Sent },
+    /// A client's Close of a statement that it had.
+    Closed { statement: Rc<Statement>, name: Box<[u8]> },
     /// A Parse of ours.
     Injected(Rc<Statement>),
     /// A Close of ours, to make room.
@@ -139,16 +141,22 @@ impl Session {
         let Some(effect) = self.effects.get_mut(token.0 as usize) else { return };
         match std::mem::replace(effect, Effect::Settled) {
             Effect::Parsed { statement, name, sent } => {
-                if let Some(name) = name
-                    && self.prepared.get(&name).is_some_and(|known| Rc::ptr_eq(known, &statement))
-                {
-                    self.prepared.remove(&name);
+                match name {
+                    Some(name) if self.prepared.get(&name).is_some_and(|known| Rc::ptr_eq(known, &statement)) => {
+                        self.prepared.remove(&name);
+                    }
+                    // Whether the one before it is still there depends on where the error was: rather none than the wrong one.
+                    None if self.unnamed.as_ref().is_some_and(|known| Rc::ptr_eq(known, &statement)) => self.unnamed = None,
+                    _ => {}
                 }
                 if sent == Sent::Yes
                     && let Some(link) = &mut self.link
                 {
                     link.forget(statement.id);
                 }
+            }
+            Effect::Closed { statement, name } => {
+                self.prepared.entry(name).or_insert(statement);
             }
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::control::Control;
+use super::effects::Effect;
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
@@ -158,16 +159,6 @@ impl Session {
             let statement = same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
-            if self.prepared.contains_key(parse.name) {
-                let name = String::from_utf8_lossy(parse.name);
-                let message = format!("prepared statement \"{name}\" already exists");
-                return Err(Fault::Postgres { sqlstate: "42P05", message });
-            }
-            let limit = self.max_prepared_statements;
-            if self.prepared.len() >= limit {
-                let message = format!("this client already has {limit} prepared statements (limits.max_prepared_statements)");
-                return Err(Fault::Postgres { sqlstate: "53400", message });
-            }
             (self.worker.statements.borrow_mut().named(&parse), Naming::Named, Some(Box::from(parse.name)))
         };
         let plan = self.plan_statement(&statement)?;
@@ -177,6 +168,7 @@ impl Session {
         self.check_planned(&plan.planned)?;
         match &name {
             Some(name) => {
+                self.check_name(name)?;
                 self.prepared.insert(name.clone(), Rc::clone(&statement));
             }
             None => self.unnamed = Some(Rc::clone(&statement)),
@@ -204,6 +196,20 @@ impl Session {
             Some(Err(refusal)) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a client may prepare one more statement, under this name.
+    fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
+        if self.prepared.contains_key(name) {
+            let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+            return Err(Fault::Postgres { sqlstate: "42P05", message });
+        }
+        let limit = self.max_prepared_statements;
+        if self.prepared.len() >= limit {
+            let message = format!("this client already has {limit} prepared statements (limits.max_prepared_statements)");
+            return Err(Fault::Postgres { sqlstate: "53400", message });
+        }
+        Ok(())
     }
 
     /// White space and comments.
@@ -345,7 +351,9 @@ impl Session {
             return self.execute_own(&statement).await;
         }
         if matches!(self.transaction, Transaction::Failed(_)) {
-            return Err(Fault::aborted());
+            // No server knows of this transaction, so there is no portal in it.
+            let message = format!("portal \"{}\" does not exist", String::from_utf8_lossy(execute.portal));
+            return Err(Fault::Postgres { sqlstate: "34000", message });
         }
         self.attach(Destination::Any, Phase::Working).await?;
         let planned = self.portals.iter().find(|(name, _)| **name == *execute.portal).map(|(_, planned)| Rc::clone(planned));
@@ -389,7 +397,12 @@ impl Session {
                 true
             }
             Target::Statement => {
-                self.prepared.remove(close.name);
+                if let Some(statement) = self.prepared.remove(close.name)
+                    && self.link.is_some()
+                {
+                    self.answer_close(statement, close.name);
+                    return Ok(());
+                }
                 true
             }
             Target::Portal => self.batch.close_portal(close.name) || self.link.is_none(),
@@ -402,6 +415,16 @@ impl Session {
             link.send(frame, Request::Close, None);
         }
         Ok(())
+    }
+
+    /// A server may have failed on a message before the Close, which then never happened.
+    fn answer_close(&mut self, statement: Rc<Statement>, name: &[u8]) {
+        let token = self.remember(Effect::Closed { statement, name: Box::from(name) });
+        let mut bytes = Vec::with_capacity(5);
+        answer::close_complete(&mut bytes);
+        if let Some(link) = &mut self.link {
+            link.answer_for(bytes, token);
+        }
     }
 
     async fn flush(&mut self, frame: &[u8]) -> Result<(), Fault> {

@@ -125,6 +125,11 @@ impl Link {
         self.lent.is_settled()
     }
 
+    /// Something was sent since the server was last ready.
+    pub fn is_in_unit(&self) -> bool {
+        self.lent.pipeline.is_in_unit()
+    }
+
     pub fn is_mid_message(&self) -> bool {
         self.lent.is_mid_message()
     }

@@ -64,7 +64,7 @@ impl Session {
 
     /// The transaction has failed, as far as what has been answered tells.
     pub(super) fn is_failed(&self) -> bool {
-        let answered = self.link.as_ref().is_none_or(|link| link.is_settled() || link.is_metadata());
+        let answered = self.link.as_ref().is_none_or(|link| !link.is_in_unit() || link.is_metadata());
         answered && self.own_status() == crate::wire::answer::TransactionStatus::Failed
     }
 
