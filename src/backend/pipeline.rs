@@ -225,7 +225,9 @@ impl Pipeline {
                 let status = body.first().copied().and_then(TransactionStatus::from_byte).ok_or(unexpected)?;
                 self.queue.pop_front();
                 self.ordinal = 0;
-                self.copying = Copying::No;
+                if self.copying == Copying::In {
+                    self.copying = Copying::No;
+                }
                 self.unit = if self.queue.is_empty() { Unit::None } else { Unit::Open };
                 if verdict == Verdict::Forward {
                     self.closing -= 1;

@@ -24,6 +24,9 @@ use crate::wire::stream::Stream;
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
 
+/// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
+const SENT_LIMIT: usize = 256 * 1024;
+
 /// A server connection broke, or said something that makes it unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -116,6 +119,11 @@ impl Server {
 
     /// Puts bytes on their way; they leave with the next [`Server::poll_flush`].
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.sent >= SENT_LIMIT {
+            // A stream that never quite drains must not keep all that it has sent.
+            self.outbox.drain(..self.sent);
+            self.sent = 0;
+        }
         self.outbox.extend_from_slice(bytes);
     }
 
