@@ -286,6 +286,7 @@ impl Session {
         self.outcome = None;
         self.savepoints.clear();
         self.portals.clear();
+        self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
         if kept {
             self.settled = self.settings.clone();
@@ -322,9 +323,12 @@ impl Session {
     pub(super) fn send_parse(&mut self, statement: Rc<Statement>, naming: Naming, name: Option<Box<[u8]>>) {
         let Some(link) = &mut self.link else { return };
         let known = naming == Naming::Named && link.has(&statement, naming);
+        // A failed transaction accepts no Parse: the server says so, also of a statement that it has.
+        let judged = known && link.status() == crate::wire::answer::TransactionStatus::Failed;
         let sent = if known { Sent::No } else { Sent::Yes };
         let token = self.remember(Effect::Parsed { statement: Rc::clone(&statement), name, sent });
         match sent {
+            Sent::No if judged => self.push_parse(&statement, Naming::Unnamed, crate::backend::pipeline::Fate::Forward, token),
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
                 crate::wire::answer::parse_complete(&mut bytes);

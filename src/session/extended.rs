@@ -92,6 +92,11 @@ impl Batch {
         self.portals.iter().find(|(portal, _)| **portal == *name).map(|(_, statement)| Rc::clone(statement))
     }
 
+    /// Portals end with their transaction.
+    pub fn close_portals(&mut self) {
+        self.portals.clear();
+    }
+
     fn close_portal(&mut self, name: &[u8]) -> bool {
         let before = self.portals.len();
         self.portals.retain(|(portal, _)| **portal != *name);
@@ -463,7 +468,8 @@ impl Session {
             self.batch.release(&mut self.client.outbox);
             self.batch.reading = Reading::On;
         }
-        self.batch.portals.clear();
+        // As in Postgres, a query takes the unnamed portal with it and leaves the others.
+        self.batch.close_portal(b"");
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The extended query protocol through Trunkline and on one server: the same messages, the same answers.
 
-use crate::proxy::{KEY_TYPES, keys, plain, proxy, same, same_long, shards_with, table_of};
+use crate::proxy::{KEY_TYPES, Proxy, keys, plain, proxy, same, same_long, shards_with, table_of};
 use crate::wire_client::{
     Step, Until, ask, ask_for, bind, bind_as, close, describe, execute, flush, parse, query, run, sync,
 };
@@ -282,7 +282,8 @@ fn parameters_of_every_key_type() {
 /// A server connection holds 500 statements: more of them are closed and prepared again unseen.
 #[test]
 fn more_statements_than_a_connection_holds() {
-    let mut client = proxy().client("lone");
+    let narrow = Proxy::start("workers = 1\n[pool]\nsize = 1\n");
+    let mut client = narrow.client("trusty");
     let texts: Vec<String> = (0..520).map(|number| format!("SELECT {number} + $1::int")).collect();
     let parses: Vec<Vec<u8>> =
         texts.iter().enumerate().flat_map(|(number, text)| [parse(&format!("s{number}"), text, &[]), sync()]).collect();

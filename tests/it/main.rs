@@ -13,6 +13,7 @@ mod local_cluster;
 mod one_server;
 mod pools;
 mod proxy;
+mod random_scripts;
 mod schema_reading;
 mod servers;
 mod session_state;
