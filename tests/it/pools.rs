@@ -234,7 +234,8 @@ fn a_server_that_goes_away_outside_a_transaction() {
     // While it was idle, nobody notices.
     let process = client.value(PROCESS);
     at_home(&format!("SELECT pg_terminate_backend({process})"));
-    wait_until("the connection is gone", || at_home(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {process}")) == "0");
+    let idle = || proxy.report().iter().flat_map(|worker| &worker.pools).map(|pool| pool.census.idle).sum::<usize>();
+    wait_until("the pool has seen it", || idle() == 0);
     assert_eq!(client.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
 }
 

@@ -90,6 +90,17 @@ fn play(client: &mut Wire, units: &[Vec<Vec<u8>>], random: &mut SmallRng) -> Vec
     said
 }
 
+/// Where several things are wrong with a message, the complaint may be another one; that there is one, and its place, may not.
+fn without_errors(said: &str) -> String {
+    let mut shown = String::new();
+    for (place, part) in said.split("E(ERROR ").enumerate() {
+        let rest = if place == 0 { part } else { part.rsplit_once(") ").map_or(part, |(_, rest)| rest) };
+        shown.push_str(if place == 0 { "" } else { "E " });
+        shown.push_str(rest);
+    }
+    shown
+}
+
 #[test]
 fn the_answers_are_the_same() {
     for seed in 0..SEEDS {
@@ -104,7 +115,7 @@ fn the_answers_are_the_same() {
             let unit = std::slice::from_ref(unit);
             let [expected, got] = [&mut direct, &mut through].map(|client| play(client, unit, &mut cuts.clone()).remove(0));
             cuts = SmallRng::seed_from_u64(seed * 1000 + place as u64);
-            if got != expected {
+            if without_errors(&got) != without_errors(&expected) {
                 let shown = |unit: &Vec<Vec<u8>>| unit.concat().escape_ascii().to_string();
                 let before: Vec<String> = units[..=place].iter().map(shown).collect();
                 panic!("seed {seed}, unit {place}:\n{}\nTrunkline: {got}\nPostgres:  {expected}", before.join("\n"));
