@@ -178,7 +178,14 @@ fn plans(c: &mut Criterion) {
 }
 
 /// Name, plan, text, its literals, and of a Bind message the formats and values.
-type Case<'a> = (&'a str, &'a Planned, &'a str, &'a [Literal], &'a [u8], &'a [u8]);
+type Case<'a> = (
+    &'a str,
+    &'a Planned,
+    &'a str,
+    &'a [Literal],
+    &'a [u8],
+    &'a [u8],
+);
 
 fn keys(c: &mut Criterion) {
     let (catalog, path) = (catalog(), search_path());

@@ -1,1 +1,3 @@
-fn main() -> std::process::ExitCode { trunkline::cli::run() }
+fn main() -> std::process::ExitCode {
+    trunkline::cli::run()
+}

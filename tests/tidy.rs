@@ -18,7 +18,17 @@ const FLOORS: [&[&str]; 10] = [
 
 /// Names of modules and types that say nothing about what is inside.
 const EMPTY_WORDS: [&str; 11] = [
-    "util", "utils", "common", "helper", "helpers", "misc", "manager", "handler", "processor", "engine", "impl",
+    "util",
+    "utils",
+    "common",
+    "helper",
+    "helpers",
+    "misc",
+    "manager",
+    "handler",
+    "processor",
+    "engine",
+    "impl",
 ];
 
 fn floor(room: &str) -> Option<usize> {
@@ -38,7 +48,11 @@ fn sources() -> Vec<(String, PathBuf)> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let place = path.strip_prefix(&root).expect("below src");
                 let first = place.components().next().expect("a name").as_os_str();
-                let room = Path::new(first).file_stem().expect("a name").to_string_lossy().into_owned();
+                let room = Path::new(first)
+                    .file_stem()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned();
                 files.push((room, path));
             }
         }
@@ -48,7 +62,10 @@ fn sources() -> Vec<(String, PathBuf)> {
 
 /// The rooms that a file names behind `crate::`, in code and not in comments.
 fn imports(text: &str) -> Vec<String> {
-    let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let code: Vec<&str> = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect();
     let code = code.join("\n");
     let mut rooms = Vec::new();
     for piece in code.split("crate::").skip(1) {
@@ -73,7 +90,9 @@ fn imports(text: &str) -> Vec<String> {
                 }
             }
             None => {
-                let word = piece.chars().take_while(|character| character.is_alphanumeric() || *character == '_');
+                let word = piece
+                    .chars()
+                    .take_while(|character| character.is_alphanumeric() || *character == '_');
                 rooms.push(word.collect());
             }
         }
@@ -86,7 +105,11 @@ fn imports_go_down_only() {
     let mut wrong = Vec::new();
     for (room, path) in sources() {
         let Some(here) = floor(&room) else {
-            assert!(room == "lib" || room == "main", "{} is in no room of the table of floors", path.display());
+            assert!(
+                room == "lib" || room == "main",
+                "{} is in no room of the table of floors",
+                path.display()
+            );
             continue;
         };
         let text = std::fs::read_to_string(&path).expect("a source file is text");
@@ -99,14 +122,26 @@ fn imports_go_down_only() {
             }
         }
     }
-    assert!(wrong.is_empty(), "imports that go up or sideways:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "imports that go up or sideways:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn names_say_something() {
     for (_, path) in sources() {
-        let stem = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        assert!(!EMPTY_WORDS.contains(&&*stem), "{} has a name that says nothing", path.display());
+        let stem = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        assert!(
+            !EMPTY_WORDS.contains(&&*stem),
+            "{} has a name that says nothing",
+            path.display()
+        );
     }
 }
 
@@ -114,9 +149,18 @@ fn names_say_something() {
 fn only_the_parser_s_folder_names_the_parser() {
     for (_, path) in sources() {
         let text = std::fs::read_to_string(&path).expect("a source file is text");
-        let named = text.lines().any(|line| line.split("//").next().unwrap_or_default().contains("sqlparser::"));
+        let named = text.lines().any(|line| {
+            line.split("//")
+                .next()
+                .unwrap_or_default()
+                .contains("sqlparser::")
+        });
         let allowed = path.to_string_lossy().contains("src/sql/");
-        assert!(!named || allowed, "{} names the parser crate", path.display());
+        assert!(
+            !named || allowed,
+            "{} names the parser crate",
+            path.display()
+        );
     }
 }
 
@@ -125,11 +169,19 @@ fn nothing_is_global() {
     for (_, path) in sources() {
         let text = std::fs::read_to_string(&path).expect("a source file is text");
         let declares = |line: &str| {
-            let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let line = line
+                .trim_start()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ");
             line.starts_with("static ") || line.starts_with("thread_local!")
         };
         let line = text.lines().position(declares);
-        assert!(line.is_none(), "{}:{} declares a static", path.display(), line.unwrap_or_default() + 1);
+        assert!(
+            line.is_none(),
+            "{}:{} declares a static",
+            path.display(),
+            line.unwrap_or_default() + 1
+        );
     }
 }
 

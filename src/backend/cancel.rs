@@ -21,7 +21,9 @@ pub struct Target {
 
 impl PartialEq for Target {
     fn eq(&self, other: &Target) -> bool {
-        self.address == other.address && self.login == other.login && Arc::ptr_eq(&self.encryption, &other.encryption)
+        self.address == other.address
+            && self.login == other.login
+            && Arc::ptr_eq(&self.encryption, &other.encryption)
     }
 }
 
@@ -40,7 +42,14 @@ pub struct Canceller {
 
 impl Canceller {
     pub fn new(target: Target, peer: Peer, process_id: i32, secret_key: Vec<u8>) -> Rc<Canceller> {
-        Rc::new(Canceller { process_id, secret_key, target, peer, under_way: Cell::new(0), waiting: RefCell::default() })
+        Rc::new(Canceller {
+            process_id,
+            secret_key,
+            target,
+            peer,
+            under_way: Cell::new(0),
+            waiting: RefCell::default(),
+        })
     }
 
     pub fn address(&self) -> &Address {
@@ -54,9 +63,20 @@ impl Canceller {
         let arrival = Arrival(canceller);
         async move {
             let canceller = &arrival.0;
-            let Target { address, encryption, timeout, .. } = &canceller.target;
-            let Canceller { peer, process_id, secret_key, .. } = &**canceller;
-            let passed = connect::cancel(address, peer, encryption, *process_id, secret_key, *timeout).await;
+            let Target {
+                address,
+                encryption,
+                timeout,
+                ..
+            } = &canceller.target;
+            let Canceller {
+                peer,
+                process_id,
+                secret_key,
+                ..
+            } = &**canceller;
+            let passed =
+                connect::cancel(address, peer, encryption, *process_id, secret_key, *timeout).await;
             if let Err(error) = passed {
                 tracing::warn!(process_id = canceller.process_id, %error, "cannot pass a cancel request on");
             }

@@ -42,9 +42,16 @@ pub enum Fate {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Item {
-    Owed { request: Request, fate: Fate, token: Option<Token> },
+    Owed {
+        request: Request,
+        fate: Fate,
+        token: Option<Token>,
+    },
     /// An answer of our own, due when everything before it has been answered.
-    Answer { bytes: Box<[u8]>, token: Option<Token> },
+    Answer {
+        bytes: Box<[u8]>,
+        token: Option<Token>,
+    },
 }
 
 /// What to do with one message of the server.
@@ -59,7 +66,11 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A request with a token was done. For a simple query: once per CommandComplete, with its ordinal from 0.
-    Done { token: Token, ordinal: u32, committed: Committed },
+    Done {
+        token: Token,
+        ordinal: u32,
+        committed: Committed,
+    },
     /// A request with a token will never be done: it failed, or a request before it did.
     Dropped(Token),
     /// The server reported an error in the current unit of work.
@@ -133,7 +144,11 @@ impl Pipeline {
             self.closing += 1;
         }
         self.unit = Unit::Open;
-        self.queue.push_back(Item::Owed { request, fate, token });
+        self.queue.push_back(Item::Owed {
+            request,
+            fate,
+            token,
+        });
     }
 
     /// Notes an answer of our own that is due after all that was asked before.
@@ -186,14 +201,23 @@ impl Pipeline {
     }
 
     /// Moves on by one message of the server; `body` is whole for the types that are inspected.
-    pub fn step(&mut self, tag: u8, body: &[u8], events: &mut Vec<Event>) -> Result<Verdict, Unexpected> {
+    pub fn step(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        events: &mut Vec<Event>,
+    ) -> Result<Verdict, Unexpected> {
         let unexpected = Unexpected(char::from(tag));
         if tag == b'E' && is_fatal(body) {
             events.push(Event::Fatal(body.to_vec()));
             return Ok(Verdict::Swallow);
         }
         let head = match self.queue.front_mut() {
-            Some(Item::Owed { request, fate, token }) => (*request, fate, *token),
+            Some(Item::Owed {
+                request,
+                fate,
+                token,
+            }) => (*request, fate, *token),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
@@ -217,16 +241,30 @@ impl Pipeline {
                 if !whole_unit {
                     self.skip_to_sync(events);
                 }
-                let rest = if self.queue.is_empty() { Rest::SkipsToSync } else { Rest::Ends };
+                let rest = if self.queue.is_empty() {
+                    Rest::SkipsToSync
+                } else {
+                    Rest::Ends
+                };
                 events.insert(failed, Event::Failed(rest));
                 return Ok(verdict);
             }
             (b'Z', Request::Sync | Request::Query | Request::Function) => {
-                let status = body.first().copied().and_then(TransactionStatus::from_byte).ok_or(unexpected)?;
+                let status = body
+                    .first()
+                    .copied()
+                    .and_then(TransactionStatus::from_byte)
+                    .ok_or(unexpected)?;
                 self.queue.pop_front();
                 self.ordinal = 0;
-                self.copying = Copying::No;
-                self.unit = if self.queue.is_empty() { Unit::None } else { Unit::Open };
+                if self.copying == Copying::In {
+                    self.copying = Copying::No;
+                }
+                self.unit = if self.queue.is_empty() {
+                    Unit::None
+                } else {
+                    Unit::Open
+                };
                 if verdict == Verdict::Forward {
                     self.closing -= 1;
                     events.push(Event::Ready(status));
@@ -240,18 +278,29 @@ impl Pipeline {
                 self.ordinal += 1;
                 return Ok(verdict);
             }
-            (b'T' | b'D' | b'I' | b'H' | b'd' | b'c', Request::Query) | (b'V', Request::Function) => return Ok(verdict),
+            (b'T' | b'D' | b'I' | b'H' | b'd' | b'c', Request::Query)
+            | (b'V', Request::Function) => return Ok(verdict),
             (b'G', Request::Query) => {
                 self.copying = Copying::In;
                 events.push(Event::CopyIn);
                 return Ok(verdict);
             }
-            (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => return Ok(verdict),
+            (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => {
+                return Ok(verdict);
+            }
             (b'G', Request::Execute) => {
                 // A server that reads COPY data ignores the Syncs that were sent along with Execute.
                 self.copying = Copying::In;
                 let before = self.queue.len();
-                self.queue.retain(|item| !matches!(item, Item::Owed { request: Request::Sync, .. }));
+                self.queue.retain(|item| {
+                    !matches!(
+                        item,
+                        Item::Owed {
+                            request: Request::Sync,
+                            ..
+                        }
+                    )
+                });
                 self.closing -= before - self.queue.len();
                 events.push(Event::CopyIn);
                 return Ok(verdict);
@@ -281,10 +330,27 @@ impl Pipeline {
     /// What stands before the next Sync will not be answered; queries and function calls neither. The last is told first, so that
     /// what each of them was thought to do can be undone in turn.
     fn skip_to_sync(&mut self, events: &mut Vec<Event>) {
-        let is_sync = |item: &Item| matches!(item, Item::Owed { request: Request::Sync, .. });
-        let skipped = self.queue.iter().position(is_sync).unwrap_or(self.queue.len());
+        let is_sync = |item: &Item| {
+            matches!(
+                item,
+                Item::Owed {
+                    request: Request::Sync,
+                    ..
+                }
+            )
+        };
+        let skipped = self
+            .queue
+            .iter()
+            .position(is_sync)
+            .unwrap_or(self.queue.len());
         for item in self.queue.drain(..skipped).rev() {
-            if let Item::Owed { request: Request::Query | Request::Function, fate: Fate::Forward, .. } = item {
+            if let Item::Owed {
+                request: Request::Query | Request::Function,
+                fate: Fate::Forward,
+                ..
+            } = item
+            {
                 self.closing -= 1;
             }
             let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
@@ -305,12 +371,20 @@ fn is_fatal(body: &[u8]) -> bool {
 
 fn done(token: Option<Token>, ordinal: u32, committed: Committed, events: &mut Vec<Event>) {
     if let Some(token) = token {
-        events.push(Event::Done { token, ordinal, committed });
+        events.push(Event::Done {
+            token,
+            ordinal,
+            committed,
+        });
     }
 }
 
 fn committed(tag: &[u8]) -> Committed {
-    if tag == b"COMMIT\0" { Committed::Yes } else { Committed::No }
+    if tag == b"COMMIT\0" {
+        Committed::Yes
+    } else {
+        Committed::No
+    }
 }
 
 #[cfg(test)]
@@ -327,7 +401,9 @@ mod tests {
             match pipeline.step(*tag, body, &mut events) {
                 Ok(Verdict::Forward) => verdicts.push(char::from(*tag)),
                 Ok(Verdict::Swallow) => verdicts.push('.'),
-                Ok(Verdict::Instead(bytes)) => verdicts.push_str(&format!("[{}]", String::from_utf8_lossy(&bytes))),
+                Ok(Verdict::Instead(bytes)) => {
+                    verdicts.push_str(&format!("[{}]", String::from_utf8_lossy(&bytes)))
+                }
                 Err(unexpected) => verdicts.push_str(&format!("!{}", unexpected.0)),
             }
         }
@@ -338,14 +414,28 @@ mod tests {
     fn a_simple_query_is_forwarded_to_its_end() {
         let mut pipeline = Pipeline::default();
         pipeline.expect(Request::Query, Fate::Forward, Some(Token(7)));
-        let script: [(u8, &[u8]); 5] = [(b'T', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'C', b"COMMIT\0"), (b'Z', b"I")];
+        let script: [(u8, &[u8]); 5] = [
+            (b'T', b""),
+            (b'D', b""),
+            (b'C', b"SELECT 1\0"),
+            (b'C', b"COMMIT\0"),
+            (b'Z', b"I"),
+        ];
         let (verdicts, events) = play(&mut pipeline, &script);
         assert_eq!(verdicts, "TDCCZ");
         assert_eq!(
             events,
             [
-                Event::Done { token: Token(7), ordinal: 0, committed: Committed::No },
-                Event::Done { token: Token(7), ordinal: 1, committed: Committed::Yes },
+                Event::Done {
+                    token: Token(7),
+                    ordinal: 0,
+                    committed: Committed::No
+                },
+                Event::Done {
+                    token: Token(7),
+                    ordinal: 1,
+                    committed: Committed::Yes
+                },
                 Event::Ready(TransactionStatus::Idle)
             ]
         );
@@ -361,11 +451,21 @@ mod tests {
         pipeline.expect(Request::Bind, Fate::Forward, None);
         pipeline.expect(Request::Execute, Fate::Forward, None);
         pipeline.expect(Request::Sync, Fate::Forward, None);
-        let script: [(u8, &[u8]); 7] =
-            [(b'C', b"BEGIN\0"), (b'Z', b"T"), (b'1', b""), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'Z', b"T")];
+        let script: [(u8, &[u8]); 7] = [
+            (b'C', b"BEGIN\0"),
+            (b'Z', b"T"),
+            (b'1', b""),
+            (b'2', b""),
+            (b'D', b""),
+            (b'C', b"SELECT 1\0"),
+            (b'Z', b"T"),
+        ];
         let (verdicts, events) = play(&mut pipeline, &script);
         assert_eq!(verdicts, "..<parsed>.2DCZ");
-        assert_eq!(events.last(), Some(&Event::Ready(TransactionStatus::InTransaction)));
+        assert_eq!(
+            events.last(),
+            Some(&Event::Ready(TransactionStatus::InTransaction))
+        );
     }
 
     #[test]
@@ -394,10 +494,16 @@ mod tests {
         pipeline.expect(Request::Execute, Fate::Forward, None);
         pipeline.expect(Request::Query, Fate::Forward, None);
         let (verdicts, events) = play(&mut pipeline, &[(b'E', b"")]);
-        assert_eq!((verdicts.as_str(), events), ("E", vec![Event::Failed(Rest::SkipsToSync)]));
+        assert_eq!(
+            (verdicts.as_str(), events),
+            ("E", vec![Event::Failed(Rest::SkipsToSync)])
+        );
         assert!(pipeline.is_empty() && !pipeline.is_closing());
         pipeline.expect(Request::Sync, Fate::Forward, None);
-        assert_eq!(play(&mut pipeline, &[(b'Z', b"I")]).1, [Event::Ready(TransactionStatus::Idle)]);
+        assert_eq!(
+            play(&mut pipeline, &[(b'Z', b"I")]).1,
+            [Event::Ready(TransactionStatus::Idle)]
+        );
     }
 
     #[test]
@@ -437,9 +543,18 @@ mod tests {
     #[test]
     fn what_nobody_asked_for_is_unexpected() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.step(b'D', b"", &mut Vec::new()), Err(Unexpected('D')));
-        assert_eq!(pipeline.step(b'N', b"", &mut Vec::new()), Ok(Verdict::Forward));
+        assert_eq!(
+            pipeline.step(b'D', b"", &mut Vec::new()),
+            Err(Unexpected('D'))
+        );
+        assert_eq!(
+            pipeline.step(b'N', b"", &mut Vec::new()),
+            Ok(Verdict::Forward)
+        );
         pipeline.expect(Request::Bind, Fate::Forward, None);
-        assert_eq!(pipeline.step(b'1', b"", &mut Vec::new()), Err(Unexpected('1')));
+        assert_eq!(
+            pipeline.step(b'1', b"", &mut Vec::new()),
+            Err(Unexpected('1'))
+        );
     }
 }

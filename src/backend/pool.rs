@@ -20,14 +20,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::cancel::Target;
-use super::connect::{self, ConnectError};
+use super::connect::{self, Address, ConnectError};
 use super::server::Server;
 use crate::config;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 
 /// A connection that was used this lately is lent without a look at its socket: what is found there would be as old.
-const USED_JUST_NOW: Duration = Duration::from_millis(50);
+const USED_JUST_NOW: Duration = Duration::from_millis(2);
 
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
@@ -36,8 +36,8 @@ const CONNECTING_AT_ONCE: usize = 8;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CheckoutError {
     /// The server's own words, or why it could not be reached.
-    #[error("{0}")]
-    Connect(Rc<ConnectError>),
+    #[error("cannot connect to the server at {0}: {1}")]
+    Connect(Address, Rc<ConnectError>),
     #[error("no server connection became free within {0:?}")]
     Timeout(Duration),
     #[error("{0} clients are already waiting for a server connection")]
@@ -77,7 +77,10 @@ struct State {
     /// When connections began to be made to another place or in another way; older ones are closed as they come back.
     moved_at: Option<Instant>,
     /// The most recently used is last, and is lent first.
-    #[expect(clippy::vec_box, reason = "a connection changes hands twice a statement: its address moves, it does not")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection changes hands twice a statement: its address moves, it does not"
+    )]
     idle: Vec<Box<Server>>,
     waiting: VecDeque<Rc<Waiter>>,
     /// Idle, lent and connecting.
@@ -139,7 +142,9 @@ impl Pool {
             connecting: 0,
             failing: Failing::No,
         };
-        Rc::new(Pool { state: RefCell::new(state) })
+        Rc::new(Pool {
+            state: RefCell::new(state),
+        })
     }
 
     pub fn spec(&self) -> Rc<Spec> {
@@ -154,7 +159,10 @@ impl Pool {
                 Some(server) => server,
                 None => return self.wait().await,
             };
-            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
+            let mut lent = Lent {
+                server: Some(server),
+                pool: Rc::clone(self),
+            };
             let check_after = self.state.borrow().spec.settings.check_after_idle;
             let idle_for = lent.used_at.elapsed();
             if idle_for < check_after {
@@ -173,7 +181,10 @@ impl Pool {
         let check_after = self.state.borrow().spec.settings.check_after_idle;
         loop {
             let server = self.take_idle().ok()??;
-            let mut lent = Lent { server: Some(server), pool: Rc::clone(self) };
+            let mut lent = Lent {
+                server: Some(server),
+                pool: Rc::clone(self),
+            };
             let unused = now.saturating_duration_since(lent.used_at);
             if unused >= check_after {
                 lent.untouched(now);
@@ -193,7 +204,11 @@ impl Pool {
             Lending::Paused => return Ok(None),
             Lending::Open => {}
         }
-        if state.waiting.is_empty() { Ok(state.idle.pop()) } else { Ok(None) }
+        if state.waiting.is_empty() {
+            Ok(state.idle.pop())
+        } else {
+            Ok(None)
+        }
     }
 
     async fn wait(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
@@ -203,7 +218,10 @@ impl Pool {
             if state.waiting.len() >= limit {
                 return Err(CheckoutError::QueueFull(limit));
             }
-            let waiter = Rc::new(Waiter { since: Instant::now(), slot: RefCell::new(Slot::Waiting(None)) });
+            let waiter = Rc::new(Waiter {
+                since: Instant::now(),
+                slot: RefCell::new(Slot::Waiting(None)),
+            });
             state.waiting.push_back(Rc::clone(&waiter));
             waiter
         };
@@ -222,18 +240,36 @@ impl Pool {
             Failing::No => CONNECTING_AT_ONCE,
             Failing::Yes => 1,
         };
-        let wanted = state.waiting.len().max(state.spec.settings.min_size.saturating_sub(state.open - state.connecting));
+        let wanted = state.waiting.len().max(
+            state
+                .spec
+                .settings
+                .min_size
+                .saturating_sub(state.open - state.connecting),
+        );
         while state.connecting < wanted.min(at_once) && state.open < state.spec.share {
             state.connecting += 1;
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
             tokio::task::spawn_local(async move {
-                let mut attempt = Attempt { pool: &pool, spec: &spec, result: None };
+                let mut attempt = Attempt {
+                    pool: &pool,
+                    spec: &spec,
+                    result: None,
+                };
                 let target = &spec.target;
-                let connecting = connect::connect(&target.address, &target.login, &target.encryption, target.timeout);
+                let connecting = connect::connect(
+                    &target.address,
+                    &target.login,
+                    &target.encryption,
+                    target.timeout,
+                );
                 attempt.result = Some(connecting.await.map(|connected| {
                     let now = Instant::now();
-                    let expires_at = spec.settings.max_lifetime.map(|lifetime| now + jittered(lifetime));
+                    let expires_at = spec
+                        .settings
+                        .max_lifetime
+                        .map(|lifetime| now + jittered(lifetime));
                     Server::new(connected, target, spec.shard, now, expires_at)
                 }));
             });
@@ -259,12 +295,20 @@ impl Pool {
             Some(Err(error)) => {
                 state.open -= 1;
                 state.failing = Failing::Yes;
-                let waiting = if state.open == state.connecting { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
+                let waiting = if state.open == state.connecting {
+                    std::mem::take(&mut state.waiting)
+                } else {
+                    VecDeque::new()
+                };
                 drop(state);
-                tracing::warn!(shard = self.spec().shard.0, error = %error, "cannot connect to the server");
+                let address = self.spec().target.address.clone();
+                tracing::warn!(%address, %error, "cannot connect to the server");
                 let error = Rc::new(error);
                 for waiter in waiting {
-                    waiter.resolve(Slot::Failed(CheckoutError::Connect(Rc::clone(&error))));
+                    waiter.resolve(Slot::Failed(CheckoutError::Connect(
+                        address.clone(),
+                        Rc::clone(&error),
+                    )));
                 }
             }
             // The attempt was cut off with its runtime.
@@ -278,7 +322,8 @@ impl Pool {
         let mut state = self.state.borrow_mut();
         let expired = server.expires_at.is_some_and(|at| at <= now);
         let outdated = state.moved_at.is_some_and(|at| server.connected_at <= at);
-        if expired || outdated || state.lending == Lending::Closed || state.open > state.spec.share {
+        if expired || outdated || state.lending == Lending::Closed || state.open > state.spec.share
+        {
             state.open -= 1;
             drop(state);
             drop(server);
@@ -312,7 +357,11 @@ impl Pool {
             let mut state = self.state.borrow_mut();
             let spec = Rc::clone(&state.spec);
             let timeout = spec.settings.checkout_timeout;
-            while state.waiting.front().is_some_and(|waiter| now.duration_since(waiter.since) >= timeout) {
+            while state
+                .waiting
+                .front()
+                .is_some_and(|waiter| now.duration_since(waiter.since) >= timeout)
+            {
                 if let Some(waiter) = state.waiting.pop_front() {
                     waiter.resolve(Slot::Failed(CheckoutError::Timeout(timeout)));
                 }
@@ -321,7 +370,10 @@ impl Pool {
             while at < state.idle.len() {
                 let server = &mut state.idle[at];
                 let too_old = server.expires_at.is_some_and(|at| at <= now);
-                let unused = spec.settings.idle_timeout.is_some_and(|limit| now.duration_since(server.used_at) >= limit);
+                let unused = spec
+                    .settings
+                    .idle_timeout
+                    .is_some_and(|limit| now.duration_since(server.used_at) >= limit);
                 let gone = !server.poke();
                 if gone || too_old || (unused && state.open > spec.settings.min_size) {
                     expired.push(state.idle.remove(at));
@@ -405,7 +457,10 @@ impl Pool {
             lent: state.open - state.idle.len() - state.connecting,
             connecting: state.connecting,
             waiting: state.waiting.len(),
-            longest_wait: state.waiting.front().map_or(Duration::ZERO, |waiter| now.duration_since(waiter.since)),
+            longest_wait: state
+                .waiting
+                .front()
+                .map_or(Duration::ZERO, |waiter| now.duration_since(waiter.since)),
         }
     }
 
@@ -449,7 +504,10 @@ impl Place<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Lent, CheckoutError>> {
         let mut slot = self.waiter.slot.borrow_mut();
         match std::mem::replace(&mut *slot, Slot::Abandoned) {
-            Slot::Given(server) => Poll::Ready(Ok(Lent { server: Some(server), pool: Rc::clone(self.pool) })),
+            Slot::Given(server) => Poll::Ready(Ok(Lent {
+                server: Some(server),
+                pool: Rc::clone(self.pool),
+            })),
             Slot::Failed(error) => Poll::Ready(Err(error)),
             Slot::Waiting(_) => {
                 *slot = Slot::Waiting(Some(cx.waker().clone()));
@@ -467,7 +525,11 @@ impl Drop for Place<'_> {
             self.pool.put(server, Instant::now());
         }
         let mut state = self.pool.state.borrow_mut();
-        if let Some(at) = state.waiting.iter().position(|waiter| Rc::ptr_eq(waiter, &self.waiter)) {
+        if let Some(at) = state
+            .waiting
+            .iter()
+            .position(|waiter| Rc::ptr_eq(waiter, &self.waiter))
+        {
             state.waiting.remove(at);
         }
     }
@@ -496,7 +558,9 @@ impl Lent {
     /// Gives the connection back. It is kept only when nothing is owed on it and no transaction is open, not even one that only
     /// waits for its Sync.
     pub fn release(mut self, now: Instant) {
-        let clean = self.is_settled() && !self.pipeline.is_in_unit() && self.status == TransactionStatus::Idle;
+        let clean = self.is_settled()
+            && !self.pipeline.is_in_unit()
+            && self.status == TransactionStatus::Idle;
         if let Some(mut server) = self.server.take_if(|_| clean) {
             server.used_at = now;
             self.pool.put(server, now);
@@ -514,7 +578,10 @@ impl Lent {
     async fn answers(&mut self) -> bool {
         let scratch = RefCell::new(vec![0; 4096].into_boxed_slice());
         let timeout = self.pool.spec().settings.connect_timeout;
-        matches!(tokio::time::timeout(timeout, self.run("", &scratch)).await, Ok(Ok(Ok(()))))
+        matches!(
+            tokio::time::timeout(timeout, self.run("", &scratch)).await,
+            Ok(Ok(Ok(())))
+        )
     }
 }
 
@@ -522,13 +589,17 @@ impl Deref for Lent {
     type Target = Server;
 
     fn deref(&self) -> &Server {
-        self.server.as_ref().expect("only release and drop take the server")
+        self.server
+            .as_ref()
+            .expect("only release and drop take the server")
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut Server {
-        self.server.as_mut().expect("only release and drop take the server")
+        self.server
+            .as_mut()
+            .expect("only release and drop take the server")
     }
 }
 

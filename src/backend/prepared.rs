@@ -40,7 +40,11 @@ impl Prepared {
         if self.used.len() <= limit.max(1) {
             return None;
         }
-        let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
+        let oldest = self
+            .used
+            .iter()
+            .min_by_key(|(_, used)| **used)
+            .map(|(id, _)| *id)?;
         self.used.remove(&oldest);
         Some(oldest)
     }

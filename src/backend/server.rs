@@ -24,6 +24,9 @@ use crate::wire::stream::Stream;
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
 
+/// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
+const SENT_LIMIT: usize = 256 * 1024;
+
 /// A server connection broke, or said something that makes it unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -91,11 +94,26 @@ struct Scan {
 }
 
 impl Server {
-    pub fn new(connected: Connected, target: &Target, shard: ShardId, now: Instant, expires_at: Option<Instant>) -> Server {
-        let reported = connected.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
+    pub fn new(
+        connected: Connected,
+        target: &Target,
+        shard: ShardId,
+        now: Instant,
+        expires_at: Option<Instant>,
+    ) -> Server {
+        let reported = connected
+            .parameters
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         Server {
             stream: connected.stream,
-            canceller: Canceller::new(target.clone(), connected.peer, connected.process_id, connected.secret_key),
+            canceller: Canceller::new(
+                target.clone(),
+                connected.peer,
+                connected.process_id,
+                connected.secret_key,
+            ),
             shard,
             outbox: Vec::new(),
             sent: 0,
@@ -116,6 +134,11 @@ impl Server {
 
     /// Puts bytes on their way; they leave with the next [`Server::poll_flush`].
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.sent >= SENT_LIMIT {
+            // A stream that never quite drains must not keep all that it has sent.
+            self.outbox.drain(..self.sent);
+            self.sent = 0;
+        }
         self.outbox.extend_from_slice(bytes);
     }
 
@@ -132,7 +155,8 @@ impl Server {
     /// Sends what is on its way.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
         while self.sent < self.outbox.len() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            let written =
+                ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ServerError::Closed));
             }
@@ -181,7 +205,12 @@ impl Server {
         Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
     }
 
-    fn scan_chunk(&mut self, chunk: &mut [u8], out: &mut Vec<u8>, events: &mut Vec<Event>) -> Result<Range<usize>, ServerError> {
+    fn scan_chunk(
+        &mut self,
+        chunk: &mut [u8],
+        out: &mut Vec<u8>,
+        events: &mut Vec<Event>,
+    ) -> Result<Range<usize>, ServerError> {
         let mut run = 0..0;
         let mut at = self.scan.rest.min(chunk.len());
         if at > 0 {
@@ -210,7 +239,9 @@ impl Server {
                 out.extend_from_slice(&bytes);
                 run = at..at;
             }
-            let verdict = self.pipeline.step(tag, &chunk[at + HEADER..at + here], events)?;
+            let verdict = self
+                .pipeline
+                .step(tag, &chunk[at + HEADER..at + here], events)?;
             self.notice(tag, at, here, chunk);
             let end = at + here;
             // The run always ends where this message begins.
@@ -250,7 +281,9 @@ impl Server {
                     match (self.shown, self.scan.failed) {
                         (Shown::Own, _) => {}
                         (Shown::Begun, false) => body[0] = TransactionStatus::InTransaction.byte(),
-                        (Shown::Begun, true) | (Shown::Failed, _) => body[0] = TransactionStatus::Failed.byte(),
+                        (Shown::Begun, true) | (Shown::Failed, _) => {
+                            body[0] = TransactionStatus::Failed.byte()
+                        }
                     }
                 }
                 self.scan.failed = false;
@@ -259,7 +292,8 @@ impl Server {
             b'S' => {
                 let mut parts = body.split(|byte| *byte == 0);
                 if let (Some(name), Some(value)) = (parts.next(), parts.next())
-                    && let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value))
+                    && let (Ok(name), Ok(value)) =
+                        (std::str::from_utf8(name), std::str::from_utf8(value))
                 {
                     self.reported.set(name, value);
                 }
@@ -270,7 +304,10 @@ impl Server {
 
     /// Nothing is owed, nothing is half read or half sent.
     pub fn is_settled(&self) -> bool {
-        self.pipeline.is_empty() && self.scan.rest == 0 && self.scan.carry.is_empty() && self.backlog() == 0
+        self.pipeline.is_empty()
+            && self.scan.rest == 0
+            && self.scan.carry.is_empty()
+            && self.backlog() == 0
     }
 
     /// The client has been given a part of a message.
@@ -293,7 +330,11 @@ impl Server {
     }
 
     /// Runs statements of our own to their end and gives the ErrorResponse body if there was one.
-    pub async fn run(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>) -> Result<Result<(), Vec<u8>>, ServerError> {
+    pub async fn run(
+        &mut self,
+        sql: &str,
+        scratch: &RefCell<Box<[u8]>>,
+    ) -> Result<Result<(), Vec<u8>>, ServerError> {
         let mut out = Vec::new();
         self.capture(sql, scratch, &mut out).await?;
         let mut rest = &out[..];
@@ -309,7 +350,12 @@ impl Server {
     }
 
     /// Runs statements of our own to their end; everything the server says is appended to `out`.
-    pub async fn capture(&mut self, sql: &str, scratch: &RefCell<Box<[u8]>>, out: &mut Vec<u8>) -> Result<(), ServerError> {
+    pub async fn capture(
+        &mut self,
+        sql: &str,
+        scratch: &RefCell<Box<[u8]>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ServerError> {
         message::encode_query(sql.as_bytes(), &mut self.outbox);
         self.unnamed = None;
         self.pipeline.expect(Request::Query, Fate::Forward, None);

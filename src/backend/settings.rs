@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 /// Undoes SET SESSION CHARACTERISTICS AS TRANSACTION, which has no RESET of its own.
-const RESET_CHARACTERISTICS: &str =
-    "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
+const RESET_CHARACTERISTICS: &str = "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
 
 /// The settings a session differs in from a fresh connection: name (folded) and value as SQL, ready to follow `SET name = `.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,13 +37,23 @@ impl Settings {
 
     pub fn reset_all(&mut self) {
         // RESET ALL leaves the role alone, as in Postgres.
-        let kept = ["role", "session_authorization"].into_iter().filter_map(|name| self.0.get_key_value(name));
-        self.0 = Rc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
+        let kept = ["role", "session_authorization"]
+            .into_iter()
+            .filter_map(|name| self.0.get_key_value(name));
+        self.0 = Rc::new(
+            kept.map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        );
     }
 
     /// Adds those of `others` that are not set.
     pub fn add(&mut self, others: &Settings) {
-        for (name, value) in others.0.iter().filter(|(name, _)| !self.0.contains_key(*name)).collect::<Vec<_>>() {
+        for (name, value) in others
+            .0
+            .iter()
+            .filter(|(name, _)| !self.0.contains_key(*name))
+            .collect::<Vec<_>>()
+        {
             self.set(name, value);
         }
     }
@@ -61,10 +70,15 @@ impl Settings {
             match &**name {
                 "session_authorization" => sql.push_str("RESET SESSION AUTHORIZATION;"),
                 "session_characteristics" => sql.push_str(RESET_CHARACTERISTICS),
-                name => write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail"),
+                name => {
+                    write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail")
+                }
             }
         }
-        let changed = wanted.0.iter().filter(|(name, value)| self.0.get(*name) != Some(value));
+        let changed = wanted
+            .0
+            .iter()
+            .filter(|(name, value)| self.0.get(*name) != Some(value));
         let mut changed: Vec<_> = changed.collect();
         changed.sort_by_key(|(name, _)| match &***name {
             "session_authorization" => 0,
@@ -95,7 +109,10 @@ fn statement(name: &str, value: &str) -> String {
 
 /// A setting's name, each part quoted: `"search_path"`, `"app"."tenant"`.
 fn quoted(name: &str) -> String {
-    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<String> = name
+        .split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect();
     parts.join(".")
 }
 
@@ -116,9 +133,17 @@ enum Reading {
 
 impl Reading {
     fn under(values: &BTreeMap<Box<str>, Box<str>>) -> Reading {
-        let strings = values.get("standard_conforming_strings").is_none_or(|value| **value == *"on");
-        let encoding = values.get("client_encoding").is_none_or(|value| value.eq_ignore_ascii_case("utf8"));
-        if strings && encoding { Reading::AsExpected } else { Reading::Otherwise }
+        let strings = values
+            .get("standard_conforming_strings")
+            .is_none_or(|value| **value == *"on");
+        let encoding = values
+            .get("client_encoding")
+            .is_none_or(|value| value.eq_ignore_ascii_case("utf8"));
+        if strings && encoding {
+            Reading::AsExpected
+        } else {
+            Reading::Otherwise
+        }
     }
 }
 
@@ -160,9 +185,14 @@ impl Reported {
 
 impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
-        let entries = entries.into_iter().map(|(name, value)| (Box::from(name), Box::from(value)));
+        let entries = entries
+            .into_iter()
+            .map(|(name, value)| (Box::from(name), Box::from(value)));
         let values = entries.collect();
-        Reported { reading: Reading::under(&values), values: Rc::new(values) }
+        Reported {
+            reading: Reading::under(&values),
+            values: Rc::new(values),
+        }
     }
 }
 
@@ -181,7 +211,9 @@ mod tests {
         wanted.set("role", "reader");
         assert_eq!(
             has.statements_to(&wanted).as_deref(),
-            Some("RESET \"datestyle\";SET ROLE reader;SET \"app\".\"tenant\" = 'x';SET \"work_mem\" = '1MB';")
+            Some(
+                "RESET \"datestyle\";SET ROLE reader;SET \"app\".\"tenant\" = 'x';SET \"work_mem\" = '1MB';"
+            )
         );
         assert_eq!(has.statements_to(&has.clone()), None);
     }
@@ -192,6 +224,9 @@ mod tests {
         settings.set("role", "reader");
         settings.set("work_mem", "'1MB'");
         settings.reset_all();
-        assert_eq!((settings.get("role"), settings.get("work_mem")), (Some("reader"), None));
+        assert_eq!(
+            (settings.get("role"), settings.get("work_mem")),
+            (Some("reader"), None)
+        );
     }
 }

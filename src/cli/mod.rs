@@ -7,8 +7,8 @@
 mod check;
 pub mod demo;
 pub mod local;
-mod serve;
 mod route;
+mod serve;
 
 use std::process::ExitCode;
 

@@ -40,8 +40,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build();
-    let served = runtime.map_err(server::StartError::Thread).and_then(|runtime| runtime.block_on(serve(config, arguments)));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .enable_all()
+        .build();
+    let served = runtime
+        .map_err(server::StartError::Thread)
+        .and_then(|runtime| runtime.block_on(serve(config, arguments)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,7 +60,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 pub(super) fn log(log: &Log) -> Result<(), String> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| log.filter.clone());
     let filter = EnvFilter::try_new(&filter).map_err(|error| format!("{filter:?}: {error}"))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     match log.format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),

@@ -38,7 +38,15 @@ pub struct Client {
 
 impl Client {
     pub fn new(stream: Stream) -> Client {
-        Client { stream, inbox: Vec::new(), outbox: Vec::new(), sent: 0, unflushed: false, received_bytes: 0, sent_bytes: 0 }
+        Client {
+            stream,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
     }
 
     pub fn stream(&self) -> &Stream {
@@ -84,7 +92,8 @@ impl Client {
     /// Writes what is waiting.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while self.sent < self.outbox.len() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            let written =
+                ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ClientError::Closed));
             }
@@ -103,7 +112,11 @@ impl Client {
     }
 
     /// Reads once into the inbox.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), ClientError>> {
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), ClientError>> {
         let mut buffer = ReadBuf::new(scratch);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         let bytes = buffer.filled();

@@ -35,12 +35,18 @@ impl Listeners {
     pub async fn open(listen: &crate::config::Listen) -> Result<Listeners, StartError> {
         let mut tcp = Vec::new();
         for address in &listen.addresses {
-            let fail = |error| StartError::Listen { address: address.to_string(), error };
+            let fail = |error| StartError::Listen {
+                address: address.to_string(),
+                error,
+            };
             tcp.push(TcpListener::bind(address).await.map_err(fail)?);
         }
         let unix = match &listen.unix_socket_directory {
             Some(directory) => {
-                let port = tcp.first().and_then(|listener| listener.local_addr().ok()).map_or(6432, |address| address.port());
+                let port = tcp
+                    .first()
+                    .and_then(|listener| listener.local_addr().ok())
+                    .map_or(6432, |address| address.port());
                 Some(open_unix(&directory.join(format!(".s.PGSQL.{port}"))).await?)
             }
             None => None,
@@ -51,7 +57,10 @@ impl Listeners {
 
 /// A socket file that nobody answers on is left over from a process that was killed, and is replaced.
 async fn open_unix(path: &Path) -> Result<(UnixListener, SocketFile), StartError> {
-    let fail = |error| StartError::Listen { address: path.display().to_string(), error };
+    let fail = |error| StartError::Listen {
+        address: path.display().to_string(),
+        error,
+    };
     if path.exists() {
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             return Err(fail(io::Error::from(io::ErrorKind::AddrInUse)));
@@ -78,7 +87,12 @@ pub async fn tcp(listener: TcpListener, workers: Vec<WorkerHandle>, limit: usize
 }
 
 /// Accepts on a Unix socket for ever.
-pub async fn unix(listener: UnixListener, _file: SocketFile, workers: Vec<WorkerHandle>, limit: usize) {
+pub async fn unix(
+    listener: UnixListener,
+    _file: SocketFile,
+    workers: Vec<WorkerHandle>,
+    limit: usize,
+) {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => match socket.into_std() {
@@ -98,7 +112,10 @@ async fn pause(error: io::Error) {
 fn hand_over(socket: Socket, workers: &[WorkerHandle], limit: usize) {
     let connections: usize = workers.iter().map(WorkerHandle::connections).sum();
     if connections >= limit + BEYOND {
-        tracing::warn!(connections, "too many connections: a new one is closed unheard");
+        tracing::warn!(
+            connections,
+            "too many connections: a new one is closed unheard"
+        );
         return;
     }
     if let Some(worker) = workers.iter().min_by_key(|worker| worker.connections()) {

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::StartError;
 use super::worker::{Command, WorkerHandle};
 use crate::admin::Request;
-use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::catalog::schema::Schema;
+use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
@@ -48,7 +48,10 @@ pub struct ServerSide {
 impl ServerSide {
     fn load(configured: &ServerTls, before: Option<&ServerSide>) -> Result<ServerSide, StartError> {
         // A file that cannot be read is reported by the loading below.
-        let root_certificate = configured.root_certificate.as_deref().and_then(|path| std::fs::read(path).ok());
+        let root_certificate = configured
+            .root_certificate
+            .as_deref()
+            .and_then(|path| std::fs::read(path).ok());
         if let Some(before) = before
             && before.configured == *configured
             && before.root_certificate == root_certificate
@@ -56,7 +59,11 @@ impl ServerSide {
             return Ok(before.clone());
         }
         let encryption = Arc::new(ServerEncryption::load(configured)?);
-        Ok(ServerSide { configured: configured.clone(), root_certificate, encryption })
+        Ok(ServerSide {
+            configured: configured.clone(),
+            root_certificate,
+            encryption,
+        })
     }
 }
 
@@ -78,7 +85,12 @@ impl Plant {
         }
         let client_encryption = ClientEncryption::load(&config.listen.tls)?;
         let server_side = ServerSide::load(&config.server_tls, before)?;
-        Ok(Plant { config: Arc::new(config), configured, client_encryption, server_side })
+        Ok(Plant {
+            config: Arc::new(config),
+            configured,
+            client_encryption,
+            server_side,
+        })
     }
 
     /// The snapshot with what is known of the servers' definitions.
@@ -98,10 +110,15 @@ impl Plant {
         })
     }
 
-    fn catalogs(&self, schemas: &HashMap<Box<str>, Schema>, epoch: Epoch) -> HashMap<Box<str>, Arc<Catalog>> {
+    fn catalogs(
+        &self,
+        schemas: &HashMap<Box<str>, Schema>,
+        epoch: Epoch,
+    ) -> HashMap<Box<str>, Arc<Catalog>> {
         let mut catalogs = HashMap::new();
         for (name, configured) in &self.configured {
-            let (catalog, warnings) = Catalog::assemble(configured.clone(), schemas.get(name), epoch);
+            let (catalog, warnings) =
+                Catalog::assemble(configured.clone(), schemas.get(name), epoch);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
             }
@@ -144,12 +161,23 @@ struct Asked {
 
 impl Definitions {
     /// Reads a database's definitions; whoever waits is told when they are in force, or could not be read.
-    fn read(&mut self, database: &str, topology: &Arc<Topology>, waiting: Vec<oneshot::Sender<()>>) {
+    fn read(
+        &mut self,
+        database: &str,
+        topology: &Arc<Topology>,
+        waiting: Vec<oneshot::Sender<()>>,
+    ) {
         if let Some(asked) = self.asked.get_mut(database) {
             asked.next.get_or_insert_default().extend(waiting);
             return;
         }
-        self.asked.insert(Box::from(database), Asked { now: waiting, next: None });
+        self.asked.insert(
+            Box::from(database),
+            Asked {
+                now: waiting,
+                next: None,
+            },
+        );
         let (topology, database) = (Arc::clone(topology), Box::from(database));
         self.reading.spawn(async move {
             let schema = topology.read_schema(&database).await;
@@ -200,9 +228,13 @@ impl Control {
                     self.publish().await;
                 }
             }
-            Err(error) => tracing::warn!(database = &*database, %error, "cannot read the servers' definitions"),
+            Err(error) => {
+                tracing::warn!(database = &*database, %error, "cannot read the servers' definitions")
+            }
         }
-        let Some(asked) = self.definitions.asked.remove(&database) else { return };
+        let Some(asked) = self.definitions.asked.remove(&database) else {
+            return;
+        };
         for waiting in asked.now {
             // Who waited may have gone.
             let _ = waiting.send(());
@@ -230,7 +262,9 @@ impl Control {
                 }
                 tokio::spawn(async move {
                     while !answer.is_closed() {
-                        let quiet = ask_all(&workers, |quiet| Command::IsQuiet(database.clone(), quiet)).await;
+                        let quiet =
+                            ask_all(&workers, |quiet| Command::IsQuiet(database.clone(), quiet))
+                                .await;
                         if quiet.into_iter().all(|quiet| quiet) {
                             let _ = answer.send(());
                             return;
@@ -245,9 +279,15 @@ impl Control {
                 }
                 let _ = answer.send(());
             }
-            Request::Cancel { process_id, key, done } => {
+            Request::Cancel {
+                process_id,
+                key,
+                done,
+            } => {
                 let place = self.shared.find(process_id, &key);
-                if let Some((worker, card)) = place.and_then(|place| Some((self.workers.get(place.worker)?, place.card))) {
+                if let Some((worker, card)) =
+                    place.and_then(|place| Some((self.workers.get(place.worker)?, place.card)))
+                {
                     worker.send(Command::Cancel(card, done));
                 }
             }
@@ -258,11 +298,15 @@ impl Control {
 
     /// Reads the file again. A mistake anywhere changes nothing.
     async fn reload(&mut self) -> Result<(), Vec<Problem>> {
-        let Some(path) = self.path.clone() else { return Ok(()) };
+        let Some(path) = self.path.clone() else {
+            return Ok(());
+        };
         let before = self.plant.server_side.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let config = config::load(&path)?;
-            let problem = |error: &dyn std::fmt::Display| vec![config.problem(config::Line(0), "", error.to_string())];
+            let problem = |error: &dyn std::fmt::Display| {
+                vec![config.problem(config::Line(0), "", error.to_string())]
+            };
             match Plant::build(config.clone(), Some(&before)) {
                 Ok(plant) => Ok(plant),
                 Err(StartError::Config(problems)) => Err(problems),
@@ -286,8 +330,11 @@ impl Control {
             tracing::warn!("{kept} takes effect after a restart");
         }
         self.plant = plant;
-        self.topology.follow(&self.plant.config, &self.plant.server_side.encryption);
-        self.definitions.known.retain(|name, _| self.plant.configured.contains_key(name));
+        self.topology
+            .follow(&self.plant.config, &self.plant.server_side.encryption);
+        self.definitions
+            .known
+            .retain(|name, _| self.plant.configured.contains_key(name));
         self.publish().await;
         self.read_all(|_| true);
         tracing::info!("the configuration was read again");
@@ -297,12 +344,21 @@ impl Control {
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = match self.plant.snapshot(&self.shared.secret, &self.definitions.known, self.epoch) {
-            Ok(snapshot) => Arc::new(snapshot),
-            Err(error) => return tracing::error!(%error, "the new state cannot be put in force"),
-        };
+        let snapshot =
+            match self
+                .plant
+                .snapshot(&self.shared.secret, &self.definitions.known, self.epoch)
+            {
+                Ok(snapshot) => Arc::new(snapshot),
+                Err(error) => {
+                    return tracing::error!(%error, "the new state cannot be put in force");
+                }
+            };
         self.shared.replace(Arc::clone(&snapshot));
-        ask_all(&self.workers, |done| Command::Follow(Arc::clone(&snapshot), done)).await;
+        ask_all(&self.workers, |done| {
+            Command::Follow(Arc::clone(&snapshot), done)
+        })
+        .await;
     }
 }
 
@@ -331,7 +387,10 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// Asks every worker and waits for all answers; a worker that is gone gives none.
-pub async fn ask_all<T>(workers: &[WorkerHandle], command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+pub async fn ask_all<T>(
+    workers: &[WorkerHandle],
+    command: impl Fn(oneshot::Sender<T>) -> Command,
+) -> Vec<T> {
     let mut answers = Vec::new();
     for worker in workers {
         let (answer, answered) = oneshot::channel();

@@ -50,7 +50,11 @@ pub enum StartError {
 }
 
 fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
+    problems
+        .iter()
+        .map(|problem| format!("  {problem}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A proxy that runs. Dropping it ends it without waiting for anybody.
@@ -79,22 +83,35 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
     let (change, changes) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(snapshot, secret, change));
-    let topology = Arc::new(Topology::new(&config, Arc::clone(&plant.server_side.encryption)));
+    let topology = Arc::new(Topology::new(
+        &config,
+        Arc::clone(&plant.server_side.encryption),
+    ));
     let (requests, requested) = mpsc::unbounded_channel();
     let (phase, phases) = watch::channel(Phase::Serving);
-    let access = Access { requests, shared: Arc::clone(&shared), topology: Arc::clone(&topology), phase: phases };
+    let access = Access {
+        requests,
+        shared: Arc::clone(&shared),
+        topology: Arc::clone(&topology),
+        phase: phases,
+    };
 
     let (mut workers, mut threads) = (Vec::new(), Vec::new());
     for index in 0..config.workers {
         let (handle, commands) = worker::channel();
         let admin = access.clone();
-        let surroundings = Surroundings { index, count: config.workers, shared: Arc::clone(&shared), admin };
+        let surroundings = Surroundings {
+            index,
+            count: config.workers,
+            shared: Arc::clone(&shared),
+            admin,
+        };
         threads.push(worker::start(surroundings, commands)?);
         workers.push(handle);
     }
     let watching = tokio::spawn(Arc::clone(&topology).watch());
-    let control =
-        Control { path,
+    let control = Control {
+        path,
         plant,
         epoch,
         shared,
@@ -106,16 +123,31 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     };
     let control = tokio::spawn(control.run());
 
-    let addresses = listeners.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let addresses = listeners
+        .tcp
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let limit = config.limits.max_client_connections;
-    let mut accepting: Vec<JoinHandle<()>> =
-        listeners.tcp.into_iter().map(|listener| tokio::spawn(accept::tcp(listener, workers.clone(), limit))).collect();
+    let mut accepting: Vec<JoinHandle<()>> = listeners
+        .tcp
+        .into_iter()
+        .map(|listener| tokio::spawn(accept::tcp(listener, workers.clone(), limit)))
+        .collect();
     if let Some((listener, file)) = listeners.unix {
-        accepting.push(tokio::spawn(accept::unix(listener, file, workers.clone(), limit)));
+        accepting.push(tokio::spawn(accept::unix(
+            listener,
+            file,
+            workers.clone(),
+            limit,
+        )));
     }
     let http = match config.listen.http {
         Some(address) => {
-            let fail = |error| StartError::Listen { address: address.to_string(), error };
+            let fail = |error| StartError::Listen {
+                address: address.to_string(),
+                error,
+            };
             let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
             let bound = listener.local_addr().map_err(fail)?;
             accepting.push(tokio::spawn(admin::http::serve(listener, access.clone())));
@@ -124,7 +156,18 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         None => None,
     };
     let shutdown_timeout = config.limits.shutdown_timeout;
-    Ok(Handle { addresses, http, access, phase, workers, threads, accepting, watching, control, shutdown_timeout })
+    Ok(Handle {
+        addresses,
+        http,
+        access,
+        phase,
+        workers,
+        threads,
+        accepting,
+        watching,
+        control,
+        shutdown_timeout,
+    })
 }
 
 impl Handle {
@@ -155,7 +198,10 @@ impl Handle {
                 break;
             }
             if tokio::time::Instant::now() >= deadline {
-                tracing::warn!(connections, "clients are cut off: they did not finish in time");
+                tracing::warn!(
+                    connections,
+                    "clients are cut off: they did not finish in time"
+                );
                 break;
             }
             tokio::time::sleep(DRAIN_POLL).await;
@@ -164,7 +210,9 @@ impl Handle {
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()))
+        });
         // Only control's clones of the handles keep a worker's loop alive, and that task was aborted.
         let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
     }

@@ -72,7 +72,10 @@ pub struct Surroundings {
 }
 
 /// Starts a worker's thread. It ends when its handle is dropped and its last client is gone.
-pub fn start(surroundings: Surroundings, commands: Commands) -> Result<std::thread::JoinHandle<()>, StartError> {
+pub fn start(
+    surroundings: Surroundings,
+    commands: Commands,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
     let name = format!("worker-{}", surroundings.index);
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -97,11 +100,24 @@ pub struct Commands {
 pub fn channel() -> (WorkerHandle, Commands) {
     let (commands, receiver) = mpsc::unbounded_channel();
     let connections = Arc::new(AtomicUsize::new(0));
-    (WorkerHandle { commands, connections: Arc::clone(&connections) }, Commands { receiver, connections })
+    (
+        WorkerHandle {
+            commands,
+            connections: Arc::clone(&connections),
+        },
+        Commands {
+            receiver,
+            connections,
+        },
+    )
 }
 
 async fn run(surroundings: Surroundings, mut commands: Commands) {
-    let worker = Worker::new(surroundings.index, surroundings.count, Arc::clone(&surroundings.shared));
+    let worker = Worker::new(
+        surroundings.index,
+        surroundings.count,
+        Arc::clone(&surroundings.shared),
+    );
     let admin = Rc::new(surroundings.admin);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -116,7 +132,12 @@ async fn run(surroundings: Surroundings, mut commands: Commands) {
     }
 }
 
-fn obey(worker: &Rc<Worker>, admin: &Rc<admin::Access>, command: Command, connections: &Arc<AtomicUsize>) {
+fn obey(
+    worker: &Rc<Worker>,
+    admin: &Rc<admin::Access>,
+    command: Command,
+    connections: &Arc<AtomicUsize>,
+) {
     match command {
         Command::Serve(socket) => {
             let connection = Connection::count(connections);
@@ -184,10 +205,16 @@ async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
     let snapshot = Arc::clone(&worker.snapshot());
     let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
     let peer = stream.peer();
-    match tokio::time::timeout_at(deadline, startup::open(stream, &snapshot.client_encryption)).await {
-        Ok(Ok(Opening::Session(startup))) => session(worker, admin, startup, snapshot, deadline).await,
+    match tokio::time::timeout_at(deadline, startup::open(stream, &snapshot.client_encryption))
+        .await
+    {
+        Ok(Ok(Opening::Session(startup))) => {
+            session(worker, admin, startup, snapshot, deadline).await
+        }
         Ok(Ok(Opening::Cancel(request))) => cancel(admin, request).await,
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before it was logged in"),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a connection ended before it was logged in")
+        }
         Err(_) => tracing::info!(%peer, "a client did not say what it wants in time"),
     }
 }
@@ -203,19 +230,33 @@ async fn session(
     let Some(admission) = worker.shared.admit(limits.max_client_connections) else {
         return refuse(startup.stream, "53300", "sorry, too many clients already").await;
     };
-    let user = snapshot.config.users.iter().find(|user| user.name == startup.user);
+    let user = snapshot
+        .config
+        .users
+        .iter()
+        .find(|user| user.name == startup.user);
     let proving = auth::authenticate(&mut startup.stream, user, &startup.user, &snapshot.auth);
     match tokio::time::timeout_at(deadline, proving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             return tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");
         }
-        Err(_) => return refuse(startup.stream, "57014", "canceling authentication due to timeout").await,
+        Err(_) => {
+            return refuse(
+                startup.stream,
+                "57014",
+                "canceling authentication due to timeout",
+            )
+            .await;
+        }
     }
     let Some(user) = user else {
         return tracing::error!("a user who does not exist was authenticated");
     };
-    let Some(user_admission) = worker.shared.admit_user(&user.name, limits.max_user_connections) else {
+    let Some(user_admission) = worker
+        .shared
+        .admit_user(&user.name, limits.max_user_connections)
+    else {
         let message = format!("too many connections for role \"{}\"", user.name);
         return refuse(startup.stream, "53300", &message).await;
     };
@@ -223,11 +264,20 @@ async fn session(
     drop(snapshot);
     if startup.database == crate::config::ADMIN_DATABASE {
         if !user.admin {
-            return refuse(startup.stream, "42501", "permission denied for the admin database: not an admin user").await;
+            return refuse(
+                startup.stream,
+                "42501",
+                "permission denied for the admin database: not an admin user",
+            )
+            .await;
         }
         return admin::serve(startup, admin).await;
     }
-    let arrival = Arrival { startup, user, admission: (admission, user_admission) };
+    let arrival = Arrival {
+        startup,
+        user,
+        admission: (admission, user_admission),
+    };
     if let Some(session) = login::begin(worker, arrival).await {
         session.run().await;
     }

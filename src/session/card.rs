@@ -61,7 +61,11 @@ impl Cards {
     }
 
     pub fn all(&self) -> Vec<Rc<Card>> {
-        self.0.borrow().iter().map(|(_, card)| Rc::clone(card)).collect()
+        self.0
+            .borrow()
+            .iter()
+            .map(|(_, card)| Rc::clone(card))
+            .collect()
     }
 
     pub fn len(&self) -> usize {
@@ -104,7 +108,12 @@ pub struct Identity {
 
 impl Card {
     pub fn new(identity: Identity, now: Instant) -> Rc<Card> {
-        let Identity { user, database, address, tls } = identity;
+        let Identity {
+            user,
+            database,
+            address,
+            tls,
+        } = identity;
         Rc::new(Card {
             place: Cell::new(0),
             process_id: Cell::new(0),

@@ -29,7 +29,9 @@ impl PlannedStatement {
 
 fn is_ours(class: &Class) -> bool {
     match class {
-        Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => ChosenBy::named(name).is_some(),
+        Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => {
+            ChosenBy::named(name).is_some()
+        }
         _ => false,
     }
 }
@@ -37,16 +39,27 @@ fn is_ours(class: &Class) -> bool {
 impl Fault {
     /// What a failed transaction answers.
     pub(super) fn aborted() -> Fault {
-        let message = "current transaction is aborted, commands ignored until end of transaction block".to_owned();
-        Fault::Postgres { sqlstate: "25P02", message }
+        let message =
+            "current transaction is aborted, commands ignored until end of transaction block"
+                .to_owned();
+        Fault::Postgres {
+            sqlstate: "25P02",
+            message,
+        }
     }
 
     fn no_transaction(command: &str) -> Fault {
-        Fault::Postgres { sqlstate: "25P01", message: format!("{command} can only be used in transaction blocks") }
+        Fault::Postgres {
+            sqlstate: "25P01",
+            message: format!("{command} can only be used in transaction blocks"),
+        }
     }
 
     fn no_savepoint(name: &str) -> Fault {
-        Fault::Postgres { sqlstate: "3B001", message: format!("savepoint \"{name}\" does not exist") }
+        Fault::Postgres {
+            sqlstate: "3B001",
+            message: format!("savepoint \"{name}\" does not exist"),
+        }
     }
 
     pub(super) fn ours_in_batch(class: &Class) -> Fault {
@@ -54,7 +67,8 @@ impl Fault {
             Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => name,
             _ => "trunkline",
         };
-        let message = format!("{name} cannot be set or shown together with other statements in one message");
+        let message =
+            format!("{name} cannot be set or shown together with other statements in one message");
         Fault::Refused(Refusal::new(Reason::SettingInBatch, message))
     }
 }
@@ -73,14 +87,23 @@ impl Session {
             | Class::RollbackTo(_)
             | Class::Release(_) => !in_hand && self.transaction != Transaction::Open,
             Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
-                !in_hand && matches!(self.transaction, Transaction::Begun(_) | Transaction::Failed(_))
+                !in_hand
+                    && matches!(
+                        self.transaction,
+                        Transaction::Begun(_) | Transaction::Failed(_)
+                    )
             }
             _ => false,
         }
     }
 
     /// Does a statement that needs no table; appends its answer.
-    pub(super) async fn control(&mut self, class: &Class, text: &str, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    pub(super) async fn control(
+        &mut self,
+        class: &Class,
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<Control, Fault> {
         if is_ours(class) {
             return self.own_setting(class, out);
         }
@@ -107,7 +130,11 @@ impl Session {
     }
 
     fn check_not_aborted(&self) -> Result<(), Fault> {
-        if self.own_status() == TransactionStatus::Failed { Err(Fault::aborted()) } else { Ok(()) }
+        if self.own_status() == TransactionStatus::Failed {
+            Err(Fault::aborted())
+        } else {
+            Ok(())
+        }
     }
 
     /// Outside a transaction block.
@@ -122,11 +149,22 @@ impl Session {
                 self.transaction_began = Some(std::time::Instant::now());
                 answer::command_complete(out, begin_tag(text));
             }
-            Class::Commit { chain: Chain::Yes } => return Err(Fault::no_transaction("COMMIT AND CHAIN")),
-            Class::Rollback { chain: Chain::Yes } => return Err(Fault::no_transaction("ROLLBACK AND CHAIN")),
+            Class::Commit { chain: Chain::Yes } => {
+                return Err(Fault::no_transaction("COMMIT AND CHAIN"));
+            }
+            Class::Rollback { chain: Chain::Yes } => {
+                return Err(Fault::no_transaction("ROLLBACK AND CHAIN"));
+            }
             Class::Commit { .. } | Class::Rollback { .. } => {
                 warn(out, "25P01", "there is no transaction in progress");
-                answer::command_complete(out, if matches!(class, Class::Commit { .. }) { "COMMIT" } else { "ROLLBACK" });
+                answer::command_complete(
+                    out,
+                    if matches!(class, Class::Commit { .. }) {
+                        "COMMIT"
+                    } else {
+                        "ROLLBACK"
+                    },
+                );
             }
             Class::Savepoint(_) => return Err(Fault::no_transaction("SAVEPOINT")),
             Class::RollbackTo(_) => return Err(Fault::no_transaction("ROLLBACK TO SAVEPOINT")),
@@ -137,24 +175,47 @@ impl Session {
     }
 
     /// In a transaction that no server knows of.
-    async fn in_begun(&mut self, class: &Class, text: &str, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    async fn in_begun(
+        &mut self,
+        class: &Class,
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<Control, Fault> {
         let Transaction::Begun(prologue) = &mut self.transaction else {
             return Ok(Control::Forward);
         };
         match class {
             Class::Begin => {
+                if !Prologue::new(text).cannot_fail() {
+                    // It begins nothing, yet its modes count.
+                    self.try_in_transaction(text).await?;
+                    if let Transaction::Begun(prologue) = &mut self.transaction {
+                        prologue.append(text);
+                    }
+                }
                 warn(out, "25001", "there is already a transaction in progress");
                 answer::command_complete(out, begin_tag(text));
             }
             Class::Commit { chain } | Class::Rollback { chain } => {
-                let committed = if matches!(class, Class::Commit { .. }) { Committed::Yes } else { Committed::No };
+                let committed = if matches!(class, Class::Commit { .. }) {
+                    Committed::Yes
+                } else {
+                    Committed::No
+                };
                 let next = match chain {
                     Chain::Yes => Transaction::Begun(Prologue::new(prologue.begin())),
                     Chain::No => Transaction::Idle,
                 };
                 self.begun_ended(committed);
                 self.transaction = next;
-                answer::command_complete(out, if committed == Committed::Yes { "COMMIT" } else { "ROLLBACK" });
+                answer::command_complete(
+                    out,
+                    if committed == Committed::Yes {
+                        "COMMIT"
+                    } else {
+                        "ROLLBACK"
+                    },
+                );
             }
             Class::Savepoint(name) => {
                 prologue.savepoint(name, text);
@@ -175,7 +236,12 @@ impl Session {
                 self.release_savepoint(name);
                 answer::command_complete(out, "RELEASE");
             }
-            Class::Set { scope: Scope::Local, .. } | Class::SetTransaction | Class::SetConstraints => {
+            Class::Set {
+                scope: Scope::Local,
+                ..
+            }
+            | Class::SetTransaction
+            | Class::SetConstraints => {
                 self.try_in_transaction(text).await?;
                 if let Transaction::Begun(prologue) = &mut self.transaction {
                     prologue.append(text);
@@ -183,9 +249,20 @@ impl Session {
                 if let Class::Set { scope, name, value } = class {
                     self.set_done(*scope, name, value);
                 }
-                answer::command_complete(out, if *class == Class::SetConstraints { "SET CONSTRAINTS" } else { "SET" });
+                answer::command_complete(
+                    out,
+                    if *class == Class::SetConstraints {
+                        "SET CONSTRAINTS"
+                    } else {
+                        "SET"
+                    },
+                );
             }
-            Class::Set { scope: Scope::Session, name, value } => {
+            Class::Set {
+                scope: Scope::Session,
+                name,
+                value,
+            } => {
                 self.set_ahead(name, value, text).await?;
                 answer::command_complete(out, "SET");
             }
@@ -199,7 +276,12 @@ impl Session {
     }
 
     /// In a transaction that failed before a server knew of it.
-    fn in_failed(&mut self, class: &Class, mut prologue: Prologue, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    fn in_failed(
+        &mut self,
+        class: &Class,
+        mut prologue: Prologue,
+        out: &mut Vec<u8>,
+    ) -> Result<Control, Fault> {
         match class {
             Class::Commit { chain } | Class::Rollback { chain } => {
                 self.begun_ended(Committed::No);
@@ -228,7 +310,9 @@ impl Session {
 
     /// Lets a server judge a statement that counts to the end of the transaction, in a transaction that is rolled back.
     async fn try_in_transaction(&mut self, text: &str) -> Result<(), Fault> {
-        let Transaction::Begun(prologue) = &self.transaction else { return Ok(()) };
+        let Transaction::Begun(prologue) = &self.transaction else {
+            return Ok(());
+        };
         let trial = format!("{}{text}\n;", prologue.text());
         self.attach(Destination::Any, Phase::Metadata).await?;
         if self.link.as_ref().is_some_and(|link| !link.is_settled()) {
@@ -236,7 +320,9 @@ impl Session {
             self.leave_metadata().await?;
             self.attach(Destination::Any, Phase::Metadata).await?;
         }
-        let Some(link) = &mut self.link else { return Ok(()) };
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
         let judged = link.try_out(&trial, &self.worker).await;
         self.detach(std::time::Instant::now());
         judged
@@ -269,9 +355,15 @@ impl Session {
                     SetValue::Given { values, .. } => values,
                 };
                 if *scope == Scope::Local && self.transaction == Transaction::Idle {
-                    warn(out, "25P01", "SET LOCAL can only be used in transaction blocks");
+                    warn(
+                        out,
+                        "25P01",
+                        "SET LOCAL can only be used in transaction blocks",
+                    );
                 } else {
-                    self.shard_setting.set(by, values, *scope, &catalog).map_err(Fault::Refused)?;
+                    self.shard_setting
+                        .set(by, values, *scope, &catalog)
+                        .map_err(Fault::Refused)?;
                     if self.transaction == Transaction::Idle {
                         self.shard_setting.transaction_ended(true);
                     }
@@ -280,7 +372,9 @@ impl Session {
             }
             Class::Reset(name) => {
                 let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
-                self.shard_setting.set(by, &[], Scope::Session, &catalog).map_err(Fault::Refused)?;
+                self.shard_setting
+                    .set(by, &[], Scope::Session, &catalog)
+                    .map_err(Fault::Refused)?;
                 if self.transaction == Transaction::Idle {
                     self.shard_setting.transaction_ended(true);
                 }
@@ -306,7 +400,11 @@ impl Session {
 
 /// The tag of BEGIN in the words the client used.
 fn begin_tag(text: &str) -> &'static str {
-    if text.len() >= 5 && text.as_bytes()[..5].eq_ignore_ascii_case(b"start") { "START TRANSACTION" } else { "BEGIN" }
+    if text.len() >= 5 && text.as_bytes()[..5].eq_ignore_ascii_case(b"start") {
+        "START TRANSACTION"
+    } else {
+        "BEGIN"
+    }
 }
 
 fn warn(out: &mut Vec<u8>, sqlstate: &str, message: &str) {

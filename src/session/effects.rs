@@ -12,14 +12,27 @@ use crate::sql::class::{Class, Ddl, Discard, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
 /// Settings that belong to one transaction, whatever the scope of the SET.
-const OF_THE_TRANSACTION: [&str; 3] = ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+const OF_THE_TRANSACTION: [&str; 3] = [
+    "transaction_isolation",
+    "transaction_read_only",
+    "transaction_deferrable",
+];
 
 /// Remembered under a token until the server has answered.
 pub enum Effect {
     /// Dealt with.
     Settled,
     /// A client's Parse; its name when it has one.
-    Parsed { statement: Rc<Statement>, name: Option<Box<[u8]>>, sent: Sent },
+    Parsed {
+        statement: Rc<Statement>,
+        name: Option<Box<[u8]>>,
+        sent: Sent,
+    },
+    /// A client's Close of a statement that it had.
+    Closed {
+        statement: Rc<Statement>,
+        name: Box<[u8]>,
+    },
     /// A Parse of ours.
     Injected(Rc<Statement>),
     /// A Close of ours, to make room.
@@ -62,7 +75,9 @@ impl PlannedStatement {
             Class::Ddl(Ddl::Temporary) => return Some("temporary table"),
             Class::Listen => return Some("LISTEN"),
             Class::Prepare { .. } => return Some("PREPARE"),
-            Class::Declare { hold: Hold::With, .. } => return Some("WITH HOLD cursor"),
+            Class::Declare {
+                hold: Hold::With, ..
+            } => return Some("WITH HOLD cursor"),
             Class::Load => return Some("LOAD"),
             _ => {}
         }
@@ -102,7 +117,9 @@ impl Session {
     }
 
     pub(super) fn remember(&mut self, effect: Effect) -> Token {
-        let token = Token(u32::try_from(self.effects.len()).expect("a unit of work has fewer than 2^32 requests"));
+        let token = Token(
+            u32::try_from(self.effects.len()).expect("a unit of work has fewer than 2^32 requests"),
+        );
         self.effects.push(effect);
         token
     }
@@ -118,11 +135,16 @@ impl Session {
     }
 
     pub(super) fn done(&mut self, token: Token, ordinal: u32, committed: Committed) {
-        let Some(effect) = self.effects.get_mut(token.0 as usize) else { return };
+        let Some(effect) = self.effects.get_mut(token.0 as usize) else {
+            return;
+        };
         match effect {
             Effect::Statements(planned) => {
                 let planned = Rc::clone(planned);
-                let mut told = planned.statements.iter().filter(|statement| statement.class != Class::Empty);
+                let mut told = planned
+                    .statements
+                    .iter()
+                    .filter(|statement| statement.class != Class::Empty);
                 if let Some(statement) = told.nth(ordinal as usize) {
                     self.statement_done(&statement.class, committed);
                 }
@@ -136,19 +158,42 @@ impl Session {
     }
 
     pub(super) fn dropped(&mut self, token: Token) {
-        let Some(effect) = self.effects.get_mut(token.0 as usize) else { return };
+        let Some(effect) = self.effects.get_mut(token.0 as usize) else {
+            return;
+        };
         match std::mem::replace(effect, Effect::Settled) {
-            Effect::Parsed { statement, name, sent } => {
-                if let Some(name) = name
-                    && self.prepared.get(&name).is_some_and(|known| Rc::ptr_eq(known, &statement))
-                {
-                    self.prepared.remove(&name);
+            Effect::Parsed {
+                statement,
+                name,
+                sent,
+            } => {
+                match name {
+                    Some(name)
+                        if self
+                            .prepared
+                            .get(&name)
+                            .is_some_and(|known| Rc::ptr_eq(known, &statement)) =>
+                    {
+                        self.prepared.remove(&name);
+                    }
+                    // Whether the one before it is still there depends on where the error was: rather none than the wrong one.
+                    None if self
+                        .unnamed
+                        .as_ref()
+                        .is_some_and(|known| Rc::ptr_eq(known, &statement)) =>
+                    {
+                        self.unnamed = None
+                    }
+                    _ => {}
                 }
                 if sent == Sent::Yes
                     && let Some(link) = &mut self.link
                 {
                     link.forget(statement.id);
                 }
+            }
+            Effect::Closed { statement, name } => {
+                self.prepared.entry(name).or_insert(statement);
             }
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {
@@ -192,7 +237,11 @@ impl Session {
 
     /// The settings are again what they were at the savepoint.
     pub(super) fn back_to_savepoint(&mut self, name: &str) {
-        if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) {
+        if let Some(place) = self
+            .savepoints
+            .iter()
+            .rposition(|(savepoint, _)| **savepoint == *name)
+        {
             self.savepoints.truncate(place + 1);
             self.settings = self.savepoints[place].1.clone();
             self.settings_changed();
@@ -200,7 +249,11 @@ impl Session {
     }
 
     pub(super) fn release_savepoint(&mut self, name: &str) {
-        if let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) {
+        if let Some(place) = self
+            .savepoints
+            .iter()
+            .rposition(|(savepoint, _)| **savepoint == *name)
+        {
             self.savepoints.truncate(place);
         }
     }
@@ -211,10 +264,14 @@ impl Session {
             return;
         }
         match (scope, value) {
-            (Scope::Local, SetValue::Given { values, .. }) if name == "search_path" => self.set_search_path(values),
+            (Scope::Local, SetValue::Given { values, .. }) if name == "search_path" => {
+                self.set_search_path(values)
+            }
             (Scope::Local, _) => {}
             (Scope::Session, SetValue::Default) => self.reset_done(name),
-            (Scope::Session, SetValue::Given { source, .. }) if name == "session_characteristics" => {
+            (Scope::Session, SetValue::Given { source, .. })
+                if name == "session_characteristics" =>
+            {
                 for (name, value) in characteristics(source) {
                     self.settings.set(name, &value);
                 }
@@ -225,7 +282,8 @@ impl Session {
                 if name == "application_name"
                     && let SetValue::Given { values, .. } = value
                 {
-                    *self.card.application_name.borrow_mut() = values.first().cloned().unwrap_or_default();
+                    *self.card.application_name.borrow_mut() =
+                        values.first().cloned().unwrap_or_default();
                 }
                 self.settings_changed();
             }
@@ -278,6 +336,7 @@ impl Session {
         self.outcome = None;
         self.savepoints.clear();
         self.portals.clear();
+        self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
         if kept {
             self.settled = self.settings.clone();
@@ -311,12 +370,29 @@ impl Session {
     }
 
     /// Sends a Parse of the client on the current connection, or answers it when the connection has the statement.
-    pub(super) fn send_parse(&mut self, statement: Rc<Statement>, naming: Naming, name: Option<Box<[u8]>>) {
+    pub(super) fn send_parse(
+        &mut self,
+        statement: Rc<Statement>,
+        naming: Naming,
+        name: Option<Box<[u8]>>,
+    ) {
         let Some(link) = &mut self.link else { return };
         let known = naming == Naming::Named && link.has(&statement, naming);
+        // A failed transaction accepts no Parse: the server says so, also of a statement that it has.
+        let judged = known && link.status() == crate::wire::answer::TransactionStatus::Failed;
         let sent = if known { Sent::No } else { Sent::Yes };
-        let token = self.remember(Effect::Parsed { statement: Rc::clone(&statement), name, sent });
+        let token = self.remember(Effect::Parsed {
+            statement: Rc::clone(&statement),
+            name,
+            sent,
+        });
         match sent {
+            Sent::No if judged => self.push_parse(
+                &statement,
+                Naming::Unnamed,
+                crate::backend::pipeline::Fate::Forward,
+                token,
+            ),
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
                 crate::wire::answer::parse_complete(&mut bytes);
@@ -324,21 +400,44 @@ impl Session {
                     link.answer_for(bytes, token);
                 }
             }
-            Sent::Yes => self.push_parse(&statement, naming, crate::backend::pipeline::Fate::Forward, token),
+            Sent::Yes => self.push_parse(
+                &statement,
+                naming,
+                crate::backend::pipeline::Fate::Forward,
+                token,
+            ),
         }
     }
 
     /// Makes sure that the current connection has the statement; the client is not told.
     pub(super) fn ensure_parsed(&mut self, statement: &Rc<Statement>, naming: Naming) {
-        if self.link.as_mut().is_some_and(|link| link.has(statement, naming)) {
+        if self
+            .link
+            .as_mut()
+            .is_some_and(|link| link.has(statement, naming))
+        {
             return;
         }
         let token = self.remember(Effect::Injected(Rc::clone(statement)));
-        self.push_parse(statement, naming, crate::backend::pipeline::Fate::Swallow, token);
+        self.push_parse(
+            statement,
+            naming,
+            crate::backend::pipeline::Fate::Swallow,
+            token,
+        );
     }
 
-    fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: crate::backend::pipeline::Fate, token: Token) {
-        let evicted = self.link.as_mut().and_then(|link| link.make_room(statement.id, naming));
+    fn push_parse(
+        &mut self,
+        statement: &Rc<Statement>,
+        naming: Naming,
+        fate: crate::backend::pipeline::Fate,
+        token: Token,
+    ) {
+        let evicted = self
+            .link
+            .as_mut()
+            .and_then(|link| link.make_room(statement.id, naming));
         if let Some(id) = evicted {
             let token = self.remember(Effect::Evicted(id));
             if let Some(link) = &mut self.link {
@@ -361,11 +460,17 @@ fn characteristics(modes: &str) -> Vec<(&'static str, String)> {
         rest = after;
         match (*first, after) {
             ("read", [mode, after @ ..]) => {
-                settings.push(("default_transaction_read_only", if *mode == "only" { "on" } else { "off" }.to_owned()));
+                settings.push((
+                    "default_transaction_read_only",
+                    if *mode == "only" { "on" } else { "off" }.to_owned(),
+                ));
                 rest = after;
             }
             ("level", [first @ ("read" | "repeatable"), second, after @ ..]) => {
-                settings.push(("default_transaction_isolation", format!("'{first} {second}'")));
+                settings.push((
+                    "default_transaction_isolation",
+                    format!("'{first} {second}'"),
+                ));
                 rest = after;
             }
             ("level", [level, after @ ..]) => {
@@ -400,7 +505,13 @@ mod tests {
             ("default_transaction_read_only", "on"),
             ("default_transaction_deferrable", "off"),
         ];
-        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
-        assert_eq!(characteristics("isolation level serializable,deferrable").len(), 2);
+        assert_eq!(
+            found,
+            expected.map(|(name, value)| (name, value.to_owned()))
+        );
+        assert_eq!(
+            characteristics("isolation level serializable,deferrable").len(),
+            2
+        );
     }
 }

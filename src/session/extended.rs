@@ -6,13 +6,14 @@
 
 use std::rc::Rc;
 
+use super::Session;
 use super::control::Control;
+use super::effects::Effect;
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
 use super::statement::Statement;
 use super::transaction::Transaction;
-use super::Session;
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, CopyDirection};
@@ -31,7 +32,11 @@ pub struct Batch {
 
 /// What waits for a connection.
 pub enum Held {
-    Parse { statement: Rc<Statement>, naming: Naming, name: Option<Box<[u8]>> },
+    Parse {
+        statement: Rc<Statement>,
+        naming: Naming,
+        name: Option<Box<[u8]>>,
+    },
     Answer(Vec<u8>),
 }
 
@@ -74,7 +79,9 @@ impl Batch {
 
     /// A statement among those that wait must be seen by a server before the client can be answered.
     fn needs_server(&self) -> bool {
-        self.held.iter().any(|held| matches!(held, Held::Parse { statement, .. } if !statement.accepted.get()))
+        self.held
+            .iter()
+            .any(|held| matches!(held, Held::Parse { statement, .. } if !statement.accepted.get()))
     }
 
     /// The answers that wait, where every statement is known to be good.
@@ -88,7 +95,15 @@ impl Batch {
     }
 
     fn portal(&self, name: &[u8]) -> Option<Rc<Statement>> {
-        self.portals.iter().find(|(portal, _)| **portal == *name).map(|(_, statement)| Rc::clone(statement))
+        self.portals
+            .iter()
+            .find(|(portal, _)| **portal == *name)
+            .map(|(_, statement)| Rc::clone(statement))
+    }
+
+    /// Portals end with their transaction.
+    pub fn close_portals(&mut self) {
+        self.portals.clear();
     }
 
     fn close_portal(&mut self, name: &[u8]) -> bool {
@@ -103,7 +118,11 @@ impl Session {
     pub(super) async fn extended(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
         if self.link.as_ref().is_some_and(|link| link.is_copying()) {
             // A server that reads COPY data ignores Flush and Sync, so they are not sent.
-            return if matches!(tag, b'H' | b'S') { Ok(()) } else { Err(End::CopyInterrupted(tag)) };
+            return if matches!(tag, b'H' | b'S') {
+                Ok(())
+            } else {
+                Err(End::CopyInterrupted(tag))
+            };
         }
         if self.batch.is_skipping() && tag != b'S' {
             return Ok(());
@@ -136,7 +155,9 @@ impl Session {
         let mut error = Vec::new();
         match fault {
             // A failed transaction says so before it says anything else.
-            Fault::Refused(_) if self.is_failed() => Fault::aborted().write(Severity::Error, &mut error),
+            Fault::Refused(_) if self.is_failed() => {
+                Fault::aborted().write(Severity::Error, &mut error)
+            }
             fault => fault.write(Severity::Error, &mut error),
         }
         match &mut self.link {
@@ -154,34 +175,41 @@ impl Session {
     fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
         let parse = Parse::decode(body).map_err(Fault::Violation)?;
         let (statement, naming, name) = if parse.name.is_empty() {
-            let same = self.unnamed.take().filter(|statement| *statement.after_name == *parse.after_name());
-            let statement = same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
+            let same = self
+                .unnamed
+                .take()
+                .filter(|statement| *statement.after_name == *parse.after_name());
+            let statement =
+                same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
-            if self.prepared.contains_key(parse.name) {
-                let name = String::from_utf8_lossy(parse.name);
-                let message = format!("prepared statement \"{name}\" already exists");
-                return Err(Fault::Postgres { sqlstate: "42P05", message });
-            }
-            let limit = self.max_prepared_statements;
-            if self.prepared.len() >= limit {
-                let message = format!("this client already has {limit} prepared statements (limits.max_prepared_statements)");
-                return Err(Fault::Postgres { sqlstate: "53400", message });
-            }
-            (self.worker.statements.borrow_mut().named(&parse), Naming::Named, Some(Box::from(parse.name)))
+            (
+                self.worker.statements.borrow_mut().named(&parse),
+                Naming::Named,
+                Some(Box::from(parse.name)),
+            )
         };
         let plan = self.plan_statement(&statement)?;
-        if self.is_failed() && !Self::ends_transaction(&plan.planned) && !Self::is_nothing(&plan.planned) {
+        if self.is_failed()
+            && !Self::ends_transaction(&plan.planned)
+            && !Self::is_nothing(&plan.planned)
+        {
             return Err(Fault::aborted());
         }
         self.check_planned(&plan.planned)?;
         match &name {
             Some(name) => {
+                self.check_name(name)?;
                 self.prepared.insert(name.clone(), Rc::clone(&statement));
             }
             None => self.unnamed = Some(Rc::clone(&statement)),
         }
-        if plan.planned.statements.first().is_some_and(PlannedStatement::is_ours) {
+        if plan
+            .planned
+            .statements
+            .first()
+            .is_some_and(PlannedStatement::is_ours)
+        {
             // No server knows these settings.
             let mut bytes = Vec::with_capacity(5);
             answer::parse_complete(&mut bytes);
@@ -189,40 +217,93 @@ impl Session {
         } else if self.link.is_some() {
             self.send_parse(statement, naming, name);
         } else {
-            self.batch.held.push(Held::Parse { statement, naming, name });
+            self.batch.held.push(Held::Parse {
+                statement,
+                naming,
+                name,
+            });
         }
         Ok(())
     }
 
     /// What is refused whatever the values are is refused at once.
     fn check_planned(&self, planned: &Planned) -> Result<(), Fault> {
-        if planned.statements.iter().filter(|statement| statement.class != Class::Empty).count() > 1 {
+        if planned
+            .statements
+            .iter()
+            .filter(|statement| statement.class != Class::Empty)
+            .count()
+            > 1
+        {
             let message = "cannot insert multiple commands into a prepared statement".to_owned();
-            return Err(Fault::Postgres { sqlstate: "42601", message });
+            return Err(Fault::Postgres {
+                sqlstate: "42601",
+                message,
+            });
         }
         match planned.statements.first().map(|statement| &statement.plan) {
-            Some(Err(refusal)) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
+            Some(Err(refusal)) if !self.shard_setting.is_set() => {
+                Err(Fault::Refused(refusal.clone()))
+            }
             _ => Ok(()),
         }
     }
 
+    /// Whether a client may prepare one more statement, under this name.
+    fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
+        if self.prepared.contains_key(name) {
+            let message = format!(
+                "prepared statement \"{}\" already exists",
+                String::from_utf8_lossy(name)
+            );
+            return Err(Fault::Postgres {
+                sqlstate: "42P05",
+                message,
+            });
+        }
+        let limit = self.max_prepared_statements;
+        if self.prepared.len() >= limit {
+            let message = format!(
+                "this client already has {limit} prepared statements (limits.max_prepared_statements)"
+            );
+            return Err(Fault::Postgres {
+                sqlstate: "53400",
+                message,
+            });
+        }
+        Ok(())
+    }
+
     /// White space and comments.
     fn is_nothing(planned: &Planned) -> bool {
-        planned.statements.iter().all(|statement| statement.class == Class::Empty)
+        planned
+            .statements
+            .iter()
+            .all(|statement| statement.class == Class::Empty)
     }
 
     fn statement(&self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
         let found = if name.is_empty() {
-            self.unnamed.as_ref().map(|statement| (Rc::clone(statement), Naming::Unnamed))
+            self.unnamed
+                .as_ref()
+                .map(|statement| (Rc::clone(statement), Naming::Unnamed))
         } else {
-            self.prepared.get(name).map(|statement| (Rc::clone(statement), Naming::Named))
+            self.prepared
+                .get(name)
+                .map(|statement| (Rc::clone(statement), Naming::Named))
         };
         found.ok_or_else(|| {
             let message = match name {
                 b"" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+                name => format!(
+                    "prepared statement \"{}\" does not exist",
+                    String::from_utf8_lossy(name)
+                ),
             };
-            Fault::Postgres { sqlstate: "26000", message }
+            Fault::Postgres {
+                sqlstate: "26000",
+                message,
+            }
         })
     }
 
@@ -230,11 +311,17 @@ impl Session {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
         let (statement, naming) = self.statement(bind.statement)?;
         let plan = self.plan_statement(&statement)?;
-        if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&plan.planned) {
+        if matches!(self.transaction, Transaction::Failed(_))
+            && !Self::ends_transaction(&plan.planned)
+        {
             return Err(Fault::aborted());
         }
         self.batch.close_portal(bind.portal);
-        let class = plan.planned.statements.first().map_or(&Class::Empty, |planned| &planned.class);
+        let class = plan
+            .planned
+            .statements
+            .first()
+            .map_or(&Class::Empty, |planned| &planned.class);
         if self.answers(class) {
             self.batch.portals.push((Box::from(bind.portal), statement));
             let mut bytes = Vec::with_capacity(5);
@@ -242,10 +329,21 @@ impl Session {
             self.answer(bytes);
             return Ok(());
         }
-        let parameters = Parameters::from_bind(bind.formats.raw(), bind.parameter_count, bind.raw_values(), &statement.types)
-            .map_err(Fault::MalformedBind)?;
-        let values = Values { text: statement.text(), literals: &plan.literals, parameters: &parameters };
-        let destination = self.destination(&plan.planned, &values)?.unwrap_or(Destination::Any);
+        let parameters = Parameters::from_bind(
+            bind.formats.raw(),
+            bind.parameter_count,
+            bind.raw_values(),
+            &statement.types,
+        )
+        .map_err(Fault::MalformedBind)?;
+        let values = Values {
+            text: statement.text(),
+            literals: &plan.literals,
+            parameters: &parameters,
+        };
+        let destination = self
+            .destination(&plan.planned, &values)?
+            .unwrap_or(Destination::Any);
         self.attach(destination, Phase::Working).await?;
         self.ensure_parsed(&statement, naming);
         self.note_portal(bind.portal, &plan.planned);
@@ -255,7 +353,9 @@ impl Session {
                 Naming::Unnamed => b"",
             };
             bind.encode_as(bind.portal, name, link.server().outbox());
-            link.server().pipeline.expect(Request::Bind, Fate::Forward, None);
+            link.server()
+                .pipeline
+                .expect(Request::Bind, Fate::Forward, None);
         }
         Ok(())
     }
@@ -265,7 +365,10 @@ impl Session {
         if !self.portals.is_empty() {
             self.portals.retain(|(name, _)| **name != *portal);
         }
-        let plain = planned.statements.iter().all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
+        let plain = planned
+            .statements
+            .iter()
+            .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
         if !plain {
             self.portals.push((Box::from(portal), Rc::clone(planned)));
         }
@@ -289,7 +392,11 @@ impl Session {
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
                 let plan = self.plan_statement(&statement)?;
-                let class = plan.planned.statements.first().map_or(&Class::Empty, |planned| &planned.class);
+                let class = plan
+                    .planned
+                    .statements
+                    .first()
+                    .map_or(&Class::Empty, |planned| &planned.class);
                 if self.answers(class) {
                     let mut bytes = Vec::new();
                     answer::parameter_description_empty(&mut bytes);
@@ -309,8 +416,14 @@ impl Session {
                         Naming::Named => &statement.server_name,
                         Naming::Unnamed => b"",
                     };
-                    message::Describe { target: Target::Statement, name }.encode(link.server().outbox());
-                    link.server().pipeline.expect(Request::DescribeStatement, Fate::Forward, None);
+                    message::Describe {
+                        target: Target::Statement,
+                        name,
+                    }
+                    .encode(link.server().outbox());
+                    link.server()
+                        .pipeline
+                        .expect(Request::DescribeStatement, Fate::Forward, None);
                 }
             }
         }
@@ -322,7 +435,11 @@ impl Session {
         if self.link.is_some() {
             return Destination::Any;
         }
-        let unbound = Values { text: b"", literals: &[], parameters: &Parameters::NONE };
+        let unbound = Values {
+            text: b"",
+            literals: &[],
+            parameters: &Parameters::NONE,
+        };
         match self.destination(planned, &unbound) {
             Ok(Some(destination)) => destination,
             _ => Destination::Any,
@@ -332,7 +449,12 @@ impl Session {
     /// The description of what a statement that the session answers returns.
     fn describe_own(&mut self, statement: &Statement, out: &mut Vec<u8>) -> Result<(), Fault> {
         let plan = self.plan_statement(statement)?;
-        match plan.planned.statements.first().map(|planned| &planned.class) {
+        match plan
+            .planned
+            .statements
+            .first()
+            .map(|planned| &planned.class)
+        {
             Some(Class::Show(name)) => answer::row_description(out, &[name]),
             _ => answer::no_data(out),
         }
@@ -345,11 +467,26 @@ impl Session {
             return self.execute_own(&statement).await;
         }
         if matches!(self.transaction, Transaction::Failed(_)) {
-            return Err(Fault::aborted());
+            // No server knows of this transaction, so there is no portal in it.
+            let message = format!(
+                "portal \"{}\" does not exist",
+                String::from_utf8_lossy(execute.portal)
+            );
+            return Err(Fault::Postgres {
+                sqlstate: "34000",
+                message,
+            });
         }
         self.attach(Destination::Any, Phase::Working).await?;
-        let planned = self.portals.iter().find(|(name, _)| **name == *execute.portal).map(|(_, planned)| Rc::clone(planned));
-        let copies = planned.as_ref().and_then(|planned| planned.statements.first()).is_some_and(is_copy_from_client);
+        let planned = self
+            .portals
+            .iter()
+            .find(|(name, _)| **name == *execute.portal)
+            .map(|(_, planned)| Rc::clone(planned));
+        let copies = planned
+            .as_ref()
+            .and_then(|planned| planned.statements.first())
+            .is_some_and(is_copy_from_client);
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
             link.send(frame, Request::Execute, token);
@@ -369,11 +506,22 @@ impl Session {
             {
                 self.show_setting(by, &mut bytes);
             } else {
-                let text = String::from_utf8_lossy(&statement.text()[Planned::range_of(planned, &plan.literals)]).into_owned();
-                if self.control(&planned.class, text.trim(), &mut bytes).await? == Control::Forward {
+                let text = String::from_utf8_lossy(
+                    &statement.text()[Planned::range_of(planned, &plan.literals)],
+                )
+                .into_owned();
+                if self
+                    .control(&planned.class, text.trim(), &mut bytes)
+                    .await?
+                    == Control::Forward
+                {
                     // The session's state changed between Bind and Execute, so that a server would have to have the portal.
-                    let message = "the portal was bound in another state of the transaction".to_owned();
-                    return Err(Fault::Postgres { sqlstate: "34000", message });
+                    let message =
+                        "the portal was bound in another state of the transaction".to_owned();
+                    return Err(Fault::Postgres {
+                        sqlstate: "34000",
+                        message,
+                    });
                 }
             }
         }
@@ -389,7 +537,12 @@ impl Session {
                 true
             }
             Target::Statement => {
-                self.prepared.remove(close.name);
+                if let Some(statement) = self.prepared.remove(close.name)
+                    && self.link.is_some()
+                {
+                    self.answer_close(statement, close.name);
+                    return Ok(());
+                }
                 true
             }
             Target::Portal => self.batch.close_portal(close.name) || self.link.is_none(),
@@ -402,6 +555,19 @@ impl Session {
             link.send(frame, Request::Close, None);
         }
         Ok(())
+    }
+
+    /// A server may have failed on a message before the Close, which then never happened.
+    fn answer_close(&mut self, statement: Rc<Statement>, name: &[u8]) {
+        let token = self.remember(Effect::Closed {
+            statement,
+            name: Box::from(name),
+        });
+        let mut bytes = Vec::with_capacity(5);
+        answer::close_complete(&mut bytes);
+        if let Some(link) = &mut self.link {
+            link.answer_for(bytes, token);
+        }
     }
 
     async fn flush(&mut self, frame: &[u8]) -> Result<(), Fault> {
@@ -440,7 +606,8 @@ impl Session {
             self.batch.release(&mut self.client.outbox);
             self.batch.reading = Reading::On;
         }
-        self.batch.portals.clear();
+        // As in Postgres, a query takes the unnamed portal with it and leaves the others.
+        self.batch.close_portal(b"");
         Ok(())
     }
 

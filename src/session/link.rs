@@ -125,6 +125,11 @@ impl Link {
         self.lent.is_settled()
     }
 
+    /// Something was sent since the server was last ready.
+    pub fn is_in_unit(&self) -> bool {
+        self.lent.pipeline.is_in_unit()
+    }
+
     pub fn is_mid_message(&self) -> bool {
         self.lent.is_mid_message()
     }
@@ -149,13 +154,23 @@ impl Link {
 
     /// An answer of ours whose end the session wants to know.
     pub fn answer_for(&mut self, bytes: Vec<u8>, token: Token) {
-        self.lent.pipeline.answer(bytes.into_boxed_slice(), Some(token));
+        self.lent
+            .pipeline
+            .answer(bytes.into_boxed_slice(), Some(token));
     }
 
     /// Makes the server fail, so that its transaction fails with it, and tells the client why in our words.
     pub fn refuse(&mut self, error: Vec<u8>) {
-        message::Execute { portal: NO_PORTAL, max_rows: 0 }.encode(self.lent.outbox());
-        self.lent.pipeline.expect(Request::Execute, Fate::Refuse(error.into_boxed_slice()), None);
+        message::Execute {
+            portal: NO_PORTAL,
+            max_rows: 0,
+        }
+        .encode(self.lent.outbox());
+        self.lent.pipeline.expect(
+            Request::Execute,
+            Fate::Refuse(error.into_boxed_slice()),
+            None,
+        );
     }
 
     pub fn sync(&mut self, fate: Fate) {
@@ -213,8 +228,14 @@ impl Link {
     /// Sends a Close that the client does not know of.
     pub fn close_statement(&mut self, id: StatementId, token: Token) {
         let name = id.server_name();
-        message::Close { target: message::Target::Statement, name: name.as_bytes() }.encode(self.lent.outbox());
-        self.lent.pipeline.expect(Request::Close, Fate::Swallow, Some(token));
+        message::Close {
+            target: message::Target::Statement,
+            name: name.as_bytes(),
+        }
+        .encode(self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::Close, Fate::Swallow, Some(token));
     }
 
     /// The server did not prepare it after all.
@@ -322,13 +343,20 @@ pub enum Naming {
 
 impl Session {
     /// Makes sure that a connection to the destination works for this session.
-    pub(super) async fn attach(&mut self, destination: Destination, phase: Phase) -> Result<(), Fault> {
+    pub(super) async fn attach(
+        &mut self,
+        destination: Destination,
+        phase: Phase,
+    ) -> Result<(), Fault> {
         if let Some(link) = &mut self.link {
-            let elsewhere = matches!(destination, Destination::Shard(shard) if shard != link.shard());
+            let elsewhere =
+                matches!(destination, Destination::Shard(shard) if shard != link.shard());
             match (link.phase, phase) {
                 (Phase::Working, _) if elsewhere => return Err(self.second_shard(destination)),
                 (Phase::Working, _) | (Phase::Metadata, Phase::Metadata) => return Ok(()),
-                (Phase::Metadata, Phase::Working) if !elsewhere && self.transaction == Transaction::Idle => {
+                (Phase::Metadata, Phase::Working)
+                    if !elsewhere && self.transaction == Transaction::Idle =>
+                {
                     link.phase = Phase::Working;
                     return Ok(());
                 }
@@ -366,12 +394,20 @@ impl Session {
                 self.card.state.set(State::Waiting);
                 let began = Instant::now();
                 let lent = pool.checkout().await;
-                add(&self.database.counters.wait_microseconds, microseconds(began.elapsed()));
+                add(
+                    &self.database.counters.wait_microseconds,
+                    microseconds(began.elapsed()),
+                );
                 self.card.state.set(State::Active);
                 lent.map_err(Fault::Checkout)?
             }
         };
-        Ok(Link { lent, phase, keep: Keep::of(self.mode), hygiene: Hygiene::Clean })
+        Ok(Link {
+            lent,
+            phase,
+            keep: Keep::of(self.mode),
+            hygiene: Hygiene::Clean,
+        })
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -382,8 +418,14 @@ impl Session {
             return Ok(Rc::clone(pool));
         }
         let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
-            let message = format!("shard {} of database \"{}\" is no longer configured", shard.0, self.database.name);
-            return Err(Fault::Postgres { sqlstate: "57P01", message });
+            let message = format!(
+                "shard {} of database \"{}\" is no longer configured",
+                shard.0, self.database.name
+            );
+            return Err(Fault::Postgres {
+                sqlstate: "57P01",
+                message,
+            });
         };
         if self.pools.len() <= shard.index() {
             self.pools.resize(shard.index() + 1, None);
@@ -394,7 +436,9 @@ impl Session {
 
     /// Brings the connection to what the session has set, and begins its transaction there.
     async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
         let server = &mut link.lent;
         // What a transaction has set before any server knew of it is set inside it.
         let wanted = match (&self.transaction, phase) {
@@ -428,7 +472,8 @@ impl Session {
             }
             (Transaction::Failed(prologue), Phase::Working) => {
                 match run(server, &format!("{}{FAIL}", prologue.text()), &self.worker).await {
-                    Ok(()) | Err(Fault::Server(_)) if server.status == TransactionStatus::Failed => {}
+                    Ok(()) | Err(Fault::Server(_))
+                        if server.status == TransactionStatus::Failed => {}
                     Ok(()) => return Err(Fault::aborted()),
                     Err(fault) => return Err(fault),
                 }
@@ -452,7 +497,9 @@ impl Session {
 
     /// Ends the unit of work on a connection that was used for Parse and Describe only.
     pub(super) async fn leave_metadata(&mut self) -> Result<(), Fault> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
         link.sync(Fate::Swallow);
         while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
             match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
@@ -469,7 +516,11 @@ impl Session {
             let _ = self.settle();
         }
         self.detach(Instant::now());
-        if std::mem::take(&mut self.failed) { Err(Fault::Told) } else { Ok(()) }
+        if std::mem::take(&mut self.failed) {
+            Err(Fault::Told)
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives the connection back, or keeps it when it holds state of this session.
@@ -485,13 +536,20 @@ impl Session {
 
     fn second_shard(&self, destination: Destination) -> Fault {
         let catalog = self.database.catalog();
-        let name = |shard: ShardId| catalog.shards.get(shard.index()).map_or("?", |name| &**name);
+        let name = |shard: ShardId| {
+            catalog
+                .shards
+                .get(shard.index())
+                .map_or("?", |name| &**name)
+        };
         let here = self.link.as_ref().map_or("?", |link| name(link.shard()));
         let there = match destination {
             Destination::Shard(shard) => name(shard),
             Destination::Any => "?",
         };
-        let message = format!("this transaction works on shard \"{here}\" and this statement belongs on shard \"{there}\"");
+        let message = format!(
+            "this transaction works on shard \"{here}\" and this statement belongs on shard \"{there}\""
+        );
         Fault::Refused(Refusal::new(Reason::MultiShardTransaction, message))
     }
 
@@ -501,7 +559,10 @@ impl Session {
         for link in &mut self.kept {
             let mut events = Vec::new();
             loop {
-                match link.lent.poll_read(cx, scratch, &mut client.outbox, &mut events) {
+                match link
+                    .lent
+                    .poll_read(cx, scratch, &mut client.outbox, &mut events)
+                {
                     Poll::Pending => break,
                     Poll::Ready(Err(error)) => {
                         self.last_words = events.into_iter().find_map(|event| match event {
@@ -526,7 +587,11 @@ impl Session {
         for held in self.batch.take_held() {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
-                Held::Parse { statement, naming, name } => self.send_parse(statement, naming, name),
+                Held::Parse {
+                    statement,
+                    naming,
+                    name,
+                } => self.send_parse(statement, naming, name),
             }
         }
     }

@@ -29,12 +29,28 @@ pub struct Arrival {
 
 /// Begins a session, or tells the client why there is none.
 pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
-    let Arrival { startup, user, admission } = arrival;
-    let Startup { stream, database: name, parameters, protocol_minor, tls, .. } = startup;
+    let Arrival {
+        startup,
+        user,
+        admission,
+    } = arrival;
+    let Startup {
+        stream,
+        database: name,
+        parameters,
+        protocol_minor,
+        tls,
+        ..
+    } = startup;
     let mut client = Client::new(stream);
     let greeted = match worker.database(&name) {
-        Some(database) => greet(worker, &database, &user, &parameters).await.map(|greeting| (database, greeting)),
-        None => Err(Fault::Postgres { sqlstate: "3D000", message: format!("database \"{name}\" does not exist") }),
+        Some(database) => greet(worker, &database, &user, &parameters)
+            .await
+            .map(|greeting| (database, greeting)),
+        None => Err(Fault::Postgres {
+            sqlstate: "3D000",
+            message: format!("database \"{name}\" does not exist"),
+        }),
     };
     let (database, greeting) = match greeted {
         Ok(greeted) => greeted,
@@ -56,8 +72,15 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     );
     *card.application_name.borrow_mut() = Box::from(greeting.application_name);
     let secret: [u8; 32] = rand::random();
-    let secret = if protocol_minor >= 2 { &secret[..] } else { &secret[..4] };
-    let place = ClientPlace { worker: worker.index, card: worker.cards.insert(Rc::clone(&card)) };
+    let secret = if protocol_minor >= 2 {
+        &secret[..]
+    } else {
+        &secret[..4]
+    };
+    let place = ClientPlace {
+        worker: worker.index,
+        card: worker.cards.insert(Rc::clone(&card)),
+    };
     card.process_id.set(worker.shared.enroll(place, secret));
 
     answer::authentication_ok(&mut client.outbox);
@@ -68,7 +91,14 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     answer::ready_for_query(&mut client.outbox, TransactionStatus::Idle);
 
     let config = worker.config();
-    let pool = config.pool_of(&user, &config.databases.iter().find(|known| *known.name == *database.name)?.clone());
+    let pool = config.pool_of(
+        &user,
+        &config
+            .databases
+            .iter()
+            .find(|known| *known.name == *database.name)?
+            .clone(),
+    );
     let mut session = Session {
         worker: Rc::clone(worker),
         mode: pool.mode,
@@ -127,19 +157,30 @@ async fn greet(
     parameters: &[(String, String)],
 ) -> Result<Greeting, Fault> {
     let settings = settings(parameters);
-    let named = parameters.iter().find(|(name, _)| name == "application_name");
+    let named = parameters
+        .iter()
+        .find(|(name, _)| name == "application_name");
     let application_name = named.map_or_else(String::new, |(_, value)| value.clone());
     if let Some((settings, reported)) = database.greeting(&user.name, &settings) {
-        return Ok(Greeting { settings, reported, application_name });
+        return Ok(Greeting {
+            settings,
+            reported,
+            application_name,
+        });
     }
     let home = database.catalog().home;
-    let gone = || Fault::Postgres { sqlstate: "57P01", message: "the configuration has changed; connect again".to_owned() };
+    let gone = || Fault::Postgres {
+        sqlstate: "57P01",
+        message: "the configuration has changed; connect again".to_owned(),
+    };
     let pool = worker.pool(database, user, home).ok_or_else(gone)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(error, None);
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
         let mut answer = Vec::new();
-        lent.capture("SHOW search_path", &worker.scratch, &mut answer).await.map_err(broken)?;
+        lent.capture("SHOW search_path", &worker.scratch, &mut answer)
+            .await
+            .map_err(broken)?;
         if let Some(path) = first_value(&answer) {
             database.remember_search_path(&user.name, path);
         }
@@ -153,7 +194,11 @@ async fn greet(
     let reported = lent.reported.clone();
     lent.release(Instant::now());
     database.remember_greeting(&user.name, &settings, &reported);
-    Ok(Greeting { settings, reported, application_name })
+    Ok(Greeting {
+        settings,
+        reported,
+        application_name,
+    })
 }
 
 /// The first value of the first row in a server's answer.
@@ -179,8 +224,10 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         let name = name.to_ascii_lowercase();
         if name == "search_path" {
             // A list: each name is quoted by itself.
-            let quoted: Vec<String> =
-                search_path::parse(value, "$user").iter().map(|schema| format!("\"{}\"", schema.replace('"', "\"\""))).collect();
+            let quoted: Vec<String> = search_path::parse(value, "$user")
+                .iter()
+                .map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")))
+                .collect();
             settings.set(&name, &quoted.join(", "));
         } else {
             settings.set(&name, &literal(value));

@@ -142,7 +142,10 @@ impl Session {
         if let Some(follows) = self.catalog_follows.take()
             && tokio::time::timeout(FOLLOW, follows).await.is_err()
         {
-            tracing::warn!(database = &*self.database.name, "changed definitions were not read in time");
+            tracing::warn!(
+                database = &*self.database.name,
+                "changed definitions were not read in time"
+            );
         }
     }
 
@@ -152,7 +155,11 @@ impl Session {
             let reading = self.reading();
             match self.poll_relay(cx, reading) {
                 // The server has taken what was waiting for it: there is room for more of the client's bytes.
-                Poll::Pending if reading == Reading::Enough && self.reading() == Reading::Wanted => Poll::Ready(Ok(Turn::Server)),
+                Poll::Pending
+                    if reading == Reading::Enough && self.reading() == Reading::Wanted =>
+                {
+                    Poll::Ready(Ok(Turn::Server))
+                }
                 turn => turn,
             }
         })
@@ -171,7 +178,14 @@ impl Session {
             return Poll::Ready(Err(broken));
         }
         let server = self.link.as_mut().map(Link::server);
-        relay::poll(cx, &mut self.client, server, reading, &mut scratch, &mut self.events)
+        relay::poll(
+            cx,
+            &mut self.client,
+            server,
+            reading,
+            &mut scratch,
+            &mut self.events,
+        )
     }
 
     /// Whether more of the client's bytes are of use now.
@@ -181,12 +195,19 @@ impl Session {
         };
         let waits = link.is_closing() || link.expects_copy();
         let stuck = waits && !self.client.inbox.is_empty() && !link.is_copying();
-        if stuck || link.backlog() > HIGH_WATER { Reading::Enough } else { Reading::Wanted }
+        if stuck || link.backlog() > HIGH_WATER {
+            Reading::Enough
+        } else {
+            Reading::Wanted
+        }
     }
 
     /// Nothing is running and no transaction is open.
     fn is_idle(&self) -> bool {
-        self.link.is_none() && self.transaction == Transaction::Idle && self.client.inbox.is_empty() && !self.batch.is_open()
+        self.link.is_none()
+            && self.transaction == Transaction::Idle
+            && self.client.inbox.is_empty()
+            && !self.batch.is_open()
     }
 
     /// What ReadyForQuery says when no server says it.
@@ -208,7 +229,11 @@ impl Session {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
-                Event::Done { token, ordinal, committed } => self.done(token, ordinal, committed),
+                Event::Done {
+                    token,
+                    ordinal,
+                    committed,
+                } => self.done(token, ordinal, committed),
                 Event::Dropped(token) => self.dropped(token),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
@@ -256,14 +281,20 @@ impl Session {
         let counters = &self.database.counters;
         add(&counters.queries, 1);
         let now = Instant::now();
-        add(&counters.query_microseconds, microseconds(now - self.unit_began));
+        add(
+            &counters.query_microseconds,
+            microseconds(now - self.unit_began),
+        );
         let Some(link) = &self.link else { return };
         let between_statements = link.is_settled();
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
                 let began = self.transaction_began.take().unwrap_or(self.unit_began);
                 add(&counters.transactions, 1);
-                add(&counters.transaction_microseconds, microseconds(now - began));
+                add(
+                    &counters.transaction_microseconds,
+                    microseconds(now - began),
+                );
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);
@@ -294,7 +325,11 @@ impl Session {
         };
         self.card.set_running(None);
         if self.transaction == Transaction::Open || link.is_kept() || link.is_mid_message() {
-            let told = if link.is_mid_message() { End::Client } else { End::ServerLost(error, self.last_words.take()) };
+            let told = if link.is_mid_message() {
+                End::Client
+            } else {
+                End::ServerLost(error, self.last_words.take())
+            };
             return Err(told);
         }
         let closing = link.is_closing();
@@ -304,7 +339,8 @@ impl Session {
         }
         self.effects.clear();
         if !self.failed {
-            Fault::Broken(error, self.last_words.take()).write(answer::Severity::Error, &mut self.client.outbox);
+            Fault::Broken(error, self.last_words.take())
+                .write(answer::Severity::Error, &mut self.client.outbox);
         }
         self.failed = false;
         self.fail_begun();
@@ -322,7 +358,12 @@ impl Session {
     /// The last words to the client; the connections go back, cleaned.
     async fn close(mut self, end: End) {
         if !matches!(end, End::Client) {
-            tracing::debug!(user = &*self.card.user, database = &*self.card.database, ?end, "session ended");
+            tracing::debug!(
+                user = &*self.card.user,
+                database = &*self.card.database,
+                ?end,
+                "session ended"
+            );
         }
         end.write(&mut self.client.outbox);
         if let Some(link) = self.link.take() {

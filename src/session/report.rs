@@ -129,7 +129,11 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
         let counters = &database.counters;
         DatabaseReport {
             name: database.name.clone(),
-            paused: if database.is_paused() { Paused::Yes } else { Paused::No },
+            paused: if database.is_paused() {
+                Paused::Yes
+            } else {
+                Paused::No
+            },
             transactions: counters.transactions.get(),
             queries: counters.queries.get(),
             received_bytes: counters.received_bytes.get(),

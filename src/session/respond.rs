@@ -26,7 +26,10 @@ pub enum Fault {
     /// The client has been told already.
     Told,
     /// What Postgres itself would say, in Postgres's words.
-    Postgres { sqlstate: &'static str, message: String },
+    Postgres {
+        sqlstate: &'static str,
+        message: String,
+    },
 }
 
 /// The end of a session.
@@ -52,52 +55,85 @@ impl Fault {
         match self {
             Fault::Refused(refusal) => {
                 let detail = format!("Refused by Trunkline: {}.", refusal.id);
-                let mut report = Report::new(severity, refusal.sqlstate, &refusal.message).detail(&detail).hint(refusal.hint);
+                let mut report = Report::new(severity, refusal.sqlstate, &refusal.message)
+                    .detail(&detail)
+                    .hint(refusal.hint);
                 if let Some(position) = refusal.position {
                     report = report.position(position + 1);
                 }
                 answer::error_response(out, &report);
             }
             Fault::Unplannable(error) => {
-                answer::error_response(out, &Report::new(severity, error.sqlstate(), &error.to_string()));
+                answer::error_response(
+                    out,
+                    &Report::new(severity, error.sqlstate(), &error.to_string()),
+                );
             }
-            Fault::Checkout(CheckoutError::Connect(error)) => connect_error(error, severity, out),
+            Fault::Checkout(failed @ CheckoutError::Connect(_, error)) => {
+                connect_error(failed, error, severity, out)
+            }
             Fault::Checkout(error @ CheckoutError::Timeout(_)) => {
                 let message = error.to_string();
                 let report = Report::new(severity, "53300", &message);
-                answer::error_response(out, &report.hint("Raise pool.size or pool.checkout_timeout, or shorten transactions."));
+                answer::error_response(
+                    out,
+                    &report
+                        .hint("Raise pool.size or pool.checkout_timeout, or shorten transactions."),
+                );
             }
             Fault::Checkout(error @ CheckoutError::QueueFull(_)) => {
                 let message = error.to_string();
-                answer::error_response(out, &Report::new(severity, "53300", &message).hint("Raise pool.size or pool.max_waiting."));
+                answer::error_response(
+                    out,
+                    &Report::new(severity, "53300", &message)
+                        .hint("Raise pool.size or pool.max_waiting."),
+                );
             }
             Fault::Checkout(error @ CheckoutError::Closed) => {
                 answer::error_response(out, &Report::new(severity, "57P01", &error.to_string()));
             }
             Fault::Violation(violation) => {
-                answer::error_response(out, &Report::new(severity, violation.sqlstate(), &violation.to_string()));
+                answer::error_response(
+                    out,
+                    &Report::new(severity, violation.sqlstate(), &violation.to_string()),
+                );
             }
             Fault::MalformedBind(malformed) => {
-                answer::error_response(out, &Report::new(severity, "08P01", &malformed.to_string()));
+                answer::error_response(
+                    out,
+                    &Report::new(severity, "08P01", &malformed.to_string()),
+                );
             }
             Fault::Server(body) if severity == Severity::Fatal => server_error(body, severity, out),
             Fault::Server(body) => answer::error_response_raw(out, body),
             Fault::Broken(error, words) => {
-                lost("the server connection was lost while the statement ran", error, words.as_deref(), severity, out);
+                lost(
+                    "the server connection was lost while the statement ran",
+                    error,
+                    words.as_deref(),
+                    severity,
+                    out,
+                );
             }
             Fault::Told => {}
-            Fault::Postgres { sqlstate, message } => answer::error_response(out, &Report::new(severity, sqlstate, message)),
+            Fault::Postgres { sqlstate, message } => {
+                answer::error_response(out, &Report::new(severity, sqlstate, message))
+            }
         }
     }
 }
 
 /// The server's own words where it spoke, else why it could not be reached.
-fn connect_error(error: &ConnectError, severity: Severity, out: &mut Vec<u8>) {
+fn connect_error(
+    failed: &CheckoutError,
+    error: &ConnectError,
+    severity: Severity,
+    out: &mut Vec<u8>,
+) {
     if let ConnectError::Server { raw, .. } = error {
         return server_error(raw, severity, out);
     }
-    let message = format!("cannot connect to the server: {error}");
-    answer::error_response(out, &Report::new(severity, "08001", &message));
+    answer::error_response(out, &Report::new(severity, "08001", &failed.to_string()));
 }
 
 /// What a server said, with the severity that it has for this client.
@@ -106,20 +142,31 @@ fn server_error(body: &[u8], severity: Severity, out: &mut Vec<u8>) {
         return answer::error_response_raw(out, body);
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (message, detail, hint) = (text(fields.message), fields.detail.map(text), fields.hint.map(text));
+    let (message, detail, hint) = (
+        text(fields.message),
+        fields.detail.map(text),
+        fields.hint.map(text),
+    );
     let mut report = Report::new(severity, fields.sqlstate, &message);
     report.detail = detail.as_deref();
     report.hint = hint.as_deref();
     answer::error_response(out, &report);
 }
 
-fn lost(what: &str, error: &ServerError, words: Option<&[u8]>, severity: Severity, out: &mut Vec<u8>) {
+fn lost(
+    what: &str,
+    error: &ServerError,
+    words: Option<&[u8]>,
+    severity: Severity,
+    out: &mut Vec<u8>,
+) {
     let message = format!("{what}: {error}");
     let detail = words.and_then(ErrorFields::parse).map(|fields| {
         let words = String::from_utf8_lossy(fields.message);
         format!("The server said: {words} (SQLSTATE {})", fields.sqlstate)
     });
-    let mut report = Report::new(severity, "08006", &message).hint("Whether it took effect is not known.");
+    let mut report =
+        Report::new(severity, "08006", &message).hint("Whether it took effect is not known.");
     report.detail = detail.as_deref();
     answer::error_response(out, &report);
 }
@@ -133,13 +180,20 @@ impl End {
                 let message = "terminating connection due to administrator command";
                 answer::error_response(out, &Report::new(Severity::Fatal, "57P01", message));
             }
-            End::Frame(error) => answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &error.to_string())),
+            End::Frame(error) => answer::error_response(
+                out,
+                &Report::new(Severity::Fatal, "08P01", &error.to_string()),
+            ),
             End::CopyInterrupted(tag) => {
-                let message = format!("unexpected message type {:?} during COPY from stdin", char::from(*tag));
+                let message = format!(
+                    "unexpected message type {:?} during COPY from stdin",
+                    char::from(*tag)
+                );
                 answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
             }
             End::ServerLost(error, words) => {
-                let lost_what = "the server connection with this session's transaction or state was lost";
+                let lost_what =
+                    "the server connection with this session's transaction or state was lost";
                 lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
             }
             End::Login(fault) => fault.write(Severity::Fatal, out),

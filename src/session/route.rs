@@ -60,19 +60,33 @@ impl ChosenBy {
 fn look_up(by: ChosenBy, values: &[Box<str>], catalog: &Catalog) -> Result<ShardId, Refusal> {
     match (by, values) {
         (ChosenBy::Shard, [name]) => from_setting(Setting::Shard(name), catalog),
-        (ChosenBy::Shard, _) => Err(Refusal::new(Reason::UnknownShard, "trunkline.shard takes one shard's name")),
+        (ChosenBy::Shard, _) => Err(Refusal::new(
+            Reason::UnknownShard,
+            "trunkline.shard takes one shard's name",
+        )),
         (ChosenBy::Key, values) => from_setting(Setting::Key(values), catalog),
     }
 }
 
 impl ShardSetting {
     /// SET; an empty value, as RESET, ends the choice.
-    pub fn set(&mut self, by: ChosenBy, values: &[Box<str>], scope: Scope, catalog: &Catalog) -> Result<(), Refusal> {
+    pub fn set(
+        &mut self,
+        by: ChosenBy,
+        values: &[Box<str>],
+        scope: Scope,
+        catalog: &Catalog,
+    ) -> Result<(), Refusal> {
         let chosen = if values.iter().all(|value| value.is_empty()) {
             None
         } else {
             let shard = look_up(by, values, catalog)?;
-            Some(Chosen { name: by, values: values.to_vec(), shard, epoch: catalog.epoch })
+            Some(Chosen {
+                name: by,
+                values: values.to_vec(),
+                shard,
+                epoch: catalog.epoch,
+            })
         };
         match scope {
             Scope::Session => (self.current, self.local) = (chosen, None),
@@ -104,7 +118,9 @@ impl ShardSetting {
     /// What the application chose, as it wrote it.
     pub fn shown(&self, by: ChosenBy) -> String {
         let chosen = self.local.as_ref().or(self.current.as_ref());
-        chosen.filter(|chosen| chosen.name == by).map_or_else(String::new, |chosen| chosen.values.join(", "))
+        chosen
+            .filter(|chosen| chosen.name == by)
+            .map_or_else(String::new, |chosen| chosen.values.join(", "))
     }
 
     fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
@@ -125,7 +141,9 @@ impl Session {
         let catalog = Arc::clone(&self.database.catalog());
         self.check_text_settings(&catalog)?;
         let mut plans = self.database.plans.borrow_mut();
-        plans.plan(text, &self.search_path, &catalog, &mut self.literals).map_err(Fault::Unplannable)
+        plans
+            .plan(text, &self.search_path, &catalog, &mut self.literals)
+            .map_err(Fault::Unplannable)
     }
 
     /// What the reading of SQL relies on; with several shards it must hold.
@@ -158,16 +176,28 @@ impl Session {
     }
 
     /// Where a simple query goes; `None` when the session answers all of it.
-    pub(super) fn destination_of_query(&mut self, planned: &Planned, text: &[u8]) -> Result<Option<Destination>, Fault> {
+    pub(super) fn destination_of_query(
+        &mut self,
+        planned: &Planned,
+        text: &[u8],
+    ) -> Result<Option<Destination>, Fault> {
         let literals = std::mem::take(&mut self.literals);
-        let values = Values { text, literals: &literals, parameters: &Parameters::NONE };
+        let values = Values {
+            text,
+            literals: &literals,
+            parameters: &Parameters::NONE,
+        };
         let destination = self.destination(planned, &values);
         self.literals = literals;
         destination
     }
 
     /// Where statements with these values go, together; `None` when the session answers them.
-    pub(super) fn destination(&mut self, planned: &Planned, values: &Values<'_>) -> Result<Option<Destination>, Fault> {
+    pub(super) fn destination(
+        &mut self,
+        planned: &Planned,
+        values: &Values<'_>,
+    ) -> Result<Option<Destination>, Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
@@ -175,17 +205,32 @@ impl Session {
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
                 (_, Some(shard)) => Bound::Shard(shard),
-                (Ok(Plan::Relay(target)), None) => bind(target, &catalog, values).map_err(Fault::Refused)?,
+                (Ok(Plan::Relay(target)), None) => {
+                    bind(target, &catalog, values).map_err(Fault::Refused)?
+                }
                 (Err(refusal), None) => return Err(Fault::Refused(refusal.clone())),
             };
             destination = match (destination, bound) {
-                (None | Some(Destination::Any), Bound::Shard(shard)) => Some(Destination::Shard(shard)),
+                (None | Some(Destination::Any), Bound::Shard(shard)) => {
+                    Some(Destination::Shard(shard))
+                }
                 (None, Bound::Any) => Some(Destination::Any),
                 (Some(Destination::Shard(one)), Bound::Shard(other)) if one != other => {
-                    let name = |shard: ShardId| catalog.shards.get(shard.index()).map_or("?", |name| &**name);
-                    let message =
-                        format!("the statements of this message belong on shards \"{}\" and \"{}\"", name(one), name(other));
-                    return Err(Fault::Refused(Refusal::new(Reason::MultiShardMessage, message)));
+                    let name = |shard: ShardId| {
+                        catalog
+                            .shards
+                            .get(shard.index())
+                            .map_or("?", |name| &**name)
+                    };
+                    let message = format!(
+                        "the statements of this message belong on shards \"{}\" and \"{}\"",
+                        name(one),
+                        name(other)
+                    );
+                    return Err(Fault::Refused(Refusal::new(
+                        Reason::MultiShardMessage,
+                        message,
+                    )));
                 }
                 (kept, _) => kept,
             };
@@ -197,7 +242,10 @@ impl Session {
     pub(super) fn ends_transaction(planned: &Planned) -> bool {
         let first = planned.statements.first();
         first.is_some_and(|statement| {
-            matches!(statement.class, Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_))
+            matches!(
+                statement.class,
+                Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_)
+            )
         })
     }
 }

@@ -45,7 +45,11 @@ fn quoted(mut rest: &str, quote: char) -> (String, &str) {
 }
 
 fn resolved(name: &str, user: &str) -> Box<str> {
-    if name == "$user" { Box::from(user) } else { Box::from(name) }
+    if name == "$user" {
+        Box::from(user)
+    } else {
+        Box::from(name)
+    }
 }
 
 impl Session {
@@ -96,12 +100,18 @@ mod tests {
     #[test]
     fn a_path_is_read_as_postgres_reads_it() {
         let schemas = parse("\"$user\", public,Sales , \"Odd, \"\"name\"", "ann");
-        assert_eq!(schemas.iter().map(|name| &**name).collect::<Vec<_>>(), ["ann", "public", "sales", "Odd, \"name"]);
+        assert_eq!(
+            schemas.iter().map(|name| &**name).collect::<Vec<_>>(),
+            ["ann", "public", "sales", "Odd, \"name"]
+        );
     }
 
     #[test]
     fn a_setting_is_read_from_its_source() {
         let schemas = from_source("'it''s', Public, \"X\"", "ann");
-        assert_eq!(schemas.iter().map(|name| &**name).collect::<Vec<_>>(), ["it's", "public", "X"]);
+        assert_eq!(
+            schemas.iter().map(|name| &**name).collect::<Vec<_>>(),
+            ["it's", "public", "X"]
+        );
     }
 }

@@ -54,7 +54,11 @@ pub struct ClientPlace {
 }
 
 impl Shared {
-    pub fn new(snapshot: Snapshot, secret: ProcessSecret, changed: mpsc::UnboundedSender<SchemaChange>) -> Shared {
+    pub fn new(
+        snapshot: Snapshot,
+        secret: ProcessSecret,
+        changed: mpsc::UnboundedSender<SchemaChange>,
+    ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             secret,
@@ -77,7 +81,10 @@ impl Shared {
     pub fn schema_changed(&self, database: &str) -> oneshot::Receiver<()> {
         let (followed, follows) = oneshot::channel();
         // Nobody receives it only while the process ends.
-        let _ = self.changed.send(SchemaChange { database: Box::from(database), followed });
+        let _ = self.changed.send(SchemaChange {
+            database: Box::from(database),
+            followed,
+        });
         follows
     }
 
@@ -87,7 +94,10 @@ impl Shared {
         loop {
             let process_id = rand::random_range(1..i32::MAX);
             if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
-                vacant.insert(Key { secret: secret.to_vec(), place });
+                vacant.insert(Key {
+                    secret: secret.to_vec(),
+                    place,
+                });
                 return process_id;
             }
         }
@@ -112,19 +122,32 @@ impl Shared {
 
     /// Counts a client in, unless there are too many.
     pub fn admit(self: &Arc<Shared>, limit: usize) -> Option<Admission> {
-        let admitted = self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1));
-        admitted.ok().map(|_| Admission { shared: Arc::clone(self) })
+        let admitted = self
+            .clients
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < limit).then_some(count + 1)
+            });
+        admitted.ok().map(|_| Admission {
+            shared: Arc::clone(self),
+        })
     }
 
     /// Counts a client of this user in, unless there are too many.
-    pub fn admit_user(self: &Arc<Shared>, user: &str, limit: Option<usize>) -> Option<UserAdmission> {
+    pub fn admit_user(
+        self: &Arc<Shared>,
+        user: &str,
+        limit: Option<usize>,
+    ) -> Option<UserAdmission> {
         let mut users = lock(&self.users);
         let count = users.entry(Box::from(user)).or_default();
         if limit.is_some_and(|limit| *count >= limit) {
             return None;
         }
         *count += 1;
-        Some(UserAdmission { shared: Arc::clone(self), user: Box::from(user) })
+        Some(UserAdmission {
+            shared: Arc::clone(self),
+            user: Box::from(user),
+        })
     }
 }
 

@@ -30,11 +30,21 @@ impl Session {
     }
 
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
-        let text = Query::decode(&frame[HEADER..]).map_err(Fault::Violation)?.text;
+        let text = Query::decode(&frame[HEADER..])
+            .map_err(Fault::Violation)?
+            .text;
         let planned = self.plan(text)?;
         if planned.statements.len() > 1
-            && let Some(ours) = planned.statements.iter().find(|statement| statement.is_ours())
-            && planned.statements.iter().filter(|statement| statement.class != Class::Empty).count() > 1
+            && let Some(ours) = planned
+                .statements
+                .iter()
+                .find(|statement| statement.is_ours())
+            && planned
+                .statements
+                .iter()
+                .filter(|statement| statement.class != Class::Empty)
+                .count()
+                > 1
         {
             return Err(Fault::ours_in_batch(&ours.class));
         }
@@ -64,7 +74,10 @@ impl Session {
 
     /// The transaction has failed, as far as what has been answered tells.
     pub(super) fn is_failed(&self) -> bool {
-        let answered = self.link.as_ref().is_none_or(|link| link.is_settled() || link.is_metadata());
+        let answered = self
+            .link
+            .as_ref()
+            .is_none_or(|link| !link.is_in_unit() || link.is_metadata());
         answered && self.own_status() == crate::wire::answer::TransactionStatus::Failed
     }
 
@@ -77,15 +90,25 @@ impl Session {
     }
 
     /// A message of which the session can answer every statement, unless a server has to.
-    async fn control_query(&mut self, planned: &Rc<Planned>, text: &[u8], frame: &[u8]) -> Result<(), Fault> {
-        let told: Vec<_> = planned.statements.iter().filter(|statement| statement.class != Class::Empty).collect();
+    async fn control_query(
+        &mut self,
+        planned: &Rc<Planned>,
+        text: &[u8],
+        frame: &[u8],
+    ) -> Result<(), Fault> {
+        let told: Vec<_> = planned
+            .statements
+            .iter()
+            .filter(|statement| statement.class != Class::Empty)
+            .collect();
         if told.is_empty() {
             let mut bytes = Vec::new();
             answer::empty_query_response(&mut bytes);
             return self.answer_query(bytes);
         }
         // Several statements are answered here only when they begin a transaction that no server needs to know of yet.
-        let alone = told.len() == 1 || (self.link.is_none() && matches!(told[0].class, Class::Begin));
+        let alone =
+            told.len() == 1 || (self.link.is_none() && matches!(told[0].class, Class::Begin));
         if !alone {
             self.attach(Destination::Any, Phase::Working).await?;
             self.forward_query(planned, frame);
@@ -93,8 +116,12 @@ impl Session {
         }
         let mut bytes = Vec::new();
         for statement in told {
-            let source = String::from_utf8_lossy(&text[Planned::range_of(statement, &self.literals)]);
-            match self.control(&statement.class, source.trim(), &mut bytes).await {
+            let source =
+                String::from_utf8_lossy(&text[Planned::range_of(statement, &self.literals)]);
+            match self
+                .control(&statement.class, source.trim(), &mut bytes)
+                .await
+            {
                 Ok(Control::Answered) => {}
                 Ok(Control::Forward) => {
                     self.attach(Destination::Any, Phase::Working).await?;

@@ -30,9 +30,15 @@ impl Session {
                 *taken = end;
                 continue;
             }
-            let (closing, copying) = self.link.as_ref().map_or((false, false), |link| (link.is_closing(), link.is_copying()));
+            let (closing, copying) = self.link.as_ref().map_or((false, false), |link| {
+                (link.is_closing(), link.is_copying())
+            });
             let copy_waits = closing || self.link.as_ref().is_some_and(|link| link.expects_copy());
-            if self.link.as_ref().is_some_and(|link| link.backlog() > super::HIGH_WATER) {
+            if self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.backlog() > super::HIGH_WATER)
+            {
                 return Ok(());
             }
             match frame::first(inbox, *taken, limit).map_err(End::Frame)? {
@@ -60,7 +66,9 @@ impl Session {
 
     async fn message(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
         match tag {
-            b'Q' | b'F' if self.link.as_ref().is_some_and(Link::is_copying) => Err(End::CopyInterrupted(tag)),
+            b'Q' | b'F' if self.link.as_ref().is_some_and(Link::is_copying) => {
+                Err(End::CopyInterrupted(tag))
+            }
             b'Q' | b'F' if self.batch.is_skipping() => Ok(()),
             b'Q' => self.simple(frame).await,
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => self.extended(tag, frame).await,

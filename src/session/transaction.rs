@@ -37,11 +37,26 @@ enum Judgement {
 impl Prologue {
     /// From BEGIN as the client wrote it.
     pub fn new(begin: &str) -> Prologue {
-        let words: Vec<String> = begin.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+        let words: Vec<String> = begin
+            .split_ascii_whitespace()
+            .map(str::to_ascii_lowercase)
+            .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let plain = matches!(words[..], ["begin"] | ["begin", "work" | "transaction"] | ["start", "transaction"]);
-        let judgement = if plain { Judgement::CannotFail } else { Judgement::MayFail };
-        let mut prologue = Prologue { text: String::new(), begin: begin.len(), judgement, savepoints: Vec::new() };
+        let plain = matches!(
+            words[..],
+            ["begin"] | ["begin", "work" | "transaction"] | ["start", "transaction"]
+        );
+        let judgement = if plain {
+            Judgement::CannotFail
+        } else {
+            Judgement::MayFail
+        };
+        let mut prologue = Prologue {
+            text: String::new(),
+            begin: begin.len(),
+            judgement,
+            savepoints: Vec::new(),
+        };
         prologue.push(begin);
         prologue
     }
@@ -79,7 +94,11 @@ impl Prologue {
 
     /// ROLLBACK TO: what came after the savepoint is undone. `false`: there is no such savepoint.
     pub fn roll_back_to(&mut self, name: &str) -> bool {
-        let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) else {
+        let Some(place) = self
+            .savepoints
+            .iter()
+            .rposition(|(savepoint, _)| **savepoint == *name)
+        else {
             return false;
         };
         self.savepoints.truncate(place + 1);
@@ -89,7 +108,11 @@ impl Prologue {
 
     /// RELEASE: the savepoint and those after it are gone, their work stays. `false`: there is no such savepoint.
     pub fn release(&mut self, name: &str, statement: &str) -> bool {
-        let Some(place) = self.savepoints.iter().rposition(|(savepoint, _)| **savepoint == *name) else {
+        let Some(place) = self
+            .savepoints
+            .iter()
+            .rposition(|(savepoint, _)| **savepoint == *name)
+        else {
             return false;
         };
         self.savepoints.truncate(place);

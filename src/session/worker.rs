@@ -128,7 +128,9 @@ impl Worker {
             search_paths: RefCell::default(),
             paused: Cell::new(false),
         });
-        self.databases.borrow_mut().insert(Box::from(name), Rc::clone(&database));
+        self.databases
+            .borrow_mut()
+            .insert(Box::from(name), Rc::clone(&database));
         Some(database)
     }
 
@@ -138,8 +140,17 @@ impl Worker {
     }
 
     /// The pool of this user, database and shard; made when it is first asked for.
-    pub fn pool(&self, database: &Database, user: &config::User, shard: ShardId) -> Option<Rc<Pool>> {
-        let key = PoolKey { database: database.name.clone(), user: Box::from(&*user.name), shard };
+    pub fn pool(
+        &self,
+        database: &Database,
+        user: &config::User,
+        shard: ShardId,
+    ) -> Option<Rc<Pool>> {
+        let key = PoolKey {
+            database: database.name.clone(),
+            user: Box::from(&*user.name),
+            shard,
+        };
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Some(Rc::clone(pool));
         }
@@ -152,7 +163,11 @@ impl Worker {
     }
 
     pub fn pools(&self) -> Vec<(PoolKey, Rc<Pool>)> {
-        self.pools.borrow().iter().map(|(key, pool)| (key.clone(), Rc::clone(pool))).collect()
+        self.pools
+            .borrow()
+            .iter()
+            .map(|(key, pool)| (key.clone(), Rc::clone(pool)))
+            .collect()
     }
 
     /// Where and how the connections of a pool are made; `None` when its user, database or shard is gone.
@@ -160,38 +175,62 @@ impl Worker {
         let snapshot = self.snapshot.borrow();
         let config = &snapshot.config;
         let user = config.users.iter().find(|user| *user.name == *key.user)?;
-        let database = config.databases.iter().find(|database| *database.name == *key.database)?;
+        let database = config
+            .databases
+            .iter()
+            .find(|database| *database.name == *key.database)?;
         let node = config.shards.get(key.shard.index())?.nodes.first()?;
         let mut settings = config.pool.clone();
-        settings.mode = user.pool_mode.or(database.pool_mode).unwrap_or(settings.mode);
-        settings.size = user.pool_size.or(database.pool_size).unwrap_or(settings.size);
-        let share = (settings.size / self.count + usize::from(self.index < settings.size % self.count)).max(1);
+        settings.mode = user
+            .pool_mode
+            .or(database.pool_mode)
+            .unwrap_or(settings.mode);
+        settings.size = user
+            .pool_size
+            .or(database.pool_size)
+            .unwrap_or(settings.size);
+        let share = (settings.size / self.count
+            + usize::from(self.index < settings.size % self.count))
+        .max(1);
         let target = Target {
-            address: Address { host: node.host.clone(), port: node.port },
+            address: Address {
+                host: node.host.clone(),
+                port: node.port,
+            },
             login: Login {
                 user: user.server_user.clone(),
                 password: user.server_password.clone(),
-                database: node.database.clone().unwrap_or_else(|| database.server_database.clone()),
+                database: node
+                    .database
+                    .clone()
+                    .unwrap_or_else(|| database.server_database.clone()),
                 application_name: "trunkline".to_owned(),
                 parameters: Vec::new(),
             },
             encryption: Arc::clone(&snapshot.server_encryption),
             timeout: settings.connect_timeout,
         };
-        Some(Spec { shard: key.shard, target, settings, share })
+        Some(Spec {
+            shard: key.shard,
+            target,
+            settings,
+            share,
+        })
     }
 
     /// A new configuration or catalog: pools and databases follow; those that are gone are closed.
     pub fn follow(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
-        self.databases.borrow_mut().retain(|name, database| match snapshot.catalogs.get(name) {
-            Some(catalog) => {
-                *database.catalog.borrow_mut() = Arc::clone(catalog);
-                database.forget_servers();
-                true
-            }
-            None => false,
-        });
+        self.databases
+            .borrow_mut()
+            .retain(|name, database| match snapshot.catalogs.get(name) {
+                Some(catalog) => {
+                    *database.catalog.borrow_mut() = Arc::clone(catalog);
+                    database.forget_servers();
+                    true
+                }
+                None => false,
+            });
         for (key, pool) in self.pools() {
             match self.spec(&key) {
                 Some(spec) => pool.reconfigure(spec),
@@ -206,8 +245,12 @@ impl Worker {
     /// PAUSE and RESUME; `None` is every database.
     pub fn set_paused(&self, name: Option<&str>, paused: Paused) {
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        let concerned: Vec<&str> =
-            snapshot.catalogs.keys().map(|key| &**key).filter(|key| name.is_none_or(|name| name == *key)).collect();
+        let concerned: Vec<&str> = snapshot
+            .catalogs
+            .keys()
+            .map(|key| &**key)
+            .filter(|key| name.is_none_or(|name| name == *key))
+            .collect();
         for database in concerned.iter().filter_map(|name| self.database(name)) {
             database.paused.set(paused == Paused::Yes);
         }
@@ -224,7 +267,10 @@ impl Worker {
     /// Nothing of the database (or of all) is lent or being connected.
     pub fn is_quiet(&self, name: Option<&str>) -> bool {
         let pools = self.pools.borrow();
-        pools.iter().filter(|(key, _)| name.is_none_or(|name| name == &*key.database)).all(|(_, pool)| pool.is_at_rest())
+        pools
+            .iter()
+            .filter(|(key, _)| name.is_none_or(|name| name == &*key.database))
+            .all(|(_, pool)| pool.is_at_rest())
     }
 
     /// The housekeeping of this thread, some times a second.
@@ -278,7 +324,9 @@ impl Database {
     /// What servers report to this user with these settings, when it is known.
     pub fn greeting(&self, user: &str, settings: &Settings) -> Option<(Settings, Reported)> {
         let greetings = self.greetings.borrow();
-        let greeting = greetings.iter().find(|greeting| *greeting.user == *user && greeting.settings == *settings)?;
+        let greeting = greetings
+            .iter()
+            .find(|greeting| *greeting.user == *user && greeting.settings == *settings)?;
         Some((greeting.settings.clone(), greeting.reported.clone()))
     }
 
@@ -287,7 +335,11 @@ impl Database {
         if greetings.len() >= GREETINGS {
             greetings.remove(0);
         }
-        greetings.push(Greeting { user: Box::from(user), settings: settings.clone(), reported: reported.clone() });
+        greetings.push(Greeting {
+            user: Box::from(user),
+            settings: settings.clone(),
+            reported: reported.clone(),
+        });
     }
 
     /// The `search_path` that servers give this user, when it has been asked.
@@ -296,7 +348,9 @@ impl Database {
     }
 
     pub fn remember_search_path(&self, user: &str, path: &str) {
-        self.search_paths.borrow_mut().insert(Box::from(user), Box::from(path));
+        self.search_paths
+            .borrow_mut()
+            .insert(Box::from(user), Box::from(path));
     }
 
     /// Servers may have changed: what they report is asked again.

@@ -15,8 +15,14 @@ const SMALL: usize = 10_000;
 pub enum FrameError {
     #[error("invalid frontend message type {0}")]
     UnknownType(u8),
-    #[error("invalid message length {length} in a message of type {tag:?}; the largest allowed is {limit}")]
-    Length { tag: char, length: u32, limit: usize },
+    #[error(
+        "invalid message length {length} in a message of type {tag:?}; the largest allowed is {limit}"
+    )]
+    Length {
+        tag: char,
+        length: u32,
+        limit: usize,
+    },
 }
 
 /// The first message in a buffer.
@@ -47,16 +53,28 @@ pub fn first(buffer: &[u8], start: usize, limit: usize) -> Result<Frame, FrameEr
     let length = u32::from_be_bytes(length.try_into().expect("four bytes were taken"));
     let body = (length as usize).wrapping_sub(4);
     if length < 4 || body > limit {
-        return Err(FrameError::Length { tag: char::from(tag), length, limit: limit + 4 });
+        return Err(FrameError::Length {
+            tag: char::from(tag),
+            length,
+            limit: limit + 4,
+        });
     }
     let whole = HEADER + body;
     if bytes.len() >= whole {
-        return Ok(Frame::Whole { tag, range: start..start + whole });
+        return Ok(Frame::Whole {
+            tag,
+            range: start..start + whole,
+        });
     }
     if tag == b'd' {
-        return Ok(Frame::CopyPart { range: start..buffer.len(), rest: whole - bytes.len() });
+        return Ok(Frame::CopyPart {
+            range: start..buffer.len(),
+            rest: whole - bytes.len(),
+        });
     }
-    Ok(Frame::Partial { needed: Some(whole) })
+    Ok(Frame::Partial {
+        needed: Some(whole),
+    })
 }
 
 #[cfg(test)]
@@ -67,17 +85,41 @@ mod tests {
     #[test]
     fn lengths_are_checked_before_a_body_is_waited_for() {
         let limit = 1000;
-        assert_eq!(first(b"Q\0\0\0\x05", 0, limit), Ok(Frame::Partial { needed: Some(6) }));
-        assert_eq!(first(b"S\0\0\0\x04X", 0, limit), Ok(Frame::Whole { tag: b'S', range: 0..5 }));
-        assert!(matches!(first(b"Q\0\0\0\x03", 0, limit), Err(FrameError::Length { length: 3, .. })));
-        assert!(matches!(first(b"Q\x40\0\0\0", 0, limit), Err(FrameError::Length { .. })));
-        assert!(matches!(first(b"E\0\0\x40\0", 0, 1 << 30), Err(FrameError::Length { limit: 10_004, .. })));
+        assert_eq!(
+            first(b"Q\0\0\0\x05", 0, limit),
+            Ok(Frame::Partial { needed: Some(6) })
+        );
+        assert_eq!(
+            first(b"S\0\0\0\x04X", 0, limit),
+            Ok(Frame::Whole {
+                tag: b'S',
+                range: 0..5
+            })
+        );
+        assert!(matches!(
+            first(b"Q\0\0\0\x03", 0, limit),
+            Err(FrameError::Length { length: 3, .. })
+        ));
+        assert!(matches!(
+            first(b"Q\x40\0\0\0", 0, limit),
+            Err(FrameError::Length { .. })
+        ));
+        assert!(matches!(
+            first(b"E\0\0\x40\0", 0, 1 << 30),
+            Err(FrameError::Length { limit: 10_004, .. })
+        ));
         assert_eq!(first(b"!", 0, limit), Err(FrameError::UnknownType(b'!')));
     }
 
     #[test]
     fn copy_data_is_passed_on_in_parts() {
-        assert_eq!(first(b"d\0\0\0\x0aabc", 0, 1000), Ok(Frame::CopyPart { range: 0..8, rest: 3 }));
+        assert_eq!(
+            first(b"d\0\0\0\x0aabc", 0, 1000),
+            Ok(Frame::CopyPart {
+                range: 0..8,
+                rest: 3
+            })
+        );
     }
 
     proptest! {

@@ -14,7 +14,9 @@ fn cancel(proxy: &Proxy, process_id: i32, secret: &[u8]) {
 }
 
 fn sleeping(mark: u32) -> bool {
-    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600), {mark}%' AND wait_event = 'PgSleep'");
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600), {mark}%' AND wait_event = 'PgSleep'"
+    );
     value(&cluster().shards()[0].primary, DATABASE, &sql).unwrap() == "1"
 }
 
@@ -27,7 +29,11 @@ fn a_running_statement_is_cancelled() {
     let (process_id, secret) = (client.process_id, client.secret.clone());
     for (mark, bytes, end) in [
         (61, query("SELECT pg_sleep(600), 61"), "Z(I)"),
-        (62, [run("SELECT pg_sleep(600), 62", &[]), sync()].concat(), "Z(I)"),
+        (
+            62,
+            [run("SELECT pg_sleep(600), 62", &[]), sync()].concat(),
+            "Z(I)",
+        ),
         (63, query("BEGIN; SELECT pg_sleep(600), 63"), "Z(E)"),
     ] {
         client.send(&bytes);
@@ -35,7 +41,9 @@ fn a_running_statement_is_cancelled() {
         match mark {
             63 => {
                 let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT pg_sleep(600), 63%' AND wait_event = 'PgSleep'";
-                wait_until("it runs", || value(&cluster().shards()[0].primary, DATABASE, sql).unwrap() == "1");
+                wait_until("it runs", || {
+                    value(&cluster().shards()[0].primary, DATABASE, sql).unwrap() == "1"
+                });
             }
             mark => wait_until("it runs", || sleeping(mark)),
         }
@@ -48,14 +56,20 @@ fn a_running_statement_is_cancelled() {
         let said = transcript(&client.read_until(Until::Ready(1)));
         assert!(said.ends_with(&format!("{CANCELED} {end}")), "{said}");
     }
-    assert_eq!(client.query("ROLLBACK; SELECT 1"), "C(ROLLBACK) T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    assert_eq!(
+        client.query("ROLLBACK; SELECT 1"),
+        "C(ROLLBACK) T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
 }
 
 #[test]
 fn a_long_secret_cancels_too() {
     let proxy = proxy();
     let mut client = Wire::connect(proxy.address);
-    client.send(&startup((3 << 16) | 2, &[("user", "trusty"), ("database", DATABASE)]));
+    client.send(&startup(
+        (3 << 16) | 2,
+        &[("user", "trusty"), ("database", DATABASE)],
+    ));
     client.finish_login("trusty", "").unwrap();
     assert_eq!(client.secret.len(), 32);
     client.send(&query("SELECT pg_sleep(600), 64"));
@@ -63,8 +77,16 @@ fn a_long_secret_cancels_too() {
     cancel(proxy, client.process_id, &client.secret[..4]);
     assert!(sleeping(64));
     cancel(proxy, client.process_id, &client.secret.clone());
-    assert_eq!(transcript(&client.read_until(Until::Ready(1))).split(' ').next_back(), Some("Z(I)"));
-    assert_eq!(client.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    assert_eq!(
+        transcript(&client.read_until(Until::Ready(1)))
+            .split(' ')
+            .next_back(),
+        Some("Z(I)")
+    );
+    assert_eq!(
+        client.query("SELECT 1"),
+        "T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
 }
 
 /// With one server connection, a cancel request that is late would hit somebody else's statement.
@@ -98,6 +120,9 @@ fn nobody_else_is_hit() {
     // An idle client's next statement is not hit by a request that came before it.
     for _ in 0..20 {
         cancel(&proxy, process_id, &victim.secret.clone());
-        assert_eq!(victim.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+        assert_eq!(
+            victim.query("SELECT 1"),
+            "T(?column?:23) D(1) C(SELECT 1) Z(I)"
+        );
     }
 }

@@ -23,16 +23,34 @@ fn said_to(proxy: &Proxy, bytes: &[u8]) -> String {
 fn everybody_logs_in_by_their_method() {
     let proxy = proxy();
     for (user, password) in [("app", PASSWORD), ("old", "older"), ("trusty", "")] {
-        let mut client = Wire::log_in(proxy.address, &[("user", user), ("database", DATABASE)], password).unwrap();
+        let mut client = Wire::log_in(
+            proxy.address,
+            &[("user", user), ("database", DATABASE)],
+            password,
+        )
+        .unwrap();
         assert_eq!(client.query("SELECT 1"), ALIVE);
     }
-    let said: Vec<String> = [("app", "wrong"), ("nobody_there", "wrong"), ("old", "wrong")]
-        .map(|(user, password)| {
-            let refused = Wire::log_in(proxy.address, &[("user", user), ("database", DATABASE)], password).err().unwrap();
-            refused.to_string().replace(user, "<user>")
-        })
-        .into();
-    assert_eq!(said, vec!["E(FATAL 28P01 password authentication failed for user \"<user>\")"; 3]);
+    let said: Vec<String> = [
+        ("app", "wrong"),
+        ("nobody_there", "wrong"),
+        ("old", "wrong"),
+    ]
+    .map(|(user, password)| {
+        let refused = Wire::log_in(
+            proxy.address,
+            &[("user", user), ("database", DATABASE)],
+            password,
+        )
+        .err()
+        .unwrap();
+        refused.to_string().replace(user, "<user>")
+    })
+    .into();
+    assert_eq!(
+        said,
+        vec!["E(FATAL 28P01 password authentication failed for user \"<user>\")"; 3]
+    );
 }
 
 #[test]
@@ -53,12 +71,18 @@ fn large_and_unknown_messages_end_the_session() {
         client.query("SELECT 1");
         client.send(&bytes);
         let said = client.rest();
-        assert!(said.starts_with("E(FATAL 08P01 invalid ") && said.matches("E(").count() == 1, "{bytes:?}: {said}");
+        assert!(
+            said.starts_with("E(FATAL 08P01 invalid ") && said.matches("E(").count() == 1,
+            "{bytes:?}: {said}"
+        );
     }
     // As large as is allowed.
     let mut client = proxy.client("trusty");
     let text = format!("SELECT length('{}')", "x".repeat(65_000));
-    assert_eq!(client.query(&text), "T(length:23) D(65000) C(SELECT 1) Z(I)");
+    assert_eq!(
+        client.query(&text),
+        "T(length:23) D(65000) C(SELECT 1) Z(I)"
+    );
     // Messages that are whole and wrong inside are errors that the session survives.
     for bytes in [
         tagged(b'Q', b"SELECT 1"),
@@ -90,19 +114,40 @@ fn startup_packets() {
         (vec![0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0], "E(FATAL 08P01 "),
         (startup(2 << 16, &[("user", "trusty")]), "E(FATAL 0A000 "),
         (startup(3 << 16, &[("database", "shop")]), "E(FATAL 28000 "),
-        (packet(&[0, 3, 0, 0, b'u', b's', b'e', b'r']), "E(FATAL 08P01 "),
+        (
+            packet(&[0, 3, 0, 0, b'u', b's', b'e', b'r']),
+            "E(FATAL 08P01 ",
+        ),
         (b"GET / HTTP/1.0\r\n\r\n".to_vec(), "E(FATAL 08P01 "),
-        (startup(3 << 16, &[("user", "trusty"), ("replication", "true")]), "E(FATAL 0A000 "),
+        (
+            startup(3 << 16, &[("user", "trusty"), ("replication", "true")]),
+            "E(FATAL 0A000 ",
+        ),
     ] {
         let said = said_to(proxy, &bytes);
-        assert!(said.starts_with(expected), "{}: {said}", bytes[..bytes.len().min(20)].escape_ascii());
+        assert!(
+            said.starts_with(expected),
+            "{}: {said}",
+            bytes[..bytes.len().min(20)].escape_ascii()
+        );
     }
     // A version and an option of the future are negotiated down.
     let mut wire = Wire::connect(proxy.address);
-    wire.send(&startup((3 << 16) | 9, &[("user", "trusty"), ("database", DATABASE), ("_pq_.novelty", "on")]));
+    wire.send(&startup(
+        (3 << 16) | 9,
+        &[
+            ("user", "trusty"),
+            ("database", DATABASE),
+            ("_pq_.novelty", "on"),
+        ],
+    ));
     let said = wire.finish_login("trusty", "").unwrap();
     assert_eq!(said[0].tag, b'v');
-    assert!(said[0].body.ends_with(b"\0\0\0\x01_pq_.novelty\0"), "{:?}", said[0].body);
+    assert!(
+        said[0].body.ends_with(b"\0\0\0\x01_pq_.novelty\0"),
+        "{:?}",
+        said[0].body
+    );
     assert_eq!(wire.query("SELECT 1"), ALIVE);
 }
 
@@ -110,7 +155,10 @@ fn startup_packets() {
 fn bytes_before_tls_are_never_used() {
     let directory = tempfile::tempdir().unwrap();
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (certificate, key) = (directory.path().join("server.pem"), directory.path().join("server.key"));
+    let (certificate, key) = (
+        directory.path().join("server.pem"),
+        directory.path().join("server.key"),
+    );
     std::fs::write(&certificate, certified.cert.pem()).unwrap();
     std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     let proxy = Proxy::start(&format!(
@@ -123,11 +171,16 @@ fn bytes_before_tls_are_never_used() {
     for request in [ssl_request.clone(), packet(&80_877_104_u32.to_be_bytes())] {
         let mut socket = TcpStream::connect(proxy.address).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.write_all(&[&request[..], &hello, &query("SELECT 1")].concat()).unwrap();
+        socket
+            .write_all(&[&request[..], &hello, &query("SELECT 1")].concat())
+            .unwrap();
         let mut said = Vec::new();
         let _ = socket.read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);
-        assert!(said.contains("received unencrypted data after") && !said.contains("SELECT"), "{said}");
+        assert!(
+            said.contains("received unencrypted data after") && !said.contains("SELECT"),
+            "{said}"
+        );
     }
     // Asked for properly, it is there.
     let mut socket = TcpStream::connect(proxy.address).unwrap();
@@ -140,17 +193,29 @@ fn bytes_before_tls_are_never_used() {
 
 #[test]
 fn too_many_clients() {
-    let proxy = Proxy::start("workers = 2\n[limits]\nmax_client_connections = 4\nmax_user_connections = 2\n");
+    let proxy = Proxy::start(
+        "workers = 2\n[limits]\nmax_client_connections = 4\nmax_user_connections = 2\n",
+    );
     // The client that looked whether the proxy is ready may not have gone yet.
-    wait_until("it has gone", || proxy.report().iter().all(|worker| worker.clients.is_empty()));
+    wait_until("it has gone", || {
+        proxy
+            .report()
+            .iter()
+            .all(|worker| worker.clients.is_empty())
+    });
     let [one, _two] = [(); 2].map(|()| proxy.client("trusty"));
     let refused = proxy.try_client("trusty", &[]).err().unwrap().to_string();
-    assert_eq!(refused, "E(FATAL 53300 too many connections for role \"trusty\")");
+    assert_eq!(
+        refused,
+        "E(FATAL 53300 too many connections for role \"trusty\")"
+    );
     let _others = [(); 2].map(|()| proxy.client("app"));
     let refused = proxy.try_client("lone", &[]).err().unwrap().to_string();
     assert_eq!(refused, "E(FATAL 53300 sorry, too many clients already)");
     drop(one);
-    wait_until("there is room again", || proxy.try_client("trusty", &[]).is_ok());
+    wait_until("there is room again", || {
+        proxy.try_client("trusty", &[]).is_ok()
+    });
 }
 
 #[test]
@@ -158,9 +223,15 @@ fn who_takes_too_long_to_log_in_is_sent_away() {
     let proxy = Proxy::start("workers = 1\n[limits]\nlogin_timeout = \"1s\"\n");
     let mut silent = Wire::connect(proxy.address);
     let mut slow = Wire::connect(proxy.address);
-    slow.send(&startup(3 << 16, &[("user", "app"), ("database", DATABASE)]));
+    slow.send(&startup(
+        3 << 16,
+        &[("user", "app"), ("database", DATABASE)],
+    ));
     assert_eq!(slow.read().unwrap().tag, b'R');
-    assert_eq!(slow.rest(), "E(FATAL 57014 canceling authentication due to timeout)");
+    assert_eq!(
+        slow.rest(),
+        "E(FATAL 57014 canceling authentication due to timeout)"
+    );
     assert_eq!(silent.rest(), "");
 }
 
@@ -182,7 +253,11 @@ fn garbage() {
     let mut packets = 0;
     while packets < 2000 {
         let logged_in = random.random_bool(0.7);
-        let mut wire = if logged_in { proxy.client("boss") } else { Wire::connect(proxy.address) };
+        let mut wire = if logged_in {
+            proxy.client("boss")
+        } else {
+            Wire::connect(proxy.address)
+        };
         for _ in 0..random.random_range(1..30) {
             packets += 1;
             let mut bytes = match random.random_range(0..3) {
@@ -193,7 +268,9 @@ fn garbage() {
                     let tags = b"QPBDECHSFXdcfpQPBDECHS\0!zR";
                     tagged(tags[random.random_range(0..tags.len())], &body)
                 }
-                _ => (0..random.random_range(1..60)).map(|_| random.random()).collect(),
+                _ => (0..random.random_range(1..60))
+                    .map(|_| random.random())
+                    .collect(),
             };
             // A real message with a byte changed is the nastiest.
             if random.random_bool(0.5) {

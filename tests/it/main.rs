@@ -17,6 +17,7 @@ mod login;
 mod one_server;
 mod pools;
 mod proxy;
+mod random_scripts;
 mod raw;
 mod schema_reading;
 mod servers;

@@ -24,11 +24,30 @@ pub const KEY_TYPES: [(&str, &str, &[u8]); 12] = [
     ("text", "k\u{e9}y", &[b'k', 0xc3, 0xa9, b'y']),
     ("varchar", "var", b"var"),
     ("char(6)", "cc", b"cc"),
-    ("uuid", "6f9619ff-8b86-d011-b42d-00c04fc964ff", &[0x6f, 0x96, 0x19, 0xff, 0x8b, 0x86, 0xd0, 0x11, 0xb4, 0x2d, 0, 0xc0, 0x4f, 0xc9, 0x64, 0xff]),
+    (
+        "uuid",
+        "6f9619ff-8b86-d011-b42d-00c04fc964ff",
+        &[
+            0x6f, 0x96, 0x19, 0xff, 0x8b, 0x86, 0xd0, 0x11, 0xb4, 0x2d, 0, 0xc0, 0x4f, 0xc9, 0x64,
+            0xff,
+        ],
+    ),
     ("date", "2024-02-29", &[0, 0, 0x22, 0x79]),
-    ("timestamp", "2000-01-01 00:00:01", &[0, 0, 0, 0, 0, 0x0f, 0x42, 0x40]),
-    ("timestamptz", "2000-01-01 00:00:02+00", &[0, 0, 0, 0, 0, 0x1e, 0x84, 0x80]),
-    ("numeric", "12345", &[0, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0x09, 0x29]),
+    (
+        "timestamp",
+        "2000-01-01 00:00:01",
+        &[0, 0, 0, 0, 0, 0x0f, 0x42, 0x40],
+    ),
+    (
+        "timestamptz",
+        "2000-01-01 00:00:02+00",
+        &[0, 0, 0, 0, 0, 0x1e, 0x84, 0x80],
+    ),
+    (
+        "numeric",
+        "12345",
+        &[0, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0x09, 0x29],
+    ),
     ("bytea", "\\x0102", &[1, 2]),
 ];
 
@@ -57,11 +76,16 @@ fn create_tables() {
     CREATED.get_or_init(|| {
         let mut tables = format!("SET ROLE app; {TABLES}");
         for (key_type, ..) in KEY_TYPES {
-            tables += &format!("CREATE TABLE {} (k {key_type} PRIMARY KEY, v int);", table_of(key_type).0);
+            tables += &format!(
+                "CREATE TABLE {} (k {key_type} PRIMARY KEY, v int);",
+                table_of(key_type).0
+            );
         }
         let shards = cluster().shards().iter().map(|shard| &shard.primary);
         for server in shards.chain([&servers().plain]) {
-            server.run_sql("postgres", &format!("CREATE DATABASE {DATABASE} OWNER app")).unwrap();
+            server
+                .run_sql("postgres", &format!("CREATE DATABASE {DATABASE} OWNER app"))
+                .unwrap();
             server.run_sql(DATABASE, &tables).unwrap();
         }
     });
@@ -172,7 +196,9 @@ fn configuration(head: &str) -> String {
     );
     for shard in cluster().shards() {
         let (name, port) = (&shard.name, shard.primary.port());
-        text += &format!("[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n");
+        text += &format!(
+            "[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n"
+        );
     }
     text += PLACEMENT;
     for (key_type, ..) in KEY_TYPES {
@@ -197,17 +223,34 @@ impl Proxy {
     /// With keys and sections of its own, like `workers = 1` or `[pool]`. It is ready: it knows the tables.
     pub fn start(head: &str) -> Proxy {
         create_tables();
-        let mut config = config::parse(&configuration(head), "tests.toml", &|_| None).unwrap_or_else(|problems| {
-            panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>())
-        });
+        let mut config = config::parse(&configuration(head), "tests.toml", &|_| None)
+            .unwrap_or_else(|problems| {
+                panic!(
+                    "{}",
+                    problems
+                        .iter()
+                        .map(|problem| format!("{problem}\n"))
+                        .collect::<String>()
+                )
+            });
         // Any free port, which a file cannot say.
         config.listen.addresses = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let handle = runtime.block_on(server::start(config, None)).unwrap();
-        let proxy = Proxy { address: handle.addresses[0], handle: Some(handle), runtime: Some(runtime) };
+        let proxy = Proxy {
+            address: handle.addresses[0],
+            handle: Some(handle),
+            runtime: Some(runtime),
+        };
         let mut client = proxy.client("boss");
         wait_until("the definitions are read", || {
-            client.query("EXPLAIN INSERT INTO customers VALUES (1, 'x')").ends_with("C(EXPLAIN) Z(I)")
+            client
+                .query("EXPLAIN INSERT INTO customers VALUES (1, 'x')")
+                .ends_with("C(EXPLAIN) Z(I)")
         });
         proxy
     }
@@ -219,16 +262,24 @@ impl Proxy {
 
     /// Likewise, with parameters in its startup packet.
     pub fn client_with(&self, user: &str, more: &[(&str, &str)]) -> Wire {
-        self.try_client(user, more).unwrap_or_else(|error| panic!("{error}"))
+        self.try_client(user, more)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn try_client(&self, user: &str, more: &[(&str, &str)]) -> Result<Wire, Message> {
-        Wire::log_in(self.address, &[&[("user", user), ("database", DATABASE)], more].concat(), PASSWORD)
+        Wire::log_in(
+            self.address,
+            &[&[("user", user), ("database", DATABASE)], more].concat(),
+            PASSWORD,
+        )
     }
 
     /// What the workers say of themselves.
     pub fn report(&self) -> Vec<WorkerReport> {
-        let (runtime, handle) = (self.runtime.as_ref().unwrap(), self.handle.as_ref().unwrap());
+        let (runtime, handle) = (
+            self.runtime.as_ref().unwrap(),
+            self.handle.as_ref().unwrap(),
+        );
         runtime.block_on(handle.report())
     }
 }
@@ -252,7 +303,8 @@ pub fn proxy() -> &'static Proxy {
 pub fn plain() -> Wire {
     create_tables();
     let address = SocketAddr::from(([127, 0, 0, 1], servers().plain.port()));
-    Wire::log_in(address, &[("user", "app"), ("database", DATABASE)], "").unwrap_or_else(|error| panic!("{error}"))
+    Wire::log_in(address, &[("user", "app"), ("database", DATABASE)], "")
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs the same messages against one server and through Trunkline; the answers must be the same. Gives them, a step a line.
@@ -269,7 +321,12 @@ pub fn same_as(user: &str, script: &[Step]) -> String {
     for (number, step) in script.iter().enumerate() {
         let expected = direct.step(step);
         let got = through.step(step);
-        assert_eq!(got, expected, "step {number}: Trunkline (left) and Postgres (right) after\n{}", all.join("\n"));
+        assert_eq!(
+            got,
+            expected,
+            "step {number}: Trunkline (left) and Postgres (right) after\n{}",
+            all.join("\n")
+        );
         all.push(expected);
     }
     all.join("\n")
@@ -283,17 +340,28 @@ pub fn same_long(messages: &[Vec<u8>]) {
         let mut writer = client.stream.try_clone().unwrap();
         let bytes = step.0.clone();
         // Neither side waits for the other to read.
-        let sending = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes).unwrap());
+        let sending =
+            std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes).unwrap());
         let messages = client.read_until(step.1);
         sending.join().unwrap();
-        messages.into_iter().filter(|message| message.tag != b'S').collect::<Vec<_>>()
+        messages
+            .into_iter()
+            .filter(|message| message.tag != b'S')
+            .collect::<Vec<_>>()
     });
-    let differs = direct.iter().zip(&through).position(|(direct, through)| direct.to_string() != through.to_string());
+    let differs = direct
+        .iter()
+        .zip(&through)
+        .position(|(direct, through)| direct.to_string() != through.to_string());
     if let Some(place) = differs {
         let around = place.saturating_sub(5)..(place + 5).min(direct.len()).min(through.len());
         let [through, direct] = [&through, &direct].map(|messages| {
-            let short = |message: &Message| message.to_string().chars().take(60).collect::<String>();
-            messages[around.clone()].iter().map(short).collect::<Vec<_>>()
+            let short =
+                |message: &Message| message.to_string().chars().take(60).collect::<String>();
+            messages[around.clone()]
+                .iter()
+                .map(short)
+                .collect::<Vec<_>>()
         });
         panic!("message {place}: {through:?} through Trunkline, and {direct:?} directly");
     }
@@ -304,7 +372,8 @@ pub fn same_long(messages: &[Vec<u8>]) {
 pub fn shards_with(table: &str, condition: &str) -> Vec<String> {
     let sql = format!("SELECT count(*) FROM {table} WHERE {condition}");
     let shards = cluster().shards().iter();
-    let holding = shards.filter(|shard| crate::servers::value(&shard.primary, DATABASE, &sql).unwrap() != "0");
+    let holding = shards
+        .filter(|shard| crate::servers::value(&shard.primary, DATABASE, &sql).unwrap() != "0");
     holding.map(|shard| shard.name.clone()).collect()
 }
 
@@ -314,8 +383,14 @@ pub fn keys(from: i64) -> [i64; 4] {
     let mut found: [Option<i64>; 4] = [None; 4];
     let mut client = proxy().client("trusty");
     for key in from.. {
-        let port = client.value(&format!("/* trunkline: key={key} distribution=customers */ SELECT current_setting('port')"));
-        let shard = cluster().shards().iter().position(|shard| shard.primary.port().to_string() == port).unwrap();
+        let port = client.value(&format!(
+            "/* trunkline: key={key} distribution=customers */ SELECT current_setting('port')"
+        ));
+        let shard = cluster()
+            .shards()
+            .iter()
+            .position(|shard| shard.primary.port().to_string() == port)
+            .unwrap();
         found[shard].get_or_insert(key);
         if let [Some(a), Some(b), Some(c), Some(d)] = found {
             return [a, b, c, d];

@@ -90,7 +90,9 @@ fn settings_follow_to_every_shard() {
     assert_eq!(client.query("SET work_mem = '77kB'"), "C(SET) Z(I)");
     client.query("SET app.tenant = 'mine'");
     for key in keys(4_000_000) {
-        let sql = format!("/* trunkline: key={key} distribution=customers */ SELECT current_setting('work_mem') || current_setting('app.tenant')");
+        let sql = format!(
+            "/* trunkline: key={key} distribution=customers */ SELECT current_setting('work_mem') || current_setting('app.tenant')"
+        );
         assert_eq!(client.value(&sql), "77kBmine");
     }
 }
@@ -117,13 +119,25 @@ fn nobody_else_sees_them() {
             client.query(sql);
         }
         if !set[0].starts_with("BEGIN") && !set[0].contains("set_config") {
-            assert_eq!(other.value(WORK_MEM), usual, "{set:?}, while its client is there");
+            assert_eq!(
+                other.value(WORK_MEM),
+                usual,
+                "{set:?}, while its client is there"
+            );
             assert_eq!(other.value("SHOW search_path"), "\"$user\", public");
         }
         drop(client);
         assert_eq!(other.value(WORK_MEM), usual, "{set:?}");
-        assert_eq!(other.value("SHOW default_transaction_read_only"), "off", "{set:?}");
-        assert_eq!(other.value("SHOW search_path"), "\"$user\", public", "{set:?}");
+        assert_eq!(
+            other.value("SHOW default_transaction_read_only"),
+            "off",
+            "{set:?}"
+        );
+        assert_eq!(
+            other.value("SHOW search_path"),
+            "\"$user\", public",
+            "{set:?}"
+        );
     }
 }
 
@@ -131,10 +145,17 @@ fn nobody_else_sees_them() {
 fn startup_parameters_are_where_reset_goes_back_to() {
     let mut client = proxy().client_with(
         "lone",
-        &[("application_name", "my 'app'"), ("work_mem", "111kB"), ("options", "-c app.tenant=it\\ s -c statement_timeout=4321")],
+        &[
+            ("application_name", "my 'app'"),
+            ("work_mem", "111kB"),
+            ("options", "-c app.tenant=it\\ s -c statement_timeout=4321"),
+        ],
     );
     for _ in 0..2 {
-        assert_eq!(client.value("SELECT current_setting('application_name')"), "my 'app'");
+        assert_eq!(
+            client.value("SELECT current_setting('application_name')"),
+            "my 'app'"
+        );
         assert_eq!(client.value("SELECT current_setting('app.tenant')"), "it s");
         assert_eq!(client.value("SHOW statement_timeout"), "4321ms");
         assert_eq!(client.value(WORK_MEM), "111kB");
@@ -147,10 +168,19 @@ fn startup_parameters_are_where_reset_goes_back_to() {
         client.query("DISCARD ALL");
     }
     client.query("SET application_name = 'changed'");
-    assert_eq!(client.value("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"), "changed");
+    assert_eq!(
+        client.value("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"),
+        "changed"
+    );
     assert_eq!(proxy().client("lone").value("SHOW work_mem"), "4MB");
-    let refused = proxy().try_client("lone", &[("work_mem", "much")]).err().unwrap();
-    assert_eq!(refused.to_string(), "E(FATAL 22023 invalid value for parameter \"work_mem\": \"much\")");
+    let refused = proxy()
+        .try_client("lone", &[("work_mem", "much")])
+        .err()
+        .unwrap();
+    assert_eq!(
+        refused.to_string(),
+        "E(FATAL 22023 invalid value for parameter \"work_mem\": \"much\")"
+    );
     assert_eq!(proxy().client("lone").value("SHOW work_mem"), "4MB");
 }
 
@@ -158,36 +188,74 @@ fn startup_parameters_are_where_reset_goes_back_to() {
 fn search_path_decides_which_table_is_meant() {
     // `customers` of another schema is nobody's sharded table.
     let mut client = proxy().client("trusty");
-    let created = client.query("/* trunkline: shard=s1 */ CREATE TABLE other.customers (id bigint, name text)");
+    let created = client
+        .query("/* trunkline: shard=s1 */ CREATE TABLE other.customers (id bigint, name text)");
     assert_eq!(created, "C(CREATE TABLE) Z(I)");
-    assert!(client.query("SELECT * FROM customers").starts_with("E(ERROR 0A000 "));
-    assert_eq!(client.query("SET search_path = other, public"), "C(SET) Z(I)");
-    assert_eq!(client.query("SELECT * FROM customers"), "T(id:20 name:25) C(SELECT 0) Z(I)");
+    assert!(
+        client
+            .query("SELECT * FROM customers")
+            .starts_with("E(ERROR 0A000 ")
+    );
+    assert_eq!(
+        client.query("SET search_path = other, public"),
+        "C(SET) Z(I)"
+    );
+    assert_eq!(
+        client.query("SELECT * FROM customers"),
+        "T(id:20 name:25) C(SELECT 0) Z(I)"
+    );
     client.query("BEGIN");
     client.query("SET LOCAL search_path = public");
-    assert!(client.query("SELECT * FROM customers").starts_with("E(ERROR 0A000 "));
+    assert!(
+        client
+            .query("SELECT * FROM customers")
+            .starts_with("E(ERROR 0A000 ")
+    );
     client.query("ROLLBACK");
-    assert_eq!(client.query("SELECT * FROM customers"), "T(id:20 name:25) C(SELECT 0) Z(I)");
+    assert_eq!(
+        client.query("SELECT * FROM customers"),
+        "T(id:20 name:25) C(SELECT 0) Z(I)"
+    );
     client.query("RESET search_path");
-    assert!(client.query("SELECT * FROM customers").starts_with("E(ERROR 0A000 "));
+    assert!(
+        client
+            .query("SELECT * FROM customers")
+            .starts_with("E(ERROR 0A000 ")
+    );
     let mut client = proxy().client_with("trusty", &[("search_path", "other")]);
-    assert_eq!(client.query("SELECT * FROM customers"), "T(id:20 name:25) C(SELECT 0) Z(I)");
+    assert_eq!(
+        client.query("SELECT * FROM customers"),
+        "T(id:20 name:25) C(SELECT 0) Z(I)"
+    );
     client.query("/* trunkline: shard=s1 */ DROP TABLE other.customers");
 }
 
 #[test]
 fn a_shard_is_chosen_by_setting() {
-    let ports = |client: &mut crate::wire_client::Wire| client.value("SELECT current_setting('port')");
+    let ports =
+        |client: &mut crate::wire_client::Wire| client.value("SELECT current_setting('port')");
     let mut client = proxy().client("trusty");
     let home = ports(&mut client);
-    assert_eq!(client.query("SHOW trunkline.shard"), "T(trunkline.shard:25) D() C(SHOW) Z(I)");
+    assert_eq!(
+        client.query("SHOW trunkline.shard"),
+        "T(trunkline.shard:25) D() C(SHOW) Z(I)"
+    );
     assert_eq!(client.query("SET trunkline.shard = 's3'"), "C(SET) Z(I)");
-    assert_eq!(client.query("SHOW trunkline.shard"), "T(trunkline.shard:25) D(s3) C(SHOW) Z(I)");
+    assert_eq!(
+        client.query("SHOW trunkline.shard"),
+        "T(trunkline.shard:25) D(s3) C(SHOW) Z(I)"
+    );
     let third = ports(&mut client);
     assert_ne!(third, home);
-    assert_eq!(client.ask(&[run("SHOW trunkline.shard", &[]), sync()]), "1 2 D(s3) C(SHOW) Z(I)");
+    assert_eq!(
+        client.ask(&[run("SHOW trunkline.shard", &[]), sync()]),
+        "1 2 D(s3) C(SHOW) Z(I)"
+    );
     client.query("BEGIN");
-    assert_eq!(client.query("SET LOCAL trunkline.shard = 's2'"), "C(SET) Z(T)");
+    assert_eq!(
+        client.query("SET LOCAL trunkline.shard = 's2'"),
+        "C(SET) Z(T)"
+    );
     let second = ports(&mut client);
     assert!(second != home && second != third);
     client.query("COMMIT");
@@ -199,13 +267,24 @@ fn a_shard_is_chosen_by_setting() {
     assert_eq!(ports(&mut client), third);
     assert_eq!(client.query("RESET trunkline.shard"), "C(RESET) Z(I)");
     assert_eq!(ports(&mut client), home);
-    assert!(client.query("SET trunkline.shard = 'nowhere'").starts_with("E(ERROR 22023 "));
-    assert!(client.query("SET trunkline.shard = 's2'; SELECT 1").starts_with("E(ERROR 0A000 "));
+    assert!(
+        client
+            .query("SET trunkline.shard = 'nowhere'")
+            .starts_with("E(ERROR 22023 ")
+    );
+    assert!(
+        client
+            .query("SET trunkline.shard = 's2'; SELECT 1")
+            .starts_with("E(ERROR 0A000 ")
+    );
     for (place, key) in keys(4_100_000).into_iter().enumerate() {
         let set = format!("SET trunkline.key = {key}");
         let said = client.query(&set);
         // Several distributions have keys of this type: it must be said which one is meant.
-        assert!(said.starts_with("C(SET)") || said.starts_with("E(ERROR 22023 "), "{place}: {said}");
+        assert!(
+            said.starts_with("C(SET)") || said.starts_with("E(ERROR 22023 "),
+            "{place}: {said}"
+        );
     }
     assert_eq!(client.query("RESET trunkline.key"), "C(RESET) Z(I)");
     // Another client begins without.
@@ -219,25 +298,49 @@ fn a_shard_is_chosen_by_setting() {
 fn temporary_tables_stay_with_their_session() {
     let proxy = proxy();
     let mut client = proxy.client("trusty");
-    assert_eq!(client.query("CREATE TEMPORARY TABLE mine (x int)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(
+        client.query("CREATE TEMPORARY TABLE mine (x int)"),
+        "C(CREATE TABLE) Z(I)"
+    );
     let mut others: Vec<_> = (0..3).map(|_| proxy.client("trusty")).collect();
     for round in 0..3 {
-        assert_eq!(client.query(&format!("INSERT INTO mine VALUES ({round})")), "C(INSERT 0 1) Z(I)");
+        assert_eq!(
+            client.query(&format!("INSERT INTO mine VALUES ({round})")),
+            "C(INSERT 0 1) Z(I)"
+        );
         for other in &mut others {
-            assert!(other.query("SELECT * FROM mine").starts_with("E(ERROR 42P01 "));
+            assert!(
+                other
+                    .query("SELECT * FROM mine")
+                    .starts_with("E(ERROR 42P01 ")
+            );
         }
     }
     assert_eq!(client.value("SELECT count(*) FROM mine"), "3");
     assert_eq!(client.query("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
-    assert!(client.query("SELECT * FROM mine").starts_with("E(ERROR 42P01 "));
+    assert!(
+        client
+            .query("SELECT * FROM mine")
+            .starts_with("E(ERROR 42P01 ")
+    );
     // With one connection, the next client would find it.
     let mut client = proxy.client("lone");
-    assert_eq!(client.query("CREATE TEMPORARY TABLE mine (x int)"), "C(CREATE TABLE) Z(I)");
+    assert_eq!(
+        client.query("CREATE TEMPORARY TABLE mine (x int)"),
+        "C(CREATE TABLE) Z(I)"
+    );
     let process = client.value("SELECT pg_backend_pid()");
     drop(client);
     let mut next = proxy.client("lone");
-    assert!(next.query("SELECT * FROM mine").starts_with("E(ERROR 42P01 "));
-    assert_eq!(next.value("SELECT pg_backend_pid()"), process, "a connection that was cleaned is used again");
+    assert!(
+        next.query("SELECT * FROM mine")
+            .starts_with("E(ERROR 42P01 ")
+    );
+    assert_eq!(
+        next.value("SELECT pg_backend_pid()"),
+        process,
+        "a connection that was cleaned is used again"
+    );
 }
 
 #[test]
@@ -253,13 +356,19 @@ fn advisory_locks_stay_with_their_session() {
     assert_eq!(others[0].value("SELECT pg_try_advisory_lock(4711)"), "t");
     drop(others);
     let mut next = proxy.client("trusty");
-    wait_until("the lock is gone with its client", || next.value("SELECT pg_try_advisory_lock(4711)") == "t");
+    wait_until("the lock is gone with its client", || {
+        next.value("SELECT pg_try_advisory_lock(4711)") == "t"
+    });
 }
 
 #[test]
 fn notifications_reach_those_who_listen() {
     let proxy = Proxy::start("workers = 1\n[pool]\nsize = 8\n");
-    let (mut one, mut two, mut deaf) = (proxy.client("trusty"), proxy.client("trusty"), proxy.client("trusty"));
+    let (mut one, mut two, mut deaf) = (
+        proxy.client("trusty"),
+        proxy.client("trusty"),
+        proxy.client("trusty"),
+    );
     assert_eq!(one.query("LISTEN news"), "C(LISTEN) Z(I)");
     assert_eq!(two.query("LISTEN news"), "C(LISTEN) Z(I)");
     assert_eq!(deaf.query("NOTIFY news, 'first'"), "C(NOTIFY) Z(I)");
@@ -268,11 +377,17 @@ fn notifications_reach_those_who_listen() {
     }
     // Whoever listens may do other things meanwhile, on other shards too.
     let [_, key, ..] = keys(4_200_000);
-    assert_eq!(one.query(&format!("SELECT count(*) FROM customers WHERE id = {key}")), "T(count:20) D(0) C(SELECT 1) Z(I)");
+    assert_eq!(
+        one.query(&format!("SELECT count(*) FROM customers WHERE id = {key}")),
+        "T(count:20) D(0) C(SELECT 1) Z(I)"
+    );
     assert_eq!(one.query("UNLISTEN news"), "C(UNLISTEN) Z(I)");
     deaf.query("NOTIFY news, 'second'");
     assert_eq!(two.read().unwrap().to_string(), "A(news second)");
-    assert_eq!(one.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    assert_eq!(
+        one.query("SELECT 1"),
+        "T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
     drop(two);
     // The connections that listened go to others without what they listened to.
     let mut next: Vec<_> = (0..8).map(|_| proxy.client("trusty")).collect();
@@ -281,7 +396,10 @@ fn notifications_reach_those_who_listen() {
     }
     deaf.query("NOTIFY news, 'third'");
     for client in &mut next[..7] {
-        assert_eq!(client.query("SELECT count(*) FROM pg_listening_channels()"), "T(count:20) D(0) C(SELECT 1) Z(T)");
+        assert_eq!(
+            client.query("SELECT count(*) FROM pg_listening_channels()"),
+            "T(count:20) D(0) C(SELECT 1) Z(T)"
+        );
     }
 }
 
@@ -289,11 +407,28 @@ fn notifications_reach_those_who_listen() {
 #[test]
 fn session_pooling() {
     let proxy = proxy();
-    same_as("solo", &queries(&["SET work_mem = '1MB'", "PREPARE p AS SELECT 1", "EXECUTE p", "CREATE TEMP TABLE t (x int)", "SELECT * FROM t", "BEGIN", "COMMIT", "EXECUTE p", "DISCARD ALL", "EXECUTE p"]));
+    same_as(
+        "solo",
+        &queries(&[
+            "SET work_mem = '1MB'",
+            "PREPARE p AS SELECT 1",
+            "EXECUTE p",
+            "CREATE TEMP TABLE t (x int)",
+            "SELECT * FROM t",
+            "BEGIN",
+            "COMMIT",
+            "EXECUTE p",
+            "DISCARD ALL",
+            "EXECUTE p",
+        ]),
+    );
     let mut client = proxy.client("solo");
     let process = client.value("SELECT pg_backend_pid()");
     client.query("SELECT set_config('work_mem', '99kB', false)");
-    assert_ne!(proxy.client("solo").value("SELECT pg_backend_pid()"), process);
+    assert_ne!(
+        proxy.client("solo").value("SELECT pg_backend_pid()"),
+        process
+    );
     assert_eq!(client.value("SELECT pg_backend_pid()"), process);
     assert_eq!(client.value(WORK_MEM), "99kB");
     drop(client);
@@ -324,8 +459,13 @@ fn idle_clients_hear_nothing() {
     let proxy = proxy();
     let mut client = proxy.client("trusty");
     client.query("SELECT 1");
-    proxy.client("trusty").query("SET datestyle = 'German'; SELECT pg_notify('idle', 'x')");
+    proxy
+        .client("trusty")
+        .query("SET datestyle = 'German'; SELECT pg_notify('idle', 'x')");
     client.stream.set_nonblocking(true).unwrap();
     let peeked = client.stream.peek(&mut [0; 16]);
-    assert!(matches!(&peeked, Err(error) if error.kind() == ErrorKind::WouldBlock), "{peeked:?}");
+    assert!(
+        matches!(&peeked, Err(error) if error.kind() == ErrorKind::WouldBlock),
+        "{peeked:?}"
+    );
 }

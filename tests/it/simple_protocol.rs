@@ -41,7 +41,15 @@ fn statements_of_one_message() {
 
 #[test]
 fn nothing_is_a_query_too() {
-    same_queries(&["", ";", " -- only a remark", "/* and another */", "BEGIN", "", "COMMIT"]);
+    same_queries(&[
+        "",
+        ";",
+        " -- only a remark",
+        "/* and another */",
+        "BEGIN",
+        "",
+        "COMMIT",
+    ]);
 }
 
 #[test]
@@ -70,6 +78,10 @@ fn transactions_begin_and_end_in_the_servers_words() {
         "ROLLBACK AND CHAIN",
         "SELECT count(*) FROM customers WHERE id = 1010",
         "COMMIT AND CHAIN",
+        "ROLLBACK",
+        "BEGIN",
+        "BEGIN READ ONLY",
+        "INSERT INTO customers VALUES (1010, 'x')",
         "ROLLBACK",
         "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
         "SELECT 1",
@@ -174,25 +186,43 @@ fn a_refusal_aborts_a_transaction() {
     assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
     assert_eq!(client.query("SAVEPOINT a"), "C(SAVEPOINT) Z(T)");
     let refused = client.query("SELECT * FROM customers");
-    assert!(refused.starts_with("E(ERROR 0A000 ") && refused.ends_with(" Z(E)"), "{refused}");
+    assert!(
+        refused.starts_with("E(ERROR 0A000 ") && refused.ends_with(" Z(E)"),
+        "{refused}"
+    );
     let aborted = "E(ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block) Z(E)";
     assert_eq!(client.query("SELECT 1"), aborted);
-    assert_eq!(client.query(&format!("INSERT INTO customers VALUES ({id}, 'x')")), aborted);
+    assert_eq!(
+        client.query(&format!("INSERT INTO customers VALUES ({id}, 'x')")),
+        aborted
+    );
     assert_eq!(client.query("ROLLBACK TO a"), "C(ROLLBACK) Z(T)");
-    assert_eq!(client.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(T)");
+    assert_eq!(
+        client.query("SELECT 1"),
+        "T(?column?:23) D(1) C(SELECT 1) Z(T)"
+    );
     // And in one.
-    assert_eq!(client.query(&format!("INSERT INTO customers VALUES ({id}, 'x')")), "C(INSERT 0 1) Z(T)");
+    assert_eq!(
+        client.query(&format!("INSERT INTO customers VALUES ({id}, 'x')")),
+        "C(INSERT 0 1) Z(T)"
+    );
     assert!(client.query("SELECT * FROM customers").ends_with(" Z(E)"));
     assert_eq!(client.query("SELECT 1"), aborted);
     assert_eq!(client.query("SELECT * FROM customers"), aborted);
     assert_eq!(client.query("COMMIT"), "C(ROLLBACK) Z(I)");
-    assert_eq!(client.query(&format!("SELECT count(*) FROM customers WHERE id = {id}")), "T(count:20) D(0) C(SELECT 1) Z(I)");
+    assert_eq!(
+        client.query(&format!("SELECT count(*) FROM customers WHERE id = {id}")),
+        "T(count:20) D(0) C(SELECT 1) Z(I)"
+    );
     // What ends it may be the first of several.
     assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
     assert!(client.query("SELECT * FROM customers").ends_with(" Z(E)"));
     let said = client.query("ROLLBACK; SELECT 1");
     assert_eq!(said, "C(ROLLBACK) T(?column?:23) D(1) C(SELECT 1) Z(I)");
-    assert_eq!(client.query("SELECT 1"), "T(?column?:23) D(1) C(SELECT 1) Z(I)");
+    assert_eq!(
+        client.query("SELECT 1"),
+        "T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
 }
 
 #[test]
@@ -200,14 +230,22 @@ fn a_second_shard_is_refused_and_the_first_rolled_back() {
     let [one, other, ..] = keys(1_100_000);
     let mut client = proxy().client("trusty");
     assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
-    assert_eq!(client.query(&format!("INSERT INTO customers VALUES ({one}, 'x')")), "C(INSERT 0 1) Z(T)");
+    assert_eq!(
+        client.query(&format!("INSERT INTO customers VALUES ({one}, 'x')")),
+        "C(INSERT 0 1) Z(T)"
+    );
     let refused = client.query(&format!("INSERT INTO customers VALUES ({other}, 'x')"));
     assert!(refused.starts_with("E(ERROR 0A000 this transaction works on shard \"s1\" and this statement belongs on shard \"s2\")"), "{refused}");
     assert_eq!(client.query("COMMIT"), "C(ROLLBACK) Z(I)");
     assert!(shards_with("customers", &format!("id IN ({one}, {other})")).is_empty());
     // In one message: nothing of it runs.
-    let refused = client.query(&format!("INSERT INTO customers VALUES ({one}, 'x'); INSERT INTO customers VALUES ({other}, 'x')"));
-    assert!(refused.starts_with("E(ERROR 0A000 ") && refused.ends_with("Z(I)"), "{refused}");
+    let refused = client.query(&format!(
+        "INSERT INTO customers VALUES ({one}, 'x'); INSERT INTO customers VALUES ({other}, 'x')"
+    ));
+    assert!(
+        refused.starts_with("E(ERROR 0A000 ") && refused.ends_with("Z(I)"),
+        "{refused}"
+    );
     assert!(shards_with("customers", &format!("id IN ({one}, {other})")).is_empty());
 }
 
@@ -216,26 +254,80 @@ fn rows_go_where_their_keys_say() {
     let keys = keys(1_200_000);
     let mut client = proxy().client("app");
     for (place, key) in keys.iter().enumerate() {
-        assert_eq!(client.query(&format!("INSERT INTO customers VALUES ({key}, 'x')")), "C(INSERT 0 1) Z(I)");
-        assert_eq!(shards_with("customers", &format!("id = {key}")), [format!("s{}", place + 1)]);
-        assert_eq!(client.value(&format!("SELECT name FROM customers WHERE id = {key}")), "x");
+        assert_eq!(
+            client.query(&format!("INSERT INTO customers VALUES ({key}, 'x')")),
+            "C(INSERT 0 1) Z(I)"
+        );
+        assert_eq!(
+            shards_with("customers", &format!("id = {key}")),
+            [format!("s{}", place + 1)]
+        );
+        assert_eq!(
+            client.value(&format!("SELECT name FROM customers WHERE id = {key}")),
+            "x"
+        );
     }
     for (sql, table, condition, shard) in [
-        ("INSERT INTO events VALUES ('2023-12-31', 'e1')", "events", "what = 'e1'", "s1"),
-        ("INSERT INTO events VALUES (date '2024-01-01', 'e2')", "events", "what = 'e2'", "s2"),
-        ("INSERT INTO contracts (note, tenant) VALUES ('c1', 'acme')", "contracts", "note = 'c1'", "s2"),
-        ("INSERT INTO contracts (note, tenant) VALUES ('c2', 'else')", "contracts", "note = 'c2'", "s3"),
-        ("INSERT INTO profiles VALUES ('US', 5, 'p1')", "profiles", "note = 'p1'", "s3"),
-        ("INSERT INTO settings VALUES ('a', 'b')", "settings", "name = 'a'", "s1"),
+        (
+            "INSERT INTO events VALUES ('2023-12-31', 'e1')",
+            "events",
+            "what = 'e1'",
+            "s1",
+        ),
+        (
+            "INSERT INTO events VALUES (date '2024-01-01', 'e2')",
+            "events",
+            "what = 'e2'",
+            "s2",
+        ),
+        (
+            "INSERT INTO contracts (note, tenant) VALUES ('c1', 'acme')",
+            "contracts",
+            "note = 'c1'",
+            "s2",
+        ),
+        (
+            "INSERT INTO contracts (note, tenant) VALUES ('c2', 'else')",
+            "contracts",
+            "note = 'c2'",
+            "s3",
+        ),
+        (
+            "INSERT INTO profiles VALUES ('US', 5, 'p1')",
+            "profiles",
+            "note = 'p1'",
+            "s3",
+        ),
+        (
+            "INSERT INTO settings VALUES ('a', 'b')",
+            "settings",
+            "name = 'a'",
+            "s1",
+        ),
         ("INSERT INTO notes VALUES (1, 'b')", "notes", "id = 1", "s1"),
     ] {
         assert_eq!(client.query(sql), "C(INSERT 0 1) Z(I)", "{sql}");
         assert_eq!(shards_with(table, condition), [shard], "{sql}");
     }
-    assert_eq!(client.value("SELECT name FROM countries WHERE code = 'FR'"), "France");
-    assert!(client.query("INSERT INTO events VALUES ('2025-01-01', 'e3')").starts_with("E(ERROR 22023 "));
-    assert!(client.query("INSERT INTO customers VALUES (NULL, 'x')").starts_with("E(ERROR 22004 "));
-    assert!(client.query("INSERT INTO countries VALUES ('ES', 'Spain')").starts_with("E(ERROR 0A000 "));
+    assert_eq!(
+        client.value("SELECT name FROM countries WHERE code = 'FR'"),
+        "France"
+    );
+    assert!(
+        client
+            .query("INSERT INTO events VALUES ('2025-01-01', 'e3')")
+            .starts_with("E(ERROR 22023 ")
+    );
+    assert!(
+        client
+            .query("INSERT INTO customers VALUES (NULL, 'x')")
+            .starts_with("E(ERROR 22004 ")
+    );
+    assert!(
+        client
+            .query("INSERT INTO countries VALUES ('ES', 'Spain')")
+            .starts_with("E(ERROR 0A000 ")
+    );
 }
 
 /// The function call protocol: `int4abs` of -5, by its number.
@@ -251,7 +343,10 @@ fn functions_are_called_by_number() {
         &1_u16.to_be_bytes(),
     ]
     .concat();
-    same(&[ask(&[crate::wire_client::tagged(b'F', &body)]), ask(&[query("SELECT 1")])]);
+    same(&[
+        ask(&[crate::wire_client::tagged(b'F', &body)]),
+        ask(&[query("SELECT 1")]),
+    ]);
 }
 
 /// Many units without waiting for any answer.
@@ -261,7 +356,9 @@ fn queries_without_waiting() {
     let mut messages = Vec::new();
     for round in 0..25 {
         for key in keys {
-            messages.push(query(&format!("SELECT {key} + {round}; SELECT count(*) FROM customers WHERE id = {key}")));
+            messages.push(query(&format!(
+                "SELECT {key} + {round}; SELECT count(*) FROM customers WHERE id = {key}"
+            )));
             messages.push(query("SELECT 1/0"));
         }
     }

@@ -40,7 +40,9 @@ pub type Step = (Vec<u8>, Until);
 
 /// Sends the messages and waits for as many ReadyForQuery as there are Query, FunctionCall and Sync among them.
 pub fn ask(messages: &[Vec<u8>]) -> Step {
-    let closing = messages.iter().filter(|message| matches!(message[0], b'Q' | b'F' | b'S'));
+    let closing = messages
+        .iter()
+        .filter(|message| matches!(message[0], b'Q' | b'F' | b'S'));
     (messages.concat(), Until::Ready(closing.count()))
 }
 
@@ -56,11 +58,20 @@ impl Wire {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Wire { stream, buffer: Vec::new(), process_id: 0, secret: Vec::new() }
+        Wire {
+            stream,
+            buffer: Vec::new(),
+            process_id: 0,
+            secret: Vec::new(),
+        }
     }
 
     /// Logs in; `Err` is what was said instead of ReadyForQuery.
-    pub fn log_in(address: SocketAddr, parameters: &[(&str, &str)], password: &str) -> Result<Wire, Message> {
+    pub fn log_in(
+        address: SocketAddr,
+        parameters: &[(&str, &str)],
+        password: &str,
+    ) -> Result<Wire, Message> {
         let mut wire = Wire::connect(address);
         wire.send(&startup(3 << 16, parameters));
         wire.finish_login(parameters[0].1, password).map(|_| wire)
@@ -71,18 +82,30 @@ impl Wire {
         let mut scram = None;
         let mut said = Vec::new();
         loop {
-            let message = self.read().expect("the server closed the connection in the middle of a login");
-            let kind = message.body.get(..4).map(|kind| i32::from_be_bytes(kind.try_into().unwrap()));
+            let message = self
+                .read()
+                .expect("the server closed the connection in the middle of a login");
+            let kind = message
+                .body
+                .get(..4)
+                .map(|kind| i32::from_be_bytes(kind.try_into().unwrap()));
             match (message.tag, kind) {
                 (b'R', Some(5)) => {
                     let salt = message.body[4..8].try_into().unwrap();
-                    self.send(&tagged(b'p', &cstring(&md5_hash(user.as_bytes(), password.as_bytes(), salt))));
+                    self.send(&tagged(
+                        b'p',
+                        &cstring(&md5_hash(user.as_bytes(), password.as_bytes(), salt)),
+                    ));
                 }
                 (b'R', Some(10)) => {
-                    let state = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+                    let state =
+                        ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
                     let first = state.message();
                     let length = i32::try_from(first.len()).unwrap().to_be_bytes();
-                    self.send(&tagged(b'p', &[b"SCRAM-SHA-256\0", &length[..], first].concat()));
+                    self.send(&tagged(
+                        b'p',
+                        &[b"SCRAM-SHA-256\0", &length[..], first].concat(),
+                    ));
                     scram = Some(state);
                 }
                 (b'R', Some(11)) => {
@@ -117,7 +140,10 @@ impl Wire {
             if let Some(header) = self.buffer.get(..5) {
                 let end = 1 + u32::from_be_bytes(header[1..].try_into().unwrap()) as usize;
                 if self.buffer.len() >= end {
-                    let message = Message { tag: self.buffer[0], body: self.buffer[5..end].to_vec() };
+                    let message = Message {
+                        tag: self.buffer[0],
+                        body: self.buffer[5..end].to_vec(),
+                    };
                     self.buffer.drain(..end);
                     return Some(message);
                 }
@@ -137,8 +163,20 @@ impl Wire {
         let mut messages: Vec<Message> = Vec::new();
         loop {
             let reached = match until {
-                Until::Ready(count) => messages.iter().filter(|message| message.tag == b'Z').count() >= count,
-                Until::Messages(count) => messages.iter().filter(|message| message.tag != b'S').count() >= count,
+                Until::Ready(count) => {
+                    messages
+                        .iter()
+                        .filter(|message| message.tag == b'Z')
+                        .count()
+                        >= count
+                }
+                Until::Messages(count) => {
+                    messages
+                        .iter()
+                        .filter(|message| message.tag != b'S')
+                        .count()
+                        >= count
+                }
             };
             if reached {
                 return messages;
@@ -146,7 +184,10 @@ impl Wire {
             match self.read() {
                 Some(message) => messages.push(message),
                 None => {
-                    messages.push(Message { tag: b'!', body: Vec::new() });
+                    messages.push(Message {
+                        tag: b'!',
+                        body: Vec::new(),
+                    });
                     return messages;
                 }
             }
@@ -175,7 +216,13 @@ impl Wire {
         let messages = self.read_until(Until::Ready(1));
         let row = messages.iter().find(|message| message.tag == b'D');
         let row = row.unwrap_or_else(|| panic!("no row for {sql}: {}", transcript(&messages)));
-        row.to_string().trim_start_matches("D(").trim_end_matches(')').split('|').next().unwrap().to_owned()
+        row.to_string()
+            .trim_start_matches("D(")
+            .trim_end_matches(')')
+            .split('|')
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// Everything up to the end of the connection.
@@ -190,7 +237,11 @@ impl Wire {
 
 /// Messages as text, without ParameterStatus: those come whenever a client gets another server connection.
 pub fn transcript(messages: &[Message]) -> String {
-    let shown: Vec<String> = messages.iter().filter(|message| message.tag != b'S').map(Message::to_string).collect();
+    let shown: Vec<String> = messages
+        .iter()
+        .filter(|message| message.tag != b'S')
+        .map(Message::to_string)
+        .collect();
     shown.join(" ")
 }
 
@@ -198,7 +249,9 @@ impl Message {
     fn field(&self, code: u8) -> String {
         let mut fields = self.body.split(|byte| *byte == 0);
         let field = fields.find(|field| field.first() == Some(&code));
-        field.map_or_else(String::new, |field| String::from_utf8_lossy(&field[1..]).into_owned())
+        field.map_or_else(String::new, |field| {
+            String::from_utf8_lossy(&field[1..]).into_owned()
+        })
     }
 
     pub fn sqlstate(&self) -> String {
@@ -215,7 +268,13 @@ impl fmt::Debug for Message {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = &self.body;
-        let text = |bytes: &[u8]| bytes.escape_ascii().to_string().replace("\\\"", "\"").replace("\\'", "'");
+        let text = |bytes: &[u8]| {
+            bytes
+                .escape_ascii()
+                .to_string()
+                .replace("\\\"", "\"")
+                .replace("\\'", "'")
+        };
         match self.tag {
             b'T' => {
                 let mut columns = Vec::new();
@@ -244,15 +303,29 @@ impl fmt::Display for Message {
                 write!(f, "D({})", values.join("|"))
             }
             b't' => {
-                let kinds = body[2..].chunks(4).map(|kind| u32::from_be_bytes(kind.try_into().unwrap()).to_string());
+                let kinds = body[2..]
+                    .chunks(4)
+                    .map(|kind| u32::from_be_bytes(kind.try_into().unwrap()).to_string());
                 write!(f, "t({})", kinds.collect::<Vec<_>>().join(" "))
             }
             b'C' => write!(f, "C({})", text(&body[..body.len() - 1])),
             b'd' | b'Z' => write!(f, "{}({})", char::from(self.tag), text(body)),
-            b'A' => write!(f, "A({})", text(&body[4..]).trim_end_matches("\\x00").replace("\\x00", " ")),
+            b'A' => write!(
+                f,
+                "A({})",
+                text(&body[4..])
+                    .trim_end_matches("\\x00")
+                    .replace("\\x00", " ")
+            ),
             b'E' | b'N' => {
                 let tag = char::from(self.tag);
-                write!(f, "{tag}({} {} {})", self.field(b'V'), self.sqlstate(), self.field(b'M'))
+                write!(
+                    f,
+                    "{tag}({} {} {})",
+                    self.field(b'V'),
+                    self.sqlstate(),
+                    self.field(b'M')
+                )
             }
             tag => write!(f, "{}", char::from(tag)),
         }
@@ -281,12 +354,23 @@ pub fn startup(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
 
 /// A packet without a type byte.
 pub fn packet(body: &[u8]) -> Vec<u8> {
-    [&u32::try_from(body.len() + 4).unwrap().to_be_bytes()[..], body].concat()
+    [
+        &u32::try_from(body.len() + 4).unwrap().to_be_bytes()[..],
+        body,
+    ]
+    .concat()
 }
 
 /// A CancelRequest.
 pub fn cancel_request(process_id: i32, secret: &[u8]) -> Vec<u8> {
-    packet(&[&80_877_102_u32.to_be_bytes()[..], &process_id.to_be_bytes(), secret].concat())
+    packet(
+        &[
+            &80_877_102_u32.to_be_bytes()[..],
+            &process_id.to_be_bytes(),
+            secret,
+        ]
+        .concat(),
+    )
 }
 
 pub fn query(sql: &str) -> Vec<u8> {
@@ -303,12 +387,20 @@ pub fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
 
 /// Bind with text parameters and text results.
 pub fn bind(portal: &str, statement: &str, values: &[Option<&str>]) -> Vec<u8> {
-    let values: Vec<Option<&[u8]>> = values.iter().map(|value| value.map(str::as_bytes)).collect();
+    let values: Vec<Option<&[u8]>> = values
+        .iter()
+        .map(|value| value.map(str::as_bytes))
+        .collect();
     bind_as(portal, statement, &[], &values)
 }
 
 /// Bind with these format codes for its parameters, and text results.
-pub fn bind_as(portal: &str, statement: &str, formats: &[u16], values: &[Option<&[u8]>]) -> Vec<u8> {
+pub fn bind_as(
+    portal: &str,
+    statement: &str,
+    formats: &[u16],
+    values: &[Option<&[u8]>],
+) -> Vec<u8> {
     let mut body = [cstring(portal), cstring(statement)].concat();
     body.extend(u16::try_from(formats.len()).unwrap().to_be_bytes());
     body.extend(formats.iter().flat_map(|format| format.to_be_bytes()));
@@ -327,7 +419,10 @@ pub fn bind_as(portal: &str, statement: &str, formats: &[u16], values: &[Option<
 }
 
 pub fn execute(portal: &str, max_rows: i32) -> Vec<u8> {
-    tagged(b'E', &[cstring(portal), max_rows.to_be_bytes().to_vec()].concat())
+    tagged(
+        b'E',
+        &[cstring(portal), max_rows.to_be_bytes().to_vec()].concat(),
+    )
 }
 
 /// Describe of a statement (`S`) or a portal (`P`).
