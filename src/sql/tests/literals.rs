@@ -146,6 +146,11 @@ fn agree(text: &str) {
     let Some(theirs) = literals_of_the_crate(text) else {
         return;
     };
+    if normalised.is_err() && text.contains('\n') {
+        // A string continued on another line keeps its escapes (E'' and then '\' on the next line never ends); the crate knows
+        // no continuation.
+        return;
+    }
     assert!(normalised.is_ok(), "{text:?}");
     // Postgres's rules differ from the crate's for these, on purpose.
     if ours.iter().any(|literal| {
