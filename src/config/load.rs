@@ -10,7 +10,8 @@ use super::entry::{self, ADMIN_DATABASE, Names};
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Auth, Config, Line, Listen, Node, Problem, Shard, TlsLines, User, distribution, table,
+    Auth, Config, Database, Line, Listen, Node, Pool, Problem, Shard, TlsLines, User, distribution,
+    table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -110,6 +111,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         }
     }
     same_node_twice(&root, &shards, databases.len());
+    smaller_than_workers(&root, workers, &pool, &users, &databases);
     doubtful(&root, &listen, &users);
     root.done();
     Config {
@@ -152,6 +154,34 @@ fn same_node_twice(root: &Section<'_>, shards: &[Shard], databases: usize) {
                 );
             }
             seen.push((node, &shard.name));
+        }
+    }
+}
+
+/// A pool's connections are divided among the workers, and each needs one at least.
+fn smaller_than_workers(
+    root: &Section<'_>,
+    workers: usize,
+    pool: &Pool,
+    users: &[User],
+    databases: &[Database],
+) {
+    let message = |size| {
+        format!("{size} is less than workers = {workers}, and each worker needs a connection")
+    };
+    if pool.size < workers {
+        root.note_key("pool", message(pool.size));
+    }
+    let users = users
+        .iter()
+        .map(|user| ("users", &user.name, user.line, user.pool_size));
+    let databases = databases
+        .iter()
+        .map(|known| ("databases", &known.name, known.line, known.pool_size));
+    for (section, name, line, size) in users.chain(databases) {
+        if let Some(size) = size.filter(|size| *size < workers) {
+            root.source
+                .note(line, &format!("{section}.{name}.pool_size"), message(size));
         }
     }
 }

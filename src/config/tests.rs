@@ -323,6 +323,14 @@ fn a_connect_timeout_that_hides_its_own_error() {
 }
 
 #[test]
+fn a_pool_has_a_connection_for_each_worker() {
+    let sized = |size: u32| format!("workers = 3\n{SOUND}[pool]\nsize = {size}\n");
+    parse(&sized(3), "trunkline.toml", &secrets).expect("sound");
+    let said = messages(&sized(2));
+    assert!(said.contains("pool: 2 is less than workers = 3"), "{said}");
+}
+
+#[test]
 fn nothing_is_left_out_in_silence() {
     let said = messages("users = []\ndatabases = []\nshards = []\n");
     for key in ["users", "databases", "shards"] {
