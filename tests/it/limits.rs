@@ -194,7 +194,7 @@ fn bytes_before_tls_are_never_used() {
 #[test]
 fn too_many_clients() {
     let proxy = Proxy::start(
-        "workers = 2\n[limits]\nmax_client_connections = 4\nmax_user_connections = 2\n",
+        "workers = 1\n[limits]\nmax_client_connections = 4\nmax_user_connections = 2\n",
     );
     // The client that looked whether the proxy is ready may not have gone yet.
     wait_until("it has gone", || {
