@@ -135,7 +135,9 @@ impl PlanCache {
         literals: &mut Vec<Literal>,
     ) -> Result<Rc<Planned>, Unplannable> {
         // Also on a hit: whether a text is refused must not depend on what was planned before.
-        if let Err(error) = std::str::from_utf8(text) {
+        if !text.is_ascii()
+            && let Err(error) = std::str::from_utf8(text)
+        {
             return Err(Unplannable::NotUtf8 {
                 position: error.valid_up_to(),
             });
