@@ -31,6 +31,8 @@ pub struct Card {
     pub pins: RefCell<Vec<&'static str>>,
     /// The shard that it last worked on.
     pub shard: Cell<Option<ShardId>>,
+    /// Its request has run for long enough that it is worth a look whether the client is still there.
+    pub overdue: Cell<bool>,
     running: RefCell<Option<Rc<Canceller>>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -66,6 +68,16 @@ impl Cards {
             .iter()
             .map(|(_, card)| Rc::clone(card))
             .collect()
+    }
+
+    /// Wakes the sessions whose request has run since before `began`, once, to look at their clients.
+    pub fn wake_overdue(&self, began: Instant) {
+        for (_, card) in &*self.0.borrow() {
+            let running = card.state.get() == State::Active && card.requested_at.get() < began;
+            if running && !card.overdue.replace(true) {
+                card.wake();
+            }
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -127,6 +139,7 @@ impl Card {
             requested_at: Cell::new(now),
             pins: RefCell::default(),
             shard: Cell::new(None),
+            overdue: Cell::new(false),
             running: RefCell::default(),
             waker: RefCell::default(),
         })

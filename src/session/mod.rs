@@ -120,6 +120,11 @@ pub struct Session {
 impl Session {
     /// Serves the client until one of the two says goodbye.
     pub async fn run(mut self) {
+        std::future::poll_fn(|cx| {
+            self.card.set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         let end = loop {
             if let Err(end) = self.step().await {
                 break end;
@@ -193,8 +198,9 @@ impl Session {
         let Some(link) = &self.link else {
             return Reading::Wanted;
         };
-        let waits = link.is_closing() || link.expects_copy();
-        let stuck = waits && !self.client.inbox.is_empty() && !link.is_copying();
+        let waits = (link.is_closing() || link.expects_copy()) && !link.is_copying();
+        // A client whose request is answered at once is not looked at meanwhile: it could only have gone, or sent what must wait.
+        let stuck = waits && (!self.client.inbox.is_empty() || !self.card.overdue.get());
         if stuck || link.backlog() > HIGH_WATER {
             Reading::Enough
         } else {
@@ -395,6 +401,7 @@ impl Session {
         self.unit_began = Instant::now();
         self.card.requested_at.set(self.unit_began);
         self.card.state.set(State::Active);
+        self.card.overdue.set(false);
     }
 }
 

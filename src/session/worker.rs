@@ -4,7 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::card::Cards;
 use super::shared::{Shared, Snapshot};
@@ -20,6 +20,9 @@ use crate::sharding::ShardId;
 
 /// Bytes of the read buffer that all sessions of a thread use in turn.
 const SCRATCH: usize = 64 * 1024;
+
+/// How long a request runs before its session looks whether the client is still there.
+const OVERDUE: Duration = Duration::from_millis(100);
 
 /// How many greetings are remembered for logins, per database.
 const GREETINGS: usize = 256;
@@ -279,6 +282,7 @@ impl Worker {
             pool.tick(now);
         }
         self.statements.borrow_mut().sweep();
+        self.cards.wake_overdue(now - OVERDUE);
     }
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
