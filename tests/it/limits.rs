@@ -218,6 +218,18 @@ fn too_many_clients() {
     });
 }
 
+/// Not after shutdown_timeout, which is for open transactions.
+#[test]
+fn an_idle_client_is_sent_away_when_the_process_ends() {
+    let proxy = Proxy::start("workers = 1\n[limits]\nshutdown_timeout = \"1h\"\n");
+    let mut idle = proxy.client("trusty");
+    proxy.shut_down();
+    assert_eq!(
+        idle.rest(),
+        "E(FATAL 57P01 terminating connection due to administrator command)"
+    );
+}
+
 #[test]
 fn who_takes_too_long_to_log_in_is_sent_away() {
     let proxy = Proxy::start("workers = 1\n[limits]\nlogin_timeout = \"1s\"\n");

@@ -284,6 +284,15 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// Ends it as SIGTERM does.
+    pub fn shut_down(mut self) {
+        if let (Some(handle), Some(runtime)) = (self.handle.take(), &self.runtime) {
+            runtime.block_on(handle.shut_down());
+        }
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.handle.take());
