@@ -163,11 +163,19 @@ fn unknown(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
 }
 
 fn lock(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
+    at_home_unless(text, catalog, || {
+        Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")
+    })
+}
+
+/// The one shard of the tables among a statement's words, the home shard when there are none.
+fn at_home_unless(
+    text: &str,
+    catalog: &Catalog,
+    several: impl FnOnce() -> Refusal,
+) -> Result<Target, Refusal> {
     match Concern::of_text(text, catalog) {
-        Concern::Shards | Concern::Several => Err(Refusal::new(
-            Reason::Lock,
-            "LOCK of tables that are on several shards",
-        )),
+        Concern::Shards | Concern::Several => Err(several()),
         Concern::One(shard) => Ok(Target::Shard(shard)),
         Concern::None => Ok(Target::Shard(catalog.home)),
     }
@@ -186,14 +194,12 @@ fn temporary(
             target => target,
         });
     }
-    match Concern::of_text(text, catalog) {
-        Concern::Shards | Concern::Several => Err(Refusal::new(
+    at_home_unless(text, catalog, || {
+        Refusal::new(
             Reason::Ddl,
             "a temporary table is made from tables that are on several shards, and no shard is named",
-        )),
-        Concern::One(shard) => Ok(Target::Shard(shard)),
-        Concern::None => Ok(Target::Shard(catalog.home)),
-    }
+        )
+    })
 }
 
 fn copy(

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::link::Naming;
 use super::statement::Statement;
-use crate::backend::pipeline::{Committed, Token};
+use crate::backend::pipeline::{Committed, Fate, Token};
 use crate::backend::prepared::StatementId;
 use crate::plan::{Planned, PlannedStatement};
 use crate::sql::class::{Class, Ddl, Discard, Hold, Scope, SetValue};
@@ -387,12 +387,9 @@ impl Session {
             sent,
         });
         match sent {
-            Sent::No if judged => self.push_parse(
-                &statement,
-                Naming::Unnamed,
-                crate::backend::pipeline::Fate::Forward,
-                token,
-            ),
+            Sent::No if judged => {
+                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token)
+            }
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
                 crate::wire::answer::parse_complete(&mut bytes);
@@ -400,12 +397,7 @@ impl Session {
                     link.answer_for(bytes, token);
                 }
             }
-            Sent::Yes => self.push_parse(
-                &statement,
-                naming,
-                crate::backend::pipeline::Fate::Forward,
-                token,
-            ),
+            Sent::Yes => self.push_parse(&statement, naming, Fate::Forward, token),
         }
     }
 
@@ -419,21 +411,10 @@ impl Session {
             return;
         }
         let token = self.remember(Effect::Injected(Rc::clone(statement)));
-        self.push_parse(
-            statement,
-            naming,
-            crate::backend::pipeline::Fate::Swallow,
-            token,
-        );
+        self.push_parse(statement, naming, Fate::Swallow, token);
     }
 
-    fn push_parse(
-        &mut self,
-        statement: &Rc<Statement>,
-        naming: Naming,
-        fate: crate::backend::pipeline::Fate,
-        token: Token,
-    ) {
+    fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: Fate, token: Token) {
         let evicted = self
             .link
             .as_mut()
