@@ -79,7 +79,8 @@ pub fn start(
     let name = format!("worker-{}", surroundings.index);
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(Default::default())
+        // No timers: see `wire::timers`.
+        builder.enable_io().build_local(Default::default())
     };
     std::thread::Builder::new()
         .name(name)
@@ -119,8 +120,7 @@ async fn run(surroundings: Surroundings, mut commands: Commands) {
         Arc::clone(&surroundings.shared),
     );
     let admin = Rc::new(surroundings.admin);
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = worker.shared.timers.interval(TICK);
     loop {
         tokio::select! {
             command = commands.receiver.recv() => match command {
@@ -205,9 +205,8 @@ async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
     let snapshot = Arc::clone(&worker.snapshot());
     let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
     let peer = stream.peer();
-    match tokio::time::timeout_at(deadline, startup::open(stream, &snapshot.client_encryption))
-        .await
-    {
+    let opening = startup::open(stream, &snapshot.client_encryption);
+    match worker.shared.timers.timeout_at(deadline, opening).await {
         Ok(Ok(Opening::Session(startup))) => {
             session(worker, admin, startup, snapshot, deadline).await
         }
@@ -236,7 +235,7 @@ async fn session(
         .iter()
         .find(|user| user.name == startup.user);
     let proving = auth::authenticate(&mut startup.stream, user, &startup.user, &snapshot.auth);
-    match tokio::time::timeout_at(deadline, proving).await {
+    match worker.shared.timers.timeout_at(deadline, proving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             return tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");

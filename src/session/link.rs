@@ -289,7 +289,7 @@ impl Link {
                 // A cancel that is late hits this empty query and nobody's statement.
                 lent.run("", &worker.scratch).await
             };
-            if let Ok(Ok(_)) = tokio::time::timeout(CLEAN_UP, rest).await {
+            if let Ok(Ok(_)) = worker.shared.timers.timeout(CLEAN_UP, rest).await {
                 lent.release(Instant::now());
             }
         });
@@ -327,7 +327,7 @@ impl Link {
                 }
                 Ok(true)
             };
-            if let Ok(Ok(true)) = tokio::time::timeout(CLEAN_UP, cleaned).await {
+            if let Ok(Ok(true)) = worker.shared.timers.timeout(CLEAN_UP, cleaned).await {
                 lent.release(Instant::now());
             }
         });

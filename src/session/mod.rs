@@ -60,6 +60,9 @@ const HIGH_WATER: usize = 64 * 1024;
 /// How long a session waits for the definitions that it has changed.
 const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long a client may take to read its last words.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// One client's session.
 pub struct Session {
     worker: Rc<Worker>,
@@ -145,7 +148,13 @@ impl Session {
     /// Waits until the definitions that this session has changed are known to the planner.
     async fn follow_catalog(&mut self) {
         if let Some(follows) = self.catalog_follows.take()
-            && tokio::time::timeout(FOLLOW, follows).await.is_err()
+            && self
+                .worker
+                .shared
+                .timers
+                .timeout(FOLLOW, follows)
+                .await
+                .is_err()
         {
             tracing::warn!(
                 database = &*self.database.name,
@@ -382,7 +391,8 @@ impl Session {
         self.worker.cards.remove(self.card.place.get());
         let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
         // A client that does not take its last words is not waited for.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+        let timers = &self.worker.shared.timers;
+        let _ = timers.timeout(FAREWELL, flushed).await;
         let counters = &self.database.counters;
         add(&counters.received_bytes, self.client.received_bytes);
         add(&counters.sent_bytes, self.client.sent_bytes);

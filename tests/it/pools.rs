@@ -535,6 +535,7 @@ fn a_pool_goes_on_after_a_pause() {
             parameters: Vec::new(),
         },
         encryption: Arc::new(encryption),
+        timers: trunkline::wire::timers::Timers::here(),
         timeout: Duration::from_secs(10),
     };
     let pool = Pool::new(Spec {
