@@ -890,15 +890,7 @@ mod tests {
         let plain = ServerEncryption::Disable;
         let timers = Timers::here();
         let (sent, received) = tokio::join!(
-            cancel(
-                &elsewhere,
-                &peer,
-                &plain,
-                77,
-                &key,
-                &timers,
-                PATIENCE
-            ),
+            cancel(&elsewhere, &peer, &plain, 77, &key, &timers, PATIENCE),
             server
         );
         sent.unwrap();
