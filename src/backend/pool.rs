@@ -569,7 +569,7 @@ impl Lent {
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
-    fn untouched(mut self, now: Instant) {
+    pub fn untouched(mut self, now: Instant) {
         if let Some(server) = self.server.take() {
             self.pool.put(server, now);
         }

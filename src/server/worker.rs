@@ -144,10 +144,9 @@ fn obey(
             let (worker, admin) = (Rc::clone(worker), Rc::clone(admin));
             tokio::task::spawn_local(async move {
                 match socket.into_stream() {
-                    Ok(stream) => serve(&worker, &admin, stream).await,
+                    Ok(stream) => serve(&worker, &admin, stream, connection).await,
                     Err(error) => tracing::warn!(%error, "a new connection cannot be used"),
                 }
-                drop(connection);
             });
         }
         Command::Follow(snapshot, done) => {
@@ -198,7 +197,12 @@ impl Drop for Connection {
 }
 
 /// One connection from its first byte to its last.
-async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
+async fn serve(
+    worker: &Rc<Worker>,
+    admin: &Rc<admin::Access>,
+    stream: Stream,
+    connection: Connection,
+) {
     if let Err(error) = stream.set_options() {
         tracing::debug!(%error, "socket options");
     }
@@ -208,7 +212,7 @@ async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
     let opening = startup::open(stream, &snapshot.client_encryption);
     match worker.shared.timers.timeout_at(deadline, opening).await {
         Ok(Ok(Opening::Session(startup))) => {
-            session(worker, admin, startup, snapshot, deadline).await
+            session(worker, admin, startup, snapshot, deadline, connection).await
         }
         Ok(Ok(Opening::Cancel(request))) => cancel(admin, request).await,
         Ok(Err(error)) => {
@@ -224,6 +228,7 @@ async fn session(
     mut startup: Startup,
     snapshot: Arc<Snapshot>,
     deadline: tokio::time::Instant,
+    connection: Connection,
 ) {
     let limits = &snapshot.config.limits;
     let Some(admission) = worker.shared.admit(limits.max_client_connections) else {
@@ -278,7 +283,11 @@ async fn session(
         admission: (admission, user_admission),
     };
     if let Some(session) = login::begin(worker, arrival).await {
-        session.run().await;
+        // A task of its own: what the login needed is not kept for the session's life.
+        tokio::task::spawn_local(async move {
+            session.run().await;
+            drop(connection);
+        });
     }
 }
 
