@@ -8,7 +8,7 @@
 //! * `together`: every subject has its own pgbench with the same number of clients, all at the same time, as fast as they can. All
 //!   see the same noise at the same instants, which no order of turns can promise. Each has its own share of the machine, and
 //!   answers when the scheduler lets it; a proxy that gets less CPU time finds more events at a wake-up and amortises more system calls.
-//!   The number of clients bounds that and is the same for all.
+//!   The number of clients bounds that and is the same for all. (Direct connections have nothing to measure and run alone afterwards.)
 //! * `paced`: the same, but each does the same number of statements a second at the same random times, far below saturation. Here
 //!   nobody gains by being slow, caches are cold, and a wake-up mostly finds one event: the most a statement can cost.
 //! * `in-turn`: one at a time, A B C D and then D C B A, with the machine for itself: throughput and latency are from here.
@@ -245,24 +245,21 @@ async fn measure_all(args: &Args) -> Result<()> {
                     .into_iter()
                     .map(|subject| lineup.get(subject, protocol))
                     .collect();
+                // Each inner list is under load at the same time.
+                let (groups, pace) = match mode {
+                    Mode::Together => (proxies_first(order), Pace::Saturated),
+                    Mode::Paced => (vec![order], Pace::PerSecond(args.rate)),
+                    Mode::InTurn => (
+                        order.chunks(1).map(<[_]>::to_vec).collect(),
+                        Pace::Saturated,
+                    ),
+                };
                 let mut runs = Vec::new();
-                match mode {
-                    Mode::Together => {
-                        let pace = Pace::Saturated;
-                        runs.extend(load.measure(protocol, &order, pace, round).await?);
-                    }
-                    Mode::Paced => {
-                        let pace = Pace::PerSecond(args.rate);
-                        runs.extend(load.measure(protocol, &order, pace, round).await?);
-                    }
-                    Mode::InTurn => {
-                        for &entrant in &order {
-                            let pace = Pace::Saturated;
-                            runs.extend(load.measure(protocol, &[entrant], pace, round).await?);
-                        }
-                    }
+                for group in groups {
+                    let measured = load.measure(protocol, &group, pace, round).await?;
+                    runs.extend(group.into_iter().zip(measured));
                 }
-                for (entrant, run) in order.into_iter().zip(runs) {
+                for (entrant, run) in runs {
                     through_four_shards += in_four_shards(entrant.subject, run.sent);
                     let round = Round {
                         mode,
@@ -298,6 +295,16 @@ fn in_four_shards(subject: Subject, transactions: u64) -> u64 {
         Subject::TrunklineFourShards => transactions,
         _ => 0,
     }
+}
+
+/// All proxies at once, then what needs none: there is no CPU time to measure, and it would take a third of the machine from them.
+fn proxies_first(order: Vec<&Entrant>) -> Vec<Vec<&Entrant>> {
+    let (direct, proxies): (Vec<_>, Vec<_>) = order
+        .into_iter()
+        .partition(|entrant| entrant.subject == Subject::Direct);
+    let mut groups = vec![proxies, direct];
+    groups.retain(|group| !group.is_empty());
+    groups
 }
 
 /// A B C D in odd rounds, D C B A in even ones.
