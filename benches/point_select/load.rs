@@ -151,7 +151,7 @@ impl Load {
     }
 
     fn pgbench(&self, protocol: Protocol, port: u16) -> Command {
-        let mut command = Command::new(&self.pgbench);
+        let mut command = Command::from(process::in_own_session(&self.pgbench));
         command.args([
             "-n",
             "-S",

@@ -106,7 +106,7 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     modes: Option<Vec<Mode>>,
     /// Statements a second of each subject in the mode `paced`
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 2000)]
     rate: u32,
     /// Which to compare [default: all that are installed]
     #[arg(long, value_delimiter = ',')]

@@ -131,10 +131,10 @@ pub fn server_account() -> Result<Option<User>> {
     ))
 }
 
-/// `program`, to be run as the servers' account.
+/// `program`, to be run as the servers' account and in a session of its own.
 pub fn as_server_account(program: impl AsRef<OsStr>) -> Result<Command> {
     use std::os::unix::process::CommandExt;
-    let mut command = Command::new(program);
+    let mut command = process::in_own_session(program);
     if let Some(user) = server_account()? {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
