@@ -18,6 +18,9 @@ const OF_THE_TRANSACTION: [&str; 3] = [
     "transaction_deferrable",
 ];
 
+/// Why a session keeps its connection, where that is asked elsewhere.
+const TEMPORARY_TABLE: &str = "temporary table";
+
 /// Remembered under a token until the server has answered.
 pub enum Effect {
     /// Dealt with.
@@ -72,7 +75,7 @@ impl PlannedStatement {
     /// Why the connection that ran it must stay with the session.
     fn pin(&self) -> Option<&'static str> {
         match &self.class {
-            Class::Ddl(Ddl::Temporary) => return Some("temporary table"),
+            Class::Ddl(Ddl::Temporary) => return Some(TEMPORARY_TABLE),
             Class::Listen => return Some("LISTEN"),
             Class::Prepare { .. } => return Some("PREPARE"),
             Class::Declare {
@@ -82,7 +85,7 @@ impl PlannedStatement {
             _ => {}
         }
         self.leaves.iter().find_map(|leaves| match leaves {
-            Leaves::TemporaryTable => Some("temporary table"),
+            Leaves::TemporaryTable => Some(TEMPORARY_TABLE),
             Leaves::AdvisoryLock => Some("advisory lock"),
             Leaves::Setting => Some("set_config"),
             Leaves::LargeObject => None,
@@ -132,6 +135,11 @@ impl Session {
         if !pins.contains(&reason) {
             pins.push(reason);
         }
+    }
+
+    /// The session may have made temporary tables, whose names hide others.
+    pub(super) fn has_temporary_tables(&self) -> bool {
+        self.card.pins.borrow().contains(&TEMPORARY_TABLE)
     }
 
     pub(super) fn done(&mut self, token: Token, ordinal: u32, committed: Committed) {
@@ -341,7 +349,11 @@ impl Session {
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
-                self.catalog_follows = Some(self.worker.shared.schema_changed(&self.database.name));
+                let follows = self.worker.shared.schema_changed(&self.database.name);
+                // With one shard there is nothing that new definitions could decide.
+                if self.database.catalog().shards.len() > 1 {
+                    self.catalog_follows = Some(follows);
+                }
             }
         } else {
             self.schema_changed = false;

@@ -247,7 +247,7 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(place, databases):
+def target(place, databases, also_known):
     """A server for the place: "direct", "session", "transaction" (of Trunkline), or the latter two behind "pgbouncer-"."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="trunkline-suite.", dir="/var/tmp"))
     folder.chmod(0o755)
@@ -260,7 +260,7 @@ def target(place, databases):
         if place.startswith("pgbouncer-"):
             front = PgBouncer(postgres, place.removeprefix("pgbouncer-"), databases)
         elif place != "direct":
-            front = Trunkline(postgres, place, databases)
+            front = Trunkline(postgres, place, databases + also_known)
         yield Target(postgres, front)
     finally:
         for program in (front, postgres):

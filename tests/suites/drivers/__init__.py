@@ -1,10 +1,12 @@
 """One file for each suite.
 
-A file has DATABASES (those the suite connects to), `prepare(mirrors)`, which fetches and builds and returns what `run` needs, and
+A file has DATABASES (those the suite connects to; ALSO_KNOWN, if there, those that it makes itself), `prepare(mirrors)`, which fetches and builds and returns what `run` needs, and
 `run(prepared, target, only, output)`, which returns the outcome of each test by name: "pass", "fail" or "skip". `only` is a part of the tests' names
 or None; `output` is a new directory for what a reader of failures wants to see.
 """
 
+import os
+import signal
 import subprocess
 import xml.etree.ElementTree as tree
 
@@ -18,10 +20,13 @@ def command(words, log, timeout, **options):
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             file.write(b"\n*** time-out ***\n")
             return None
+        finally:
+            # A suite that goes on alone would keep its servers busy.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def junit(path):

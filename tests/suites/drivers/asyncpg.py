@@ -7,6 +7,8 @@ from drivers import command, junit
 
 VERSION = "0.31.0"
 DATABASES = ["postgres"]
+# Made by the tests themselves.
+ALSO_KNOWN = ["testdb", "asyncpg_intro_test"]
 
 
 def prepare(mirrors):

@@ -19,7 +19,8 @@ def prepare(mirrors):
 
     def make(folder):
         include = headers / f"usr/include/postgresql/{major}/server"
-        words = f"cc -shared -fPIC -O1 -o {folder}/regress.so {source}/regress.c -I{include} -I/usr/include/postgresql"
+        # The headers of these sources, which are the server's version; those of the package where they are made while building.
+        words = f"cc -shared -fPIC -O1 -o {folder}/regress.so {source}/regress.c -I{source}/../../include -I{include} -I/usr/include/postgresql"
         sources.run(*shlex.split(words))
         library = pathlib.Path(sources.run("pg_config", "--pkglibdir").strip())
         for module in ("refint.so", "autoinc.so"):
