@@ -94,7 +94,7 @@ impl PlannedStatement {
 
     /// It may have changed its connection in ways that cannot be seen.
     fn is_opaque(&self) -> bool {
-        matches!(self.class, Class::Do | Class::Call)
+        matches!(self.class, Class::Do | Class::Call | Class::Unknown)
     }
 }
 
@@ -287,6 +287,10 @@ impl Session {
             }
             (Scope::Session, SetValue::Given { source, .. }) => {
                 self.settings.set(name, source);
+                if name == "session_authorization" {
+                    // It takes the role along.
+                    self.settings.reset("role");
+                }
                 if name == "application_name"
                     && let SetValue::Given { values, .. } = value
                 {
@@ -302,6 +306,9 @@ impl Session {
     /// one, is made up when the session gets its next connection.
     fn reset_done(&mut self, name: &str) {
         self.settings.reset(name);
+        if name == "session_authorization" {
+            self.settings.reset("role");
+        }
         self.settings_changed();
         if let Some(value) = self.startup_settings.get(name) {
             let value = value.to_owned();
@@ -349,10 +356,12 @@ impl Session {
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
-                let follows = self.worker.shared.schema_changed(&self.database.name);
-                // With one shard there is nothing that new definitions could decide.
-                if self.database.catalog().shards.len() > 1 {
-                    self.catalog_follows = Some(follows);
+                let shared = &self.worker.shared;
+                // With one shard there is nothing that new definitions could decide: they are read in due time.
+                if self.database.catalog().shards.len() == 1 {
+                    shared.definitions_changed();
+                } else {
+                    self.catalog_follows = Some(shared.schema_changed(&self.database.name));
                 }
             }
         } else {

@@ -20,6 +20,7 @@ def run(prepared, target, only, output):
     report = output / "report.xml"
     name = f"host={target.host} port={target.port} user=postgres dbname=psycopg_test"
     words = [python, "-m", "pytest", "-q", "-p", "no:randomly", f"--junitxml={report}", "tests"]
+    words += ["-o", f"cache_dir={output}/cache"]
     words += ["--test-dsn", name, "--timeout=120", "-m", "not (timing or refcount or mypy or dns or proxy or flakey)"]
     words += ["-k", only] if only else []
     environment = target.environment(PSYCOPG_IMPL="binary")
