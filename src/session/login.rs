@@ -13,6 +13,7 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
+use crate::backend::pool::Waiter;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::User;
@@ -113,6 +114,9 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         transaction: Transaction::Idle,
         batch: Batch::default(),
         decided: None,
+        waiter: Waiter::new(now),
+        place: None,
+        granted: None,
         failed: false,
         last_words: None,
         events: Vec::new(),
@@ -136,6 +140,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         local_search_path: false,
         catalog_follows: None,
         unit_began: now,
+        waiting_since: now,
         transaction_began: None,
         _admission: admission,
     };
