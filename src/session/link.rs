@@ -609,7 +609,8 @@ impl Session {
 
     /// Sends what the client asked before it was known which connection it is for.
     pub(super) fn send_held(&mut self) {
-        for held in self.batch.take_held() {
+        let mut waiting = self.batch.take_held();
+        for held in waiting.drain(..) {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
                 Held::Parse {
@@ -619,6 +620,7 @@ impl Session {
                 } => self.send_parse(statement, naming, name),
             }
         }
+        self.batch.give_back_held(waiting);
     }
 }
 

@@ -25,6 +25,7 @@ mod take;
 pub mod transaction;
 pub mod worker;
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -141,15 +142,22 @@ impl Session {
         let end = loop {
             match std::future::poll_fn(|cx| self.advance(cx)).await {
                 Ok(()) => {
-                    self.follow_catalog().await;
-                    if let Err(end) = self.take_messages().await {
+                    if let Err(end) = self.long_way().await {
                         break end;
                     }
                 }
                 Err(end) => break end,
             }
         };
-        self.close(end).await;
+        Box::pin(self.close(end)).await;
+    }
+
+    /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
+    fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
+        Box::pin(async move {
+            self.follow_catalog().await;
+            self.take_messages().await
+        })
     }
 
     /// Waits until the definitions that this session has changed are known to the planner.
