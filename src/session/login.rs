@@ -17,6 +17,7 @@ use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::User;
 use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
 
@@ -24,6 +25,8 @@ use crate::wire::startup::Startup;
 pub struct Arrival {
     pub startup: Startup,
     pub user: Rc<User>,
+    /// What servers can be shown of it, as far as its login told.
+    pub credential: Option<Credential>,
     pub admission: (Admission, UserAdmission),
 }
 
@@ -32,8 +35,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     let Arrival {
         startup,
         user,
+        credential,
         admission,
     } = arrival;
+    worker.welcome(&user, credential);
     let Startup {
         stream,
         database: name,
