@@ -56,7 +56,7 @@ fn ask_for_passwords(server: &Server) {
     let path = server.data_folder().join("pg_hba.conf");
     let before = std::fs::read_to_string(&path).unwrap();
     let rules = format!(
-        "host all olga 127.0.0.1/32 md5\nhost all ann,bob,dan,eve,idle,asker 127.0.0.1/32 scram-sha-256\n{before}"
+        "host all olga 127.0.0.1/32 md5\nhost all ann,bob,dan,eve,idle,asker,lone 127.0.0.1/32 scram-sha-256\n{before}"
     );
     let lines: Vec<String> = rules
         .lines()
@@ -169,9 +169,11 @@ impl Drop for Proxy {
 
 fn configuration(sections: &str) -> String {
     let mut text = format!(
-        "workers = 2\ndatabases = [{{ name = \"app\", default_shard = \"s1\" }}]\n{sections}\n\
-         [server_tls]\nmode = \"disable\"\n"
+        "workers = 2\ndatabases = [{{ name = \"app\", default_shard = \"s1\" }}]\n{sections}\n"
     );
+    if !sections.contains("[server_tls]") {
+        text += "[server_tls]\nmode = \"disable\"\n";
+    }
     if !sections.contains("[limits]") {
         text += "[limits]\nshutdown_timeout = \"1s\"\n";
     }
