@@ -15,6 +15,6 @@ mod watch;
 
 pub use connect::{Login, NodeError};
 pub use health::{Lsn, NodeState, Role, SystemIdentifier, Timeline};
-pub use roles::{RoleError, Roles};
+pub use roles::{Census, RoleError, Roles};
 pub use shard::NodeStatus;
 pub use watch::{Topology, TopologyError};

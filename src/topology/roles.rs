@@ -7,6 +7,7 @@
 mod memory;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,19 @@ pub struct Roles {
     memory: Mutex<Memory>,
     link: tokio::sync::Mutex<Option<Link>>,
     permits: Semaphore,
+    asked: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What the looking up has come to, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Questions since the configuration was read.
+    pub asked: u64,
+    /// Those without an answer.
+    pub failed: u64,
+    /// Users remembered.
+    pub known: usize,
 }
 
 /// The connection that asks.
@@ -119,6 +133,8 @@ impl Roles {
             memory: Mutex::new(Memory::new(query)),
             link: tokio::sync::Mutex::new(None),
             permits: Semaphore::new(AT_ONCE),
+            asked: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -152,6 +168,14 @@ impl Roles {
     /// How the user that was found last is asked for its password.
     pub fn likeness(&self) -> Option<Likeness> {
         self.memory().likeness()
+    }
+
+    pub fn census(&self) -> Census {
+        Census {
+            asked: self.asked.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            known: self.memory().known(),
+        }
     }
 
     /// A panic while the lock was held leaves the memory whole: each change is one insertion or removal.
@@ -225,9 +249,12 @@ impl Roles {
             return Ok(link.clone());
         }
         let mut failure = RoleError::Strange("has no node to run on");
+        // One that does not answer leaves time for the others.
+        let share = self.query.timeout / u32::try_from(self.nodes.len()).unwrap_or(u32::MAX).max(1);
+        let limit = self.connect_timeout.min(share);
         for node in &self.nodes {
-            let attempt = tokio::time::timeout(self.connect_timeout, self.connect(node)).await;
-            match attempt.unwrap_or(Err(RoleError::Slow(self.connect_timeout))) {
+            let attempt = tokio::time::timeout(limit, self.connect(node)).await;
+            match attempt.unwrap_or(Err(RoleError::Slow(limit))) {
                 Ok(new) => return Ok(link.insert(new).clone()),
                 Err(error) => {
                     tracing::warn!(host = node.host, port = node.port, %error, "users cannot be looked up there");
@@ -293,7 +320,9 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let answer = self.answer.take().unwrap_or(Err(RoleError::Ending));
+        self.roles.asked.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = &answer {
+            self.roles.failed.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(user = &*self.name, %error, "a user cannot be looked up");
         }
         self.roles.memory().land(&self.name, answer, Instant::now());

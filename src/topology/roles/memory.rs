@@ -99,6 +99,11 @@ impl Memory {
         self.users.shorten(name, self.failure_time);
     }
 
+    /// Users remembered.
+    pub fn known(&self) -> usize {
+        self.users.entries.len()
+    }
+
     pub fn likeness(&self) -> Option<Likeness> {
         self.likeness
     }

@@ -34,7 +34,14 @@ pub(super) async fn exchange(
         }
         _ => false,
     };
+    // It is never closed.
+    let turn = secrets
+        .hashing
+        .acquire()
+        .await
+        .map_err(|_| AuthError::Ending)?;
     let by_verifier = opens(verifier, typed.clone()).await?;
+    drop(turn);
     match by_hash || by_verifier {
         true => Ok(typed),
         false => Err(failed()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramServerAuth};
 use ring::hmac;
+use tokio::sync::Semaphore;
 
 use super::Credential;
 use super::verifier::{KEY_LENGTH, Verifier};
@@ -12,6 +13,9 @@ use crate::wire::tls::ClientEncryption;
 
 /// As many as Postgres puts into a verifier.
 const SALT_LENGTH: usize = 16;
+
+/// Most passwords that are hashed at the same time for clients who have not logged in yet: nobody can keep all processors busy with that.
+const HASHED_AT_ONCE: usize = 2;
 
 /// The configured verifier of a user cannot be one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,6 +166,7 @@ pub struct AuthSecrets {
     /// Without and, where a certificate allows it, with channel binding.
     pub(super) scram: ScramServerAuth,
     pub(super) scram_plus: Option<ScramServerAuth>,
+    pub(super) hashing: Semaphore,
 }
 
 impl AuthSecrets {
@@ -201,6 +206,7 @@ impl AuthSecrets {
             stranger,
             scram: ScramServerAuth::new(),
             scram_plus,
+            hashing: Semaphore::new(HASHED_AT_ONCE),
         })
     }
 

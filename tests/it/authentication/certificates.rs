@@ -15,7 +15,7 @@ use crate::tls::{Authority, switch_on};
 use crate::wire_client::startup;
 
 /// Files for a server: a certificate of `authority` for localhost, and the authority of clients.
-fn files<'a>(issued: &'a (String, String), clients: &'a str) -> [(&'static str, &'a str); 3] {
+pub fn files<'a>(issued: &'a (String, String), clients: &'a str) -> [(&'static str, &'a str); 3] {
     [
         ("server.crt", &issued.0),
         ("server.key", &issued.1),
@@ -23,9 +23,9 @@ fn files<'a>(issued: &'a (String, String), clients: &'a str) -> [(&'static str, 
     ]
 }
 
-const TLS: &str = "[listen.tls]\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
+pub const TLS: &str = "[listen.tls]\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
 
-fn users(auth: &str) -> String {
+pub fn users(auth: &str) -> String {
     format!(
         "users = [{{ name = \"ann\", {auth} server_password = \"{PASSWORD}\", admin = true }},
             {{ name = \"bob\", {auth} server_password = \"{PASSWORD}\" }}]\n"
@@ -33,7 +33,7 @@ fn users(auth: &str) -> String {
 }
 
 /// A client's certificate, as words of psql's connection string.
-fn identity(authority: &Authority, common_name: &str) -> String {
+pub fn identity(authority: &Authority, common_name: &str) -> String {
     let (certificate, key) = authority.issue_to(common_name, &[]);
     let path = |kind: &str| authority.path(&format!("{common_name}.{kind}"));
     std::fs::write(path("crt"), certificate).unwrap();
@@ -150,7 +150,7 @@ fn new_certificates_need_no_restart() {
 /// A connection over TLS, in front of the startup packet.
 struct Tls(StreamOwned<ClientConnection, TcpStream>);
 
-fn config(authority: &Authority, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+pub fn config(authority: &Authority, protocols: &[&[u8]]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(authority.root()).unwrap())
@@ -212,7 +212,7 @@ fn socket(proxy: &Proxy) -> TcpStream {
     socket
 }
 
-const POSTGRESQL: &[u8] = b"postgresql";
+pub const POSTGRESQL: &[u8] = b"postgresql";
 
 #[test]
 fn tls_from_the_first_byte() {

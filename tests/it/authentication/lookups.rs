@@ -10,9 +10,11 @@ fn asking(more: &str) -> String {
     format!("[auth.query]\nuser = \"asker\"\npassword = \"{PASSWORD}\"\n{more}\n")
 }
 
+const ADMIN: &str = "users = [{ name = \"bob\", admin = true }]\n";
+
 #[test]
 fn whoever_is_in_pg_authid_may_log_in() {
-    let proxy = Proxy::start(&[], &asking(""));
+    let proxy = Proxy::start(&[], &(ADMIN.to_owned() + &asking("")));
     for user in ["ann", "bob", "olga"] {
         for sql in WHO {
             // The client's own login opens the servers: no file has these passwords.
@@ -40,8 +42,14 @@ fn whoever_is_in_pg_authid_may_log_in() {
         refused.into_iter().collect::<Vec<_>>(),
         [":  password authentication failed for user <user>"]
     );
-    // The admin database is for users that are configured.
+    // The admin database is for users that are configured, wherever their passwords are.
     let how = "sslmode=disable dbname=trunkline";
+    let users = proxy.psql_with(how, "bob", PREPARED, "SHOW USERS").unwrap();
+    assert!(users.contains("olga|") && users.contains("ann|"), "{users}");
+    said(
+        &proxy.psql_with(how, "bob", "wrong", "SHOW VERSION"),
+        FAILED,
+    );
     said(
         &proxy.psql_with(how, "ann", PREPARED, "SHOW VERSION"),
         "permission denied for the admin database",

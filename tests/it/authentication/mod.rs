@@ -3,6 +3,7 @@
 //! `stage.rs` has the servers, the proxy and the clients.
 
 mod certificates;
+mod drivers;
 mod lookups;
 mod rules;
 mod stage;
