@@ -141,17 +141,19 @@ impl<T> Store<T> {
 
     fn put(&mut self, name: &str, value: T, now: Instant) {
         let time = self.time;
-        while let Some((since, old)) = self
-            .order
-            .pop_front_if(|(since, _)| now.saturating_duration_since(*since) >= time)
-        {
-            self.drop_if_of(&old, since);
-        }
-        while self.order.len() >= self.most {
-            let Some((since, old)) = self.order.pop_front() else {
+        while let Some((since, old)) = self.order.front() {
+            let expired = now.saturating_duration_since(*since) >= time;
+            if !expired && self.order.len() < self.most {
                 break;
-            };
-            self.drop_if_of(&old, since);
+            }
+            if self
+                .entries
+                .get(old)
+                .is_some_and(|entry| entry.since == *since)
+            {
+                self.entries.remove(old);
+            }
+            self.order.pop_front();
         }
         self.order.push_back((now, Box::from(name)));
         let entry = Entry {
@@ -160,16 +162,6 @@ impl<T> Store<T> {
             time,
         };
         self.entries.insert(Box::from(name), entry);
-    }
-
-    fn drop_if_of(&mut self, name: &str, since: Instant) {
-        if self
-            .entries
-            .get(name)
-            .is_some_and(|entry| entry.since == since)
-        {
-            self.entries.remove(name);
-        }
     }
 
     fn shorten(&mut self, name: &str, time: Duration) {
