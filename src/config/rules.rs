@@ -594,4 +594,11 @@ mod tests {
         let found = Rules::parse("host samerole +x 1.2.3 foo bar\nlocal x").unwrap_err();
         assert_eq!(found.len(), 6, "{found:#?}");
     }
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "([a-z0-9./:,\"#+@ \\n\\\\]|all|host|trust|local|\u{e4}){0,60}") {
+            let _ = Rules::parse(&text);
+            let _ = super::super::userlist::parse(&text);
+        }
+    }
 }

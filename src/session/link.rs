@@ -79,6 +79,15 @@ impl Keep {
 }
 
 impl Link {
+    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        Link {
+            lent,
+            phase,
+            keep: Keep::of(mode),
+            hygiene: Hygiene::Clean,
+        }
+    }
+
     pub fn server(&mut self) -> &mut Server {
         &mut self.lent
     }
@@ -289,7 +298,7 @@ impl Link {
                 // A cancel that is late hits this empty query and nobody's statement.
                 lent.run("", &worker.scratch).await
             };
-            if let Ok(Ok(_)) = tokio::time::timeout(CLEAN_UP, rest).await {
+            if let Ok(Ok(_)) = worker.shared.timers.timeout(CLEAN_UP, rest).await {
                 lent.release(Instant::now());
             }
         });
@@ -327,7 +336,7 @@ impl Link {
                 }
                 Ok(true)
             };
-            if let Ok(Ok(true)) = tokio::time::timeout(CLEAN_UP, cleaned).await {
+            if let Ok(Ok(true)) = worker.shared.timers.timeout(CLEAN_UP, cleaned).await {
                 lent.release(Instant::now());
             }
         });
@@ -368,9 +377,7 @@ impl Session {
             Destination::Any => self.database.catalog().home,
         };
         let link = self.take_link(shard, phase).await?;
-        self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
-        self.card.shard.set(Some(shard));
-        self.link = Some(link);
+        self.link_up(link);
         self.bring_up(phase).await.inspect_err(|_| {
             // Not in a known state: closed.
             self.link = None;
@@ -378,6 +385,14 @@ impl Session {
         })?;
         self.send_held();
         Ok(())
+    }
+
+    /// From now on this connection works for the session.
+    pub(super) fn link_up(&mut self, mut link: Link) {
+        link.lent.shown = Shown::Own;
+        self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
+        self.card.shard.set(Some(link.shard()));
+        self.link = Some(link);
     }
 
     /// Takes a connection: one that this session keeps, or one of the pool.
@@ -402,12 +417,7 @@ impl Session {
                 lent.map_err(Fault::Checkout)?
             }
         };
-        Ok(Link {
-            lent,
-            phase,
-            keep: Keep::of(self.mode),
-            hygiene: Hygiene::Clean,
-        })
+        Ok(Link::new(lent, phase, self.mode))
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -554,7 +564,8 @@ impl Session {
     }
 
     /// Listens to the connections that the session keeps while another or none works for it.
-    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Broken> {
+    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
         for link in &mut self.kept {
             let mut events = Vec::new();
@@ -583,7 +594,7 @@ impl Session {
     }
 
     /// Sends what the client asked before it was known which connection it is for.
-    fn send_held(&mut self) {
+    pub(super) fn send_held(&mut self) {
         for held in self.batch.take_held() {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),

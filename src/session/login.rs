@@ -38,7 +38,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         credential,
         admission,
     } = arrival;
-    worker.welcome(&user, credential);
+    let presence = worker.welcome(&user, credential);
     let Startup {
         stream,
         database: name,
@@ -117,6 +117,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),
+        decided: None,
         failed: false,
         last_words: None,
         events: Vec::new(),
@@ -142,6 +143,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         unit_began: now,
         transaction_began: None,
         _admission: admission,
+        _presence: presence,
     };
     session.find_search_path();
     Some(session)

@@ -54,6 +54,17 @@ pub struct Worker {
 struct Known {
     user: Rc<User>,
     credential: Option<Credential>,
+    present: Presence,
+}
+
+/// Held by every session of a user: while there is one, what is known of the user is kept.
+#[derive(Clone)]
+pub struct Presence(Rc<()>);
+
+impl Presence {
+    fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
 }
 
 /// What tells pools apart.
@@ -189,15 +200,19 @@ impl Worker {
     }
 
     /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
-    pub fn welcome(&self, user: &Rc<User>, credential: Option<Credential>) {
+    pub fn welcome(&self, user: &Rc<User>, credential: Option<Credential>) -> Presence {
         let mut users = self.users.borrow_mut();
         let before = users.remove(&*user.name);
         let known = before.as_ref().and_then(|before| before.credential.clone());
         let news = credential.is_some() && credential != known;
-        let credential = credential.or(known);
-        let user = Rc::clone(user);
         let name: Box<str> = Box::from(&*user.name);
-        users.insert(name.clone(), Known { user, credential });
+        let present = before.map_or_else(|| Presence(Rc::new(())), |before| before.present);
+        let known = Known {
+            user: Rc::clone(user),
+            credential: credential.or(known),
+            present: present.clone(),
+        };
+        users.insert(name.clone(), known);
         drop(users);
         if news {
             for (key, pool) in self.pools().into_iter().filter(|(key, _)| key.user == name) {
@@ -206,6 +221,7 @@ impl Worker {
                 }
             }
         }
+        present
     }
 
     /// The role on servers, and what it shows them.
@@ -266,6 +282,7 @@ impl Worker {
                 parameters: Vec::new(),
             },
             encryption: Arc::clone(&snapshot.server_encryption),
+            timers: self.shared.timers.clone(),
             timeout: settings.connect_timeout,
         };
         Some(Spec {
@@ -355,12 +372,10 @@ impl Worker {
                 || snapshot.user(&key.user).is_some()
                 || users
                     .get(&key.user)
-                    .is_some_and(|known| Rc::strong_count(&known.user) > 1)
+                    .is_some_and(|known| known.present.is_shared())
         });
         let with_pools: HashSet<&str> = pools.keys().map(|key| &*key.user).collect();
-        users.retain(|name, known| {
-            Rc::strong_count(&known.user) > 1 || with_pools.contains(&**name)
-        });
+        users.retain(|name, known| known.present.is_shared() || with_pools.contains(&**name));
     }
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.

@@ -646,6 +646,8 @@ proptest! {
     #[test]
     fn no_bytes_make_the_exchange_panic(first in proptest::collection::vec(any::<u8>(), 0..80), last in "[a-z=,+/A-Z0-9]{0,60}") {
         let _ = initial_response(&first);
+        let keys = Verifier::parse(VERIFIER_OF_POSTGRES).unwrap().keys_of(&[0; 32], "");
+        assert!(keys.is_none(), "a proof that is none");
         let _ = Verifier::parse(&String::from_utf8_lossy(&first));
         let _ = Verifier::parse(&format!("SCRAM-SHA-256${last}"));
         let made_up = secrets(&[]).made_up("x", Likeness::Scram { iterations: 4096 });
