@@ -18,6 +18,7 @@ use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::User;
 use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
 
@@ -25,6 +26,8 @@ use crate::wire::startup::Startup;
 pub struct Arrival {
     pub startup: Startup,
     pub user: Rc<User>,
+    /// What servers can be shown of it, as far as its login told.
+    pub credential: Option<Credential>,
     pub admission: (Admission, UserAdmission),
 }
 
@@ -33,8 +36,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     let Arrival {
         startup,
         user,
+        credential,
         admission,
     } = arrival;
+    let presence = worker.welcome(&user, credential);
     let Startup {
         stream,
         database: name,
@@ -143,6 +148,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         waiting_since: now,
         transaction_began: None,
         _admission: admission,
+        _presence: presence,
     };
     session.find_search_path();
     Some(session)

@@ -55,7 +55,7 @@ use shared::{Admission, UserAdmission};
 use statement::Statement;
 use straight::Decided;
 use transaction::Transaction;
-use worker::{Database, Worker, add};
+use worker::{Database, Presence, Worker, add};
 
 /// Bytes on their way to a server above which no more are taken from the client.
 const HIGH_WATER: usize = 64 * 1024;
@@ -126,6 +126,7 @@ pub struct Session {
     /// SET LOCAL search_path is in force.
     local_search_path: bool,
     _admission: (Admission, UserAdmission),
+    _presence: Presence,
     unit_began: Instant,
     waiting_since: Instant,
     transaction_began: Option<Instant>,
