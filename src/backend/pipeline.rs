@@ -75,6 +75,8 @@ pub enum Event {
     Dropped(Token),
     /// The server reported an error in the current unit of work.
     Failed(Rest),
+    /// A prepared statement no longer fits the definitions that it was parsed with; the error is told as well.
+    Stale,
     /// The server's last words before it closes the connection: the body of its ErrorResponse.
     Fatal(Vec<u8>),
     /// ReadyForQuery arrived for a Sync, query or function call.
@@ -268,6 +270,9 @@ impl Pipeline {
                     Fate::Forward | Fate::Swallow => Verdict::Forward,
                 };
                 self.copying = Copying::No;
+                if is_stale(body) {
+                    events.push(Event::Stale);
+                }
                 let failed = events.len();
                 if !whole_unit {
                     self.skip_to_sync(events);
@@ -398,6 +403,13 @@ fn ends_in_ready(request: Request) -> bool {
 fn is_fatal(body: &[u8]) -> bool {
     let mut fields = body.split(|byte| *byte == 0).take(3);
     fields.any(|field| matches!(field, b"VFATAL" | b"VPANIC"))
+}
+
+/// "cached plan must not change result type", known by the function that reports it: the message is translated, its SQLSTATE is
+/// that of many others.
+fn is_stale(body: &[u8]) -> bool {
+    let mut fields = body.split(|byte| *byte == 0);
+    fields.any(|field| field == b"RRevalidateCachedQuery")
 }
 
 fn done(token: Option<Token>, ordinal: u32, committed: Committed, events: &mut Vec<Event>) {

@@ -257,6 +257,7 @@ impl Session {
                 Event::Dropped(token) => self.dropped(token),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
+                Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
