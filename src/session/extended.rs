@@ -79,6 +79,11 @@ impl Batch {
         std::mem::take(&mut self.held)
     }
 
+    /// The emptied list, to be filled again.
+    pub fn give_back_held(&mut self, emptied: Vec<Held>) {
+        self.held = emptied;
+    }
+
     /// A statement among those that wait must be seen by a server before the client can be answered.
     fn needs_server(&self) -> bool {
         self.held

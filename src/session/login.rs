@@ -14,11 +14,12 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
-use crate::backend::pool::Lent;
+use crate::backend::pool::{Lent, Waiter};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::wire::answer::{self, Report, Severity, TransactionStatus};
+use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
 
@@ -29,6 +30,8 @@ const LONGEST_NAME: usize = 63;
 pub struct Arrival {
     pub startup: Startup,
     pub user: Rc<User>,
+    /// What servers can be shown of it, as far as its login told.
+    pub credential: Option<Credential>,
     pub admission: (Admission, UserAdmission),
 }
 
@@ -37,8 +40,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     let Arrival {
         startup,
         user,
+        credential,
         admission,
     } = arrival;
+    let presence = worker.welcome(&user, credential);
     let Startup {
         stream,
         database: name,
@@ -113,6 +118,9 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         transaction: Transaction::Idle,
         batch: Batch::default(),
         decided: None,
+        waiter: Waiter::new(now),
+        place: None,
+        granted: None,
         failed: false,
         last_words: None,
         events: Vec::new(),
@@ -136,8 +144,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         local_search_path: false,
         catalog_follows: None,
         unit_began: now,
+        waiting_since: now,
         transaction_began: None,
         _admission: admission,
+        _presence: presence,
     };
     session.find_search_path();
     Some(session)

@@ -138,7 +138,7 @@ impl ShardSetting {
 impl Session {
     /// The plans of a simple query's text; the literals are left in `self.literals`.
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Rc<Planned>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let catalog = self.database.catalog();
         self.check_text_settings(&catalog)?;
         let only_one = catalog.shards.len() == 1;
         let doubtful = |byte: &u8| *byte == b'\\' || !byte.is_ascii();
@@ -209,7 +209,7 @@ impl Session {
         planned: &Planned,
         values: &Values<'_>,
     ) -> Result<Option<Destination>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let catalog = self.database.catalog();
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
         for statement in &planned.statements {

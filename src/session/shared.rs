@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::statement::Definitions;
 use crate::catalog::Catalog;
-use crate::config::Config;
-use crate::wire::auth::{AuthSecrets, ProcessSecret};
+use crate::config::{Config, User};
+use crate::topology::Roles;
+use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
 use crate::wire::timers::Timers;
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -22,6 +23,16 @@ pub struct Snapshot {
     pub client_encryption: ClientEncryption,
     pub server_encryption: Arc<ServerEncryption>,
     pub auth: Arc<AuthSecrets>,
+    /// Where users are looked up that are not configured.
+    pub roles: Option<Arc<Roles>>,
+}
+
+impl Snapshot {
+    /// A configured user, and what is stored of its password.
+    pub fn user(&self, name: &str) -> Option<(&User, &Stored)> {
+        let (place, stored) = self.auth.find(name)?;
+        Some((self.config.users.get(place)?, stored))
+    }
 }
 
 /// Shared by the workers and the control plane.

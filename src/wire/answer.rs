@@ -181,6 +181,10 @@ pub fn authentication_ok(out: &mut Vec<u8>) {
     authentication(out, 0, &[]);
 }
 
+pub fn authentication_cleartext_password(out: &mut Vec<u8>) {
+    authentication(out, 3, &[]);
+}
+
 pub fn authentication_md5(out: &mut Vec<u8>, salt: [u8; 4]) {
     authentication(out, 5, &salt);
 }

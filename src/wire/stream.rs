@@ -13,6 +13,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::ClientCertificate;
+
 /// A silent peer is asked whether it lives after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// And again after each of these.
@@ -79,6 +81,15 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::ServerTls(_) | Stream::ClientTls(_))
+    }
+
+    /// The certificate that a client has shown, if any. It has been verified.
+    pub(crate) fn client_certificate(&self) -> Option<ClientCertificate> {
+        let Stream::ServerTls(tls) = self else {
+            return None;
+        };
+        let chain = tls.get_ref().1.peer_certificates()?;
+        chain.first().map(ClientCertificate::read)
     }
 
     /// No Nagle delay, keep-alive probes, and a limit on how long sent bytes may stay unacknowledged.
@@ -150,6 +161,22 @@ impl AsFd for Stream {
     }
 }
 
+/// Sends at once, which nearly always can be done, without asking the runtime first; `None`: the socket takes nothing now.
+#[inline]
+fn send(socket: &impl AsFd, bytes: &[u8]) -> Option<io::Result<usize>> {
+    match SockRef::from(socket).send(bytes) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            None
+        }
+        sent => Some(sent),
+    }
+}
+
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(
@@ -174,8 +201,14 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Stream::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Tcp(socket) => match send(&*socket, buf) {
+                Some(sent) => Poll::Ready(sent),
+                None => Pin::new(socket).poll_write(cx, buf),
+            },
+            Stream::Unix(socket) => match send(&*socket, buf) {
+                Some(sent) => Poll::Ready(sent),
+                None => Pin::new(socket).poll_write(cx, buf),
+            },
             Stream::ServerTls(tls) => Pin::new(tls).poll_write(cx, buf),
             Stream::ClientTls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
