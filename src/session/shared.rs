@@ -118,11 +118,13 @@ impl Shared {
         follows
     }
 
-    /// Gives a session its process id and secret.
-    pub fn enroll(&self, place: ClientPlace, secret: &[u8]) -> i32 {
+    /// Gives a session its process id and secret; the id is the wanted one unless another session has it.
+    pub fn enroll(&self, place: ClientPlace, secret: &[u8], mut wanted: Option<i32>) -> i32 {
         let mut keys = lock(&self.keys);
         loop {
-            let process_id = rand::random_range(1..i32::MAX);
+            let process_id = wanted
+                .take()
+                .unwrap_or_else(|| rand::random_range(1..i32::MAX));
             if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
                 vacant.insert(Key {
                     secret: secret.to_vec(),
