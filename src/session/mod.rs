@@ -325,6 +325,8 @@ impl Session {
             self.effects.clear();
             if status == TransactionStatus::Idle {
                 self.detach(now);
+            } else {
+                self.card.enter(State::IdleInTransaction, now);
             }
         }
     }
@@ -368,6 +370,7 @@ impl Session {
             self.batch = Batch::default();
             let status = self.own_status();
             answer::ready_for_query(&mut self.client.outbox, status);
+            self.unit_answered();
         } else {
             self.batch.skip();
         }
@@ -410,12 +413,19 @@ impl Session {
         }
     }
 
+    /// A request has been answered without a server.
+    fn unit_answered(&self) {
+        let state = match self.transaction {
+            Transaction::Idle => State::Idle,
+            _ => State::IdleInTransaction,
+        };
+        self.card.enter(state, self.unit_began);
+    }
+
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
-        self.card.requested_at.set(self.unit_began);
-        self.card.state.set(State::Active);
-        self.card.overdue.set(false);
+        self.card.begin(self.unit_began);
     }
 }
 
