@@ -153,7 +153,15 @@ impl Server {
     }
 
     /// Sends what is on its way.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
+        if self.outbox.is_empty() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send_all(cx)
+    }
+
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
         while self.sent < self.outbox.len() {
             let written =
                 ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
@@ -230,6 +238,13 @@ impl Server {
             }
             let whole = 1 + length as usize;
             let here = whole.min(left.len());
+            if self.pipeline.step_over(tag) {
+                at += here;
+                run.end = at;
+                self.scan.rest = whole - here;
+                self.scan.forwarding = true;
+                continue;
+            }
             if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
                 self.scan.carry.extend_from_slice(left);
                 break;

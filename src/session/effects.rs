@@ -18,6 +18,9 @@ const OF_THE_TRANSACTION: [&str; 3] = [
     "transaction_deferrable",
 ];
 
+/// Why a session keeps its connection, where that is asked elsewhere.
+const TEMPORARY_TABLE: &str = "temporary table";
+
 /// Remembered under a token until the server has answered.
 pub enum Effect {
     /// Dealt with.
@@ -72,7 +75,7 @@ impl PlannedStatement {
     /// Why the connection that ran it must stay with the session.
     fn pin(&self) -> Option<&'static str> {
         match &self.class {
-            Class::Ddl(Ddl::Temporary) => return Some("temporary table"),
+            Class::Ddl(Ddl::Temporary) => return Some(TEMPORARY_TABLE),
             Class::Listen => return Some("LISTEN"),
             Class::Prepare { .. } => return Some("PREPARE"),
             Class::Declare {
@@ -82,7 +85,7 @@ impl PlannedStatement {
             _ => {}
         }
         self.leaves.iter().find_map(|leaves| match leaves {
-            Leaves::TemporaryTable => Some("temporary table"),
+            Leaves::TemporaryTable => Some(TEMPORARY_TABLE),
             Leaves::AdvisoryLock => Some("advisory lock"),
             Leaves::Setting => Some("set_config"),
             Leaves::LargeObject => None,
@@ -91,7 +94,7 @@ impl PlannedStatement {
 
     /// It may have changed its connection in ways that cannot be seen.
     fn is_opaque(&self) -> bool {
-        matches!(self.class, Class::Do | Class::Call)
+        matches!(self.class, Class::Do | Class::Call | Class::Unknown)
     }
 }
 
@@ -132,6 +135,11 @@ impl Session {
         if !pins.contains(&reason) {
             pins.push(reason);
         }
+    }
+
+    /// The session may have made temporary tables, whose names hide others.
+    pub(super) fn has_temporary_tables(&self) -> bool {
+        self.card.pins.borrow().contains(&TEMPORARY_TABLE)
     }
 
     pub(super) fn done(&mut self, token: Token, ordinal: u32, committed: Committed) {
@@ -279,6 +287,10 @@ impl Session {
             }
             (Scope::Session, SetValue::Given { source, .. }) => {
                 self.settings.set(name, source);
+                if name == "session_authorization" {
+                    // It takes the role along.
+                    self.settings.reset("role");
+                }
                 if name == "application_name"
                     && let SetValue::Given { values, .. } = value
                 {
@@ -294,6 +306,9 @@ impl Session {
     /// one, is made up when the session gets its next connection.
     fn reset_done(&mut self, name: &str) {
         self.settings.reset(name);
+        if name == "session_authorization" {
+            self.settings.reset("role");
+        }
         self.settings_changed();
         if let Some(value) = self.startup_settings.get(name) {
             let value = value.to_owned();
@@ -341,7 +356,13 @@ impl Session {
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
-                self.catalog_follows = Some(self.worker.shared.schema_changed(&self.database.name));
+                let shared = &self.worker.shared;
+                // With one shard there is nothing that new definitions could decide: they are read in due time.
+                if self.has_one_shard() {
+                    shared.definitions_changed();
+                } else {
+                    self.catalog_follows = Some(shared.schema_changed(&self.database.name));
+                }
             }
         } else {
             self.schema_changed = false;

@@ -5,6 +5,7 @@
 //! answers itself takes its place among the server's answers.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Session;
 use super::control::Control;
@@ -12,7 +13,7 @@ use super::effects::Effect;
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
-use super::statement::Statement;
+use super::statement::{Meaning, Statement};
 use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
@@ -76,6 +77,11 @@ impl Batch {
 
     pub fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
+    }
+
+    /// The emptied list, to be filled again.
+    pub fn give_back_held(&mut self, emptied: Vec<Held>) {
+        self.held = emptied;
     }
 
     /// A statement among those that wait must be seen by a server before the client can be answered.
@@ -194,15 +200,20 @@ impl Session {
                 .unnamed
                 .take()
                 .filter(|statement| *statement.after_name == *parse.after_name());
-            let statement =
-                same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
+            let statement = same.unwrap_or_else(|| {
+                let meaning = self.meaning();
+                self.worker.statements.borrow_mut().own(&parse, &meaning)
+            });
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
-            (
-                self.worker.statements.borrow_mut().named(&parse),
-                Naming::Named,
-                Some(Box::from(parse.name)),
-            )
+            let meaning = self.meaning();
+            let mut statements = self.worker.statements.borrow_mut();
+            let statement = if self.sees_own_definitions() {
+                statements.own(&parse, &meaning)
+            } else {
+                statements.shared(&parse, &meaning)
+            };
+            (statement, Naming::Named, Some(Box::from(parse.name)))
         };
         let plan = self.plan_statement(&statement)?;
         if self.is_failed()
@@ -239,6 +250,19 @@ impl Session {
             });
         }
         Ok(())
+    }
+
+    /// What a text means here and now.
+    fn meaning(&self) -> Meaning {
+        Meaning {
+            definitions: self.worker.shared.definitions(),
+            search_path: Arc::clone(&self.search_path.0),
+        }
+    }
+
+    /// Tables or types of this session's own: nobody else's statements are parsed with them.
+    fn sees_own_definitions(&self) -> bool {
+        self.schema_changed || self.has_temporary_tables()
     }
 
     /// What is refused whatever the values are is refused at once.
@@ -551,6 +575,10 @@ impl Session {
     }
 
     async fn execute_own(&mut self, statement: &Rc<Statement>) -> Result<(), Fault> {
+        if self.link.as_ref().is_some_and(Link::is_metadata) {
+            // That connection knows nothing of the client's transaction and would speak of its own.
+            self.leave_metadata().await?;
+        }
         let plan = self.plan_statement(statement)?;
         let mut bytes = Vec::new();
         if let Some(planned) = plan.planned.statements.first() {

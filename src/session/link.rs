@@ -402,22 +402,36 @@ impl Session {
             link.phase = phase;
             return Ok(link);
         }
-        let pool = self.pool(shard)?;
-        let lent = match pool.try_checkout(self.unit_began) {
-            Some(lent) => lent,
-            None => {
-                self.card.state.set(State::Waiting);
-                let began = Instant::now();
-                let lent = pool.checkout().await;
-                add(
-                    &self.database.counters.wait_microseconds,
-                    microseconds(began.elapsed()),
-                );
-                self.card.state.set(State::Active);
-                lent.map_err(Fault::Checkout)?
-            }
+        let lent = match self.granted.take() {
+            Some(Ok(lent)) if lent.shard == shard => lent,
+            Some(Err(error)) => return Err(Fault::Checkout(error)),
+            _ => self.checkout(shard).await?,
         };
         Ok(Link::new(lent, phase, self.mode))
+    }
+
+    async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
+        let pool = self.pool(shard)?;
+        if let Some(lent) = pool.try_checkout(self.unit_began) {
+            return Ok(lent);
+        }
+        self.waits(State::Waiting);
+        let lent = pool.checkout().await;
+        self.waits(State::Active);
+        lent.map_err(Fault::Checkout)
+    }
+
+    /// Begins or ends to wait for a connection.
+    pub(super) fn waits(&mut self, state: State) {
+        let now = Instant::now();
+        if state == State::Active {
+            let waited = microseconds(now - self.waiting_since);
+            add(&self.database.counters.wait_microseconds, waited);
+            // Statistics tell waiting and working apart, as PgBouncer's do.
+            self.unit_began = now;
+        }
+        self.waiting_since = now;
+        self.card.state.set(state);
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -595,7 +609,8 @@ impl Session {
 
     /// Sends what the client asked before it was known which connection it is for.
     pub(super) fn send_held(&mut self) {
-        for held in self.batch.take_held() {
+        let mut waiting = self.batch.take_held();
+        for held in waiting.drain(..) {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
                 Held::Parse {
@@ -605,6 +620,7 @@ impl Session {
                 } => self.send_parse(statement, naming, name),
             }
         }
+        self.batch.give_back_held(waiting);
     }
 }
 

@@ -25,6 +25,7 @@ mod take;
 pub mod transaction;
 pub mod worker;
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -33,7 +34,7 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::backend::pipeline::{Committed, Event, Rest, Token};
-use crate::backend::pool::Pool;
+use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -83,6 +84,11 @@ pub struct Session {
     batch: Batch,
     /// For the message that the straight path could not deal with.
     decided: Option<Decided>,
+    waiter: Rc<Waiter>,
+    /// Its place in the queue for a connection.
+    place: Option<Place>,
+    /// What it has waited for.
+    granted: Option<Result<Lent, CheckoutError>>,
     /// The current unit of work has failed on its server.
     failed: bool,
     /// The last words of a server that is going away: the body of its ErrorResponse.
@@ -122,6 +128,7 @@ pub struct Session {
     _admission: (Admission, UserAdmission),
     _presence: Presence,
     unit_began: Instant,
+    waiting_since: Instant,
     transaction_began: Option<Instant>,
 }
 
@@ -136,15 +143,22 @@ impl Session {
         let end = loop {
             match std::future::poll_fn(|cx| self.advance(cx)).await {
                 Ok(()) => {
-                    self.follow_catalog().await;
-                    if let Err(end) = self.take_messages().await {
+                    if let Err(end) = self.long_way().await {
                         break end;
                     }
                 }
                 Err(end) => break end,
             }
         };
-        self.close(end).await;
+        Box::pin(self.close(end)).await;
+    }
+
+    /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
+    fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
+        Box::pin(async move {
+            self.follow_catalog().await;
+            self.take_messages().await
+        })
     }
 
     /// Waits until the definitions that this session has changed are known to the planner.
@@ -243,6 +257,7 @@ impl Session {
                 Event::Dropped(token) => self.dropped(token),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
+                Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
@@ -287,20 +302,18 @@ impl Session {
         let counters = &self.database.counters;
         add(&counters.queries, 1);
         let now = Instant::now();
-        add(
-            &counters.query_microseconds,
-            microseconds(now - self.unit_began),
-        );
+        let query = microseconds(now - self.unit_began);
+        add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
         let between_statements = link.is_settled();
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
-                let began = self.transaction_began.take().unwrap_or(self.unit_began);
                 add(&counters.transactions, 1);
-                add(
-                    &counters.transaction_microseconds,
-                    microseconds(now - began),
-                );
+                let transaction = match self.transaction_began.take() {
+                    Some(began) => microseconds(now - began),
+                    None => query,
+                };
+                add(&counters.transaction_microseconds, transaction);
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);

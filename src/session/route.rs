@@ -138,12 +138,23 @@ impl ShardSetting {
 impl Session {
     /// The plans of a simple query's text; the literals are left in `self.literals`.
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Rc<Planned>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let catalog = self.database.catalog();
         self.check_text_settings(&catalog)?;
+        let only_one = catalog.shards.len() == 1;
+        let doubtful = |byte: &u8| *byte == b'\\' || !byte.is_ascii();
+        if only_one && !self.reported.reads_as_expected() && text.iter().any(doubtful) {
+            self.literals.clear();
+            return Ok(Rc::new(Planned::unread(text)));
+        }
         let mut plans = self.database.plans.borrow_mut();
-        plans
-            .plan(text, &self.search_path, &catalog, &mut self.literals)
-            .map_err(Fault::Unplannable)
+        match plans.plan(text, &self.search_path, &catalog, &mut self.literals) {
+            // Where there is no choice nothing has to be understood.
+            Err(_) if only_one => {
+                self.literals.clear();
+                Ok(Rc::new(Planned::unread(text)))
+            }
+            planned => planned.map_err(Fault::Unplannable),
+        }
     }
 
     /// What the reading of SQL relies on; with several shards it must hold.
@@ -198,7 +209,7 @@ impl Session {
         planned: &Planned,
         values: &Values<'_>,
     ) -> Result<Option<Destination>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let catalog = self.database.catalog();
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
         for statement in &planned.statements {

@@ -1,12 +1,13 @@
 //! What all threads share: the snapshot of configuration and catalogs, the keys for cancelling, the number of clients.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::statement::Definitions;
 use crate::catalog::Catalog;
 use crate::config::{Config, User};
 use crate::topology::Roles;
@@ -47,6 +48,7 @@ pub struct Shared {
     users: Mutex<HashMap<Box<str>, usize>>,
     /// Databases whose definitions a client has changed.
     changed: mpsc::UnboundedSender<SchemaChange>,
+    definitions: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -86,7 +88,18 @@ impl Shared {
             clients: AtomicUsize::new(0),
             users: Mutex::default(),
             changed,
+            definitions: AtomicU64::new(0),
         }
+    }
+
+    /// How often definitions have changed, as far as anybody here has seen it.
+    pub fn definitions(&self) -> Definitions {
+        Definitions(self.definitions.load(Ordering::Relaxed))
+    }
+
+    /// Statements that are prepared from now on are not the same as those before.
+    pub fn definitions_changed(&self) {
+        self.definitions.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -99,6 +112,7 @@ impl Shared {
 
     /// A client changed the definitions of this database; the receiver is told when the new ones are in force.
     pub fn schema_changed(&self, database: &str) -> oneshot::Receiver<()> {
+        self.definitions_changed();
         let (followed, follows) = oneshot::channel();
         // Nobody receives it only while the process ends.
         let _ = self.changed.send(SchemaChange {
@@ -108,11 +122,13 @@ impl Shared {
         follows
     }
 
-    /// Gives a session its process id and secret.
-    pub fn enroll(&self, place: ClientPlace, secret: &[u8]) -> i32 {
+    /// Gives a session its process id and secret; the id is the wanted one unless another session has it.
+    pub fn enroll(&self, place: ClientPlace, secret: &[u8], mut wanted: Option<i32>) -> i32 {
         let mut keys = lock(&self.keys);
         loop {
-            let process_id = rand::random_range(1..i32::MAX);
+            let process_id = wanted
+                .take()
+                .unwrap_or_else(|| rand::random_range(1..i32::MAX));
             if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
                 vacant.insert(Key {
                     secret: secret.to_vec(),

@@ -1,11 +1,11 @@
 //! Prepared statements of the protocol, shared by all clients of a thread: one copy for each text with its parameter types.
 
-use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use hashbrown::{Equivalent, HashSet};
 
 use crate::backend::prepared::StatementId;
 use crate::catalog::Epoch;
@@ -30,7 +30,20 @@ pub struct Statement {
     pub server_name: Box<[u8]>,
     /// A server has accepted it once.
     pub accepted: Cell<bool>,
+    /// What it means besides: another Parse of the same text is the same statement only while this is the same.
+    meaning: Meaning,
 }
+
+/// What decides, besides its text, which tables and types a statement speaks of when it is parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meaning {
+    pub definitions: Definitions,
+    pub search_path: Arc<[Box<str>]>,
+}
+
+/// Counts the changes of definitions that have been seen; a statement parsed before one may mean something else after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Definitions(pub u64);
 
 /// The plan of a statement, and for which catalog and search path it holds.
 #[derive(Clone)]
@@ -56,18 +69,41 @@ pub struct Statements {
     swept: usize,
 }
 
-/// A statement found by what follows the name in its Parse.
+/// A statement found by what follows the name in its Parse, and the search path.
 struct ByText(Rc<Statement>);
 
-impl Borrow<[u8]> for ByText {
-    fn borrow(&self) -> &[u8] {
-        &self.0.after_name
+/// What a statement is looked up by.
+struct Sought<'a> {
+    after_name: &'a [u8],
+    search_path: &'a [Box<str>],
+}
+
+impl ByText {
+    fn sought(&self) -> Sought<'_> {
+        Sought {
+            after_name: &self.0.after_name,
+            search_path: &self.0.meaning.search_path,
+        }
+    }
+}
+
+impl Hash for Sought<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Few texts are used with several search paths.
+        self.after_name.hash(state);
+    }
+}
+
+impl Equivalent<ByText> for Sought<'_> {
+    fn equivalent(&self, known: &ByText) -> bool {
+        let known = known.sought();
+        self.after_name == known.after_name && self.search_path == known.search_path
     }
 }
 
 impl PartialEq for ByText {
     fn eq(&self, other: &ByText) -> bool {
-        self.0.after_name == other.0.after_name
+        self.sought().equivalent(other)
     }
 }
 
@@ -75,23 +111,29 @@ impl Eq for ByText {}
 
 impl Hash for ByText {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.after_name.hash(state);
+        self.sought().hash(state);
     }
 }
 
 impl Statements {
-    /// The one copy of a named statement.
-    pub fn named(&mut self, parse: &Parse<'_>) -> Rc<Statement> {
-        if let Some(known) = self.named.get(parse.after_name()) {
+    /// The one copy of a named statement. Clients that hold one of an earlier meaning keep it, as they would on a server.
+    pub fn shared(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
+        let sought = Sought {
+            after_name: parse.after_name(),
+            search_path: &meaning.search_path,
+        };
+        if let Some(known) = self.named.get(&sought)
+            && known.0.meaning.definitions == meaning.definitions
+        {
             return Rc::clone(&known.0);
         }
-        let statement = self.unnamed(parse);
-        self.named.insert(ByText(Rc::clone(&statement)));
+        let statement = self.own(parse, meaning);
+        self.named.replace(ByText(Rc::clone(&statement)));
         statement
     }
 
-    /// An unnamed statement: its client's own, not worth sharing.
-    pub fn unnamed(&mut self, parse: &Parse<'_>) -> Rc<Statement> {
+    /// A client's own: an unnamed statement, which is not worth sharing, or one that means something to this client only.
+    pub fn own(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
         self.next += 1;
         let id = StatementId(self.next);
         Rc::new(Statement {
@@ -102,6 +144,7 @@ impl Statements {
             plan: RefCell::new(None),
             server_name: id.server_name().into_bytes().into_boxed_slice(),
             accepted: Cell::new(false),
+            meaning: meaning.clone(),
         })
     }
 

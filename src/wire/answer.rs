@@ -149,6 +149,10 @@ fn report(out: &mut Vec<u8>, kind: u8, report: &Report<'_>) {
         if let Some(position) = report.position {
             field(b'P', &position.to_string());
         }
+        // Where it was reported: Postgres always says so, and some clients rely on it.
+        field(b'F', "trunkline");
+        field(b'L', "0");
+        field(b'R', "report");
         out.push(0);
     });
 }
