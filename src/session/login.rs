@@ -227,7 +227,10 @@ async fn greet(
         .iter()
         .find(|(name, _)| name == "application_name");
     let application_name = named.map_or("", |(_, value)| value.as_str());
-    let kept = &application_name[..application_name.floor_char_boundary(LONGEST_NAME)];
+    let longest = (0..=LONGEST_NAME.min(application_name.len()))
+        .rfind(|end| application_name.is_char_boundary(*end))
+        .unwrap_or(0);
+    let kept = &application_name[..longest];
     let notice = (kept != application_name)
         .then(|| format!("identifier \"{application_name}\" will be truncated to \"{kept}\""));
     let application_name = kept.to_owned();
@@ -240,9 +243,7 @@ async fn greet(
         });
     }
     let home = database.catalog().home;
-    let pool = worker
-        .pool(database, user, home)
-        .ok_or_else(reconfigured)?;
+    let pool = worker.pool(database, user, home).ok_or_else(reconfigured)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(error, None);
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
