@@ -358,7 +358,7 @@ impl Session {
             if std::mem::take(&mut self.schema_changed) {
                 let shared = &self.worker.shared;
                 // With one shard there is nothing that new definitions could decide: they are read in due time.
-                if self.database.catalog().shards.len() == 1 {
+                if self.has_one_shard() {
                     shared.definitions_changed();
                 } else {
                     self.catalog_follows = Some(shared.schema_changed(&self.database.name));

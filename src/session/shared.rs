@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::config::{Config, User};
 use crate::topology::Roles;
 use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
+use crate::wire::handshakes::Handshakes;
 use crate::wire::timers::Timers;
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -40,6 +41,7 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Of the control plane; workers have none of their own.
     pub timers: Timers,
+    pub handshakes: Handshakes,
     pub secret: ProcessSecret,
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
@@ -73,12 +75,14 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         timers: Timers,
+        handshakes: Handshakes,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             timers,
+            handshakes,
             secret,
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),
@@ -118,11 +122,13 @@ impl Shared {
         follows
     }
 
-    /// Gives a session its process id and secret.
-    pub fn enroll(&self, place: ClientPlace, secret: &[u8]) -> i32 {
+    /// Gives a session its process id and secret; the id is the wanted one unless another session has it.
+    pub fn enroll(&self, place: ClientPlace, secret: &[u8], mut wanted: Option<i32>) -> i32 {
         let mut keys = lock(&self.keys);
         loop {
-            let process_id = rand::random_range(1..i32::MAX);
+            let process_id = wanted
+                .take()
+                .unwrap_or_else(|| rand::random_range(1..i32::MAX));
             if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
                 vacant.insert(Key {
                     secret: secret.to_vec(),
