@@ -396,10 +396,10 @@ impl Session {
         }
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
-        let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
+        let told = std::future::poll_fn(|cx| self.client.poll_close(cx));
         // A client that does not take its last words is not waited for.
         let timers = &self.worker.shared.timers;
-        let _ = timers.timeout(FAREWELL, flushed).await;
+        let _ = timers.timeout(FAREWELL, told).await;
         let counters = &self.database.counters;
         add(&counters.received_bytes, self.client.received_bytes);
         add(&counters.sent_bytes, self.client.sent_bytes);
