@@ -72,7 +72,7 @@ pub enum Event {
         committed: Committed,
     },
     /// A request with a token will never be done: it failed, or a request before it did.
-    Dropped(Token),
+    Dropped(Token, Reached),
     /// The server reported an error in the current unit of work.
     Failed(Rest),
     /// The server's last words before it closes the connection: the body of its ErrorResponse.
@@ -83,6 +83,15 @@ pub enum Event {
     Synced,
     /// The server asks for the client's COPY data.
     CopyIn,
+}
+
+/// Whether a request that was not done was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It is the one that failed.
+    Yes,
+    /// It was skipped behind an error.
+    No,
 }
 
 /// What a server does with the rest of a unit of work that has failed.
@@ -344,7 +353,7 @@ impl Pipeline {
             .iter()
             .position(is_sync)
             .unwrap_or(self.queue.len());
-        for item in self.queue.drain(..skipped).rev() {
+        for (place, item) in self.queue.drain(..skipped).enumerate().rev() {
             if let Item::Owed {
                 request: Request::Query | Request::Function,
                 fate: Fate::Forward,
@@ -354,7 +363,12 @@ impl Pipeline {
                 self.closing -= 1;
             }
             let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
-            events.extend(token.map(Event::Dropped));
+            let reached = if place == 0 {
+                Reached::Yes
+            } else {
+                Reached::No
+            };
+            events.extend(token.map(|token| Event::Dropped(token, reached)));
         }
     }
 }
@@ -481,8 +495,8 @@ mod tests {
             events,
             [
                 Event::Failed(Rest::Ends),
-                Event::Dropped(Token(4)),
-                Event::Dropped(Token(3)),
+                Event::Dropped(Token(4), Reached::No),
+                Event::Dropped(Token(3), Reached::No),
                 Event::Ready(TransactionStatus::Failed)
             ]
         );

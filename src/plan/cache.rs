@@ -378,9 +378,14 @@ fn bytes_of_class(class: &Class) -> usize {
         | Class::Release(name)
         | Class::Reset(name)
         | Class::Show(name) => name.len(),
-        Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => {
-            name.len()
+        Class::Prepare { name, types, .. } => {
+            let bytes_of = |name: &Box<str>| size_of::<Box<str>>() + name.len();
+            name.name.len() + types.iter().map(bytes_of).sum::<usize>()
         }
+        Class::Execute {
+            name, arguments, ..
+        } => name.name.len() + size_of_val(&arguments[..]),
+        Class::Deallocate(Some(name)) => name.name.len(),
         Class::Copy(Copy {
             source: CopySource::Table { schema, name },
             ..

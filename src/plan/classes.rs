@@ -2,7 +2,7 @@
 //! application can name.
 
 use crate::catalog::{Catalog, SchemaState, SearchPath};
-use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl, Executes};
 use crate::sql::facts::Name;
 use crate::sql::{self, Body, Statement};
 
@@ -26,7 +26,6 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::SetConstraints
         | Class::Reset(_)
         | Class::ResetAll
-        | Class::Execute(_)
         | Class::Deallocate(_)
         | Class::Discard(_) => true,
         // No server knows them.
@@ -37,6 +36,7 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::Fetch
         | Class::CloseCursor
         | Class::Prepare { .. }
+        | Class::Execute { .. }
         | Class::Listen
         | Class::Unlisten
         | Class::Notify
@@ -65,6 +65,15 @@ pub fn target(
             by_body(text, statement, catalog, search_path)
         }
         Class::Show(_) | Class::Fetch | Class::CloseCursor => Ok(Target::Any),
+        Class::Execute {
+            executes: Executes::Creating(Ddl::Schema | Ddl::Global | Ddl::Truncate),
+            ..
+        } => refuse(
+            Reason::Ddl,
+            "a definition statement has to run on every shard, and no shard is named",
+        ),
+        // Only the session knows what it executes.
+        Class::Execute { .. } => Ok(Target::Any),
         Class::Listen | Class::Unlisten | Class::Notify | Class::Load => {
             Ok(Target::Shard(catalog.home))
         }
@@ -101,7 +110,6 @@ pub fn target(
         | Class::SetConstraints
         | Class::Reset(_)
         | Class::ResetAll
-        | Class::Execute(_)
         | Class::Deallocate(_)
         | Class::Discard(_) => Ok(Target::Any),
     }

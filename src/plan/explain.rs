@@ -259,7 +259,9 @@ fn class_name(statement: &Statement) -> String {
         Class::Reset(_) | Class::ResetAll => "reset",
         Class::Show(_) => "show",
         Class::Declare { .. } | Class::Fetch | Class::CloseCursor => "cursor",
-        Class::Prepare { .. } | Class::Execute(_) | Class::Deallocate(_) => "prepared statement",
+        Class::Prepare { .. } | Class::Execute { .. } | Class::Deallocate(_) => {
+            "prepared statement"
+        }
         Class::Discard(_) => "discard",
         Class::Listen | Class::Unlisten | Class::Notify => "notification",
         Class::Lock => "lock",

@@ -172,6 +172,9 @@ reasons! {
     SettingInBatch, "setting_in_batch", "0A000",
         "A setting of Trunkline's own is set or shown in one message together with other statements.",
         "Send the statement alone.";
+    Execute, "execute", "0A000",
+        "An argument of EXECUTE that decides the shard is not a literal, or EXECUTE names a statement that was parsed as something else than a query or a write.",
+        "Write the argument as a literal, or bind the statement by the extended protocol.";
     TextSettings, "text_settings", "0A000",
         "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
         "Set standard_conforming_strings to on and client_encoding to UTF8.";

@@ -7,14 +7,15 @@
 use std::rc::Rc;
 
 use super::Session;
-use super::control::Control;
-use super::effects::Effect;
+use super::control::{Control, is_ours};
+use super::effects::{Effect, Parsing};
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
-use super::statement::Statement;
+use super::statement::{Source, Statement};
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
+use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, CopyDirection};
 use crate::wire::answer::{self, Severity};
@@ -32,11 +33,7 @@ pub struct Batch {
 
 /// What waits for a connection.
 pub enum Held {
-    Parse {
-        statement: Rc<Statement>,
-        naming: Naming,
-        name: Option<Box<[u8]>>,
-    },
+    Parse(Parsing),
     Answer(Vec<u8>),
 }
 
@@ -81,7 +78,7 @@ impl Batch {
     fn needs_server(&self) -> bool {
         self.held
             .iter()
-            .any(|held| matches!(held, Held::Parse { statement, .. } if !statement.accepted.get()))
+            .any(|held| matches!(held, Held::Parse(parsing) if !parsing.statement.accepted.get()))
     }
 
     /// The answers that wait, where every statement is known to be good.
@@ -89,7 +86,7 @@ impl Batch {
         for held in self.held.drain(..) {
             match held {
                 Held::Answer(bytes) => out.extend_from_slice(&bytes),
-                Held::Parse { .. } => answer::parse_complete(out),
+                Held::Parse(_) => answer::parse_complete(out),
             }
         }
     }
@@ -174,17 +171,27 @@ impl Session {
 
     fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
         let parse = Parse::decode(body).map_err(Fault::Violation)?;
+        let mut before = None;
         let (statement, naming, name) = if parse.name.is_empty() {
-            let same = self
-                .unnamed
-                .take()
-                .filter(|statement| *statement.after_name == *parse.after_name());
-            let statement =
-                same.unwrap_or_else(|| self.worker.statements.borrow_mut().unnamed(&parse));
+            before = self.unnamed.take();
+            let same = before
+                .as_ref()
+                .filter(|statement| statement.is_same(&parse, &self.scope));
+            let statement = match same {
+                Some(same) => Rc::clone(same),
+                None => self
+                    .worker
+                    .statements
+                    .borrow_mut()
+                    .unnamed(&parse, &self.scope),
+            };
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
             (
-                self.worker.statements.borrow_mut().named(&parse),
+                self.worker
+                    .statements
+                    .borrow_mut()
+                    .named(&parse, &self.scope),
                 Naming::Named,
                 Some(Box::from(parse.name)),
             )
@@ -214,14 +221,18 @@ impl Session {
             let mut bytes = Vec::with_capacity(5);
             answer::parse_complete(&mut bytes);
             self.answer(bytes);
-        } else if self.link.is_some() {
-            self.send_parse(statement, naming, name);
+            return Ok(());
+        }
+        let parsing = Parsing {
+            statement,
+            naming,
+            name,
+            before,
+        };
+        if self.link.is_some() {
+            self.send_parse(parsing);
         } else {
-            self.batch.held.push(Held::Parse {
-                statement,
-                naming,
-                name,
-            });
+            self.batch.held.push(Held::Parse(parsing));
         }
         Ok(())
     }
@@ -249,18 +260,16 @@ impl Session {
         }
     }
 
-    /// Whether a client may prepare one more statement, under this name.
-    fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
+    /// Likewise, under this name.
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
         if self.prepared.contains_key(name) {
-            let message = format!(
-                "prepared statement \"{}\" already exists",
-                String::from_utf8_lossy(name)
-            );
-            return Err(Fault::Postgres {
-                sqlstate: "42P05",
-                message,
-            });
+            return Err(Fault::statement_exists(name));
         }
+        self.check_number()
+    }
+
+    /// Whether a client may prepare one more statement.
+    pub(super) fn check_number(&self) -> Result<(), Fault> {
         let limit = self.max_prepared_statements;
         if self.prepared.len() >= limit {
             let message = format!(
@@ -282,29 +291,24 @@ impl Session {
             .all(|statement| statement.class == Class::Empty)
     }
 
-    fn statement(&self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
-        let found = if name.is_empty() {
-            self.unnamed
-                .as_ref()
-                .map(|statement| (Rc::clone(statement), Naming::Unnamed))
-        } else {
-            self.prepared
-                .get(name)
-                .map(|statement| (Rc::clone(statement), Naming::Named))
-        };
-        found.ok_or_else(|| {
-            let message = match name {
-                b"" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!(
-                    "prepared statement \"{}\" does not exist",
-                    String::from_utf8_lossy(name)
-                ),
-            };
-            Fault::Postgres {
+    fn statement(&mut self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
+        if name.is_empty() {
+            let unnamed = self.unnamed.clone().ok_or_else(|| Fault::Postgres {
                 sqlstate: "26000",
-                message,
-            }
-        })
+                message: "unnamed prepared statement does not exist".to_owned(),
+            })?;
+            return Ok((unnamed, Naming::Unnamed));
+        }
+        let known = self
+            .prepared
+            .get(name)
+            .ok_or_else(|| Fault::no_statement(name))?;
+        if Rc::ptr_eq(&known.scope, &self.scope) {
+            return Ok((Rc::clone(known), Naming::Named));
+        }
+        let known = self.in_scope(Rc::clone(known));
+        self.prepared.insert(Box::from(name), Rc::clone(&known));
+        Ok((known, Naming::Named))
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
@@ -317,12 +321,7 @@ impl Session {
             return Err(Fault::aborted());
         }
         self.batch.close_portal(bind.portal);
-        let class = plan
-            .planned
-            .statements
-            .first()
-            .map_or(&Class::Empty, |planned| &planned.class);
-        if self.answers(class) {
+        if self.answers(class_of(&statement, &plan.planned)) {
             self.batch.portals.push((Box::from(bind.portal), statement));
             let mut bytes = Vec::with_capacity(5);
             answer::bind_complete(&mut bytes);
@@ -345,6 +344,7 @@ impl Session {
             .destination(&plan.planned, &values)?
             .unwrap_or(Destination::Any);
         self.attach(destination, Phase::Working).await?;
+        let (statement, naming) = self.as_servers_know(statement, naming, &plan.planned)?;
         self.ensure_parsed(&statement, naming);
         self.note_portal(bind.portal, &plan.planned);
         if let Some(link) = &mut self.link {
@@ -358,6 +358,32 @@ impl Session {
                 .expect(Request::Bind, Fate::Forward, None);
         }
         Ok(())
+    }
+
+    /// EXECUTE under the name that servers know; what it executes is made sure of. Anything else as it is.
+    fn as_servers_know(
+        &mut self,
+        statement: Rc<Statement>,
+        naming: Naming,
+        planned: &Planned,
+    ) -> Result<(Rc<Statement>, Naming), Fault> {
+        let Some(Class::Execute { name, .. }) = planned.statements.first().map(|one| &one.class)
+        else {
+            return Ok((statement, naming));
+        };
+        match self.executed_at(0, name) {
+            Some(executed) => {
+                self.ensure_parsed(&executed, Naming::Named);
+                let mut statements = self.worker.statements.borrow_mut();
+                let renamed = statements.renamed(&statement, &name.range, &executed.server_name);
+                Ok((renamed, Naming::Unnamed))
+            }
+            // Another client's.
+            None if name.name.starts_with(NAME) && self.owns_names() => {
+                Err(Fault::no_statement(name.name.as_bytes()))
+            }
+            None => Ok((statement, naming)),
+        }
     }
 
     /// Remembers a portal whose execution changes the session.
@@ -392,12 +418,7 @@ impl Session {
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
                 let plan = self.plan_statement(&statement)?;
-                let class = plan
-                    .planned
-                    .statements
-                    .first()
-                    .map_or(&Class::Empty, |planned| &planned.class);
-                if self.answers(class) {
+                if self.answers(class_of(&statement, &plan.planned)) {
                     let mut bytes = Vec::new();
                     answer::parameter_description_empty(&mut bytes);
                     self.describe_own(&statement, &mut bytes)?;
@@ -410,6 +431,7 @@ impl Session {
                 }
                 let destination = self.describing(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
+                let (statement, naming) = self.as_servers_know(statement, naming, &plan.planned)?;
                 self.ensure_parsed(&statement, naming);
                 if let Some(link) = &mut self.link {
                     let name: &[u8] = match naming {
@@ -431,7 +453,7 @@ impl Session {
     }
 
     /// Where a statement is described: where it is known to go, else anywhere.
-    fn describing(&mut self, planned: &Planned) -> Destination {
+    pub(super) fn describing(&mut self, planned: &Planned) -> Destination {
         if self.link.is_some() {
             return Destination::Any;
         }
@@ -487,6 +509,13 @@ impl Session {
             .as_ref()
             .and_then(|planned| planned.statements.first())
             .is_some_and(is_copy_from_client);
+        if let Some(planned) = &planned
+            && let [one] = &planned.statements[..]
+            && matches!(one.class, Class::Prepare { .. })
+        {
+            // A statement that came by PREPARE runs; PREPARE itself is answered by the session.
+            self.note_run(planned);
+        }
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
             link.send(frame, Request::Execute, token);
@@ -501,6 +530,12 @@ impl Session {
         let plan = self.plan_statement(statement)?;
         let mut bytes = Vec::new();
         if let Some(planned) = plan.planned.statements.first() {
+            match &planned.class {
+                Class::Prepare { .. } => return self.execute_prepare(statement, &plan).await,
+                Class::Deallocate(name) => return self.execute_deallocate(name.as_ref()),
+                _ => {}
+            }
+            let shard_setting = is_ours(&planned.class).then(|| self.shard_setting.clone());
             if let Class::Show(name) = &planned.class
                 && let Some(by) = ChosenBy::named(name)
             {
@@ -524,6 +559,10 @@ impl Session {
                     });
                 }
             }
+            if let Some(before) = shard_setting {
+                self.answer_undoable(bytes, Effect::ShardSet(before));
+                return Ok(());
+            }
         }
         self.answer(bytes);
         Ok(())
@@ -532,15 +571,18 @@ impl Session {
     async fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
         let close = Close::decode(body).map_err(Fault::Violation)?;
         let ours = match close.target {
-            Target::Statement if close.name.is_empty() => {
-                self.unnamed = None;
-                true
-            }
             Target::Statement => {
-                if let Some(statement) = self.prepared.remove(close.name)
-                    && self.link.is_some()
-                {
-                    self.answer_close(statement, close.name);
+                let named = !close.name.is_empty();
+                let closed = match named {
+                    true => self.prepared.remove(close.name),
+                    false => self.unnamed.take(),
+                };
+                if let Some(statement) = closed {
+                    let mut bytes = Vec::with_capacity(5);
+                    answer::close_complete(&mut bytes);
+                    // A server may have failed on a message before the Close, which then never happened.
+                    let name = named.then(|| Box::from(close.name));
+                    self.answer_undoable(bytes, Effect::Closed { statement, name });
                     return Ok(());
                 }
                 true
@@ -555,19 +597,6 @@ impl Session {
             link.send(frame, Request::Close, None);
         }
         Ok(())
-    }
-
-    /// A server may have failed on a message before the Close, which then never happened.
-    fn answer_close(&mut self, statement: Rc<Statement>, name: &[u8]) {
-        let token = self.remember(Effect::Closed {
-            statement,
-            name: Box::from(name),
-        });
-        let mut bytes = Vec::with_capacity(5);
-        answer::close_complete(&mut bytes);
-        if let Some(link) = &mut self.link {
-            link.answer_for(bytes, token);
-        }
     }
 
     async fn flush(&mut self, frame: &[u8]) -> Result<(), Fault> {
@@ -617,6 +646,15 @@ impl Session {
             self.attach(Destination::Any, Phase::Metadata).await?;
         }
         Ok(())
+    }
+}
+
+/// What binding the statement runs: of one that came by PREPARE its query.
+fn class_of<'a>(statement: &Statement, planned: &'a Planned) -> &'a Class {
+    match (&statement.source, planned.statements.first()) {
+        (_, None) => &Class::Empty,
+        (Source::Prepare { .. }, Some(_)) => &Class::Data,
+        (Source::Parse { .. }, Some(one)) => &one.class,
     }
 }
 

@@ -8,13 +8,13 @@ use super::card::State;
 use super::extended::Held;
 use super::respond::Fault;
 use super::route::Destination;
-use super::statement::Statement;
+use super::statement::{Source, Statement};
 use super::transaction::Transaction;
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
-use crate::backend::prepared::StatementId;
+use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
 use crate::config::PoolMode;
@@ -25,14 +25,14 @@ use crate::sharding::ShardId;
 use crate::wire::answer::{self, TransactionStatus};
 use crate::wire::message;
 
-/// Prepared statements kept on one server connection; the least recently used is closed for a new one.
-const PREPARED_PER_SERVER: usize = 500;
-
 /// How long a connection may take to be cleaned before it is closed instead.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
 /// A portal that never exists: to execute it makes the server fail, and so its transaction.
 const NO_PORTAL: &[u8] = b"trunkline refused the statement";
+
+/// Statement and portal by which PREPARE is run unseen.
+const CARRIER: &[u8] = b"trunkline prepares";
 
 /// Makes a transaction fail, without a function or an operator that somebody may have defined anew.
 const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
@@ -204,8 +204,12 @@ impl Link {
         }
     }
 
-    /// Sends a Parse.
+    /// Sends a Parse, or what does the same for a statement that came by PREPARE: that one is never the client's own Parse.
     pub fn parse(&mut self, statement: &Statement, naming: Naming, fate: Fate, token: Token) {
+        let after_name = match &statement.source {
+            Source::Parse { after_name, .. } => after_name,
+            Source::Prepare { text, .. } => return self.prepare(text, token),
+        };
         let name: &[u8] = match naming {
             Naming::Named => &statement.server_name,
             Naming::Unnamed => {
@@ -213,16 +217,55 @@ impl Link {
                 b""
             }
         };
-        message::encode_parse(name, &statement.after_name, self.lent.outbox());
+        message::encode_parse(name, after_name, self.lent.outbox());
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
-    /// Counts a statement as prepared here; the one that must be closed for it, if any.
-    pub fn make_room(&mut self, id: StatementId, naming: Naming) -> Option<StatementId> {
-        match naming {
-            Naming::Named => self.lent.prepared.insert(id, PREPARED_PER_SERVER),
-            Naming::Unnamed => None,
+    /// Runs PREPARE unseen, under names that leave the client's unnamed statement and portal alone.
+    fn prepare(&mut self, text: &[u8], token: Token) {
+        let no_types: &[u8] = &[0, 0, 0];
+        let out = self.lent.outbox();
+        let close = |target, out: &mut Vec<u8>| {
+            message::Close {
+                target,
+                name: CARRIER,
+            }
+            .encode(out);
+        };
+        // An error left it there the last time.
+        close(message::Target::Statement, out);
+        message::encode_parse(CARRIER, &[text, no_types].concat(), out);
+        message::encode_bind_empty(CARRIER, CARRIER, out);
+        message::Execute {
+            portal: CARRIER,
+            max_rows: 0,
         }
+        .encode(out);
+        close(message::Target::Portal, out);
+        close(message::Target::Statement, out);
+        let requests = [
+            (Request::Close, None),
+            (Request::Parse, None),
+            (Request::Bind, None),
+            (Request::Execute, Some(token)),
+            (Request::Close, None),
+            (Request::Close, None),
+        ];
+        for (request, token) in requests {
+            self.lent.pipeline.expect(request, Fate::Swallow, token);
+        }
+    }
+
+    /// Counts a statement as prepared here; those that must be closed for it.
+    pub fn make_room(&mut self, statement: &Statement, room: Room) -> Vec<(StatementId, usize)> {
+        self.lent
+            .prepared
+            .insert(statement.id, statement.weight(), room)
+    }
+
+    /// Those that are here beyond the room.
+    pub fn excess(&mut self, room: Room) -> Vec<(StatementId, usize)> {
+        self.lent.prepared.excess(room)
     }
 
     /// Sends a Close that the client does not know of.
@@ -246,10 +289,10 @@ impl Link {
         }
     }
 
-    /// The server did not close it after all.
-    pub fn still_has(&mut self, id: StatementId) {
-        // More than the limit for a moment: the next new one evicts again.
-        self.lent.prepared.insert(id, usize::MAX);
+    /// The server prepared it by the client's own words, or did not close it after all.
+    pub fn now_has(&mut self, id: StatementId, weight: usize) {
+        // More than the room for a moment: the next new one evicts again.
+        self.lent.prepared.insert(id, weight, Room::ENDLESS);
     }
 
     /// A simple query takes the unnamed statement with it.
@@ -587,11 +630,7 @@ impl Session {
         for held in self.batch.take_held() {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
-                Held::Parse {
-                    statement,
-                    naming,
-                    name,
-                } => self.send_parse(statement, naming, name),
+                Held::Parse(parsing) => self.send_parse(parsing),
             }
         }
     }

@@ -6,6 +6,8 @@ use std::time::Instant;
 use super::card::{Card, Identity};
 use super::effects::literal;
 use super::extended::Batch;
+use super::parse_scope::Given;
+use super::prepared::Behind;
 use super::respond::{End, Fault};
 use super::route::ShardSetting;
 use super::search_path;
@@ -13,8 +15,8 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
+use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
-use crate::catalog::SearchPath;
 use crate::config::User;
 use crate::wire::answer::{self, TransactionStatus};
 use crate::wire::frame::HEADER;
@@ -99,10 +101,17 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
             .find(|known| *known.name == *database.name)?
             .clone(),
     );
-    let mut session = Session {
+    let server_search_path = database.server_search_path(&user.name);
+    let scope = database.parse_scopes.borrow_mut().of(&Given {
+        user: &user.server_user,
+        server_search_path: server_search_path.as_deref(),
+        settings: &greeting.settings,
+        local: &Settings::default(),
+    });
+    let session = Session {
         worker: Rc::clone(worker),
         mode: pool.mode,
-        server_search_path: database.server_search_path(&user.name),
+        server_search_path,
         database,
         user,
         card,
@@ -121,10 +130,17 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         startup_settings: greeting.settings.clone(),
         settings: greeting.settings,
         savepoints: Vec::new(),
-        search_path: SearchPath(std::sync::Arc::from([])),
+        search_path: scope.search_path.clone(),
+        scope,
         reported: greeting.reported,
         shard_setting: ShardSetting::default(),
         prepared: Default::default(),
+        resolved: None,
+        behind: Behind::Nothing,
+        room: Room {
+            statements: pool.max_prepared_statements,
+            bytes: usize::try_from(pool.max_prepared_size.0).unwrap_or(usize::MAX),
+        },
         unnamed: None,
         copy_rest: 0,
         max_message_size: usize::try_from(config.limits.max_message_size.0).unwrap_or(usize::MAX),
@@ -132,13 +148,12 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         outcome: None,
         schema_changed: false,
         portals: Vec::new(),
-        local_search_path: false,
+        local: Settings::default(),
         catalog_follows: None,
         unit_began: now,
         transaction_began: None,
         _admission: admission,
     };
-    session.find_search_path();
     Some(session)
 }
 

@@ -9,7 +9,7 @@ use super::statement::{Statement, StatementPlan};
 use crate::catalog::{Catalog, Epoch};
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, Values, bind};
+use crate::plan::{Bound, Parameters, Plan, Planned, Target, Values, bind};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Scope};
 
@@ -22,7 +22,7 @@ pub enum Destination {
 }
 
 /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ShardSetting {
     current: Option<Chosen>,
     /// As of the last commit.
@@ -155,19 +155,17 @@ impl Session {
         Err(Fault::Refused(Refusal::new(Reason::TextSettings, message)))
     }
 
-    /// The plan of a prepared statement, made once for each catalog and search path.
+    /// The plan of a prepared statement of this session's scope, made once for each catalog.
     pub(super) fn plan_statement(&mut self, statement: &Statement) -> Result<StatementPlan, Fault> {
         let epoch = self.database.catalog().epoch;
         if let Some(plan) = &*statement.plan.borrow()
             && plan.epoch == epoch
-            && Arc::ptr_eq(&plan.search_path, &self.search_path.0)
         {
             return Ok(plan.clone());
         }
         let planned = self.plan(statement.text())?;
         let plan = StatementPlan {
             epoch,
-            search_path: Arc::clone(&self.search_path.0),
             planned,
             literals: Rc::from(&*self.literals),
         };
@@ -201,9 +199,26 @@ impl Session {
         let catalog = Arc::clone(&self.database.catalog());
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
-        for statement in &planned.statements {
+        for (place, statement) in planned.statements.iter().enumerate() {
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
+                (Ok(Plan::Relay(Target::Any)), _)
+                    if let Class::Execute {
+                        name, arguments, ..
+                    } = &statement.class =>
+                {
+                    match self.executed_at(place, name) {
+                        Some(executed) => self.bound_of_execute(&executed, arguments, chosen)?,
+                        // A server says that there is none.
+                        None => Bound::Any,
+                    }
+                }
+                // Its parameters have no values yet.
+                (Ok(Plan::Relay(target)), None)
+                    if matches!(statement.class, Class::Prepare { .. }) =>
+                {
+                    bind(target, &catalog, values).unwrap_or(Bound::Any)
+                }
                 (_, Some(shard)) => Bound::Shard(shard),
                 (Ok(Plan::Relay(target)), None) => {
                     bind(target, &catalog, values).map_err(Fault::Refused)?

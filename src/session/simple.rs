@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::control::Control;
 use super::link::Phase;
+use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::transaction::Transaction;
@@ -50,6 +51,9 @@ impl Session {
         }
         if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
             return Err(Fault::aborted());
+        }
+        if speaks_of_prepared(&planned) && !self.is_failed() {
+            return self.prepared_query(&planned, text).await;
         }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,
@@ -138,7 +142,7 @@ impl Session {
     }
 
     /// The whole answer to a query that no server has seen.
-    fn answer_query(&mut self, mut bytes: Vec<u8>) -> Result<(), Fault> {
+    pub(super) fn answer_query(&mut self, mut bytes: Vec<u8>) -> Result<(), Fault> {
         answer::ready_for_query(&mut bytes, self.own_status());
         super::add(&self.database.counters.queries, 1);
         self.answer(bytes);

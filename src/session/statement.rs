@@ -1,30 +1,34 @@
-//! Prepared statements of the protocol, shared by all clients of a thread: one copy for each text with its parameter types.
+//! Prepared statements, shared by all clients of a thread: one copy for each text with its parameter types and what it is read under.
 
-use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
+use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::parse_scope::ParseScope;
 use crate::backend::prepared::StatementId;
 use crate::catalog::Epoch;
 use crate::plan::Planned;
+use crate::plan::parameters::oid_of;
 use crate::sql::normalise::Literal;
 use crate::wire::message::Parse;
 
 /// How many statements nobody uses any more may stay before they are swept out.
 const UNUSED: usize = 1024;
 
-/// A statement as Parse gave it.
+/// What a prepared statement takes on a server beside its text, bytes: the least that is kept of a parsed and planned statement.
+const OVERHEAD: usize = 4096;
+
+/// A statement as Parse or PREPARE gave it.
 pub struct Statement {
     pub id: StatementId,
-    /// What follows the name in Parse: text, NUL, count, types.
-    pub after_name: Box<[u8]>,
-    /// Length of the text in `after_name`.
-    pub text_length: usize,
+    pub source: Source,
     /// The parameters' types as declared; 0 where the server finds them.
     pub types: Box<[u32]>,
+    /// What it was read under.
+    pub scope: Rc<ParseScope>,
     pub plan: RefCell<Option<StatementPlan>>,
     /// Its name on servers when clients prepare it under a name.
     pub server_name: Box<[u8]>,
@@ -32,11 +36,31 @@ pub struct Statement {
     pub accepted: Cell<bool>,
 }
 
-/// The plan of a statement, and for which catalog and search path it holds.
+/// How a server is given the statement.
+pub enum Source {
+    /// By Parse: what follows the name in it: text, NUL, count, types.
+    Parse {
+        after_name: Box<[u8]>,
+        text_length: usize,
+    },
+    /// By PREPARE, with the name that it has on servers.
+    Prepare { text: Box<[u8]>, name: Range<usize> },
+}
+
+impl Source {
+    /// What is the same for equal statements: the parts in front of the name and behind it.
+    fn parts(&self) -> (Option<&[u8]>, &[u8]) {
+        match self {
+            Source::Parse { after_name, .. } => (None, after_name),
+            Source::Prepare { text, name } => (Some(&text[..name.start]), &text[name.end..]),
+        }
+    }
+}
+
+/// The plan of a statement, and for which catalog it holds.
 #[derive(Clone)]
 pub struct StatementPlan {
     pub epoch: Epoch,
-    pub search_path: Arc<[Box<str>]>,
     pub planned: Rc<Planned>,
     pub literals: Rc<[Literal]>,
 }
@@ -44,63 +68,182 @@ pub struct StatementPlan {
 impl Statement {
     /// In the client's encoding.
     pub fn text(&self) -> &[u8] {
-        &self.after_name[..self.text_length]
+        match &self.source {
+            Source::Parse {
+                after_name,
+                text_length,
+            } => &after_name[..*text_length],
+            Source::Prepare { text, .. } => text,
+        }
     }
+
+    /// What it counts for on a server connection, bytes.
+    pub fn weight(&self) -> usize {
+        self.text().len() + OVERHEAD
+    }
+
+    /// It is what this Parse gives under this scope.
+    pub fn is_same(&self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> bool {
+        self.source.parts() == (None, parse.after_name()) && Rc::ptr_eq(&self.scope, scope)
+    }
+}
+
+/// PREPARE as a client wrote it: one statement's text, and where the name stands in it.
+pub struct Prepare<'a> {
+    pub text: &'a [u8],
+    pub name: Range<usize>,
+    pub types: &'a [Box<str>],
 }
 
 /// All named statements of a thread, and the numbers of all.
 #[derive(Default)]
 pub struct Statements {
-    named: HashSet<ByText>,
+    named: HashTable<Rc<Statement>>,
+    hasher: DefaultHashBuilder,
     next: u64,
     swept: usize,
 }
 
-/// A statement found by what follows the name in its Parse.
-struct ByText(Rc<Statement>);
-
-impl Borrow<[u8]> for ByText {
-    fn borrow(&self) -> &[u8] {
-        &self.0.after_name
-    }
-}
-
-impl PartialEq for ByText {
-    fn eq(&self, other: &ByText) -> bool {
-        self.0.after_name == other.0.after_name
-    }
-}
-
-impl Eq for ByText {}
-
-impl Hash for ByText {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.after_name.hash(state);
-    }
-}
+type Parts<'a> = (Option<&'a [u8]>, &'a [u8]);
 
 impl Statements {
+    fn hash(hasher: &DefaultHashBuilder, parts: Parts<'_>, scope: &Rc<ParseScope>) -> u64 {
+        hasher.hash_one((parts, Rc::as_ptr(scope)))
+    }
+
+    fn find(&self, parts: Parts<'_>, scope: &Rc<ParseScope>) -> Option<Rc<Statement>> {
+        let hash = Self::hash(&self.hasher, parts, scope);
+        let same = |known: &Rc<Statement>| {
+            Rc::ptr_eq(&known.scope, scope) && known.source.parts() == parts
+        };
+        self.named.find(hash, same).map(Rc::clone)
+    }
+
+    fn insert(&mut self, statement: &Rc<Statement>) {
+        let hasher = &self.hasher;
+        let hash = |known: &Rc<Statement>| Self::hash(hasher, known.source.parts(), &known.scope);
+        self.named
+            .insert_unique(hash(statement), Rc::clone(statement), hash);
+    }
+
     /// The one copy of a named statement.
-    pub fn named(&mut self, parse: &Parse<'_>) -> Rc<Statement> {
-        if let Some(known) = self.named.get(parse.after_name()) {
-            return Rc::clone(&known.0);
+    pub fn named(&mut self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        if let Some(known) = self.find((None, parse.after_name()), scope) {
+            return known;
         }
-        let statement = self.unnamed(parse);
-        self.named.insert(ByText(Rc::clone(&statement)));
+        let statement = self.unnamed(parse, scope);
+        self.insert(&statement);
         statement
     }
 
     /// An unnamed statement: its client's own, not worth sharing.
-    pub fn unnamed(&mut self, parse: &Parse<'_>) -> Rc<Statement> {
-        self.next += 1;
-        let id = StatementId(self.next);
-        Rc::new(Statement {
-            id,
+    pub fn unnamed(&mut self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        let source = Source::Parse {
             after_name: Box::from(parse.after_name()),
             text_length: parse.text.len(),
-            types: parse.types().collect(),
+        };
+        self.make(source, parse.types().collect(), scope)
+    }
+
+    /// The one copy of a statement of PREPARE.
+    pub fn prepared(&mut self, prepare: &Prepare<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        let Prepare { text, name, .. } = prepare;
+        if let Some(known) = self.find((Some(&text[..name.start]), &text[name.end..]), scope) {
+            return known;
+        }
+        let statement = self.own(prepare, scope);
+        self.insert(&statement);
+        statement
+    }
+
+    /// A statement of PREPARE that nobody else will get.
+    pub fn own(&mut self, prepare: &Prepare<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        let types = prepare.types.iter().map(|name| oid_of(name)).collect();
+        let source = Source::Prepare {
+            text: Box::from(prepare.text),
+            name: prepare.name.clone(),
+        };
+        self.make(source, types, scope)
+    }
+
+    /// The statement as it is read under another scope.
+    pub fn under(&mut self, statement: &Rc<Statement>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        if let Some(known) = self.find(statement.source.parts(), scope) {
+            return known;
+        }
+        let renewed = self.renewed(statement, scope);
+        self.insert(&renewed);
+        renewed
+    }
+
+    /// A statement with another name at this place of its text, for one use.
+    pub fn renamed(
+        &mut self,
+        statement: &Statement,
+        place: &Range<usize>,
+        name: &[u8],
+    ) -> Rc<Statement> {
+        let text = statement.text();
+        let text = [&text[..place.start], name, &text[place.end..]].concat();
+        let text_length = text.len();
+        // No types: EXECUTE has no parameters of its own.
+        let after_name = [&text[..], &[0, 0, 0]].concat().into_boxed_slice();
+        let source = Source::Parse {
+            after_name,
+            text_length,
+        };
+        self.make(source, Box::default(), &statement.scope)
+    }
+
+    /// A statement that servers hold with a result that it no longer has: who prepares it anew gets another.
+    pub fn retire(&mut self, statement: &Rc<Statement>) {
+        let hash = Self::hash(&self.hasher, statement.source.parts(), &statement.scope);
+        if let Ok(found) = self
+            .named
+            .find_entry(hash, |known| Rc::ptr_eq(known, statement))
+        {
+            found.remove();
+        }
+    }
+
+    fn renewed(&mut self, statement: &Statement, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        let source = match &statement.source {
+            Source::Parse {
+                after_name,
+                text_length,
+            } => Source::Parse {
+                after_name: after_name.clone(),
+                text_length: *text_length,
+            },
+            Source::Prepare { text, name } => Source::Prepare {
+                text: text.clone(),
+                name: name.clone(),
+            },
+        };
+        self.make(source, statement.types.clone(), scope)
+    }
+
+    fn make(&mut self, source: Source, types: Box<[u32]>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+        self.next += 1;
+        let id = StatementId(self.next);
+        let server_name = id.server_name().into_bytes().into_boxed_slice();
+        let source = match source {
+            Source::Prepare { text, name } => {
+                let renamed = [&text[..name.start], &server_name, &text[name.end..]].concat();
+                Source::Prepare {
+                    text: renamed.into(),
+                    name: name.start..name.start + server_name.len(),
+                }
+            }
+            parse => parse,
+        };
+        Rc::new(Statement {
+            id,
+            source,
+            types,
+            scope: Rc::clone(scope),
             plan: RefCell::new(None),
-            server_name: id.server_name().into_bytes().into_boxed_slice(),
+            server_name,
             accepted: Cell::new(false),
         })
     }
@@ -108,7 +251,7 @@ impl Statements {
     /// Forgets statements that no client holds, when there are many.
     pub fn sweep(&mut self) {
         if self.named.len() >= self.swept + UNUSED {
-            self.named.retain(|known| Rc::strong_count(&known.0) > 1);
+            self.named.retain(|known| Rc::strong_count(known) > 1);
             self.swept = self.named.len();
         }
         self.swept = self.swept.min(self.named.len());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::card::Cards;
+use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
 use crate::backend::cancel::Target;
@@ -60,6 +61,7 @@ pub struct Database {
     greetings: RefCell<Vec<Greeting>>,
     /// The `search_path` of new connections, by user.
     search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
+    pub parse_scopes: RefCell<ParseScopes>,
     paused: Cell<bool>,
 }
 
@@ -129,6 +131,7 @@ impl Worker {
             counters: Counters::default(),
             greetings: RefCell::default(),
             search_paths: RefCell::default(),
+            parse_scopes: RefCell::default(),
             paused: Cell::new(false),
         });
         self.databases

@@ -47,22 +47,27 @@ pub enum Class {
     Fetch,
     /// CLOSE name or ALL.
     CloseCursor,
-    /// PREPARE name [(types)] AS query.
+    /// PREPARE name [(types)] AS query; types in lower case as they were written.
     Prepare {
-        name: Box<str>,
+        name: Named,
+        types: Vec<Box<str>>,
         query: std::ops::Range<usize>,
     },
-    /// EXECUTE name [(arguments)].
-    Execute(Box<str>),
+    /// EXECUTE name [(arguments)], EXPLAIN EXECUTE, CREATE TABLE ... AS EXECUTE.
+    Execute {
+        name: Named,
+        arguments: Vec<Argument>,
+        executes: Executes,
+    },
     /// DEALLOCATE name; `None` is ALL.
-    Deallocate(Option<Box<str>>),
+    Deallocate(Option<Named>),
     Discard(Discard),
     Listen,
     Unlisten,
     Notify,
     /// LOCK TABLE: belongs to the open transaction.
     Lock,
-    /// EXPLAIN [options] query; the query's byte range. (EXPLAIN of EXECUTE, DECLARE or CREATE is `Unknown`.)
+    /// EXPLAIN [options] query; the query's byte range. (EXPLAIN of DECLARE or CREATE is `Unknown`.)
     Explain {
         query: std::ops::Range<usize>,
     },
@@ -80,6 +85,33 @@ pub enum Class {
     Load,
     /// First words that are no Postgres statement: sent nowhere without a hint unless the server may judge it safely (a syntax error).
     Unknown,
+}
+
+/// A name with its place in the message's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub name: Box<str>,
+    pub range: std::ops::Range<usize>,
+}
+
+/// An argument of EXECUTE, as a parameter in text form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    Null,
+    /// A literal's value; a number as its cast to text writes it.
+    Text(Box<str>),
+    /// Any other expression.
+    Unknown,
+}
+
+/// What is done with the rows of EXECUTE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Executes {
+    Plainly,
+    /// EXPLAIN [options] EXECUTE.
+    Explained,
+    /// CREATE TABLE ... AS EXECUTE.
+    Creating(Ddl),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod lexer;
 mod names;
 pub mod normalise;
 mod parse;
+mod prepared;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,7 @@ mod servers;
 mod session_state;
 mod sharded;
 mod simple_protocol;
+mod sql_prepared;
 mod tls;
 mod topology;
 mod wire_client;

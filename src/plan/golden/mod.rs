@@ -25,6 +25,7 @@ const SHOWN_ELSEWHERE: [Reason; 7] = [
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::SettingInBatch,
+    Reason::Execute,
     Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
