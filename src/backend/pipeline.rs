@@ -83,6 +83,9 @@ pub enum Event {
     Synced,
     /// The server asks for the client's COPY data.
     CopyIn,
+    /// A prepared statement's result has another shape than when it was prepared (`0A000`). What was asked is still owed, the
+    /// client was told nothing, and the server is ready: it may be asked again.
+    Stale,
 }
 
 /// Whether a request that was not done was begun.
@@ -125,6 +128,18 @@ pub struct Pipeline {
     closing: usize,
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
+    course: Course,
+}
+
+/// Whether the unit of work has failed on a stale prepared statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Course {
+    #[default]
+    Straight,
+    /// It has, unseen; the server skips to the unit's end.
+    Stale,
+    /// It is asked again. Once is enough.
+    Again,
 }
 
 /// Whether requests were sent whose ReadyForQuery the server has not sent yet.
@@ -204,6 +219,48 @@ impl Pipeline {
         }
     }
 
+    /// The next message of the server says that a prepared statement is stale. When all that the server owes is one unit of work
+    /// that begins with it, and the client is told the result's shape in the same unit, the error is kept from the client and
+    /// [`Event::Stale`] follows. `false`: it goes its way.
+    pub fn may_ask_again(&mut self) -> bool {
+        let owed = |place: usize| match self.queue.get(place) {
+            Some(Item::Owed {
+                request,
+                fate: Fate::Forward,
+                ..
+            }) => Some(*request),
+            _ => None,
+        };
+        let described = match owed(0) {
+            Some(Request::Query) => self.ordinal == 0,
+            Some(Request::Bind) => owed(1) == Some(Request::DescribePortal),
+            _ => false,
+        };
+        let last = self.queue.len().saturating_sub(1);
+        let one_unit = (0..last)
+            .all(|place| owed(place).is_some_and(|request| !ends_in_ready(request)))
+            && owed(last).is_some_and(ends_in_ready);
+        let may = self.course == Course::Straight && described && one_unit;
+        if may {
+            self.course = Course::Stale;
+        }
+        may
+    }
+
+    /// Requests of ours go before all that is owed: the stale statement is closed, and made anew by these.
+    pub fn ask_again(&mut self, token: Token, anew: &[Request]) {
+        let last = anew.len().saturating_sub(1);
+        let anew = anew.iter().enumerate().rev();
+        let anew = anew.map(|(place, request)| (*request, (place == last).then_some(token)));
+        for (request, token) in anew.chain([(Request::Close, None)]) {
+            self.queue.push_front(Item::Owed {
+                request,
+                fate: Fate::Swallow,
+                token,
+            });
+        }
+    }
+
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
     pub fn inspects(tag: u8) -> bool {
         matches!(tag, b'Z' | b'C' | b'S' | b'E')
@@ -217,6 +274,13 @@ impl Pipeline {
         events: &mut Vec<Event>,
     ) -> Result<Verdict, Unexpected> {
         let unexpected = Unexpected(char::from(tag));
+        if self.course == Course::Stale && matches!(tag, b'E' | b'Z') && !is_fatal(body) {
+            if tag == b'Z' {
+                self.course = Course::Again;
+                events.push(Event::Stale);
+            }
+            return Ok(Verdict::Swallow);
+        }
         if tag == b'E' && is_fatal(body) {
             events.push(Event::Fatal(body.to_vec()));
             return Ok(Verdict::Swallow);
@@ -266,6 +330,7 @@ impl Pipeline {
                     .ok_or(unexpected)?;
                 self.queue.pop_front();
                 self.ordinal = 0;
+                self.course = Course::Straight;
                 if self.copying == Copying::In {
                     self.copying = Copying::No;
                 }

@@ -130,8 +130,8 @@ mod tests {
             statements: 2,
             bytes: usize::MAX,
         };
-        assert_eq!(ids(prepared.insert(StatementId(1), 10, room)), []);
-        assert_eq!(ids(prepared.insert(StatementId(2), 10, room)), []);
+        assert_eq!(ids(prepared.insert(StatementId(1), 10, room)), [0_u64; 0]);
+        assert_eq!(ids(prepared.insert(StatementId(2), 10, room)), [0_u64; 0]);
         assert!(prepared.touch(StatementId(1)));
         assert_eq!(ids(prepared.insert(StatementId(3), 10, room)), [2]);
         assert!(!prepared.touch(StatementId(2)));
@@ -146,7 +146,7 @@ mod tests {
             bytes: 100,
         };
         for id in 1..=4 {
-            assert_eq!(ids(prepared.insert(StatementId(id), 25, room)), []);
+            assert_eq!(ids(prepared.insert(StatementId(id), 25, room)), [0_u64; 0]);
         }
         assert!(prepared.touch(StatementId(1)));
         assert_eq!(ids(prepared.insert(StatementId(5), 60, room)), [2, 3, 4]);

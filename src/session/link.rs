@@ -256,6 +256,37 @@ impl Link {
         }
     }
 
+    /// Closes a stale statement and prepares it anew, ahead of what is owed already.
+    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token) {
+        self.forget(stale.id);
+        self.now_has(renewed.id, renewed.weight());
+        let out = self.lent.outbox();
+        message::Close {
+            target: message::Target::Statement,
+            name: &stale.server_name,
+        }
+        .encode(out);
+        match &renewed.source {
+            Source::Parse { after_name, .. } => {
+                message::encode_parse(&renewed.server_name, after_name, out);
+                self.lent.pipeline.ask_again(token, &[Request::Parse]);
+            }
+            Source::Prepare { text, .. } => {
+                let no_types: &[u8] = &[0, 0, 0];
+                message::encode_parse(CARRIER, &[text, no_types].concat(), out);
+                message::encode_bind_empty(CARRIER, CARRIER, out);
+                message::Execute {
+                    portal: CARRIER,
+                    max_rows: 0,
+                }
+                .encode(out);
+                self.lent
+                    .pipeline
+                    .ask_again(token, &[Request::Parse, Request::Bind, Request::Execute]);
+            }
+        }
+    }
+
     /// Counts a statement as prepared here; those that must be closed for it.
     pub fn make_room(&mut self, statement: &Statement, room: Room) -> Vec<(StatementId, usize)> {
         self.lent

@@ -265,6 +265,7 @@ impl Session {
                 Event::Ready(status) => self.ready(status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
+                Event::Stale => self.ask_again(),
             }
         }
         self.events = events;

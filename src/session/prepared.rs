@@ -13,6 +13,7 @@ use super::link::{Naming, Phase};
 use super::respond::Fault;
 use super::route::Destination;
 use super::statement::{Prepare, Statement, StatementPlan};
+use crate::backend::again;
 use crate::backend::pipeline::Request;
 use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
@@ -463,6 +464,43 @@ impl Session {
         let token = self.remember(effect);
         if let Some(link) = &mut self.link {
             link.answer_for(bytes, token);
+        }
+    }
+}
+
+impl Session {
+    /// A prepared statement's result is no longer what it was: the unit of work is sent once more with the statement made anew.
+    /// When that cannot be done it fails again, and the client hears of it.
+    pub(super) fn ask_again(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let sent = link.server().last_sent().to_vec();
+        let name = again::first_use(&sent).unwrap_or_default();
+        let known = self.prepared.values();
+        let stale = known
+            .filter(|statement| *statement.server_name == *name)
+            .map(Rc::clone)
+            .next();
+        let Some(stale) = stale else {
+            return link.push(&again::renamed(&sent, name, name));
+        };
+        let renewed = {
+            let mut statements = self.worker.statements.borrow_mut();
+            statements.retire(&stale);
+            statements.under(&stale, &self.scope)
+        };
+        for statement in self.prepared.values_mut() {
+            if Rc::ptr_eq(statement, &stale) {
+                *statement = Rc::clone(&renewed);
+            }
+        }
+        let token = self.remember(Effect::Injected(Rc::clone(&renewed)));
+        if let Some(link) = &mut self.link {
+            link.ask_again(&stale, &renewed, token);
+            link.push(&again::renamed(
+                &sent,
+                &stale.server_name,
+                &renewed.server_name,
+            ));
         }
     }
 }

@@ -419,7 +419,7 @@ fn bytes_on_a_connection_are_bounded() {
     let mut client = proxy.client("lone");
     let long = "x".repeat(2000);
     for number in 0..50 {
-        let text = format!("PREPARE p{number} AS SELECT {number} /* {long} */");
+        let text = format!("PREPARE p{number} AS SELECT /* {long} */ {number}");
         assert_eq!(client.query(&text), "C(PREPARE) Z(I)");
         let text = format!("SELECT {number}, 'parsed' /* {long} */");
         client.ask(&[parse(&format!("n{number}"), &text, &[]), sync()]);

@@ -20,7 +20,7 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 7] = [
+const SHOWN_ELSEWHERE: [Reason; 8] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
