@@ -1,10 +1,19 @@
-//! The load: `pgbench -S`, one `SELECT abalance FROM pgbench_accounts WHERE aid = $1` a transaction.
+//! The load: `pgbench -S`, one `SELECT abalance FROM pgbench_accounts WHERE aid = $1` a transaction, through one or several proxies at
+//! the same time.
+//!
+//! A measurement is a *window*: it opens when every pgbench has all its connections and has run transactions for a while, and closes
+//! while all of them still run. CPU clocks are read at both edges, and pgbench logs the end of every transaction, so that exactly the
+//! transactions of the window are counted; logging in and out is in neither.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
+use tokio::process::{Child, Command};
 
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -12,10 +21,10 @@ use crate::postgres::{DATABASE, USER};
 use crate::process;
 use crate::subjects::Entrant;
 
-/// Share of transactions whose time is logged: enough for a 99th percentile, little enough not to slow pgbench.
-const SAMPLED: f64 = 0.1;
 /// Transactions of each client before anything is measured: connections are opened, plans and pages cached.
 const WARM_UP: u32 = 300;
+/// How long a pgbench may take until it runs transactions, and how much longer than its window it runs should we be gone.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// As pgbench's `-M`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -36,6 +45,14 @@ impl Protocol {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Every client sends its next statement when it has the answer to the last.
+    Saturated,
+    /// So many statements a second through each proxy, at random times (pgbench's `--rate`).
+    PerSecond(u32),
+}
+
 #[derive(Debug)]
 pub struct Load {
     pub pgbench: PathBuf,
@@ -43,59 +60,98 @@ pub struct Load {
     pub logs: PathBuf,
     pub clients: u32,
     pub jobs: u32,
-    pub duration: Duration,
+    pub window: Duration,
 }
 
-/// What one run showed.
+/// What one window showed of one subject.
 #[derive(Debug)]
 pub struct Run {
+    /// That ended in the window.
     pub transactions: u64,
-    pub tps: f64,
-    /// Of the proxy, connecting and disconnecting included; zero without a proxy.
+    /// That were sent in all, before and after the window too.
+    pub sent: u64,
+    pub window: Duration,
+    /// Of the proxy in the window; zero without a proxy.
     pub cpu: Duration,
+    /// From the time a transaction was due, where there is a pace.
     pub p99: Duration,
+}
+
+/// A proxy's CPU clock and when it was read.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: SystemTime,
+    cpu: Duration,
+}
+
+impl Mark {
+    fn of(entrant: &Entrant) -> Result<Mark> {
+        Ok(Mark {
+            at: SystemTime::now(),
+            cpu: entrant.pid().map_or(Ok(Duration::ZERO), cpu::used)?,
+        })
+    }
+}
+
+/// A transaction in pgbench's log.
+#[derive(Clone, Copy, Debug)]
+struct Logged {
+    /// Microseconds since 1970.
+    end: u128,
+    took: Duration,
 }
 
 impl Load {
     /// Returns the number of transactions run.
-    pub async fn warm_up(&self, protocol: Protocol, port: u16) -> Result<u64> {
+    pub async fn warm_up(&self, protocol: Protocol, entrant: &Entrant) -> Result<u64> {
         let output = process::run(
-            self.pgbench(protocol, port)
+            self.pgbench(protocol, entrant.port)
                 .arg("-t")
                 .arg(WARM_UP.to_string())
                 .arg(DATABASE),
         )
         .await?;
-        Ok(parse(&output)?.0)
+        reported_transactions(&output)
     }
 
-    pub async fn measure(&self, protocol: Protocol, entrant: &Entrant) -> Result<Run> {
-        let used = || entrant.pid().map_or(Ok(Duration::ZERO), cpu::used);
-        let mut command = self.pgbench(protocol, entrant.port);
-        command.arg("-T").arg(self.duration.as_secs().to_string());
-        command
-            .arg("-l")
-            .arg(format!("--log-prefix={}", self.logs.join("run").display()))
-            .arg(format!("--sampling-rate={SAMPLED}"));
-        let before = used()?;
-        let output = process::run(command.arg(DATABASE)).await?;
-        let cpu = used()?.saturating_sub(before);
-        let (transactions, tps) = parse(&output)?;
-        let latencies = take_logs(&self.logs).map_err(|e| Error::io("read pgbench's logs", e))?;
-        let p99 = percentile_99(latencies).ok_or(Error::Pgbench {
-            what: "logs",
-            output,
-        })?;
-        Ok(Run {
-            transactions,
-            tps,
-            cpu,
-            p99,
-        })
+    /// One window with all of `entrants` under load. The same `seed` gives each of them the same keys, and with a pace the same
+    /// random times, in every measurement.
+    pub async fn measure(
+        &self,
+        protocol: Protocol,
+        entrants: &[&Entrant],
+        pace: Pace,
+        seed: u32,
+    ) -> Result<Vec<Run>> {
+        let mut streams = Vec::new();
+        for &entrant in entrants {
+            streams.push(Stream::start(self, protocol, entrant, pace, seed)?);
+        }
+        for stream in &mut streams {
+            stream.wait_until_running(self.threads()).await?;
+        }
+        let marks = || entrants.iter().map(|e| Mark::of(e)).collect::<Result<_>>();
+        let before: Vec<Mark> = marks()?;
+        tokio::time::sleep(self.window).await;
+        let after: Vec<Mark> = marks()?;
+        // All are told before any is waited for: nobody runs on alone and warms the machine for the next window.
+        for stream in &mut streams {
+            stream.stop().await?;
+        }
+        let mut runs = Vec::new();
+        for ((stream, before), after) in streams.into_iter().zip(before).zip(after) {
+            runs.push(stream.finish(before, after).await?);
+        }
+        Ok(runs)
     }
 
-    fn pgbench(&self, protocol: Protocol, port: u16) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(&self.pgbench);
+    /// pgbench starts no more threads than it has clients.
+    fn threads(&self) -> usize {
+        self.jobs.min(self.clients) as usize
+    }
+
+    fn pgbench(&self, protocol: Protocol, port: u16) -> Command {
+        let mut command = Command::from(process::in_own_session(&self.pgbench));
         command.args([
             "-n",
             "-S",
@@ -117,45 +173,186 @@ impl Load {
     }
 }
 
-/// Transactions and transactions a second from pgbench's report.
-fn parse(output: &str) -> Result<(u64, f64)> {
-    let number = |label: &str| {
-        output
-            .lines()
-            .find_map(|line| line.strip_prefix(label)?.split([' ', '/']).next())
-    };
-    let transactions =
-        number("number of transactions actually processed: ").and_then(|n| n.parse().ok());
-    let tps = number("tps = ").and_then(|n| n.parse().ok());
-    match (transactions, tps) {
-        (Some(transactions), Some(tps)) if transactions > 0 => Ok((transactions, tps)),
-        _ => Err(Error::Pgbench {
-            what: "report",
-            output: output.to_owned(),
-        }),
+/// One pgbench at work.
+struct Stream {
+    child: Child,
+    logs: PathBuf,
+}
+
+impl Stream {
+    fn start(
+        load: &Load,
+        protocol: Protocol,
+        entrant: &Entrant,
+        pace: Pace,
+        seed: u32,
+    ) -> Result<Stream> {
+        let logs = load.logs.join(entrant.subject.name());
+        std::fs::create_dir(&logs)
+            .map_err(|e| Error::io(format!("create {}", logs.display()), e))?;
+        let mut command = load.pgbench(protocol, entrant.port);
+        command
+            .arg("-T")
+            .arg((load.window + PATIENCE).as_secs().to_string())
+            .arg(format!("--random-seed={seed}"))
+            .arg("-l")
+            .arg(format!("--log-prefix={}", logs.join("run").display()));
+        if let Pace::PerSecond(rate) = pace {
+            command.arg(format!("--rate={rate}"));
+        }
+        let child = command
+            .arg(DATABASE)
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::io("start pgbench", e))?;
+        Ok(Stream { child, logs })
+    }
+
+    /// Waits until each thread of pgbench has written a block of its log. They begin when the connections of all of them are open.
+    async fn wait_until_running(&mut self, threads: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if written_logs(&self.logs).map_err(|e| Error::io("look at pgbench's logs", e))?
+                >= threads
+            {
+                return Ok(());
+            }
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            if ended || Instant::now() > deadline {
+                return Err(Error::Pgbench {
+                    what: "silence (it ran no transactions)",
+                    output: self.last_words().await,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn last_words(&mut self) -> String {
+        use tokio::io::AsyncReadExt;
+        // It may run on; what it has to say is only wanted for the error.
+        let _ = self.child.start_kill();
+        let mut text = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = stderr.read_to_string(&mut text).await;
+        }
+        text
+    }
+
+    /// As if the time of `-T` were over: pgbench sets an alarm for that, lets running transactions end, and writes its report and logs.
+    /// Fails when it has ended by itself: the proxy then had less to do in the window than it seems.
+    async fn stop(&mut self) -> Result<()> {
+        let (Some(pid), Ok(None)) = (self.child.id(), self.child.try_wait()) else {
+            return Err(Error::Pgbench {
+                what: "early end",
+                output: self.last_words().await,
+            });
+        };
+        let pid =
+            Pid::from_raw(i32::try_from(pid).expect("process ids are positive 32-bit integers"));
+        // It has not been waited for, so its id cannot belong to anybody else.
+        kill(pid, Signal::SIGALRM).map_err(|e| Error::io("stop pgbench", e.into()))
+    }
+
+    async fn finish(self, before: Mark, after: Mark) -> Result<Run> {
+        let output = self
+            .child
+            .wait_with_output()
+            .await
+            .map_err(|e| Error::io("wait for pgbench", e))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if !output.status.success() {
+            return Err(Error::Failed {
+                program: "pgbench".to_owned(),
+                status: output.status.to_string(),
+                output: text(&output.stderr) + &text(&output.stdout),
+            });
+        }
+        let report = text(&output.stdout);
+        let logged = take_logs(&self.logs).map_err(|e| Error::io("read pgbench's logs", e))?;
+        let [from, to] = [before.at, after.at].map(microseconds);
+        let inside: Vec<Duration> = logged
+            .iter()
+            .filter(|transaction| from < transaction.end && transaction.end <= to)
+            .map(|transaction| transaction.took)
+            .collect();
+        let transactions = inside.len() as u64;
+        let p99 = percentile_99(inside).ok_or_else(|| Error::Pgbench {
+            what: "logs",
+            output: report.clone(),
+        })?;
+        Ok(Run {
+            transactions,
+            sent: reported_transactions(&report)?,
+            window: Duration::from_micros(u64::try_from(to - from).unwrap_or(u64::MAX)),
+            cpu: after.cpu.saturating_sub(before.cpu),
+            p99,
+        })
     }
 }
 
-/// The microseconds of each logged transaction (third column), from one log for each thread of pgbench; the logs are removed.
-fn take_logs(folder: &Path) -> std::io::Result<Vec<u64>> {
-    let mut latencies = Vec::new();
+fn microseconds(at: SystemTime) -> u128 {
+    at.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros()
+}
+
+fn reported_transactions(report: &str) -> Result<u64> {
+    report
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("number of transactions actually processed: ")?
+                .split([' ', '/'])
+                .next()?
+                .parse()
+                .ok()
+        })
+        .filter(|&transactions| transactions > 0)
+        .ok_or_else(|| Error::Pgbench {
+            what: "report",
+            output: report.to_owned(),
+        })
+}
+
+/// How many logs (one a thread) have anything in them.
+fn written_logs(folder: &Path) -> std::io::Result<usize> {
+    let mut written = 0;
     for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let text = std::fs::read_to_string(&path)?;
-        latencies.extend(
-            text.lines()
-                .filter_map(|line| line.split(' ').nth(2)?.parse::<u64>().ok()),
-        );
-        std::fs::remove_file(&path)?;
+        written += usize::from(entry?.metadata()?.len() > 0);
     }
-    Ok(latencies)
+    Ok(written)
+}
+
+/// All transactions in a folder of logs, which is removed.
+fn take_logs(folder: &Path) -> std::io::Result<Vec<Logged>> {
+    let mut transactions = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let text = std::fs::read_to_string(entry?.path())?;
+        transactions.extend(text.lines().filter_map(logged));
+    }
+    std::fs::remove_dir_all(folder)?;
+    Ok(transactions)
+}
+
+/// `client transaction microseconds script end_seconds end_microseconds ...`
+fn logged(line: &str) -> Option<Logged> {
+    let mut columns = line.split(' ').skip(2);
+    let mut next = || columns.next()?.parse::<u64>().ok();
+    let took = Duration::from_micros(next()?);
+    next()?;
+    let (seconds, rest) = (next()?, next()?);
+    Some(Logged {
+        end: u128::from(seconds) * 1_000_000 + u128::from(rest),
+        took,
+    })
 }
 
 /// The smallest value that at least 99 of 100 do not exceed.
-fn percentile_99(mut latencies: Vec<u64>) -> Option<Duration> {
+fn percentile_99(mut latencies: Vec<Duration>) -> Option<Duration> {
     latencies.sort_unstable();
     let rank = (latencies.len() * 99).div_ceil(100);
-    latencies
-        .get(rank.checked_sub(1)?)
-        .map(|&us| Duration::from_micros(us))
+    latencies.get(rank.checked_sub(1)?).copied()
 }

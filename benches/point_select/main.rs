@@ -1,12 +1,26 @@
 //! What one point query costs: `pgbench -S` directly, through a plain byte forwarder, through PgBouncer and through Trunkline.
 //!
 //! Everything runs on this machine over loopback TCP, in servers made for the occasion. The measure that counts is the CPU time of the
-//! proxy process per statement: unlike throughput it does not depend on how much of the machine pgbench and Postgres take. Subjects
-//! run in turn, A B C D and then D C B A, and ratios are taken within a round, so that slow drift of the machine cancels out.
+//! proxy process per statement: unlike throughput it does not depend on how much of the machine pgbench and Postgres take. But it does
+//! depend on what else the machine does: caches, clock, and above all how many events a wake-up finds. So the subjects are compared
+//! within a round, in one of three ways ([`Mode`]):
+//!
+//! * `together`: every subject has its own pgbench with the same number of clients, all at the same time, as fast as they can. All
+//!   see the same noise at the same instants, which no order of turns can promise. Each has its own share of the machine, and
+//!   answers when the scheduler lets it; a proxy that gets less CPU time finds more events at a wake-up and amortises more system calls.
+//!   The number of clients bounds that and is the same for all. (Direct connections have nothing to measure and run alone afterwards.)
+//! * `paced`: the same, but each does the same number of statements a second at the same random times, far below saturation. Here
+//!   nobody gains by being slow, caches are cold, and a wake-up mostly finds one event: the most a statement can cost.
+//! * `in-turn`: one at a time, A B C D and then D C B A, with the machine for itself: throughput and latency are from here.
+//!
+//! The subjects share one Postgres server, so that its caches and buffers are the same for all (with a server each, the sets of pages
+//! would push each other out of the machine's caches); only the subject with four shards has three more. Poolers may open the same number
+//! of server connections in total.
 //!
 //! ```text
 //! cargo bench --bench point_select -- --smoke
-//! cargo bench --bench point_select -- --protocols prepared --subjects pgbouncer,trunkline --rounds 8
+//! cargo bench --bench point_select -- --modes together --protocols prepared --subjects pgbouncer,trunkline --rounds 8
+//! cargo bench --bench point_select -- --trunkline /some/other/build/of/trunkline
 //! ```
 //!
 //! Read `subjects.rs` for what is compared and how it is configured, `load.rs` for the load, `report.rs` for what is written.
@@ -27,17 +41,40 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, Result};
-use crate::load::{Load, Protocol};
+use crate::load::{Load, Pace, Protocol};
 use crate::postgres::{Binaries, Server};
-use crate::report::Record;
-use crate::subjects::{Lineup, Settings, Subject};
+use crate::report::{Record, Round};
+use crate::subjects::{Entrant, Lineup, Settings, Subject};
 
 /// The fleet of the four-shard subject; the first server also serves everybody else.
 const SERVERS: usize = 4;
+
+/// Who is under load at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// All subjects, as fast as they can.
+    Together,
+    /// All subjects, each with the same number of statements a second.
+    Paced,
+    /// One subject after the other.
+    InTurn,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Together => "together",
+            Mode::Paced => "paced",
+            Mode::InTurn => "in-turn",
+        }
+    }
+}
 
 #[derive(Debug, Parser)]
 #[command(
@@ -48,7 +85,7 @@ struct Args {
     /// Times every subject is measured in every protocol [default: 10, with --smoke 4]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds of one measurement [default: 3, with --smoke 1]
+    /// Seconds of one measurement [default: 3, with --smoke 2]
     #[arg(long)]
     seconds: Option<u32>,
     /// Connections pgbench opens
@@ -65,6 +102,12 @@ struct Args {
     scale: Option<u32>,
     #[arg(long, value_delimiter = ',', default_values = ["simple", "extended", "prepared"])]
     protocols: Vec<Protocol>,
+    /// Ways of comparing [default: all, with --smoke not in-turn]
+    #[arg(long, value_delimiter = ',')]
+    modes: Option<Vec<Mode>>,
+    /// Statements a second of each subject in the mode `paced`
+    #[arg(long, default_value_t = 2000)]
+    rate: u32,
     /// Which to compare [default: all that are installed]
     #[arg(long, value_delimiter = ',')]
     subjects: Option<Vec<Subject>>,
@@ -134,13 +177,17 @@ async fn until_stopped(args: &Args) -> Result<()> {
 }
 
 async fn measure_all(args: &Args) -> Result<()> {
-    // Many short rounds: the two sides of a ratio then lie seconds apart.
-    let (rounds, seconds, scale) = if args.smoke { (4, 1, 2) } else { (10, 3, 10) };
+    // Many short rounds: the sides of a ratio then lie close together.
+    let (rounds, seconds, scale) = if args.smoke { (4, 2, 2) } else { (10, 3, 10) };
     let (rounds, seconds) = (
         args.rounds.unwrap_or(rounds).max(1),
         args.seconds.unwrap_or(seconds).max(1),
     );
     let scale = args.scale.unwrap_or(scale).max(1);
+    let modes = args.modes.clone().unwrap_or_else(|| match args.smoke {
+        true => vec![Mode::Together, Mode::Paced],
+        false => Mode::value_variants().to_vec(),
+    });
     let settings = Settings {
         pool_size: args.pool_size,
         clients: args.clients,
@@ -170,7 +217,8 @@ async fn measure_all(args: &Args) -> Result<()> {
         "starting {servers} server(s), Postgres {}, scale {}",
         binaries.version, scale
     );
-    let servers = postgres::start_fleet(&binaries, folder.path(), servers, scale).await?;
+    let servers =
+        postgres::start_fleet(&binaries, folder.path(), servers, scale, args.clients).await?;
     let lineup = Lineup::start(&chosen, &settings, &binaries, &servers, folder.path()).await?;
 
     let load = Load {
@@ -178,7 +226,7 @@ async fn measure_all(args: &Args) -> Result<()> {
         logs: folder.path().join("pgbench"),
         clients: args.clients,
         jobs: args.jobs,
-        duration: Duration::from_secs(u64::from(seconds)),
+        window: Duration::from_secs(u64::from(seconds)),
     };
     std::fs::create_dir(&load.logs)
         .map_err(|e| Error::io(format!("create {}", load.logs.display()), e))?;
@@ -187,30 +235,43 @@ async fn measure_all(args: &Args) -> Result<()> {
     let mut through_four_shards = 0;
     for &protocol in &args.protocols {
         for &subject in &chosen {
-            let warmed = load
-                .warm_up(protocol, lineup.get(subject, protocol).port)
-                .await?;
-            through_four_shards += if subject == Subject::TrunklineFourShards {
-                warmed
-            } else {
-                0
-            };
+            let entrant = lineup.get(subject, protocol);
+            let warmed = load.warm_up(protocol, entrant).await?;
+            through_four_shards += in_four_shards(subject, warmed);
         }
-        for round in 1..=rounds {
-            for subject in in_turn(&chosen, round) {
-                let running = lineup.get(subject, protocol);
-                let run = load.measure(protocol, running).await?;
-                through_four_shards += if subject == Subject::TrunklineFourShards {
-                    run.transactions
-                } else {
-                    0
+        for &mode in &modes {
+            for round in 1..=rounds {
+                let order: Vec<&Entrant> = in_turn(&chosen, round)
+                    .into_iter()
+                    .map(|subject| lineup.get(subject, protocol))
+                    .collect();
+                // Each inner list is under load at the same time.
+                let (groups, pace) = match mode {
+                    Mode::Together => (proxies_first(order), Pace::Saturated),
+                    Mode::Paced => (vec![order], Pace::PerSecond(args.rate)),
+                    Mode::InTurn => (
+                        order.chunks(1).map(<[_]>::to_vec).collect(),
+                        Pace::Saturated,
+                    ),
                 };
-                let record =
-                    Record::new(protocol, running, round, &load, &settings, &binaries, &run);
-                eprintln!("{record}");
-                writeln!(output, "{}", record.to_json()?)
-                    .map_err(|e| Error::io("write the summary", e))?;
-                records.push(record);
+                let mut runs = Vec::new();
+                for group in groups {
+                    let measured = load.measure(protocol, &group, pace, round).await?;
+                    runs.extend(group.into_iter().zip(measured));
+                }
+                for (entrant, run) in runs {
+                    through_four_shards += in_four_shards(entrant.subject, run.sent);
+                    let round = Round {
+                        mode,
+                        protocol,
+                        number: round,
+                    };
+                    let record = Record::new(round, entrant, &run, &load, &settings, &binaries);
+                    eprintln!("{record}");
+                    writeln!(output, "{}", record.to_json()?)
+                        .map_err(|e| Error::io("write the summary", e))?;
+                    records.push(record);
+                }
             }
         }
     }
@@ -227,6 +288,23 @@ fn whole_path(program: &Path) -> PathBuf {
     program
         .canonicalize()
         .unwrap_or_else(|_| program.to_owned())
+}
+
+fn in_four_shards(subject: Subject, transactions: u64) -> u64 {
+    match subject {
+        Subject::TrunklineFourShards => transactions,
+        _ => 0,
+    }
+}
+
+/// All proxies at once, then what needs none: there is no CPU time to measure, and it would take a third of the machine from them.
+fn proxies_first(order: Vec<&Entrant>) -> Vec<Vec<&Entrant>> {
+    let (direct, proxies): (Vec<_>, Vec<_>) = order
+        .into_iter()
+        .partition(|entrant| entrant.subject == Subject::Direct);
+    let mut groups = vec![proxies, direct];
+    groups.retain(|group| !group.is_empty());
+    groups
 }
 
 /// A B C D in odd rounds, D C B A in even ones.

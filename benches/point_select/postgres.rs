@@ -131,10 +131,10 @@ pub fn server_account() -> Result<Option<User>> {
     ))
 }
 
-/// `program`, to be run as the servers' account.
+/// `program`, to be run as the servers' account and in a session of its own.
 pub fn as_server_account(program: impl AsRef<OsStr>) -> Result<Command> {
     use std::os::unix::process::CommandExt;
-    let mut command = Command::new(program);
+    let mut command = process::in_own_session(program);
     if let Some(user) = server_account()? {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
@@ -177,10 +177,11 @@ pub async fn start_fleet(
     folder: &Path,
     count: usize,
     scale: u32,
+    clients: u32,
 ) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for number in 0..count {
-        servers.push(Server::start(binaries, folder, number).await?);
+        servers.push(Server::start(binaries, folder, number, clients).await?);
     }
     for server in &servers {
         server.load(binaries, scale).await?;
@@ -189,7 +190,12 @@ pub async fn start_fleet(
 }
 
 impl Server {
-    async fn start(binaries: &Binaries, folder: &Path, number: usize) -> Result<Server> {
+    async fn start(
+        binaries: &Binaries,
+        folder: &Path,
+        number: usize,
+        clients: u32,
+    ) -> Result<Server> {
         let data = folder.join(format!("server{number}"));
         let mut initdb = as_server_account(binaries.program("initdb"))?;
         initdb
@@ -219,7 +225,8 @@ impl Server {
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "shared_buffers=256MB",
-            "max_connections=200",
+            // The forwarder and direct clients have one each.
+            &format!("max_connections={}", 100 + 3 * clients),
             "fsync=off",
             "synchronous_commit=off",
             "full_page_writes=off",

@@ -1,7 +1,7 @@
 //! Programs that are run: to their end, or beside us until a value is dropped.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,17 @@ use crate::error::{Error, Result};
 /// How long a program may take to accept connections, and to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// `program` in a session of its own, with the id of the process that is started.
+///
+/// Ctrl-C then reaches it through us, in our order. And the scheduler, which shares the processors among sessions first
+/// (sched_autogroup, sched(7)), gives every proxy a share like that of each Postgres process, which are sessions too; otherwise all
+/// proxies and all of the load would have one such share together and mostly wait for each other.
+pub fn in_own_session(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program);
+    command
+}
+
 /// A program that runs beside us. Dropping it stops it, by its own process id.
 #[derive(Debug)]
 pub struct Running {
@@ -24,17 +35,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `command` in a process group of its own (Ctrl-C reaches it through us, in our order); its output goes to `log`.
+    /// Starts `command`, which is [`in_own_session`]; its output goes to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path, stop: Signal) -> Result<Running> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let doing = |e| Error::io(format!("start {name} ({program})"), e);
+        let doing = |e| Error::io(format!("start {name}"), e);
         let file = File::create(log).map_err(doing)?;
         let twin = file.try_clone().map_err(doing)?;
-        command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(twin);
+        command.stdin(Stdio::null()).stdout(file).stderr(twin);
         let child = command.spawn().map_err(doing)?;
         Ok(Running {
             name: name.to_owned(),

@@ -4,19 +4,30 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::Mode;
 use crate::error::{Error, Result};
 use crate::load::{Load, Protocol, Run};
 use crate::postgres::Binaries;
 use crate::subjects::{Entrant, PgbouncerMode, Settings, Subject};
 
+/// What runs may be compared: they were taken at the same time, or one right after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    pub mode: Mode,
+    pub protocol: Protocol,
+    /// From 1.
+    pub number: u32,
+}
+
 /// One line of the summary.
 #[derive(Debug, Serialize)]
 pub struct Record {
+    /// `point_select` is the mode `together`; the others have their mode in the name too.
     bench: &'static str,
+    mode: Mode,
     protocol: Protocol,
     subject: Subject,
     clients: u32,
-    /// From 1; records of one round and protocol were taken one after the other and may be compared.
     round: u32,
     /// Microseconds of CPU time of the proxy process, per transaction of one statement; 0 where there is no proxy.
     cpu_us_per_statement: f64,
@@ -35,25 +46,29 @@ pub struct Record {
 
 impl Record {
     pub fn new(
-        protocol: Protocol,
+        round: Round,
         entrant: &Entrant,
-        round: u32,
+        run: &Run,
         load: &Load,
         settings: &Settings,
         binaries: &Binaries,
-        run: &Run,
     ) -> Record {
         Record {
-            bench: "point_select",
-            protocol,
+            bench: match round.mode {
+                Mode::Together => "point_select",
+                Mode::Paced => "point_select_paced",
+                Mode::InTurn => "point_select_in_turn",
+            },
+            mode: round.mode,
+            protocol: round.protocol,
             subject: entrant.subject,
             clients: load.clients,
-            round,
+            round: round.number,
             cpu_us_per_statement: rounded(run.cpu.as_secs_f64() * 1e6 / run.transactions as f64),
-            tps: rounded(run.tps),
+            tps: rounded(run.transactions as f64 / run.window.as_secs_f64()),
             p99_ms: rounded(run.p99.as_secs_f64() * 1e3),
             transactions: run.transactions,
-            seconds: load.duration.as_secs(),
+            seconds: load.window.as_secs(),
             pool_size: settings.pool_size,
             pgbouncer_mode: entrant.pgbouncer_mode,
             version: entrant.version.clone(),
@@ -64,13 +79,22 @@ impl Record {
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|e| Error::io("write a record", e.into()))
     }
+
+    fn round(&self) -> Round {
+        Round {
+            mode: self.mode,
+            protocol: self.protocol,
+            number: self.round,
+        }
+    }
 }
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<9} round {:<2} {:<19} {:>7.2} us {:>8.0} tps  p99 {:>6.2} ms",
+            "{:<8} {:<9} round {:<2} {:<19} {:>7.2} us {:>8.0} tps  p99 {:>6.2} ms",
+            self.mode.name(),
             self.protocol.name(),
             self.round,
             self.subject.name(),
@@ -81,15 +105,23 @@ impl fmt::Display for Record {
     }
 }
 
-/// Medians over rounds, a line for each protocol and subject.
+/// Medians over rounds, a line for each mode, protocol and subject.
 pub fn table(records: &[Record]) -> String {
     let mut lines = vec![format!(
-        "{:<9} {:<19} {:>11} {:>12} {:>9} {:>8}  {}",
-        "protocol", "subject", "CPU us/stmt", "to pgbouncer", "tps", "p99 ms", "version"
+        "{:<8} {:<9} {:<19} {:>11} {:>12} {:>15} {:>9} {:>8}  {}",
+        "mode",
+        "protocol",
+        "subject",
+        "CPU us/stmt",
+        "to pgbouncer",
+        "(quartiles)",
+        "tps",
+        "p99 ms",
+        "version"
     )];
-    let mut seen: Vec<(Protocol, Subject)> = Vec::new();
+    let mut seen: Vec<(Mode, Protocol, Subject)> = Vec::new();
     for record in records {
-        let row = (record.protocol, record.subject);
+        let row = (record.mode, record.protocol, record.subject);
         if !seen.contains(&row) {
             seen.push(row);
             lines.push(table_line(records, record));
@@ -105,46 +137,55 @@ pub fn table(records: &[Record]) -> String {
 }
 
 fn table_line(records: &[Record], first: &Record) -> String {
-    let of = |subject: Subject| {
-        records
-            .iter()
-            .filter(move |r| r.protocol == first.protocol && r.subject == subject)
+    let of_subject = || {
+        records.iter().filter(|record| {
+            (record.mode, record.protocol, record.subject)
+                == (first.mode, first.protocol, first.subject)
+        })
     };
-    let values =
-        |value: fn(&Record) -> f64| median(of(first.subject).map(value).collect()).unwrap_or(0.0);
+    let middle = |value: fn(&Record) -> f64| {
+        quartiles(of_subject().map(value).collect()).map_or(0.0, |[_, median, _]| median)
+    };
     // Within a round both saw the same machine; the median of such ratios is steadier than the ratio of medians.
-    let ratios = of(first.subject).filter_map(|record| {
-        let base = of(Subject::Pgbouncer).find(|base| base.round == record.round)?;
+    let ratios = of_subject().filter_map(|record| {
+        let base = records
+            .iter()
+            .find(|base| base.subject == Subject::Pgbouncer && base.round() == record.round())?;
         Some(record.cpu_us_per_statement / base.cpu_us_per_statement)
     });
-    let ratio = median(ratios.collect())
+    let (ratio, spread) = quartiles(ratios.collect())
         .filter(|_| first.subject != Subject::Direct)
-        .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        .map_or(("-".to_owned(), String::new()), |[low, median, high]| {
+            (format!("{median:.2}"), format!("({low:.2} to {high:.2})"))
+        });
     let mark = if first.pgbouncer_mode == Some(PgbouncerMode::Session) {
         " *"
     } else {
         ""
     };
     format!(
-        "{:<9} {:<19} {:>11.2} {:>12} {:>9.0} {:>8.2}  {}{mark}",
+        "{:<8} {:<9} {:<19} {:>11.2} {:>12} {:>15} {:>9.0} {:>8.2}  {}{mark}",
+        first.mode.name(),
         first.protocol.name(),
         first.subject.name(),
-        values(|r| r.cpu_us_per_statement),
+        middle(|r| r.cpu_us_per_statement),
         ratio,
-        values(|r| r.tps),
-        values(|r| r.p99_ms),
+        spread,
+        middle(|r| r.tps),
+        middle(|r| r.p99_ms),
         first.version,
     )
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// The first, second (the median) and third quartile, between neighbours by straight line.
+fn quartiles(mut values: Vec<f64>) -> Option<[f64; 3]> {
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
+    let last = values.len().checked_sub(1)?;
+    Some([1, 2, 3].map(|quarter| {
+        let (below, rest) = (last * quarter / 4, (last * quarter % 4) as f64 / 4.0);
+        let above = (below + 1).min(last);
+        values[below] + (values[above] - values[below]) * rest
+    }))
 }
 
 /// To three decimals: more would be noise.

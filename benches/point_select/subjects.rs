@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::load::Protocol;
 use crate::postgres::{self, Binaries, DATABASE, Server, USER};
-use crate::process::Running;
+use crate::process::{Running, in_own_session};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -200,7 +200,7 @@ async fn start_forwarder(server: &Server, binaries: &Binaries, folder: &Path) ->
     let itself = std::env::current_exe().map_err(|e| Error::io("find this program's file", e))?;
     let port = postgres::free_port()?;
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port)).to_string();
-    let mut command = Command::new(itself);
+    let mut command = in_own_session(itself);
     command
         .arg("--forward")
         .arg(local(port))
@@ -298,7 +298,7 @@ async fn start_trunkline(
     let shards = u32::try_from(servers.len()).unwrap_or(u32::MAX);
     let pool_size = (settings.pool_size / shards).max(1);
     write(&file, &trunkline_config(port, pool_size, servers))?;
-    let mut command = Command::new(&settings.trunkline);
+    let mut command = in_own_session(&settings.trunkline);
     command.arg("serve").arg(&file).current_dir(folder);
     start(subject, &mut command, port, version, None, binaries, folder).await
 }

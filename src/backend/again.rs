@@ -44,6 +44,11 @@ pub fn first_use(sent: &[u8]) -> Option<&[u8]> {
     })
 }
 
+/// The unit ends in a query, not in a Sync.
+pub fn is_query(sent: &[u8]) -> bool {
+    messages(sent).last().is_some_and(|(tag, ..)| tag == b'Q')
+}
+
 /// The unit from its first use of the statement, which has another name now.
 pub fn renamed(sent: &[u8], name: &[u8], new: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(sent.len() + new.len());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::connect::{self, Address, Login};
 use crate::wire::stream::Peer;
+use crate::wire::timers::Timers;
 use crate::wire::tls::ServerEncryption;
 
 /// Where and how connections are made.
@@ -16,6 +17,7 @@ pub struct Target {
     pub address: Address,
     pub login: Login,
     pub encryption: Arc<ServerEncryption>,
+    pub timers: Timers,
     pub timeout: Duration,
 }
 
@@ -66,6 +68,7 @@ impl Canceller {
             let Target {
                 address,
                 encryption,
+                timers,
                 timeout,
                 ..
             } = &canceller.target;
@@ -75,8 +78,16 @@ impl Canceller {
                 secret_key,
                 ..
             } = &**canceller;
-            let passed =
-                connect::cancel(address, peer, encryption, *process_id, secret_key, *timeout).await;
+            let passed = connect::cancel(
+                address,
+                peer,
+                encryption,
+                *process_id,
+                secret_key,
+                timers,
+                *timeout,
+            )
+            .await;
             if let Err(error) = passed {
                 tracing::warn!(process_id = canceller.process_id, %error, "cannot pass a cancel request on");
             }

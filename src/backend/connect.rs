@@ -20,6 +20,7 @@ use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
 use crate::wire::message::Cursor;
 use crate::wire::stream::{Peer, Stream};
+use crate::wire::timers::Timers;
 use crate::wire::tls::{self, Connector, ServerEncryption};
 
 /// Longest message of a login. The largest that servers send are errors and settings of a few kB.
@@ -123,6 +124,7 @@ pub async fn connect(
     address: &Address,
     login: &Login,
     encryption: &ServerEncryption,
+    timers: &Timers,
     timeout: Duration,
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
@@ -130,7 +132,8 @@ pub async fn connect(
         send(&mut stream, &startup_packet(login)).await?;
         log_in(stream, login).await
     };
-    tokio::time::timeout(timeout, attempt)
+    timers
+        .timeout(timeout, attempt)
         .await
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
@@ -145,6 +148,7 @@ pub async fn cancel(
     encryption: &ServerEncryption,
     process_id: i32,
     secret_key: &[u8],
+    timers: &Timers,
     timeout: Duration,
 ) -> Result<(), ConnectError> {
     if !(4..=MAX_CANCEL_KEY).contains(&secret_key.len()) {
@@ -164,7 +168,8 @@ pub async fn cancel(
         while matches!(stream.read(&mut nothing).await, Ok(read) if read > 0) {}
         Ok(())
     };
-    tokio::time::timeout(timeout, attempt)
+    timers
+        .timeout(timeout, attempt)
         .await
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
@@ -562,8 +567,11 @@ mod tests {
         };
         let server = async { play(listener.accept().await.unwrap().0).await };
         let login = login();
-        let (connected, _still_open) =
-            tokio::join!(connect(&address, &login, encryption, PATIENCE), server);
+        let timers = Timers::here();
+        let (connected, _still_open) = tokio::join!(
+            connect(&address, &login, encryption, &timers, PATIENCE),
+            server
+        );
         connected
     }
 
@@ -715,6 +723,7 @@ mod tests {
             &address,
             &login(),
             &ServerEncryption::Disable,
+            &Timers::here(),
             Duration::from_millis(50),
         )
         .await
@@ -817,8 +826,11 @@ mod tests {
             startup.stream
         };
         let (login, trusted) = (login(), authority.trusted(mode));
-        let (connected, _still_open) =
-            tokio::join!(connect(&address, &login, &trusted, PATIENCE), server);
+        let timers = Timers::here();
+        let (connected, _still_open) = tokio::join!(
+            connect(&address, &login, &trusted, &timers, PATIENCE),
+            server
+        );
         connected.map(|connected| connected.stream.is_tls())
     }
 
@@ -876,15 +888,24 @@ mod tests {
         let key = [9; 32];
         let peer = Peer::Tcp(listener.local_addr().unwrap());
         let plain = ServerEncryption::Disable;
+        let timers = Timers::here();
         let (sent, received) = tokio::join!(
-            cancel(&elsewhere, &peer, &plain, 77, &key, PATIENCE),
+            cancel(&elsewhere, &peer, &plain, 77, &key, &timers, PATIENCE),
             server
         );
         sent.unwrap();
         assert_eq!(received, (77, vec![9; 32]));
-        let error = cancel(&elsewhere, &peer, &plain, 77, &[], PATIENCE)
-            .await
-            .unwrap_err();
+        let error = cancel(
+            &elsewhere,
+            &peer,
+            &plain,
+            77,
+            &[],
+            &Timers::here(),
+            PATIENCE,
+        )
+        .await
+        .unwrap_err();
         assert!(matches!(error, ConnectError::Protocol(_)));
     }
 }

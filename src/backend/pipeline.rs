@@ -86,6 +86,8 @@ pub enum Event {
     /// A prepared statement's result has another shape than when it was prepared (`0A000`). What was asked is still owed, the
     /// client was told nothing, and the server is ready: it may be asked again.
     Stale,
+    /// Likewise, and the client is told: the name of the statement, or of the first one that may be meant.
+    StaleTold(Vec<u8>),
 }
 
 /// Whether a request that was not done was begun.
@@ -247,16 +249,13 @@ impl Pipeline {
         may
     }
 
-    /// Requests of ours go before all that is owed: the stale statement is closed, and made anew by these.
-    pub fn ask_again(&mut self, token: Token, anew: &[Request]) {
-        let last = anew.len().saturating_sub(1);
-        let anew = anew.iter().enumerate().rev();
-        let anew = anew.map(|(place, request)| (*request, (place == last).then_some(token)));
-        for (request, token) in anew.chain([(Request::Close, None)]) {
+    /// Requests of ours go before all that is owed; the token is that of the one of this kind.
+    pub fn ask_again(&mut self, first: &[Request], told: Request, token: Token) {
+        for request in first.iter().rev() {
             self.queue.push_front(Item::Owed {
-                request,
+                request: *request,
                 fate: Fate::Swallow,
-                token,
+                token: (*request == told).then_some(token),
             });
         }
     }

@@ -262,6 +262,7 @@ impl Pool {
                     &target.address,
                     &target.login,
                     &target.encryption,
+                    &target.timers,
                     target.timeout,
                 );
                 attempt.result = Some(connecting.await.map(|connected| {
@@ -568,7 +569,7 @@ impl Lent {
     }
 
     /// Gives back a connection that nothing was done with: its idle time goes on.
-    fn untouched(mut self, now: Instant) {
+    pub fn untouched(mut self, now: Instant) {
         if let Some(server) = self.server.take() {
             self.pool.put(server, now);
         }
@@ -577,9 +578,11 @@ impl Lent {
     /// Asks the server for a sign of life.
     async fn answers(&mut self) -> bool {
         let scratch = RefCell::new(vec![0; 4096].into_boxed_slice());
-        let timeout = self.pool.spec().settings.connect_timeout;
+        let spec = self.pool.spec();
+        let timeout = spec.settings.connect_timeout;
+        let answer = self.run("", &scratch);
         matches!(
-            tokio::time::timeout(timeout, self.run("", &scratch)).await,
+            spec.target.timers.timeout(timeout, answer).await,
             Ok(Ok(Ok(())))
         )
     }

@@ -251,8 +251,8 @@ impl Server {
                 out.extend_from_slice(&bytes);
                 run = at..at;
             }
-            if tag == b'E' && self.status == TransactionStatus::Idle {
-                self.look_for_stale(&chunk[at + HEADER..at + here]);
+            if tag == b'E' {
+                self.look_for_stale(&chunk[at + HEADER..at + here], events);
             }
             let verdict = self
                 .pipeline
@@ -287,12 +287,15 @@ impl Server {
     }
 
     /// Postgres says of a prepared statement that its result has changed: the routine's name is not translated.
-    fn look_for_stale(&mut self, error: &[u8]) {
+    fn look_for_stale(&mut self, error: &[u8], events: &mut Vec<Event>) {
         let mut fields = error.split(|byte| *byte == 0);
         let stale = fields.clone().any(|field| field == b"C0A000")
             && fields.any(|field| field == b"RRevalidateCachedQuery");
-        if stale && self.backlog() == 0 && again::first_use(&self.last).is_some() {
-            self.pipeline.may_ask_again();
+        if stale && let Some(name) = again::first_use(&self.last) {
+            let whole = self.status == TransactionStatus::Idle && self.backlog() == 0;
+            if !whole || !self.pipeline.may_ask_again() {
+                events.push(Event::StaleTold(name.to_vec()));
+            }
         }
     }
 

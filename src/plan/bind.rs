@@ -89,6 +89,11 @@ pub fn bind(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Result<B
         Target::Shard(shard) => return Ok(Bound::Shard(*shard)),
         Target::Keys { also, verb, .. } => (*also, *verb),
     };
+    if let Some(shard) = one_plain_integer(target, catalog, values)
+        && also.is_none_or(|also| also == shard)
+    {
+        return Ok(Bound::Shard(shard));
+    }
     let mut agreed = None;
     each_key(target, catalog, values, |_, _, location| match agreed {
         Some(agreed) if agreed != location.shard => {
@@ -104,6 +109,78 @@ pub fn bind(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Result<B
         // No key at all: an empty array, which nothing equals on any shard.
         (keys, also) => Ok(keys.or(also).map_or(Bound::Any, Bound::Shard)),
     }
+}
+
+/// The shard of the key that nearly all statements have: one whole number, written in plain digits or sent as the column's type. `None` is
+/// no answer: the long way knows more, and every reason to refuse.
+fn one_plain_integer(target: &Target, catalog: &Catalog, values: &Values<'_>) -> Option<ShardId> {
+    let Target::Keys { sets, .. } = target else {
+        return None;
+    };
+    let [set] = &sets[..] else { return None };
+    let [tuple] = &set.tuples[..] else {
+        return None;
+    };
+    let [operand] = &tuple.0[..] else { return None };
+    let column = operand.column_type;
+    let map = &catalog.distributions[usize::from(set.distribution.0)].map;
+    if operand.arity != Arity::One || !column.is_integer() || *map.key_types() != [column] {
+        return None;
+    }
+    let whole = match &operand.operand {
+        Operand::Literal {
+            slot,
+            negative: false,
+            cast: None,
+        } => {
+            let literal = values.literals.get(*slot)?;
+            let text = values
+                .text
+                .get(literal.start as usize..literal.end as usize)?;
+            plain_digits(text).filter(|_| literal.kind == LiteralKind::Integer)?
+        }
+        Operand::Param { number, cast: None } => {
+            let parameter = values.parameters.get(*number)?;
+            let undeclared = parameter.declared == 0 && operand.typing == Typing::Certain;
+            if !undeclared && parameter.declared != column.oid() {
+                return None;
+            }
+            match (parameter.format, parameter.value?) {
+                (Format::Text, text) => plain_digits(text)?,
+                (Format::Binary, &[a, b]) if column == KeyType::SmallInt => {
+                    i64::from(i16::from_be_bytes([a, b]))
+                }
+                (Format::Binary, &[a, b, c, d]) if column == KeyType::Integer => {
+                    i64::from(i32::from_be_bytes([a, b, c, d]))
+                }
+                (Format::Binary, &[a, b, c, d, e, f, g, h]) if column == KeyType::BigInt => {
+                    i64::from_be_bytes([a, b, c, d, e, f, g, h])
+                }
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let in_range = match column {
+        KeyType::SmallInt => i16::try_from(whole).is_ok(),
+        KeyType::Integer => i32::try_from(whole).is_ok(),
+        _ => true,
+    };
+    if !in_range {
+        return None;
+    }
+    Some(map.locate(&[KeyValue::Int(whole)]).ok()?.shard)
+}
+
+/// Up to 18 digits and nothing else.
+fn plain_digits(text: &[u8]) -> Option<i64> {
+    if text.is_empty() || text.len() > 18 {
+        return None;
+    }
+    text.iter().try_fold(0_i64, |whole, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| whole * 10 + i64::from(digit))
+    })
 }
 
 /// Calls `visit` with every key of the target and its place.

@@ -1,6 +1,6 @@
 //! Plans by shape of text: the hot path of every simple query.
 //!
-//! A text is brought to its normal form (literals replaced by marks), hashed and looked up; the found entry's normal form is compared, so a
+//! Most texts fit a template (`template.rs`). Any other is brought to its normal form (literals replaced by marks), hashed and looked up; the found entry's normal form is compared, so a
 //! collision of hashes costs a comparison, never a wrong plan. The search path is part of the key. One cache serves one database of one
 //! worker: no locks. A catalog of another epoch empties it. Least recently used entries make room (CLOCK: a hand goes around and takes the
 //! first entry that was not used since it came by).
@@ -25,6 +25,7 @@ use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to
 use crate::sql::{self, SqlError};
 
 use super::refusal::{Reason, Refusal};
+use super::template::Templates;
 use super::{KeyOperand, KeyTuple, Plan, Planned, PlannedStatement, Target};
 
 /// Longer texts are planned each time.
@@ -73,6 +74,7 @@ pub struct PlanCache {
     free: Vec<usize>,
     hand: usize,
     counters: Counters,
+    templates: Templates,
     normal: Vec<u8>,
     /// The search path asked for last, and its hash.
     path: Option<(SearchPath, u64)>,
@@ -99,6 +101,7 @@ impl PlanCache {
             free: Vec::new(),
             hand: 0,
             counters: Counters::default(),
+            templates: Templates::new(),
             normal: Vec::new(),
             path: None,
         }
@@ -119,6 +122,10 @@ impl PlanCache {
         if self.epoch != Some(catalog.epoch) {
             self.clear();
             self.epoch = Some(catalog.epoch);
+        }
+        if let Some(planned) = self.templates.find(text, search_path, literals) {
+            self.counters.hits += 1;
+            return Ok(planned);
         }
         let mut normal = std::mem::take(&mut self.normal);
         let result = self.plan_normal(text, &mut normal, search_path, catalog, literals);
@@ -153,12 +160,14 @@ impl PlanCache {
         let hash = xxh3_64_with_seed(normal, self.hash_of_path(search_path));
         if let Some(planned) = self.find(hash, normal, search_path) {
             self.counters.hits += 1;
+            self.templates.offer(text, literals, search_path, &planned);
             return Ok(planned);
         }
         self.counters.misses += 1;
         let planned = Rc::new(plan_text(text, literals, catalog, search_path)?);
         if is_cacheable(&planned, literals) {
             self.insert(hash, normal, search_path, &planned);
+            self.templates.offer(text, literals, search_path, &planned);
         }
         Ok(planned)
     }
@@ -263,12 +272,13 @@ impl PlanCache {
         self.slots.clear();
         self.free.clear();
         self.hand = 0;
+        self.templates.clear();
         self.counters.entries = 0;
         self.counters.bytes = 0;
     }
 }
 
-fn same_path(one: &SearchPath, other: &SearchPath) -> bool {
+pub(super) fn same_path(one: &SearchPath, other: &SearchPath) -> bool {
     Arc::ptr_eq(&one.0, &other.0) || one == other
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::{KeyValue, Location, Via};
+use crate::sql::class::Class;
 use crate::sql::facts::{Facts, Name, Source};
 use crate::sql::normalise::{Literal, normalise};
 use crate::sql::{self, Body, Hint, Statement};
@@ -86,7 +87,13 @@ pub fn explain(
         .iter()
         .zip(planned.statements)
         .map(|(statement, planned)| {
-            let (keys, outcome) = values.outcome(planned.plan);
+            let (keys, outcome) = match (&statement.class, planned.plan) {
+                // Only the session knows what it executes.
+                (Class::Execute { .. }, Ok(Plan::Relay(Target::Any))) => {
+                    (Vec::new(), Outcome::Session)
+                }
+                (_, plan) => values.outcome(plan),
+            };
             Explanation {
                 statement: text[statement.range.clone()].to_owned(),
                 class: class_name(statement),

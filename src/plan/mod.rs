@@ -4,7 +4,7 @@
 //! values. The promise: a statement goes to a shard only when every row that can matter to its result is proven to be there.
 //!
 //! Read `planner.rs` for the cascade, `scope.rs` and `proof.rs` for why a statement lives on one shard, `refusal.rs` for what is
-//! refused and why, `cache.rs` and `bind.rs` for the hot path.
+//! refused and why, `cache.rs`, `template.rs` and `bind.rs` for the hot path.
 
 mod array;
 pub mod bind;
@@ -20,6 +20,7 @@ mod planner;
 mod proof;
 pub mod refusal;
 mod scope;
+mod template;
 mod words;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::topology::Topology;
 use crate::wire::auth::{BadVerifier, ProcessSecret};
+use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
 
 use accept::Listeners;
@@ -82,7 +83,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let epoch = Epoch(1);
     let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
     let (change, changes) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(snapshot, secret, change));
+    let shared = Arc::new(Shared::new(snapshot, Timers::here(), secret, change));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),

@@ -79,7 +79,8 @@ pub fn start(
     let name = format!("worker-{}", surroundings.index);
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(Default::default())
+        // No timers: see `wire::timers`.
+        builder.enable_io().build_local(Default::default())
     };
     std::thread::Builder::new()
         .name(name)
@@ -119,8 +120,7 @@ async fn run(surroundings: Surroundings, mut commands: Commands) {
         Arc::clone(&surroundings.shared),
     );
     let admin = Rc::new(surroundings.admin);
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = worker.shared.timers.interval(TICK);
     loop {
         tokio::select! {
             command = commands.receiver.recv() => match command {
@@ -144,10 +144,9 @@ fn obey(
             let (worker, admin) = (Rc::clone(worker), Rc::clone(admin));
             tokio::task::spawn_local(async move {
                 match socket.into_stream() {
-                    Ok(stream) => serve(&worker, &admin, stream).await,
+                    Ok(stream) => serve(&worker, &admin, stream, connection).await,
                     Err(error) => tracing::warn!(%error, "a new connection cannot be used"),
                 }
-                drop(connection);
             });
         }
         Command::Follow(snapshot, done) => {
@@ -198,18 +197,22 @@ impl Drop for Connection {
 }
 
 /// One connection from its first byte to its last.
-async fn serve(worker: &Rc<Worker>, admin: &Rc<admin::Access>, stream: Stream) {
+async fn serve(
+    worker: &Rc<Worker>,
+    admin: &Rc<admin::Access>,
+    stream: Stream,
+    connection: Connection,
+) {
     if let Err(error) = stream.set_options() {
         tracing::debug!(%error, "socket options");
     }
     let snapshot = Arc::clone(&worker.snapshot());
     let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
     let peer = stream.peer();
-    match tokio::time::timeout_at(deadline, startup::open(stream, &snapshot.client_encryption))
-        .await
-    {
+    let opening = startup::open(stream, &snapshot.client_encryption);
+    match worker.shared.timers.timeout_at(deadline, opening).await {
         Ok(Ok(Opening::Session(startup))) => {
-            session(worker, admin, startup, snapshot, deadline).await
+            session(worker, admin, startup, snapshot, deadline, connection).await
         }
         Ok(Ok(Opening::Cancel(request))) => cancel(admin, request).await,
         Ok(Err(error)) => {
@@ -225,6 +228,7 @@ async fn session(
     mut startup: Startup,
     snapshot: Arc<Snapshot>,
     deadline: tokio::time::Instant,
+    connection: Connection,
 ) {
     let limits = &snapshot.config.limits;
     let Some(admission) = worker.shared.admit(limits.max_client_connections) else {
@@ -236,7 +240,7 @@ async fn session(
         .iter()
         .find(|user| user.name == startup.user);
     let proving = auth::authenticate(&mut startup.stream, user, &startup.user, &snapshot.auth);
-    match tokio::time::timeout_at(deadline, proving).await {
+    match worker.shared.timers.timeout_at(deadline, proving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             return tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");
@@ -279,7 +283,11 @@ async fn session(
         admission: (admission, user_admission),
     };
     if let Some(session) = login::begin(worker, arrival).await {
-        session.run().await;
+        // A task of its own: what the login needed is not kept for the session's life.
+        tokio::task::spawn_local(async move {
+            session.run().await;
+            drop(connection);
+        });
     }
 }
 

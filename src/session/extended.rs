@@ -13,6 +13,7 @@ use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
 use super::statement::{Source, Statement};
+use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
 use crate::backend::prepared::NAME;
@@ -103,11 +104,25 @@ impl Batch {
         self.portals.clear();
     }
 
-    fn close_portal(&mut self, name: &[u8]) -> bool {
+    /// The session answers for this portal.
+    pub fn has_portal(&self, name: &[u8]) -> bool {
+        self.portals.iter().any(|(portal, _)| **portal == *name)
+    }
+
+    pub(super) fn close_portal(&mut self, name: &[u8]) -> bool {
         let before = self.portals.len();
         self.portals.retain(|(portal, _)| **portal != *name);
         self.portals.len() < before
     }
+}
+
+/// A Bind whose destination is known.
+pub struct Binding<'a> {
+    bind: Bind<'a>,
+    statement: Rc<Statement>,
+    naming: Naming,
+    planned: Rc<Planned>,
+    pub destination: Destination,
 }
 
 impl Session {
@@ -133,7 +148,7 @@ impl Session {
             b'B' => self.bind(body).await,
             b'D' => self.describe(body, frame).await,
             b'E' => self.execute(body, frame).await,
-            b'C' => self.close_target(body, frame).await,
+            b'C' => self.close_target(body, frame),
             b'H' => self.flush(frame).await,
             _ => self.sync().await,
         };
@@ -147,7 +162,7 @@ impl Session {
         Ok(())
     }
 
-    fn fail_batch(&mut self, fault: &Fault) {
+    pub(super) fn fail_batch(&mut self, fault: &Fault) {
         self.count(fault);
         let mut error = Vec::new();
         match fault {
@@ -169,7 +184,7 @@ impl Session {
         self.batch.skip();
     }
 
-    fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
+    pub(super) fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
         let parse = Parse::decode(body).map_err(Fault::Violation)?;
         let mut before = None;
         let (statement, naming, name) = if parse.name.is_empty() {
@@ -312,6 +327,15 @@ impl Session {
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
+        if let Some(binding) = self.begin_bind(body)? {
+            self.attach(binding.destination, Phase::Working).await?;
+            self.finish_bind(&binding);
+        }
+        Ok(())
+    }
+
+    /// Finds out where a Bind goes; `None` when the session has answered it.
+    pub(super) fn begin_bind<'a>(&mut self, body: &'a [u8]) -> Result<Option<Binding<'a>>, Fault> {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
         let (statement, naming) = self.statement(bind.statement)?;
         let plan = self.plan_statement(&statement)?;
@@ -326,27 +350,53 @@ impl Session {
             let mut bytes = Vec::with_capacity(5);
             answer::bind_complete(&mut bytes);
             self.answer(bytes);
-            return Ok(());
+            return Ok(None);
         }
-        let parameters = Parameters::from_bind(
-            bind.formats.raw(),
-            bind.parameter_count,
-            bind.raw_values(),
-            &statement.types,
-        )
-        .map_err(Fault::MalformedBind)?;
-        let values = Values {
-            text: statement.text(),
-            literals: &plan.literals,
-            parameters: &parameters,
+        self.check_executed(&plan.planned)?;
+        let destination = match self.decided.take() {
+            Some(Decided::Bind(destination)) => destination,
+            _ => {
+                let parameters = Parameters::from_bind(
+                    bind.formats.raw(),
+                    bind.parameter_count,
+                    bind.raw_values(),
+                    &statement.types,
+                )
+                .map_err(Fault::MalformedBind)?;
+                let values = Values {
+                    text: statement.text(),
+                    literals: &plan.literals,
+                    parameters: &parameters,
+                };
+                self.destination(&plan.planned, &values)?
+                    .unwrap_or(Destination::Any)
+            }
         };
-        let destination = self
-            .destination(&plan.planned, &values)?
-            .unwrap_or(Destination::Any);
-        self.attach(destination, Phase::Working).await?;
-        let (statement, naming) = self.as_servers_know(statement, naming, &plan.planned)?;
-        self.ensure_parsed(&statement, naming);
-        self.note_portal(bind.portal, &plan.planned);
+        Ok(Some(Binding {
+            bind,
+            statement,
+            naming,
+            planned: plan.planned,
+            destination,
+        }))
+    }
+
+    /// Sends a Bind on the current connection.
+    pub(super) fn finish_bind(&mut self, binding: &Binding<'_>) {
+        let Binding {
+            bind,
+            statement,
+            naming,
+            planned,
+            ..
+        } = binding;
+        let renamed = self.as_servers_know(statement, planned);
+        let (statement, naming) = match &renamed {
+            Some(renamed) => (renamed, &Naming::Unnamed),
+            None => (statement, naming),
+        };
+        self.ensure_parsed(statement, *naming);
+        self.note_portal(bind.portal, planned);
         if let Some(link) = &mut self.link {
             let name: &[u8] = match naming {
                 Naming::Named => &statement.server_name,
@@ -357,32 +407,34 @@ impl Session {
                 .pipeline
                 .expect(Request::Bind, Fate::Forward, None);
         }
-        Ok(())
     }
 
-    /// EXECUTE under the name that servers know; what it executes is made sure of. Anything else as it is.
+    /// EXECUTE under the name that servers know; what it executes is made sure of. `None`: the statement as it is.
     fn as_servers_know(
         &mut self,
-        statement: Rc<Statement>,
-        naming: Naming,
+        statement: &Statement,
         planned: &Planned,
-    ) -> Result<(Rc<Statement>, Naming), Fault> {
-        let Some(Class::Execute { name, .. }) = planned.statements.first().map(|one| &one.class)
-        else {
-            return Ok((statement, naming));
+    ) -> Option<Rc<Statement>> {
+        let Class::Execute { name, .. } = &planned.statements.first()?.class else {
+            return None;
         };
-        match self.executed_at(0, name) {
-            Some(executed) => {
-                self.ensure_parsed(&executed, Naming::Named);
-                let mut statements = self.worker.statements.borrow_mut();
-                let renamed = statements.renamed(&statement, &name.range, &executed.server_name);
-                Ok((renamed, Naming::Unnamed))
-            }
-            // Another client's.
-            None if name.name.starts_with(NAME) && self.owns_names() => {
+        let executed = self.executed_at(0, name)?;
+        self.ensure_parsed(&executed, Naming::Named);
+        let mut statements = self.worker.statements.borrow_mut();
+        Some(statements.renamed(statement, &name.range, &executed.server_name))
+    }
+
+    /// Nobody executes another client's statement by the name that servers know.
+    fn check_executed(&self, planned: &Planned) -> Result<(), Fault> {
+        match planned.statements.first().map(|one| &one.class) {
+            Some(Class::Execute { name, .. })
+                if name.name.starts_with(NAME)
+                    && self.owns_names()
+                    && self.executed_at(0, name).is_none() =>
+            {
                 Err(Fault::no_statement(name.name.as_bytes()))
             }
-            None => Ok((statement, naming)),
+            _ => Ok(()),
         }
     }
 
@@ -411,9 +463,7 @@ impl Session {
                     return Ok(());
                 }
                 self.attach(Destination::Any, Phase::Working).await?;
-                if let Some(link) = &mut self.link {
-                    link.send(frame, Request::DescribePortal, None);
-                }
+                self.describe_portal(frame);
             }
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
@@ -431,7 +481,11 @@ impl Session {
                 }
                 let destination = self.describing(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
-                let (statement, naming) = self.as_servers_know(statement, naming, &plan.planned)?;
+                self.check_executed(&plan.planned)?;
+                let (statement, naming) = match self.as_servers_know(&statement, &plan.planned) {
+                    Some(renamed) => (renamed, Naming::Unnamed),
+                    None => (statement, naming),
+                };
                 self.ensure_parsed(&statement, naming);
                 if let Some(link) = &mut self.link {
                     let name: &[u8] = match naming {
@@ -450,6 +504,12 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn describe_portal(&mut self, frame: &[u8]) {
+        if let Some(link) = &mut self.link {
+            link.send(frame, Request::DescribePortal, None);
+        }
     }
 
     /// Where a statement is described: where it is known to go, else anywhere.
@@ -500,6 +560,12 @@ impl Session {
             });
         }
         self.attach(Destination::Any, Phase::Working).await?;
+        self.execute_portal(&execute, frame);
+        Ok(())
+    }
+
+    /// Sends an Execute on the current connection.
+    pub(super) fn execute_portal(&mut self, execute: &Execute<'_>, frame: &[u8]) {
         let planned = self
             .portals
             .iter()
@@ -523,7 +589,6 @@ impl Session {
                 link.expect_copy();
             }
         }
-        Ok(())
     }
 
     async fn execute_own(&mut self, statement: &Rc<Statement>) -> Result<(), Fault> {
@@ -568,7 +633,7 @@ impl Session {
         Ok(())
     }
 
-    async fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
+    pub(super) fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
         let close = Close::decode(body).map_err(Fault::Violation)?;
         let ours = match close.target {
             Target::Statement => {
@@ -612,6 +677,12 @@ impl Session {
         if self.batch.reading == Reading::On {
             self.check_held().await?;
         }
+        self.end_of_batch();
+        Ok(())
+    }
+
+    /// A Sync, when no statement waits to be judged.
+    pub(super) fn end_of_batch(&mut self) {
         self.batch.reading = Reading::On;
         let own_status = self.own_status();
         match &mut self.link {
@@ -625,7 +696,6 @@ impl Session {
         if self.transaction == Transaction::Idle {
             self.batch.portals.clear();
         }
-        Ok(())
     }
 
     /// A Query or FunctionCall comes without a Sync before it: what was held is dealt with first.

@@ -69,6 +69,39 @@ enum Hygiene {
     Suspect,
 }
 
+/// What [`encode_prepare`] asks for.
+const PREPARE_UNSEEN: [Request; 6] = [
+    Request::Close,
+    Request::Parse,
+    Request::Bind,
+    Request::Execute,
+    Request::Close,
+    Request::Close,
+];
+
+/// Runs PREPARE unseen, under names that leave the client's unnamed statement and portal alone.
+fn encode_prepare(text: &[u8], out: &mut Vec<u8>) {
+    let no_types: &[u8] = &[0, 0, 0];
+    let close = |target, out: &mut Vec<u8>| {
+        message::Close {
+            target,
+            name: CARRIER,
+        }
+        .encode(out);
+    };
+    // An error left it there the last time.
+    close(message::Target::Statement, out);
+    message::encode_parse(CARRIER, &[text, no_types].concat(), out);
+    message::encode_bind_empty(CARRIER, CARRIER, out);
+    message::Execute {
+        portal: CARRIER,
+        max_rows: 0,
+    }
+    .encode(out);
+    close(message::Target::Portal, out);
+    close(message::Target::Statement, out);
+}
+
 impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
@@ -79,6 +112,15 @@ impl Keep {
 }
 
 impl Link {
+    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        Link {
+            lent,
+            phase,
+            keep: Keep::of(mode),
+            hygiene: Hygiene::Clean,
+        }
+    }
+
     pub fn server(&mut self) -> &mut Server {
         &mut self.lent
     }
@@ -221,37 +263,10 @@ impl Link {
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
-    /// Runs PREPARE unseen, under names that leave the client's unnamed statement and portal alone.
     fn prepare(&mut self, text: &[u8], token: Token) {
-        let no_types: &[u8] = &[0, 0, 0];
-        let out = self.lent.outbox();
-        let close = |target, out: &mut Vec<u8>| {
-            message::Close {
-                target,
-                name: CARRIER,
-            }
-            .encode(out);
-        };
-        // An error left it there the last time.
-        close(message::Target::Statement, out);
-        message::encode_parse(CARRIER, &[text, no_types].concat(), out);
-        message::encode_bind_empty(CARRIER, CARRIER, out);
-        message::Execute {
-            portal: CARRIER,
-            max_rows: 0,
-        }
-        .encode(out);
-        close(message::Target::Portal, out);
-        close(message::Target::Statement, out);
-        let requests = [
-            (Request::Close, None),
-            (Request::Parse, None),
-            (Request::Bind, None),
-            (Request::Execute, Some(token)),
-            (Request::Close, None),
-            (Request::Close, None),
-        ];
-        for (request, token) in requests {
+        encode_prepare(text, self.lent.outbox());
+        for request in PREPARE_UNSEEN {
+            let token = (request == Request::Execute).then_some(token);
             self.lent.pipeline.expect(request, Fate::Swallow, token);
         }
     }
@@ -269,20 +284,13 @@ impl Link {
         match &renewed.source {
             Source::Parse { after_name, .. } => {
                 message::encode_parse(&renewed.server_name, after_name, out);
-                self.lent.pipeline.ask_again(token, &[Request::Parse]);
+                let anew = [Request::Close, Request::Parse];
+                self.lent.pipeline.ask_again(&anew, Request::Parse, token);
             }
             Source::Prepare { text, .. } => {
-                let no_types: &[u8] = &[0, 0, 0];
-                message::encode_parse(CARRIER, &[text, no_types].concat(), out);
-                message::encode_bind_empty(CARRIER, CARRIER, out);
-                message::Execute {
-                    portal: CARRIER,
-                    max_rows: 0,
-                }
-                .encode(out);
-                self.lent
-                    .pipeline
-                    .ask_again(token, &[Request::Parse, Request::Bind, Request::Execute]);
+                encode_prepare(text, out);
+                let anew = [&[Request::Close], &PREPARE_UNSEEN[..]].concat();
+                self.lent.pipeline.ask_again(&anew, Request::Execute, token);
             }
         }
     }
@@ -363,7 +371,7 @@ impl Link {
                 // A cancel that is late hits this empty query and nobody's statement.
                 lent.run("", &worker.scratch).await
             };
-            if let Ok(Ok(_)) = tokio::time::timeout(CLEAN_UP, rest).await {
+            if let Ok(Ok(_)) = worker.shared.timers.timeout(CLEAN_UP, rest).await {
                 lent.release(Instant::now());
             }
         });
@@ -401,7 +409,7 @@ impl Link {
                 }
                 Ok(true)
             };
-            if let Ok(Ok(true)) = tokio::time::timeout(CLEAN_UP, cleaned).await {
+            if let Ok(Ok(true)) = worker.shared.timers.timeout(CLEAN_UP, cleaned).await {
                 lent.release(Instant::now());
             }
         });
@@ -442,9 +450,7 @@ impl Session {
             Destination::Any => self.database.catalog().home,
         };
         let link = self.take_link(shard, phase).await?;
-        self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
-        self.card.shard.set(Some(shard));
-        self.link = Some(link);
+        self.link_up(link);
         self.bring_up(phase).await.inspect_err(|_| {
             // Not in a known state: closed.
             self.link = None;
@@ -452,6 +458,14 @@ impl Session {
         })?;
         self.send_held();
         Ok(())
+    }
+
+    /// From now on this connection works for the session.
+    pub(super) fn link_up(&mut self, mut link: Link) {
+        link.lent.shown = Shown::Own;
+        self.card.set_running(Some(Rc::clone(&link.lent.canceller)));
+        self.card.shard.set(Some(link.shard()));
+        self.link = Some(link);
     }
 
     /// Takes a connection: one that this session keeps, or one of the pool.
@@ -476,12 +490,7 @@ impl Session {
                 lent.map_err(Fault::Checkout)?
             }
         };
-        Ok(Link {
-            lent,
-            phase,
-            keep: Keep::of(self.mode),
-            hygiene: Hygiene::Clean,
-        })
+        Ok(Link::new(lent, phase, self.mode))
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -628,7 +637,8 @@ impl Session {
     }
 
     /// Listens to the connections that the session keeps while another or none works for it.
-    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Broken> {
+    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
         for link in &mut self.kept {
             let mut events = Vec::new();
@@ -657,7 +667,7 @@ impl Session {
     }
 
     /// Sends what the client asked before it was known which connection it is for.
-    fn send_held(&mut self) {
+    pub(super) fn send_held(&mut self) {
         for held in self.batch.take_held() {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),

@@ -121,6 +121,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),
+        decided: None,
         failed: false,
         last_words: None,
         events: Vec::new(),

@@ -1,6 +1,6 @@
 //! One client, from its login to its goodbye.
 //!
-//! The life of a statement: its message is taken from the inbox (`take.rs`), planned through the plan cache (`route.rs`), given to a
+//! The life of a statement: its message is taken from the inbox (`take.rs`; without detours in `straight.rs`), planned through the plan cache (`route.rs`), given to a
 //! server connection that is brought to this session's settings first (`link.rs`), and relayed until the server is ready
 //! again; then what the statement changed is remembered (`effects.rs`) and the connection goes back to its pool.
 //! What needs no server is answered here (`control.rs`). `simple.rs` and `extended.rs` are the two protocols.
@@ -22,6 +22,7 @@ mod search_path;
 pub mod shared;
 mod simple;
 pub mod statement;
+mod straight;
 mod take;
 pub mod transaction;
 pub mod worker;
@@ -56,6 +57,7 @@ use respond::{End, Fault};
 use route::ShardSetting;
 use shared::{Admission, UserAdmission};
 use statement::Statement;
+use straight::Decided;
 use transaction::Transaction;
 use worker::{Database, Worker, add};
 
@@ -64,6 +66,9 @@ const HIGH_WATER: usize = 64 * 1024;
 
 /// How long a session waits for the definitions that it has changed.
 const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long a client may take to read its last words.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One client's session.
 pub struct Session {
@@ -81,6 +86,8 @@ pub struct Session {
     pools: Vec<Option<Rc<Pool>>>,
     transaction: Transaction,
     batch: Batch,
+    /// For the message that the straight path could not deal with.
+    decided: Option<Decided>,
     /// The current unit of work has failed on its server.
     failed: bool,
     /// The last words of a server that is going away: the body of its ErrorResponse.
@@ -145,26 +152,29 @@ impl Session {
         })
         .await;
         let end = loop {
-            if let Err(end) = self.step().await {
-                break end;
+            match std::future::poll_fn(|cx| self.advance(cx)).await {
+                Ok(()) => {
+                    self.follow_catalog().await;
+                    if let Err(end) = self.take_messages().await {
+                        break end;
+                    }
+                }
+                Err(end) => break end,
             }
         };
         self.close(end).await;
     }
 
-    async fn step(&mut self) -> Result<(), End> {
-        self.follow_catalog().await;
-        self.take_messages().await?;
-        match self.relay().await {
-            Ok(_) => self.settle(),
-            Err(broken) => self.broken(broken),
-        }
-    }
-
     /// Waits until the definitions that this session has changed are known to the planner.
     async fn follow_catalog(&mut self) {
         if let Some(follows) = self.catalog_follows.take()
-            && tokio::time::timeout(FOLLOW, follows).await.is_err()
+            && self
+                .worker
+                .shared
+                .timers
+                .timeout(FOLLOW, follows)
+                .await
+                .is_err()
         {
             tracing::warn!(
                 database = &*self.database.name,
@@ -174,33 +184,16 @@ impl Session {
     }
 
     /// Moves bytes until the client or the server needs attention.
-    async fn relay(&mut self) -> Result<Turn, Broken> {
-        std::future::poll_fn(|cx| {
-            let reading = self.reading();
-            match self.poll_relay(cx, reading) {
-                // The server has taken what was waiting for it: there is room for more of the client's bytes.
-                Poll::Pending
-                    if reading == Reading::Enough && self.reading() == Reading::Wanted =>
-                {
-                    Poll::Ready(Ok(Turn::Server))
-                }
-                turn => turn,
-            }
-        })
-        .await
-    }
-
     fn poll_relay(&mut self, cx: &mut Context<'_>, reading: Reading) -> Poll<Result<Turn, Broken>> {
-        let worker = Rc::clone(&self.worker);
-        if worker.is_draining() && self.is_idle() {
+        if self.worker.is_draining() && self.is_idle() {
             return Poll::Ready(Err(Broken::Client(ClientError::Drained)));
         }
-        let mut scratch = worker.scratch.borrow_mut();
         if !self.kept.is_empty()
-            && let Poll::Ready(broken) = self.poll_kept(cx, &mut scratch)
+            && let Poll::Ready(broken) = self.poll_kept(cx)
         {
             return Poll::Ready(Err(broken));
         }
+        let mut scratch = self.worker.scratch.borrow_mut();
         let server = self.link.as_mut().map(Link::server);
         relay::poll(
             cx,
@@ -248,8 +241,14 @@ impl Session {
 
     /// Remembers what the last relay brought to light.
     fn settle(&mut self) -> Result<(), End> {
-        if self.events.is_empty() {
-            return Ok(());
+        match self.events[..] {
+            [] => return Ok(()),
+            [Event::Ready(status)] => {
+                self.events.clear();
+                self.ready(status);
+                return Ok(());
+            }
+            _ => {}
         }
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -266,6 +265,7 @@ impl Session {
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
                 Event::Stale => self.ask_again(),
+                Event::StaleTold(name) => self.retire(&name),
             }
         }
         self.events = events;
@@ -406,7 +406,8 @@ impl Session {
         self.worker.cards.remove(self.card.place.get());
         let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
         // A client that does not take its last words is not waited for.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+        let timers = &self.worker.shared.timers;
+        let _ = timers.timeout(FAREWELL, flushed).await;
         let counters = &self.database.counters;
         add(&counters.received_bytes, self.client.received_bytes);
         add(&counters.sent_bytes, self.client.sent_bytes);

@@ -469,18 +469,25 @@ impl Session {
 }
 
 impl Session {
+    /// A prepared statement's result is no longer what it was, and its client knows: who prepares it now gets it as it is now.
+    pub(super) fn retire(&mut self, name: &[u8]) {
+        let mut known = self.prepared.values();
+        if let Some(stale) = known.find(|known| *known.server_name == *name) {
+            self.worker.statements.borrow_mut().retire(stale);
+        }
+    }
+
     /// A prepared statement's result is no longer what it was: the unit of work is sent once more with the statement made anew.
     /// When that cannot be done it fails again, and the client hears of it.
     pub(super) fn ask_again(&mut self) {
         let Some(link) = &mut self.link else { return };
         let sent = link.server().last_sent().to_vec();
         let name = again::first_use(&sent).unwrap_or_default();
-        let known = self.prepared.values();
-        let stale = known
-            .filter(|statement| *statement.server_name == *name)
-            .map(Rc::clone)
-            .next();
-        let Some(stale) = stale else {
+        let stale = self
+            .prepared
+            .values()
+            .find(|known| *known.server_name == *name);
+        let Some(stale) = stale.map(Rc::clone) else {
             return link.push(&again::renamed(&sent, name, name));
         };
         let renewed = {
@@ -494,6 +501,9 @@ impl Session {
             }
         }
         let token = self.remember(Effect::Injected(Rc::clone(&renewed)));
+        if again::is_query(&sent) {
+            self.behind = Behind::Preparation;
+        }
         if let Some(link) = &mut self.link {
             link.ask_again(&stale, &renewed, token);
             link.push(&again::renamed(

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
+use crate::wire::timers::Timers;
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
 /// One consistent state of what the administrator configured and what the servers define.
@@ -25,6 +26,8 @@ pub struct Snapshot {
 /// Shared by the workers and the control plane.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
+    /// Of the control plane; workers have none of their own.
+    pub timers: Timers,
     pub secret: ProcessSecret,
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
@@ -56,11 +59,13 @@ pub struct ClientPlace {
 impl Shared {
     pub fn new(
         snapshot: Snapshot,
+        timers: Timers,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
+            timers,
             secret,
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),

@@ -8,6 +8,7 @@ use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
+use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::Planned;
@@ -31,6 +32,11 @@ impl Session {
     }
 
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
+        if let Some(Decided::Query(planned, destination)) = self.decided.take() {
+            self.attach(destination, Phase::Working).await?;
+            self.forward_query(&planned, frame);
+            return Ok(());
+        }
         let text = Query::decode(&frame[HEADER..])
             .map_err(Fault::Violation)?
             .text;
@@ -85,7 +91,7 @@ impl Session {
         answered && self.own_status() == crate::wire::answer::TransactionStatus::Failed
     }
 
-    fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
+    pub(super) fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
         let token = self.note(planned);
         if let Some(link) = &mut self.link {
             link.forget_unnamed();

@@ -1,17 +1,39 @@
 //! Taking the client's messages from the inbox, one by one, as far as they can be dealt with now.
 
+use std::ops::Range;
+
 use super::Session;
 use super::link::Link;
 use super::respond::End;
+use super::straight::Path;
 use crate::wire::frame::{self, Frame, FrameError};
 
 impl Session {
+    /// Deals with the messages that meet no obstacle, as far as they can be dealt with now.
+    pub(super) fn take_straight(&mut self) -> Result<Path, End> {
+        // The inbox is lent out so that messages can be borrowed from it while the session works on them.
+        let inbox = std::mem::take(&mut self.client.inbox);
+        let mut taken = 0;
+        let result = loop {
+            match self.next_message(&inbox, &mut taken) {
+                Ok(Some((tag, range))) => {
+                    let end = range.end;
+                    match self.straight(tag, &inbox[range]) {
+                        Path::Done => taken = end,
+                        Path::Obstacle => break Ok(Path::Obstacle),
+                    }
+                }
+                Ok(None) => break Ok(Path::Done),
+                Err(end) => break Err(end),
+            }
+        };
+        self.client.inbox = inbox;
+        self.client.consume(taken);
+        result
+    }
+
     /// Deals with all messages that can be dealt with now.
     pub(super) async fn take_messages(&mut self) -> Result<(), End> {
-        if self.client.inbox.is_empty() {
-            return Ok(());
-        }
-        // The inbox is lent out so that messages can be borrowed from it while the session works on them.
         let inbox = std::mem::take(&mut self.client.inbox);
         let mut taken = 0;
         let result = self.take_from(&inbox, &mut taken).await;
@@ -21,6 +43,19 @@ impl Session {
     }
 
     async fn take_from(&mut self, inbox: &[u8], taken: &mut usize) -> Result<(), End> {
+        while let Some((tag, range)) = self.next_message(inbox, taken)? {
+            *taken = range.end;
+            self.message(tag, &inbox[range]).await?;
+        }
+        Ok(())
+    }
+
+    /// The next whole message that can be dealt with now. COPY data before it are passed on in parts.
+    fn next_message(
+        &mut self,
+        inbox: &[u8],
+        taken: &mut usize,
+    ) -> Result<Option<(u8, Range<usize>)>, End> {
         let limit = self.max_message_size;
         while *taken < inbox.len() {
             if self.copy_rest > 0 {
@@ -30,38 +65,34 @@ impl Session {
                 *taken = end;
                 continue;
             }
-            let (closing, copying) = self.link.as_ref().map_or((false, false), |link| {
-                (link.is_closing(), link.is_copying())
-            });
-            let copy_waits = closing || self.link.as_ref().is_some_and(|link| link.expects_copy());
-            if self
-                .link
-                .as_ref()
-                .is_some_and(|link| link.backlog() > super::HIGH_WATER)
-            {
-                return Ok(());
+            let (mut waits, mut copy_waits) = (false, false);
+            if let Some(link) = &self.link {
+                if link.backlog() > super::HIGH_WATER {
+                    return Ok(None);
+                }
+                let copying = link.is_copying();
+                waits = link.is_closing() && !copying;
+                copy_waits = waits || (link.expects_copy() && !copying);
             }
             match frame::first(inbox, *taken, limit).map_err(End::Frame)? {
                 Frame::Whole { tag, range } => {
-                    let data_waits = copy_waits && matches!(tag, b'd' | b'c' | b'f');
-                    if (closing || data_waits) && !copying {
-                        return Ok(());
+                    if waits || (copy_waits && matches!(tag, b'd' | b'c' | b'f')) {
+                        return Ok(None);
                     }
-                    *taken = range.end;
-                    self.message(tag, &inbox[range]).await?;
+                    return Ok(Some((tag, range)));
                 }
                 Frame::CopyPart { range, rest } => {
-                    if copy_waits && !copying {
-                        return Ok(());
+                    if copy_waits {
+                        return Ok(None);
                     }
                     *taken = range.end;
                     self.copy_rest = rest;
                     self.copy_bytes(&inbox[range]);
                 }
-                Frame::Partial { .. } => return Ok(()),
+                Frame::Partial { .. } => return Ok(None),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn message(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
@@ -72,20 +103,23 @@ impl Session {
             b'Q' | b'F' if self.batch.is_skipping() => Ok(()),
             b'Q' => self.simple(frame).await,
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => self.extended(tag, frame).await,
-            b'd' => {
-                self.copy_bytes(frame);
-                Ok(())
-            }
-            b'c' | b'f' => {
-                self.copy_bytes(frame);
-                if let Some(link) = &mut self.link {
-                    link.copy_ended();
-                }
+            b'd' | b'c' | b'f' => {
+                self.copy_message(tag, frame);
                 Ok(())
             }
             b'F' => self.function_call(frame).await,
             b'X' => Err(End::Client),
             other => Err(End::Frame(FrameError::UnknownType(other))),
+        }
+    }
+
+    /// CopyData, CopyDone or CopyFail.
+    pub(super) fn copy_message(&mut self, tag: u8, frame: &[u8]) {
+        self.copy_bytes(frame);
+        if tag != b'd'
+            && let Some(link) = &mut self.link
+        {
+            link.copy_ended();
         }
     }
 

@@ -214,6 +214,7 @@ impl Worker {
                 parameters: Vec::new(),
             },
             encryption: Arc::clone(&snapshot.server_encryption),
+            timers: self.shared.timers.clone(),
             timeout: settings.connect_timeout,
         };
         Some(Spec {

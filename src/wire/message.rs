@@ -78,11 +78,7 @@ impl<'a> Cursor<'a> {
 
     /// Up to a NUL, which is taken but not given.
     pub(crate) fn string(&mut self) -> Result<&'a [u8], ProtocolViolation> {
-        let end = self
-            .rest
-            .iter()
-            .position(|&byte| byte == 0)
-            .ok_or(ProtocolViolation::UnterminatedString)?;
+        let end = memchr::memchr(0, self.rest).ok_or(ProtocolViolation::UnterminatedString)?;
         let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         Ok(text)

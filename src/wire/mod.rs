@@ -11,4 +11,5 @@ pub mod frame;
 pub mod message;
 pub mod startup;
 pub mod stream;
+pub mod timers;
 pub mod tls;

@@ -15,6 +15,7 @@ use trunkline::wire::auth::{AuthSecrets, ProcessSecret, authenticate};
 use trunkline::wire::message;
 use trunkline::wire::startup::{self, Opening};
 use trunkline::wire::stream::Stream;
+use trunkline::wire::timers::Timers;
 use trunkline::wire::tls::{ClientEncryption, ServerEncryption};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -260,7 +261,14 @@ async fn a_server_lets_us_in_by_every_method() {
             (server.over_tcp(), SslMode::Prefer, true),
             (server.over_tcp(), SslMode::Require, true),
         ] {
-            let connected = connect(&address, &login(role), &encryption(mode), PATIENCE).await;
+            let connected = connect(
+                &address,
+                &login(role),
+                &encryption(mode),
+                &Timers::here(),
+                PATIENCE,
+            )
+            .await;
             let connected =
                 connected.unwrap_or_else(|error| panic!("{role} {mode:?} {address}: {error}"));
             assert_eq!(connected.stream.is_tls(), tls);
@@ -279,6 +287,7 @@ async fn a_server_refuses_in_its_own_words() {
         &server.over_tcp(),
         login,
         &encryption(SslMode::Prefer),
+        &Timers::here(),
         PATIENCE,
     )
     .await
@@ -300,6 +309,7 @@ async fn a_server_refuses_in_its_own_words() {
             &server.over_tcp(),
             &none,
             &encryption(SslMode::Disable),
+            &Timers::here(),
             PATIENCE,
         )
         .await
@@ -349,6 +359,7 @@ async fn scram_is_bound_to_certificates_of_every_hash() {
             &server.over_tcp(),
             &login("scram"),
             &encryption(SslMode::Require),
+            &Timers::here(),
             PATIENCE,
         )
         .await;
@@ -366,9 +377,15 @@ async fn a_cancel_request_reaches_its_statement() {
     let server = Postgres::start();
     for mode in [SslMode::Disable, SslMode::Require] {
         let encryption = encryption(mode);
-        let mut connected = connect(&server.over_tcp(), &login("scram"), &encryption, PATIENCE)
-            .await
-            .unwrap();
+        let mut connected = connect(
+            &server.over_tcp(),
+            &login("scram"),
+            &encryption,
+            &Timers::here(),
+            PATIENCE,
+        )
+        .await
+        .unwrap();
         let mut query = Vec::new();
         message::encode_query(b"SELECT pg_sleep(600)", &mut query);
         connected.stream.write_all(&query).await.unwrap();
@@ -383,6 +400,7 @@ async fn a_cancel_request_reaches_its_statement() {
             &encryption,
             connected.process_id,
             &connected.secret_key,
+            &Timers::here(),
             PATIENCE,
         )
         .await

@@ -11,6 +11,7 @@ use trunkline::backend::connect::{Address, Login};
 use trunkline::backend::pool::{Lending, Pool, Spec};
 use trunkline::config::{self, ServerTls, SslMode};
 use trunkline::sharding::ShardId;
+use trunkline::wire::timers::Timers;
 use trunkline::wire::tls::ServerEncryption;
 
 use crate::proxy::{DATABASE, Proxy, keys, plain};
@@ -522,6 +523,11 @@ fn a_pool_goes_on_after_a_pause() {
     })
     .unwrap();
     plain();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let timers = runtime.block_on(async { Timers::here() });
     let target = Target {
         address: Address {
             host: "127.0.0.1".into(),
@@ -535,6 +541,7 @@ fn a_pool_goes_on_after_a_pause() {
             parameters: Vec::new(),
         },
         encryption: Arc::new(encryption),
+        timers,
         timeout: Duration::from_secs(10),
     };
     let pool = Pool::new(Spec {
@@ -543,10 +550,6 @@ fn a_pool_goes_on_after_a_pause() {
         settings,
         share: 2,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let [one, two] = [
             pool.checkout().await.unwrap(),

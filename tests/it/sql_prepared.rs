@@ -448,6 +448,75 @@ fn bytes_on_a_connection_are_bounded() {
     assert!((8..=11).contains(&held), "{held}");
 }
 
+/// A statement whose result has another shape since a change of its table: unseen where the client is told the shape with the
+/// rows, and Postgres's own error where it is not; prepared anew it works in any case.
+#[test]
+fn a_changed_result_is_prepared_anew() {
+    let proxy = Proxy::start("workers = 1\n[pool]\nsize = 8\n");
+    let mut client = proxy.client("lone");
+    let on_home = |sql: &str| {
+        crate::servers::cluster().shards()[0]
+            .primary
+            .run_sql(crate::proxy::DATABASE, sql)
+            .unwrap()
+    };
+    on_home("SET ROLE app; CREATE TABLE other.shaped (a int); INSERT INTO other.shaped VALUES (1)");
+    client.query("SET trunkline.shard = 's1'");
+    client.query("PREPARE p AS SELECT * FROM other.shaped");
+    client.ask(&[parse("n", "SELECT * FROM other.shaped", &[]), sync()]);
+    let portal = [
+        bind("", "n", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    let blind = [bind("", "n", &[]), execute("", 0), sync()];
+    assert_eq!(client.query("EXECUTE p"), "T(a:23) D(1) C(SELECT 1) Z(I)");
+    assert_eq!(client.ask(&portal), "2 T(a:23) D(1) C(SELECT 1) Z(I)");
+    // Changed behind Trunkline's back.
+    on_home("ALTER TABLE other.shaped ADD b text DEFAULT 'b'");
+    assert_eq!(
+        client.query("EXECUTE p"),
+        "T(a:23 b:25) D(1|b) C(SELECT 1) Z(I)"
+    );
+    assert_eq!(
+        client.ask(&portal),
+        "2 T(a:23 b:25) D(1|b) C(SELECT 1) Z(I)"
+    );
+    on_home("ALTER TABLE other.shaped ADD c text DEFAULT 'c'");
+    let stale = "E(ERROR 0A000 cached plan must not change result type)";
+    assert_eq!(client.ask(&blind), format!("{stale} Z(I)"));
+    assert_eq!(client.ask(&blind), format!("{stale} Z(I)"));
+    assert_eq!(
+        client.ask(&portal),
+        "2 T(a:23 b:25 c:25) D(1|b|c) C(SELECT 1) Z(I)"
+    );
+    assert_eq!(client.ask(&blind), "2 D(1|b|c) C(SELECT 1) Z(I)");
+    // In a transaction the error is the transaction's.
+    on_home("ALTER TABLE other.shaped ADD d text DEFAULT 'd'");
+    client.query("BEGIN");
+    assert_eq!(client.query("EXECUTE p"), format!("{stale} Z(E)"));
+    client.query("ROLLBACK");
+    on_home("ALTER TABLE other.shaped ADD e text DEFAULT 'e'");
+    client.query("BEGIN");
+    assert_eq!(client.ask(&portal), format!("{stale} Z(E)"));
+    client.query("ROLLBACK");
+    let said = client.ask(&[
+        close(b'S', "n"),
+        parse("n", "SELECT * FROM other.shaped", &[]),
+        bind("", "n", &[]),
+        execute("", 0),
+        sync(),
+    ]);
+    assert_eq!(said, "3 1 2 D(1|b|c|d|e) C(SELECT 1) Z(I)");
+    assert_eq!(
+        client.query("EXECUTE p; SELECT 1"),
+        "T(a:23 b:25 c:25 d:25 e:25) D(1|b|c|d|e) C(SELECT 1) T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
+    on_home("DROP TABLE other.shaped");
+    assert!(client.query("EXECUTE p").starts_with("E(ERROR 42P01 "));
+}
+
 /// In session pooling names are the server's own.
 #[test]
 fn session_pooling_keeps_the_names() {

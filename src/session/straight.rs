@@ -1,0 +1,179 @@
+//! The straight path: messages that meet no obstacle are dealt with here, at once and without a future. That is nearly all of them.
+//!
+//! An obstacle is whatever has to wait (no connection is idle, settings must be brought over, a server must judge something) or is rare.
+//! Then nothing has been done yet, and the same message goes the long way (`take.rs`), which can do everything.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use super::link::Phase;
+use super::prepared::speaks_of_prepared;
+use super::respond::End;
+use super::route::Destination;
+use super::transaction::Transaction;
+use super::{Link, Reading, Session};
+use crate::plan::Planned;
+use crate::wire::answer::TransactionStatus;
+use crate::wire::frame::HEADER;
+use crate::wire::message::{Describe, Execute, Query, Target};
+
+/// How far the straight path led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    Done,
+    /// The long way must be taken with this message.
+    Obstacle,
+}
+
+/// What the straight path found out before it met its obstacle.
+pub(super) enum Decided {
+    Query(Rc<Planned>, Destination),
+    Bind(Destination),
+}
+
+impl Session {
+    /// Serves the client until there is an obstacle, or an end.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            if self.catalog_follows.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.client.inbox.is_empty() && self.take_straight()? == Path::Obstacle {
+                return Poll::Ready(Ok(()));
+            }
+            let reading = self.reading();
+            match self.poll_relay(cx, reading) {
+                // The server has taken what was waiting for it: there is room for more of the client's bytes.
+                Poll::Pending
+                    if reading == Reading::Enough && self.reading() == Reading::Wanted => {}
+                turn => match ready!(turn) {
+                    Ok(_) => self.settle()?,
+                    Err(broken) => self.broken(broken)?,
+                },
+            }
+        }
+    }
+
+    /// Deals with one message.
+    pub(super) fn straight(&mut self, tag: u8, frame: &[u8]) -> Path {
+        if matches!(tag, b'd' | b'c' | b'f') {
+            self.copy_message(tag, frame);
+            return Path::Done;
+        }
+        let is_plain = matches!(self.transaction, Transaction::Idle | Transaction::Open)
+            && !self.batch.is_skipping()
+            && !self.link.as_ref().is_some_and(Link::is_copying);
+        match tag {
+            _ if !is_plain => Path::Obstacle,
+            b'Q' => self.straight_query(frame).unwrap_or(Path::Obstacle),
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => self.straight_extended(tag, frame),
+            _ => Path::Obstacle,
+        }
+    }
+
+    /// `None` is an obstacle too.
+    fn straight_query(&mut self, frame: &[u8]) -> Option<Path> {
+        let fresh = self.link.as_ref().is_none_or(|link| {
+            !link.is_metadata() && !link.is_in_unit() && link.status() != TransactionStatus::Failed
+        });
+        if !fresh || self.batch.is_open() {
+            return None;
+        }
+        self.unit_begins();
+        let text = Query::decode(&frame[HEADER..]).ok()?.text;
+        let planned = self.plan(text).ok()?;
+        if planned.statements.len() != 1 || speaks_of_prepared(&planned) {
+            return None;
+        }
+        let destination = self.destination_of_query(&planned, text).ok()??;
+        if !self.attach_straight(destination) {
+            self.decided = Some(Decided::Query(planned, destination));
+            return None;
+        }
+        self.unnamed = None;
+        self.batch.close_portal(b"");
+        self.forward_query(&planned, frame);
+        Some(Path::Done)
+    }
+
+    fn straight_extended(&mut self, tag: u8, frame: &[u8]) -> Path {
+        if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
+            self.unit_begins();
+        }
+        let body = &frame[HEADER..];
+        let working = self.link.as_ref().is_some_and(|link| !link.is_metadata());
+        let outcome = match tag {
+            b'P' => self.parse(body),
+            b'B' => match self.begin_bind(body) {
+                Ok(Some(binding)) => {
+                    if !self.attach_straight(binding.destination) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
+                    self.finish_bind(&binding);
+                    Ok(())
+                }
+                Ok(None) => Ok(()),
+                Err(fault) => Err(fault),
+            },
+            b'D' if working => match Describe::decode(body) {
+                Ok(describe)
+                    if describe.target == Target::Portal
+                        && !self.batch.has_portal(describe.name) =>
+                {
+                    self.describe_portal(frame);
+                    Ok(())
+                }
+                _ => return Path::Obstacle,
+            },
+            b'E' if working => match Execute::decode(body) {
+                Ok(execute) if !self.batch.has_portal(execute.portal) => {
+                    self.execute_portal(&execute, frame);
+                    Ok(())
+                }
+                _ => return Path::Obstacle,
+            },
+            b'C' => self.close_target(body, frame),
+            b'S' if working => {
+                self.end_of_batch();
+                Ok(())
+            }
+            _ => return Path::Obstacle,
+        };
+        if let Err(fault) = outcome {
+            self.fail_batch(&fault);
+        }
+        Path::Done
+    }
+
+    /// Makes a connection to the destination work for this session, if there is one that needs nothing done to it.
+    fn attach_straight(&mut self, destination: Destination) -> bool {
+        if let Some(link) = &self.link {
+            let here = match destination {
+                Destination::Shard(shard) => shard == link.shard(),
+                Destination::Any => true,
+            };
+            return here && !link.is_metadata();
+        }
+        if self.transaction != Transaction::Idle || !self.kept.is_empty() {
+            return false;
+        }
+        let shard = match destination {
+            Destination::Shard(shard) => shard,
+            Destination::Any => self.database.catalog().home,
+        };
+        let Some(Some(pool)) = self.pools.get(shard.index()) else {
+            return false;
+        };
+        let Some(lent) = pool.try_checkout(self.unit_began) else {
+            return false;
+        };
+        if !lent.settings.is_same(&self.settings) || !lent.reported.is_same(&self.reported) {
+            lent.untouched(self.unit_began);
+            return false;
+        }
+        self.link_up(Link::new(lent, Phase::Working, self.mode));
+        self.send_held();
+        true
+    }
+}
