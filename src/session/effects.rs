@@ -125,6 +125,11 @@ impl PlannedStatement {
         left_behind(&self.leaves)
     }
 
+    /// Its query does not run.
+    fn is_prepare(&self) -> bool {
+        matches!(self.class, Class::Prepare { .. })
+    }
+
     /// It may have changed its connection in ways that cannot be seen.
     fn is_opaque(&self) -> bool {
         matches!(self.class, Class::Do | Class::Call)
@@ -136,7 +141,7 @@ fn left_behind(leaves: &[Leaves]) -> Option<&'static str> {
         Leaves::TemporaryTable => Some("temporary table"),
         Leaves::AdvisoryLock => Some("advisory lock"),
         Leaves::Setting => Some("set_config"),
-        Leaves::LargeObject => None,
+        Leaves::LargeObject | Leaves::Unseen => None,
     })
 }
 
@@ -161,10 +166,12 @@ impl Session {
             if let Some(reason) = statement.pin() {
                 self.pin(reason);
             }
-            if statement.is_opaque()
-                && let Some(link) = &mut self.link
-            {
-                link.suspect();
+            if let Some(link) = &mut self.link {
+                if statement.is_opaque() {
+                    link.suspect();
+                } else if statement.leaves.contains(&Leaves::Unseen) && !statement.is_prepare() {
+                    link.unsettle();
+                }
             }
             if let Class::Execute { name, .. } = &statement.class
                 && let Some(executed) = self.executed_at(place, name)
@@ -177,8 +184,14 @@ impl Session {
 
     /// What the statement behind EXECUTE leaves behind.
     fn note_executed(&mut self, statement: &Statement) {
-        if let Some(plan) = statement.plan.borrow().clone() {
-            self.note_run(&plan.planned);
+        match self.plan_statement(statement) {
+            Ok(plan) => self.note_run(&plan.planned),
+            // It is not known what it does.
+            Err(_) => {
+                if let Some(link) = &mut self.link {
+                    link.suspect();
+                }
+            }
         }
     }
 
@@ -187,6 +200,11 @@ impl Session {
         for one in &planned.statements {
             if let Some(reason) = left_behind(&one.leaves) {
                 self.pin(reason);
+            }
+            if one.leaves.contains(&Leaves::Unseen)
+                && let Some(link) = &mut self.link
+            {
+                link.unsettle();
             }
         }
     }

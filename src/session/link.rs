@@ -31,6 +31,10 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 /// A portal that never exists: to execute it makes the server fail, and so its transaction.
 const NO_PORTAL: &[u8] = b"trunkline refused the statement";
 
+/// DISCARD ALL without the loss of prepared statements.
+const SETTLE: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
 /// Statement and portal by which PREPARE is run unseen.
 const CARRIER: &[u8] = b"trunkline prepares";
 
@@ -65,6 +69,8 @@ enum Keep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hygiene {
     Clean,
+    /// A function ran that may have set or taken something unseen.
+    Unsettled,
     /// Something ran that may have changed the connection behind our back.
     Suspect,
 }
@@ -224,6 +230,13 @@ impl Link {
         self.hygiene = Hygiene::Suspect;
     }
 
+    /// Settings, locks and the like are undone before anybody else gets the connection; prepared statements stay.
+    pub fn unsettle(&mut self) {
+        if self.hygiene == Hygiene::Clean {
+            self.hygiene = Hygiene::Unsettled;
+        }
+    }
+
     pub fn keep(&mut self) {
         self.keep = Keep::Yes;
     }
@@ -356,7 +369,7 @@ impl Link {
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
     fn release(self, worker: &Rc<Worker>, now: Instant) {
-        if self.hygiene == Hygiene::Suspect {
+        if self.hygiene != Hygiene::Clean {
             return self.clean_up(worker);
         }
         let mut lent = self.lent;
@@ -394,6 +407,7 @@ impl Link {
         // What a transaction that is rolled back had set is known only after a full reset.
         let open = lent.status != TransactionStatus::Idle;
         let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
+        let hygiene = self.hygiene;
         tokio::task::spawn_local(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
@@ -406,6 +420,11 @@ impl Link {
                     lent.prepared.clear();
                     lent.unnamed = None;
                     return Ok::<bool, ServerError>(discarded.is_ok());
+                }
+                if hygiene == Hygiene::Unsettled {
+                    let settled = lent.run(SETTLE, &worker.scratch).await?;
+                    lent.settings = Settings::default();
+                    return Ok(settled.is_ok());
                 }
                 Ok(true)
             };

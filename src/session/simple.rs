@@ -195,6 +195,9 @@ impl Session {
         match self.attach(Destination::Any, Phase::Working).await {
             Ok(()) => {
                 if let Some(link) = &mut self.link {
+                    if !calls_large_object(&frame[HEADER..]) {
+                        link.unsettle();
+                    }
                     link.send(frame, Request::Function, None);
                 }
                 Ok(())
@@ -202,4 +205,10 @@ impl Session {
             Err(fault) => self.fail_query(&fault),
         }
     }
+}
+
+/// A function of the large object API by its OID (`pg_proc.dat`); the others are not known by name.
+fn calls_large_object(body: &[u8]) -> bool {
+    let oid = body.first_chunk().map_or(0, |oid| u32::from_be_bytes(*oid));
+    matches!(oid, 715 | 764 | 767 | 952..=958 | 964 | 1004 | 3170..=3172)
 }

@@ -173,6 +173,8 @@ pub enum Leaves {
     AdvisoryLock,
     /// set_config(.., .., false) or with a flag not known as true.
     Setting,
+    /// A function that may set or take something unseen. Only a planner says so, who knows the catalog.
+    Unseen,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

@@ -11,6 +11,7 @@ mod differential;
 mod drivers;
 mod extended_protocol;
 mod hash_agreement;
+mod hidden_changes;
 mod limits;
 mod local_cluster;
 mod login;
