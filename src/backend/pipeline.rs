@@ -265,6 +265,19 @@ impl Pipeline {
         matches!(tag, b'Z' | b'C' | b'S' | b'E')
     }
 
+    /// DataRow and CopyData are the client's as they are: what [`Pipeline::step`] would say of it.
+    #[inline]
+    pub fn passes_rows(&self) -> bool {
+        matches!(
+            self.queue.front(),
+            Some(Item::Owed {
+                request: Request::Query | Request::Execute,
+                fate: Fate::Forward,
+                ..
+            })
+        )
+    }
+
     /// Moves on by one message of the server; `body` is whole for the types that are inspected.
     pub fn step(
         &mut self,

@@ -12,7 +12,7 @@
 //! a newcomer can see it. All of a pool lives on one thread; its size is this worker's share of the configured size.
 //! A [`Lent`] connection that is dropped without [`Lent::release`] is closed: dirty until proven clean.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -96,8 +96,9 @@ enum Failing {
     Yes,
 }
 
-struct Waiter {
-    since: Instant,
+/// What a pool gives a client that waits. A client has one and uses it again and again.
+pub struct Waiter {
+    since: Cell<Instant>,
     slot: RefCell<Slot>,
 }
 
@@ -212,22 +213,36 @@ impl Pool {
     }
 
     async fn wait(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
-        let waiter = {
+        let now = Instant::now();
+        let mut place = self.enqueue(&Waiter::new(now), now)?;
+        std::future::poll_fn(|cx| place.poll(cx)).await
+    }
+
+    /// Takes a place at the end of the queue, for a connection when [`Pool::try_checkout`] has none. A waiter waits in one place at a time.
+    pub fn enqueue(
+        self: &Rc<Pool>,
+        waiter: &Rc<Waiter>,
+        now: Instant,
+    ) -> Result<Place, CheckoutError> {
+        {
             let mut state = self.state.borrow_mut();
+            if state.lending == Lending::Closed {
+                return Err(CheckoutError::Closed);
+            }
             let limit = state.spec.settings.max_waiting;
             if state.waiting.len() >= limit {
                 return Err(CheckoutError::QueueFull(limit));
             }
-            let waiter = Rc::new(Waiter {
-                since: Instant::now(),
-                slot: RefCell::new(Slot::Waiting(None)),
-            });
-            state.waiting.push_back(Rc::clone(&waiter));
-            waiter
-        };
+            waiter.since.set(now);
+            *waiter.slot.borrow_mut() = Slot::Waiting(None);
+            state.waiting.push_back(Rc::clone(waiter));
+        }
         self.connect_as_needed();
-        let mut place = Place { pool: self, waiter };
-        std::future::poll_fn(|cx| place.poll(cx)).await
+        Ok(Place {
+            pool: Rc::clone(self),
+            waiter: Rc::clone(waiter),
+            queued: true,
+        })
     }
 
     /// Opens connections for those who wait, as far as the size allows.
@@ -361,7 +376,7 @@ impl Pool {
             while state
                 .waiting
                 .front()
-                .is_some_and(|waiter| now.duration_since(waiter.since) >= timeout)
+                .is_some_and(|waiter| now.duration_since(waiter.since.get()) >= timeout)
             {
                 if let Some(waiter) = state.waiting.pop_front() {
                     waiter.resolve(Slot::Failed(CheckoutError::Timeout(timeout)));
@@ -458,10 +473,9 @@ impl Pool {
             lent: state.open - state.idle.len() - state.connecting,
             connecting: state.connecting,
             waiting: state.waiting.len(),
-            longest_wait: state
-                .waiting
-                .front()
-                .map_or(Duration::ZERO, |waiter| now.duration_since(waiter.since)),
+            longest_wait: state.waiting.front().map_or(Duration::ZERO, |waiter| {
+                now.duration_since(waiter.since.get())
+            }),
         }
     }
 
@@ -478,6 +492,13 @@ impl Pool {
 }
 
 impl Waiter {
+    pub fn new(now: Instant) -> Rc<Waiter> {
+        Rc::new(Waiter {
+            since: Cell::new(now),
+            slot: RefCell::new(Slot::Abandoned),
+        })
+    }
+
     fn resolve(&self, outcome: Slot) {
         let before = std::mem::replace(&mut *self.slot.borrow_mut(), outcome);
         if let Slot::Waiting(Some(waker)) = before {
@@ -496,20 +517,28 @@ impl Waiter {
 }
 
 /// A place in the queue. When it is dropped early, a connection that it was already given goes on to the next.
-struct Place<'a> {
-    pool: &'a Rc<Pool>,
+pub struct Place {
+    pool: Rc<Pool>,
     waiter: Rc<Waiter>,
+    /// It has not been answered yet.
+    queued: bool,
 }
 
-impl Place<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Lent, CheckoutError>> {
+impl Place {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Lent, CheckoutError>> {
         let mut slot = self.waiter.slot.borrow_mut();
         match std::mem::replace(&mut *slot, Slot::Abandoned) {
-            Slot::Given(server) => Poll::Ready(Ok(Lent {
-                server: Some(server),
-                pool: Rc::clone(self.pool),
-            })),
-            Slot::Failed(error) => Poll::Ready(Err(error)),
+            Slot::Given(server) => {
+                self.queued = false;
+                Poll::Ready(Ok(Lent {
+                    server: Some(server),
+                    pool: Rc::clone(&self.pool),
+                }))
+            }
+            Slot::Failed(error) => {
+                self.queued = false;
+                Poll::Ready(Err(error))
+            }
             Slot::Waiting(_) => {
                 *slot = Slot::Waiting(Some(cx.waker().clone()));
                 Poll::Pending
@@ -519,8 +548,11 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
+        if !self.queued {
+            return;
+        }
         let slot = std::mem::replace(&mut *self.waiter.slot.borrow_mut(), Slot::Abandoned);
         if let Slot::Given(server) = slot {
             self.pool.put(server, Instant::now());

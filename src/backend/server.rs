@@ -246,6 +246,13 @@ impl Server {
                 self.scan.carry.extend_from_slice(left);
                 break;
             }
+            if matches!(tag, b'D' | b'd') && self.pipeline.passes_rows() {
+                at += here;
+                run.end = at;
+                self.scan.rest = whole - here;
+                self.scan.forwarding = true;
+                continue;
+            }
             while let Some(bytes) = self.pipeline.due(events) {
                 out.extend_from_slice(&chunk[run.clone()]);
                 out.extend_from_slice(&bytes);

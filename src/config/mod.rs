@@ -175,6 +175,8 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolMode {
     Transaction,
+    /// As transaction, and what would keep a connection between transactions is refused.
+    Strict,
     Session,
 }
 

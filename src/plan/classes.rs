@@ -37,6 +37,7 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::CloseCursor
         | Class::Prepare { .. }
         | Class::Execute { .. }
+        | Class::SetConfig { .. }
         | Class::Listen
         | Class::Unlisten
         | Class::Notify
@@ -73,7 +74,7 @@ pub fn target(
             "a definition statement has to run on every shard, and no shard is named",
         ),
         // Only the session knows what it executes.
-        Class::Execute { .. } => Ok(Target::Any),
+        Class::Execute { .. } | Class::SetConfig { .. } => Ok(Target::Any),
         Class::Listen | Class::Unlisten | Class::Notify | Class::Load => {
             Ok(Target::Shard(catalog.home))
         }

@@ -4,15 +4,17 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
-use super::link::Naming;
+use super::link::{Link, Naming};
 use super::parse_scope;
+use super::pin::Pin;
 use super::route::ShardSetting;
+use super::search_path;
 use super::statement::Statement;
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::plan::{Planned, PlannedStatement};
-use crate::sql::class::{Class, Ddl, Discard, Hold, Scope, SetValue};
+use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
 /// Settings that belong to one transaction, whatever the scope of the SET.
@@ -101,6 +103,7 @@ impl PlannedStatement {
                 | C::RollbackTo(_)
                 | C::Release(_)
                 | C::Set { .. }
+                | C::SetConfig { .. }
                 | C::Reset(_)
                 | C::ResetAll
                 | C::Deallocate(_)
@@ -110,19 +113,37 @@ impl PlannedStatement {
     }
 
     /// Why the connection that ran it must stay with the session.
-    fn pin(&self) -> Option<&'static str> {
+    pub(super) fn pin(&self) -> Option<Pin> {
         match &self.class {
-            Class::Ddl(Ddl::Temporary) => return Some("temporary table"),
-            Class::Listen => return Some("LISTEN"),
+            Class::Ddl(Ddl::Temporary)
+            | Class::Execute {
+                executes: Executes::Creating(Ddl::Temporary),
+                ..
+            } => return Some(Pin::TemporaryTable),
+            Class::Listen => return Some(Pin::Listen),
             // Its query has not run.
             Class::Prepare { .. } => return None,
             Class::Declare {
                 hold: Hold::With, ..
-            } => return Some("WITH HOLD cursor"),
-            Class::Load => return Some("LOAD"),
+            } => return Some(Pin::HeldCursor),
+            Class::Load => return Some(Pin::Load),
+            // Its value is in a form that is not read.
+            Class::SetConfig {
+                scope: Scope::Session,
+                value: ConfigValue::Param(_),
+                ..
+            } => return Some(Pin::SetConfig),
             _ => {}
         }
         left_behind(&self.leaves)
+    }
+
+    /// It may have ended what a connection is kept for.
+    fn may_unpin(&self) -> bool {
+        matches!(
+            self.class,
+            Class::CloseCursor | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten
+        ) || self.leaves.contains(&Leaves::AdvisoryUnlock)
     }
 
     /// Its query does not run.
@@ -136,12 +157,12 @@ impl PlannedStatement {
     }
 }
 
-fn left_behind(leaves: &[Leaves]) -> Option<&'static str> {
+pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
     leaves.iter().find_map(|leaves| match leaves {
-        Leaves::TemporaryTable => Some("temporary table"),
-        Leaves::AdvisoryLock => Some("advisory lock"),
-        Leaves::Setting => Some("set_config"),
-        Leaves::LargeObject | Leaves::Unseen => None,
+        Leaves::TemporaryTable => Some(Pin::TemporaryTable),
+        Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
+        Leaves::Setting => Some(Pin::SetConfig),
+        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen => None,
     })
 }
 
@@ -167,6 +188,9 @@ impl Session {
                 self.pin(reason);
             }
             if let Some(link) = &mut self.link {
+                if statement.may_unpin() {
+                    link.doubt_pins();
+                }
                 if statement.is_opaque() {
                     link.suspect();
                 } else if statement.leaves.contains(&Leaves::Unseen) && !statement.is_prepare() {
@@ -217,13 +241,21 @@ impl Session {
         token
     }
 
-    fn pin(&mut self, reason: &'static str) {
+    fn pin(&mut self, pin: Pin) {
         if let Some(link) = &mut self.link {
-            link.keep();
+            link.pin(pin);
         }
-        let mut pins = self.card.pins.borrow_mut();
-        if !pins.contains(&reason) {
-            pins.push(reason);
+        self.show_pins();
+    }
+
+    /// What SHOW CLIENTS says of the connections that the session keeps.
+    pub(super) fn show_pins(&mut self) {
+        let mut shown = self.card.pins.borrow_mut();
+        shown.clear();
+        for pin in self.kept.iter().chain(&self.link).flat_map(Link::pins) {
+            if !shown.contains(&pin.name()) {
+                shown.push(pin.name());
+            }
         }
     }
 
@@ -359,6 +391,11 @@ impl Session {
             Class::RollbackTo(name) => self.back_to_savepoint(name),
             Class::Release(name) => self.release_savepoint(name),
             Class::Set { scope, name, value } => self.set_done(*scope, name, value),
+            Class::SetConfig { scope, name, value } => {
+                if let Some(value) = config_value(name, value) {
+                    self.set_done(*scope, name, &value);
+                }
+            }
             Class::Reset(name) => self.reset_done(name),
             Class::ResetAll => {
                 self.settings.reset_all();
@@ -491,7 +528,7 @@ impl Session {
         for link in self.kept.drain(..) {
             link.clean_up(&self.worker);
         }
-        self.card.pins.borrow_mut().clear();
+        self.show_pins();
     }
 
     /// The server has ended the transaction: what it changed in the session stays or goes with it.
@@ -647,6 +684,23 @@ fn characteristics(modes: &str) -> Vec<(&'static str, String)> {
         }
     }
     settings
+}
+
+/// What SET would be given for it; `None` when it is not known.
+fn config_value(name: &str, value: &ConfigValue) -> Option<SetValue> {
+    let (source, values) = match value {
+        ConfigValue::Param(_) => return None,
+        ConfigValue::Null => return Some(SetValue::Default),
+        ConfigValue::Text(value) if name == "search_path" => {
+            let schemas = search_path::parse(value, "$user");
+            (search_path::as_source(&schemas), schemas)
+        }
+        ConfigValue::Text(value) => (literal(value), vec![value.clone()]),
+    };
+    Some(SetValue::Given {
+        source: source.into(),
+        values,
+    })
 }
 
 /// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.

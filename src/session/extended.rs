@@ -18,7 +18,7 @@ use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
 use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
-use crate::sql::class::{Class, CopyDirection};
+use crate::sql::class::{Class, ConfigValue, CopyDirection};
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Bind, Close, Describe, Execute, Parse, Target};
@@ -396,7 +396,10 @@ impl Session {
             None => (statement, naming),
         };
         self.ensure_parsed(statement, *naming);
-        self.note_portal(bind.portal, planned);
+        match with_value(planned, bind, &statement.types) {
+            Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
+            None => self.note_portal(bind.portal, planned),
+        }
         if let Some(link) = &mut self.link {
             let name: &[u8] = match naming {
                 Naming::Named => &statement.server_name,
@@ -717,6 +720,43 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// A set_config with the value that it is bound with; `None`: it is something else, or the value is not text.
+fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Planned> {
+    /// `text`, `varchar`, `unknown`: the same bytes in either format.
+    const TEXTS: [u32; 4] = [0, 25, 705, 1043];
+    let [one] = &planned.statements[..] else {
+        return None;
+    };
+    let Class::SetConfig {
+        scope,
+        name,
+        value: ConfigValue::Param(number),
+    } = &one.class
+    else {
+        return None;
+    };
+    let place = usize::from(number.checked_sub(1)?);
+    if !TEXTS.contains(types.get(place).unwrap_or(&0)) {
+        return None;
+    }
+    let value = match bind.value(place)? {
+        Some(value) => ConfigValue::Text(std::str::from_utf8(value).ok()?.into()),
+        None => ConfigValue::Null,
+    };
+    Some(Planned {
+        statements: vec![PlannedStatement {
+            range: one.range.clone(),
+            class: Class::SetConfig {
+                scope: *scope,
+                name: name.clone(),
+                value,
+            },
+            plan: one.plan.clone(),
+            leaves: one.leaves.clone(),
+        }],
+    })
 }
 
 /// What binding the statement runs: of one that came by PREPARE its query.

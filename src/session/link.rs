@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
+use super::pin::Pin;
 use super::respond::Fault;
 use super::route::Destination;
 use super::statement::{Source, Statement};
@@ -47,6 +48,16 @@ pub struct Link {
     phase: Phase,
     keep: Keep,
     hygiene: Hygiene,
+    pins: Vec<Pin>,
+    /// Whether what it is kept for may have ended.
+    doubt: Doubt,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Doubt {
+    #[default]
+    None,
+    Some,
 }
 
 /// What the connection has been used for in this unit of work.
@@ -112,7 +123,7 @@ impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
-            PoolMode::Transaction => Keep::No,
+            PoolMode::Transaction | PoolMode::Strict => Keep::No,
         }
     }
 }
@@ -124,6 +135,8 @@ impl Link {
             phase,
             keep: Keep::of(mode),
             hygiene: Hygiene::Clean,
+            pins: Vec::new(),
+            doubt: Doubt::None,
         }
     }
 
@@ -237,8 +250,50 @@ impl Link {
         }
     }
 
-    pub fn keep(&mut self) {
+    /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
+    pub fn pin(&mut self, pin: Pin) {
         self.keep = Keep::Yes;
+        self.doubt = Doubt::Some;
+        if !self.pins.contains(&pin) {
+            self.pins.push(pin);
+        }
+    }
+
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
+    }
+
+    pub fn doubt_pins(&mut self) {
+        if !self.pins.is_empty() {
+            self.doubt = Doubt::Some;
+        }
+    }
+
+    pub fn doubts_pins(&self) -> bool {
+        self.doubt == Doubt::Some
+    }
+
+    /// Asks the server for one value; `None` when that fails.
+    pub async fn ask(&mut self, sql: &str, worker: &Rc<Worker>) -> Option<String> {
+        let mut answer = Vec::new();
+        self.doubt = Doubt::None;
+        let asked = self.lent.capture(sql, &worker.scratch, &mut answer);
+        asked.await.ok()?;
+        super::login::first_value(&answer).map(str::to_owned)
+    }
+
+    /// Forgets the pins that are over. Whether the connection is still to be kept.
+    pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
+        self.pins.retain(|pin| !is_over(*pin));
+        if self.pins.is_empty() {
+            self.keep = Keep::of(mode);
+        }
+        self.keep == Keep::Yes
+    }
+
+    /// Gives back a connection that the session kept and needs no longer.
+    pub fn give_back(self, worker: &Rc<Worker>, now: Instant) {
+        self.release(worker, now);
     }
 
     /// The connection is as the session is now; for SET that has just run there.
@@ -356,6 +411,8 @@ impl Link {
     pub fn unpin(&mut self, mode: PoolMode) {
         self.keep = Keep::of(mode);
         self.hygiene = Hygiene::Clean;
+        self.pins.clear();
+        self.doubt = Doubt::None;
     }
 
     /// Lets the server judge statements that begin a transaction, and rolls it back.
@@ -494,22 +551,36 @@ impl Session {
             link.phase = phase;
             return Ok(link);
         }
-        let pool = self.pool(shard)?;
-        let lent = match pool.try_checkout(self.unit_began) {
-            Some(lent) => lent,
-            None => {
-                self.card.state.set(State::Waiting);
-                let began = Instant::now();
-                let lent = pool.checkout().await;
-                add(
-                    &self.database.counters.wait_microseconds,
-                    microseconds(began.elapsed()),
-                );
-                self.card.state.set(State::Active);
-                lent.map_err(Fault::Checkout)?
-            }
+        let lent = match self.granted.take() {
+            Some(Ok(lent)) if lent.shard == shard => lent,
+            Some(Err(error)) => return Err(Fault::Checkout(error)),
+            _ => self.checkout(shard).await?,
         };
         Ok(Link::new(lent, phase, self.mode))
+    }
+
+    async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
+        let pool = self.pool(shard)?;
+        if let Some(lent) = pool.try_checkout(self.unit_began) {
+            return Ok(lent);
+        }
+        self.waits(State::Waiting);
+        let lent = pool.checkout().await;
+        self.waits(State::Active);
+        lent.map_err(Fault::Checkout)
+    }
+
+    /// Begins or ends to wait for a connection.
+    pub(super) fn waits(&mut self, state: State) {
+        let now = Instant::now();
+        if state == State::Active {
+            let waited = microseconds(now - self.waiting_since);
+            add(&self.database.counters.wait_microseconds, waited);
+            // Statistics tell waiting and working apart, as PgBouncer's do.
+            self.unit_began = now;
+        }
+        self.waiting_since = now;
+        self.card.state.set(state);
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.

@@ -15,6 +15,7 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
+use crate::backend::pool::Waiter;
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::config::User;
@@ -122,6 +123,9 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         transaction: Transaction::Idle,
         batch: Batch::default(),
         decided: None,
+        waiter: Waiter::new(now),
+        place: None,
+        granted: None,
         failed: false,
         last_words: None,
         events: Vec::new(),
@@ -152,6 +156,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         local: Settings::default(),
         catalog_follows: None,
         unit_began: now,
+        waiting_since: now,
         transaction_began: None,
         _admission: admission,
     };
@@ -218,7 +223,7 @@ async fn greet(
 }
 
 /// The first value of the first row in a server's answer.
-fn first_value(answer: &[u8]) -> Option<&str> {
+pub(super) fn first_value(answer: &[u8]) -> Option<&str> {
     let mut rest = answer;
     while let Some((header, body)) = rest.split_at_checked(HEADER) {
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
@@ -240,11 +245,8 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         let name = name.to_ascii_lowercase();
         if name == "search_path" {
             // A list: each name is quoted by itself.
-            let quoted: Vec<String> = search_path::parse(value, "$user")
-                .iter()
-                .map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")))
-                .collect();
-            settings.set(&name, &quoted.join(", "));
+            let schemas = search_path::parse(value, "$user");
+            settings.set(&name, &search_path::as_source(&schemas));
         } else {
             settings.set(&name, &literal(value));
         }

@@ -14,6 +14,7 @@ mod extended;
 mod link;
 pub mod login;
 pub mod parse_scope;
+mod pin;
 mod prepared;
 pub mod report;
 pub mod respond;
@@ -35,7 +36,7 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
-use crate::backend::pool::Pool;
+use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
@@ -88,6 +89,11 @@ pub struct Session {
     batch: Batch,
     /// For the message that the straight path could not deal with.
     decided: Option<Decided>,
+    waiter: Rc<Waiter>,
+    /// Its place in the queue for a connection.
+    place: Option<Place>,
+    /// What it has waited for.
+    granted: Option<Result<Lent, CheckoutError>>,
     /// The current unit of work has failed on its server.
     failed: bool,
     /// The last words of a server that is going away: the body of its ErrorResponse.
@@ -133,6 +139,7 @@ pub struct Session {
     local: Settings,
     _admission: (Admission, UserAdmission),
     unit_began: Instant,
+    waiting_since: Instant,
     transaction_began: Option<Instant>,
 }
 
@@ -155,6 +162,9 @@ impl Session {
             match std::future::poll_fn(|cx| self.advance(cx)).await {
                 Ok(()) => {
                     self.follow_catalog().await;
+                    if self.doubts_pins() {
+                        self.look_at_pins().await;
+                    }
                     if let Err(end) = self.take_messages().await {
                         break end;
                     }
@@ -310,20 +320,18 @@ impl Session {
         let counters = &self.database.counters;
         add(&counters.queries, 1);
         let now = Instant::now();
-        add(
-            &counters.query_microseconds,
-            microseconds(now - self.unit_began),
-        );
+        let query = microseconds(now - self.unit_began);
+        add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
         let between_statements = link.is_settled();
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
-                let began = self.transaction_began.take().unwrap_or(self.unit_began);
                 add(&counters.transactions, 1);
-                add(
-                    &counters.transaction_microseconds,
-                    microseconds(now - began),
-                );
+                let transaction = match self.transaction_began.take() {
+                    Some(began) => microseconds(now - began),
+                    None => query,
+                };
+                add(&counters.transaction_microseconds, transaction);
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Session;
-use super::effects::{Change, Effect, Sent};
+use super::effects::{Change, Effect, Sent, left_behind};
 use super::link::{Naming, Phase};
 use super::respond::Fault;
 use super::route::Destination;
@@ -18,7 +18,7 @@ use crate::backend::pipeline::Request;
 use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Values, bind};
+use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
 use crate::sql::class::{Argument, Class, Discard, Named};
 use crate::wire::answer;
@@ -163,6 +163,10 @@ impl Fault {
         }
     }
 
+    fn execute(message: &str) -> Fault {
+        Fault::Refused(Refusal::new(Reason::Execute, message))
+    }
+
     pub(super) fn no_statement(name: &[u8]) -> Fault {
         Fault::Postgres {
             sqlstate: "26000",
@@ -177,7 +181,7 @@ impl Fault {
 impl Session {
     /// PREPARE's names are the session's, not its server's.
     pub(super) fn owns_names(&self) -> bool {
-        self.mode == PoolMode::Transaction
+        self.mode != PoolMode::Session
     }
 
     /// The statement that EXECUTE means at this place of the message at hand.
@@ -205,8 +209,53 @@ impl Session {
         statements.under(&statement, &self.scope)
     }
 
+    /// Where each EXECUTE of a message goes, by its place; those without a statement are left out.
+    pub(super) fn bounds_of_executes(
+        &mut self,
+        planned: &Planned,
+    ) -> Result<Vec<(usize, Bound)>, Fault> {
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
+        let mut bounds = Vec::new();
+        for (place, one) in planned.statements.iter().enumerate() {
+            let Class::Execute {
+                name, arguments, ..
+            } = &one.class
+            else {
+                continue;
+            };
+            let Some(statement) = self.executed_at(place, name) else {
+                continue;
+            };
+            self.check_executed_statement(&statement)?;
+            // A hint, or the only shard, has decided already.
+            if matches!(one.plan, Ok(Plan::Relay(Target::Any))) {
+                let bound = self.bound_of_execute(&statement, arguments, chosen)?;
+                bounds.push((place, bound));
+            }
+        }
+        Ok(bounds)
+    }
+
+    /// Whether EXECUTE may run it: what changes the session otherwise would not be seen.
+    fn check_executed_statement(&mut self, statement: &Statement) -> Result<(), Fault> {
+        let plan = self.plan_statement(statement)?;
+        for one in &plan.planned.statements {
+            if !matches!(
+                one.class,
+                Class::Data | Class::Prepare { .. } | Class::Empty
+            ) {
+                return Err(Fault::execute(
+                    "EXECUTE of a statement that neither reads nor writes rows",
+                ));
+            }
+            self.check_pin(left_behind(&one.leaves))?;
+        }
+        Ok(())
+    }
+
     /// Where EXECUTE goes: where its statement goes with these arguments.
-    pub(super) fn bound_of_execute(
+    fn bound_of_execute(
         &mut self,
         statement: &Statement,
         arguments: &[Argument],
@@ -215,16 +264,9 @@ impl Session {
         let StatementPlan {
             planned, literals, ..
         } = self.plan_statement(statement)?;
-        let refuse = |message: &str| Err(Fault::Refused(Refusal::new(Reason::Execute, message)));
         let [one] = &planned.statements[..] else {
             return Ok(Bound::Any);
         };
-        if !matches!(
-            one.class,
-            Class::Data | Class::Prepare { .. } | Class::Empty
-        ) {
-            return refuse("EXECUTE of a statement that neither reads nor writes rows");
-        }
         let target = match (&one.plan, chosen) {
             (_, Some(shard)) => return Ok(Bound::Shard(shard)),
             (Ok(Plan::Relay(target)), None) => target,
@@ -242,7 +284,9 @@ impl Session {
                 if refusal.id == Reason::ParameterMissing.kind().id
                     && arguments.contains(&Argument::Unknown) =>
             {
-                refuse("an argument of EXECUTE that decides the shard is not a literal")
+                Err(Fault::execute(
+                    "an argument of EXECUTE that decides the shard is not a literal",
+                ))
             }
             bound => bound.map_err(Fault::Refused),
         }

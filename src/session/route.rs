@@ -1,12 +1,13 @@
 //! From a message to its shard: the plan of its text, and the values it is bound with.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::Session;
+use super::prepared::speaks_of_prepared;
 use super::respond::Fault;
 use super::statement::{Statement, StatementPlan};
 use crate::catalog::{Catalog, Epoch};
+use crate::config::PoolMode;
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Bound, Parameters, Plan, Planned, Target, Values, bind};
@@ -123,7 +124,7 @@ impl ShardSetting {
             .map_or_else(String::new, |chosen| chosen.values.join(", "))
     }
 
-    fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
+    pub fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
         let Some(chosen) = self.local.as_mut().or(self.current.as_mut()) else {
             return Ok(None);
         };
@@ -138,7 +139,7 @@ impl ShardSetting {
 impl Session {
     /// The plans of a simple query's text; the literals are left in `self.literals`.
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Rc<Planned>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let catalog = self.database.catalog();
         self.check_text_settings(&catalog)?;
         let mut plans = self.database.plans.borrow_mut();
         plans
@@ -196,22 +197,26 @@ impl Session {
         planned: &Planned,
         values: &Values<'_>,
     ) -> Result<Option<Destination>, Fault> {
-        let catalog = Arc::clone(&self.database.catalog());
+        let executed = if speaks_of_prepared(planned) {
+            self.bounds_of_executes(planned)?
+        } else {
+            Vec::new()
+        };
+        let catalog = self.database.catalog();
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
         for (place, statement) in planned.statements.iter().enumerate() {
+            if self.mode == PoolMode::Strict {
+                self.check_pin(statement.pin())?;
+            }
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
                 (Ok(Plan::Relay(Target::Any)), _)
-                    if let Class::Execute {
-                        name, arguments, ..
-                    } = &statement.class =>
+                    if matches!(statement.class, Class::Execute { .. }) =>
                 {
-                    match self.executed_at(place, name) {
-                        Some(executed) => self.bound_of_execute(&executed, arguments, chosen)?,
-                        // A server says that there is none.
-                        None => Bound::Any,
-                    }
+                    // Without one a server says that there is no such statement.
+                    let known = executed.iter().find(|(at, _)| *at == place);
+                    known.map_or(Bound::Any, |(_, bound)| *bound)
                 }
                 // Its parameters have no values yet.
                 (Ok(Plan::Relay(target)), None)

@@ -44,6 +44,17 @@ fn quoted(mut rest: &str, quote: char) -> (String, &str) {
     (name, "")
 }
 
+/// As SET takes it: each name quoted by itself, and no name at all as an empty one, which no schema has.
+pub fn as_source(schemas: &[Box<str>]) -> String {
+    if schemas.is_empty() {
+        return "''".to_owned();
+    }
+    let quoted = schemas
+        .iter()
+        .map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(", ")
+}
+
 fn resolved(name: &str, user: &str) -> Box<str> {
     if name == "$user" {
         Box::from(user)

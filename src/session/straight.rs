@@ -6,12 +6,13 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use super::card::State;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::respond::End;
 use super::route::Destination;
 use super::transaction::Transaction;
-use super::{Link, Reading, Session};
+use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
@@ -35,10 +36,19 @@ impl Session {
     /// Serves the client until there is an obstacle, or an end.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
-            if self.catalog_follows.is_some() {
+            if self.catalog_follows.is_some() || (!self.kept.is_empty() && self.doubts_pins()) {
                 return Poll::Ready(Ok(()));
             }
+            if let Some(place) = &mut self.place {
+                let granted = ready!(place.poll(cx));
+                self.place = None;
+                self.waits(State::Active);
+                self.granted = Some(granted);
+            }
             if !self.client.inbox.is_empty() && self.take_straight()? == Path::Obstacle {
+                if self.place.is_some() {
+                    continue;
+                }
                 return Poll::Ready(Ok(()));
             }
             let reading = self.reading();
@@ -79,13 +89,19 @@ impl Session {
         if !fresh || self.batch.is_open() {
             return None;
         }
-        self.unit_begins();
-        let text = Query::decode(&frame[HEADER..]).ok()?.text;
-        let planned = self.plan(text).ok()?;
-        if planned.statements.len() != 1 || speaks_of_prepared(&planned) {
-            return None;
-        }
-        let destination = self.destination_of_query(&planned, text).ok()??;
+        let (planned, destination) = match self.decided.take() {
+            Some(Decided::Query(planned, destination)) => (planned, destination),
+            _ => {
+                self.unit_begins();
+                let text = Query::decode(&frame[HEADER..]).ok()?.text;
+                let planned = self.plan(text).ok()?;
+                if planned.statements.len() != 1 || speaks_of_prepared(&planned) {
+                    return None;
+                }
+                let destination = self.destination_of_query(&planned, text).ok()??;
+                (planned, destination)
+            }
+        };
         if !self.attach_straight(destination) {
             self.decided = Some(Decided::Query(planned, destination));
             return None;
@@ -97,7 +113,8 @@ impl Session {
     }
 
     fn straight_extended(&mut self, tag: u8, frame: &[u8]) -> Path {
-        if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
+        let begins = self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open();
+        if begins && self.decided.is_none() {
             self.unit_begins();
         }
         let body = &frame[HEADER..];
@@ -158,6 +175,19 @@ impl Session {
         if self.transaction != Transaction::Idle || !self.kept.is_empty() {
             return false;
         }
+        if let Some(granted) = self.granted.take() {
+            match granted {
+                Ok(lent) if self.suits(&lent) => {
+                    self.link_up(Link::new(lent, Phase::Working, self.mode));
+                    self.send_held();
+                    return true;
+                }
+                other => {
+                    self.granted = Some(other);
+                    return false;
+                }
+            }
+        }
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
@@ -166,14 +196,24 @@ impl Session {
             return false;
         };
         let Some(lent) = pool.try_checkout(self.unit_began) else {
+            // Whatever speaks against a wait is said on the long way.
+            if let Ok(place) = pool.enqueue(&self.waiter, self.unit_began) {
+                self.place = Some(place);
+                self.waits(State::Waiting);
+            }
             return false;
         };
-        if !lent.settings.is_same(&self.settings) || !lent.reported.is_same(&self.reported) {
+        if !self.suits(&lent) {
             lent.untouched(self.unit_began);
             return false;
         }
         self.link_up(Link::new(lent, Phase::Working, self.mode));
         self.send_held();
         true
+    }
+
+    /// The connection is as the session wants it, and the client knows what it reports.
+    fn suits(&self, lent: &Lent) -> bool {
+        lent.settings.is_same(&self.settings) && lent.reported.is_same(&self.reported)
     }
 }

@@ -29,6 +29,13 @@ pub enum Class {
         name: Box<str>,
         value: SetValue,
     },
+    /// SELECT set_config(name, value, is_local) and nothing else, the name and is_local as literals. Not of a list of quoted names other
+    /// than `search_path`, and not of Trunkline's own settings: those are `Data`.
+    SetConfig {
+        scope: Scope,
+        name: Box<str>,
+        value: ConfigValue,
+    },
     /// SET TRANSACTION: belongs to the open transaction.
     SetTransaction,
     /// SET CONSTRAINTS: belongs to the open transaction.
@@ -85,6 +92,16 @@ pub enum Class {
     Load,
     /// First words that are no Postgres statement: sent nowhere without a hint unless the server may judge it safely (a syntax error).
     Unknown,
+}
+
+/// The value in set_config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigValue {
+    /// NULL: the default.
+    Null,
+    Text(Box<str>),
+    /// `$n`, n from 1.
+    Param(u16),
 }
 
 /// A name with its place in the message's text.

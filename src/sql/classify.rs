@@ -11,6 +11,7 @@ use super::lexer::{Kind, Lexeme};
 use super::names;
 use super::normalise::{Literal, literal_text};
 use super::prepared;
+use super::set_config;
 use std::ops::Range;
 
 const QUERY: [&str; 4] = ["select", "values", "table", "with"];
@@ -23,7 +24,7 @@ pub(super) fn classify(text: &str, lexemes: &[Lexeme]) -> Class {
         return Class::Empty;
     }
     if reads_or_writes(&cursor) {
-        return Class::Data;
+        return set_config::classify(cursor).unwrap_or(Class::Data);
     }
     transaction(cursor.clone())
         .or_else(|| setting(cursor.clone()))

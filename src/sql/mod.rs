@@ -15,6 +15,7 @@ mod names;
 pub mod normalise;
 mod parse;
 mod prepared;
+mod set_config;
 mod split;
 #[cfg(test)]
 mod tests;

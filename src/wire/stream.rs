@@ -150,6 +150,22 @@ impl AsFd for Stream {
     }
 }
 
+/// Sends at once, which nearly always can be done, without asking the runtime first; `None`: the socket takes nothing now.
+#[inline]
+fn send(socket: &impl AsFd, bytes: &[u8]) -> Option<io::Result<usize>> {
+    match SockRef::from(socket).send(bytes) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            None
+        }
+        sent => Some(sent),
+    }
+}
+
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(
@@ -174,8 +190,14 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Stream::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Tcp(socket) => match send(&*socket, buf) {
+                Some(sent) => Poll::Ready(sent),
+                None => Pin::new(socket).poll_write(cx, buf),
+            },
+            Stream::Unix(socket) => match send(&*socket, buf) {
+                Some(sent) => Poll::Ready(sent),
+                None => Pin::new(socket).poll_write(cx, buf),
+            },
             Stream::ServerTls(tls) => Pin::new(tls).poll_write(cx, buf),
             Stream::ClientTls(tls) => Pin::new(tls).poll_write(cx, buf),
         }

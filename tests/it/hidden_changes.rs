@@ -7,14 +7,14 @@ use crate::wire_client::{Step, Wire, ask, query, run, sync};
 const DEFINITIONS: &str = "
     SET ROLE app;
     CREATE SCHEMA hidden;
-    CREATE FUNCTION hidden.plain(n int) RETURNS int LANGUAGE plpgsql AS $$BEGIN RETURN n + 1; END$$;
+    CREATE FUNCTION hidden.harmless_one(n int) RETURNS int LANGUAGE plpgsql AS $$BEGIN RETURN n + 1; END$$;
     CREATE FUNCTION hidden.by_config() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('work_mem', '99kB', false); END$$;
     CREATE FUNCTION hidden.by_set() RETURNS int LANGUAGE plpgsql AS $$BEGIN SET search_path = hidden; SET work_mem = '99kB'; RETURN 1; END$$;
     CREATE FUNCTION hidden.by_text() RETURNS void LANGUAGE plpgsql AS $$BEGIN EXECUTE 'SET work_' || 'mem = ''99kB'''; END$$;
     CREATE FUNCTION hidden.by_call() RETURNS int LANGUAGE sql AS $$SELECT hidden.by_set()$$;
-    CREATE FUNCTION hidden.role() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('role', 'hidden_role', false); END$$;
-    CREATE FUNCTION hidden.table() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE TEMP TABLE left_behind (x int); END$$;
-    CREATE FUNCTION hidden.lock() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_lock(77077); END$$;
+    CREATE FUNCTION hidden.takes_role() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('role', 'hidden_role', false); END$$;
+    CREATE FUNCTION hidden.makes_table() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE TEMP TABLE left_behind (x int); END$$;
+    CREATE FUNCTION hidden.takes_lock() RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_lock(77077); END$$;
     CREATE FUNCTION hidden.fired() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM hidden.by_config(); RETURN new; END$$;
     CREATE TABLE hidden.audited (x int);
     CREATE TRIGGER fires BEFORE INSERT ON hidden.audited FOR EACH ROW EXECUTE FUNCTION hidden.fired();
@@ -59,9 +59,9 @@ fn functions_leave_nothing_to_others() {
         "SELECT 1 WHERE hidden.by_set() = 1",
         "SELECT hidden.by_text()",
         "SELECT hidden.by_call()",
-        "SELECT hidden.role()",
-        "SELECT hidden.table()",
-        "SELECT hidden.lock()",
+        "SELECT hidden.takes_role()",
+        "SELECT hidden.makes_table()",
+        "SELECT hidden.takes_lock()",
         "INSERT INTO hidden.audited VALUES (1)",
         "COPY hidden.audited TO STDOUT",
         "SELECT hidden.writes()",
@@ -102,7 +102,7 @@ fn harmless_functions_leave_the_connection_as_it_is() {
         "1"
     );
     for sql in [
-        "SELECT hidden.plain(1)",
+        "SELECT hidden.harmless_one(1)",
         "SELECT lower('X'), coalesce(NULL, now())",
         "UPDATE hidden.calm SET x = 2",
     ] {

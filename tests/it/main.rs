@@ -16,6 +16,7 @@ mod limits;
 mod local_cluster;
 mod login;
 mod one_server;
+mod pinning;
 mod pools;
 mod proxy;
 mod random_scripts;
