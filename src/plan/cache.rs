@@ -383,7 +383,9 @@ fn bytes_of_class(class: &Class) -> usize {
                     }
                 }
         }
-        Class::Savepoint(name)
+        Class::Listen(name)
+        | Class::Unlisten(Some(name))
+        | Class::Savepoint(name)
         | Class::RollbackTo(name)
         | Class::Release(name)
         | Class::Reset(name)

@@ -38,8 +38,8 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::Prepare { .. }
         | Class::Execute { .. }
         | Class::SetConfig { .. }
-        | Class::Listen
-        | Class::Unlisten
+        | Class::Listen(_)
+        | Class::Unlisten(_)
         | Class::Notify
         | Class::Lock
         | Class::Explain { .. }
@@ -75,7 +75,7 @@ pub fn target(
         ),
         // Only the session knows what it executes.
         Class::Execute { .. } | Class::SetConfig { .. } => Ok(Target::Any),
-        Class::Listen | Class::Unlisten | Class::Notify | Class::Load => {
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify | Class::Load => {
             Ok(Target::Shard(catalog.home))
         }
         Class::TwoPhase => refuse(Reason::TwoPhase, "two-phase commit by hand needs a shard"),

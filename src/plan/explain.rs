@@ -271,7 +271,7 @@ fn class_name(statement: &Statement) -> String {
             "prepared statement"
         }
         Class::Discard(_) => "discard",
-        Class::Listen | Class::Unlisten | Class::Notify => "notification",
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify => "notification",
         Class::Lock => "lock",
         Class::Explain { .. } => "explain",
         Class::Copy(_) => "copy",

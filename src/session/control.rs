@@ -80,6 +80,7 @@ impl Session {
         match class {
             Class::Deallocate(Some(name)) => self.prepared.contains_key(name.name.as_bytes()),
             Class::Deallocate(None) | Class::Prepare { .. } => self.owns_names(),
+            Class::Listen(_) | Class::Unlisten(_) => self.listens_itself(),
             class if is_ours(class) => true,
             Class::Begin
             | Class::Commit { .. }

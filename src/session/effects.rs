@@ -120,7 +120,7 @@ impl PlannedStatement {
                 executes: Executes::Creating(Ddl::Temporary),
                 ..
             } => return Some(Pin::TemporaryTable),
-            Class::Listen => return Some(Pin::Listen),
+            Class::Listen(_) => return Some(Pin::Listen),
             // Its query has not run.
             Class::Prepare { .. } => return None,
             Class::Declare {
@@ -142,7 +142,7 @@ impl PlannedStatement {
     fn may_unpin(&self) -> bool {
         matches!(
             self.class,
-            Class::CloseCursor | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten
+            Class::CloseCursor | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten(_)
         ) || self.leaves.contains(&Leaves::AdvisoryUnlock)
     }
 
@@ -419,6 +419,7 @@ impl Session {
             name: Box::from(name),
             settings: self.settings.clone(),
             local: self.local.clone(),
+            channels: self.channels.pending(),
         });
     }
 
@@ -435,6 +436,7 @@ impl Session {
             let savepoint = &self.savepoints[place];
             self.settings = savepoint.settings.clone();
             self.local = savepoint.local.clone();
+            self.channels.back_to(savepoint.channels);
             self.settings_changed();
         }
     }
@@ -515,6 +517,7 @@ impl Session {
     fn discarded_all(&mut self) {
         self.settings = super::Settings::default();
         self.prepared.clear();
+        self.unlisten_all();
         self.shard_setting.clear();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
@@ -540,6 +543,7 @@ impl Session {
         self.portals.clear();
         self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
+        self.channels_ended(kept);
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {

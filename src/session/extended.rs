@@ -601,6 +601,11 @@ impl Session {
             match &planned.class {
                 Class::Prepare { .. } => return self.execute_prepare(statement, &plan).await,
                 Class::Deallocate(name) => return self.execute_deallocate(name.as_ref()),
+                Class::Listen(_) | Class::Unlisten(_) => {
+                    self.change_channels(planned, &mut bytes).await?;
+                    self.answer(bytes);
+                    return Ok(());
+                }
                 _ => {}
             }
             let shard_setting = is_ours(&planned.class).then(|| self.shard_setting.clone());

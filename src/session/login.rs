@@ -154,6 +154,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         schema_changed: false,
         portals: Vec::new(),
         local: Settings::default(),
+        channels: Default::default(),
         catalog_follows: None,
         unit_began: now,
         waiting_since: now,

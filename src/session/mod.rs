@@ -8,10 +8,12 @@
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
 pub mod card;
+mod channels;
 mod control;
 mod effects;
 mod extended;
 mod link;
+pub mod listener;
 pub mod login;
 pub mod parse_scope;
 mod pin;
@@ -49,6 +51,7 @@ use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
 use card::{Card, State};
+use channels::Channels;
 use effects::Effect;
 use extended::Batch;
 use link::Link;
@@ -137,6 +140,7 @@ pub struct Session {
     server_search_path: Option<Box<str>>,
     /// SET LOCAL, as far as it bears on the meaning of statements; an empty value is the default.
     local: Settings,
+    channels: Channels,
     _admission: (Admission, UserAdmission),
     unit_began: Instant,
     waiting_since: Instant,
@@ -148,6 +152,7 @@ struct Savepoint {
     name: Box<str>,
     settings: Settings,
     local: Settings,
+    channels: usize,
 }
 
 impl Session {
@@ -410,6 +415,7 @@ impl Session {
         for link in self.kept.drain(..) {
             link.clean_up(&self.worker);
         }
+        self.unlisten_all();
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
         let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));

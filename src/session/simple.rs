@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Session;
+use super::channels::speaks_of_channels;
 use super::control::Control;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
@@ -60,6 +61,9 @@ impl Session {
         }
         if speaks_of_prepared(&planned) && !self.is_failed() {
             return self.prepared_query(&planned, text).await;
+        }
+        if speaks_of_channels(&planned) && self.listens_itself() && !self.is_failed() {
+            return self.channels_query(&planned).await;
         }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,

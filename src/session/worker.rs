@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::card::Cards;
+use super::listener::Listener;
 use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
@@ -39,6 +40,7 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     databases: RefCell<HashMap<Box<str>, Rc<Database>>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub listeners: RefCell<HashMap<PoolKey, Rc<Listener>>>,
     pub statements: RefCell<Statements>,
     pub cards: Cards,
     draining: Cell<bool>,
@@ -102,6 +104,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             databases: RefCell::default(),
             pools: RefCell::default(),
+            listeners: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
             draining: Cell::new(false),
@@ -176,6 +179,11 @@ impl Worker {
             .collect()
     }
 
+    /// Where a listener connects.
+    pub fn target(&self, key: &PoolKey) -> Option<Target> {
+        self.spec(key).map(|spec| spec.target)
+    }
+
     /// Where and how the connections of a pool are made; `None` when its user, database or shard is gone.
     fn spec(&self, key: &PoolKey) -> Option<Spec> {
         let snapshot = self.snapshot.borrow();
@@ -238,6 +246,9 @@ impl Worker {
                 }
                 None => false,
             });
+        for listener in self.listeners.borrow().values() {
+            listener.follow();
+        }
         for (key, pool) in self.pools() {
             match self.spec(&key) {
                 Some(spec) => pool.reconfigure(spec),

@@ -69,8 +69,10 @@ pub enum Class {
     /// DEALLOCATE name; `None` is ALL.
     Deallocate(Option<Named>),
     Discard(Discard),
-    Listen,
-    Unlisten,
+    /// LISTEN channel.
+    Listen(Box<str>),
+    /// UNLISTEN channel; `None` is all.
+    Unlisten(Option<Box<str>>),
     Notify,
     /// LOCK TABLE: belongs to the open transaction.
     Lock,

@@ -54,8 +54,11 @@ fn by_first_word(mut cursor: Cursor) -> Option<Class> {
     Some(match &*word {
         "fetch" | "move" => Class::Fetch,
         "close" => Class::CloseCursor,
-        "listen" => Class::Listen,
-        "unlisten" => Class::Unlisten,
+        "listen" => Class::Listen(last_name(cursor)?),
+        "unlisten" if cursor.take_operator("*") => {
+            cursor.at_end().then_some(Class::Unlisten(None))?
+        }
+        "unlisten" => Class::Unlisten(Some(last_name(cursor)?)),
         "notify" => Class::Notify,
         "lock" => Class::Lock,
         "vacuum" | "analyze" | "analyse" | "cluster" | "checkpoint" => Class::Maintenance,
@@ -64,6 +67,12 @@ fn by_first_word(mut cursor: Cursor) -> Option<Class> {
         "load" => Class::Load,
         _ => return None,
     })
+}
+
+/// A name and nothing behind it.
+fn last_name(mut cursor: Cursor) -> Option<Box<str>> {
+    let name = cursor.name()?;
+    cursor.at_end().then_some(name)
 }
 
 fn transaction(mut cursor: Cursor) -> Option<Class> {

@@ -15,6 +15,7 @@ mod hidden_changes;
 mod limits;
 mod local_cluster;
 mod login;
+mod notifications;
 mod one_server;
 mod pinning;
 mod pools;
