@@ -9,7 +9,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
@@ -18,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
+use crate::wire::auth::{Binding, Credential, Prover, ProverError, md5_response};
 use crate::wire::message::Cursor;
 use crate::wire::stream::{Peer, Stream};
 use crate::wire::timers::Timers;
@@ -56,7 +56,7 @@ impl fmt::Display for Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
-    pub password: Option<Secret>,
+    pub credential: Option<Credential>,
     pub database: String,
     pub application_name: String,
     /// Further parameters of the startup packet. `client_encoding` is UTF8 and not among them.
@@ -97,6 +97,18 @@ pub enum ConnectError {
     TlsUnsupported,
     #[error("the server asks for a password, and none is configured for user \"{0}\"")]
     PasswordMissing(String),
+    /// What is stored, or was learned from a client's login, is not enough for what the server asks.
+    #[error(
+        "the server asks for {asked}, and of the password of user \"{user}\" only {known} is known"
+    )]
+    CredentialUnfit {
+        asked: &'static str,
+        user: String,
+        known: &'static str,
+    },
+    /// A login with the keys that a client's login has shown went wrong.
+    #[error("SCRAM authentication with the client's keys failed for user \"{user}\": {error}")]
+    Keys { user: String, error: ProverError },
     #[error("the server asks for {0} authentication, which is not supported")]
     Authentication(&'static str),
     /// It could not prove that it knows the password, or the exchange went wrong.
@@ -285,11 +297,17 @@ enum Proof {
     /// Nothing has been asked. A server that trusts us says AuthenticationOk at once.
     Unasked,
     /// A SCRAM exchange is under way. AuthenticationOk now would skip the server's own proof.
-    Scram(Box<ScramSha256>),
+    Scram(Box<Scram>),
     /// All that was asked has been answered, and after SCRAM the server has proven that it knows the password.
     Answered,
     /// AuthenticationOk has come.
     LoggedIn,
+}
+
+/// The exchange: from a password, or from the keys that a client's login has shown.
+enum Scram {
+    Password(ScramSha256),
+    Keys(Prover),
 }
 
 /// From the startup packet to ReadyForQuery.
@@ -348,21 +366,31 @@ async fn authenticate(
             "AuthenticationOk before the server proved who it is",
         )),
         (3, Proof::Unasked) => {
-            send_password(stream, password(login)?.as_bytes()).await?;
+            let Credential::Password(Secret(password)) = credential(login)? else {
+                return Err(unfit(login, "the password itself"));
+            };
+            send_password(stream, password.as_bytes()).await?;
             Ok(Proof::Answered)
         }
         (5, Proof::Unasked) => {
             let salt = data
                 .try_into()
                 .map_err(|_| ConnectError::Protocol("an md5 salt that has not 4 bytes"))?;
-            let hash = md5_hash(login.user.as_bytes(), password(login)?.as_bytes(), salt);
+            let (Credential::Password(secret) | Credential::Md5(secret)) = credential(login)?
+            else {
+                return Err(unfit(login, "md5"));
+            };
+            let hash = md5_response(secret, &login.user, salt);
             send_password(stream, hash.as_bytes()).await?;
             Ok(Proof::Answered)
         }
-        (10, Proof::Unasked) => begin_scram(stream, password(login)?, data).await,
-        (11, Proof::Scram(scram)) => continue_scram(stream, scram, data).await,
+        (10, Proof::Unasked) => begin_scram(stream, login, data).await,
+        (11, Proof::Scram(scram)) => continue_scram(stream, login, scram, data).await,
         (12, Proof::Scram(mut scram)) => {
-            scram.finish(data).map_err(ConnectError::Scram)?;
+            match &mut *scram {
+                Scram::Password(scram) => scram.finish(data).map_err(ConnectError::Scram)?,
+                Scram::Keys(prover) => prover.finish(data).map_err(|error| keys(login, error))?,
+            }
             Ok(Proof::Answered)
         }
         (2, _) => Err(ConnectError::Authentication("Kerberos V5")),
@@ -375,10 +403,27 @@ async fn authenticate(
     }
 }
 
-fn password(login: &Login) -> Result<&str, ConnectError> {
-    match &login.password {
-        Some(Secret(password)) => Ok(password),
-        None => Err(ConnectError::PasswordMissing(login.user.clone())),
+fn credential(login: &Login) -> Result<&Credential, ConnectError> {
+    let missing = || ConnectError::PasswordMissing(login.user.clone());
+    login.credential.as_ref().ok_or_else(missing)
+}
+
+fn unfit(login: &Login, asked: &'static str) -> ConnectError {
+    ConnectError::CredentialUnfit {
+        asked,
+        user: login.user.clone(),
+        known: match login.credential {
+            Some(Credential::Md5(_)) => "its md5 hash",
+            Some(Credential::Scram(_)) => "what SCRAM-SHA-256 needs",
+            Some(Credential::Password(_)) | None => "nothing",
+        },
+    }
+}
+
+fn keys(login: &Login, error: ProverError) -> ConnectError {
+    ConnectError::Keys {
+        user: login.user.clone(),
+        error,
     }
 }
 
@@ -394,7 +439,7 @@ async fn send_password(stream: &mut Stream, password: &[u8]) -> Result<(), Conne
 /// `offered`: NUL-terminated names of mechanisms and a NUL. The one that is bound to the TLS connection is taken if it can be.
 async fn begin_scram(
     stream: &mut Stream,
-    password: &str,
+    login: &Login,
     offered: &[u8],
 ) -> Result<Proof, ConnectError> {
     let (mut plain, mut plus) = (false, false);
@@ -413,27 +458,39 @@ async fn begin_scram(
     }
     let end_point = server_end_point(stream);
     let (mechanism, binding) = match (end_point, plus, plain) {
-        (Some(hash), true, _) => (
-            SCRAM_SHA_256_PLUS,
-            ChannelBinding::tls_server_end_point(hash),
-        ),
+        (Some(hash), true, _) => (SCRAM_SHA_256_PLUS, Binding::EndPoint(hash)),
         // We could bind and the server does not offer it. Said inside the proof, so that a server which did offer it,
         // through somebody in the middle who took it off the list, notices.
-        (Some(_), false, true) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
-        (None, _, true) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        (Some(_), false, true) => (SCRAM_SHA_256, Binding::NotOffered),
+        (None, _, true) => (SCRAM_SHA_256, Binding::Impossible),
         _ => {
             return Err(ConnectError::Authentication(
                 "a SASL mechanism other than SCRAM-SHA-256",
             ));
         }
     };
-    let scram = ScramSha256::new(password.as_bytes(), binding);
+    let scram = match credential(login)? {
+        Credential::Password(Secret(password)) => {
+            let binding = match binding {
+                Binding::EndPoint(hash) => ChannelBinding::tls_server_end_point(hash),
+                Binding::NotOffered => ChannelBinding::unrequested(),
+                Binding::Impossible => ChannelBinding::unsupported(),
+            };
+            Scram::Password(ScramSha256::new(password.as_bytes(), binding))
+        }
+        Credential::Scram(keys) => Scram::Keys(Prover::new(keys.clone(), binding)),
+        Credential::Md5(_) => return Err(unfit(login, "SCRAM-SHA-256")),
+    };
+    let first = match &scram {
+        Scram::Password(scram) => scram.message().to_vec(),
+        Scram::Keys(prover) => prover.first().into_bytes(),
+    };
     let mut out = Vec::new();
     answer::message(&mut out, b'p', |out| {
         answer::put_string(out, mechanism);
-        let length = i32::try_from(scram.message().len()).expect("a nonce and a header");
+        let length = i32::try_from(first.len()).expect("a nonce and a header");
         out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(scram.message());
+        out.extend_from_slice(&first);
     });
     send(stream, &out).await?;
     Ok(Proof::Scram(Box::new(scram)))
@@ -453,19 +510,33 @@ fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
 
 async fn continue_scram(
     stream: &mut Stream,
-    mut scram: Box<ScramSha256>,
+    login: &Login,
+    scram: Box<Scram>,
     server_first: &[u8],
 ) -> Result<Proof, ConnectError> {
-    let server_first = server_first.to_vec();
-    // Thousands of hashes on purpose. Other connections live on this thread.
-    let scram = tokio::task::spawn_blocking(move || scram.update(&server_first).map(|()| scram))
-        .await
-        .map_err(io::Error::other)?
-        .map_err(ConnectError::Scram)?;
+    let (scram, last) = match *scram {
+        Scram::Password(mut scram) => {
+            let server_first = server_first.to_vec();
+            // Thousands of hashes on purpose. Other connections live on this thread.
+            let hashing = move || scram.update(&server_first).map(|()| scram);
+            let scram = tokio::task::spawn_blocking(hashing)
+                .await
+                .map_err(io::Error::other)?
+                .map_err(ConnectError::Scram)?;
+            let last = scram.message().to_vec();
+            (Scram::Password(scram), last)
+        }
+        Scram::Keys(mut prover) => {
+            let last = prover
+                .last(server_first)
+                .map_err(|error| keys(login, error))?;
+            (Scram::Keys(prover), last.into_bytes())
+        }
+    };
     let mut out = Vec::new();
-    answer::message(&mut out, b'p', |out| out.extend_from_slice(scram.message()));
+    answer::message(&mut out, b'p', |out| out.extend_from_slice(&last));
     send(stream, &out).await?;
-    Ok(Proof::Scram(scram))
+    Ok(Proof::Scram(Box::new(scram)))
 }
 
 fn report(parameters: &mut Vec<(String, String)>, body: &[u8]) -> Result<(), ConnectError> {
@@ -538,8 +609,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::{Auth, Line, SslMode, User};
-    use crate::wire::auth::{AuthSecrets, ProcessSecret, authenticate as check_client};
+    use crate::config::{SslMode, User};
+    use crate::wire::auth::fixtures::{self, Auth, authenticate as check_client};
+    use crate::wire::auth::{AuthSecrets, ProcessSecret};
+    use crate::wire::handshakes::Handshakes;
     use crate::wire::startup::{self, Opening};
     use crate::wire::tls::fixtures::Authority;
 
@@ -548,7 +621,7 @@ mod tests {
     fn login() -> Login {
         Login {
             user: "ann".into(),
-            password: Some(Secret("secret".into())),
+            credential: Some(Credential::Password(Secret("secret".into()))),
             database: "app".into(),
             application_name: "trunkline".into(),
             parameters: vec![("search_path".into(), "a,b".into())],
@@ -779,16 +852,7 @@ mod tests {
     }
 
     fn user(auth: Auth) -> User {
-        User {
-            line: Line(1),
-            name: "ann".into(),
-            auth,
-            admin: false,
-            server_user: "ann".into(),
-            server_password: None,
-            pool_mode: None,
-            pool_size: None,
-        }
+        fixtures::user("ann", auth)
     }
 
     /// Our own side towards clients plays the server.
@@ -799,7 +863,8 @@ mod tests {
     ) -> Result<bool, ConnectError> {
         let users = [user(auth)];
         let encryption = authority.offered(&["localhost", "127.0.0.1"]);
-        let secrets = AuthSecrets::new(&ProcessSecret::random(), &users, &encryption).unwrap();
+        let secrets =
+            AuthSecrets::new(&ProcessSecret::random(), &users, &encryption, None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address {
             host: "127.0.0.1".into(),
@@ -807,7 +872,8 @@ mod tests {
         };
         let server = async {
             let socket = listener.accept().await.unwrap().0;
-            let Ok(Opening::Session(mut startup)) = startup::open(socket.into(), &encryption).await
+            let Ok(Opening::Session(mut startup)) =
+                startup::open(socket.into(), &encryption, &Handshakes::here()).await
             else {
                 panic!()
             };
@@ -873,8 +939,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
-            let Ok(Opening::Cancel(request)) =
-                startup::open(socket.into(), &crate::wire::tls::ClientEncryption::Disable).await
+            let Ok(Opening::Cancel(request)) = startup::open(
+                socket.into(),
+                &crate::wire::tls::ClientEncryption::Disable,
+                &Handshakes::here(),
+            )
+            .await
             else {
                 panic!()
             };

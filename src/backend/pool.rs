@@ -403,6 +403,12 @@ impl Pool {
         self.connect_as_needed();
     }
 
+    /// Whether it has a connection, makes one, or somebody waits for one.
+    pub fn is_in_use(&self) -> bool {
+        let state = self.state.borrow();
+        state.open > 0 || !state.waiting.is_empty()
+    }
+
     /// New settings: from now on; what is open beyond the new size is closed as it comes back.
     pub fn reconfigure(self: &Rc<Pool>, spec: Spec) {
         let mut closed = Vec::new();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::again;
 use super::cancel::{Canceller, Target};
 use super::connect::Connected;
-use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict};
+use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
@@ -160,7 +160,15 @@ impl Server {
     }
 
     /// Sends what is on its way.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
+        if self.outbox.is_empty() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send_all(cx)
+    }
+
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
         while self.sent < self.outbox.len() {
             let written =
                 ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
@@ -242,16 +250,16 @@ impl Server {
             }
             let whole = 1 + length as usize;
             let here = whole.min(left.len());
-            if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
-                self.scan.carry.extend_from_slice(left);
-                break;
-            }
-            if matches!(tag, b'D' | b'd') && self.pipeline.passes_rows() {
+            if self.pipeline.step_over(tag) {
                 at += here;
                 run.end = at;
                 self.scan.rest = whole - here;
                 self.scan.forwarding = true;
                 continue;
+            }
+            if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
+                self.scan.carry.extend_from_slice(left);
+                break;
             }
             while let Some(bytes) = self.pipeline.due(events) {
                 out.extend_from_slice(&chunk[run.clone()]);
@@ -259,7 +267,7 @@ impl Server {
                 run = at..at;
             }
             if tag == b'E' {
-                self.look_for_stale(&chunk[at + HEADER..at + here], events);
+                self.look_for_stale(&chunk[at + HEADER..at + here]);
             }
             let verdict = self
                 .pipeline
@@ -293,16 +301,14 @@ impl Server {
         Ok(run)
     }
 
-    /// Postgres says of a prepared statement that its result has changed: the routine's name is not translated.
-    fn look_for_stale(&mut self, error: &[u8], events: &mut Vec<Event>) {
-        let mut fields = error.split(|byte| *byte == 0);
-        let stale = fields.clone().any(|field| field == b"C0A000")
-            && fields.any(|field| field == b"RRevalidateCachedQuery");
-        if stale && let Some(name) = again::first_use(&self.last) {
-            let whole = self.status == TransactionStatus::Idle && self.backlog() == 0;
-            if !whole || !self.pipeline.may_ask_again() {
-                events.push(Event::StaleTold(name.to_vec()));
-            }
+    /// When the server says that a prepared statement is stale: what was sent last may be sent again.
+    fn look_for_stale(&mut self, error: &[u8]) {
+        if self.status == TransactionStatus::Idle
+            && is_stale(error)
+            && self.backlog() == 0
+            && again::first_use(&self.last).is_some()
+        {
+            self.pipeline.may_ask_again();
         }
     }
 

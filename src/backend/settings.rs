@@ -60,7 +60,8 @@ impl Settings {
 
     /// The statements that bring a connection from `self` to `wanted`; `None` when nothing is to be done.
     ///
-    /// The session authorization comes first and the role second, since both bear on what may be set after them.
+    /// The session authorization comes first and the role second, since both bear on what may be set after them. A new session
+    /// authorization ends the role.
     pub fn statements_to(&self, wanted: &Settings) -> Option<String> {
         if self.is_same(wanted) || self.0 == wanted.0 {
             return None;
@@ -75,10 +76,11 @@ impl Settings {
                 }
             }
         }
-        let changed = wanted
-            .0
-            .iter()
-            .filter(|(name, value)| self.0.get(*name) != Some(value));
+        let session_user = "session_authorization";
+        let keeps_role = self.get(session_user) == wanted.get(session_user);
+        let changed = wanted.0.iter().filter(|(name, value)| {
+            self.0.get(*name) != Some(value) || (&***name == "role" && !keeps_role)
+        });
         let mut changed: Vec<_> = changed.collect();
         changed.sort_by_key(|(name, _)| match &***name {
             "session_authorization" => 0,
@@ -216,6 +218,19 @@ mod tests {
             )
         );
         assert_eq!(has.statements_to(&has.clone()), None);
+    }
+
+    #[test]
+    fn another_session_authorization_needs_the_role_again() {
+        let mut has = Settings::default();
+        has.set("session_authorization", "one");
+        has.set("role", "reader");
+        let mut wanted = has.clone();
+        wanted.set("session_authorization", "two");
+        assert_eq!(
+            has.statements_to(&wanted).as_deref(),
+            Some("SET SESSION AUTHORIZATION two;SET ROLE reader;")
+        );
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Pr
         .filter_map(|database| catalog::build(&config, &database.name).err())
         .flatten()
         .collect();
-    if let Err(error) = ClientEncryption::load(&config.listen.tls) {
+    if let Err(error) = ClientEncryption::load(&config.listen.tls, None) {
         problems.push(config.problem(config.tls_lines.listen, "listen.tls", error.to_string()));
     }
     let encryption = ServerEncryption::load(&config.server_tls).map_err(|error| {

@@ -1,7 +1,8 @@
 //! What a file names: users, databases, and shards with their nodes.
 
+use super::authentication::Sources;
 use super::section::{Entry, Section};
-use super::{Auth, Database, Line, Node, PoolMode, Shard, User, secret};
+use super::{Database, Line, Node, PoolMode, Shard, User, secret};
 
 /// The name of the admin database, which no other database may have.
 pub const ADMIN_DATABASE: &str = "trunkline";
@@ -146,35 +147,27 @@ pub(super) fn database(
     })
 }
 
-pub(super) fn user(mut section: Section<'_>, seen: &mut Names) -> Option<User> {
+pub(super) fn user(mut section: Section<'_>, seen: &mut Names, sources: &Sources) -> Option<User> {
     let name = seen.read(&mut section, "the name that clients log in with");
-    let (auth, server_password) = secret::credentials(&mut section);
+    let listed = name.as_deref().and_then(|name| sources.listed.get(name));
+    let credentials = secret::credentials(&mut section, sources, listed);
     let admin = section
         .read("admin", |entry| entry.boolean())
         .unwrap_or(false);
     let server_user = section.read("server_user", |entry| entry.name());
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
-    if let (Some(Auth::ScramVerifier(_) | Auth::Md5(_)), None) = (&auth, &server_password)
-        && !section.has("server_password")
-    {
-        section.source.warn(
-            section.line,
-            &section.path,
-            "the password is stored as a hash and there is no server_password, so only servers that ask for none \
-             (trust, peer) let this user in",
-        );
-    }
     let line = section.line;
     section.done();
-    let (name, auth) = (name?, auth?);
+    let (name, credentials) = (name?, credentials?);
     Some(User {
         line,
+        password: credentials.password,
+        auth: credentials.auth,
+        admin,
         server_user: server_user.unwrap_or_else(|| name.clone()),
         name,
-        auth,
-        admin,
-        server_password,
+        server_password: credentials.server_password,
         pool_mode,
         pool_size,
     })

@@ -10,8 +10,8 @@ use super::entry::{self, ADMIN_DATABASE, Names};
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Auth, Config, Database, Line, Listen, Node, Pool, Problem, Shard, TlsLines, User, distribution,
-    table,
+    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
+    Shard, TlsLines, User, authentication, distribution, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -88,11 +88,13 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         .filter_map(|section| entry::database(section, &mut seen, &shard_names))
         .collect();
     let database_names = seen.take();
-    let users: Vec<_> = root
+    let sources = authentication::read(root.section("auth"));
+    let mut users: Vec<_> = root
         .sections("users")
         .into_iter()
-        .filter_map(|s| entry::user(s, &mut seen))
+        .filter_map(|s| entry::user(s, &mut seen, &sources))
         .collect();
+    let elsewhere = sources.may_be_elsewhere;
 
     let declared = distribution::Declared {
         shards: shard_names,
@@ -102,7 +104,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let tables = table::read(&mut root, &declared, &known);
 
     for (key, is_empty) in [
-        ("users", seen.take().is_empty()),
+        ("users", seen.take().is_empty() && !elsewhere),
         ("databases", declared.databases.is_empty()),
         ("shards", declared.shards.is_empty()),
     ] {
@@ -112,7 +114,9 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     }
     same_node_twice(&root, &shards, databases.len());
     smaller_than_workers(&root, workers, &pool, &users, &databases);
-    doubtful(&root, &listen, &users);
+    let authentication = authentication::users_only_listed(sources, &mut users);
+    authentication::certificates_can_be_verified(&root, &listen, &authentication, &users);
+    doubtful(&root, &listen, &authentication, &users);
     root.done();
     Config {
         file: file.to_owned(),
@@ -125,6 +129,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         workers,
         pool,
         health,
+        authentication,
         users,
         databases,
         shards,
@@ -187,7 +192,7 @@ fn smaller_than_workers(
 }
 
 /// What is allowed, yet probably not meant.
-fn doubtful(root: &Section<'_>, listen: &Listen, users: &[User]) {
+fn doubtful(root: &Section<'_>, listen: &Listen, authentication: &Authentication, users: &[User]) {
     if !users.is_empty() && !users.iter().any(|user| user.admin) {
         root.source.warn(
             users[0].line,
@@ -197,18 +202,45 @@ fn doubtful(root: &Section<'_>, listen: &Listen, users: &[User]) {
             ),
         );
     }
+    let trusted = |user: &&User| user.auth == Some(Method::Trust);
     let reachable = listen
         .addresses
         .iter()
         .any(|address| !address.ip().is_loopback());
-    for user in users
-        .iter()
-        .filter(|user| reachable && matches!(user.auth, Auth::Trust))
-    {
+    for user in users.iter().filter(trusted).filter(|_| reachable) {
         root.source.warn(
             user.line,
             &format!("users.{}.auth", user.name),
             "\"trust\" asks for no password, and listen.addresses can be reached from other machines",
+        );
+    }
+    for rule in authentication
+        .rules
+        .iter()
+        .flat_map(Rules::iter)
+        .filter(|_| reachable)
+    {
+        if let Some(said) = rule.doubt() {
+            root.source.warn(
+                root.peek("auth").line_of("hba_file"),
+                "auth.hba_file",
+                format!("line {}: {said}", rule.line.0),
+            );
+        }
+    }
+    let asks = authentication.query.as_ref();
+    let known = |user: &User| user.server_password.is_some();
+    // Whoever is trusted here may well be trusted by the servers too.
+    let hashed = |user: &User| matches!(user.password, Password::Md5(_) | Password::Verifier(_));
+    if asks.is_none_or(|query| query.password.is_none())
+        && !users.iter().any(known)
+        && users.iter().any(hashed)
+        && !users.iter().any(|user| trusted(&user))
+    {
+        root.source.warn(
+            users[0].line,
+            "users",
+            "no password is known to look after the servers with; give a user server_password, or [auth.query] its password",
         );
     }
 }

@@ -3,21 +3,25 @@
 //! This room never opens a socket and knows no strategy's arithmetic: overlapping ranges and the like are found by `catalog::build`.
 //! Read `load.rs` for what a file may say and its defaults, `section.rs` for how every mistake is found at once.
 
+mod authentication;
 mod distribution;
 mod entry;
 mod load;
 mod problem;
+mod rules;
 mod secret;
 mod section;
 mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
+mod userlist;
 mod value;
 
 pub use entry::ADMIN_DATABASE;
 pub use load::{load, parse};
 pub use problem::Problem;
+pub use rules::{Asking, Method, Origin, Rule, Rules};
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -42,6 +46,8 @@ pub struct Config {
     /// Defaults for every pool.
     pub pool: Pool,
     pub health: Health,
+    pub authentication: Authentication,
+    /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
     pub databases: Vec<Database>,
     pub shards: Vec<Shard>,
@@ -113,16 +119,37 @@ pub struct Listen {
 #[derive(Clone, Debug)]
 pub enum ClientTls {
     Disable,
-    Prefer(Certificate),
-    Require(Certificate),
+    Prefer(Offer),
+    Require(Offer),
 }
 
-#[derive(Clone, Debug)]
+/// What clients see of us, and what we want to see of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub certificate: Certificate,
+    /// PEM; the authorities of clients' certificates. Without it no client is asked for one.
+    pub client_authorities: Option<PathBuf>,
+    /// Of every client that comes over TLS.
+    pub demand: CertificateDemand,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// PEM, leaf first.
     pub certificate: PathBuf,
     /// PEM.
     pub key: PathBuf,
+}
+
+/// What a client's certificate must be. One that is shown is always verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CertificateDemand {
+    /// It may be missing.
+    Nothing,
+    /// There must be one.
+    Valid,
+    /// There must be one, and its common name must be the user's name.
+    Named,
 }
 
 /// As libpq's sslmode.
@@ -218,11 +245,45 @@ pub struct Health {
     pub rise: usize,
 }
 
+/// Who may log in besides `[[users]]`, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Authentication {
+    /// The password file and the file of the rules, as messages show them.
+    pub users_file: Option<String>,
+    pub hba_file: Option<String>,
+    /// How users log in; without rules each user says it.
+    pub rules: Option<Rules>,
+    /// Where users are looked up that have no password here.
+    pub query: Option<AuthQuery>,
+}
+
+/// How a server is asked for a user's password.
+#[derive(Clone, Debug)]
+pub struct AuthQuery {
+    /// The role that asks, and its password.
+    pub user: String,
+    pub password: Option<Secret>,
+    /// Its name on the servers; `None`: that of the first database.
+    pub database: Option<String>,
+    /// Takes the name as its parameter; gives one row of name and password, or none.
+    pub sql: String,
+    /// From the login on that asks to the answer.
+    pub timeout: Duration,
+    /// How long what is known of a user is good for.
+    pub cache_time: Duration,
+    /// The same, when there is no such user or the last proof was wrong.
+    pub failure_time: Duration,
+    /// Most users remembered; and as many names that are nobody's.
+    pub cache_size: usize,
+}
+
 #[derive(Clone, Debug)]
 pub struct User {
     pub line: Line,
     pub name: String,
-    pub auth: Auth,
+    pub password: Password,
+    /// How a client proves to be this user where no rules say it; `None`: as suits what is stored.
+    pub auth: Option<Method>,
     /// May use the admin database `trunkline`.
     pub admin: bool,
     /// The role and password used on servers.
@@ -232,16 +293,33 @@ pub struct User {
     pub pool_size: Option<usize>,
 }
 
-/// How a client proves to be this user.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    Trust,
-    /// md5 challenge; the secret is the password or `md5` + 32 hex digits.
+impl User {
+    /// A user of whom nothing but the name is configured.
+    pub fn named(name: &str, line: Line, password: Password) -> User {
+        User {
+            line,
+            name: name.to_owned(),
+            password,
+            auth: None,
+            admin: false,
+            server_user: name.to_owned(),
+            server_password: None,
+            pool_mode: None,
+            pool_size: None,
+        }
+    }
+}
+
+/// What is stored of a user's password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    /// Nothing: a server is asked for it where there is an [`AuthQuery`].
+    Absent,
+    Plain(Secret),
+    /// `md5` and 32 hexadecimal digits.
     Md5(Secret),
-    /// SCRAM-SHA-256 from a plain password.
-    ScramPassword(Secret),
-    /// SCRAM-SHA-256 from a stored verifier `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
-    ScramVerifier(Secret),
+    /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+    Verifier(Secret),
 }
 
 /// A secret's text; never shown by Debug.

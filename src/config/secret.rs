@@ -4,8 +4,10 @@ use std::path::Path;
 
 use toml::de::DeValue;
 
+use super::authentication::Sources;
 use super::section::{Entry, Section};
-use super::{Auth, Secret};
+use super::userlist::Listed;
+use super::{Method, Password, Secret};
 
 const FORMS: &str = "a string in quotes, { env = \"NAME\" } or { file = \"path\" }";
 const VERIFIER: &str = "SCRAM-SHA-256$";
@@ -76,7 +78,7 @@ fn from_file(entry: &Entry<'_>) -> Option<String> {
     }
 }
 
-fn warn_if_public(entry: &Entry<'_>, path: &Path) {
+pub(super) fn warn_if_public(entry: &Entry<'_>, path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let everyone_reads =
         std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
@@ -92,116 +94,154 @@ fn warn_if_public(entry: &Entry<'_>, path: &Path) {
     }
 }
 
-/// What the file asks of a client that logs in.
-#[derive(Clone, Copy)]
-enum Method {
-    Scram,
-    Md5,
-    Trust,
-}
-
-/// What a stored secret is.
-#[derive(Clone, Copy, PartialEq)]
-enum Form {
-    Plain,
-    Md5,
-    Verifier,
-}
-
-fn form(secret: &Secret) -> Form {
-    let text = secret.0.as_str();
-    let md5 = text.strip_prefix("md5").is_some_and(|hash| {
-        hash.len() == 32
-            && hash
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    });
-    match text.starts_with(VERIFIER) {
-        true => Form::Verifier,
-        false if md5 => Form::Md5,
-        false => Form::Plain,
+impl Password {
+    /// What a stored text is, as `pg_authid.rolpassword` and password files have it.
+    pub fn of(text: &str) -> Password {
+        let secret = || Secret(text.to_owned());
+        // Postgres (`get_password_type`) knows its hashes so.
+        let md5 = text.strip_prefix("md5").is_some_and(|hash| {
+            hash.len() == 32
+                && hash
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        match text {
+            "" => Password::Absent,
+            _ if text.starts_with(VERIFIER) => Password::Verifier(secret()),
+            _ if md5 => Password::Md5(secret()),
+            _ => Password::Plain(secret()),
+        }
     }
 }
 
-/// How a user logs in, and the password for servers (their own one, else the client's when that is known in plain text).
-pub(super) fn credentials(section: &mut Section<'_>) -> (Option<Auth>, Option<Secret>) {
+/// A password that is known itself.
+pub(super) fn plain(password: &Password) -> Option<Secret> {
+    match password {
+        Password::Plain(secret) => Some(secret.clone()),
+        Password::Absent | Password::Md5(_) | Password::Verifier(_) => None,
+    }
+}
+
+/// A secret that servers are shown as it is.
+pub(super) fn password_for_servers(entry: &Entry<'_>) -> Option<Secret> {
+    let secret = secret(entry)?;
+    if plain(&Password::of(&secret.0)).is_none() {
+        entry.note("is a hash; give the password itself, which is what servers ask for");
+        return None;
+    }
+    Some(secret)
+}
+
+/// What is wrong with a line of the password file.
+pub(super) fn listed_mistake(listed: &Listed) -> Option<&'static str> {
+    match Password::of(&listed.password) {
+        _ if listed.name.is_empty() || listed.name.contains('\0') => Some("is not a name"),
+        Password::Verifier(Secret(text)) if !is_verifier(&text) => Some(
+            "is not a whole SCRAM verifier; give SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey> \
+             as pg_authid.rolpassword has it",
+        ),
+        _ if listed.password.contains('\0') => Some("has a password with a zero byte"),
+        _ => None,
+    }
+}
+
+/// How a user logs in, and the password for servers.
+pub(super) struct Credentials {
+    pub password: Password,
+    pub auth: Option<Method>,
+    /// Their own one, else the client's when that is known in plain text.
+    pub server_password: Option<Secret>,
+}
+
+/// Those of one user; `listed` is the user's line in the password file.
+pub(super) fn credentials(
+    section: &mut Section<'_>,
+    sources: &Sources,
+    listed: Option<&Listed>,
+) -> Option<Credentials> {
     let password = section.take("password");
     let given = password.is_some();
     let password = password.and_then(|entry| secret(&entry));
-    let method = section
-        .read("auth", |entry| {
-            entry.choice(&[
-                ("scram-sha-256", Method::Scram),
-                ("md5", Method::Md5),
-                ("trust", Method::Trust),
-            ])
-        })
-        .unwrap_or(Method::Scram);
-    let own = section.read("server_password", |entry| {
-        let secret = secret(&entry)?;
-        if form(&secret) != Form::Plain {
-            entry.note("is a hash; give the password itself, which is what servers ask for");
+    let auth = section.take("auth");
+    if sources.authentication.rules.is_some() && auth.is_some() {
+        section.note_key(
+            "auth",
+            "cannot stand beside auth.hba_file, whose rules say how users log in; take one of them away",
+        );
+    }
+    let auth = auth.and_then(|entry| {
+        entry.choice(&[
+            ("scram-sha-256", Method::Scram),
+            ("md5", Method::Md5),
+            ("trust", Method::Trust),
+            ("cert", Method::Certificate),
+        ])
+    });
+    let own = section.read("server_password", |entry| password_for_servers(&entry));
+    let password = match (given, password, listed) {
+        (true, _, Some(listed)) => {
+            section.note_key(
+                "password",
+                format!(
+                    "is given on line {} of {} too; take one of them away",
+                    listed.line.0, sources.users_file
+                ),
+            );
             return None;
         }
-        Some(secret)
-    });
-    let plain = password
-        .clone()
-        .filter(|secret| form(secret) == Form::Plain);
-    (auth(section, method, password, given), own.or(plain))
+        (_, Some(secret), None) => Password::of(&secret.0),
+        (false, _, Some(listed)) => Password::of(&listed.password),
+        // A wrong one has been noted.
+        (true, None, None) => return None,
+        (false, None, None) => Password::Absent,
+    };
+    let auth = match (sources.authentication.rules.is_some(), auth, given) {
+        (true, _, _) => None,
+        // What stands here is meant for the better method.
+        (false, None, true) => Some(Method::Scram),
+        (false, auth, _) => auth,
+    };
+    fit_together(section, sources, &password, auth)?;
+    let server_password = own.or_else(|| plain(&password));
+    Some(Credentials {
+        password,
+        auth,
+        server_password,
+    })
 }
 
-fn auth(
+/// Notes a password with which the method cannot be done.
+fn fit_together(
     section: &Section<'_>,
-    method: Method,
-    password: Option<Secret>,
-    given: bool,
-) -> Option<Auth> {
-    let password = match (method, password) {
-        (Method::Trust, _) => return Some(Auth::Trust),
-        (_, Some(password)) => password,
-        // A wrong one has been noted.
-        (_, None) if given => return None,
-        (_, None) => {
-            section.note_key(
-                "password",
-                format!("is missing; give {FORMS}, or set auth = \"trust\""),
-            );
-            return None;
+    sources: &Sources,
+    password: &Password,
+    auth: Option<Method>,
+) -> Option<()> {
+    let said = match (auth, password) {
+        (Some(Method::Trust | Method::Certificate), _) => return Some(()),
+        (_, Password::Absent) if sources.may_be_elsewhere => return Some(()),
+        (_, Password::Absent) => {
+            format!("is missing; give {FORMS}, or set auth = \"trust\"")
         }
+        (_, Password::Verifier(Secret(text))) if !is_verifier(text) => {
+            "is not a whole SCRAM verifier; give SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey> \
+             as pg_authid.rolpassword has it"
+                .to_owned()
+        }
+        (Some(Method::Scram), Password::Md5(_)) => {
+            "is an md5 hash, with which scram-sha-256 cannot be done; give the password or a SCRAM verifier, \
+             or set auth = \"md5\""
+                .to_owned()
+        }
+        (Some(Method::Md5), Password::Verifier(_)) => {
+            "is a SCRAM verifier, with which md5 cannot be done; give the password or its md5 hash, \
+             or set auth = \"scram-sha-256\""
+                .to_owned()
+        }
+        _ => return Some(()),
     };
-    match (method, form(&password)) {
-        (Method::Trust, _) => Some(Auth::Trust),
-        (Method::Scram, Form::Plain) => Some(Auth::ScramPassword(password)),
-        (Method::Scram, Form::Verifier) if is_verifier(&password.0) => {
-            Some(Auth::ScramVerifier(password))
-        }
-        (Method::Scram, Form::Verifier) => {
-            section.note_key(
-                "password",
-                "is not a whole SCRAM verifier; give SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey> \
-                 as pg_authid.rolpassword has it",
-            );
-            None
-        }
-        (Method::Scram, Form::Md5) => {
-            section.note_key(
-                "password",
-                "is an md5 hash, with which scram-sha-256 cannot be done; give the password or a SCRAM verifier, \
-                 or set auth = \"md5\"",
-            );
-            None
-        }
-        (Method::Md5, Form::Plain | Form::Md5) => Some(Auth::Md5(password)),
-        (Method::Md5, Form::Verifier) => {
-            section.note_key(
-                "password",
-                "is a SCRAM verifier, with which md5 cannot be done; give the password or its md5 hash, \
-                 or set auth = \"scram-sha-256\"",
-            );
-            None
-        }
-    }
+    section.note_key("password", said);
+    None
 }
 
 /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in base64; a key has 32 bytes.

@@ -73,6 +73,16 @@ impl<'a> Source<'a> {
             .push(self.problem(line, key, message.into()));
     }
 
+    /// Notes a mistake in another file, which this one names.
+    pub fn note_in(&self, file: &str, line: Line, key: &str, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem {
+            file: file.to_owned(),
+            line,
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+
     fn problem(&self, line: Line, key: &str, message: String) -> Problem {
         Problem {
             file: self.file.to_owned(),
@@ -82,11 +92,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The mistakes and the warnings, each in the order of the file.
+    /// The mistakes and the warnings, each in the order of the file; then those in other files.
     pub fn findings(self) -> (Vec<Problem>, Vec<Problem>) {
         let mut problems = self.problems.into_inner();
         let mut warnings = self.warnings.into_inner();
-        problems.sort_by_key(|problem| problem.line.0);
+        problems.sort_by(|a, b| {
+            let place = |problem: &Problem| (problem.file != self.file, problem.line.0);
+            place(a).cmp(&place(b))
+        });
         warnings.sort_by_key(|problem| problem.line.0);
         (problems, warnings)
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::entry::{MOST_POOLED, pool_mode};
 use super::section::{Entry, Section};
 use super::{
-    ByteSize, Certificate, ClientTls, Health, Limits, Listen, Log, LogFormat, Pool, PoolMode,
-    ServerTls, SslMode,
+    ByteSize, Certificate, CertificateDemand, ClientTls, Health, Limits, Listen, Log, LogFormat,
+    Offer, Pool, PoolMode, ServerTls, SslMode,
 };
 
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
@@ -102,41 +102,55 @@ fn client_tls(mut section: Section<'_>) -> ClientTls {
     enum Mode {
         Disable,
         Prefer,
-        Require,
+        Require(CertificateDemand),
     }
     let words = [
         ("disable", Mode::Disable),
         ("prefer", Mode::Prefer),
-        ("require", Mode::Require),
+        ("require", Mode::Require(CertificateDemand::Nothing)),
+        ("verify-ca", Mode::Require(CertificateDemand::Valid)),
+        ("verify-full", Mode::Require(CertificateDemand::Named)),
     ];
+    let wanted = "\"disable\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\"";
     let mode = match section.is_given() {
-        true => section.required("mode", "\"disable\", \"prefer\" or \"require\"", |e| {
-            e.choice(&words)
-        }),
+        true => section.required("mode", wanted, |e| e.choice(&words)),
         false => None,
     };
-    let tls = match mode {
-        Some(Mode::Prefer | Mode::Require) => {
-            let what = "the path of a PEM file, or set mode = \"disable\"";
-            let certificate = section.required("certificate", what, existing_file);
-            let key = section.required("key", what, existing_file);
-            let pair = certificate
-                .zip(key)
-                .map(|(certificate, key)| Certificate { certificate, key });
-            match pair {
-                Some(pair) if mode == Some(Mode::Require) => ClientTls::Require(pair),
-                Some(pair) => ClientTls::Prefer(pair),
-                None => ClientTls::Disable,
-            }
-        }
+    let demand = match mode {
+        Some(Mode::Require(demand)) => demand,
+        Some(Mode::Prefer) => CertificateDemand::Nothing,
         Some(Mode::Disable) | None => {
-            section.take("certificate");
-            section.take("key");
-            ClientTls::Disable
+            for key in ["certificate", "key", "client_authorities"] {
+                section.take(key);
+            }
+            section.done();
+            return ClientTls::Disable;
         }
     };
+    let what = "the path of a PEM file, or set mode = \"disable\"";
+    let certificate = section.required("certificate", what, existing_file);
+    let key = section.required("key", what, existing_file);
+    let client_authorities = match demand {
+        CertificateDemand::Nothing => section.read("client_authorities", existing_file),
+        CertificateDemand::Valid | CertificateDemand::Named => section.required(
+            "client_authorities",
+            "the path of a PEM file with the authorities of clients' certificates, or a mode that asks for none",
+            existing_file,
+        ),
+    };
     section.done();
-    tls
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return ClientTls::Disable;
+    };
+    let offer = Offer {
+        certificate: Certificate { certificate, key },
+        client_authorities,
+        demand,
+    };
+    match mode {
+        Some(Mode::Require(_)) => ClientTls::Require(offer),
+        _ => ClientTls::Prefer(offer),
+    }
 }
 
 pub(super) fn server_tls(mut section: Section<'_>) -> ServerTls {

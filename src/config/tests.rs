@@ -95,6 +95,8 @@ fn the_reference_file_has_every_key() {
         "[server_tls]\nzzz = 1",
         "[pool]\nzzz = 1",
         "[health]\nzzz = 1",
+        "[auth]\nzzz = 1",
+        "[auth.query]\nzzz = 1",
         "[[users]]\nzzz = 1",
         "[[databases]]\nzzz = 1",
         "[[shards]]\nzzz = 1",
@@ -108,7 +110,7 @@ fn the_reference_file_has_every_key() {
         "[[tables]]\nplacement = \"single\"\nzzz = 1",
     ];
     for key in sections.iter().flat_map(|section| keys_of(section)) {
-        if key == "tls" {
+        if ["tls", "query"].contains(&key.as_str()) {
             continue; // a section of its own
         }
         let said = reference.contains(&format!("{key} = "))
@@ -135,6 +137,13 @@ fn the_reference_file_shows_the_defaults() {
     assert_eq!(
         format!("{:?}", reference.server_tls),
         format!("{:?}", bare.server_tls)
+    );
+    let query = &reference.authentication.query;
+    let text = format!("{SOUND}[auth.query]\nuser = \"auth_reader\"\npassword = \"secret\"\n");
+    let shortest = parse(&text, "bare.toml", &secrets).expect("sound");
+    assert_eq!(
+        format!("{query:?}"),
+        format!("{:?}", shortest.authentication.query)
     );
     assert_eq!(reference.pool, bare.pool);
     assert_eq!(reference.health, bare.health);
@@ -175,10 +184,12 @@ fn the_file_with_everything() {
             .find(|user| user.name == name)
             .expect(name)
     };
-    assert!(matches!(user("app").auth, Auth::ScramPassword(_)));
-    assert!(matches!(user("verifier").auth, Auth::ScramVerifier(_)));
-    assert!(matches!(user("old").auth, Auth::Md5(_)));
-    assert!(matches!(user("local").auth, Auth::Trust));
+    assert!(matches!(user("app").password, Password::Plain(_)));
+    assert!(matches!(user("verifier").password, Password::Verifier(_)));
+    assert!(matches!(user("old").password, Password::Md5(_)));
+    let methods = ["app", "verifier", "old", "local"].map(|name| user(name).auth);
+    let [scram, md5, trust] = [Method::Scram, Method::Md5, Method::Trust].map(Some);
+    assert_eq!(methods, [scram, scram, md5, trust]);
     assert_eq!(user("app").server_password, Some(Secret("app".to_owned())));
     assert_eq!(
         user("verifier").server_password,
@@ -282,10 +293,10 @@ fn secrets_and_certificates_from_files_beside_the_configuration() {
         config.users[0].server_password,
         Some(Secret("from file".to_owned()))
     );
-    let ClientTls::Require(pair) = &config.listen.tls else {
+    let ClientTls::Require(offer) = &config.listen.tls else {
         panic!("require")
     };
-    assert_eq!(pair.key, folder.path().join("server.key"));
+    assert_eq!(offer.certificate.key, folder.path().join("server.key"));
 }
 
 #[test]
@@ -299,6 +310,28 @@ fn doubts_are_warnings() {
         said[1].contains("users.app.auth: \"trust\" asks for no password"),
         "{said:?}"
     );
+}
+
+#[test]
+fn doubtful_rules_are_warnings() {
+    let rules = "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all 10.0.0.0/8 trust\n\
+                 hostssl all all all password\nhost all all all password\n";
+    let text = format!(
+        "{SERVERS}users = [{{ name = \"app\", admin = true }}]\n[auth]\nhba_file = \"hba.conf\"\n[listen]\n"
+    );
+    let public = format!("{text}addresses = [\"0.0.0.0:6432\"]\n");
+    let warned = |text: &str| {
+        let config = beside(&[("hba.conf", rules)], text).unwrap();
+        let warnings = config.warnings.iter().map(|said| said.message.clone());
+        warnings.collect::<Vec<_>>().join("\n")
+    };
+    let said = warned(&public);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(
+        said.contains("line 3: \"trust\"") && said.contains("line 5: \"password\""),
+        "{said}"
+    );
+    assert_eq!(warned(&text), "");
 }
 
 /// Moving an entry in the file must not look like another node, or a reload would drop its connections.
@@ -347,4 +380,108 @@ fn nothing_is_left_out_in_silence() {
         "9".repeat(50)
     );
     assert!(messages(&pinned).contains("has too many digits"));
+}
+
+/// A folder with these files beside a configuration of this text.
+fn beside(files: &[(&str, &str)], text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    let file = folder.path().join("trunkline.toml").display().to_string();
+    let folder = format!("{}/", folder.path().display());
+    parse(text, &file, &secrets).map_err(|problems| {
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        said.join("\n").replace(&folder, "")
+    })
+}
+
+const SERVERS: &str =
+    "databases = [{ name = \"app\" }]\nshards = [{ name = \"s1\", nodes = [{ host = \"h\" }] }]\n";
+
+#[test]
+fn users_of_the_password_file() {
+    let listed =
+        "\"ann\" \"secret\"\n\"bob\" \"md5a6ce1bb033bfeb22b60a5905660d237e\"\n\"eve\" \"\"\n";
+    let text = format!(
+        "{SERVERS}users = [{{ name = \"bob\", admin = true, pool_size = 40 }}]\n[auth]\nusers_file = \"users.txt\"\n"
+    );
+    let config = beside(&[("users.txt", listed)], &text).unwrap();
+    let names: Vec<_> = config.users.iter().map(|user| user.name.as_str()).collect();
+    assert_eq!(names, ["bob", "ann", "eve"]);
+    let [bob, ann, eve] = &config.users[..] else {
+        panic!()
+    };
+    assert!(matches!(bob.password, Password::Md5(_)) && bob.admin && bob.auth.is_none());
+    assert_eq!(ann.server_password, Some(Secret("secret".into())));
+    assert_eq!(eve.password, Password::Absent);
+    // Alone it is enough.
+    let text = format!("{SERVERS}[auth]\nusers_file = \"users.txt\"\n");
+    assert_eq!(
+        beside(&[("users.txt", listed)], &text).unwrap().users.len(),
+        3
+    );
+}
+
+#[test]
+fn mistakes_in_other_files_are_told_with_their_lines() {
+    let text = format!(
+        "{SERVERS}users = [{{ name = \"bob\", password = \"x\", auth = \"md5\" }}, {{ name = \"dan\", pool_sise = 1 }}]\n\
+         [auth]\nusers_file = \"users.txt\"\nhba_file = \"hba.conf\"\n[auth.query]\nsql = \"SELECT 1\"\nfailure_time = \"2m\"\n"
+    );
+    let listed = "\"bob\" \"x\"\nann\n\"SCRAM\" \"SCRAM-SHA-256$x\"\n";
+    let rules = "local all all peer\nhost all all md5\n";
+    let said = beside(&[("users.txt", listed), ("hba.conf", rules)], &text).unwrap_err();
+    let wanted = [
+        "trunkline.toml:3: users.dan.pool_sise: is not a key here",
+        "trunkline.toml:7: auth.query.user: is missing",
+        "trunkline.toml:8: auth.query.sql: \"SELECT 1\" is not a query for one user",
+        "trunkline.toml:9: auth.query.failure_time: is more than cache_time",
+        "hba.conf:1: the method \"peer\" is not supported",
+        "hba.conf:2: \"md5\" is not an address",
+        "users.txt:2: is not a name and a password",
+    ];
+    for wanted in wanted {
+        assert!(said.contains(wanted), "{wanted}\n---\n{said}");
+    }
+    let listed = "\"bob\" \"x\"\n\"ann\" \"y\"\n\"ann\" \"z\"\n\"SCRAM\" \"SCRAM-SHA-256$x\"\n";
+    let rules = "hostssl all all all cert\n";
+    let said = beside(&[("users.txt", listed), ("hba.conf", rules)], &text).unwrap_err();
+    let wanted = [
+        "trunkline.toml:3: users.bob.auth: cannot stand beside auth.hba_file",
+        "trunkline.toml:3: users.bob.password: is given on line 1 of users.txt too",
+        "trunkline.toml:6: auth.hba_file: line 1 asks for a client's certificate",
+        "users.txt:3: ann: is on line 2 already",
+        "users.txt:4: SCRAM: is not a whole SCRAM verifier",
+    ];
+    for wanted in wanted {
+        assert!(said.contains(wanted), "{wanted}\n---\n{said}");
+    }
+    assert!(!said.contains("\"z\""), "no password is shown: {said}");
+}
+
+#[test]
+fn users_may_be_looked_up_only() {
+    let text = format!(
+        "{SERVERS}[auth.query]\nuser = \"asker\"\npassword = {{ env = \"ASKER_PASSWORD\" }}\n"
+    );
+    let config = parse(&text, "trunkline.toml", &secrets).unwrap();
+    assert!(config.users.is_empty());
+    let query = config.authentication.query.unwrap();
+    assert!(query.sql.contains("rolvaliduntil"));
+    assert_eq!(
+        (query.cache_time, query.failure_time),
+        (Duration::from_secs(60), Duration::from_secs(5))
+    );
+    let said = messages(&text.replace(
+        "{ env = \"ASKER_PASSWORD\" }",
+        "\"md5a6ce1bb033bfeb22b60a5905660d237e\"",
+    ));
+    assert!(said.contains("auth.query.password: is a hash"), "{said}");
+    // A certificate that nobody can verify.
+    let said = messages(&SOUND.replace("password = \"secret\"", "auth = \"cert\""));
+    assert!(
+        said.contains("users.app.auth: asks for a client's certificate"),
+        "{said}"
+    );
 }

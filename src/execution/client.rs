@@ -90,7 +90,15 @@ impl Client {
     }
 
     /// Writes what is waiting.
+    #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        if self.outbox.is_empty() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send_all(cx)
+    }
+
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while self.sent < self.outbox.len() {
             let written =
                 ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;

@@ -55,6 +55,20 @@ pub struct PlannedStatement {
     pub leaves: Vec<Leaves>,
 }
 
+impl Planned {
+    /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.
+    pub fn unread(text: &[u8]) -> Planned {
+        Planned {
+            statements: vec![PlannedStatement {
+                range: 0..text.len(),
+                class: Class::Unknown,
+                plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
+                leaves: Vec::new(),
+            }],
+        }
+    }
+}
+
 /// What will be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {

@@ -16,7 +16,7 @@ use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
-use crate::topology::{Topology, TopologyError};
+use crate::topology::{Roles, Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -35,6 +35,16 @@ pub struct Plant {
     configured: HashMap<Box<str>, Configured>,
     client_encryption: ClientEncryption,
     pub server_side: ServerSide,
+    auth: Arc<AuthSecrets>,
+    roles: Option<Arc<Roles>>,
+}
+
+/// What the next configuration takes over from this one where it has not changed.
+#[derive(Clone)]
+pub struct Inheritance {
+    client_encryption: ClientEncryption,
+    server_side: ServerSide,
+    auth: Arc<AuthSecrets>,
 }
 
 /// TLS towards servers, and what it was made from: when that is the same after a reload, connections stay.
@@ -68,8 +78,12 @@ impl ServerSide {
 }
 
 impl Plant {
-    /// Checks a configuration to the end: maps and TLS files too. Takes over from the one before what has not changed.
-    pub fn build(config: Config, before: Option<&ServerSide>) -> Result<Plant, StartError> {
+    /// Checks a configuration to the end: maps and TLS files too. Takes over from the one before what has not changed. Blocks.
+    pub fn build(
+        config: Config,
+        secret: &ProcessSecret,
+        before: Option<&Inheritance>,
+    ) -> Result<Plant, StartError> {
         let mut configured = HashMap::new();
         let mut problems = Vec::new();
         for database in &config.databases {
@@ -83,31 +97,43 @@ impl Plant {
         if !problems.is_empty() {
             return Err(StartError::Config(problems));
         }
-        let client_encryption = ClientEncryption::load(&config.listen.tls)?;
-        let server_side = ServerSide::load(&config.server_tls, before)?;
+        let client_encryption = ClientEncryption::load(
+            &config.listen.tls,
+            before.map(|before| &before.client_encryption),
+        )?;
+        let server_side =
+            ServerSide::load(&config.server_tls, before.map(|before| &before.server_side))?;
+        let before = before.map(|before| &*before.auth);
+        let auth = AuthSecrets::new(secret, &config.users, &client_encryption, before)?;
+        let roles = roles(&config, &configured, &server_side, secret);
         Ok(Plant {
             config: Arc::new(config),
             configured,
             client_encryption,
             server_side,
+            auth: Arc::new(auth),
+            roles,
         })
     }
 
+    fn inheritance(&self) -> Inheritance {
+        Inheritance {
+            client_encryption: self.client_encryption.clone(),
+            server_side: self.server_side.clone(),
+            auth: Arc::clone(&self.auth),
+        }
+    }
+
     /// The snapshot with what is known of the servers' definitions.
-    pub fn snapshot(
-        &self,
-        secret: &ProcessSecret,
-        schemas: &HashMap<Box<str>, Schema>,
-        epoch: Epoch,
-    ) -> Result<Snapshot, StartError> {
-        let auth = AuthSecrets::new(secret, &self.config.users, &self.client_encryption)?;
-        Ok(Snapshot {
+    pub fn snapshot(&self, schemas: &HashMap<Box<str>, Schema>, epoch: Epoch) -> Snapshot {
+        Snapshot {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
             client_encryption: self.client_encryption.clone(),
             server_encryption: Arc::clone(&self.server_side.encryption),
-            auth: Arc::new(auth),
-        })
+            auth: Arc::clone(&self.auth),
+            roles: self.roles.clone(),
+        }
     }
 
     fn catalogs(
@@ -126,6 +152,22 @@ impl Plant {
         }
         catalogs
     }
+}
+
+/// Where users are looked up that are not configured: on the home shard of the first database.
+fn roles(
+    config: &Config,
+    configured: &HashMap<Box<str>, Configured>,
+    server_side: &ServerSide,
+    secret: &ProcessSecret,
+) -> Option<Arc<Roles>> {
+    let query = config.authentication.query.as_ref()?;
+    let first = config.databases.first()?;
+    let home = configured.get(&*first.name)?.home;
+    let shard = config.shards.get(home.index())?;
+    let encryption = Arc::clone(&server_side.encryption);
+    let roles = Roles::new(config, query, shard, encryption, secret.clone());
+    Some(Arc::new(roles))
 }
 
 /// The control plane's state; one task owns it.
@@ -301,13 +343,13 @@ impl Control {
         let Some(path) = self.path.clone() else {
             return Ok(());
         };
-        let before = self.plant.server_side.clone();
+        let (before, secret) = (self.plant.inheritance(), self.shared.secret.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let config = config::load(&path)?;
             let problem = |error: &dyn std::fmt::Display| {
                 vec![config.problem(config::Line(0), "", error.to_string())]
             };
-            match Plant::build(config.clone(), Some(&before)) {
+            match Plant::build(config.clone(), &secret, Some(&before)) {
                 Ok(plant) => Ok(plant),
                 Err(StartError::Config(problems)) => Err(problems),
                 Err(other) => Err(problem(&other)),
@@ -344,16 +386,7 @@ impl Control {
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot =
-            match self
-                .plant
-                .snapshot(&self.shared.secret, &self.definitions.known, self.epoch)
-            {
-                Ok(snapshot) => Arc::new(snapshot),
-                Err(error) => {
-                    return tracing::error!(%error, "the new state cannot be put in force");
-                }
-            };
+        let snapshot = Arc::new(self.plant.snapshot(&self.definitions.known, self.epoch));
         self.shared.replace(Arc::clone(&snapshot));
         ask_all(&self.workers, |done| {
             Command::Follow(Arc::clone(&snapshot), done)

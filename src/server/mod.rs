@@ -2,10 +2,12 @@
 //! definitions; draining.
 //!
 //! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
-//! `accept.rs` for new connections, `control.rs` for reloads and what the servers define.
+//! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define.
 
 mod accept;
 mod control;
+mod handshakes;
+mod login;
 mod worker;
 
 use std::collections::HashMap;
@@ -72,18 +74,26 @@ pub struct Handle {
     watching: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
+    _shaking: handshakes::Thread,
 }
 
 /// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
 pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, StartError> {
-    let plant = Plant::build(config, None)?;
+    let secret = ProcessSecret::random();
+    let plant = Plant::build(config, &secret, None)?;
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
-    let secret = ProcessSecret::random();
     let epoch = Epoch(1);
-    let snapshot = plant.snapshot(&secret, &HashMap::new(), epoch)?;
+    let snapshot = plant.snapshot(&HashMap::new(), epoch);
+    let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(snapshot, Timers::here(), secret, change));
+    let shared = Arc::new(Shared::new(
+        snapshot,
+        Timers::here(),
+        handshakes,
+        secret,
+        change,
+    ));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),
@@ -168,6 +178,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         watching,
         control,
         shutdown_timeout,
+        _shaking: shaking,
     })
 }
 

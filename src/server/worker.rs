@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StartError;
+use super::login::{self, Proven};
 use crate::admin;
-use crate::session::login::{self, Arrival};
+use crate::session::login::{Arrival, begin};
 use crate::session::report::WorkerReport;
 use crate::session::shared::{Shared, Snapshot};
 use crate::session::worker::{Paused, Worker};
 use crate::wire::answer::{self, Report, Severity};
-use crate::wire::auth;
 use crate::wire::startup::{self, CancelRequest, Opening, Startup};
 use crate::wire::stream::Stream;
 
@@ -209,7 +209,8 @@ async fn serve(
     let snapshot = Arc::clone(&worker.snapshot());
     let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
     let peer = stream.peer();
-    let opening = startup::open(stream, &snapshot.client_encryption);
+    let handshakes = &worker.shared.handshakes;
+    let opening = startup::open(stream, &snapshot.client_encryption, handshakes);
     match worker.shared.timers.timeout_at(deadline, opening).await {
         Ok(Ok(Opening::Session(startup))) => {
             session(worker, admin, startup, snapshot, deadline, connection).await
@@ -234,16 +235,16 @@ async fn session(
     let Some(admission) = worker.shared.admit(limits.max_client_connections) else {
         return refuse(startup.stream, "53300", "sorry, too many clients already").await;
     };
-    let user = snapshot
-        .config
-        .users
-        .iter()
-        .find(|user| user.name == startup.user);
-    let proving = auth::authenticate(&mut startup.stream, user, &startup.user, &snapshot.auth);
-    match worker.shared.timers.timeout_at(deadline, proving).await {
-        Ok(Ok(())) => {}
+    let proving = login::prove(&mut startup, &snapshot);
+    let proving = worker.shared.timers.timeout_at(deadline, proving);
+    let Proven { user, credential } = match proving.await {
+        Ok(Ok(proven)) => proven,
         Ok(Err(error)) => {
-            return tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");
+            tracing::info!(user = startup.user, peer = %startup.stream.peer(), %error, "authentication failed");
+            if let Some(sqlstate) = error.sqlstate() {
+                refuse(startup.stream, sqlstate, &error.to_string()).await;
+            }
+            return;
         }
         Err(_) => {
             return refuse(
@@ -253,9 +254,6 @@ async fn session(
             )
             .await;
         }
-    }
-    let Some(user) = user else {
-        return tracing::error!("a user who does not exist was authenticated");
     };
     let Some(user_admission) = worker
         .shared
@@ -264,7 +262,6 @@ async fn session(
         let message = format!("too many connections for role \"{}\"", user.name);
         return refuse(startup.stream, "53300", &message).await;
     };
-    let user = Rc::new(user.clone());
     drop(snapshot);
     if startup.database == crate::config::ADMIN_DATABASE {
         if !user.admin {
@@ -280,9 +277,10 @@ async fn session(
     let arrival = Arrival {
         startup,
         user,
+        credential,
         admission: (admission, user_admission),
     };
-    if let Some(session) = login::begin(worker, arrival).await {
+    if let Some(session) = begin(worker, arrival).await {
         // A task of its own: what the login needed is not kept for the session's life.
         tokio::task::spawn_local(async move {
             session.run().await;

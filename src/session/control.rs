@@ -90,13 +90,19 @@ impl Session {
             | Class::Release(_) => !in_hand && self.transaction != Transaction::Open,
             Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
                 !in_hand
-                    && matches!(
-                        self.transaction,
-                        Transaction::Begun(_) | Transaction::Failed(_)
-                    )
+                    && match self.transaction {
+                        Transaction::Begun(_) => !self.has_one_shard(),
+                        Transaction::Failed(_) => true,
+                        Transaction::Idle | Transaction::Open => false,
+                    }
             }
             _ => false,
         }
+    }
+
+    /// Every transaction is on this shard, so there is no need to wait for what shows which.
+    pub(super) fn has_one_shard(&self) -> bool {
+        self.database.catalog().shards.len() == 1
     }
 
     /// Does a statement that needs no table; appends its answer.
@@ -175,10 +181,16 @@ impl Session {
         text: &str,
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
+        let one_shard = self.has_one_shard();
         let Transaction::Begun(prologue) = &mut self.transaction else {
             return Ok(Control::Forward);
         };
         match class {
+            Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints
+                if one_shard =>
+            {
+                return Ok(Control::Forward);
+            }
             Class::Begin => {
                 if !Prologue::new(text).cannot_fail() {
                     // It begins nothing, yet its modes count.

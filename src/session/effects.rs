@@ -153,7 +153,7 @@ impl PlannedStatement {
 
     /// It may have changed its connection in ways that cannot be seen.
     fn is_opaque(&self) -> bool {
-        matches!(self.class, Class::Do | Class::Call)
+        matches!(self.class, Class::Do | Class::Call | Class::Unknown)
     }
 }
 
@@ -257,6 +257,14 @@ impl Session {
                 shown.push(pin.name());
             }
         }
+    }
+
+    /// The session may have made temporary tables, whose names hide others.
+    pub(super) fn has_temporary_tables(&self) -> bool {
+        self.kept
+            .iter()
+            .chain(&self.link)
+            .any(|link| link.pins().contains(&Pin::TemporaryTable))
     }
 
     pub(super) fn done(&mut self, token: Token, ordinal: u32, committed: Committed) {
@@ -469,6 +477,10 @@ impl Session {
             }
             (Scope::Session, SetValue::Given { source, .. }) => {
                 self.settings.set(name, source);
+                if name == "session_authorization" {
+                    // It takes the role along.
+                    self.settings.reset("role");
+                }
                 if name == "application_name"
                     && let SetValue::Given { values, .. } = value
                 {
@@ -498,6 +510,9 @@ impl Session {
     /// one, is made up when the session gets its next connection.
     fn reset_done(&mut self, name: &str) {
         self.settings.reset(name);
+        if name == "session_authorization" {
+            self.settings.reset("role");
+        }
         self.settings_changed();
         if let Some(value) = self.startup_settings.get(name) {
             let value = value.to_owned();
@@ -547,7 +562,13 @@ impl Session {
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
-                self.catalog_follows = Some(self.worker.shared.schema_changed(&self.database.name));
+                let shared = &self.worker.shared;
+                // With one shard there is nothing that new definitions could decide: they are read in due time.
+                if self.has_one_shard() {
+                    shared.definitions_changed();
+                } else {
+                    self.catalog_follows = Some(shared.schema_changed(&self.database.name));
+                }
             }
         } else {
             self.schema_changed = false;

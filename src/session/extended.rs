@@ -12,7 +12,7 @@ use super::effects::{Effect, Parsing};
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
-use super::statement::{Source, Statement};
+use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
@@ -73,6 +73,11 @@ impl Batch {
 
     pub fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
+    }
+
+    /// The emptied list, to be filled again.
+    pub fn give_back_held(&mut self, emptied: Vec<Held>) {
+        self.held = emptied;
     }
 
     /// A statement among those that wait must be seen by a server before the client can be answered.
@@ -189,27 +194,24 @@ impl Session {
         let mut before = None;
         let (statement, naming, name) = if parse.name.is_empty() {
             before = self.unnamed.take();
+            let meaning = self.meaning();
             let same = before
                 .as_ref()
                 .filter(|statement| statement.is_same(&parse, &self.scope));
             let statement = match same {
                 Some(same) => Rc::clone(same),
-                None => self
-                    .worker
-                    .statements
-                    .borrow_mut()
-                    .unnamed(&parse, &self.scope),
+                None => self.worker.statements.borrow_mut().own(&parse, &meaning),
             };
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
-            (
-                self.worker
-                    .statements
-                    .borrow_mut()
-                    .named(&parse, &self.scope),
-                Naming::Named,
-                Some(Box::from(parse.name)),
-            )
+            let meaning = self.meaning();
+            let mut statements = self.worker.statements.borrow_mut();
+            let statement = if self.sees_own_definitions() {
+                statements.own(&parse, &meaning)
+            } else {
+                statements.shared(&parse, &meaning)
+            };
+            (statement, Naming::Named, Some(Box::from(parse.name)))
         };
         let plan = self.plan_statement(&statement)?;
         if self.is_failed()
@@ -250,6 +252,19 @@ impl Session {
             self.batch.held.push(Held::Parse(parsing));
         }
         Ok(())
+    }
+
+    /// What a text means here and now.
+    pub(super) fn meaning(&self) -> Meaning {
+        Meaning {
+            definitions: self.worker.shared.definitions(),
+            scope: Rc::clone(&self.scope),
+        }
+    }
+
+    /// Tables or types of this session's own: nobody else's statements are parsed with them.
+    pub(super) fn sees_own_definitions(&self) -> bool {
+        self.schema_changed || self.has_temporary_tables()
     }
 
     /// What is refused whatever the values are is refused at once.
@@ -595,6 +610,10 @@ impl Session {
     }
 
     async fn execute_own(&mut self, statement: &Rc<Statement>) -> Result<(), Fault> {
+        if self.link.as_ref().is_some_and(Link::is_metadata) {
+            // That connection knows nothing of the client's transaction and would speak of its own.
+            self.leave_metadata().await?;
+        }
         let plan = self.plan_statement(statement)?;
         let mut bytes = Vec::new();
         if let Some(planned) = plan.planned.statements.first() {

@@ -758,12 +758,14 @@ impl Session {
 
     /// Sends what the client asked before it was known which connection it is for.
     pub(super) fn send_held(&mut self) {
-        for held in self.batch.take_held() {
+        let mut waiting = self.batch.take_held();
+        for held in waiting.drain(..) {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
                 Held::Parse(parsing) => self.send_parse(parsing),
             }
         }
+        self.batch.give_back_held(waiting);
     }
 }
 

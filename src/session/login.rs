@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::card::{Card, Identity};
 use super::effects::literal;
 use super::extended::Batch;
+use super::link::{Link, Phase};
 use super::parse_scope::Given;
 use super::prepared::Behind;
 use super::respond::{End, Fault};
@@ -15,18 +16,24 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
-use crate::backend::pool::Waiter;
+use crate::backend::pool::{Lent, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
-use crate::config::User;
-use crate::wire::answer::{self, TransactionStatus};
+use crate::config::{PoolMode, User};
+use crate::wire::answer::{self, Report, Severity, TransactionStatus};
+use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
+
+/// Bytes of a name that Postgres keeps: NAMEDATALEN less its NUL.
+const LONGEST_NAME: usize = 63;
 
 /// A client that has proven to be `user`.
 pub struct Arrival {
     pub startup: Startup,
     pub user: Rc<User>,
+    /// What servers can be shown of it, as far as its login told.
+    pub credential: Option<Credential>,
     pub admission: (Admission, UserAdmission),
 }
 
@@ -35,8 +42,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     let Arrival {
         startup,
         user,
+        credential,
         admission,
     } = arrival;
+    let presence = worker.welcome(&user, credential);
     let Startup {
         stream,
         database: name,
@@ -46,17 +55,13 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         ..
     } = startup;
     let mut client = Client::new(stream);
-    let greeted = match worker.database(&name) {
-        Some(database) => greet(worker, &database, &user, &parameters)
-            .await
-            .map(|greeting| (database, greeting)),
-        None => Err(Fault::Postgres {
-            sqlstate: "3D000",
-            message: format!("database \"{name}\" does not exist"),
-        }),
-    };
-    let (database, greeting) = match greeted {
-        Ok(greeted) => greeted,
+    let Opening {
+        database,
+        mode,
+        greeting,
+        own,
+    } = match open(worker, &name, &user, &parameters).await {
+        Ok(opening) => opening,
         Err(fault) => {
             End::Login(fault).write(&mut client.outbox);
             let _ = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
@@ -84,9 +89,15 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         worker: worker.index,
         card: worker.cards.insert(Rc::clone(&card)),
     };
-    card.process_id.set(worker.shared.enroll(place, secret));
+    let process_id = own.as_ref().map(|lent| lent.canceller.process_id);
+    card.process_id
+        .set(worker.shared.enroll(place, secret, process_id));
 
     answer::authentication_ok(&mut client.outbox);
+    if let Some(notice) = &greeting.notice {
+        let report = Report::new(Severity::Notice, "42622", notice);
+        answer::notice_response(&mut client.outbox, &report);
+    }
     for (name, value) in greeting.reported.iter() {
         answer::parameter_status(&mut client.outbox, name, value);
     }
@@ -94,14 +105,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     answer::ready_for_query(&mut client.outbox, TransactionStatus::Idle);
 
     let config = worker.config();
-    let pool = config.pool_of(
-        &user,
-        &config
-            .databases
-            .iter()
-            .find(|known| *known.name == *database.name)?
-            .clone(),
-    );
+    let own = own.map(|lent| Link::new(lent, Phase::Working, mode));
     let server_search_path = database.server_search_path(&user.name);
     let scope = database.parse_scopes.borrow_mut().of(&Given {
         user: &user.server_user,
@@ -111,14 +115,14 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
     });
     let session = Session {
         worker: Rc::clone(worker),
-        mode: pool.mode,
+        mode,
         server_search_path,
         database,
         user,
         card,
         client,
         link: None,
-        kept: Vec::new(),
+        kept: own.into_iter().collect(),
         pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),
@@ -143,8 +147,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         resolved: None,
         behind: Behind::Nothing,
         room: Room {
-            statements: pool.max_prepared_statements,
-            bytes: usize::try_from(pool.max_prepared_size.0).unwrap_or(usize::MAX),
+            statements: config.pool.max_prepared_statements,
+            bytes: usize::try_from(config.pool.max_prepared_size.0).unwrap_or(usize::MAX),
         },
         unnamed: None,
         copy_rest: 0,
@@ -160,8 +164,62 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         waiting_since: now,
         transaction_began: None,
         _admission: admission,
+        _presence: presence,
     };
     Some(session)
+}
+
+/// What is known and held before the client hears of its success.
+struct Opening {
+    database: Rc<Database>,
+    mode: PoolMode,
+    greeting: Greeting,
+    /// The server connection of a session that keeps one and can have no other.
+    own: Option<Lent>,
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    name: &str,
+    user: &User,
+    parameters: &[(String, String)],
+) -> Result<Opening, Fault> {
+    let config = worker.config();
+    let configured = config.databases.iter().find(|known| *known.name == *name);
+    let (Some(database), Some(configured)) = (worker.database(name), configured) else {
+        return Err(Fault::Postgres {
+            sqlstate: "3D000",
+            message: format!("database \"{name}\" does not exist"),
+        });
+    };
+    let mode = config.pool_of(user, configured).mode;
+    let greeting = greet(worker, &database, user, parameters).await?;
+    let (shards, home) = {
+        let catalog = database.catalog();
+        (catalog.shards.len(), catalog.home)
+    };
+    // Then the process id that the client is told is its server's, as applications that look themselves up there expect.
+    let own = if mode == PoolMode::Session && shards == 1 {
+        let pool = worker.pool(&database, user, home);
+        let pool = pool.ok_or_else(reconfigured)?;
+        Some(pool.checkout().await.map_err(Fault::Checkout)?)
+    } else {
+        None
+    };
+    Ok(Opening {
+        database,
+        mode,
+        greeting,
+        own,
+    })
+}
+
+/// The database went away while a client logged in.
+fn reconfigured() -> Fault {
+    Fault::Postgres {
+        sqlstate: "57P01",
+        message: "the configuration has changed; connect again".to_owned(),
+    }
 }
 
 /// What a session begins with.
@@ -169,6 +227,8 @@ struct Greeting {
     settings: Settings,
     reported: Reported,
     application_name: String,
+    /// What Postgres says of a name that is too long.
+    notice: Option<String>,
 }
 
 /// What a server says to this user with these settings: remembered, or asked of the home shard.
@@ -182,20 +242,24 @@ async fn greet(
     let named = parameters
         .iter()
         .find(|(name, _)| name == "application_name");
-    let application_name = named.map_or_else(String::new, |(_, value)| value.clone());
+    let application_name = named.map_or("", |(_, value)| value.as_str());
+    let longest = (0..=LONGEST_NAME.min(application_name.len()))
+        .rfind(|end| application_name.is_char_boundary(*end))
+        .unwrap_or(0);
+    let kept = &application_name[..longest];
+    let notice = (kept != application_name)
+        .then(|| format!("identifier \"{application_name}\" will be truncated to \"{kept}\""));
+    let application_name = kept.to_owned();
     if let Some((settings, reported)) = database.greeting(&user.name, &settings) {
         return Ok(Greeting {
             settings,
             reported,
             application_name,
+            notice,
         });
     }
     let home = database.catalog().home;
-    let gone = || Fault::Postgres {
-        sqlstate: "57P01",
-        message: "the configuration has changed; connect again".to_owned(),
-    };
-    let pool = worker.pool(database, user, home).ok_or_else(gone)?;
+    let pool = worker.pool(database, user, home).ok_or_else(reconfigured)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(error, None);
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
@@ -220,6 +284,7 @@ async fn greet(
         settings,
         reported,
         application_name,
+        notice,
     })
 }
 

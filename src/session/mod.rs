@@ -30,6 +30,7 @@ mod take;
 pub mod transaction;
 pub mod worker;
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -63,7 +64,7 @@ use shared::{Admission, UserAdmission};
 use statement::Statement;
 use straight::Decided;
 use transaction::Transaction;
-use worker::{Database, Worker, add};
+use worker::{Database, Presence, Worker, add};
 
 /// Bytes on their way to a server above which no more are taken from the client.
 const HIGH_WATER: usize = 64 * 1024;
@@ -142,6 +143,7 @@ pub struct Session {
     local: Settings,
     channels: Channels,
     _admission: (Admission, UserAdmission),
+    _presence: Presence,
     unit_began: Instant,
     waiting_since: Instant,
     transaction_began: Option<Instant>,
@@ -166,18 +168,25 @@ impl Session {
         let end = loop {
             match std::future::poll_fn(|cx| self.advance(cx)).await {
                 Ok(()) => {
-                    self.follow_catalog().await;
-                    if self.doubts_pins() {
-                        self.look_at_pins().await;
-                    }
-                    if let Err(end) = self.take_messages().await {
+                    if let Err(end) = self.long_way().await {
                         break end;
                     }
                 }
                 Err(end) => break end,
             }
         };
-        self.close(end).await;
+        Box::pin(self.close(end)).await;
+    }
+
+    /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
+    fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
+        Box::pin(async move {
+            self.follow_catalog().await;
+            if self.doubts_pins() {
+                self.look_at_pins().await;
+            }
+            self.take_messages().await
+        })
     }
 
     /// Waits until the definitions that this session has changed are known to the planner.
@@ -276,11 +285,11 @@ impl Session {
                 Event::Dropped(token, reached) => self.dropped(token, reached),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
+                Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
-                Event::Stale => self.ask_again(),
-                Event::StaleTold(name) => self.retire(&name),
+                Event::StaleUnseen => self.ask_again(),
             }
         }
         self.events = events;

@@ -206,7 +206,7 @@ impl Session {
             return statement;
         }
         let mut statements = self.worker.statements.borrow_mut();
-        statements.under(&statement, &self.scope)
+        statements.under(&statement, &self.meaning())
     }
 
     /// Where each EXECUTE of a message goes, by its place; those without a statement are left out.
@@ -388,7 +388,11 @@ impl Session {
     fn shared_statement(&self, planned: &PlannedStatement, text: &[u8]) -> Rc<Statement> {
         let mut statements = self.worker.statements.borrow_mut();
         let prepare = prepare_of(planned, text, &self.literals);
-        statements.prepared(&prepare, &self.scope)
+        if self.sees_own_definitions() {
+            statements.own_prepared(&prepare, &self.meaning())
+        } else {
+            statements.prepared(&prepare, &self.meaning())
+        }
     }
 
     fn rewrite(&mut self, planned: &Planned, text: &[u8], alone: bool) -> Result<Rewritten, Fault> {
@@ -409,7 +413,7 @@ impl Session {
                     } else {
                         let prepare = prepare_of(one, text, &self.literals);
                         let mut statements = self.worker.statements.borrow_mut();
-                        statements.own(&prepare, &self.scope)
+                        statements.own_prepared(&prepare, &self.meaning())
                     };
                     renaming.prepare(at, name, statement);
                 }
@@ -449,11 +453,14 @@ impl Session {
         let name: Box<[u8]> = Box::from(name.name.as_bytes());
         self.check_name(&name)?;
         let prepare = prepare_of(one, statement.text(), &plan.literals);
-        let shared = self
-            .worker
-            .statements
-            .borrow_mut()
-            .prepared(&prepare, &self.scope);
+        let shared = {
+            let mut statements = self.worker.statements.borrow_mut();
+            if self.sees_own_definitions() {
+                statements.own_prepared(&prepare, &self.meaning())
+            } else {
+                statements.prepared(&prepare, &self.meaning())
+            }
+        };
         if !shared.accepted.get() {
             let destination = self.describing(&plan.planned);
             self.attach(destination, Phase::Metadata).await?;
@@ -513,18 +520,11 @@ impl Session {
 }
 
 impl Session {
-    /// A prepared statement's result is no longer what it was, and its client knows: who prepares it now gets it as it is now.
-    pub(super) fn retire(&mut self, name: &[u8]) {
-        let mut known = self.prepared.values();
-        if let Some(stale) = known.find(|known| *known.server_name == *name) {
-            self.worker.statements.borrow_mut().retire(stale);
-        }
-    }
-
     /// A prepared statement's result is no longer what it was: the unit of work is sent once more with the statement made anew.
     /// When that cannot be done it fails again, and the client hears of it.
     pub(super) fn ask_again(&mut self) {
         let Some(link) = &mut self.link else { return };
+        self.worker.shared.definitions_changed();
         let sent = link.server().last_sent().to_vec();
         let name = again::first_use(&sent).unwrap_or_default();
         let stale = self
@@ -537,7 +537,7 @@ impl Session {
         let renewed = {
             let mut statements = self.worker.statements.borrow_mut();
             statements.retire(&stale);
-            statements.under(&stale, &self.scope)
+            statements.under(&stale, &self.meaning())
         };
         for statement in self.prepared.values_mut() {
             if Rc::ptr_eq(statement, &stale) {

@@ -141,10 +141,21 @@ impl Session {
     pub(super) fn plan(&mut self, text: &[u8]) -> Result<Rc<Planned>, Fault> {
         let catalog = self.database.catalog();
         self.check_text_settings(&catalog)?;
+        let only_one = catalog.shards.len() == 1;
+        let doubtful = |byte: &u8| *byte == b'\\' || !byte.is_ascii();
+        if only_one && !self.reported.reads_as_expected() && text.iter().any(doubtful) {
+            self.literals.clear();
+            return Ok(Rc::new(Planned::unread(text)));
+        }
         let mut plans = self.database.plans.borrow_mut();
-        plans
-            .plan(text, &self.search_path, &catalog, &mut self.literals)
-            .map_err(Fault::Unplannable)
+        match plans.plan(text, &self.search_path, &catalog, &mut self.literals) {
+            // Where there is no choice nothing has to be understood.
+            Err(_) if only_one => {
+                self.literals.clear();
+                Ok(Rc::new(Planned::unread(text)))
+            }
+            planned => planned.map_err(Fault::Unplannable),
+        }
     }
 
     /// What the reading of SQL relies on; with several shards it must hold.

@@ -1,15 +1,18 @@
 //! What all threads share: the snapshot of configuration and catalogs, the keys for cancelling, the number of clients.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::statement::Definitions;
 use crate::catalog::Catalog;
-use crate::config::Config;
-use crate::wire::auth::{AuthSecrets, ProcessSecret};
+use crate::config::{Config, User};
+use crate::topology::Roles;
+use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
+use crate::wire::handshakes::Handshakes;
 use crate::wire::timers::Timers;
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -21,6 +24,16 @@ pub struct Snapshot {
     pub client_encryption: ClientEncryption,
     pub server_encryption: Arc<ServerEncryption>,
     pub auth: Arc<AuthSecrets>,
+    /// Where users are looked up that are not configured.
+    pub roles: Option<Arc<Roles>>,
+}
+
+impl Snapshot {
+    /// A configured user, and what is stored of its password.
+    pub fn user(&self, name: &str) -> Option<(&User, &Stored)> {
+        let (place, stored) = self.auth.find(name)?;
+        Some((self.config.users.get(place)?, stored))
+    }
 }
 
 /// Shared by the workers and the control plane.
@@ -28,12 +41,14 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Of the control plane; workers have none of their own.
     pub timers: Timers,
+    pub handshakes: Handshakes,
     pub secret: ProcessSecret,
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
     users: Mutex<HashMap<Box<str>, usize>>,
     /// Databases whose definitions a client has changed.
     changed: mpsc::UnboundedSender<SchemaChange>,
+    definitions: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -60,18 +75,31 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         timers: Timers,
+        handshakes: Handshakes,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             timers,
+            handshakes,
             secret,
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),
             users: Mutex::default(),
             changed,
+            definitions: AtomicU64::new(0),
         }
+    }
+
+    /// How often definitions have changed, as far as anybody here has seen it.
+    pub fn definitions(&self) -> Definitions {
+        Definitions(self.definitions.load(Ordering::Relaxed))
+    }
+
+    /// Statements that are prepared from now on are not the same as those before.
+    pub fn definitions_changed(&self) {
+        self.definitions.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -84,6 +112,7 @@ impl Shared {
 
     /// A client changed the definitions of this database; the receiver is told when the new ones are in force.
     pub fn schema_changed(&self, database: &str) -> oneshot::Receiver<()> {
+        self.definitions_changed();
         let (followed, follows) = oneshot::channel();
         // Nobody receives it only while the process ends.
         let _ = self.changed.send(SchemaChange {
@@ -93,11 +122,13 @@ impl Shared {
         follows
     }
 
-    /// Gives a session its process id and secret.
-    pub fn enroll(&self, place: ClientPlace, secret: &[u8]) -> i32 {
+    /// Gives a session its process id and secret; the id is the wanted one unless another session has it.
+    pub fn enroll(&self, place: ClientPlace, secret: &[u8], mut wanted: Option<i32>) -> i32 {
         let mut keys = lock(&self.keys);
         loop {
-            let process_id = rand::random_range(1..i32::MAX);
+            let process_id = wanted
+                .take()
+                .unwrap_or_else(|| rand::random_range(1..i32::MAX));
             if let std::collections::hash_map::Entry::Vacant(vacant) = keys.entry(process_id) {
                 vacant.insert(Key {
                     secret: secret.to_vec(),

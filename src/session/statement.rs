@@ -34,7 +34,20 @@ pub struct Statement {
     pub server_name: Box<[u8]>,
     /// A server has accepted it once.
     pub accepted: Cell<bool>,
+    /// As of when it was parsed.
+    definitions: Definitions,
 }
+
+/// What decides, besides its text, which tables and types a statement speaks of when it is parsed.
+#[derive(Clone, Debug)]
+pub struct Meaning {
+    pub definitions: Definitions,
+    pub scope: Rc<ParseScope>,
+}
+
+/// Counts the changes of definitions that have been seen; a statement parsed before one may mean something else after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Definitions(pub u64);
 
 /// How a server is given the statement.
 pub enum Source {
@@ -111,67 +124,77 @@ impl Statements {
         hasher.hash_one((parts, Rc::as_ptr(scope)))
     }
 
-    fn find(&self, parts: Parts<'_>, scope: &Rc<ParseScope>) -> Option<Rc<Statement>> {
-        let hash = Self::hash(&self.hasher, parts, scope);
+    /// Clients that hold a statement of earlier definitions keep it, as they would on a server; others do not get it.
+    fn find(&self, parts: Parts<'_>, meaning: &Meaning) -> Option<Rc<Statement>> {
+        let hash = Self::hash(&self.hasher, parts, &meaning.scope);
         let same = |known: &Rc<Statement>| {
-            Rc::ptr_eq(&known.scope, scope) && known.source.parts() == parts
+            Rc::ptr_eq(&known.scope, &meaning.scope) && known.source.parts() == parts
         };
-        self.named.find(hash, same).map(Rc::clone)
+        let known = self.named.find(hash, same)?;
+        (known.definitions == meaning.definitions).then(|| Rc::clone(known))
     }
 
+    /// It takes the place of one of earlier definitions.
     fn insert(&mut self, statement: &Rc<Statement>) {
         let hasher = &self.hasher;
         let hash = |known: &Rc<Statement>| Self::hash(hasher, known.source.parts(), &known.scope);
+        let same = |known: &Rc<Statement>| {
+            Rc::ptr_eq(&known.scope, &statement.scope)
+                && known.source.parts() == statement.source.parts()
+        };
+        if let Ok(found) = self.named.find_entry(hash(statement), same) {
+            found.remove();
+        }
         self.named
             .insert_unique(hash(statement), Rc::clone(statement), hash);
     }
 
     /// The one copy of a named statement.
-    pub fn named(&mut self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
-        if let Some(known) = self.find((None, parse.after_name()), scope) {
+    pub fn shared(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
+        if let Some(known) = self.find((None, parse.after_name()), meaning) {
             return known;
         }
-        let statement = self.unnamed(parse, scope);
+        let statement = self.own(parse, meaning);
         self.insert(&statement);
         statement
     }
 
-    /// An unnamed statement: its client's own, not worth sharing.
-    pub fn unnamed(&mut self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+    /// A client's own: an unnamed statement, which is not worth sharing, or one that means something to this client only.
+    pub fn own(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
         let source = Source::Parse {
             after_name: Box::from(parse.after_name()),
             text_length: parse.text.len(),
         };
-        self.make(source, parse.types().collect(), scope)
+        self.make(source, parse.types().collect(), meaning)
     }
 
     /// The one copy of a statement of PREPARE.
-    pub fn prepared(&mut self, prepare: &Prepare<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+    pub fn prepared(&mut self, prepare: &Prepare<'_>, meaning: &Meaning) -> Rc<Statement> {
         let Prepare { text, name, .. } = prepare;
-        if let Some(known) = self.find((Some(&text[..name.start]), &text[name.end..]), scope) {
+        if let Some(known) = self.find((Some(&text[..name.start]), &text[name.end..]), meaning) {
             return known;
         }
-        let statement = self.own(prepare, scope);
+        let statement = self.own_prepared(prepare, meaning);
         self.insert(&statement);
         statement
     }
 
     /// A statement of PREPARE that nobody else will get.
-    pub fn own(&mut self, prepare: &Prepare<'_>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+    pub fn own_prepared(&mut self, prepare: &Prepare<'_>, meaning: &Meaning) -> Rc<Statement> {
         let types = prepare.types.iter().map(|name| oid_of(name)).collect();
         let source = Source::Prepare {
             text: Box::from(prepare.text),
             name: prepare.name.clone(),
         };
-        self.make(source, types, scope)
+        self.make(source, types, meaning)
     }
 
     /// The statement as it is read under another scope.
-    pub fn under(&mut self, statement: &Rc<Statement>, scope: &Rc<ParseScope>) -> Rc<Statement> {
-        if let Some(known) = self.find(statement.source.parts(), scope) {
+    pub fn under(&mut self, statement: &Rc<Statement>, meaning: &Meaning) -> Rc<Statement> {
+        if let Some(known) = self.find(statement.source.parts(), meaning) {
             return known;
         }
-        let renewed = self.renewed(statement, scope);
+        let renewed = self.renewed(statement, meaning);
         self.insert(&renewed);
         renewed
     }
@@ -192,7 +215,11 @@ impl Statements {
             after_name,
             text_length,
         };
-        self.make(source, Box::default(), &statement.scope)
+        let meaning = Meaning {
+            definitions: statement.definitions,
+            scope: Rc::clone(&statement.scope),
+        };
+        self.make(source, Box::default(), &meaning)
     }
 
     /// A statement that servers hold with a result that it no longer has: who prepares it anew gets another.
@@ -206,7 +233,7 @@ impl Statements {
         }
     }
 
-    fn renewed(&mut self, statement: &Statement, scope: &Rc<ParseScope>) -> Rc<Statement> {
+    fn renewed(&mut self, statement: &Statement, meaning: &Meaning) -> Rc<Statement> {
         let source = match &statement.source {
             Source::Parse {
                 after_name,
@@ -220,10 +247,10 @@ impl Statements {
                 name: name.clone(),
             },
         };
-        self.make(source, statement.types.clone(), scope)
+        self.make(source, statement.types.clone(), meaning)
     }
 
-    fn make(&mut self, source: Source, types: Box<[u32]>, scope: &Rc<ParseScope>) -> Rc<Statement> {
+    fn make(&mut self, source: Source, types: Box<[u32]>, meaning: &Meaning) -> Rc<Statement> {
         self.next += 1;
         let id = StatementId(self.next);
         let server_name = id.server_name().into_bytes().into_boxed_slice();
@@ -241,10 +268,11 @@ impl Statements {
             id,
             source,
             types,
-            scope: Rc::clone(scope),
+            scope: Rc::clone(&meaning.scope),
             plan: RefCell::new(None),
             server_name,
             accepted: Cell::new(false),
+            definitions: meaning.definitions,
         })
     }
 

@@ -41,7 +41,13 @@ impl Session {
                 return Poll::Ready(Ok(()));
             }
             if let Some(place) = &mut self.place {
-                let granted = ready!(place.poll(cx));
+                let Poll::Ready(granted) = place.poll(cx) else {
+                    // Answers to what was asked before need not wait too.
+                    return match self.client.poll_flush(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(Err(End::Client)),
+                        _ => Poll::Pending,
+                    };
+                };
                 self.place = None;
                 self.waits(State::Active);
                 self.granted = Some(granted);

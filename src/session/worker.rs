@@ -1,7 +1,7 @@
 //! What the sessions of one thread share: pools, plan caches, prepared statements, counters. Nothing here is locked.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +16,19 @@ use crate::backend::connect::{Address, Login};
 use crate::backend::pool::{Lending, Pool, Spec};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::Catalog;
-use crate::config::{self, Config};
+use crate::config::{self, Config, User};
 use crate::plan::PlanCache;
 use crate::sharding::ShardId;
+use crate::wire::auth::Credential;
 
 /// Bytes of the read buffer that all sessions of a thread use in turn.
 const SCRATCH: usize = 64 * 1024;
 
 /// How long a request runs before its session looks whether the client is still there.
 const OVERDUE: Duration = Duration::from_millis(100);
+
+/// How often what users left behind is given back.
+const TIDY: Duration = Duration::from_secs(10);
 
 /// How many greetings are remembered for logins, per database.
 const GREETINGS: usize = 256;
@@ -41,9 +45,29 @@ pub struct Worker {
     databases: RefCell<HashMap<Box<str>, Rc<Database>>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     pub listeners: RefCell<HashMap<PoolKey, Rc<Listener>>>,
+    /// By name: users that have pools or sessions on this thread.
+    users: RefCell<HashMap<Box<str>, Known>>,
     pub statements: RefCell<Statements>,
     pub cards: Cards,
     draining: Cell<bool>,
+    tidied_at: Cell<Instant>,
+}
+
+/// What the last login of a user has shown.
+struct Known {
+    user: Rc<User>,
+    credential: Option<Credential>,
+    present: Presence,
+}
+
+/// Held by every session of a user: while there is one, what is known of the user is kept.
+#[derive(Clone)]
+pub struct Presence(Rc<()>);
+
+impl Presence {
+    fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
 }
 
 /// What tells pools apart.
@@ -105,9 +129,11 @@ impl Worker {
             databases: RefCell::default(),
             pools: RefCell::default(),
             listeners: RefCell::default(),
+            users: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
             draining: Cell::new(false),
+            tidied_at: Cell::new(Instant::now()),
         })
     }
 
@@ -184,11 +210,56 @@ impl Worker {
         self.spec(key).map(|spec| spec.target)
     }
 
+    /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
+    pub fn welcome(&self, user: &Rc<User>, credential: Option<Credential>) -> Presence {
+        let mut users = self.users.borrow_mut();
+        let before = users.remove(&*user.name);
+        let known = before.as_ref().and_then(|before| before.credential.clone());
+        let news = credential.is_some() && credential != known;
+        let name: Box<str> = Box::from(&*user.name);
+        let present = before.map_or_else(|| Presence(Rc::new(())), |before| before.present);
+        let known = Known {
+            user: Rc::clone(user),
+            credential: credential.or(known),
+            present: present.clone(),
+        };
+        users.insert(name.clone(), known);
+        drop(users);
+        if news {
+            for (key, pool) in self.pools().into_iter().filter(|(key, _)| key.user == name) {
+                if let Some(spec) = self.spec(&key) {
+                    pool.reconfigure(spec);
+                }
+            }
+        }
+        present
+    }
+
+    /// The role on servers, and what it shows them.
+    fn login_of(&self, name: &str) -> Option<(Rc<User>, Option<Credential>)> {
+        let snapshot = self.snapshot.borrow();
+        let users = self.users.borrow();
+        let known = users.get(name);
+        let user = match (snapshot.user(name), known) {
+            (Some((user, _)), _) => Rc::new(user.clone()),
+            (None, Some(known)) if snapshot.roles.is_some() => Rc::clone(&known.user),
+            (None, _) => return None,
+        };
+        let configured = user.server_password.clone().map(Credential::Password);
+        let shown = known.and_then(|known| known.credential.clone());
+        // An md5 hash has the name in it.
+        let shown = shown.filter(|shown| match shown {
+            Credential::Md5(_) => user.server_user == user.name,
+            Credential::Password(_) | Credential::Scram(_) => true,
+        });
+        Some((user, configured.or(shown)))
+    }
+
     /// Where and how the connections of a pool are made; `None` when its user, database or shard is gone.
     fn spec(&self, key: &PoolKey) -> Option<Spec> {
         let snapshot = self.snapshot.borrow();
         let config = &snapshot.config;
-        let user = config.users.iter().find(|user| *user.name == *key.user)?;
+        let (user, credential) = self.login_of(&key.user)?;
         let database = config
             .databases
             .iter()
@@ -213,7 +284,7 @@ impl Worker {
             },
             login: Login {
                 user: user.server_user.clone(),
-                password: user.server_password.clone(),
+                credential,
                 database: node
                     .database
                     .clone()
@@ -296,8 +367,29 @@ impl Worker {
         for (_, pool) in self.pools() {
             pool.tick(now);
         }
+        if now.saturating_duration_since(self.tidied_at.get()) >= TIDY {
+            self.tidied_at.set(now);
+            self.forget_those_who_left();
+        }
         self.statements.borrow_mut().sweep();
         self.cards.wake_overdue(now - OVERDUE);
+    }
+
+    /// Users that are not configured come and go: what nobody uses any more is given back.
+    fn forget_those_who_left(&self) {
+        let snapshot = self.snapshot.borrow();
+        let mut users = self.users.borrow_mut();
+        let mut pools = self.pools.borrow_mut();
+        pools.retain(|key, pool| {
+            Rc::strong_count(pool) > 1
+                || pool.is_in_use()
+                || snapshot.user(&key.user).is_some()
+                || users
+                    .get(&key.user)
+                    .is_some_and(|known| known.present.is_shared())
+        });
+        let with_pools: HashSet<&str> = pools.keys().map(|key| &*key.user).collect();
+        users.retain(|name, known| known.present.is_shared() || with_pools.contains(&**name));
     }
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.

@@ -12,7 +12,7 @@ use super::node::{APPLICATION_NAME, Node};
 use super::shard::{NodeStatus, Shard};
 use crate::catalog;
 use crate::catalog::schema::{self, Schema};
-use crate::config::{self, Auth, Config, User};
+use crate::config::{self, Config, Method, User};
 use crate::wire::tls::ServerEncryption;
 
 /// How long reading the definitions of a database may take.
@@ -200,21 +200,26 @@ fn first_database(config: &Config) -> &config::Database {
         .expect("a configuration without databases is refused")
 }
 
-/// The control plane's way into a node: as the first user whose server password is known or who needs none, else as the first of all.
+/// The control plane's way into a node: as the first user whose server password is known or who needs none, else as the role that looks up
+/// users, else as the first of all.
 fn login(config: &Config, database: &config::Database, node: &config::Node) -> Login {
-    let able = |user: &&User| user.server_password.is_some() || matches!(user.auth, Auth::Trust);
-    let user = config
-        .users
-        .iter()
-        .find(able)
-        .or(config.users.first())
-        .expect("a configuration without users is refused");
+    let able = |user: &&User| user.server_password.is_some() || user.auth == Some(Method::Trust);
+    let of = |user: &User| (user.server_user.clone(), user.server_password.clone());
+    let asker = || {
+        let query = config.authentication.query.as_ref()?;
+        Some((query.user.clone(), query.password.clone()))
+    };
+    let able = config.users.iter().find(able).map(of);
+    let (user, password) = able
+        .or_else(asker)
+        .or_else(|| config.users.first().map(of))
+        .unwrap_or_default();
     Login {
         database: node
             .database
             .clone()
             .unwrap_or_else(|| database.server_database.clone()),
-        user: user.server_user.clone(),
-        password: user.server_password.clone(),
+        user,
+        password,
     }
 }

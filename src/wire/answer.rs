@@ -149,6 +149,10 @@ fn report(out: &mut Vec<u8>, kind: u8, report: &Report<'_>) {
         if let Some(position) = report.position {
             field(b'P', &position.to_string());
         }
+        // Where it was reported: Postgres always says so, and some clients rely on it.
+        field(b'F', "trunkline");
+        field(b'L', "0");
+        field(b'R', "report");
         out.push(0);
     });
 }
@@ -175,6 +179,10 @@ fn authentication(out: &mut Vec<u8>, code: i32, data: &[u8]) {
 
 pub fn authentication_ok(out: &mut Vec<u8>) {
     authentication(out, 0, &[]);
+}
+
+pub fn authentication_cleartext_password(out: &mut Vec<u8>) {
+    authentication(out, 3, &[]);
 }
 
 pub fn authentication_md5(out: &mut Vec<u8>, salt: [u8; 4]) {
@@ -409,6 +417,9 @@ mod tests {
             (b'D', "d"),
             (b'H', "h"),
             (b'P', "7"),
+            (b'F', "trunkline"),
+            (b'L', "0"),
+            (b'R', "report"),
         ];
         assert_eq!(
             error.fields,

@@ -37,6 +37,7 @@ pub enum Frame {
 }
 
 /// Finds the first message of a client in `buffer[start..]`; `limit` is the largest body in bytes.
+#[inline]
 pub fn first(buffer: &[u8], start: usize, limit: usize) -> Result<Frame, FrameError> {
     let bytes = &buffer[start..];
     let Some(&tag) = bytes.first() else {

@@ -78,6 +78,11 @@ impl<'a> Cursor<'a> {
 
     /// Up to a NUL, which is taken but not given.
     pub(crate) fn string(&mut self) -> Result<&'a [u8], ProtocolViolation> {
+        // Most names are empty.
+        if let Some((0, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return Ok(&[]);
+        }
         let end = memchr::memchr(0, self.rest).ok_or(ProtocolViolation::UnterminatedString)?;
         let text = &self.rest[..end];
         self.rest = &self.rest[end + 1..];

@@ -3,16 +3,20 @@
 //! Two rules keep an attacker on the network from putting words into an encrypted session (CVE-2021-23214): every packet is
 //! read with exactly its own bytes, so nothing received in the clear is left in a buffer of ours; and bytes that came with
 //! a request for encryption, before it was answered, end the connection.
+//! A client that begins with a TLS handshake (Postgres 17) must name the protocol `postgresql` in it (ALPN), so that it cannot be made to
+//! speak to us while it means another server.
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>, Postgres `backend_startup.c`.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::answer::{self, Report, Severity};
+use super::handshakes::Handshakes;
 use super::message::Cursor;
 use super::stream::Stream;
-use super::tls::ClientEncryption;
+use super::tls::{self, Acceptor, ClientCertificate, ClientEncryption};
 
 /// Longest packet before authentication, without its length word; as in Postgres.
 const MAX_PACKET: usize = 10_000;
@@ -43,6 +47,8 @@ pub struct Startup {
     pub parameters: Vec<(String, String)>,
     pub stream: Stream,
     pub tls: bool,
+    /// What it has shown of itself, verified.
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// A client that wants a statement of another connection cancelled.
@@ -69,6 +75,11 @@ pub enum StartupError {
     BytesBeforeTls,
     #[error("received unencrypted data after GSSAPI encryption request")]
     BytesBeforeGss,
+    /// A TLS handshake without a request for it, where there is no TLS.
+    #[error("received direct TLS connection request, and TLS is not configured")]
+    NoDirectTls,
+    #[error("received direct TLS connection request without ALPN protocol negotiation extension")]
+    ProtocolNotNamed,
     #[error("TLS handshake failed: {0}")]
     Handshake(#[source] io::Error),
     #[error(
@@ -100,6 +111,8 @@ impl StartupError {
         let fatal = |sqlstate| Some(Report::new(Severity::Fatal, sqlstate, message));
         match self {
             StartupError::Closed | StartupError::Io(_) | StartupError::Handshake(_) => None,
+            // It waits for TLS, and would take words for a broken handshake.
+            StartupError::NoDirectTls | StartupError::ProtocolNotNamed => None,
             // Postgres says nothing to either. Here a client that mistakes the port reads why.
             StartupError::Length | StartupError::CancelKey | StartupError::Layout => fatal("08P01"),
             StartupError::BytesBeforeTls | StartupError::BytesBeforeGss => fatal("08P01").map(|report| {
@@ -128,8 +141,13 @@ impl StartupError {
 pub async fn open(
     mut stream: Stream,
     encryption: &ClientEncryption,
+    handshakes: &Handshakes,
 ) -> Result<Opening, StartupError> {
     let (mut tls_asked, mut gss_asked) = (false, false);
+    if begins_with_handshake(&stream).await? {
+        stream = direct_tls(stream, encryption, handshakes).await?;
+        (tls_asked, gss_asked) = (true, true);
+    }
     loop {
         let packet = match read_packet(&mut stream).await {
             Ok(packet) => packet,
@@ -138,7 +156,7 @@ pub async fn open(
         match packet {
             Packet::SslRequest if !tls_asked => {
                 tls_asked = true;
-                stream = answer_ssl_request(stream, encryption).await?;
+                stream = answer_ssl_request(stream, encryption, handshakes).await?;
                 // A second layer inside the first makes no sense.
                 gss_asked |= stream.is_tls();
             }
@@ -193,8 +211,54 @@ async fn begin(
         database: packet.database,
         parameters: packet.parameters,
         tls: stream.is_tls(),
+        certificate: stream.client_certificate(),
         stream,
     })
+}
+
+/// The first byte of a TLS record that holds a handshake. A packet that began with it would be longer than any may be.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Whether the client speaks TLS without asking. Waits for its first byte, and leaves it where it is.
+async fn begins_with_handshake(stream: &Stream) -> io::Result<bool> {
+    let mut first = [0];
+    match stream {
+        Stream::Tcp(socket) => Ok(socket.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE),
+        // No TLS on Unix sockets.
+        Stream::Unix(_) | Stream::ServerTls(_) | Stream::ClientTls(_) => Ok(false),
+    }
+}
+
+/// Encrypts the connection of a client that begins with it.
+async fn direct_tls(
+    stream: Stream,
+    encryption: &ClientEncryption,
+    handshakes: &Handshakes,
+) -> Result<Stream, StartupError> {
+    match (stream, encryption) {
+        (
+            Stream::Tcp(socket),
+            ClientEncryption::Prefer(acceptor) | ClientEncryption::Require(acceptor),
+        ) => {
+            let encrypted = handshake(socket, acceptor, handshakes).await?;
+            match tls::protocol_is_named(&encrypted) {
+                true => Ok(Stream::ServerTls(Box::new(encrypted))),
+                false => Err(StartupError::ProtocolNotNamed),
+            }
+        }
+        _ => Err(StartupError::NoDirectTls),
+    }
+}
+
+async fn handshake(
+    socket: TcpStream,
+    acceptor: &Acceptor,
+    handshakes: &Handshakes,
+) -> Result<tokio_rustls::server::TlsStream<TcpStream>, StartupError> {
+    handshakes
+        .accept(acceptor, socket)
+        .await
+        .map_err(StartupError::Handshake)
 }
 
 /// Tells the client why, as far as it can be told, and closes.
@@ -212,6 +276,7 @@ async fn refuse(mut stream: Stream, error: StartupError) -> StartupError {
 async fn answer_ssl_request(
     stream: Stream,
     encryption: &ClientEncryption,
+    handshakes: &Handshakes,
 ) -> Result<Stream, StartupError> {
     if stream.has_unread_bytes()? {
         return Err(refuse(stream, StartupError::BytesBeforeTls).await);
@@ -223,10 +288,7 @@ async fn answer_ssl_request(
         ) => {
             socket.write_all(b"S").await?;
             // Whatever arrives from here on goes from the socket to rustls: it is TLS, or an error.
-            let encrypted = acceptor
-                .accept(socket)
-                .await
-                .map_err(StartupError::Handshake)?;
+            let encrypted = handshake(socket, acceptor, handshakes).await?;
             Ok(Stream::ServerTls(Box::new(encrypted)))
         }
         // Nobody can listen in on a Unix socket; Postgres does not encrypt there either.
@@ -457,7 +519,8 @@ mod tests {
                 client.write_all(word).await.unwrap();
             }
         };
-        let both = async { tokio::join!(open(socket.into(), encryption), speak) };
+        let handshakes = Handshakes::here();
+        let both = async { tokio::join!(open(socket.into(), encryption, &handshakes), speak) };
         let (opening, ()) = tokio::time::timeout(PATIENCE, both)
             .await
             .expect("an answer");
@@ -565,8 +628,14 @@ mod tests {
                 tls.flush().await.unwrap();
                 tls
             };
-            let server =
-                async { open(listener.accept().await.unwrap().0.into(), &encryption).await };
+            let server = async {
+                open(
+                    listener.accept().await.unwrap().0.into(),
+                    &encryption,
+                    &Handshakes::here(),
+                )
+                .await
+            };
             let both = async { tokio::join!(server, client) };
             let (opening, mut client) = tokio::time::timeout(PATIENCE, both)
                 .await
@@ -647,7 +716,8 @@ mod tests {
             assert_eq!(ours.read_u8().await.unwrap(), b'N');
             ours.write_all(&hello()).await.unwrap();
         };
-        let (opening, ()) = tokio::join!(open(theirs.into(), &required), answer);
+        let handshakes = Handshakes::here();
+        let (opening, ()) = tokio::join!(open(theirs.into(), &required, &handshakes), answer);
         assert!(matches!(
             opening,
             Ok(Opening::Session(Startup { tls: false, .. }))
@@ -702,6 +772,7 @@ mod tests {
             let error = open(
                 listener.accept().await.unwrap().0.into(),
                 &ClientEncryption::Disable,
+                &Handshakes::here(),
             )
             .await
             .unwrap_err();

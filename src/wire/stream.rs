@@ -13,6 +13,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::ClientCertificate;
+
 /// A silent peer is asked whether it lives after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// And again after each of these.
@@ -79,6 +81,15 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::ServerTls(_) | Stream::ClientTls(_))
+    }
+
+    /// The certificate that a client has shown, if any. It has been verified.
+    pub(crate) fn client_certificate(&self) -> Option<ClientCertificate> {
+        let Stream::ServerTls(tls) = self else {
+            return None;
+        };
+        let chain = tls.get_ref().1.peer_certificates()?;
+        chain.first().map(ClientCertificate::read)
     }
 
     /// No Nagle delay, keep-alive probes, and a limit on how long sent bytes may stay unacknowledged.

@@ -471,7 +471,7 @@ async fn many_at_once(sharded: &Sharded) {
 }
 
 /// Runs a program of `tests/python/`.
-fn python(program: &str, arguments: &[&str]) {
+pub fn python(program: &str, arguments: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = root.join(".venv/bin/python");
     assert!(

@@ -9,9 +9,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use trunkline::backend::connect::{Address, ConnectError, Connected, Login, cancel, connect};
-use trunkline::config::{Auth, Certificate, ClientTls, Line, Secret, ServerTls, SslMode, User};
+use trunkline::config::{
+    Certificate, CertificateDemand, ClientTls, Line, Method, Offer, Password, Secret, ServerTls,
+    SslMode, User,
+};
 use trunkline::wire::answer::{self, TransactionStatus};
-use trunkline::wire::auth::{AuthSecrets, ProcessSecret, authenticate};
+use trunkline::wire::auth::{AuthSecrets, Challenge, Credential, ProcessSecret, prove};
+use trunkline::wire::handshakes::Handshakes;
 use trunkline::wire::message;
 use trunkline::wire::startup::{self, Opening};
 use trunkline::wire::stream::Stream;
@@ -227,7 +231,7 @@ fn login(user: &str) -> Login {
     Login {
         user: user.into(),
         // Prepared by SASLprep, this is "IX päss".
-        password: Some(Secret("I\u{ad}X p\u{e4}ss".into())),
+        credential: Some(Credential::Password(Secret("I\u{ad}X p\u{e4}ss".into()))),
         database: "postgres".into(),
         application_name: "trunkline".into(),
         parameters: vec![("datestyle".into(), "German".into())],
@@ -297,12 +301,12 @@ async fn a_server_refuses_in_its_own_words() {
     };
     for role in ["cleartext", "md5", "scram"] {
         let wrong = Login {
-            password: Some(Secret("wrong".into())),
+            credential: Some(Credential::Password(Secret("wrong".into()))),
             ..login(role)
         };
         assert_eq!(refused(&wrong).await, "28P01");
         let none = Login {
-            password: None,
+            credential: None,
             ..login(role)
         };
         let error = connect(
@@ -419,31 +423,31 @@ async fn a_cancel_request_reaches_its_statement() {
     }
 }
 
-fn user(name: &str, auth: Auth) -> User {
+fn user(name: &str, method: Method, password: Password) -> User {
     User {
-        line: Line(1),
-        name: name.into(),
-        auth,
-        admin: false,
-        server_user: name.into(),
-        server_password: None,
-        pool_mode: None,
-        pool_size: None,
+        auth: Some(method),
+        ..User::named(name, Line(1), password)
     }
 }
 
 /// Lets one psql in, and answers its one query with nothing.
 async fn serve(listener: &TcpListener, users: &[User], encryption: &ClientEncryption) {
-    let secrets = AuthSecrets::new(&ProcessSecret::random(), users, encryption).unwrap();
+    let secrets = AuthSecrets::new(&ProcessSecret::random(), users, encryption, None).unwrap();
     loop {
         let socket = Stream::from(listener.accept().await.unwrap().0);
-        let mut startup = match startup::open(socket, encryption).await {
+        let mut startup = match startup::open(socket, encryption, &Handshakes::here()).await {
             Ok(Opening::Session(startup)) => startup,
             // psql in its mode "prefer" comes again without TLS, and with a password once it knows that it needs one.
             _ => continue,
         };
         let known = users.iter().find(|user| user.name == startup.user);
-        if authenticate(&mut startup.stream, known, &startup.user, &secrets)
+        let challenge = Challenge {
+            method: known.and_then(|user| user.auth).unwrap_or(Method::Scram),
+            name: &startup.user,
+            stored: secrets.find(&startup.user).map(|(_, stored)| stored),
+            likeness: secrets.stranger(),
+        };
+        if prove(&mut startup.stream, challenge, &secrets)
             .await
             .is_err()
         {
@@ -485,15 +489,28 @@ async fn psql_is_let_in_by_every_method() {
     };
     std::fs::write(&files.certificate, certified.cert.pem()).unwrap();
     std::fs::write(&files.key, certified.signing_key.serialize_pem()).unwrap();
-    let encryption = ClientEncryption::load(&ClientTls::Prefer(files)).unwrap();
+    let encryption = ClientEncryption::load(
+        &ClientTls::Prefer(Offer {
+            certificate: files,
+            client_authorities: None,
+            demand: CertificateDemand::Nothing,
+        }),
+        None,
+    )
+    .unwrap();
     let users = [
-        user("trust", Auth::Trust),
-        user("md5", Auth::Md5(Secret("IX p\u{e4}ss".into()))),
+        user("trust", Method::Trust, Password::Absent),
+        user(
+            "md5",
+            Method::Md5,
+            Password::Plain(Secret("IX p\u{e4}ss".into())),
+        ),
         user(
             "scram",
-            Auth::ScramPassword(Secret("I\u{ad}X p\u{e4}ss".into())),
+            Method::Scram,
+            Password::Plain(Secret("I\u{ad}X p\u{e4}ss".into())),
         ),
-        user("other", Auth::ScramPassword(Secret("x".into()))),
+        user("other", Method::Scram, Password::Plain(Secret("x".into()))),
     ];
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -3,6 +3,7 @@
 //! `servers.rs` holds the servers that tests share; they are started once, by the first test that asks, and end with this
 //! process. A test that stops or breaks servers starts a cluster of its own.
 
+mod authentication;
 mod cancelling;
 mod command_line;
 mod copy;

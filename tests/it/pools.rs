@@ -535,7 +535,7 @@ fn a_pool_goes_on_after_a_pause() {
         },
         login: Login {
             user: "app".into(),
-            password: None,
+            credential: None,
             database: "app".into(),
             application_name: "paused".into(),
             parameters: Vec::new(),

@@ -12,13 +12,13 @@ use crate::servers::{cluster, own_cluster, wait_until};
 use crate::sharded::{Sharded, configuration};
 
 /// An authority; its certificate and those it gives out are files in a folder of its own.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: TempDir,
 }
 
 impl Authority {
-    fn new(name: &str) -> Authority {
+    pub fn new(name: &str) -> Authority {
         let folder = TempDir::new().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,22 +35,27 @@ impl Authority {
         }
     }
 
-    fn root(&self) -> String {
+    pub fn root(&self) -> String {
         self.path("root.pem")
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// A certificate for these names and its key, PEM.
-    fn issue(&self, names: &[&str]) -> (String, String) {
+    pub fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_to("a server", names)
+    }
+
+    /// Likewise, with this common name.
+    pub fn issue_to(&self, common_name: &str, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params
             .distinguished_name
-            .push(DnType::CommonName, "a server");
+            .push(DnType::CommonName, common_name);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         (signed.pem(), key.serialize_pem())
     }
@@ -158,7 +163,7 @@ fn clients_choose_and_verify() {
 }
 
 /// Switches TLS on with a certificate for these names.
-fn switch_on(server: &Server, authority: &Authority, names: &[&str]) {
+pub fn switch_on(server: &Server, authority: &Authority, names: &[&str]) {
     let (certificate, key) = authority.issue(names);
     let folder = server.data_folder();
     // The server writes the files itself, so that they are its account's.

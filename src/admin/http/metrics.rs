@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::session::card::State;
 use crate::session::report::{DatabaseReport, PoolReport, WorkerReport};
 use crate::session::shared::Snapshot;
-use crate::topology::{NodeState, NodeStatus, Role};
+use crate::topology::{NodeState, NodeStatus, Role, Roles};
 
 /// Every metric. `clients`: connected in all, logged in to the admin database ones included.
 pub fn text(
@@ -32,6 +32,7 @@ pub fn text(
     families.extend(by_database(snapshot, reports));
     families.extend(by_pool(&snapshot.config, reports));
     families.extend(by_node(nodes));
+    families.extend(snapshot.roles.as_deref().into_iter().flat_map(looked_up));
     registry.register_collector(Box::new(Families(families)));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -202,6 +203,27 @@ fn general(snapshot: &Snapshot, reports: &[WorkerReport], clients: usize) -> Vec
             "prepared_statements",
             "Prepared statements held for clients.",
             vec![(vec![], count(prepared))],
+        ),
+    ]
+}
+
+fn looked_up(roles: &Roles) -> [Family; 3] {
+    let census = roles.census();
+    [
+        Family::counter(
+            "user_lookups",
+            "Users that a server was asked for.",
+            vec![(vec![], total(census.asked))],
+        ),
+        Family::counter(
+            "user_lookups_failed",
+            "Users that a server was asked for in vain: it gave no answer, or an error.",
+            vec![(vec![], total(census.failed))],
+        ),
+        Family::gauge(
+            "users_looked_up",
+            "Users of whom an answer is remembered.",
+            vec![(vec![], count(census.known))],
         ),
     ]
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::server::{self, Identities, Place, Server, describe};
 use super::trouble::Trouble;
-use crate::config::{Config, Node};
+use crate::config::{Config, Method, Node, Password, User};
 use crate::topology::connect::{Login, NodeError, connect};
 use crate::wire::tls::ServerEncryption;
 
@@ -58,6 +58,14 @@ async fn look_at_all(config: &Config, encryption: &ServerEncryption) -> Verdict 
             wrong += report(&shard.name, place, node, &found, &mut known);
             warn_of_connections(config, &found);
         }
+    }
+    let untried = config
+        .users
+        .iter()
+        .filter(|user| !can_be_tried(config, user))
+        .count();
+    if untried > 0 {
+        println!("not tried: {untried} of the users, whose clients' logins open the servers");
     }
     if wrong == 0 {
         Verdict::AllWell
@@ -144,12 +152,42 @@ fn warn_of_connections(config: &Config, found: &[(Login, Result<Server, Trouble>
     }
 }
 
+/// Servers are shown what the clients of some users show: nobody else can log in as these.
+fn can_be_tried(config: &Config, user: &User) -> bool {
+    let elsewhere = config.authentication.query.is_some() && user.auth != Some(Method::Trust);
+    user.server_password.is_some()
+        || match user.password {
+            Password::Plain(_) => true,
+            Password::Md5(_) | Password::Verifier(_) => false,
+            Password::Absent => !elsewhere,
+        }
+}
+
 type Attempt = tokio::task::JoinHandle<Result<Server, Trouble>>;
 
 fn attempts(config: &Config, encryption: &ServerEncryption, node: &Node) -> Vec<(Login, Attempt)> {
     let mut logins: Vec<Login> = Vec::new();
+    let asker = config.authentication.query.as_ref().map(|query| Login {
+        database: query
+            .database
+            .clone()
+            .or(node.database.clone())
+            .unwrap_or_else(|| {
+                config
+                    .databases
+                    .first()
+                    .map_or_else(String::new, |first| first.server_database.clone())
+            }),
+        user: query.user.clone(),
+        password: query.password.clone(),
+    });
+    logins.extend(asker);
     for database in &config.databases {
-        for user in &config.users {
+        for user in config
+            .users
+            .iter()
+            .filter(|user| can_be_tried(config, user))
+        {
             let login = Login {
                 database: node
                     .database

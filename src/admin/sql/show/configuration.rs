@@ -1,11 +1,16 @@
 //! SHOW CONFIG, DATABASES and USERS: what the administrator wrote, without any secret.
 
+use std::collections::BTreeSet;
+
 use super::super::table::{Cell, Column, Table, row, text, truth, whole};
 use super::View;
 use super::clock::span;
 use super::pools::mode;
 use crate::catalog::SchemaState;
-use crate::config::{self, Auth, ByteSize, ClientTls, Config, Database, LogFormat, SslMode, User};
+use crate::config::{
+    self, ByteSize, CertificateDemand, ClientTls, Config, Database, Line, LogFormat, Password,
+    SslMode, User,
+};
 use crate::session::worker::Paused;
 
 pub const CONFIG: &[Column] = &[
@@ -122,6 +127,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         restart("log.filter", Some(config.log.filter.clone())),
     ];
     settings.extend(tls(config));
+    settings.extend(authentication(config));
     settings.extend(limits(config));
     settings.extend(pool(config));
     settings.extend(health(config));
@@ -136,11 +142,15 @@ fn reload(key: &'static str, value: impl Into<Option<String>>) -> Setting {
     }
 }
 
-fn tls(config: &Config) -> [Setting; 5] {
-    let (mode, files) = match &config.listen.tls {
+fn tls(config: &Config) -> [Setting; 6] {
+    let (mode, offer) = match &config.listen.tls {
         ClientTls::Disable => ("disable", None),
-        ClientTls::Prefer(files) => ("prefer", Some(files)),
-        ClientTls::Require(files) => ("require", Some(files)),
+        ClientTls::Prefer(offer) => ("prefer", Some(offer)),
+        ClientTls::Require(offer) => match offer.demand {
+            CertificateDemand::Nothing => ("require", Some(offer)),
+            CertificateDemand::Valid => ("verify-ca", Some(offer)),
+            CertificateDemand::Named => ("verify-full", Some(offer)),
+        },
     };
     let server_mode = match config.server_tls.mode {
         SslMode::Disable => "disable",
@@ -149,16 +159,22 @@ fn tls(config: &Config) -> [Setting; 5] {
         SslMode::VerifyCa => "verify-ca",
         SslMode::VerifyFull => "verify-full",
     };
+    let pair = offer.map(|offer| &offer.certificate);
+    let authorities = offer.and_then(|offer| offer.client_authorities.as_ref());
     let root = config.server_tls.root_certificate.as_ref();
     [
         reload("listen.tls.mode", mode.to_owned()),
         reload(
             "listen.tls.certificate",
-            files.map(|files| files.certificate.display().to_string()),
+            pair.map(|pair| pair.certificate.display().to_string()),
         ),
         reload(
             "listen.tls.key",
-            files.map(|files| files.key.display().to_string()),
+            pair.map(|pair| pair.key.display().to_string()),
+        ),
+        reload(
+            "listen.tls.client_authorities",
+            authorities.map(|file| file.display().to_string()),
         ),
         reload("server_tls.mode", server_mode.to_owned()),
         reload(
@@ -224,6 +240,30 @@ fn health(config: &Config) -> [Setting; 4] {
         reload("health.timeout", span(health.timeout)),
         reload("health.fall", health.fall.to_string()),
         reload("health.rise", health.rise.to_string()),
+    ]
+}
+
+fn authentication(config: &Config) -> [Setting; 8] {
+    let known = &config.authentication;
+    let query = known.query.as_ref();
+    [
+        reload("auth.users_file", known.users_file.clone()),
+        reload("auth.hba_file", known.hba_file.clone()),
+        reload("auth.query.user", query.map(|query| query.user.clone())),
+        reload("auth.query.sql", query.map(|query| query.sql.clone())),
+        reload("auth.query.timeout", query.map(|query| span(query.timeout))),
+        reload(
+            "auth.query.cache_time",
+            query.map(|query| span(query.cache_time)),
+        ),
+        reload(
+            "auth.query.failure_time",
+            query.map(|query| span(query.failure_time)),
+        ),
+        reload(
+            "auth.query.cache_size",
+            query.map(|query| query.cache_size.to_string()),
+        ),
     ]
 }
 
@@ -303,6 +343,20 @@ pub fn users(view: &View, table: &mut Table) {
     for user in &view.config().users {
         table.push(user_row(view, user));
     }
+    let clients = view.reports.iter().flat_map(|report| &report.clients);
+    let pools = view.reports.iter().flat_map(|report| &report.pools);
+    let names = clients
+        .map(|client| &*client.user)
+        .chain(pools.map(|pool| &*pool.user));
+    let looked_up: BTreeSet<&str> = names
+        .filter(|name| view.snapshot.user(name).is_none())
+        .collect();
+    for name in looked_up {
+        table.push(user_row(
+            view,
+            &User::named(name, Line(0), Password::Absent),
+        ));
+    }
 }
 
 fn user_row(view: &View, user: &User) -> Vec<Cell> {
@@ -320,10 +374,11 @@ fn user_row(view: &View, user: &User) -> Vec<Cell> {
         .iter()
         .flat_map(|report| &report.clients)
         .filter(|client| is_ours(&client.user));
-    let auth = match user.auth {
-        Auth::Trust => "trust",
-        Auth::Md5(_) => "md5",
-        Auth::ScramPassword(_) | Auth::ScramVerifier(_) => "scram-sha-256",
+    let auth = match (user.auth, &user.password) {
+        _ if view.config().authentication.rules.is_some() => "hba",
+        (Some(method), _) => method.word(),
+        (None, Password::Md5(_)) => "md5",
+        (None, Password::Plain(_) | Password::Verifier(_) | Password::Absent) => "scram-sha-256",
     };
     row![
         &*user.name,

@@ -3,7 +3,14 @@
 //! The modes towards servers mean what libpq's `sslmode` means, with two differences: `require` never verifies anything,
 //! whether a root certificate is given or not, and `prefer` goes on in the clear only when the server says that it has no
 //! TLS, not when a handshake fails. Names are looked up in the subject alternative names only, never in the common name,
-//! and a certificate that is an authority of its own (`CA:TRUE`) is not accepted as a server's.
+//! and a certificate that is an authority of its own (`CA:TRUE`) is not accepted as a server's, nor as a client's.
+//!
+//! Read `certificate.rs` for what is read out of certificates.
+
+mod certificate;
+
+pub use certificate::ClientCertificate;
+pub(crate) use certificate::server_end_point;
 
 use std::fmt;
 use std::io;
@@ -11,19 +18,18 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::config::{Certificate, ClientTls, ServerTls, SslMode};
+use crate::config::{ClientTls, Offer, ServerTls, SslMode};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,8 @@ pub enum TlsError {
         path: PathBuf,
         source: rustls::Error,
     },
+    #[error("{} holds no authority for clients' certificates that can be used: {reason}", path.display())]
+    Authorities { path: PathBuf, reason: String },
     #[error("the modes verify-ca and verify-full need a root certificate")]
     RootMissing,
     #[error("TLS cannot be set up: {0}")]
@@ -65,55 +73,109 @@ pub enum ClientEncryption {
 #[derive(Clone)]
 pub struct Acceptor {
     acceptor: TlsAcceptor,
-    /// What clients see, as PEM; channel binding is made from it.
-    certificate: Arc<[u8]>,
+    files: Arc<Files>,
 }
 
+/// What an acceptor was made from.
+#[derive(PartialEq)]
+struct Files {
+    /// What clients see, as PEM; channel binding is made from it.
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_authorities: Option<Vec<u8>>,
+}
+
+/// What clients name that speak TLS from the first byte (Postgres 17).
+const APPLICATION_PROTOCOL: &[u8] = b"postgresql";
+
 impl ClientEncryption {
-    /// Reads the files. Blocks.
-    pub fn load(configured: &ClientTls) -> Result<Self, TlsError> {
+    /// Reads the files. Blocks. While they are the same as `before`, so is the acceptor, and clients can resume their sessions.
+    pub fn load(configured: &ClientTls, before: Option<&Self>) -> Result<Self, TlsError> {
+        let before = before.and_then(Self::acceptor);
         Ok(match configured {
             ClientTls::Disable => ClientEncryption::Disable,
-            ClientTls::Prefer(certificate) => {
-                ClientEncryption::Prefer(Acceptor::load(certificate)?)
-            }
-            ClientTls::Require(certificate) => {
-                ClientEncryption::Require(Acceptor::load(certificate)?)
-            }
+            ClientTls::Prefer(offer) => ClientEncryption::Prefer(Acceptor::load(offer, before)?),
+            ClientTls::Require(offer) => ClientEncryption::Require(Acceptor::load(offer, before)?),
         })
     }
 
-    pub(crate) fn certificate_pem(&self) -> Option<&[u8]> {
+    fn acceptor(&self) -> Option<&Acceptor> {
         match self {
             ClientEncryption::Disable => None,
             ClientEncryption::Prefer(acceptor) | ClientEncryption::Require(acceptor) => {
-                Some(&acceptor.certificate)
+                Some(acceptor)
             }
         }
+    }
+
+    pub(crate) fn certificate_pem(&self) -> Option<&[u8]> {
+        self.acceptor()
+            .map(|acceptor| &acceptor.files.certificate[..])
+    }
+}
+
+impl Files {
+    fn read(offer: &Offer) -> Result<Files, TlsError> {
+        Ok(Files {
+            certificate: read(&offer.certificate.certificate)?,
+            key: read(&offer.certificate.key)?,
+            client_authorities: offer.client_authorities.as_deref().map(read).transpose()?,
+        })
     }
 }
 
 impl Acceptor {
-    fn load(files: &Certificate) -> Result<Self, TlsError> {
-        let pem = read(&files.certificate)?;
-        let chain = certificates(&pem, &files.certificate)?;
-        let key = private_key(&files.key)?;
-        let mut config = ServerConfig::builder_with_provider(provider())
+    fn load(offer: &Offer, before: Option<&Acceptor>) -> Result<Self, TlsError> {
+        let files = Files::read(offer)?;
+        if let Some(before) = before.filter(|before| *before.files == files) {
+            return Ok(before.clone());
+        }
+        let pair = &offer.certificate;
+        let chain = certificates(&files.certificate, &pair.certificate)?;
+        let key = private_key(&files.key, &pair.key)?;
+        let authorities = offer
+            .client_authorities
+            .as_deref()
+            .zip(files.client_authorities.as_deref());
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
+            .map_err(TlsError::Setup)?;
+        let builder = match authorities {
+            None => builder.with_no_client_auth(),
+            Some((path, pem)) => {
+                // Whether there must be a certificate depends on who asks for what, and is said in words instead of an alert.
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(roots(pem, path)?),
+                    provider(),
+                )
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| TlsError::Authorities {
+                    path: path.to_owned(),
+                    reason: error.to_string(),
+                })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|source| TlsError::Pair {
-                certificate: files.certificate.clone(),
-                key: files.key.clone(),
+                certificate: pair.certificate.clone(),
+                key: pair.key.clone(),
                 source,
             })?;
-        // As in Postgres: its clients never resume a session, so tickets are work and bytes for nothing.
-        config.send_tls13_tickets = 0;
+        config.alpn_protocols = vec![APPLICATION_PROTOCOL.to_vec()];
+        // Sessions are kept by the clients, in tickets: they cost no memory here. A client's certificate is verified anew
+        // each time, so where there may be one nothing is resumed.
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if authorities.is_none() {
+            config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Setup)?;
+            config.send_tls13_tickets = 1;
+        }
         Ok(Acceptor {
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            certificate: pem.into(),
+            files: Arc::new(files),
         })
     }
 
@@ -123,6 +185,11 @@ impl Acceptor {
     ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
         self.acceptor.accept(socket).await
     }
+}
+
+/// Whether the client has named the protocol it wants, and so wants ours: others end the handshake.
+pub(crate) fn protocol_is_named(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(APPLICATION_PROTOCOL)
 }
 
 impl fmt::Debug for Acceptor {
@@ -162,7 +229,7 @@ impl ServerEncryption {
                 .root_certificate
                 .as_deref()
                 .ok_or(TlsError::RootMissing)?;
-            Connector::verifying(roots(path)?, name)
+            Connector::verifying(roots(&read(path)?, path)?, name)
         };
         Ok(match configured.mode {
             SslMode::Disable => ServerEncryption::Disable,
@@ -339,8 +406,8 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     Ok(chain)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound => TlsError::NoKey {
             path: path.to_owned(),
         },
@@ -351,78 +418,15 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&read(path)?, path)? {
+    for certificate in certificates(pem, path)? {
         roots.add(certificate).map_err(|source| TlsError::Root {
             path: path.to_owned(),
             source,
         })?;
     }
     Ok(roots)
-}
-
-/// What SCRAM binds to a TLS connection (`tls-server-end-point`, RFC 5929 section 4): the hash of the server's certificate,
-/// made with the hash of the certificate's own signature; SHA-256 where that is MD5 or SHA-1.
-///
-/// `None` where the RFC defines none (Ed25519) or names the hash elsewhere (RSA-PSS): there is then no channel binding.
-pub(crate) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
-    let algorithm = match signature_algorithm(certificate)? {
-        // 1.2.840.113549.1.1: RSA with MD5, SHA-1, SHA-256; then SHA-384; then SHA-512
-        [
-            0x2a,
-            0x86,
-            0x48,
-            0x86,
-            0xf7,
-            0x0d,
-            0x01,
-            0x01,
-            0x04 | 0x05 | 0x0b,
-        ] => &digest::SHA256,
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0c] => &digest::SHA384,
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0d] => &digest::SHA512,
-        // 1.2.840.10045.4: ECDSA with SHA-1; and in .3 with SHA-256, SHA-384, SHA-512
-        [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01]
-        | [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02] => &digest::SHA256,
-        [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03] => &digest::SHA384,
-        [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04] => &digest::SHA512,
-        _ => return None,
-    };
-    Some(digest::digest(algorithm, certificate).as_ref().to_vec())
-}
-
-/// The object identifier in `Certificate.signatureAlgorithm.algorithm` (RFC 5280 section 4.1).
-fn signature_algorithm(certificate: &[u8]) -> Option<&[u8]> {
-    const SEQUENCE: u8 = 0x30;
-    const OBJECT_IDENTIFIER: u8 = 0x06;
-    let (whole, _) = der_element(certificate, SEQUENCE)?;
-    let (_to_be_signed, rest) = der_element(whole, SEQUENCE)?;
-    let (algorithm, _) = der_element(rest, SEQUENCE)?;
-    Some(der_element(algorithm, OBJECT_IDENTIFIER)?.0)
-}
-
-/// The content of the first DER element of `input`, which must have this tag, and what follows the element.
-fn der_element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&[found, first], rest) = input.split_first_chunk()?;
-    if found != tag {
-        return None;
-    }
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        if !(1..=4).contains(&bytes.len()) {
-            return None;
-        }
-        (
-            bytes
-                .iter()
-                .fold(0usize, |length, &byte| length << 8 | usize::from(byte)),
-            rest,
-        )
-    };
-    rest.split_at_checked(length)
 }
 
 /// Certificates for tests.
@@ -432,6 +436,7 @@ pub(crate) mod fixtures {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::config::{Certificate, CertificateDemand};
 
     /// A root that signs certificates into files.
     pub(crate) struct Authority {
@@ -485,9 +490,17 @@ pub(crate) mod fixtures {
             files
         }
 
+        pub(crate) fn offer(&self, names: &[&str]) -> Offer {
+            Offer {
+                certificate: self.issue(names),
+                client_authorities: None,
+                demand: CertificateDemand::Nothing,
+            }
+        }
+
         /// For a server of ours.
         pub(crate) fn offered(&self, names: &[&str]) -> ClientEncryption {
-            ClientEncryption::load(&ClientTls::Prefer(self.issue(names))).unwrap()
+            ClientEncryption::load(&ClientTls::Prefer(self.offer(names)), None).unwrap()
         }
 
         /// For a client of ours.
@@ -505,7 +518,7 @@ pub(crate) mod fixtures {
 mod tests {
     use super::fixtures::Authority;
     use super::*;
-    use proptest::prelude::*;
+    use crate::config::{Certificate, CertificateDemand};
     use tokio::net::TcpListener;
 
     /// Whether a client of this mode accepts the server as `host`.
@@ -589,7 +602,12 @@ mod tests {
         let other_key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         std::fs::write(path("other.key"), other_key).unwrap();
         let load = |certificate: PathBuf, key: PathBuf| {
-            ClientEncryption::load(&ClientTls::Require(Certificate { certificate, key }))
+            let offer = Offer {
+                certificate: Certificate { certificate, key },
+                client_authorities: None,
+                demand: CertificateDemand::Nothing,
+            };
+            ClientEncryption::load(&ClientTls::Require(offer), None)
                 .err()
                 .unwrap()
                 .to_string()
@@ -648,73 +666,5 @@ mod tests {
                 .contains("none.pem")
         );
         assert_eq!(servers(SslMode::Require, None), Ok(()));
-    }
-
-    #[test]
-    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
-        // A root signs with its own key: these certificates carry the signature of P-256 with SHA-256.
-        let authority = Authority::new();
-        let files = authority.issue(&["localhost"]);
-        let certificate = CertificateDer::from_pem_file(&files.certificate).unwrap();
-        let sha256 = digest::digest(&digest::SHA256, &certificate);
-        assert_eq!(
-            server_end_point(&certificate).as_deref(),
-            Some(sha256.as_ref())
-        );
-
-        let signed_by_itself = |algorithm| {
-            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-            rcgen::CertificateParams::default()
-                .self_signed(&key)
-                .unwrap()
-                .der()
-                .clone()
-        };
-        let certificate = signed_by_itself(&rcgen::PKCS_ECDSA_P384_SHA384);
-        let sha384 = digest::digest(&digest::SHA384, &certificate);
-        assert_eq!(
-            server_end_point(&certificate).as_deref(),
-            Some(sha384.as_ref())
-        );
-        assert_eq!(
-            server_end_point(&signed_by_itself(&rcgen::PKCS_ED25519)),
-            None
-        );
-    }
-
-    #[test]
-    fn each_signature_algorithm_has_its_hash() {
-        // DER of the identifiers as `openssl asn1parse` shows them in certificates.
-        let rsa = |last: u8| [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last].to_vec();
-        let ecdsa = |last: u8| [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last].to_vec();
-        for (algorithm, hash_length) in [
-            (rsa(0x04), Some(32)), // md5WithRSAEncryption
-            (rsa(0x05), Some(32)), // sha1WithRSAEncryption
-            (rsa(0x0a), None),     // RSASSA-PSS
-            (rsa(0x0b), Some(32)), // sha256WithRSAEncryption
-            (rsa(0x0c), Some(48)),
-            (rsa(0x0d), Some(64)),
-            ([0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1].to_vec(), Some(32)), // ecdsa-with-SHA1
-            (ecdsa(2), Some(32)),
-            (ecdsa(3), Some(48)),
-            (ecdsa(4), Some(64)),
-        ] {
-            let length = algorithm.len() as u8;
-            let identifier = [&[0x30, length + 4, 6, length], &algorithm[..], &[5, 0]].concat();
-            let content = [&[0x30, 0x81, 0x01, 0xff], &identifier[..]].concat();
-            let whole = [&[0x30, content.len() as u8], &content[..]].concat();
-            let hash = server_end_point(&CertificateDer::from(whole));
-            assert_eq!(hash.map(|hash| hash.len()), hash_length, "{algorithm:x?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_the_certificate_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = signature_algorithm(&bytes);
-            let mut sequence = vec![0x30, 0x82, 0x00, 0x40];
-            sequence.extend(bytes);
-            let _ = signature_algorithm(&sequence);
-        }
     }
 }
