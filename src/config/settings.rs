@@ -299,6 +299,14 @@ pub(super) fn pool(mut section: Section<'_>) -> Pool {
         connect_timeout: section
             .read("connect_timeout", |entry| entry.duration(some_time.clone()))
             .unwrap_or(seconds(5)),
+        max_prepared_statements: section
+            .read("max_prepared_statements", |entry| {
+                entry.whole(1..=MOST_CONNECTIONS)
+            })
+            .unwrap_or(500),
+        max_prepared_size: section
+            .read("max_prepared_size", |entry| entry.size(64 << 10..=64 << 30))
+            .unwrap_or(ByteSize(8 << 20)),
     };
     if pool.connect_timeout >= pool.checkout_timeout {
         section.source.warn(

@@ -47,6 +47,8 @@ pub enum End {
     ServerLost(ServerError, Option<Vec<u8>>),
     /// Another message than COPY data came in the middle of a COPY.
     CopyInterrupted(u8),
+    /// The client does not take the notifications that it listens to.
+    Deaf,
     /// The session cannot begin.
     Login(Fault),
 }
@@ -214,6 +216,11 @@ impl End {
                 let lost_what =
                     "the server connection with this session's transaction or state was lost";
                 lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
+            }
+            End::Deaf => {
+                let message = "terminating connection because too many notifications wait for it";
+                let report = Report::new(Severity::Fatal, "53400", message);
+                answer::error_response(out, &report.hint("Read what LISTEN asked for."));
             }
             End::Login(fault) => fault.write(Severity::Fatal, out),
         }

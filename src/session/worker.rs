@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::card::{Cards, Overstay};
+use super::listener::Listener;
+use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
 use crate::backend::cancel::Target;
@@ -42,6 +44,7 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     databases: RefCell<HashMap<Box<str>, Rc<Database>>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub listeners: RefCell<HashMap<PoolKey, Rc<Listener>>>,
     /// By name: users that have pools or sessions on this thread.
     users: RefCell<HashMap<Box<str>, Known>>,
     pub statements: RefCell<Statements>,
@@ -84,6 +87,7 @@ pub struct Database {
     greetings: RefCell<Vec<Greeting>>,
     /// The `search_path` of new connections, by user.
     search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
+    pub parse_scopes: RefCell<ParseScopes>,
     paused: Cell<bool>,
 }
 
@@ -138,6 +142,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             databases: RefCell::default(),
             pools: RefCell::default(),
+            listeners: RefCell::default(),
             users: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
@@ -169,6 +174,7 @@ impl Worker {
             counters: Counters::default(),
             greetings: RefCell::default(),
             search_paths: RefCell::default(),
+            parse_scopes: RefCell::default(),
             paused: Cell::new(false),
         });
         self.databases
@@ -211,6 +217,11 @@ impl Worker {
             .iter()
             .map(|(key, pool)| (key.clone(), Rc::clone(pool)))
             .collect()
+    }
+
+    /// Where a listener connects.
+    pub fn target(&self, key: &PoolKey) -> Option<Target> {
+        self.spec(key).map(|spec| spec.target)
     }
 
     /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
@@ -320,6 +331,9 @@ impl Worker {
                 }
                 None => false,
             });
+        for listener in self.listeners.borrow().values() {
+            listener.follow();
+        }
         for (key, pool) in self.pools() {
             match self.spec(&key) {
                 Some(spec) => pool.reconfigure(spec),
