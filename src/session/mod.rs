@@ -346,6 +346,7 @@ impl Session {
                     None => query,
                 };
                 add(&counters.transaction_microseconds, transaction);
+                self.adopt_date_style();
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);
