@@ -612,6 +612,7 @@ mod tests {
     use crate::config::{SslMode, User};
     use crate::wire::auth::fixtures::{self, Auth, authenticate as check_client};
     use crate::wire::auth::{AuthSecrets, ProcessSecret};
+    use crate::wire::handshakes::Handshakes;
     use crate::wire::startup::{self, Opening};
     use crate::wire::tls::fixtures::Authority;
 
@@ -871,7 +872,8 @@ mod tests {
         };
         let server = async {
             let socket = listener.accept().await.unwrap().0;
-            let Ok(Opening::Session(mut startup)) = startup::open(socket.into(), &encryption).await
+            let Ok(Opening::Session(mut startup)) =
+                startup::open(socket.into(), &encryption, &Handshakes::here()).await
             else {
                 panic!()
             };
@@ -937,8 +939,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
-            let Ok(Opening::Cancel(request)) =
-                startup::open(socket.into(), &crate::wire::tls::ClientEncryption::Disable).await
+            let Ok(Opening::Cancel(request)) = startup::open(
+                socket.into(),
+                &crate::wire::tls::ClientEncryption::Disable,
+                &Handshakes::here(),
+            )
+            .await
             else {
                 panic!()
             };

@@ -25,10 +25,17 @@ pub(super) struct Sources {
     /// The password file, as messages show it.
     pub users_file: String,
     pub listed: HashMap<String, Listed>,
+    /// Users may do without a password here: rules or a query are given, be they sound or not.
+    pub may_be_elsewhere: bool,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Sources {
-    let mut sources = Sources::default();
+    let mut sources = Sources {
+        may_be_elsewhere: ["users_file", "hba_file", "query"]
+            .iter()
+            .any(|key| section.has(key)),
+        ..Sources::default()
+    };
     if let Some((file, text)) = section.read("users_file", |entry| text_of(&entry, Readers::Us)) {
         sources.listed = listed(section.source, &file, &text);
         sources.authentication.users_file = Some(file.clone());

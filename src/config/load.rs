@@ -10,8 +10,8 @@ use super::entry::{self, ADMIN_DATABASE, Names};
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Shard,
-    TlsLines, User, authentication, distribution, table,
+    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
+    Shard, TlsLines, User, authentication, distribution, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -94,7 +94,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         .into_iter()
         .filter_map(|s| entry::user(s, &mut seen, &sources))
         .collect();
-    let elsewhere = !sources.users_file.is_empty() || sources.authentication.query.is_some();
+    let elsewhere = sources.may_be_elsewhere;
 
     let declared = distribution::Declared {
         shards: shard_names,
@@ -213,6 +213,20 @@ fn doubtful(root: &Section<'_>, listen: &Listen, authentication: &Authentication
             &format!("users.{}.auth", user.name),
             "\"trust\" asks for no password, and listen.addresses can be reached from other machines",
         );
+    }
+    for rule in authentication
+        .rules
+        .iter()
+        .flat_map(Rules::iter)
+        .filter(|_| reachable)
+    {
+        if let Some(said) = rule.doubt() {
+            root.source.warn(
+                root.peek("auth").line_of("hba_file"),
+                "auth.hba_file",
+                format!("line {}: {said}", rule.line.0),
+            );
+        }
     }
     let asks = authentication.query.as_ref();
     let known = |user: &User| user.server_password.is_some();

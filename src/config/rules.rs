@@ -129,6 +129,26 @@ impl Rules {
 }
 
 impl Rule {
+    /// What is allowed, yet probably not meant where other machines can connect.
+    pub(super) fn doubt(&self) -> Option<&'static str> {
+        let from_afar = match (self.transport, self.network) {
+            (Transport::Local, _) => false,
+            (_, Some(network)) => !network.address.is_loopback(),
+            (_, None) => true,
+        };
+        match (self.method, self.transport) {
+            (Method::Trust, _) if from_afar && self.certificate == CertificateDemand::Nothing => {
+                Some(
+                    "\"trust\" asks for no password, and listen.addresses can be reached from other machines",
+                )
+            }
+            (Method::Cleartext, Transport::Host | Transport::HostPlain) if from_afar => Some(
+                "\"password\" lets clients send their passwords in the clear; write hostssl, or another method",
+            ),
+            _ => None,
+        }
+    }
+
     fn fits(&self, asking: &Asking<'_>) -> bool {
         let address = match (self.transport, asking.origin) {
             (Transport::Local, Origin::Local) => None,

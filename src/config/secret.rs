@@ -217,11 +217,9 @@ fn fit_together(
     password: &Password,
     auth: Option<Method>,
 ) -> Option<()> {
-    let asked_elsewhere =
-        sources.authentication.query.is_some() || sources.authentication.rules.is_some();
     let said = match (auth, password) {
         (Some(Method::Trust | Method::Certificate), _) => return Some(()),
-        (_, Password::Absent) if asked_elsewhere => return Some(()),
+        (_, Password::Absent) if sources.may_be_elsewhere => return Some(()),
         (_, Password::Absent) => {
             format!("is missing; give {FORMS}, or set auth = \"trust\"")
         }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod control;
+mod handshakes;
 mod login;
 mod worker;
 
@@ -73,6 +74,7 @@ pub struct Handle {
     watching: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
+    _shaking: handshakes::Thread,
 }
 
 /// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
@@ -83,8 +85,15 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let listeners = Listeners::open(&config.listen).await?;
     let epoch = Epoch(1);
     let snapshot = plant.snapshot(&HashMap::new(), epoch);
+    let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(snapshot, Timers::here(), secret, change));
+    let shared = Arc::new(Shared::new(
+        snapshot,
+        Timers::here(),
+        handshakes,
+        secret,
+        change,
+    ));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),
@@ -169,6 +178,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         watching,
         control,
         shutdown_timeout,
+        _shaking: shaking,
     })
 }
 

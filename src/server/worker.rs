@@ -209,7 +209,8 @@ async fn serve(
     let snapshot = Arc::clone(&worker.snapshot());
     let deadline = tokio::time::Instant::now() + snapshot.config.limits.login_timeout;
     let peer = stream.peer();
-    let opening = startup::open(stream, &snapshot.client_encryption);
+    let handshakes = &worker.shared.handshakes;
+    let opening = startup::open(stream, &snapshot.client_encryption, handshakes);
     match worker.shared.timers.timeout_at(deadline, opening).await {
         Ok(Ok(Opening::Session(startup))) => {
             session(worker, admin, startup, snapshot, deadline, connection).await

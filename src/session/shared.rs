@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::config::{Config, User};
 use crate::topology::Roles;
 use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
+use crate::wire::handshakes::Handshakes;
 use crate::wire::timers::Timers;
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
@@ -40,6 +41,7 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Of the control plane; workers have none of their own.
     pub timers: Timers,
+    pub handshakes: Handshakes,
     pub secret: ProcessSecret,
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
@@ -73,12 +75,14 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         timers: Timers,
+        handshakes: Handshakes,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             timers,
+            handshakes,
             secret,
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),

@@ -417,6 +417,9 @@ mod tests {
             (b'D', "d"),
             (b'H', "h"),
             (b'P', "7"),
+            (b'F', "trunkline"),
+            (b'L', "0"),
+            (b'R', "report"),
         ];
         assert_eq!(
             error.fields,

@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod auth;
 pub mod frame;
+pub mod handshakes;
 pub mod message;
 pub mod startup;
 pub mod stream;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::answer::{self, Report, Severity};
+use super::handshakes::Handshakes;
 use super::message::Cursor;
 use super::stream::Stream;
 use super::tls::{self, Acceptor, ClientCertificate, ClientEncryption};
@@ -140,10 +141,11 @@ impl StartupError {
 pub async fn open(
     mut stream: Stream,
     encryption: &ClientEncryption,
+    handshakes: &Handshakes,
 ) -> Result<Opening, StartupError> {
     let (mut tls_asked, mut gss_asked) = (false, false);
     if begins_with_handshake(&stream).await? {
-        stream = direct_tls(stream, encryption).await?;
+        stream = direct_tls(stream, encryption, handshakes).await?;
         (tls_asked, gss_asked) = (true, true);
     }
     loop {
@@ -154,7 +156,7 @@ pub async fn open(
         match packet {
             Packet::SslRequest if !tls_asked => {
                 tls_asked = true;
-                stream = answer_ssl_request(stream, encryption).await?;
+                stream = answer_ssl_request(stream, encryption, handshakes).await?;
                 // A second layer inside the first makes no sense.
                 gss_asked |= stream.is_tls();
             }
@@ -228,13 +230,17 @@ async fn begins_with_handshake(stream: &Stream) -> io::Result<bool> {
 }
 
 /// Encrypts the connection of a client that begins with it.
-async fn direct_tls(stream: Stream, encryption: &ClientEncryption) -> Result<Stream, StartupError> {
+async fn direct_tls(
+    stream: Stream,
+    encryption: &ClientEncryption,
+    handshakes: &Handshakes,
+) -> Result<Stream, StartupError> {
     match (stream, encryption) {
         (
             Stream::Tcp(socket),
             ClientEncryption::Prefer(acceptor) | ClientEncryption::Require(acceptor),
         ) => {
-            let encrypted = handshake(socket, acceptor).await?;
+            let encrypted = handshake(socket, acceptor, handshakes).await?;
             match tls::protocol_is_named(&encrypted) {
                 true => Ok(Stream::ServerTls(Box::new(encrypted))),
                 false => Err(StartupError::ProtocolNotNamed),
@@ -247,9 +253,10 @@ async fn direct_tls(stream: Stream, encryption: &ClientEncryption) -> Result<Str
 async fn handshake(
     socket: TcpStream,
     acceptor: &Acceptor,
+    handshakes: &Handshakes,
 ) -> Result<tokio_rustls::server::TlsStream<TcpStream>, StartupError> {
-    acceptor
-        .accept(socket)
+    handshakes
+        .accept(acceptor, socket)
         .await
         .map_err(StartupError::Handshake)
 }
@@ -269,6 +276,7 @@ async fn refuse(mut stream: Stream, error: StartupError) -> StartupError {
 async fn answer_ssl_request(
     stream: Stream,
     encryption: &ClientEncryption,
+    handshakes: &Handshakes,
 ) -> Result<Stream, StartupError> {
     if stream.has_unread_bytes()? {
         return Err(refuse(stream, StartupError::BytesBeforeTls).await);
@@ -280,7 +288,7 @@ async fn answer_ssl_request(
         ) => {
             socket.write_all(b"S").await?;
             // Whatever arrives from here on goes from the socket to rustls: it is TLS, or an error.
-            let encrypted = handshake(socket, acceptor).await?;
+            let encrypted = handshake(socket, acceptor, handshakes).await?;
             Ok(Stream::ServerTls(Box::new(encrypted)))
         }
         // Nobody can listen in on a Unix socket; Postgres does not encrypt there either.
@@ -511,7 +519,8 @@ mod tests {
                 client.write_all(word).await.unwrap();
             }
         };
-        let both = async { tokio::join!(open(socket.into(), encryption), speak) };
+        let handshakes = Handshakes::here();
+        let both = async { tokio::join!(open(socket.into(), encryption, &handshakes), speak) };
         let (opening, ()) = tokio::time::timeout(PATIENCE, both)
             .await
             .expect("an answer");
@@ -619,8 +628,14 @@ mod tests {
                 tls.flush().await.unwrap();
                 tls
             };
-            let server =
-                async { open(listener.accept().await.unwrap().0.into(), &encryption).await };
+            let server = async {
+                open(
+                    listener.accept().await.unwrap().0.into(),
+                    &encryption,
+                    &Handshakes::here(),
+                )
+                .await
+            };
             let both = async { tokio::join!(server, client) };
             let (opening, mut client) = tokio::time::timeout(PATIENCE, both)
                 .await
@@ -701,7 +716,8 @@ mod tests {
             assert_eq!(ours.read_u8().await.unwrap(), b'N');
             ours.write_all(&hello()).await.unwrap();
         };
-        let (opening, ()) = tokio::join!(open(theirs.into(), &required), answer);
+        let handshakes = Handshakes::here();
+        let (opening, ()) = tokio::join!(open(theirs.into(), &required, &handshakes), answer);
         assert!(matches!(
             opening,
             Ok(Opening::Session(Startup { tls: false, .. }))
@@ -756,6 +772,7 @@ mod tests {
             let error = open(
                 listener.accept().await.unwrap().0.into(),
                 &ClientEncryption::Disable,
+                &Handshakes::here(),
             )
             .await
             .unwrap_err();

@@ -15,6 +15,7 @@ use trunkline::config::{
 };
 use trunkline::wire::answer::{self, TransactionStatus};
 use trunkline::wire::auth::{AuthSecrets, Challenge, Credential, ProcessSecret, prove};
+use trunkline::wire::handshakes::Handshakes;
 use trunkline::wire::message;
 use trunkline::wire::startup::{self, Opening};
 use trunkline::wire::stream::Stream;
@@ -434,7 +435,7 @@ async fn serve(listener: &TcpListener, users: &[User], encryption: &ClientEncryp
     let secrets = AuthSecrets::new(&ProcessSecret::random(), users, encryption, None).unwrap();
     loop {
         let socket = Stream::from(listener.accept().await.unwrap().0);
-        let mut startup = match startup::open(socket, encryption).await {
+        let mut startup = match startup::open(socket, encryption, &Handshakes::here()).await {
             Ok(Opening::Session(startup)) => startup,
             // psql in its mode "prefer" comes again without TLS, and with a password once it knows that it needs one.
             _ => continue,

@@ -14,6 +14,7 @@ use super::fixtures::{Auth, authenticate, user};
 use super::scram::initial_response;
 use super::*;
 use crate::config::{Password, SslMode, User};
+use crate::wire::handshakes::Handshakes;
 use crate::wire::startup;
 use crate::wire::tls::fixtures::Authority;
 use crate::wire::tls::{ClientEncryption, ServerEncryption, server_end_point};
@@ -459,7 +460,7 @@ async fn tls_login(
     let server = async {
         let socket = listener.accept().await.unwrap().0;
         let Ok(startup::Opening::Session(mut startup)) =
-            startup::open(socket.into(), &encryption).await
+            startup::open(socket.into(), &encryption, &Handshakes::here()).await
         else {
             panic!()
         };
