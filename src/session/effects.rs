@@ -531,7 +531,11 @@ impl Session {
             let server = link.server();
             // After RESET the connection has its own default, which is not what this session began with.
             let has_ours = server.settings.is_same(settings);
-            server.reported.get("DateStyle").filter(|_| has_ours).map(literal)
+            server
+                .reported
+                .get("DateStyle")
+                .filter(|_| has_ours)
+                .map(literal)
         });
         if let (Some(set), Some(reported)) = (self.settings.get("datestyle"), reported)
             && set != reported
