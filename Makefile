@@ -5,7 +5,7 @@
 CARGO = cargo
 # For `make demo`, like DEMO_ARGS="--shards 8 --fresh"; see `trunkline demo --help`.
 DEMO_ARGS =
-# For `make bench`, like BENCH_ARGS="--protocols prepared"; see `cargo bench --bench point_select -- --help`.
+# For `make bench`, like BENCH_ARGS="--protocols prepared"; see `cargo bench --bench proxy -- --help`.
 BENCH_ARGS =
 # For `make test`, like TEST_ARGS="--test it".
 TEST_ARGS =
@@ -37,10 +37,10 @@ test: has-cargo has-postgres $(VENV)/drivers
 
 bench: has-cargo has-postgres has-pgbouncer
 	$(CARGO) bench --locked --bench micro
-	$(CARGO) bench --locked --bench point_select -- $(BENCH_ARGS)
+	$(CARGO) bench --locked --bench proxy -- $(BENCH_ARGS)
 
 bench-smoke: has-cargo has-postgres has-pgbouncer
-	$(CARGO) bench --locked --bench point_select -- --smoke $(BENCH_ARGS)
+	$(CARGO) bench --locked --bench proxy -- --smoke $(BENCH_ARGS)
 
 lint: has-cargo has-lints
 	$(CARGO) fmt --check

@@ -195,6 +195,12 @@ pub struct Limits {
     pub plan_cache_size: ByteSize,
     /// Prepared statements one client may hold.
     pub max_prepared_statements: usize,
+    /// How long a client may be idle outside a transaction; `None`: for ever.
+    pub client_idle_timeout: Option<Duration>,
+    /// How long a client may be idle inside a transaction; `None`: for ever.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// How long a statement may run; `None`: for ever.
+    pub query_timeout: Option<Duration>,
     /// How long SIGTERM waits for open transactions.
     pub shutdown_timeout: Duration,
 }

@@ -521,6 +521,23 @@ impl Session {
         }
     }
 
+    /// SET datestyle gives one half of it and leaves the other: what came of it is known from the server's report.
+    pub(super) fn adopt_date_style(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let reported = self.link.as_mut().and_then(|link| {
+            let style = link.server().reported.get("DateStyle");
+            style.map(literal)
+        });
+        if let (Some(set), Some(reported)) = (self.settings.get("datestyle"), reported)
+            && set != reported
+        {
+            self.settings.set("datestyle", &reported);
+            self.settings_changed();
+        }
+    }
+
     /// The session's settings are other ones now, and the current connection has them already.
     pub(super) fn settings_changed(&mut self) {
         if let Some(link) = &mut self.link {

@@ -717,7 +717,7 @@ impl Session {
             None => {
                 self.batch.release(&mut self.client.outbox);
                 answer::ready_for_query(&mut self.client.outbox, own_status);
-                self.card.state.set(super::State::Idle);
+                self.unit_answered();
             }
         }
         if self.transaction == Transaction::Idle {

@@ -580,7 +580,7 @@ impl Session {
             self.unit_began = now;
         }
         self.waiting_since = now;
-        self.card.state.set(state);
+        self.card.enter(state, now);
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -700,7 +700,7 @@ impl Session {
     pub(super) fn detach(&mut self, now: Instant) {
         let Some(link) = self.link.take() else { return };
         self.card.set_running(None);
-        self.card.state.set(State::Idle);
+        self.card.enter(State::Idle, now);
         match link.keep {
             Keep::Yes => self.kept.push(link),
             Keep::No => link.release(&self.worker, now),

@@ -346,6 +346,7 @@ impl Session {
                     None => query,
                 };
                 add(&counters.transaction_microseconds, transaction);
+                self.adopt_date_style();
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);
@@ -358,6 +359,8 @@ impl Session {
             self.effects.clear();
             if status == TransactionStatus::Idle {
                 self.detach(now);
+            } else {
+                self.card.enter(State::IdleInTransaction, now);
             }
         }
     }
@@ -401,6 +404,7 @@ impl Session {
             self.batch = Batch::default();
             let status = self.own_status();
             answer::ready_for_query(&mut self.client.outbox, status);
+            self.unit_answered();
         } else {
             self.batch.skip();
         }
@@ -427,10 +431,10 @@ impl Session {
         self.unlisten_all();
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
-        let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
+        let told = std::future::poll_fn(|cx| self.client.poll_close(cx));
         // A client that does not take its last words is not waited for.
         let timers = &self.worker.shared.timers;
-        let _ = timers.timeout(FAREWELL, flushed).await;
+        let _ = timers.timeout(FAREWELL, told).await;
         let counters = &self.database.counters;
         add(&counters.received_bytes, self.client.received_bytes);
         add(&counters.sent_bytes, self.client.sent_bytes);
@@ -444,12 +448,19 @@ impl Session {
         }
     }
 
+    /// A request has been answered without a server.
+    fn unit_answered(&self) {
+        let state = match self.transaction {
+            Transaction::Idle => State::Idle,
+            _ => State::IdleInTransaction,
+        };
+        self.card.enter(state, self.unit_began);
+    }
+
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
-        self.card.requested_at.set(self.unit_began);
-        self.card.state.set(State::Active);
-        self.card.overdue.set(false);
+        self.card.begin(self.unit_began);
     }
 }
 

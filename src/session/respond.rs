@@ -1,5 +1,6 @@
 //! Every way a statement or a connection can fail, and what the client is told: severity, SQLSTATE, message, hint.
 
+use super::card::Overstay;
 use crate::backend::connect::ConnectError;
 use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
@@ -39,6 +40,7 @@ pub enum End {
     Client,
     /// The process ends, and the client was idle.
     Shutdown,
+    Overstayed(Overstay),
     /// The client broke the protocol.
     Frame(FrameError),
     /// The server connection broke inside a transaction; its effects are unknown.
@@ -181,6 +183,23 @@ impl End {
             End::Shutdown => {
                 let message = "terminating connection due to administrator command";
                 answer::error_response(out, &Report::new(Severity::Fatal, "57P01", message));
+            }
+            End::Overstayed(overstay) => {
+                let (sqlstate, message) = match overstay {
+                    Overstay::Idle => (
+                        "57P05",
+                        "terminating connection due to idle-session timeout",
+                    ),
+                    Overstay::IdleInTransaction => (
+                        "25P03",
+                        "terminating connection due to idle-in-transaction timeout",
+                    ),
+                    Overstay::Query => (
+                        "57014",
+                        "terminating connection: the statement ran into query_timeout and its server did not cancel it",
+                    ),
+                };
+                answer::error_response(out, &Report::new(Severity::Fatal, sqlstate, message));
             }
             End::Frame(error) => answer::error_response(
                 out,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::channels::speaks_of_channels;
 use super::control::Control;
-use super::link::Phase;
+use super::link::{Link, Phase};
 use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
@@ -156,8 +156,8 @@ impl Session {
         answer::ready_for_query(&mut bytes, self.own_status());
         super::add(&self.database.counters.queries, 1);
         self.answer(bytes);
-        if self.link.is_none() {
-            self.card.state.set(super::State::Idle);
+        if !self.link.as_ref().is_some_and(Link::is_closing) {
+            self.unit_answered();
         }
         Ok(())
     }
@@ -182,6 +182,7 @@ impl Session {
                 self.client.outbox.append(&mut error);
                 let status = self.own_status();
                 answer::ready_for_query(&mut self.client.outbox, status);
+                self.unit_answered();
             }
         }
         Ok(())

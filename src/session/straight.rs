@@ -37,6 +37,10 @@ impl Session {
     /// Serves the client until there is an obstacle, or an end.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
+            if let Some(overstay) = self.card.take_overstay(|| self.worker.config()) {
+                self.database.counters.overstayed(overstay);
+                return Poll::Ready(Err(End::Overstayed(overstay)));
+            }
             if self.catalog_follows.is_some() || (!self.kept.is_empty() && self.doubts_pins()) {
                 return Poll::Ready(Ok(()));
             }

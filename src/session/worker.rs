@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::card::Cards;
+use super::card::{Cards, Overstay};
 use super::listener::Listener;
 use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
@@ -110,6 +110,20 @@ pub struct Counters {
     pub wait_microseconds: Cell<u64>,
     pub refusals: Cell<u64>,
     pub errors: Cell<u64>,
+    pub client_idle_timeouts: Cell<u64>,
+    pub idle_transaction_timeouts: Cell<u64>,
+    pub query_timeouts: Cell<u64>,
+}
+
+impl Counters {
+    /// A session ends because of a time limit. A statement that was too long has been counted when it was cancelled.
+    pub fn overstayed(&self, overstay: Overstay) {
+        match overstay {
+            Overstay::Idle => add(&self.client_idle_timeouts, 1),
+            Overstay::IdleInTransaction => add(&self.idle_transaction_timeouts, 1),
+            Overstay::Query => {}
+        }
+    }
 }
 
 /// Adds to a counter.
@@ -373,6 +387,16 @@ impl Worker {
         }
         self.statements.borrow_mut().sweep();
         self.cards.wake_overdue(now - OVERDUE);
+        let config = self.config();
+        for card in self.cards.overstaying(now, &config.limits) {
+            let Some(canceller) = card.running() else {
+                continue;
+            };
+            if let Some(database) = self.database(&card.database) {
+                add(&database.counters.query_timeouts, 1);
+            }
+            tokio::task::spawn_local(canceller.cancel());
+        }
     }
 
     /// Users that are not configured come and go: what nobody uses any more is given back.

@@ -1,5 +1,4 @@
-//! The load: `pgbench -S`, one `SELECT abalance FROM pgbench_accounts WHERE aid = $1` a transaction, through one or several proxies at
-//! the same time.
+//! The load: pgbench, through one or several proxies at the same time.
 //!
 //! A measurement is a *window*: it opens when every pgbench has all its connections and has run transactions for a while, and closes
 //! while all of them still run. CPU clocks are read at both edges, and pgbench logs the end of every transaction, so that exactly the
@@ -53,14 +52,27 @@ pub enum Pace {
     PerSecond(u32),
 }
 
+/// Where pgbench is and how long it is watched.
 #[derive(Debug)]
 pub struct Load {
     pub pgbench: PathBuf,
     /// An empty folder of its own.
     pub logs: PathBuf,
-    pub clients: u32,
-    pub jobs: u32,
     pub window: Duration,
+    pub scale: u32,
+}
+
+/// What each pgbench does.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub protocol: Protocol,
+    /// pgbench's own `-S` (one `SELECT abalance FROM pgbench_accounts WHERE aid = $1` a transaction) when there is none.
+    pub script: Option<PathBuf>,
+    /// Of one transaction.
+    pub statements: u32,
+    pub clients: u32,
+    /// Threads of pgbench.
+    pub jobs: u32,
 }
 
 /// What one window showed of one subject.
@@ -73,7 +85,8 @@ pub struct Run {
     pub window: Duration,
     /// Of the proxy in the window; zero without a proxy.
     pub cpu: Duration,
-    /// From the time a transaction was due, where there is a pace.
+    /// From the time a transaction was due, where there is a pace; as is the next.
+    pub p50: Duration,
     pub p99: Duration,
 }
 
@@ -103,9 +116,9 @@ struct Logged {
 
 impl Load {
     /// Returns the number of transactions run.
-    pub async fn warm_up(&self, protocol: Protocol, entrant: &Entrant) -> Result<u64> {
+    pub async fn warm_up(&self, work: &Work, entrant: &Entrant) -> Result<u64> {
         let output = process::run(
-            self.pgbench(protocol, entrant.port)
+            self.pgbench(work, entrant)
                 .arg("-t")
                 .arg(WARM_UP.to_string())
                 .arg(DATABASE),
@@ -118,17 +131,17 @@ impl Load {
     /// random times, in every measurement.
     pub async fn measure(
         &self,
-        protocol: Protocol,
+        work: &Work,
         entrants: &[&Entrant],
         pace: Pace,
         seed: u32,
     ) -> Result<Vec<Run>> {
         let mut streams = Vec::new();
         for &entrant in entrants {
-            streams.push(Stream::start(self, protocol, entrant, pace, seed)?);
+            streams.push(Stream::start(self, work, entrant, pace, seed)?);
         }
         for stream in &mut streams {
-            stream.wait_until_running(self.threads()).await?;
+            stream.wait_until_running(work.threads()).await?;
         }
         let marks = || entrants.iter().map(|e| Mark::of(e)).collect::<Result<_>>();
         let before: Vec<Mark> = marks()?;
@@ -145,31 +158,32 @@ impl Load {
         Ok(runs)
     }
 
+    fn pgbench(&self, work: &Work, entrant: &Entrant) -> Command {
+        let mut command = Command::from(process::in_own_session(&self.pgbench));
+        command.args(["-n", "-M", work.protocol.name(), "-U", USER]);
+        command.arg("-h").arg(&entrant.host);
+        for (option, number) in [
+            ("-p", u32::from(entrant.port)),
+            ("-c", work.clients),
+            ("-j", work.jobs),
+        ] {
+            command.arg(option).arg(number.to_string());
+        }
+        match &work.script {
+            None => command.arg("-S"),
+            Some(script) => command
+                .arg("-f")
+                .arg(script)
+                .arg(format!("--define=scale={}", self.scale)),
+        };
+        command
+    }
+}
+
+impl Work {
     /// pgbench starts no more threads than it has clients.
     fn threads(&self) -> usize {
         self.jobs.min(self.clients) as usize
-    }
-
-    fn pgbench(&self, protocol: Protocol, port: u16) -> Command {
-        let mut command = Command::from(process::in_own_session(&self.pgbench));
-        command.args([
-            "-n",
-            "-S",
-            "-M",
-            protocol.name(),
-            "-h",
-            "127.0.0.1",
-            "-U",
-            USER,
-        ]);
-        command
-            .arg("-p")
-            .arg(port.to_string())
-            .arg("-c")
-            .arg(self.clients.to_string())
-            .arg("-j")
-            .arg(self.jobs.to_string());
-        command
     }
 }
 
@@ -180,17 +194,11 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(
-        load: &Load,
-        protocol: Protocol,
-        entrant: &Entrant,
-        pace: Pace,
-        seed: u32,
-    ) -> Result<Stream> {
+    fn start(load: &Load, work: &Work, entrant: &Entrant, pace: Pace, seed: u32) -> Result<Stream> {
         let logs = load.logs.join(entrant.subject.name());
         std::fs::create_dir(&logs)
             .map_err(|e| Error::io(format!("create {}", logs.display()), e))?;
-        let mut command = load.pgbench(protocol, entrant.port);
+        let mut command = load.pgbench(work, entrant);
         command
             .arg("-T")
             .arg((load.window + PATIENCE).as_secs().to_string())
@@ -280,7 +288,7 @@ impl Stream {
             .map(|transaction| transaction.took)
             .collect();
         let transactions = inside.len() as u64;
-        let p99 = percentile_99(inside).ok_or_else(|| Error::Pgbench {
+        let [p50, p99] = percentiles(inside, [50, 99]).ok_or_else(|| Error::Pgbench {
             what: "logs",
             output: report.clone(),
         })?;
@@ -289,6 +297,7 @@ impl Stream {
             sent: reported_transactions(&report)?,
             window: Duration::from_micros(u64::try_from(to - from).unwrap_or(u64::MAX)),
             cpu: after.cpu.saturating_sub(before.cpu),
+            p50,
             p99,
         })
     }
@@ -350,9 +359,16 @@ fn logged(line: &str) -> Option<Logged> {
     })
 }
 
-/// The smallest value that at least 99 of 100 do not exceed.
-fn percentile_99(mut latencies: Vec<Duration>) -> Option<Duration> {
+/// For each percentage the smallest value that at least so many do not exceed.
+fn percentiles<const N: usize>(
+    mut latencies: Vec<Duration>,
+    percentages: [usize; N],
+) -> Option<[Duration; N]> {
     latencies.sort_unstable();
-    let rank = (latencies.len() * 99).div_ceil(100);
-    latencies.get(rank.checked_sub(1)?).copied()
+    let mut found = [Duration::ZERO; N];
+    for (found, percentage) in found.iter_mut().zip(percentages) {
+        let rank = (latencies.len() * percentage).div_ceil(100);
+        *found = *latencies.get(rank.checked_sub(1)?)?;
+    }
+    Some(found)
 }

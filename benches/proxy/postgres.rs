@@ -17,6 +17,7 @@ use crate::process::{self, Running};
 
 pub const USER: &str = "postgres";
 pub const DATABASE: &str = "bench";
+const LOCAL: &str = "127.0.0.1";
 
 /// Server and client programs of one Postgres version.
 #[derive(Debug)]
@@ -66,21 +67,11 @@ impl Binaries {
         self.folder.join(name)
     }
 
-    /// A psql that runs `sql` through `port` and prints bare values.
-    pub fn psql(&self, port: u16, sql: &str) -> tokio::process::Command {
+    /// A psql that runs `sql` and prints bare values.
+    pub fn psql(&self, host: &str, port: u16, sql: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(self.program("psql"));
         command
-            .args([
-                "-XqAtw",
-                "-h",
-                "127.0.0.1",
-                "-U",
-                USER,
-                "-d",
-                DATABASE,
-                "-c",
-                sql,
-            ])
+            .args(["-XqAtw", "-h", host, "-U", USER, "-d", DATABASE, "-c", sql])
             .arg("-p")
             .arg(port.to_string());
         command.env("PGCONNECT_TIMEOUT", "5").kill_on_drop(true);
@@ -223,7 +214,7 @@ impl Server {
             .arg(port.to_string());
         for setting in [
             "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
+            &format!("unix_socket_directories={}", folder.display()),
             "shared_buffers=256MB",
             // The forwarder and direct clients have one each.
             &format!("max_connections={}", 100 + 3 * clients),
@@ -272,11 +263,18 @@ impl Server {
             .arg(scale.to_string())
             .arg(DATABASE);
         process::run(&mut pgbench).await?;
-        process::run(&mut binaries.psql(self.port, "CHECKPOINT")).await?;
+        process::run(&mut binaries.psql(LOCAL, self.port, "CHECKPOINT")).await?;
         Ok(())
     }
 
-    /// Waits until the lookups in `pgbench_accounts` counted by the server lie in `expected`; else returns what was counted last.
+    /// The lookups in `pgbench_accounts` that the server has counted.
+    pub async fn lookups(&self, binaries: &Binaries) -> Result<u64> {
+        let sql = "SELECT idx_scan FROM pg_stat_user_tables WHERE relname = 'pgbench_accounts'";
+        let counted = process::run(&mut binaries.psql(LOCAL, self.port, sql)).await?;
+        Ok(counted.trim().parse().unwrap_or(0))
+    }
+
+    /// Waits until the lookups lie in `expected`; else returns what was counted last.
     pub async fn wait_for_lookups(
         &self,
         binaries: &Binaries,
@@ -284,12 +282,7 @@ impl Server {
     ) -> std::result::Result<(), u64> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let sql = "SELECT idx_scan FROM pg_stat_user_tables WHERE relname = 'pgbench_accounts'";
-            let counted = process::run(&mut binaries.psql(self.port, sql)).await;
-            let counted = counted
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-                .unwrap_or(0);
+            let counted = self.lookups(binaries).await.unwrap_or(0);
             if expected.contains(&counted) {
                 return Ok(());
             }

@@ -1,4 +1,5 @@
-//! What one point query costs: `pgbench -S` directly, through a plain byte forwarder, through PgBouncer and through Trunkline.
+//! What a proxy costs: CPU time of a statement, throughput, latency, memory, logins; directly, through a plain byte forwarder, through
+//! PgBouncer and through Trunkline.
 //!
 //! Everything runs on this machine over loopback TCP, in servers made for the occasion. The measure that counts is the CPU time of the
 //! proxy process per statement: unlike throughput it does not depend on how much of the machine pgbench and Postgres take. But it does
@@ -18,41 +19,51 @@
 //! of server connections in total.
 //!
 //! ```text
-//! cargo bench --bench point_select -- --smoke
-//! cargo bench --bench point_select -- --modes together --protocols prepared --subjects pgbouncer,trunkline --rounds 8
-//! cargo bench --bench point_select -- --trunkline /some/other/build/of/trunkline
+//! cargo bench --bench proxy -- --smoke
+//! cargo bench --bench proxy -- --cases point_select --modes together --protocols prepared --subjects pgbouncer,trunkline --rounds 8
+//! cargo bench --bench proxy -- --trunkline /some/other/build/of/trunkline
 //! ```
 //!
-//! Read `subjects.rs` for what is compared and how it is configured, `load.rs` for the load, `report.rs` for what is written.
+//! Read `cases/` for what is measured, `subjects.rs` for what is compared and how it is configured, `load.rs` for the load, `report.rs` for
+//! what is written.
 
+mod cases;
+mod client;
 mod cpu;
 mod error;
 mod forwarder;
 mod load;
+mod memory;
+mod plot;
 mod postgres;
 mod process;
 mod report;
 mod subjects;
+mod tls;
 
 use std::fs::File;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cases::{Bench, Case};
 use crate::error::{Error, Result};
-use crate::load::{Load, Pace, Protocol};
-use crate::postgres::{Binaries, Server};
-use crate::report::{Record, Round};
-use crate::subjects::{Entrant, Lineup, Settings, Subject};
+use crate::load::{Load, Protocol};
+use crate::postgres::Binaries;
+use crate::report::Results;
+use crate::subjects::{Settings, Sockets, Subject, Tls};
 
 /// The fleet of the four-shard subject; the first server also serves everybody else.
 const SERVERS: usize = 4;
+
+/// Under load at the same time through one subject.
+const MOST_CLIENTS: u32 = 256;
 
 /// Who is under load at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -66,26 +77,19 @@ pub enum Mode {
     InTurn,
 }
 
-impl Mode {
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Together => "together",
-            Mode::Paced => "paced",
-            Mode::InTurn => "in-turn",
-        }
-    }
-}
-
 #[derive(Debug, Parser)]
 #[command(
-    name = "point_select",
-    about = "CPU per statement, throughput and latency of point queries"
+    name = "proxy",
+    about = "What a proxy costs: CPU per statement, throughput, latency, memory, logins"
 )]
 struct Args {
-    /// Times every subject is measured in every protocol [default: 10, with --smoke 4]
+    /// What to measure [default: all, with --smoke point_select]
+    #[arg(long, value_delimiter = ',')]
+    cases: Option<Vec<Case>>,
+    /// Times every subject is measured in every protocol [default: 10, with --smoke 5]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds of one measurement [default: 3, with --smoke 2]
+    /// Seconds of one measurement [default: 3, with --smoke 1]
     #[arg(long)]
     seconds: Option<u32>,
     /// Connections pgbench opens
@@ -123,6 +127,9 @@ struct Args {
     /// Where the records go, one JSON object a line
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/summary.jsonl"))]
     output: PathBuf,
+    /// A folder for the results as text and as a plot
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"))]
+    report: PathBuf,
     /// Passed by `cargo bench`, absent under `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
@@ -137,9 +144,7 @@ fn main() -> ExitCode {
         return exit_code(forwarder::serve(*listen, *target));
     }
     if !args.bench {
-        println!(
-            "point_select measures nothing under `cargo test`; use `cargo bench --bench point_select`"
-        );
+        println!("proxy measures nothing under `cargo test`; use `cargo bench --bench proxy`");
         return ExitCode::SUCCESS;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -156,7 +161,7 @@ fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("point_select: {e}");
+            eprintln!("proxy: {e}");
             ExitCode::FAILURE
         }
     }
@@ -176,21 +181,68 @@ async fn until_stopped(args: &Args) -> Result<()> {
     }
 }
 
+/// How much is measured of the cases that have pgbench's load.
+#[derive(Debug)]
+pub struct Length {
+    pub rounds: u32,
+    pub clients: u32,
+    pub jobs: u32,
+    pub rate: u32,
+    pub protocols: Vec<Protocol>,
+    pub modes: Vec<Mode>,
+}
+
 async fn measure_all(args: &Args) -> Result<()> {
     // Many short rounds: the sides of a ratio then lie close together.
-    let (rounds, seconds, scale) = if args.smoke { (4, 2, 2) } else { (10, 3, 10) };
-    let (rounds, seconds) = (
-        args.rounds.unwrap_or(rounds).max(1),
-        args.seconds.unwrap_or(seconds).max(1),
-    );
-    let scale = args.scale.unwrap_or(scale).max(1);
-    let modes = args.modes.clone().unwrap_or_else(|| match args.smoke {
-        true => vec![Mode::Together, Mode::Paced],
-        false => Mode::value_variants().to_vec(),
+    let (rounds, seconds, scale) = if args.smoke { (5, 1, 2) } else { (10, 3, 10) };
+    let seconds = args.seconds.unwrap_or(seconds).max(1);
+    let length = Length {
+        rounds: args.rounds.unwrap_or(rounds).max(1),
+        clients: args.clients,
+        jobs: args.jobs,
+        rate: args.rate,
+        protocols: args.protocols.clone(),
+        modes: args.modes.clone().unwrap_or_else(|| match args.smoke {
+            true => vec![Mode::Together, Mode::Paced],
+            false => Mode::value_variants().to_vec(),
+        }),
+    };
+    let cases = args.cases.clone().unwrap_or_else(|| match args.smoke {
+        true => vec![Case::PointSelect],
+        false => Case::value_variants().to_vec(),
     });
+    let mut bench = prepare(args, seconds, args.scale.unwrap_or(scale).max(1)).await?;
+    for case in cases {
+        match case {
+            Case::Idle => cases::idle::run(&mut bench).await?,
+            Case::Large => cases::large::run(&mut bench).await?,
+            Case::Storm => cases::storm::run(&mut bench).await?,
+            statements => cases::statements::run(&mut bench, statements, &length).await?,
+        }
+    }
+    let text = bench.results.text();
+    println!("{text}");
+    for (name, contents) in [
+        ("summary.txt", text + "\n"),
+        ("summary.svg", plot::ratios(&bench.results)),
+    ] {
+        let path = args.report.join(name);
+        std::fs::create_dir_all(&args.report)
+            .and_then(|()| std::fs::write(&path, contents))
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+    }
+    println!("records in {}", args.output.display());
+    Ok(())
+}
+
+/// Starts the servers.
+async fn prepare(args: &Args, seconds: u32, scale: u32) -> Result<Bench> {
+    raise_file_limit()?;
     let settings = Settings {
         pool_size: args.pool_size,
         clients: args.clients,
+        sockets: Sockets::Loopback,
+        tls: Tls::Off,
         trunkline: whole_path(
             args.trunkline
                 .as_deref()
@@ -202,85 +254,46 @@ async fn measure_all(args: &Args) -> Result<()> {
             .or_else(subjects::installed_pgbouncer)
             .map(|path| whole_path(&path)),
     };
-    let chosen = subjects::choose(args.subjects.as_deref(), &settings)?;
-    let mut output = create(&args.output)?;
-
-    // Declared first, so that it is removed last.
+    let subjects = subjects::choose(args.subjects.as_deref(), &settings)?;
+    let output = create(&args.output)?;
     let folder = postgres::temporary_folder()?;
     let binaries = Binaries::find()?;
-    let servers = if chosen.contains(&Subject::TrunklineFourShards) {
-        SERVERS
-    } else {
-        1
+    let count = match subjects.contains(&Subject::TrunklineFourShards) {
+        true => SERVERS,
+        false => 1,
     };
     eprintln!(
-        "starting {servers} server(s), Postgres {}, scale {}",
-        binaries.version, scale
+        "starting {count} server(s), Postgres {}, scale {scale}",
+        binaries.version
     );
     let servers =
-        postgres::start_fleet(&binaries, folder.path(), servers, scale, args.clients).await?;
-    let lineup = Lineup::start(&chosen, &settings, &binaries, &servers, folder.path()).await?;
-
+        postgres::start_fleet(&binaries, folder.path(), count, scale, MOST_CLIENTS).await?;
     let load = Load {
         pgbench: binaries.program("pgbench"),
         logs: folder.path().join("pgbench"),
-        clients: args.clients,
-        jobs: args.jobs,
         window: Duration::from_secs(u64::from(seconds)),
+        scale,
     };
     std::fs::create_dir(&load.logs)
         .map_err(|e| Error::io(format!("create {}", load.logs.display()), e))?;
+    Ok(Bench {
+        binaries,
+        servers,
+        settings,
+        load,
+        smoke: args.smoke,
+        subjects,
+        output,
+        results: Results::default(),
+        folder,
+    })
+}
 
-    let mut records = Vec::new();
-    let mut through_four_shards = 0;
-    for &protocol in &args.protocols {
-        for &subject in &chosen {
-            let entrant = lineup.get(subject, protocol);
-            let warmed = load.warm_up(protocol, entrant).await?;
-            through_four_shards += in_four_shards(subject, warmed);
-        }
-        for &mode in &modes {
-            for round in 1..=rounds {
-                let order: Vec<&Entrant> = in_turn(&chosen, round)
-                    .into_iter()
-                    .map(|subject| lineup.get(subject, protocol))
-                    .collect();
-                // Each inner list is under load at the same time.
-                let (groups, pace) = match mode {
-                    Mode::Together => (proxies_first(order), Pace::Saturated),
-                    Mode::Paced => (vec![order], Pace::PerSecond(args.rate)),
-                    Mode::InTurn => (
-                        order.chunks(1).map(<[_]>::to_vec).collect(),
-                        Pace::Saturated,
-                    ),
-                };
-                let mut runs = Vec::new();
-                for group in groups {
-                    let measured = load.measure(protocol, &group, pace, round).await?;
-                    runs.extend(group.into_iter().zip(measured));
-                }
-                for (entrant, run) in runs {
-                    through_four_shards += in_four_shards(entrant.subject, run.sent);
-                    let round = Round {
-                        mode,
-                        protocol,
-                        number: round,
-                    };
-                    let record = Record::new(round, entrant, &run, &load, &settings, &binaries);
-                    eprintln!("{record}");
-                    writeln!(output, "{}", record.to_json()?)
-                        .map_err(|e| Error::io("write the summary", e))?;
-                    records.push(record);
-                }
-            }
-        }
-    }
-    // Server processes report their counters for certain only when they end.
-    drop(lineup);
-    prove_spread(&binaries, &servers, through_four_shards).await?;
-    println!("{}", report::table(&records));
-    println!("{} records in {}", records.len(), args.output.display());
-    Ok(())
+/// Ten thousand clients are as many files, here and in the proxies, which inherit the limit.
+fn raise_file_limit() -> Result<()> {
+    let failed = |e: nix::Error| Error::io("raise the limit of open files", e.into());
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(failed)
 }
 
 /// Programs start in other folders than ours. A bare name stays one, to be looked up in `PATH`.
@@ -288,54 +301,6 @@ fn whole_path(program: &Path) -> PathBuf {
     program
         .canonicalize()
         .unwrap_or_else(|_| program.to_owned())
-}
-
-fn in_four_shards(subject: Subject, transactions: u64) -> u64 {
-    match subject {
-        Subject::TrunklineFourShards => transactions,
-        _ => 0,
-    }
-}
-
-/// All proxies at once, then what needs none: there is no CPU time to measure, and it would take a third of the machine from them.
-fn proxies_first(order: Vec<&Entrant>) -> Vec<Vec<&Entrant>> {
-    let (direct, proxies): (Vec<_>, Vec<_>) = order
-        .into_iter()
-        .partition(|entrant| entrant.subject == Subject::Direct);
-    let mut groups = vec![proxies, direct];
-    groups.retain(|group| !group.is_empty());
-    groups
-}
-
-/// A B C D in odd rounds, D C B A in even ones.
-fn in_turn(subjects: &[Subject], round: u32) -> Vec<Subject> {
-    let mut order = subjects.to_vec();
-    if round.is_multiple_of(2) {
-        order.reverse();
-    }
-    order
-}
-
-/// Every server holds all rows, so a router that always picked one shard would go unnoticed (and be cheaper): count what arrived.
-async fn prove_spread(binaries: &Binaries, servers: &[Server], sent: u64) -> Result<()> {
-    if sent == 0 {
-        return Ok(());
-    }
-    for (shard, server) in servers.iter().enumerate().skip(1) {
-        // Even over 1/SERVERS each; random keys over buckets stay far inside a fifth of that.
-        let fair = sent / SERVERS as u64;
-        let (least, most) = (fair - fair / 5, fair + fair / 5);
-        server
-            .wait_for_lookups(binaries, least..=most)
-            .await
-            .map_err(|found| Error::NotSpread {
-                shard,
-                found,
-                least,
-                most,
-            })?;
-    }
-    Ok(())
 }
 
 fn create(path: &Path) -> Result<File> {
