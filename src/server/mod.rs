@@ -87,9 +87,10 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let snapshot = plant.snapshot(&HashMap::new(), epoch);
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
+    let timers = Timers::start().map_err(StartError::Thread)?;
     let shared = Arc::new(Shared::new(
         snapshot,
-        Timers::here(),
+        timers,
         handshakes,
         secret,
         change,
