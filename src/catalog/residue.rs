@@ -151,7 +151,7 @@ impl Residue {
         }
         let named = routines.iter().map(|routine| routine.name.clone());
         residue.harmless.extend(named);
-        let lower = |name: &Box<str>| Box::from(name.to_ascii_lowercase());
+        let lower = |name: &str| Box::<str>::from(name.to_ascii_lowercase());
         for name in tainted.iter().flat_map(|name| [name.clone(), lower(name)]) {
             residue.harmless.remove(&name);
         }

@@ -78,7 +78,7 @@ fn named(cursor: &mut Cursor) -> Option<Named> {
 }
 
 /// What stands between commas that are in no brackets.
-pub(super) fn parts<'a>(lexemes: &'a [Lexeme]) -> impl Iterator<Item = &'a [Lexeme]> {
+pub(super) fn parts(lexemes: &[Lexeme]) -> impl Iterator<Item = &[Lexeme]> {
     let mut depth = 0_usize;
     lexemes.split(move |lexeme| {
         match lexeme.kind {
