@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::cancel::{Canceller, Target};
 use super::connect::Connected;
-use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict};
+use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
@@ -26,6 +26,9 @@ const CARRY_LIMIT: usize = 16 * 1024;
 
 /// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
 const SENT_LIMIT: usize = 256 * 1024;
+
+/// What the outbox may keep when it is empty, but for COPY, whose data fill it again and again.
+const KEEP: usize = 16 * 1024;
 
 /// A server connection broke, or said something that makes it unusable.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +176,9 @@ impl Server {
         if self.sent > 0 {
             self.sent = 0;
             self.outbox.clear();
-            self.outbox.shrink_to(16 * 1024);
+            if self.pipeline.copying() != Copying::In {
+                self.outbox.shrink_to(KEEP);
+            }
             self.unflushed = true;
         }
         if self.unflushed {

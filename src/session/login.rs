@@ -36,7 +36,7 @@ pub struct Arrival {
 }
 
 /// Begins a session, or tells the client why there is none.
-pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
+pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>> {
     let Arrival {
         startup,
         user,
@@ -104,7 +104,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
 
     let config = worker.config();
     let own = own.map(|lent| Link::new(lent, Phase::Working, mode));
-    let mut session = Session {
+    let mut session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,
         server_search_path: database.server_search_path(&user.name),
@@ -148,7 +148,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         transaction_began: None,
         _admission: admission,
         _presence: presence,
-    };
+    });
     session.find_search_path();
     Some(session)
 }
