@@ -732,25 +732,28 @@ impl Session {
         let client: &mut Client = &mut self.client;
         for link in &mut self.kept {
             let mut events = Vec::new();
-            loop {
+            let broken = loop {
                 match link
                     .lent
                     .poll_read(cx, scratch, &mut client.outbox, &mut events)
                 {
-                    Poll::Pending => break,
-                    Poll::Ready(Err(error)) => {
-                        self.last_words = events.into_iter().find_map(|event| match event {
-                            Event::Fatal(words) => Some(words),
-                            _ => None,
-                        });
-                        return Poll::Ready(Broken::Kept(error));
-                    }
+                    Poll::Pending => break None,
+                    Poll::Ready(Err(error)) => break Some(Broken::Kept(error)),
                     Poll::Ready(Ok(run)) => {
                         if let Err(error) = client.poll_send(cx, &scratch[run]) {
-                            return Poll::Ready(Broken::Client(error));
+                            break Some(Broken::Client(error));
                         }
                     }
                 }
+            };
+            // The last words may come before the end itself.
+            let words = events.into_iter().find_map(|event| match event {
+                Event::Fatal(words) => Some(words),
+                _ => None,
+            });
+            self.last_words = words.or(self.last_words.take());
+            if let Some(broken) = broken {
+                return Poll::Ready(broken);
             }
         }
         Poll::Pending
