@@ -151,9 +151,9 @@ impl Residue {
         }
         let named = routines.iter().map(|routine| routine.name.clone());
         residue.harmless.extend(named);
-        for name in &tainted {
-            residue.harmless.remove(name);
-            residue.harmless.remove(&*name.to_ascii_lowercase());
+        let lower = |name: &str| Box::<str>::from(name.to_ascii_lowercase());
+        for name in tainted.iter().flat_map(|name| [name.clone(), lower(name)]) {
+            residue.harmless.remove(&name);
         }
         residue
     }

@@ -391,8 +391,8 @@ fn bytes_of_class(class: &Class) -> usize {
         | Class::Reset(name)
         | Class::Show(name) => name.len(),
         Class::Prepare { name, types, .. } => {
-            let bytes = types.iter().map(|name| size_of::<Box<str>>() + name.len());
-            name.name.len() + bytes.sum::<usize>()
+            let texts: usize = types.iter().map(|name| name.len()).sum();
+            name.name.len() + size_of_val(&types[..]) + texts
         }
         Class::Execute {
             name, arguments, ..

@@ -526,9 +526,16 @@ impl Session {
         if self.effects.is_empty() {
             return;
         }
+        let settings = &self.settings;
         let reported = self.link.as_mut().and_then(|link| {
-            let style = link.server().reported.get("DateStyle");
-            style.map(literal)
+            let server = link.server();
+            // After RESET the connection has its own default, which is not what this session began with.
+            let has_ours = server.settings.is_same(settings);
+            server
+                .reported
+                .get("DateStyle")
+                .filter(|_| has_ours)
+                .map(literal)
         });
         if let (Some(set), Some(reported)) = (self.settings.get("datestyle"), reported)
             && set != reported

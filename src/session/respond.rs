@@ -212,10 +212,12 @@ impl End {
                 );
                 answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
             }
-            End::ServerLost(error, words) => {
+            // The client's connection ends as its server connection does, in the server's own words.
+            End::ServerLost(_, Some(words)) => answer::error_response_raw(out, words),
+            End::ServerLost(error, None) => {
                 let lost_what =
                     "the server connection with this session's transaction or state was lost";
-                lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
+                lost(lost_what, error, None, Severity::Fatal, out);
             }
             End::Deaf => {
                 let message = "terminating connection because too many notifications wait for it";

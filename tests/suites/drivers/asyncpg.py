@@ -13,7 +13,7 @@ ALSO_KNOWN = ["testdb", "asyncpg_intro_test"]
 
 def prepare(mirrors):
     python = sources.virtual_environment("asyncpg", f"asyncpg=={VERSION}", "pytest==8.4.2", "distro==1.9.0")
-    source = sources.source_distribution("asyncpg", VERSION)
+    source = sources.source_distribution(python, "asyncpg", VERSION)
 
     def make(folder):
         # Apart from its source, so that the installed package is the one that is tested.
