@@ -266,7 +266,8 @@ async fn prepare(args: &Args, seconds: u32, scale: u32) -> Result<Bench> {
         "starting {count} server(s), Postgres {}, scale {scale}",
         binaries.version
     );
-    let servers = postgres::start_fleet(&binaries, folder.path(), count, scale, MOST_CLIENTS).await?;
+    let servers =
+        postgres::start_fleet(&binaries, folder.path(), count, scale, MOST_CLIENTS).await?;
     let load = Load {
         pgbench: binaries.program("pgbench"),
         logs: folder.path().join("pgbench"),
