@@ -191,7 +191,7 @@ impl Findings {
             page.line("\n# Without an equivalent, or not quite the same:");
             page.line("#");
         }
-        self.lost.sort_by(|(a, _), (b, _)| a.line.cmp(&b.line));
+        self.lost.sort_by_key(|(place, _)| place.line);
         self.lost.sort_by(|(a, _), (b, _)| a.file.cmp(&b.file));
         for (place, what) in &self.lost {
             let what = what.replace(['\n', '\r'], " ");
@@ -367,6 +367,13 @@ fn addresses(
             found.push(address);
         }
     }
+    // One socket takes every IPv4 address; a second one for some of them could not be opened.
+    let every = Value::from(format!("0.0.0.0:{port}"));
+    if found.contains(&every) {
+        found.retain(|address| {
+            *address == every || address.as_str().is_some_and(|text| text.starts_with('['))
+        });
+    }
     if found.is_empty() {
         findings.lose(
             place,
@@ -390,7 +397,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 /// How every file begins.
 fn header(origin: &str, note: &str) -> Page {
     Page(format!(
-        "# From {origin}. What has no equivalent is named at the end.\n# Try it: trunkline check FILE --connect\n{note}"
+        "# From {origin}. What has no equivalent is named at the end.\n# It may hold passwords: keep it from others. Try it: trunkline check FILE --connect\n{note}"
     ))
 }
 

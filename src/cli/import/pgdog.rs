@@ -317,7 +317,7 @@ pub(super) fn imported(file: &Path, users: Option<&Path>) -> Result<String, Vec<
     }
     let mut page = header(
         "PgDog's configuration",
-        "# It holds passwords: keep it from others.\n# Relative paths start from the directory of this file.\n\n",
+        "# Relative paths start from the directory of this file.\n\n",
     );
     let sizes = clusters.iter().filter_map(|cluster| cluster.pool_size);
     let sizes = sizes
@@ -372,7 +372,19 @@ fn settings(general: &mut Options, default_pool: i64, page: &mut Page, findings:
     }
     tls(general, page, findings);
     page.section("[log]");
-    page.set_if("format", general.text("log_format"));
+    match general.take("log_format") {
+        Some(given) if !["text", "json"].contains(&&*given.text()) => {
+            findings.lose(
+                &given.place,
+                "[general] log_format",
+                "there are text and json",
+            );
+        }
+        given => page.set(
+            "format",
+            given.map_or_else(|| "text".to_owned(), |given| given.text()),
+        ),
+    }
     match general.take("log_level") {
         Some(given) if ["error", "warn", "info", "debug"].contains(&&*given.text()) => {
             page.set("filter", given.text())
@@ -743,7 +755,7 @@ fn of_one_layout(clusters: Vec<Cluster>, findings: &mut Findings) -> Option<Vec<
         .any(|(_, _, database)| database.is_some());
     let mut kept: Vec<Cluster> = Vec::new();
     for cluster in clusters {
-        if cluster.layout == layout && !(alone && !kept.is_empty()) {
+        if cluster.layout == layout && (!alone || kept.is_empty()) {
             kept.push(cluster);
         } else {
             findings.lose(&cluster.place, &format!("[[databases]] {}", cluster.name), "has other servers than most databases, and a database is on every shard; run another Trunkline for it");
@@ -1004,7 +1016,11 @@ fn tables(document: &mut Document, clusters: &[Cluster], page: &mut Page, findin
     let mut known: Vec<(String, String, String)> = Vec::new();
     let entries = document.take("sharded_tables");
     if let Some(first) = entries.first() {
-        findings.lose(&first.place, "[[sharded_tables]] data_type", "bigint is said of integer columns too; `key` must be the type of the columns, which trunkline check and the log tell");
+        findings.lose(
+            &first.place,
+            "[[sharded_tables]] data_type",
+            "bigint is said of integer columns too; `key` must be the columns' own type",
+        );
     }
     for mut entry in entries {
         let database = entry.text("database").unwrap_or_default();
