@@ -22,9 +22,10 @@ pub enum Pin {
     SetConfig,
 }
 
-/// One row: temporary relations, advisory locks, cursors WITH HOLD, channels; as `t` and `f`.
+/// One row: temporary tables, types and functions, advisory locks, cursors WITH HOLD, channels; as `t` and `f`.
 const LOOK: &str = "SELECT pg_catalog.concat( \
-    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
+    EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+        AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
     EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'::pg_catalog.text \
         AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
