@@ -730,7 +730,6 @@ impl Session {
     pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
-        let mut events = Vec::new();
         for link in &mut self.kept {
             let mut events = Vec::new();
             let broken = loop {
