@@ -5,6 +5,8 @@
 //! cargo bench --bench micro -- 'plan/hit'
 //! ```
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,6 +22,43 @@ use trunkline::sharding::hash::{Function, Hash};
 use trunkline::sharding::{KeyType, ShardId, ShardMap, Strategy};
 use trunkline::sql::normalise::Literal;
 use trunkline::wire::frame::{self, Frame};
+
+/// Counts what it is asked for.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+impl Counting {
+    fn note(bytes: i64) {
+        ALLOCATIONS.set(ALLOCATIONS.get() + u64::from(bytes > 0));
+        HELD.set(HELD.get() + bytes);
+    }
+}
+
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+// SAFETY: every call goes to the system's allocator as it came; the counters are plain numbers of this thread, without destructors.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::note(signed(layout.size()));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        Counting::note(-signed(layout.size()));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const MESSAGE_LIMIT: usize = 64 << 20;
 const CACHE_BYTES: usize = 16 << 20;
@@ -255,5 +294,61 @@ fn message_value(value: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), value].concat()
 }
 
-criterion_group!(benches, frames, plans, keys);
+/// A hit takes nothing from the allocator.
+fn hits_without_allocation(_: &mut Criterion) {
+    let (catalog, path) = (catalog(), search_path());
+    let mut cache = PlanCache::new(CACHE_BYTES);
+    let mut literals = Vec::new();
+    for text in [POINT, INSERT, MAPPED, PARAMETER] {
+        // The first look plans, the second is the first hit: buffers have grown to their size then.
+        let mut plan = || cache.plan(text.as_bytes(), &path, &catalog, &mut literals);
+        for _ in 0..2 {
+            plan().expect("the text can be planned");
+        }
+        let before = ALLOCATIONS.get();
+        for _ in 0..1000 {
+            black_box(plan().expect("the text can be planned"));
+        }
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!(allocations, 0, "in 1000 hits of {text}");
+    }
+    println!("plan/hit: no allocation");
+}
+
+/// Many distinct texts stay within the limit, and ten times as many do not take more. What counts is what the allocator was asked for,
+/// not what the cache says of itself.
+fn bounded_by_bytes(_: &mut Criterion) {
+    let (catalog, path) = (catalog(), search_path());
+    let mut literals = Vec::new();
+    let before = HELD.get();
+    let mut cache = PlanCache::new(CACHE_BYTES);
+    let mut held_after = |cache: &mut PlanCache, texts: std::ops::Range<u32>| {
+        for number in texts {
+            let text =
+                format!("SELECT abalance AS column_{number} FROM pgbench_accounts WHERE aid = 1");
+            cache
+                .plan(text.as_bytes(), &path, &catalog, &mut literals)
+                .expect("the text can be planned");
+        }
+        HELD.get() - before
+    };
+    let few = held_after(&mut cache, 0..10_000);
+    let many = held_after(&mut cache, 10_000..110_000);
+    println!(
+        "plan cache of {CACHE_BYTES} bytes: {few} bytes held after 10000 texts, {many} after 100000 more, {} entries",
+        cache.counters().entries
+    );
+    // The table, its slots and the templates come on top of the entries.
+    let limit = signed(CACHE_BYTES) * 5 / 4;
+    assert!(few <= limit && many <= limit, "more than {limit}");
+}
+
+criterion_group!(
+    benches,
+    hits_without_allocation,
+    bounded_by_bytes,
+    frames,
+    plans,
+    keys
+);
 criterion_main!(benches);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::again;
 use super::cancel::{Canceller, Target};
 use super::connect::Connected;
-use super::pipeline::{Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
+use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
@@ -30,6 +30,9 @@ const LAST_LIMIT: usize = 4 * 1024;
 
 /// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
 const SENT_LIMIT: usize = 256 * 1024;
+
+/// What the outbox may keep when it is empty, but for COPY, whose data fill it again and again.
+const KEEP: usize = 16 * 1024;
 
 /// A server connection broke, or said something that makes it unusable.
 #[derive(Debug, thiserror::Error)]
@@ -185,7 +188,9 @@ impl Server {
                 self.last.clear();
             }
             self.outbox.clear();
-            self.outbox.shrink_to(16 * 1024);
+            if self.pipeline.copying() != Copying::In {
+                self.outbox.shrink_to(KEEP);
+            }
             self.unflushed = true;
         }
         if self.unflushed {

@@ -8,8 +8,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::wire::stream::Stream;
 
-/// What a buffer may keep when it is empty, bytes: an idle client costs little.
+/// What the inbox may keep when it is empty, bytes: room for a statement, and yet an idle client costs little.
 const KEEP: usize = 1024;
+
+/// The same while the client sends COPY data, which fill what one read can take again and again.
+const KEEP_IN_COPY: usize = 128 * 1024;
+
+/// What the outbox may keep: servers' answers pass it by, and our own are short.
+const KEEP_OUTBOX: usize = 128;
 
 /// The client went away.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,13 @@ pub enum ClientError {
     /// The process ends and the client was idle.
     #[error("the process ends")]
     Drained,
+}
+
+/// What is to be expected of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coming {
+    Statements,
+    CopyData,
 }
 
 /// The socket of a client with its buffers.
@@ -111,7 +124,7 @@ impl Client {
         }
         self.sent = 0;
         self.outbox.clear();
-        self.outbox.shrink_to(KEEP);
+        self.outbox.shrink_to(KEEP_OUTBOX);
         if self.unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.unflushed = false;
@@ -142,11 +155,14 @@ impl Client {
         Poll::Ready(Ok(()))
     }
 
-    /// Drops the first `count` bytes of the inbox and gives memory back.
-    pub fn consume(&mut self, count: usize) {
+    /// Drops the first `count` bytes of the inbox and gives memory back, unless as much is about to `come` again.
+    pub fn consume(&mut self, count: usize, come: Coming) {
         if count >= self.inbox.len() {
             self.inbox.clear();
-            self.inbox.shrink_to(KEEP);
+            self.inbox.shrink_to(match come {
+                Coming::Statements => KEEP,
+                Coming::CopyData => KEEP_IN_COPY,
+            });
         } else if count > 0 {
             self.inbox.drain(..count);
         }

@@ -730,27 +730,30 @@ impl Session {
     pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
-        let mut events = Vec::new();
         for link in &mut self.kept {
-            loop {
-                let read = link
+            let mut events = Vec::new();
+            let broken = loop {
+                match link
                     .lent
-                    .poll_read(cx, scratch, &mut client.outbox, &mut events);
-                // The last words may come some time before the end.
-                for event in events.drain(..) {
-                    if let Event::Fatal(words) = event {
-                        self.last_words = Some(words);
-                    }
-                }
-                match read {
-                    Poll::Pending => break,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Broken::Kept(error)),
+                    .poll_read(cx, scratch, &mut client.outbox, &mut events)
+                {
+                    Poll::Pending => break None,
+                    Poll::Ready(Err(error)) => break Some(Broken::Kept(error)),
                     Poll::Ready(Ok(run)) => {
                         if let Err(error) = client.poll_send(cx, &scratch[run]) {
-                            return Poll::Ready(Broken::Client(error));
+                            break Some(Broken::Client(error));
                         }
                     }
                 }
+            };
+            // The last words may come before the end itself.
+            let words = events.into_iter().find_map(|event| match event {
+                Event::Fatal(words) => Some(words),
+                _ => None,
+            });
+            self.last_words = words.or(self.last_words.take());
+            if let Some(broken) = broken {
+                return Poll::Ready(broken);
             }
         }
         Poll::Pending

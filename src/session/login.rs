@@ -38,7 +38,7 @@ pub struct Arrival {
 }
 
 /// Begins a session, or tells the client why there is none.
-pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
+pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>> {
     let Arrival {
         startup,
         user,
@@ -113,7 +113,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         settings: &greeting.settings,
         local: &Settings::default(),
     });
-    let session = Session {
+    let session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,
         server_search_path,
@@ -165,7 +165,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Session> {
         transaction_began: None,
         _admission: admission,
         _presence: presence,
-    };
+    });
     Some(session)
 }
 

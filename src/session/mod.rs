@@ -159,7 +159,9 @@ struct Savepoint {
 
 impl Session {
     /// Serves the client until one of the two says goodbye.
-    pub async fn run(mut self) {
+    ///
+    /// From a box: a future has room for everything that is moved into it, once for each time it is moved.
+    pub async fn run(mut self: Box<Self>) {
         std::future::poll_fn(|cx| {
             self.card.set_waker(cx.waker());
             Poll::Ready(())
@@ -412,7 +414,7 @@ impl Session {
     }
 
     /// The last words to the client; the connections go back, cleaned.
-    async fn close(mut self, end: End) {
+    async fn close(mut self: Box<Self>, end: End) {
         if !matches!(end, End::Client) {
             tracing::debug!(
                 user = &*self.card.user,

@@ -6,6 +6,7 @@ use super::Session;
 use super::link::Link;
 use super::respond::End;
 use super::straight::Path;
+use crate::execution::client::Coming;
 use crate::wire::frame::{self, Frame, FrameError};
 
 impl Session {
@@ -28,7 +29,7 @@ impl Session {
             }
         };
         self.client.inbox = inbox;
-        self.client.consume(taken);
+        self.client.consume(taken, self.coming());
         result
     }
 
@@ -38,7 +39,7 @@ impl Session {
         let mut taken = 0;
         let result = self.take_from(&inbox, &mut taken).await;
         self.client.inbox = inbox;
-        self.client.consume(taken);
+        self.client.consume(taken, self.coming());
         result
     }
 
@@ -111,6 +112,13 @@ impl Session {
             b'F' => self.function_call(frame).await,
             b'X' => Err(End::Client),
             other => Err(End::Frame(FrameError::UnknownType(other))),
+        }
+    }
+
+    fn coming(&self) -> Coming {
+        match &self.link {
+            Some(link) if link.is_copying() => Coming::CopyData,
+            _ => Coming::Statements,
         }
     }
 

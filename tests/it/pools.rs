@@ -434,7 +434,8 @@ fn a_server_that_goes_away_inside_a_transaction() {
     client.query("CREATE TEMP TABLE t (x int)");
     let process = client.value(PROCESS);
     at_home(&format!("SELECT pg_terminate_backend({process})"));
-    assert!(client.rest().starts_with("E(FATAL 57P01 "));
+    let said = client.rest();
+    assert!(said.starts_with("E(FATAL 57P01 "), "{said}");
     assert_eq!(
         proxy
             .client("trusty")
