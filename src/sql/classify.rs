@@ -495,7 +495,7 @@ fn created(mut cursor: Cursor) -> Ddl {
     if cursor.sees_any(0, &["temp", "temporary"]) {
         return Ddl::Temporary;
     }
-    // CREATE TABLE pg_temp.x makes a temporary table too.
+    // What has a name in pg_temp is temporary without saying so.
     while cursor.take_any(&[
         "unlogged",
         "recursive",
@@ -506,6 +506,9 @@ fn created(mut cursor: Cursor) -> Ddl {
         "procedure",
         "type",
         "domain",
+        "aggregate",
+        "collation",
+        "statistics",
         "if",
         "not",
         "exists",
