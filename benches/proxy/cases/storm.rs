@@ -30,6 +30,8 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
                 Tls::On { .. } => ("tls", Some(Arc::clone(&config))),
             };
             let settings = Settings {
+                // A proxy that has much to do counts those that have left for a while.
+                clients: 5_000,
                 tls: tls.clone(),
                 ..bench.settings.clone()
             };
