@@ -523,7 +523,7 @@ impl Session {
 
     /// SET datestyle gives one half of it and leaves the other: what came of it is known from the server's report.
     pub(super) fn adopt_date_style(&mut self) {
-        let may_have_set = |effect: &Effect| matches!(effect, Effect::Statements(_));
+        let may_have_set = |effect: &Effect| matches!(effect, Effect::Statements(..));
         if !self.effects.iter().any(may_have_set) || self.settings.get("datestyle").is_none() {
             return;
         }
