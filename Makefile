@@ -7,6 +7,8 @@ CARGO = cargo
 DEMO_ARGS =
 # For `make bench`, like BENCH_ARGS="--protocols prepared"; see `cargo bench --bench proxy -- --help`.
 BENCH_ARGS =
+# For `make suites`, like SUITES="asyncpg regress"; see `tests/suites/run --help`.
+SUITES = libpq_pipeline tokio_postgres asyncpg regress
 # For `make test`, like TEST_ARGS="--test it".
 TEST_ARGS =
 PYTHON = python3
@@ -17,6 +19,7 @@ all: build
 help:
 	@echo 'make demo         a local sharded cluster with sample data and a tour (DEMO_ARGS)'
 	@echo 'make test         all tests, on Postgres servers that they start (TEST_ARGS)'
+	@echo 'make suites       drivers'"'"' and Postgres'"'"'s own test suites through Trunkline (SUITES)'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make check        lint and test'
 	@echo 'make bench        cost per statement, beside PgBouncer (BENCH_ARGS); bench-smoke: the same in two minutes'
@@ -34,6 +37,10 @@ demo: has-cargo has-postgres
 
 test: has-cargo has-postgres $(VENV)/drivers
 	$(CARGO) test --locked $(TEST_ARGS)
+
+# Test suites that others wrote: directly and through Trunkline, held against tests/suites/expected.
+suites: build has-postgres has-suite-tools
+	tests/suites/run $(SUITES)
 
 bench: has-cargo has-postgres has-pgbouncer
 	$(CARGO) bench --locked --bench micro
@@ -76,6 +83,12 @@ has-postgres:
 		ls /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb 2>/dev/null | grep -q .; then :; \
 	else $(APT_INSTALL); apt_install postgresql; fi
 
+# To build parts of Postgres's test suites, and certificates.
+has-suite-tools:
+	@{ [ -e /usr/include/libpq-fe.h ] || [ -e /usr/include/postgresql/libpq-fe.h ]; } && command -v openssl >/dev/null && \
+		command -v bzip2 >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		$(APT_INSTALL); apt_install libpq-dev openssl bzip2 python3-venv; }
+
 # The benchmark does without it, with no ratio to show.
 has-pgbouncer:
 	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || { \
@@ -88,5 +101,5 @@ $(VENV)/drivers: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/requirements.txt
 	@touch $@
 
-.PHONY: all help build release demo test bench bench-smoke lint check clean
+.PHONY: all help build release demo test suites has-suite-tools bench bench-smoke lint check clean
 .PHONY: has-cargo has-lints has-postgres has-pgbouncer

@@ -134,6 +134,7 @@ fn catalog() -> Arc<Catalog> {
         .into(),
         relations,
         opaque_functions: Default::default(),
+        residue: Default::default(),
         schema: SchemaState::Read,
     })
 }

@@ -5,6 +5,7 @@
 //! Read `connect.rs` for the login, `server.rs` for what a connection remembers, `pipeline.rs` for how replies are matched
 //! with requests, `pool.rs` for the lending.
 
+pub mod again;
 pub mod cancel;
 pub mod connect;
 pub mod pipeline;

@@ -72,7 +72,7 @@ pub enum Event {
         committed: Committed,
     },
     /// A request with a token will never be done: it failed, or a request before it did.
-    Dropped(Token),
+    Dropped(Token, Reached),
     /// The server reported an error in the current unit of work.
     Failed(Rest),
     /// A prepared statement no longer fits the definitions that it was parsed with; the error is told as well.
@@ -85,6 +85,18 @@ pub enum Event {
     Synced,
     /// The server asks for the client's COPY data.
     CopyIn,
+    /// A prepared statement's result has another shape than when it was prepared. What was asked is still owed, the client was told
+    /// nothing, and the server is ready: it may be asked again.
+    StaleUnseen,
+}
+
+/// Whether a request that was not done was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It is the one that failed.
+    Yes,
+    /// It was skipped behind an error.
+    No,
 }
 
 /// What a server does with the rest of a unit of work that has failed.
@@ -118,6 +130,18 @@ pub struct Pipeline {
     closing: usize,
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
+    course: Course,
+}
+
+/// Whether the unit of work has failed on a stale prepared statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Course {
+    #[default]
+    Straight,
+    /// It has, unseen; the server skips to the unit's end.
+    Stale,
+    /// It is asked again. Once is enough.
+    Again,
 }
 
 /// Whether requests were sent whose ReadyForQuery the server has not sent yet.
@@ -197,6 +221,45 @@ impl Pipeline {
         }
     }
 
+    /// The next message of the server says that a prepared statement is stale. When all that the server owes is one unit of work
+    /// that begins with it, and the client is told the result's shape in the same unit, the error is kept from the client and
+    /// [`Event::StaleUnseen`] follows. `false`: it goes its way.
+    pub fn may_ask_again(&mut self) -> bool {
+        let owed = |place: usize| match self.queue.get(place) {
+            Some(Item::Owed {
+                request,
+                fate: Fate::Forward,
+                ..
+            }) => Some(*request),
+            _ => None,
+        };
+        let described = match owed(0) {
+            Some(Request::Query) => self.ordinal == 0,
+            Some(Request::Bind) => owed(1) == Some(Request::DescribePortal),
+            _ => false,
+        };
+        let last = self.queue.len().saturating_sub(1);
+        let one_unit = (0..last)
+            .all(|place| owed(place).is_some_and(|request| !ends_in_ready(request)))
+            && owed(last).is_some_and(ends_in_ready);
+        let may = self.course == Course::Straight && described && one_unit;
+        if may {
+            self.course = Course::Stale;
+        }
+        may
+    }
+
+    /// Requests of ours go before all that is owed; the token is that of the one of this kind.
+    pub fn ask_again(&mut self, first: &[Request], told: Request, token: Token) {
+        for request in first.iter().rev() {
+            self.queue.push_front(Item::Owed {
+                request: *request,
+                fate: Fate::Swallow,
+                token: (*request == told).then_some(token),
+            });
+        }
+    }
+
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
     pub fn inspects(tag: u8) -> bool {
         matches!(tag, b'Z' | b'C' | b'S' | b'E')
@@ -241,6 +304,13 @@ impl Pipeline {
         events: &mut Vec<Event>,
     ) -> Result<Verdict, Unexpected> {
         let unexpected = Unexpected(char::from(tag));
+        if self.course == Course::Stale && matches!(tag, b'E' | b'Z') && !is_fatal(body) {
+            if tag == b'Z' {
+                self.course = Course::Again;
+                events.push(Event::StaleUnseen);
+            }
+            return Ok(Verdict::Swallow);
+        }
         if tag == b'E' && is_fatal(body) {
             events.push(Event::Fatal(body.to_vec()));
             return Ok(Verdict::Swallow);
@@ -293,6 +363,7 @@ impl Pipeline {
                     .ok_or(unexpected)?;
                 self.queue.pop_front();
                 self.ordinal = 0;
+                self.course = Course::Straight;
                 if self.copying == Copying::In {
                     self.copying = Copying::No;
                 }
@@ -380,7 +451,7 @@ impl Pipeline {
             .iter()
             .position(is_sync)
             .unwrap_or(self.queue.len());
-        for item in self.queue.drain(..skipped).rev() {
+        for (place, item) in self.queue.drain(..skipped).enumerate().rev() {
             if let Item::Owed {
                 request: Request::Query | Request::Function,
                 fate: Fate::Forward,
@@ -390,7 +461,12 @@ impl Pipeline {
                 self.closing -= 1;
             }
             let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
-            events.extend(token.map(Event::Dropped));
+            let reached = if place == 0 {
+                Reached::Yes
+            } else {
+                Reached::No
+            };
+            events.extend(token.map(|token| Event::Dropped(token, reached)));
         }
     }
 }
@@ -407,7 +483,7 @@ fn is_fatal(body: &[u8]) -> bool {
 
 /// "cached plan must not change result type", known by the function that reports it: the message is translated, its SQLSTATE is
 /// that of many others.
-fn is_stale(body: &[u8]) -> bool {
+pub fn is_stale(body: &[u8]) -> bool {
     let mut fields = body.split(|byte| *byte == 0);
     fields.any(|field| field == b"RRevalidateCachedQuery")
 }
@@ -528,8 +604,8 @@ mod tests {
             events,
             [
                 Event::Failed(Rest::Ends),
-                Event::Dropped(Token(4)),
-                Event::Dropped(Token(3)),
+                Event::Dropped(Token(4), Reached::No),
+                Event::Dropped(Token(3), Reached::No),
                 Event::Ready(TransactionStatus::Failed)
             ]
         );

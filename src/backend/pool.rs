@@ -328,7 +328,10 @@ impl Pool {
                 }
             }
             // The attempt was cut off with its runtime.
-            None => state.open -= 1,
+            None => {
+                state.open -= 1;
+                drop(state);
+            }
         }
         self.connect_as_needed();
     }

@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::again;
 use super::cancel::{Canceller, Target};
 use super::connect::Connected;
-use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict};
+use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
@@ -23,6 +24,9 @@ use crate::wire::stream::Stream;
 
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
+
+/// The most that is kept of what was sent last.
+const LAST_LIMIT: usize = 4 * 1024;
 
 /// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
 const SENT_LIMIT: usize = 256 * 1024;
@@ -65,6 +69,8 @@ pub struct Server {
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
+    /// What was sent last, while that is short: it may have to be sent again.
+    last: Vec<u8>,
     /// Written, but perhaps still inside the TLS layer.
     unflushed: bool,
     pub pipeline: Pipeline,
@@ -120,6 +126,7 @@ impl Server {
             shard,
             outbox: Vec::new(),
             sent: 0,
+            last: Vec::new(),
             unflushed: false,
             pipeline: Pipeline::default(),
             scan: Scan::default(),
@@ -175,6 +182,11 @@ impl Server {
         }
         if self.sent > 0 {
             self.sent = 0;
+            if self.outbox.len() <= LAST_LIMIT {
+                std::mem::swap(&mut self.outbox, &mut self.last);
+            } else {
+                self.last.clear();
+            }
             self.outbox.clear();
             if self.pipeline.copying() != Copying::In {
                 self.outbox.shrink_to(KEEP);
@@ -259,6 +271,9 @@ impl Server {
                 out.extend_from_slice(&bytes);
                 run = at..at;
             }
+            if tag == b'E' {
+                self.look_for_stale(&chunk[at + HEADER..at + here]);
+            }
             let verdict = self
                 .pipeline
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
@@ -289,6 +304,22 @@ impl Server {
             }
         }
         Ok(run)
+    }
+
+    /// When the server says that a prepared statement is stale: what was sent last may be sent again.
+    fn look_for_stale(&mut self, error: &[u8]) {
+        if self.status == TransactionStatus::Idle
+            && is_stale(error)
+            && self.backlog() == 0
+            && again::first_use(&self.last).is_some()
+        {
+            self.pipeline.may_ask_again();
+        }
+    }
+
+    /// What was sent last, when it was short.
+    pub fn last_sent(&self) -> &[u8] {
+        &self.last
     }
 
     /// What a message says about this connection itself.

@@ -7,6 +7,9 @@ use std::rc::Rc;
 /// Undoes SET SESSION CHARACTERISTICS AS TRANSACTION, which has no RESET of its own.
 const RESET_CHARACTERISTICS: &str = "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
 
+/// Whose rights a session has, in the order in which they are taken on.
+const AUTHORITY: [&str; 2] = ["session_authorization", "role"];
+
 /// The settings a session differs in from a fresh connection: name (folded) and value as SQL, ready to follow `SET name = `.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Rc<BTreeMap<Box<str>, Box<str>>>);
@@ -60,36 +63,42 @@ impl Settings {
 
     /// The statements that bring a connection from `self` to `wanted`; `None` when nothing is to be done.
     ///
-    /// The session authorization comes first and the role second, since both bear on what may be set after them. A new session
-    /// authorization ends the role.
+    /// All else is set with the rights of the connection's own user, who may set whatever this session could: so the role and the session
+    /// authorization are given back first, and taken on last. A new session authorization ends the role.
     pub fn statements_to(&self, wanted: &Settings) -> Option<String> {
         if self.is_same(wanted) || self.0 == wanted.0 {
             return None;
         }
         let mut sql = String::new();
+        for name in AUTHORITY.iter().filter(|name| self.get(name).is_some()) {
+            sql.push_str(match *name {
+                "role" => "RESET ROLE;",
+                _ => "RESET SESSION AUTHORIZATION;",
+            });
+        }
+        let is_authority = |name: &str| AUTHORITY.contains(&name);
         for name in self.0.keys().filter(|name| !wanted.0.contains_key(*name)) {
             match &**name {
-                "session_authorization" => sql.push_str("RESET SESSION AUTHORIZATION;"),
+                name if is_authority(name) => {}
                 "session_characteristics" => sql.push_str(RESET_CHARACTERISTICS),
                 name => {
                     write!(sql, "RESET {};", quoted(name)).expect("writing to a string cannot fail")
                 }
             }
         }
-        let session_user = "session_authorization";
-        let keeps_role = self.get(session_user) == wanted.get(session_user);
-        let changed = wanted.0.iter().filter(|(name, value)| {
-            self.0.get(*name) != Some(value) || (&***name == "role" && !keeps_role)
-        });
-        let mut changed: Vec<_> = changed.collect();
-        changed.sort_by_key(|(name, _)| match &***name {
-            "session_authorization" => 0,
-            "role" => 1,
-            _ => 2,
-        });
+        let changed = wanted
+            .0
+            .iter()
+            .filter(|(name, value)| !is_authority(name) && self.0.get(*name) != Some(value));
         for (name, value) in changed {
             sql.push_str(&statement(name, value));
             sql.push(';');
+        }
+        for name in AUTHORITY {
+            if let Some(set) = wanted.statement_for(name) {
+                sql.push_str(&set);
+                sql.push(';');
+            }
         }
         Some(sql)
     }
@@ -214,10 +223,21 @@ mod tests {
         assert_eq!(
             has.statements_to(&wanted).as_deref(),
             Some(
-                "RESET \"datestyle\";SET ROLE reader;SET \"app\".\"tenant\" = 'x';SET \"work_mem\" = '1MB';"
+                "RESET \"datestyle\";SET \"app\".\"tenant\" = 'x';SET \"work_mem\" = '1MB';SET ROLE reader;"
             )
         );
         assert_eq!(has.statements_to(&has.clone()), None);
+    }
+
+    #[test]
+    fn rights_are_given_back_before_anything_is_set_and_taken_on_last() {
+        let mut has = Settings::default();
+        has.set("role", "reader");
+        has.set("lo_compat_privileges", "on");
+        assert_eq!(
+            has.statements_to(&Settings::default()).as_deref(),
+            Some("RESET ROLE;RESET \"lo_compat_privileges\";")
+        );
     }
 
     #[test]
@@ -229,7 +249,9 @@ mod tests {
         wanted.set("session_authorization", "two");
         assert_eq!(
             has.statements_to(&wanted).as_deref(),
-            Some("SET SESSION AUTHORIZATION two;SET ROLE reader;")
+            Some(
+                "RESET SESSION AUTHORIZATION;RESET ROLE;SET SESSION AUTHORIZATION two;SET ROLE reader;"
+            )
         );
     }
 

@@ -139,6 +139,7 @@ impl Catalog {
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
             opaque_functions: Default::default(),
+            residue: Default::default(),
             schema: SchemaState::Unread,
         };
         let Some(schema) = schema else {
@@ -146,6 +147,7 @@ impl Catalog {
         };
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
+        catalog.residue = Arc::clone(&schema.residue);
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

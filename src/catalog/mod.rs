@@ -7,6 +7,7 @@
 mod assemble;
 mod build;
 mod family;
+pub mod residue;
 mod resolve;
 pub mod schema;
 mod view;
@@ -107,6 +108,8 @@ pub struct Catalog {
     pub relations: HashMap<QualifiedName, Relation>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.
     pub opaque_functions: std::collections::HashSet<Box<str>>,
+    /// What statements may leave behind in a connection.
+    pub residue: Arc<residue::Residue>,
     pub schema: SchemaState,
 }
 

@@ -3,9 +3,11 @@
 //! Everything is read in one transaction, so that it belongs together. Temporary relations are left out: they are a session's own.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use tokio_postgres::{Client, Error, Row};
 
+use super::residue::{Residue, Routine, Runs, When};
 use super::{Column, ColumnDefault, QualifiedName};
 
 /// The definitions of one database on one server.
@@ -18,6 +20,7 @@ pub struct Schema {
     pub system_relations: HashSet<QualifiedName>,
     /// Names of functions, procedures and aggregates whose body Postgres or a C library does not bring; with the name in lower case, too.
     pub opaque_functions: HashSet<Box<str>>,
+    pub residue: Arc<Residue>,
 }
 
 /// One table or view outside `pg_catalog` and `information_schema`.
@@ -138,6 +141,7 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         relations,
         system_relations: system_relations(client).await?,
         opaque_functions: opaque_functions(client).await?,
+        residue: Arc::new(residue(client).await?),
     })
 }
 
@@ -385,6 +389,65 @@ async fn opaque_functions(client: &Client) -> Result<HashSet<Box<str>>, Error> {
         .iter()
         .map(|row| text(row, 0))
         .collect()
+}
+
+/// Bodies that can be read, and which relation runs which function or touches which other relation.
+async fn residue(client: &Client) -> Result<Residue, Error> {
+    let system =
+        "SELECT DISTINCT p.proname::text FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+            JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE (l.lanname IN ('c', 'internal') OR n.nspname IN ('pg_catalog', 'information_schema'))
+            AND (p.prokind <> 'a' OR n.nspname = 'pg_catalog')";
+    let routines = "SELECT p.proname::text, l.lanname::text, p.prosrc FROM pg_proc p
+            JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE l.lanname NOT IN ('c', 'internal') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+        UNION ALL SELECT p.proname::text, 'sql',
+            concat_ws(' ', a.aggtransfn::oid::regproc, a.aggfinalfn::oid::regproc, a.aggmtransfn::oid::regproc)
+        FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname <> 'pg_catalog'";
+    let runs = "WITH objects AS (
+            SELECT 'pg_trigger'::regclass AS class, oid, tgrelid AS relation, true AS written FROM pg_trigger WHERE NOT tgisinternal
+            UNION ALL SELECT 'pg_rewrite'::regclass, oid, ev_class, false FROM pg_rewrite
+            UNION ALL SELECT 'pg_policy'::regclass, oid, polrelid, false FROM pg_policy
+            UNION ALL SELECT 'pg_attrdef'::regclass, oid, adrelid, true FROM pg_attrdef
+            UNION ALL SELECT 'pg_constraint'::regclass, oid, conrelid, true FROM pg_constraint WHERE conrelid <> 0)
+        SELECT c.relname::text, p.proname::text, o.written FROM objects o
+            JOIN pg_depend d ON d.classid = o.class AND d.objid = o.oid AND d.refclassid = 'pg_proc'::regclass
+            JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_class c ON c.oid = o.relation
+        UNION SELECT c.relname::text, r.relname::text, false FROM pg_rewrite w
+            JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+            JOIN pg_class r ON r.oid = d.refobjid JOIN pg_class c ON c.oid = w.ev_class
+            WHERE r.oid <> c.oid AND c.relnamespace <> 'pg_catalog'::regnamespace AND c.relnamespace <> 'information_schema'::regnamespace
+        UNION SELECT parent.relname::text, child.relname::text, true FROM pg_inherits i
+            JOIN pg_class parent ON parent.oid = i.inhparent JOIN pg_class child ON child.oid = i.inhrelid
+        UNION SELECT target.relname::text, source.relname::text, true FROM pg_constraint k
+            JOIN pg_class target ON target.oid = k.confrelid JOIN pg_class source ON source.oid = k.conrelid
+            WHERE k.contype = 'f'";
+    let system = client.query(system, &[]).await?;
+    let system = system.iter().map(|row| text(row, 0));
+    let system: HashSet<Box<str>> = system.collect::<Result<_, _>>()?;
+    let mut found = Vec::new();
+    for row in client.query(routines, &[]).await? {
+        found.push(Routine {
+            name: text(&row, 0)?,
+            language: text(&row, 1)?,
+            text: text(&row, 2)?,
+        });
+    }
+    let mut run = Vec::new();
+    for row in client.query(runs, &[]).await? {
+        let when = if row.try_get(2)? {
+            When::Written
+        } else {
+            When::Used
+        };
+        run.push(Runs {
+            relation: text(&row, 0)?,
+            what: text(&row, 1)?,
+            when,
+        });
+    }
+    Ok(Residue::of(system, &found, &run))
 }
 
 fn text(row: &Row, column: usize) -> Result<Box<str>, Error> {

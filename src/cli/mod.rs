@@ -6,6 +6,7 @@
 
 mod check;
 pub mod demo;
+mod import;
 pub mod local;
 mod route;
 mod serve;
@@ -28,6 +29,8 @@ enum Command {
     Check(check::Arguments),
     /// Starts a local sharded cluster with sample data, shows a tour, and stays up to be tried.
     Demo(demo::Arguments),
+    /// Prints the equivalent of a configuration of PgBouncer or PgDog.
+    Import(import::Arguments),
     /// Runs the proxy.
     Serve(serve::Arguments),
     /// Explains where statements go, from a configuration file alone.
@@ -39,6 +42,7 @@ pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
     }

@@ -51,6 +51,7 @@ impl Names {
 pub(super) fn pool_mode(entry: Entry<'_>) -> Option<PoolMode> {
     entry.choice(&[
         ("transaction", PoolMode::Transaction),
+        ("strict", PoolMode::Strict),
         ("session", PoolMode::Session),
     ])
 }

@@ -195,6 +195,12 @@ pub struct Limits {
     pub plan_cache_size: ByteSize,
     /// Prepared statements one client may hold.
     pub max_prepared_statements: usize,
+    /// How long a client may be idle outside a transaction; `None`: for ever.
+    pub client_idle_timeout: Option<Duration>,
+    /// How long a client may be idle inside a transaction; `None`: for ever.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// How long a statement may run; `None`: for ever.
+    pub query_timeout: Option<Duration>,
     /// How long SIGTERM waits for open transactions.
     pub shutdown_timeout: Duration,
 }
@@ -202,6 +208,8 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolMode {
     Transaction,
+    /// As transaction, and what would keep a connection between transactions is refused.
+    Strict,
     Session,
 }
 
@@ -224,6 +232,10 @@ pub struct Pool {
     /// A connection idle for longer is tried before it is lent.
     pub check_after_idle: Duration,
     pub connect_timeout: Duration,
+    /// Most prepared statements on one connection; the least recently used is closed for a new one.
+    pub max_prepared_statements: usize,
+    /// Most bytes of prepared statements on one connection: of their texts, and 4 KB for each.
+    pub max_prepared_size: ByteSize,
 }
 
 /// How nodes are watched.

@@ -207,6 +207,7 @@ pub(super) fn log(mut section: Section<'_>) -> Log {
 pub(super) fn limits(mut section: Section<'_>) -> Limits {
     const MB: u64 = 1 << 20;
     let seconds = Duration::from_secs;
+    let some_time = Duration::from_millis(1)..=LONGEST_TIME;
     let limits = Limits {
         max_client_connections: section
             .read("max_client_connections", |entry| {
@@ -235,6 +236,21 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
                 entry.whole(1..=MOST_CONNECTIONS)
             })
             .unwrap_or(5000),
+        client_idle_timeout: section
+            .read("client_idle_timeout", |entry| {
+                entry.duration_or_off(some_time.clone())
+            })
+            .unwrap_or(None),
+        idle_transaction_timeout: section
+            .read("idle_transaction_timeout", |entry| {
+                entry.duration_or_off(some_time.clone())
+            })
+            .unwrap_or(None),
+        query_timeout: section
+            .read("query_timeout", |entry| {
+                entry.duration_or_off(some_time.clone())
+            })
+            .unwrap_or(None),
         shutdown_timeout: section
             .read("shutdown_timeout", |entry| {
                 entry.duration(Duration::ZERO..=LONGEST_TIME)
@@ -283,6 +299,14 @@ pub(super) fn pool(mut section: Section<'_>) -> Pool {
         connect_timeout: section
             .read("connect_timeout", |entry| entry.duration(some_time.clone()))
             .unwrap_or(seconds(5)),
+        max_prepared_statements: section
+            .read("max_prepared_statements", |entry| {
+                entry.whole(1..=MOST_CONNECTIONS)
+            })
+            .unwrap_or(500),
+        max_prepared_size: section
+            .read("max_prepared_size", |entry| entry.size(64 << 10..=64 << 30))
+            .unwrap_or(ByteSize(8 << 20)),
     };
     if pool.connect_timeout >= pool.checkout_timeout {
         section.source.warn(

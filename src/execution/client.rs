@@ -132,6 +132,12 @@ impl Client {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes what is waiting and says goodbye.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        ready!(self.poll_flush(cx))?;
+        Ok(ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?).into()
+    }
+
     /// Reads once into the inbox.
     pub fn poll_fill(
         &mut self,

@@ -39,6 +39,11 @@ pub fn element_of_oid(oid: u32) -> Option<KeyType> {
     })
 }
 
+/// The array type's OID of elements of this type.
+pub fn oid_of_element(element: KeyType) -> Option<u32> {
+    (1000..3000).find(|oid| element_of_oid(*oid) == Some(element))
+}
+
 /// The elements; `None` is NULL.
 pub fn of_text(text: &str) -> Result<Vec<Option<String>>, ArrayError> {
     let inside = text

@@ -58,7 +58,7 @@ impl<'a> Source<'a> {
         let placed = if keys < MANY_KEYS {
             Vec::new()
         } else {
-            parameters.all().collect()
+            parameters.all().map_or_else(Vec::new, Iterator::collect)
         };
         Source {
             text,

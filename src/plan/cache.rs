@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::catalog::{Catalog, Epoch, SearchPath};
-use crate::sql::class::{Class, Copy, CopySource, SetValue};
+use crate::sql::class::{Class, ConfigValue, Copy, CopySource, SetValue};
 use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to_normal};
 use crate::sql::{self, SqlError};
 
@@ -388,13 +388,27 @@ fn bytes_of_class(class: &Class) -> usize {
                     }
                 }
         }
-        Class::Savepoint(name)
+        Class::Listen(name)
+        | Class::Unlisten(Some(name))
+        | Class::Savepoint(name)
         | Class::RollbackTo(name)
         | Class::Release(name)
         | Class::Reset(name)
         | Class::Show(name) => name.len(),
-        Class::Prepare { name, .. } | Class::Execute(name) | Class::Deallocate(Some(name)) => {
+        Class::Prepare { name, types, .. } => {
+            let texts: usize = types.iter().map(|name| name.len()).sum();
+            name.name.len() + size_of_val(&types[..]) + texts
+        }
+        Class::Execute {
+            name, arguments, ..
+        } => name.name.len() + size_of_val(&arguments[..]),
+        Class::Deallocate(Some(name)) => name.name.len(),
+        Class::SetConfig { name, value, .. } => {
             name.len()
+                + match value {
+                    ConfigValue::Text(value) => value.len(),
+                    ConfigValue::Null | ConfigValue::Param(_) => 0,
+                }
         }
         Class::Copy(Copy {
             source: CopySource::Table { schema, name },

@@ -2,7 +2,7 @@
 //! application can name.
 
 use crate::catalog::{Catalog, SchemaState, SearchPath};
-use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl, Executes};
 use crate::sql::facts::Name;
 use crate::sql::{self, Body, Statement};
 
@@ -26,7 +26,6 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::SetConstraints
         | Class::Reset(_)
         | Class::ResetAll
-        | Class::Execute(_)
         | Class::Deallocate(_)
         | Class::Discard(_) => true,
         // No server knows them.
@@ -37,8 +36,10 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::Fetch
         | Class::CloseCursor
         | Class::Prepare { .. }
-        | Class::Listen
-        | Class::Unlisten
+        | Class::Execute { .. }
+        | Class::SetConfig { .. }
+        | Class::Listen(_)
+        | Class::Unlisten(_)
         | Class::Notify
         | Class::Lock
         | Class::Explain { .. }
@@ -65,7 +66,16 @@ pub fn target(
             by_body(text, statement, catalog, search_path)
         }
         Class::Show(_) | Class::Fetch | Class::CloseCursor => Ok(Target::Any),
-        Class::Listen | Class::Unlisten | Class::Notify | Class::Load => {
+        Class::Execute {
+            executes: Executes::Creating(Ddl::Schema | Ddl::Global | Ddl::Truncate),
+            ..
+        } => refuse(
+            Reason::Ddl,
+            "a definition statement has to run on every shard, and no shard is named",
+        ),
+        // Only the session knows what it executes.
+        Class::Execute { .. } | Class::SetConfig { .. } => Ok(Target::Any),
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify | Class::Load => {
             Ok(Target::Shard(catalog.home))
         }
         Class::TwoPhase => refuse(Reason::TwoPhase, "two-phase commit by hand needs a shard"),
@@ -101,7 +111,6 @@ pub fn target(
         | Class::SetConstraints
         | Class::Reset(_)
         | Class::ResetAll
-        | Class::Execute(_)
         | Class::Deallocate(_)
         | Class::Discard(_) => Ok(Target::Any),
     }

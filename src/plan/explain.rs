@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::{KeyValue, Location, Via};
+use crate::sql::class::Class;
 use crate::sql::facts::{Facts, Name, Source};
 use crate::sql::normalise::{Literal, normalise};
 use crate::sql::{self, Body, Hint, Statement};
@@ -86,7 +87,13 @@ pub fn explain(
         .iter()
         .zip(planned.statements)
         .map(|(statement, planned)| {
-            let (keys, outcome) = values.outcome(planned.plan);
+            let (keys, outcome) = match (&statement.class, planned.plan) {
+                // Only the session knows what it executes.
+                (Class::Execute { .. }, Ok(Plan::Relay(Target::Any))) => {
+                    (Vec::new(), Outcome::Session)
+                }
+                (_, plan) => values.outcome(plan),
+            };
             Explanation {
                 statement: text[statement.range.clone()].to_owned(),
                 class: class_name(statement),
@@ -248,6 +255,7 @@ fn placement(meaning: Meaning<'_>, catalog: &Catalog) -> String {
 fn class_name(statement: &Statement) -> String {
     use crate::sql::class::Class;
     let name = match &statement.class {
+        Class::SetConfig { .. } => "setting",
         Class::Empty => "empty",
         Class::Data => "data",
         Class::Begin => "begin",
@@ -259,9 +267,11 @@ fn class_name(statement: &Statement) -> String {
         Class::Reset(_) | Class::ResetAll => "reset",
         Class::Show(_) => "show",
         Class::Declare { .. } | Class::Fetch | Class::CloseCursor => "cursor",
-        Class::Prepare { .. } | Class::Execute(_) | Class::Deallocate(_) => "prepared statement",
+        Class::Prepare { .. } | Class::Execute { .. } | Class::Deallocate(_) => {
+            "prepared statement"
+        }
         Class::Discard(_) => "discard",
-        Class::Listen | Class::Unlisten | Class::Notify => "notification",
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify => "notification",
         Class::Lock => "lock",
         Class::Explain { .. } => "explain",
         Class::Copy(_) => "copy",

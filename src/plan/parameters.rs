@@ -3,6 +3,27 @@
 //! Layout of the parts (protocol documentation, "Bind"): the format codes are 16-bit numbers, none (all text), one (for all) or one each;
 //! a value is its length in 32 bits, -1 for NULL, and its bytes.
 
+use crate::sharding::KeyType;
+use crate::sql::class::Argument;
+
+use super::array;
+
+/// The OID of a type that PREPARE names, where a key may have it; what no key has gets one that no key type has.
+pub fn oid_of(written: &str) -> u32 {
+    /// `unknown`, which counts as not declared.
+    const UNKNOWN: u32 = 705;
+    /// `void`: no key, no parameter.
+    const OTHER: u32 = 2278;
+    if written == "unknown" {
+        return UNKNOWN;
+    }
+    match written.strip_suffix("[]") {
+        Some(element) => KeyType::parse_name(element).and_then(array::oid_of_element),
+        None => KeyType::parse_name(written).map(KeyType::oid),
+    }
+    .unwrap_or(OTHER)
+}
+
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -21,13 +42,21 @@ pub struct Parameter<'a> {
 }
 
 /// All parameters of a message.
-/// All parameters of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameters<'a> {
-    formats: &'a [u8],
-    values: &'a [u8],
-    count: u16,
+    given: Given<'a>,
     declared: &'a [u32],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Given<'a> {
+    Bound {
+        formats: &'a [u8],
+        values: &'a [u8],
+        count: u16,
+    },
+    /// Those of EXECUTE.
+    Written(&'a [Argument]),
 }
 
 /// A Bind message whose parts do not fit together.
@@ -46,9 +75,7 @@ pub enum MalformedBind {
 impl Parameters<'static> {
     /// Those of a statement without parameters.
     pub const NONE: Parameters<'static> = Parameters {
-        formats: &[],
-        values: &[],
-        count: 0,
+        given: Given::Written(&[]),
         declared: &[],
     };
 }
@@ -86,26 +113,62 @@ impl<'a> Parameters<'a> {
             return Err(MalformedBind::Trailing);
         }
         Ok(Parameters {
-            formats,
-            values,
-            count,
+            given: Given::Bound {
+                formats,
+                values,
+                count,
+            },
             declared,
         })
     }
 
-    /// `$number`, from 1. It is looked for from the front: who needs many asks for [`Parameters::all`].
-    pub fn get(&self, number: u16) -> Option<Parameter<'a>> {
-        self.all().nth(usize::from(number.checked_sub(1)?))
+    /// The arguments of EXECUTE for a statement with these types.
+    pub fn written(arguments: &'a [Argument], declared: &'a [u32]) -> Parameters<'a> {
+        Parameters {
+            given: Given::Written(arguments),
+            declared,
+        }
     }
 
-    /// In their order.
-    pub fn all(&self) -> impl Iterator<Item = Parameter<'a>> + use<'a> {
-        let Parameters {
+    /// `$number`, from 1; `None` when there is no such parameter or its value is not known. It is looked for from the front: who needs
+    /// many asks for [`Parameters::all`].
+    pub fn get(&self, number: u16) -> Option<Parameter<'a>> {
+        let place = usize::from(number.checked_sub(1)?);
+        let Given::Written(arguments) = self.given else {
+            return self.all()?.nth(place);
+        };
+        let value = match arguments.get(place)? {
+            Argument::Null => None,
+            Argument::Text(text) => Some(text.as_bytes()),
+            Argument::Unknown => return None,
+        };
+        Some(Parameter {
+            declared: self.declared.get(place).copied().unwrap_or(0),
+            format: Format::Text,
+            value,
+        })
+    }
+
+    /// In their order, where the values of all are known.
+    pub fn all(&self) -> Option<impl Iterator<Item = Parameter<'a>> + use<'a>> {
+        let Given::Bound {
             formats,
             values,
             count,
-            declared,
-        } = *self;
+        } = self.given
+        else {
+            return None;
+        };
+        let declared = self.declared;
+        Some(Self::bound(formats, values, count, declared))
+    }
+
+    fn bound(
+        formats: &'a [u8],
+        values: &'a [u8],
+        count: u16,
+        declared: &'a [u32],
+    ) -> impl Iterator<Item = Parameter<'a>> + use<'a> {
         let mut offset = 0;
         (0..usize::from(count)).map_while(move |index| {
             let (value, next) = value_at(values, offset)?;

@@ -2,6 +2,8 @@
 
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::ShardId;
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
+use crate::sql::facts::{Access, Facts, Leaves, Name, Source};
 use crate::sql::{Body, Statement};
 
 use super::refusal::Refusal;
@@ -23,14 +25,61 @@ pub fn plan(
             catalog,
             search_path,
         ),
-        leaves: match &statement.body {
-            Body::Facts(facts) => facts.leaves.clone(),
-            Body::None | Body::Unparsed { .. } => Vec::new(),
-        },
+        leaves: leaves(statement, catalog),
     });
     Planned {
         statements: planned.collect(),
     }
+}
+
+/// What the statement may leave behind in its connection.
+fn leaves(statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
+    let mut leaves = match &statement.body {
+        Body::Facts(facts) => facts.leaves.clone(),
+        Body::None | Body::Unparsed { .. } => Vec::new(),
+    };
+    let harmless = match (&statement.body, &statement.class) {
+        (Body::Facts(facts), _) => runs_harmlessly(facts, catalog),
+        (Body::Unparsed { .. }, _) => false,
+        (
+            Body::None,
+            Class::Copy(Copy {
+                direction: CopyDirection::FromClient | CopyDirection::Server,
+                source: CopySource::Table { name, .. },
+            }),
+        ) => catalog.residue.writes_harmlessly(name),
+        (Body::None, Class::Copy(_)) => true,
+        // What they run is not read. They are rare.
+        (Body::None, Class::Ddl(_) | Class::Maintenance | Class::Unknown) => false,
+        (Body::None, _) => true,
+    };
+    if !harmless {
+        leaves.push(Leaves::Unseen);
+    }
+    leaves
+}
+
+fn runs_harmlessly(facts: &Facts, catalog: &Catalog) -> bool {
+    let residue = &catalog.residue;
+    let is_harmless = |function: &Name| {
+        residue.is_harmless(&function.name)
+            // What it leaves behind is known.
+            || matches!(&*function.name, "set_config") && function.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+    };
+    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    let mut relations = relations.filter_map(|relation| match &relation.source {
+        Source::Table(name) => Some((name, relation.access)),
+        _ => None,
+    });
+    facts.functions.iter().all(is_harmless)
+        && facts
+            .inserts
+            .iter()
+            .all(|insert| residue.writes_harmlessly(&insert.table.name))
+        && relations.all(|(name, access)| match access {
+            Access::Read => residue.reads_harmlessly(&name.name),
+            Access::Write => residue.writes_harmlessly(&name.name),
+        })
 }
 
 fn decide(

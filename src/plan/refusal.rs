@@ -172,6 +172,12 @@ reasons! {
     SettingInBatch, "setting_in_batch", "0A000",
         "A setting of Trunkline's own is set or shown in one message together with other statements.",
         "Send the statement alone.";
+    Execute, "execute", "0A000",
+        "An argument of EXECUTE that decides the shard is not a literal, or EXECUTE names a statement that was parsed as something else than a query or a write.",
+        "Write the argument as a literal, or bind the statement by the extended protocol.";
+    Pinned, "pinned", "0A000",
+        "The pool is strict, and the statement would keep its server connection: a temporary table, a session's advisory lock, a cursor WITH HOLD, LOAD, or set_config with a name or value that is not known.",
+        "Use what ends with the transaction (ON COMMIT DROP does not, pg_advisory_xact_lock and SET LOCAL do), or a pool of mode \"transaction\".";
     TextSettings, "text_settings", "0A000",
         "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
         "Set standard_conforming_strings to on and client_encoding to UTF8.";

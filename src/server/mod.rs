@@ -87,13 +87,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let snapshot = plant.snapshot(&HashMap::new(), epoch);
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(
-        snapshot,
-        Timers::here(),
-        handshakes,
-        secret,
-        change,
-    ));
+    let timers = Timers::start().map_err(StartError::Thread)?;
+    let shared = Arc::new(Shared::new(snapshot, timers, handshakes, secret, change));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),

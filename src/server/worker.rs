@@ -296,7 +296,8 @@ async fn refuse(mut stream: Stream, sqlstate: &str, message: &str) {
 }
 
 /// A request to cancel: the client learns that it was dealt with when its connection closes.
-async fn cancel(admin: &Rc<admin::Access>, request: CancelRequest) {
+async fn cancel(admin: &Rc<admin::Access>, mut request: CancelRequest) {
     admin.cancel(request.process_id, &request.key).await;
-    drop(request.stream);
+    // TLS has an end of its own, without which a client takes this one for an error.
+    request.stream.refuse(b"").await;
 }

@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::backend::cancel::Canceller;
+use crate::config::{Config, Limits};
 use crate::sharding::ShardId;
 
 /// The cards of one thread's sessions.
@@ -25,6 +27,12 @@ pub struct Card {
     pub application_name: RefCell<Box<str>>,
     pub connected_at: Instant,
     pub state: Cell<State>,
+    /// When it came into this state.
+    since: Cell<Instant>,
+    /// It has run into this time limit; read by the session.
+    overstayed: Cell<Option<Overstay>>,
+    /// Its statement has been cancelled for having run too long.
+    cut_short: Cell<bool>,
     /// When the last request began.
     pub requested_at: Cell<Instant>,
     /// Why it keeps its server connections, if it does.
@@ -45,7 +53,21 @@ pub enum State {
     /// Waits for a server connection.
     Waiting,
     Idle,
+    /// In a transaction, and it is the client's turn.
+    IdleInTransaction,
 }
+
+/// A time limit that a session has run into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overstay {
+    Idle,
+    IdleInTransaction,
+    /// And its server did not heed the cancel request.
+    Query,
+}
+
+/// How long a cancelled statement may go on.
+const HEED: Duration = Duration::from_secs(5);
 
 impl Cards {
     pub fn insert(&self, card: Rc<Card>) -> usize {
@@ -80,6 +102,23 @@ impl Cards {
         }
     }
 
+    /// Sessions that have run into one of their time limits: those whose statement runs too long, to be cancelled; the others are woken
+    /// to end.
+    pub fn overstaying(&self, now: Instant, limits: &Limits) -> Vec<Rc<Card>> {
+        let mut running = Vec::new();
+        for (_, card) in &*self.0.borrow() {
+            if let Some(overstay) = card.overstay(now, limits) {
+                card.overstayed.set(Some(overstay));
+                card.wake();
+            } else if card.is_past(State::Active, limits.query_timeout, now)
+                && !card.cut_short.replace(true)
+            {
+                running.push(Rc::clone(card));
+            }
+        }
+        running
+    }
+
     pub fn len(&self) -> usize {
         self.0.borrow().len()
     }
@@ -90,6 +129,48 @@ impl Cards {
 }
 
 impl Card {
+    /// A new state from `now` on.
+    pub fn enter(&self, state: State, now: Instant) {
+        self.state.set(state);
+        self.since.set(now);
+    }
+
+    /// A request begins.
+    pub fn begin(&self, now: Instant) {
+        self.requested_at.set(now);
+        self.enter(State::Active, now);
+        self.overdue.set(false);
+        self.cut_short.set(false);
+    }
+
+    /// The time limit that the session has run into, if it has not moved since that was found.
+    pub fn take_overstay(&self, limits: impl FnOnce() -> Arc<Config>) -> Option<Overstay> {
+        let found = self.overstayed.take()?;
+        self.overstay(Instant::now(), &limits().limits)
+            .filter(|overstay| *overstay == found)
+    }
+
+    fn overstay(&self, now: Instant, limits: &Limits) -> Option<Overstay> {
+        let unheeded = limits.query_timeout.map(|timeout| timeout + HEED);
+        [
+            (State::Idle, limits.client_idle_timeout, Overstay::Idle),
+            (
+                State::IdleInTransaction,
+                limits.idle_transaction_timeout,
+                Overstay::IdleInTransaction,
+            ),
+            (State::Active, unheeded, Overstay::Query),
+        ]
+        .into_iter()
+        .find(|(state, limit, _)| self.is_past(*state, *limit, now))
+        .map(|(_, _, overstay)| overstay)
+    }
+
+    fn is_past(&self, state: State, limit: Option<Duration>, now: Instant) -> bool {
+        self.state.get() == state
+            && limit.is_some_and(|limit| now.saturating_duration_since(self.since.get()) >= limit)
+    }
+
     pub fn running(&self) -> Option<Rc<Canceller>> {
         self.running.borrow().clone()
     }
@@ -136,6 +217,9 @@ impl Card {
             application_name: RefCell::default(),
             connected_at: now,
             state: Cell::new(State::Idle),
+            since: Cell::new(now),
+            overstayed: Cell::new(None),
+            cut_short: Cell::new(false),
             requested_at: Cell::new(now),
             pins: RefCell::default(),
             shard: Cell::new(None),

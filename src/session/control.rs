@@ -27,7 +27,7 @@ impl PlannedStatement {
     }
 }
 
-fn is_ours(class: &Class) -> bool {
+pub(super) fn is_ours(class: &Class) -> bool {
     match class {
         Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => {
             ChosenBy::named(name).is_some()
@@ -78,7 +78,9 @@ impl Session {
     pub(super) fn answers(&self, class: &Class) -> bool {
         let in_hand = self.link.as_ref().is_some_and(|link| !link.is_metadata());
         match class {
-            Class::Deallocate(Some(name)) => self.prepared.contains_key(name.as_bytes()),
+            Class::Deallocate(Some(name)) => self.prepared.contains_key(name.name.as_bytes()),
+            Class::Deallocate(None) | Class::Prepare { .. } => self.owns_names(),
+            Class::Listen(_) | Class::Unlisten(_) => self.listens_itself(),
             class if is_ours(class) => true,
             Class::Begin
             | Class::Commit { .. }
@@ -113,14 +115,6 @@ impl Session {
         if is_ours(class) {
             return self.own_setting(class, out);
         }
-        if let Class::Deallocate(Some(name)) = class
-            && self.prepared.contains_key(name.as_bytes())
-        {
-            self.check_not_aborted()?;
-            self.prepared.remove(name.as_bytes());
-            answer::command_complete(out, "DEALLOCATE");
-            return Ok(Control::Answered);
-        }
         match std::mem::take(&mut self.transaction) {
             Transaction::Idle => self.outside(class, text, out),
             Transaction::Open => {
@@ -135,7 +129,7 @@ impl Session {
         }
     }
 
-    fn check_not_aborted(&self) -> Result<(), Fault> {
+    pub(super) fn check_not_aborted(&self) -> Result<(), Fault> {
         if self.own_status() == TransactionStatus::Failed {
             Err(Fault::aborted())
         } else {
@@ -231,7 +225,7 @@ impl Session {
             }
             Class::Savepoint(name) => {
                 prologue.savepoint(name, text);
-                self.savepoints.push((name.clone(), self.settings.clone()));
+                self.set_savepoint(name);
                 answer::command_complete(out, "SAVEPOINT");
             }
             Class::RollbackTo(name) => {

@@ -2,13 +2,19 @@
 
 use std::rc::Rc;
 
-use super::Session;
-use super::link::Naming;
+use hashbrown::HashMap;
+
+use super::link::{Link, Naming};
+use super::parse_scope;
+use super::pin::Pin;
+use super::route::ShardSetting;
+use super::search_path;
 use super::statement::Statement;
-use crate::backend::pipeline::{Committed, Fate, Token};
+use super::{Savepoint, Session};
+use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::plan::{Planned, PlannedStatement};
-use crate::sql::class::{Class, Ddl, Discard, Hold, Scope, SetValue};
+use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
 /// Settings that belong to one transaction, whatever the scope of the SET.
@@ -18,30 +24,63 @@ const OF_THE_TRANSACTION: [&str; 3] = [
     "transaction_deferrable",
 ];
 
-/// Why a session keeps its connection, where that is asked elsewhere.
-const TEMPORARY_TABLE: &str = "temporary table";
-
 /// Remembered under a token until the server has answered.
 pub enum Effect {
     /// Dealt with.
     Settled,
-    /// A client's Parse; its name when it has one.
+    /// A client's Parse, or PREPARE; its name when it has one, else the unnamed statement before it.
     Parsed {
         statement: Rc<Statement>,
         name: Option<Box<[u8]>>,
+        before: Option<Rc<Statement>>,
         sent: Sent,
     },
-    /// A client's Close of a statement that it had.
+    /// A client's Close of a statement that it had, or DEALLOCATE; the unnamed one has no name.
     Closed {
         statement: Rc<Statement>,
-        name: Box<[u8]>,
+        name: Option<Box<[u8]>>,
     },
+    /// DEALLOCATE ALL of these.
+    ClosedAll(HashMap<Box<[u8]>, Rc<Statement>>),
+    /// SET or RESET of a setting of ours, with what was set before.
+    ShardSet(ShardSetting),
     /// A Parse of ours.
     Injected(Rc<Statement>),
-    /// A Close of ours, to make room.
-    Evicted(StatementId),
+    /// A Close of ours, to make room for another: its weight.
+    Evicted(StatementId, usize),
     /// The statements of a simple query, or the one of an Execute.
-    Statements(Rc<Planned>),
+    Statements(Rc<Planned>, Vec<Change>),
+}
+
+/// What one statement of a message changes in the session's prepared statements when it is done.
+pub enum Change {
+    Prepared {
+        ordinal: usize,
+        name: Box<[u8]>,
+        statement: Rc<Statement>,
+    },
+    Deallocated {
+        ordinal: usize,
+        name: Box<[u8]>,
+        id: StatementId,
+    },
+}
+
+impl Change {
+    fn ordinal(&self) -> usize {
+        match self {
+            Change::Prepared { ordinal, .. } | Change::Deallocated { ordinal, .. } => *ordinal,
+        }
+    }
+}
+
+/// A Parse on its way.
+pub struct Parsing {
+    pub statement: Rc<Statement>,
+    pub naming: Naming,
+    pub name: Option<Box<[u8]>>,
+    /// The unnamed statement that it takes the place of.
+    pub before: Option<Rc<Statement>>,
 }
 
 /// Whether the server has seen the Parse, or had the statement already.
@@ -64,6 +103,7 @@ impl PlannedStatement {
                 | C::RollbackTo(_)
                 | C::Release(_)
                 | C::Set { .. }
+                | C::SetConfig { .. }
                 | C::Reset(_)
                 | C::ResetAll
                 | C::Deallocate(_)
@@ -73,23 +113,42 @@ impl PlannedStatement {
     }
 
     /// Why the connection that ran it must stay with the session.
-    fn pin(&self) -> Option<&'static str> {
+    pub(super) fn pin(&self) -> Option<Pin> {
         match &self.class {
-            Class::Ddl(Ddl::Temporary) => return Some(TEMPORARY_TABLE),
-            Class::Listen => return Some("LISTEN"),
-            Class::Prepare { .. } => return Some("PREPARE"),
+            Class::Ddl(Ddl::Temporary)
+            | Class::Execute {
+                executes: Executes::Creating(Ddl::Temporary),
+                ..
+            } => return Some(Pin::TemporaryTable),
+            Class::Listen(_) => return Some(Pin::Listen),
+            // Its query has not run.
+            Class::Prepare { .. } => return None,
             Class::Declare {
                 hold: Hold::With, ..
-            } => return Some("WITH HOLD cursor"),
-            Class::Load => return Some("LOAD"),
+            } => return Some(Pin::HeldCursor),
+            Class::Load => return Some(Pin::Load),
+            // Its value is in a form that is not read.
+            Class::SetConfig {
+                scope: Scope::Session,
+                value: ConfigValue::Param(_),
+                ..
+            } => return Some(Pin::SetConfig),
             _ => {}
         }
-        self.leaves.iter().find_map(|leaves| match leaves {
-            Leaves::TemporaryTable => Some(TEMPORARY_TABLE),
-            Leaves::AdvisoryLock => Some("advisory lock"),
-            Leaves::Setting => Some("set_config"),
-            Leaves::LargeObject => None,
-        })
+        left_behind(&self.leaves)
+    }
+
+    /// It may have ended what a connection is kept for.
+    fn may_unpin(&self) -> bool {
+        matches!(
+            self.class,
+            Class::CloseCursor | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten(_)
+        ) || self.leaves.contains(&Leaves::AdvisoryUnlock)
+    }
+
+    /// Its query does not run.
+    fn is_prepare(&self) -> bool {
+        matches!(self.class, Class::Prepare { .. })
     }
 
     /// It may have changed its connection in ways that cannot be seen.
@@ -98,11 +157,29 @@ impl PlannedStatement {
     }
 }
 
+pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
+    leaves.iter().find_map(|leaves| match leaves {
+        Leaves::TemporaryTable => Some(Pin::TemporaryTable),
+        Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
+        Leaves::Setting => Some(Pin::SetConfig),
+        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen => None,
+    })
+}
+
 impl Session {
     /// Takes note of statements that are about to run on the current connection; the token under which their end is told.
     pub(super) fn note(&mut self, planned: &Rc<Planned>) -> Option<Token> {
-        let mut matters = false;
-        for statement in &planned.statements {
+        self.note_with(planned, Vec::new())
+    }
+
+    /// Likewise, for statements that change the session's prepared statements.
+    pub(super) fn note_with(
+        &mut self,
+        planned: &Rc<Planned>,
+        changes: Vec<Change>,
+    ) -> Option<Token> {
+        let mut matters = !changes.is_empty();
+        for (place, statement) in planned.statements.iter().enumerate() {
             if statement.class == Class::Data && statement.leaves.is_empty() {
                 continue;
             }
@@ -110,13 +187,50 @@ impl Session {
             if let Some(reason) = statement.pin() {
                 self.pin(reason);
             }
-            if statement.is_opaque()
-                && let Some(link) = &mut self.link
+            if let Some(link) = &mut self.link {
+                if statement.may_unpin() {
+                    link.doubt_pins();
+                }
+                if statement.is_opaque() {
+                    link.suspect();
+                } else if statement.leaves.contains(&Leaves::Unseen) && !statement.is_prepare() {
+                    link.unsettle();
+                }
+            }
+            if let Class::Execute { name, .. } = &statement.class
+                && let Some(executed) = self.executed_at(place, name)
             {
-                link.suspect();
+                self.note_executed(&executed);
             }
         }
-        matters.then(|| self.remember(Effect::Statements(Rc::clone(planned))))
+        matters.then(|| self.remember(Effect::Statements(Rc::clone(planned), changes)))
+    }
+
+    /// What the statement behind EXECUTE leaves behind.
+    fn note_executed(&mut self, statement: &Statement) {
+        match self.plan_statement(statement) {
+            Ok(plan) => self.note_run(&plan.planned),
+            // It is not known what it does.
+            Err(_) => {
+                if let Some(link) = &mut self.link {
+                    link.suspect();
+                }
+            }
+        }
+    }
+
+    /// Likewise, of the statement of PREPARE that runs now.
+    pub(super) fn note_run(&mut self, planned: &Planned) {
+        for one in &planned.statements {
+            if let Some(reason) = left_behind(&one.leaves) {
+                self.pin(reason);
+            }
+            if one.leaves.contains(&Leaves::Unseen)
+                && let Some(link) = &mut self.link
+            {
+                link.unsettle();
+            }
+        }
     }
 
     pub(super) fn remember(&mut self, effect: Effect) -> Token {
@@ -127,19 +241,30 @@ impl Session {
         token
     }
 
-    fn pin(&mut self, reason: &'static str) {
+    fn pin(&mut self, pin: Pin) {
         if let Some(link) = &mut self.link {
-            link.keep();
+            link.pin(pin);
         }
-        let mut pins = self.card.pins.borrow_mut();
-        if !pins.contains(&reason) {
-            pins.push(reason);
+        self.show_pins();
+    }
+
+    /// What SHOW CLIENTS says of the connections that the session keeps.
+    pub(super) fn show_pins(&mut self) {
+        let mut shown = self.card.pins.borrow_mut();
+        shown.clear();
+        for pin in self.kept.iter().chain(&self.link).flat_map(Link::pins) {
+            if !shown.contains(&pin.name()) {
+                shown.push(pin.name());
+            }
         }
     }
 
     /// The session may have made temporary tables, whose names hide others.
     pub(super) fn has_temporary_tables(&self) -> bool {
-        self.card.pins.borrow().contains(&TEMPORARY_TABLE)
+        self.kept
+            .iter()
+            .chain(&self.link)
+            .any(|link| link.pins().contains(&Pin::TemporaryTable))
     }
 
     pub(super) fn done(&mut self, token: Token, ordinal: u32, committed: Committed) {
@@ -147,8 +272,15 @@ impl Session {
             return;
         };
         match effect {
-            Effect::Statements(planned) => {
+            Effect::Statements(planned, changes) => {
                 let planned = Rc::clone(planned);
+                let changed = changes
+                    .iter()
+                    .position(|change| change.ordinal() == ordinal as usize)
+                    .map(|place| changes.swap_remove(place));
+                if let Some(change) = changed {
+                    self.prepared_changed(change);
+                }
                 let mut told = planned
                     .statements
                     .iter()
@@ -165,7 +297,29 @@ impl Session {
         }
     }
 
-    pub(super) fn dropped(&mut self, token: Token) {
+    /// A statement of a message has changed what is prepared on the current connection.
+    fn prepared_changed(&mut self, change: Change) {
+        match change {
+            Change::Prepared {
+                name, statement, ..
+            } => {
+                statement.accepted.set(true);
+                if let Some(link) = &mut self.link {
+                    link.now_has(statement.id, statement.weight());
+                }
+                self.prepared.insert(name, statement);
+            }
+            Change::Deallocated { name, id, .. } => {
+                self.prepared.remove(&name);
+                if let Some(link) = &mut self.link {
+                    link.forget(id);
+                }
+            }
+        }
+    }
+
+    /// What was thought to be done was not: it failed itself, or was skipped behind an error.
+    pub(super) fn dropped(&mut self, token: Token, reached: Reached) {
         let Some(effect) = self.effects.get_mut(token.0 as usize) else {
             return;
         };
@@ -173,47 +327,67 @@ impl Session {
             Effect::Parsed {
                 statement,
                 name,
+                before,
                 sent,
             } => {
-                match name {
-                    Some(name)
-                        if self
-                            .prepared
-                            .get(&name)
-                            .is_some_and(|known| Rc::ptr_eq(known, &statement)) =>
-                    {
-                        self.prepared.remove(&name);
-                    }
-                    // Whether the one before it is still there depends on where the error was: rather none than the wrong one.
-                    None if self
-                        .unnamed
-                        .as_ref()
-                        .is_some_and(|known| Rc::ptr_eq(known, &statement)) =>
-                    {
-                        self.unnamed = None
-                    }
-                    _ => {}
-                }
+                self.not_parsed(&statement, name, before.filter(|_| reached == Reached::No));
                 if sent == Sent::Yes
                     && let Some(link) = &mut self.link
                 {
                     link.forget(statement.id);
                 }
             }
-            Effect::Closed { statement, name } => {
+            Effect::Closed {
+                statement,
+                name: Some(name),
+            } => {
                 self.prepared.entry(name).or_insert(statement);
             }
+            Effect::Closed {
+                statement,
+                name: None,
+            } => {
+                self.unnamed.get_or_insert(statement);
+            }
+            Effect::ClosedAll(all) => {
+                for (name, statement) in all {
+                    self.prepared.entry(name).or_insert(statement);
+                }
+            }
+            Effect::ShardSet(before) => self.shard_setting = before,
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {
                     link.forget(statement.id);
                 }
             }
-            Effect::Evicted(id) => {
+            Effect::Evicted(id, weight) => {
                 if let Some(link) = &mut self.link {
-                    link.still_has(id);
+                    link.now_has(id, weight);
                 }
             }
-            Effect::Statements(_) | Effect::Settled => {}
+            Effect::Statements(..) | Effect::Settled => {}
+        }
+    }
+
+    /// The session does not have this statement after all; of the unnamed one, the one `before` it is still there.
+    fn not_parsed(
+        &mut self,
+        statement: &Rc<Statement>,
+        name: Option<Box<[u8]>>,
+        before: Option<Rc<Statement>>,
+    ) {
+        let is_it = |known: &Rc<Statement>| Rc::ptr_eq(known, statement);
+        match name {
+            Some(name) => {
+                if self.prepared.get(&name).is_some_and(is_it) {
+                    self.prepared.remove(&name);
+                }
+            }
+            None => {
+                if self.unnamed.as_ref().is_some_and(is_it) {
+                    self.unnamed = before;
+                }
+            }
         }
     }
 
@@ -221,10 +395,15 @@ impl Session {
         match class {
             Class::Commit { .. } | Class::Rollback { .. } => self.outcome = Some(committed),
             Class::Begin => self.outcome = None,
-            Class::Savepoint(name) => self.savepoints.push((name.clone(), self.settings.clone())),
+            Class::Savepoint(name) => self.set_savepoint(name),
             Class::RollbackTo(name) => self.back_to_savepoint(name),
             Class::Release(name) => self.release_savepoint(name),
             Class::Set { scope, name, value } => self.set_done(*scope, name, value),
+            Class::SetConfig { scope, name, value } => {
+                if let Some(value) = config_value(name, value) {
+                    self.set_done(*scope, name, &value);
+                }
+            }
             Class::Reset(name) => self.reset_done(name),
             Class::ResetAll => {
                 self.settings.reset_all();
@@ -243,25 +422,35 @@ impl Session {
         }
     }
 
+    pub(super) fn set_savepoint(&mut self, name: &str) {
+        self.savepoints.push(Savepoint {
+            name: Box::from(name),
+            settings: self.settings.clone(),
+            local: self.local.clone(),
+            channels: self.channels.pending(),
+        });
+    }
+
+    fn savepoint(&self, name: &str) -> Option<usize> {
+        self.savepoints
+            .iter()
+            .rposition(|savepoint| *savepoint.name == *name)
+    }
+
     /// The settings are again what they were at the savepoint.
     pub(super) fn back_to_savepoint(&mut self, name: &str) {
-        if let Some(place) = self
-            .savepoints
-            .iter()
-            .rposition(|(savepoint, _)| **savepoint == *name)
-        {
+        if let Some(place) = self.savepoint(name) {
             self.savepoints.truncate(place + 1);
-            self.settings = self.savepoints[place].1.clone();
+            let savepoint = &self.savepoints[place];
+            self.settings = savepoint.settings.clone();
+            self.local = savepoint.local.clone();
+            self.channels.back_to(savepoint.channels);
             self.settings_changed();
         }
     }
 
     pub(super) fn release_savepoint(&mut self, name: &str) {
-        if let Some(place) = self
-            .savepoints
-            .iter()
-            .rposition(|(savepoint, _)| **savepoint == *name)
-        {
+        if let Some(place) = self.savepoint(name) {
             self.savepoints.truncate(place);
         }
     }
@@ -271,10 +460,11 @@ impl Session {
         if OF_THE_TRANSACTION.contains(&name) {
             return;
         }
+        if scope == Scope::Local {
+            return self.set_local(name, value);
+        }
+        self.local.reset(name);
         match (scope, value) {
-            (Scope::Local, SetValue::Given { values, .. }) if name == "search_path" => {
-                self.set_search_path(values)
-            }
             (Scope::Local, _) => {}
             (Scope::Session, SetValue::Default) => self.reset_done(name),
             (Scope::Session, SetValue::Given { source, .. })
@@ -302,6 +492,20 @@ impl Session {
         }
     }
 
+    /// SET LOCAL, until the transaction ends.
+    fn set_local(&mut self, name: &str, value: &SetValue) {
+        if !parse_scope::concerns(name) {
+            return;
+        }
+        let value = match value {
+            SetValue::Default => self.startup_settings.get(name).unwrap_or_default(),
+            SetValue::Given { source, .. } => source,
+        }
+        .to_owned();
+        self.local.set(name, &value);
+        self.find_search_path();
+    }
+
     /// The current connection has its own default again; the session what its client began with. The difference, where there is
     /// one, is made up when the session gets its next connection.
     fn reset_done(&mut self, name: &str) {
@@ -317,6 +521,30 @@ impl Session {
         }
     }
 
+    /// SET datestyle gives one half of it and leaves the other: what came of it is known from the server's report.
+    pub(super) fn adopt_date_style(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let settings = &self.settings;
+        let reported = self.link.as_mut().and_then(|link| {
+            let server = link.server();
+            // After RESET the connection has its own default, which is not what this session began with.
+            let has_ours = server.settings.is_same(settings);
+            server
+                .reported
+                .get("DateStyle")
+                .filter(|_| has_ours)
+                .map(literal)
+        });
+        if let (Some(set), Some(reported)) = (self.settings.get("datestyle"), reported)
+            && set != reported
+        {
+            self.settings.set("datestyle", &reported);
+            self.settings_changed();
+        }
+    }
+
     /// The session's settings are other ones now, and the current connection has them already.
     pub(super) fn settings_changed(&mut self) {
         if let Some(link) = &mut self.link {
@@ -328,6 +556,7 @@ impl Session {
     fn discarded_all(&mut self) {
         self.settings = super::Settings::default();
         self.prepared.clear();
+        self.unlisten_all();
         self.shard_setting.clear();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
@@ -341,7 +570,7 @@ impl Session {
         for link in self.kept.drain(..) {
             link.clean_up(&self.worker);
         }
-        self.card.pins.borrow_mut().clear();
+        self.show_pins();
     }
 
     /// The server has ended the transaction: what it changed in the session stays or goes with it.
@@ -353,6 +582,7 @@ impl Session {
         self.portals.clear();
         self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
+        self.channels_ended(kept);
         if kept {
             self.settled = self.settings.clone();
             if std::mem::take(&mut self.schema_changed) {
@@ -378,7 +608,8 @@ impl Session {
                 }
             }
         }
-        if self.local_search_path || !kept {
+        if !kept || !self.local.is_default() {
+            self.local = super::Settings::default();
             self.find_search_path();
         }
     }
@@ -391,12 +622,13 @@ impl Session {
     }
 
     /// Sends a Parse of the client on the current connection, or answers it when the connection has the statement.
-    pub(super) fn send_parse(
-        &mut self,
-        statement: Rc<Statement>,
-        naming: Naming,
-        name: Option<Box<[u8]>>,
-    ) {
+    pub(super) fn send_parse(&mut self, parsing: Parsing) {
+        let Parsing {
+            statement,
+            naming,
+            name,
+            before,
+        } = parsing;
         let Some(link) = &mut self.link else { return };
         let known = naming == Naming::Named && link.has(&statement, naming);
         // A failed transaction accepts no Parse: the server says so, also of a statement that it has.
@@ -405,6 +637,7 @@ impl Session {
         let token = self.remember(Effect::Parsed {
             statement: Rc::clone(&statement),
             name,
+            before,
             sent,
         });
         match sent {
@@ -436,18 +669,30 @@ impl Session {
     }
 
     fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: Fate, token: Token) {
-        let evicted = self
-            .link
-            .as_mut()
-            .and_then(|link| link.make_room(statement.id, naming));
-        if let Some(id) = evicted {
-            let token = self.remember(Effect::Evicted(id));
+        let room = self.room;
+        let evicted = match (&mut self.link, naming) {
+            (Some(link), Naming::Named) => link.make_room(statement, room),
+            _ => Vec::new(),
+        };
+        self.evict(evicted);
+        if let Some(link) = &mut self.link {
+            link.parse(statement, naming, fate, token);
+        }
+    }
+
+    /// Closes what the current connection holds beyond its room.
+    pub(super) fn trim(&mut self) {
+        let room = self.room;
+        let excess = self.link.as_mut().map(|link| link.excess(room));
+        self.evict(excess.unwrap_or_default());
+    }
+
+    fn evict(&mut self, evicted: Vec<(StatementId, usize)>) {
+        for (id, weight) in evicted {
+            let token = self.remember(Effect::Evicted(id, weight));
             if let Some(link) = &mut self.link {
                 link.close_statement(id, token);
             }
-        }
-        if let Some(link) = &mut self.link {
-            link.parse(statement, naming, fate, token);
         }
     }
 }
@@ -488,6 +733,23 @@ fn characteristics(modes: &str) -> Vec<(&'static str, String)> {
         }
     }
     settings
+}
+
+/// What SET would be given for it; `None` when it is not known.
+fn config_value(name: &str, value: &ConfigValue) -> Option<SetValue> {
+    let (source, values) = match value {
+        ConfigValue::Param(_) => return None,
+        ConfigValue::Null => return Some(SetValue::Default),
+        ConfigValue::Text(value) if name == "search_path" => {
+            let schemas = search_path::parse(value, "$user");
+            (search_path::as_source(&schemas), schemas)
+        }
+        ConfigValue::Text(value) => (literal(value), vec![value.clone()]),
+    };
+    Some(SetValue::Given {
+        source: source.into(),
+        values,
+    })
 }
 
 /// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.

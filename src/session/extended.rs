@@ -5,20 +5,20 @@
 //! answers itself takes its place among the server's answers.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::Session;
-use super::control::Control;
-use super::effects::Effect;
+use super::control::{Control, is_ours};
+use super::effects::{Effect, Parsing};
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
-use super::statement::{Meaning, Statement};
+use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
+use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
-use crate::sql::class::{Class, CopyDirection};
+use crate::sql::class::{Class, ConfigValue, CopyDirection};
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Bind, Close, Describe, Execute, Parse, Target};
@@ -34,11 +34,7 @@ pub struct Batch {
 
 /// What waits for a connection.
 pub enum Held {
-    Parse {
-        statement: Rc<Statement>,
-        naming: Naming,
-        name: Option<Box<[u8]>>,
-    },
+    Parse(Parsing),
     Answer(Vec<u8>),
 }
 
@@ -88,7 +84,7 @@ impl Batch {
     fn needs_server(&self) -> bool {
         self.held
             .iter()
-            .any(|held| matches!(held, Held::Parse { statement, .. } if !statement.accepted.get()))
+            .any(|held| matches!(held, Held::Parse(parsing) if !parsing.statement.accepted.get()))
     }
 
     /// The answers that wait, where every statement is known to be good.
@@ -96,7 +92,7 @@ impl Batch {
         for held in self.held.drain(..) {
             match held {
                 Held::Answer(bytes) => out.extend_from_slice(&bytes),
-                Held::Parse { .. } => answer::parse_complete(out),
+                Held::Parse(_) => answer::parse_complete(out),
             }
         }
     }
@@ -195,15 +191,17 @@ impl Session {
 
     pub(super) fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
         let parse = Parse::decode(body).map_err(Fault::Violation)?;
+        let mut before = None;
         let (statement, naming, name) = if parse.name.is_empty() {
-            let same = self
-                .unnamed
-                .take()
-                .filter(|statement| *statement.after_name == *parse.after_name());
-            let statement = same.unwrap_or_else(|| {
-                let meaning = self.meaning();
-                self.worker.statements.borrow_mut().own(&parse, &meaning)
-            });
+            before = self.unnamed.take();
+            let meaning = self.meaning();
+            let same = before
+                .as_ref()
+                .filter(|statement| statement.is_same(&parse, &self.scope));
+            let statement = match same {
+                Some(same) => Rc::clone(same),
+                None => self.worker.statements.borrow_mut().own(&parse, &meaning),
+            };
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
         } else {
             let meaning = self.meaning();
@@ -240,28 +238,32 @@ impl Session {
             let mut bytes = Vec::with_capacity(5);
             answer::parse_complete(&mut bytes);
             self.answer(bytes);
-        } else if self.link.is_some() {
-            self.send_parse(statement, naming, name);
+            return Ok(());
+        }
+        let parsing = Parsing {
+            statement,
+            naming,
+            name,
+            before,
+        };
+        if self.link.is_some() {
+            self.send_parse(parsing);
         } else {
-            self.batch.held.push(Held::Parse {
-                statement,
-                naming,
-                name,
-            });
+            self.batch.held.push(Held::Parse(parsing));
         }
         Ok(())
     }
 
     /// What a text means here and now.
-    fn meaning(&self) -> Meaning {
+    pub(super) fn meaning(&self) -> Meaning {
         Meaning {
             definitions: self.worker.shared.definitions(),
-            search_path: Arc::clone(&self.search_path.0),
+            scope: Rc::clone(&self.scope),
         }
     }
 
     /// Tables or types of this session's own: nobody else's statements are parsed with them.
-    fn sees_own_definitions(&self) -> bool {
+    pub(super) fn sees_own_definitions(&self) -> bool {
         self.schema_changed || self.has_temporary_tables()
     }
 
@@ -288,18 +290,16 @@ impl Session {
         }
     }
 
-    /// Whether a client may prepare one more statement, under this name.
-    fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
+    /// Likewise, under this name.
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<(), Fault> {
         if self.prepared.contains_key(name) {
-            let message = format!(
-                "prepared statement \"{}\" already exists",
-                String::from_utf8_lossy(name)
-            );
-            return Err(Fault::Postgres {
-                sqlstate: "42P05",
-                message,
-            });
+            return Err(Fault::statement_exists(name));
         }
+        self.check_number()
+    }
+
+    /// Whether a client may prepare one more statement.
+    pub(super) fn check_number(&self) -> Result<(), Fault> {
         let limit = self.max_prepared_statements;
         if self.prepared.len() >= limit {
             let message = format!(
@@ -321,29 +321,24 @@ impl Session {
             .all(|statement| statement.class == Class::Empty)
     }
 
-    fn statement(&self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
-        let found = if name.is_empty() {
-            self.unnamed
-                .as_ref()
-                .map(|statement| (Rc::clone(statement), Naming::Unnamed))
-        } else {
-            self.prepared
-                .get(name)
-                .map(|statement| (Rc::clone(statement), Naming::Named))
-        };
-        found.ok_or_else(|| {
-            let message = match name {
-                b"" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!(
-                    "prepared statement \"{}\" does not exist",
-                    String::from_utf8_lossy(name)
-                ),
-            };
-            Fault::Postgres {
+    fn statement(&mut self, name: &[u8]) -> Result<(Rc<Statement>, Naming), Fault> {
+        if name.is_empty() {
+            let unnamed = self.unnamed.clone().ok_or_else(|| Fault::Postgres {
                 sqlstate: "26000",
-                message,
-            }
-        })
+                message: "unnamed prepared statement does not exist".to_owned(),
+            })?;
+            return Ok((unnamed, Naming::Unnamed));
+        }
+        let known = self
+            .prepared
+            .get(name)
+            .ok_or_else(|| Fault::no_statement(name))?;
+        if Rc::ptr_eq(&known.scope, &self.scope) {
+            return Ok((Rc::clone(known), Naming::Named));
+        }
+        let known = self.in_scope(Rc::clone(known));
+        self.prepared.insert(Box::from(name), Rc::clone(&known));
+        Ok((known, Naming::Named))
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
@@ -365,18 +360,14 @@ impl Session {
             return Err(Fault::aborted());
         }
         self.batch.close_portal(bind.portal);
-        let class = plan
-            .planned
-            .statements
-            .first()
-            .map_or(&Class::Empty, |planned| &planned.class);
-        if self.answers(class) {
+        if self.answers(class_of(&statement, &plan.planned)) {
             self.batch.portals.push((Box::from(bind.portal), statement));
             let mut bytes = Vec::with_capacity(5);
             answer::bind_complete(&mut bytes);
             self.answer(bytes);
             return Ok(None);
         }
+        self.check_executed(&plan.planned)?;
         let destination = match self.decided.take() {
             Some(Decided::Bind(destination)) => destination,
             _ => {
@@ -414,8 +405,16 @@ impl Session {
             planned,
             ..
         } = binding;
+        let renamed = self.as_servers_know(statement, planned);
+        let (statement, naming) = match &renamed {
+            Some(renamed) => (renamed, &Naming::Unnamed),
+            None => (statement, naming),
+        };
         self.ensure_parsed(statement, *naming);
-        self.note_portal(bind.portal, planned);
+        match with_value(planned, bind, &statement.types) {
+            Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
+            None => self.note_portal(bind.portal, planned),
+        }
         if let Some(link) = &mut self.link {
             let name: &[u8] = match naming {
                 Naming::Named => &statement.server_name,
@@ -425,6 +424,35 @@ impl Session {
             link.server()
                 .pipeline
                 .expect(Request::Bind, Fate::Forward, None);
+        }
+    }
+
+    /// EXECUTE under the name that servers know; what it executes is made sure of. `None`: the statement as it is.
+    fn as_servers_know(
+        &mut self,
+        statement: &Statement,
+        planned: &Planned,
+    ) -> Option<Rc<Statement>> {
+        let Class::Execute { name, .. } = &planned.statements.first()?.class else {
+            return None;
+        };
+        let executed = self.executed_at(0, name)?;
+        self.ensure_parsed(&executed, Naming::Named);
+        let mut statements = self.worker.statements.borrow_mut();
+        Some(statements.renamed(statement, &name.range, &executed.server_name))
+    }
+
+    /// Nobody executes another client's statement by the name that servers know.
+    fn check_executed(&self, planned: &Planned) -> Result<(), Fault> {
+        match planned.statements.first().map(|one| &one.class) {
+            Some(Class::Execute { name, .. })
+                if name.name.starts_with(NAME)
+                    && self.owns_names()
+                    && self.executed_at(0, name).is_none() =>
+            {
+                Err(Fault::no_statement(name.name.as_bytes()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -458,12 +486,7 @@ impl Session {
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
                 let plan = self.plan_statement(&statement)?;
-                let class = plan
-                    .planned
-                    .statements
-                    .first()
-                    .map_or(&Class::Empty, |planned| &planned.class);
-                if self.answers(class) {
+                if self.answers(class_of(&statement, &plan.planned)) {
                     let mut bytes = Vec::new();
                     answer::parameter_description_empty(&mut bytes);
                     self.describe_own(&statement, &mut bytes)?;
@@ -476,6 +499,11 @@ impl Session {
                 }
                 let destination = self.describing(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
+                self.check_executed(&plan.planned)?;
+                let (statement, naming) = match self.as_servers_know(&statement, &plan.planned) {
+                    Some(renamed) => (renamed, Naming::Unnamed),
+                    None => (statement, naming),
+                };
                 self.ensure_parsed(&statement, naming);
                 if let Some(link) = &mut self.link {
                     let name: &[u8] = match naming {
@@ -503,7 +531,7 @@ impl Session {
     }
 
     /// Where a statement is described: where it is known to go, else anywhere.
-    fn describing(&mut self, planned: &Planned) -> Destination {
+    pub(super) fn describing(&mut self, planned: &Planned) -> Destination {
         if self.link.is_some() {
             return Destination::Any;
         }
@@ -565,6 +593,13 @@ impl Session {
             .as_ref()
             .and_then(|planned| planned.statements.first())
             .is_some_and(is_copy_from_client);
+        if let Some(planned) = &planned
+            && let [one] = &planned.statements[..]
+            && matches!(one.class, Class::Prepare { .. })
+        {
+            // A statement that came by PREPARE runs; PREPARE itself is answered by the session.
+            self.note_run(planned);
+        }
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
             link.send(frame, Request::Execute, token);
@@ -582,6 +617,17 @@ impl Session {
         let plan = self.plan_statement(statement)?;
         let mut bytes = Vec::new();
         if let Some(planned) = plan.planned.statements.first() {
+            match &planned.class {
+                Class::Prepare { .. } => return self.execute_prepare(statement, &plan).await,
+                Class::Deallocate(name) => return self.execute_deallocate(name.as_ref()),
+                Class::Listen(_) | Class::Unlisten(_) => {
+                    self.change_channels(planned, &mut bytes).await?;
+                    self.answer(bytes);
+                    return Ok(());
+                }
+                _ => {}
+            }
+            let shard_setting = is_ours(&planned.class).then(|| self.shard_setting.clone());
             if let Class::Show(name) = &planned.class
                 && let Some(by) = ChosenBy::named(name)
             {
@@ -605,6 +651,10 @@ impl Session {
                     });
                 }
             }
+            if let Some(before) = shard_setting {
+                self.answer_undoable(bytes, Effect::ShardSet(before));
+                return Ok(());
+            }
         }
         self.answer(bytes);
         Ok(())
@@ -613,15 +663,18 @@ impl Session {
     pub(super) fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
         let close = Close::decode(body).map_err(Fault::Violation)?;
         let ours = match close.target {
-            Target::Statement if close.name.is_empty() => {
-                self.unnamed = None;
-                true
-            }
             Target::Statement => {
-                if let Some(statement) = self.prepared.remove(close.name)
-                    && self.link.is_some()
-                {
-                    self.answer_close(statement, close.name);
+                let named = !close.name.is_empty();
+                let closed = match named {
+                    true => self.prepared.remove(close.name),
+                    false => self.unnamed.take(),
+                };
+                if let Some(statement) = closed {
+                    let mut bytes = Vec::with_capacity(5);
+                    answer::close_complete(&mut bytes);
+                    // A server may have failed on a message before the Close, which then never happened.
+                    let name = named.then(|| Box::from(close.name));
+                    self.answer_undoable(bytes, Effect::Closed { statement, name });
                     return Ok(());
                 }
                 true
@@ -636,19 +689,6 @@ impl Session {
             link.send(frame, Request::Close, None);
         }
         Ok(())
-    }
-
-    /// A server may have failed on a message before the Close, which then never happened.
-    fn answer_close(&mut self, statement: Rc<Statement>, name: &[u8]) {
-        let token = self.remember(Effect::Closed {
-            statement,
-            name: Box::from(name),
-        });
-        let mut bytes = Vec::with_capacity(5);
-        answer::close_complete(&mut bytes);
-        if let Some(link) = &mut self.link {
-            link.answer_for(bytes, token);
-        }
     }
 
     async fn flush(&mut self, frame: &[u8]) -> Result<(), Fault> {
@@ -677,7 +717,7 @@ impl Session {
             None => {
                 self.batch.release(&mut self.client.outbox);
                 answer::ready_for_query(&mut self.client.outbox, own_status);
-                self.card.state.set(super::State::Idle);
+                self.unit_answered();
             }
         }
         if self.transaction == Transaction::Idle {
@@ -703,6 +743,52 @@ impl Session {
             self.attach(Destination::Any, Phase::Metadata).await?;
         }
         Ok(())
+    }
+}
+
+/// A set_config with the value that it is bound with; `None`: it is something else, or the value is not text.
+fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Planned> {
+    /// `text`, `varchar`, `unknown`: the same bytes in either format.
+    const TEXTS: [u32; 4] = [0, 25, 705, 1043];
+    let [one] = &planned.statements[..] else {
+        return None;
+    };
+    let Class::SetConfig {
+        scope,
+        name,
+        value: ConfigValue::Param(number),
+    } = &one.class
+    else {
+        return None;
+    };
+    let place = usize::from(number.checked_sub(1)?);
+    if !TEXTS.contains(types.get(place).unwrap_or(&0)) {
+        return None;
+    }
+    let value = match bind.value(place)? {
+        Some(value) => ConfigValue::Text(std::str::from_utf8(value).ok()?.into()),
+        None => ConfigValue::Null,
+    };
+    Some(Planned {
+        statements: vec![PlannedStatement {
+            range: one.range.clone(),
+            class: Class::SetConfig {
+                scope: *scope,
+                name: name.clone(),
+                value,
+            },
+            plan: one.plan.clone(),
+            leaves: one.leaves.clone(),
+        }],
+    })
+}
+
+/// What binding the statement runs: of one that came by PREPARE its query.
+fn class_of<'a>(statement: &Statement, planned: &'a Planned) -> &'a Class {
+    match (&statement.source, planned.statements.first()) {
+        (_, None) => &Class::Empty,
+        (Source::Prepare { .. }, Some(_)) => &Class::Data,
+        (Source::Parse { .. }, Some(one)) => &one.class,
     }
 }
 

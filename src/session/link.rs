@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
+use super::pin::Pin;
 use super::respond::Fault;
 use super::route::Destination;
-use super::statement::Statement;
+use super::statement::{Source, Statement};
 use super::transaction::Transaction;
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
-use crate::backend::prepared::StatementId;
+use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
 use crate::config::PoolMode;
@@ -25,14 +26,18 @@ use crate::sharding::ShardId;
 use crate::wire::answer::{self, TransactionStatus};
 use crate::wire::message;
 
-/// Prepared statements kept on one server connection; the least recently used is closed for a new one.
-const PREPARED_PER_SERVER: usize = 500;
-
 /// How long a connection may take to be cleaned before it is closed instead.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
 /// A portal that never exists: to execute it makes the server fail, and so its transaction.
 const NO_PORTAL: &[u8] = b"trunkline refused the statement";
+
+/// DISCARD ALL without the loss of prepared statements.
+const SETTLE: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+
+/// Statement and portal by which PREPARE is run unseen.
+const CARRIER: &[u8] = b"trunkline prepares";
 
 /// Makes a transaction fail, without a function or an operator that somebody may have defined anew.
 const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
@@ -43,6 +48,16 @@ pub struct Link {
     phase: Phase,
     keep: Keep,
     hygiene: Hygiene,
+    pins: Vec<Pin>,
+    /// Whether what it is kept for may have ended.
+    doubt: Doubt,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Doubt {
+    #[default]
+    None,
+    Some,
 }
 
 /// What the connection has been used for in this unit of work.
@@ -65,15 +80,50 @@ enum Keep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hygiene {
     Clean,
+    /// A function ran that may have set or taken something unseen.
+    Unsettled,
     /// Something ran that may have changed the connection behind our back.
     Suspect,
+}
+
+/// What [`encode_prepare`] asks for.
+const PREPARE_UNSEEN: [Request; 6] = [
+    Request::Close,
+    Request::Parse,
+    Request::Bind,
+    Request::Execute,
+    Request::Close,
+    Request::Close,
+];
+
+/// Runs PREPARE unseen, under names that leave the client's unnamed statement and portal alone.
+fn encode_prepare(text: &[u8], out: &mut Vec<u8>) {
+    let no_types: &[u8] = &[0, 0, 0];
+    let close = |target, out: &mut Vec<u8>| {
+        message::Close {
+            target,
+            name: CARRIER,
+        }
+        .encode(out);
+    };
+    // An error left it there the last time.
+    close(message::Target::Statement, out);
+    message::encode_parse(CARRIER, &[text, no_types].concat(), out);
+    message::encode_bind_empty(CARRIER, CARRIER, out);
+    message::Execute {
+        portal: CARRIER,
+        max_rows: 0,
+    }
+    .encode(out);
+    close(message::Target::Portal, out);
+    close(message::Target::Statement, out);
 }
 
 impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
-            PoolMode::Transaction => Keep::No,
+            PoolMode::Transaction | PoolMode::Strict => Keep::No,
         }
     }
 }
@@ -85,6 +135,8 @@ impl Link {
             phase,
             keep: Keep::of(mode),
             hygiene: Hygiene::Clean,
+            pins: Vec::new(),
+            doubt: Doubt::None,
         }
     }
 
@@ -191,8 +243,57 @@ impl Link {
         self.hygiene = Hygiene::Suspect;
     }
 
-    pub fn keep(&mut self) {
+    /// Settings, locks and the like are undone before anybody else gets the connection; prepared statements stay.
+    pub fn unsettle(&mut self) {
+        if self.hygiene == Hygiene::Clean {
+            self.hygiene = Hygiene::Unsettled;
+        }
+    }
+
+    /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
+    pub fn pin(&mut self, pin: Pin) {
         self.keep = Keep::Yes;
+        self.doubt = Doubt::Some;
+        if !self.pins.contains(&pin) {
+            self.pins.push(pin);
+        }
+    }
+
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
+    }
+
+    pub fn doubt_pins(&mut self) {
+        if !self.pins.is_empty() {
+            self.doubt = Doubt::Some;
+        }
+    }
+
+    pub fn doubts_pins(&self) -> bool {
+        self.doubt == Doubt::Some
+    }
+
+    /// Asks the server for one value; `None` when that fails.
+    pub async fn ask(&mut self, sql: &str, worker: &Rc<Worker>) -> Option<String> {
+        let mut answer = Vec::new();
+        self.doubt = Doubt::None;
+        let asked = self.lent.capture(sql, &worker.scratch, &mut answer);
+        asked.await.ok()?;
+        super::login::first_value(&answer).map(str::to_owned)
+    }
+
+    /// Forgets the pins that are over. Whether the connection is still to be kept.
+    pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
+        self.pins.retain(|pin| !is_over(*pin));
+        if self.pins.is_empty() {
+            self.keep = Keep::of(mode);
+        }
+        self.keep == Keep::Yes
+    }
+
+    /// Gives back a connection that the session kept and needs no longer.
+    pub fn give_back(self, worker: &Rc<Worker>, now: Instant) {
+        self.release(worker, now);
     }
 
     /// The connection is as the session is now; for SET that has just run there.
@@ -213,8 +314,12 @@ impl Link {
         }
     }
 
-    /// Sends a Parse.
+    /// Sends a Parse, or what does the same for a statement that came by PREPARE: that one is never the client's own Parse.
     pub fn parse(&mut self, statement: &Statement, naming: Naming, fate: Fate, token: Token) {
+        let after_name = match &statement.source {
+            Source::Parse { after_name, .. } => after_name,
+            Source::Prepare { text, .. } => return self.prepare(text, token),
+        };
         let name: &[u8] = match naming {
             Naming::Named => &statement.server_name,
             Naming::Unnamed => {
@@ -222,16 +327,52 @@ impl Link {
                 b""
             }
         };
-        message::encode_parse(name, &statement.after_name, self.lent.outbox());
+        message::encode_parse(name, after_name, self.lent.outbox());
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
-    /// Counts a statement as prepared here; the one that must be closed for it, if any.
-    pub fn make_room(&mut self, id: StatementId, naming: Naming) -> Option<StatementId> {
-        match naming {
-            Naming::Named => self.lent.prepared.insert(id, PREPARED_PER_SERVER),
-            Naming::Unnamed => None,
+    fn prepare(&mut self, text: &[u8], token: Token) {
+        encode_prepare(text, self.lent.outbox());
+        for request in PREPARE_UNSEEN {
+            let token = (request == Request::Execute).then_some(token);
+            self.lent.pipeline.expect(request, Fate::Swallow, token);
         }
+    }
+
+    /// Closes a stale statement and prepares it anew, ahead of what is owed already.
+    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token) {
+        self.forget(stale.id);
+        self.now_has(renewed.id, renewed.weight());
+        let out = self.lent.outbox();
+        message::Close {
+            target: message::Target::Statement,
+            name: &stale.server_name,
+        }
+        .encode(out);
+        match &renewed.source {
+            Source::Parse { after_name, .. } => {
+                message::encode_parse(&renewed.server_name, after_name, out);
+                let anew = [Request::Close, Request::Parse];
+                self.lent.pipeline.ask_again(&anew, Request::Parse, token);
+            }
+            Source::Prepare { text, .. } => {
+                encode_prepare(text, out);
+                let anew = [&[Request::Close], &PREPARE_UNSEEN[..]].concat();
+                self.lent.pipeline.ask_again(&anew, Request::Execute, token);
+            }
+        }
+    }
+
+    /// Counts a statement as prepared here; those that must be closed for it.
+    pub fn make_room(&mut self, statement: &Statement, room: Room) -> Vec<(StatementId, usize)> {
+        self.lent
+            .prepared
+            .insert(statement.id, statement.weight(), room)
+    }
+
+    /// Those that are here beyond the room.
+    pub fn excess(&mut self, room: Room) -> Vec<(StatementId, usize)> {
+        self.lent.prepared.excess(room)
     }
 
     /// Sends a Close that the client does not know of.
@@ -255,10 +396,10 @@ impl Link {
         }
     }
 
-    /// The server did not close it after all.
-    pub fn still_has(&mut self, id: StatementId) {
-        // More than the limit for a moment: the next new one evicts again.
-        self.lent.prepared.insert(id, usize::MAX);
+    /// The server prepared it by the client's own words, or did not close it after all.
+    pub fn now_has(&mut self, id: StatementId, weight: usize) {
+        // More than the room for a moment: the next new one evicts again.
+        self.lent.prepared.insert(id, weight, Room::ENDLESS);
     }
 
     /// A simple query takes the unnamed statement with it.
@@ -270,6 +411,8 @@ impl Link {
     pub fn unpin(&mut self, mode: PoolMode) {
         self.keep = Keep::of(mode);
         self.hygiene = Hygiene::Clean;
+        self.pins.clear();
+        self.doubt = Doubt::None;
     }
 
     /// Lets the server judge statements that begin a transaction, and rolls it back.
@@ -283,7 +426,7 @@ impl Link {
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
     fn release(self, worker: &Rc<Worker>, now: Instant) {
-        if self.hygiene == Hygiene::Suspect {
+        if self.hygiene != Hygiene::Clean {
             return self.clean_up(worker);
         }
         let mut lent = self.lent;
@@ -321,6 +464,7 @@ impl Link {
         // What a transaction that is rolled back had set is known only after a full reset.
         let open = lent.status != TransactionStatus::Idle;
         let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
+        let hygiene = self.hygiene;
         tokio::task::spawn_local(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
@@ -333,6 +477,11 @@ impl Link {
                     lent.prepared.clear();
                     lent.unnamed = None;
                     return Ok::<bool, ServerError>(discarded.is_ok());
+                }
+                if hygiene == Hygiene::Unsettled {
+                    let settled = lent.run(SETTLE, &worker.scratch).await?;
+                    lent.settings = Settings::default();
+                    return Ok(settled.is_ok());
                 }
                 Ok(true)
             };
@@ -431,7 +580,7 @@ impl Session {
             self.unit_began = now;
         }
         self.waiting_since = now;
-        self.card.state.set(state);
+        self.card.enter(state, now);
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
@@ -551,7 +700,7 @@ impl Session {
     pub(super) fn detach(&mut self, now: Instant) {
         let Some(link) = self.link.take() else { return };
         self.card.set_running(None);
-        self.card.state.set(State::Idle);
+        self.card.enter(State::Idle, now);
         match link.keep {
             Keep::Yes => self.kept.push(link),
             Keep::No => link.release(&self.worker, now),
@@ -583,25 +732,28 @@ impl Session {
         let client: &mut Client = &mut self.client;
         for link in &mut self.kept {
             let mut events = Vec::new();
-            loop {
+            let broken = loop {
                 match link
                     .lent
                     .poll_read(cx, scratch, &mut client.outbox, &mut events)
                 {
-                    Poll::Pending => break,
-                    Poll::Ready(Err(error)) => {
-                        self.last_words = events.into_iter().find_map(|event| match event {
-                            Event::Fatal(words) => Some(words),
-                            _ => None,
-                        });
-                        return Poll::Ready(Broken::Kept(error));
-                    }
+                    Poll::Pending => break None,
+                    Poll::Ready(Err(error)) => break Some(Broken::Kept(error)),
                     Poll::Ready(Ok(run)) => {
                         if let Err(error) = client.poll_send(cx, &scratch[run]) {
-                            return Poll::Ready(Broken::Client(error));
+                            break Some(Broken::Client(error));
                         }
                     }
                 }
+            };
+            // The last words may come before the end itself.
+            let words = events.into_iter().find_map(|event| match event {
+                Event::Fatal(words) => Some(words),
+                _ => None,
+            });
+            self.last_words = words.or(self.last_words.take());
+            if let Some(broken) = broken {
+                return Poll::Ready(broken);
             }
         }
         Poll::Pending
@@ -613,11 +765,7 @@ impl Session {
         for held in waiting.drain(..) {
             match held {
                 Held::Answer(bytes) => self.answer(bytes),
-                Held::Parse {
-                    statement,
-                    naming,
-                    name,
-                } => self.send_parse(statement, naming, name),
+                Held::Parse(parsing) => self.send_parse(parsing),
             }
         }
         self.batch.give_back_held(waiting);

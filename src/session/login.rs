@@ -7,6 +7,8 @@ use super::card::{Card, Identity};
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
+use super::parse_scope::Given;
+use super::prepared::Behind;
 use super::respond::{End, Fault};
 use super::route::ShardSetting;
 use super::search_path;
@@ -15,8 +17,8 @@ use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
 use crate::backend::pool::{Lent, Waiter};
+use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
-use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::wire::answer::{self, Report, Severity, TransactionStatus};
 use crate::wire::auth::Credential;
@@ -104,10 +106,17 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
 
     let config = worker.config();
     let own = own.map(|lent| Link::new(lent, Phase::Working, mode));
-    let mut session = Box::new(Session {
+    let server_search_path = database.server_search_path(&user.name);
+    let scope = database.parse_scopes.borrow_mut().of(&Given {
+        user: &user.server_user,
+        server_search_path: server_search_path.as_deref(),
+        settings: &greeting.settings,
+        local: &Settings::default(),
+    });
+    let session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,
-        server_search_path: database.server_search_path(&user.name),
+        server_search_path,
         database,
         user,
         card,
@@ -130,10 +139,17 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         startup_settings: greeting.settings.clone(),
         settings: greeting.settings,
         savepoints: Vec::new(),
-        search_path: SearchPath(std::sync::Arc::from([])),
+        search_path: scope.search_path.clone(),
+        scope,
         reported: greeting.reported,
         shard_setting: ShardSetting::default(),
         prepared: Default::default(),
+        resolved: None,
+        behind: Behind::Nothing,
+        room: Room {
+            statements: config.pool.max_prepared_statements,
+            bytes: usize::try_from(config.pool.max_prepared_size.0).unwrap_or(usize::MAX),
+        },
         unnamed: None,
         copy_rest: 0,
         max_message_size: usize::try_from(config.limits.max_message_size.0).unwrap_or(usize::MAX),
@@ -141,7 +157,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         outcome: None,
         schema_changed: false,
         portals: Vec::new(),
-        local_search_path: false,
+        local: Settings::default(),
+        channels: Default::default(),
         catalog_follows: None,
         unit_began: now,
         waiting_since: now,
@@ -149,7 +166,6 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         _admission: admission,
         _presence: presence,
     });
-    session.find_search_path();
     Some(session)
 }
 
@@ -273,7 +289,7 @@ async fn greet(
 }
 
 /// The first value of the first row in a server's answer.
-fn first_value(answer: &[u8]) -> Option<&str> {
+pub(super) fn first_value(answer: &[u8]) -> Option<&str> {
     let mut rest = answer;
     while let Some((header, body)) = rest.split_at_checked(HEADER) {
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
@@ -295,11 +311,8 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         let name = name.to_ascii_lowercase();
         if name == "search_path" {
             // A list: each name is quoted by itself.
-            let quoted: Vec<String> = search_path::parse(value, "$user")
-                .iter()
-                .map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")))
-                .collect();
-            settings.set(&name, &quoted.join(", "));
+            let schemas = search_path::parse(value, "$user");
+            settings.set(&name, &search_path::as_source(&schemas));
         } else {
             settings.set(&name, &literal(value));
         }

@@ -8,11 +8,16 @@
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
 pub mod card;
+mod channels;
 mod control;
 mod effects;
 mod extended;
 mod link;
+pub mod listener;
 pub mod login;
+pub mod parse_scope;
+mod pin;
+mod prepared;
 pub mod report;
 pub mod respond;
 mod route;
@@ -33,8 +38,9 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use crate::backend::pipeline::{Committed, Event, Rest, Token};
+use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
 use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
+use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -46,9 +52,12 @@ use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
 use card::{Card, State};
+use channels::Channels;
 use effects::Effect;
 use extended::Batch;
 use link::Link;
+use parse_scope::ParseScope;
+use prepared::Behind;
 use respond::{End, Fault};
 use route::ShardSetting;
 use shared::{Admission, UserAdmission};
@@ -102,12 +111,19 @@ pub struct Session {
     startup_settings: Settings,
     /// The settings as of the last commit.
     settled: Settings,
-    savepoints: Vec<(Box<str>, Settings)>,
+    savepoints: Vec<Savepoint>,
     search_path: SearchPath,
+    /// What the session's statements are read under; its path is `search_path`.
+    scope: Rc<ParseScope>,
     /// What this client has been told by ParameterStatus.
     reported: Reported,
     shard_setting: ShardSetting,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
+    resolved: Option<Vec<(usize, Rc<Statement>)>>,
+    behind: Behind,
+    /// What one server connection may hold.
+    room: Room,
     unnamed: Option<Rc<Statement>>,
     /// Bytes of a CopyData message that are still to come from the client.
     copy_rest: usize,
@@ -123,13 +139,22 @@ pub struct Session {
     portals: Vec<(Box<[u8]>, Rc<Planned>)>,
     /// The `search_path` of a fresh connection of this user.
     server_search_path: Option<Box<str>>,
-    /// SET LOCAL search_path is in force.
-    local_search_path: bool,
+    /// SET LOCAL, as far as it bears on the meaning of statements; an empty value is the default.
+    local: Settings,
+    channels: Channels,
     _admission: (Admission, UserAdmission),
     _presence: Presence,
     unit_began: Instant,
     waiting_since: Instant,
     transaction_began: Option<Instant>,
+}
+
+/// What ROLLBACK TO goes back to.
+struct Savepoint {
+    name: Box<str>,
+    settings: Settings,
+    local: Settings,
+    channels: usize,
 }
 
 impl Session {
@@ -159,6 +184,9 @@ impl Session {
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
             self.follow_catalog().await;
+            if self.doubts_pins() {
+                self.look_at_pins().await;
+            }
             self.take_messages().await
         })
     }
@@ -256,13 +284,14 @@ impl Session {
                     ordinal,
                     committed,
                 } => self.done(token, ordinal, committed),
-                Event::Dropped(token) => self.dropped(token),
+                Event::Dropped(token, reached) => self.dropped(token, reached),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
+                Event::StaleUnseen => self.ask_again(),
             }
         }
         self.events = events;
@@ -283,7 +312,10 @@ impl Session {
     fn unit_failed(&mut self, rest: Rest) {
         self.failed = true;
         if rest == Rest::SkipsToSync {
-            self.batch.skip();
+            match (std::mem::take(&mut self.behind), &mut self.link) {
+                (Behind::Preparation, Some(link)) => link.sync(Fate::Forward),
+                _ => self.batch.skip(),
+            }
         }
         add(&self.database.counters.errors, 1);
         if self.link.as_ref().is_some_and(Link::is_metadata) {
@@ -316,6 +348,7 @@ impl Session {
                     None => query,
                 };
                 add(&counters.transaction_microseconds, transaction);
+                self.adopt_date_style();
                 self.transaction_ended();
             } else {
                 self.transaction_began.get_or_insert(self.unit_began);
@@ -323,10 +356,13 @@ impl Session {
             }
         }
         self.failed = false;
+        self.behind = Behind::Nothing;
         if between_statements {
             self.effects.clear();
             if status == TransactionStatus::Idle {
                 self.detach(now);
+            } else {
+                self.card.enter(State::IdleInTransaction, now);
             }
         }
     }
@@ -356,7 +392,7 @@ impl Session {
         let closing = link.is_closing();
         drop(link);
         for token in 0..self.effects.len() {
-            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)));
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }
         self.effects.clear();
         if !self.failed {
@@ -370,6 +406,7 @@ impl Session {
             self.batch = Batch::default();
             let status = self.own_status();
             answer::ready_for_query(&mut self.client.outbox, status);
+            self.unit_answered();
         } else {
             self.batch.skip();
         }
@@ -393,12 +430,13 @@ impl Session {
         for link in self.kept.drain(..) {
             link.clean_up(&self.worker);
         }
+        self.unlisten_all();
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
-        let flushed = std::future::poll_fn(|cx| self.client.poll_flush(cx));
+        let told = std::future::poll_fn(|cx| self.client.poll_close(cx));
         // A client that does not take its last words is not waited for.
         let timers = &self.worker.shared.timers;
-        let _ = timers.timeout(FAREWELL, flushed).await;
+        let _ = timers.timeout(FAREWELL, told).await;
         let counters = &self.database.counters;
         add(&counters.received_bytes, self.client.received_bytes);
         add(&counters.sent_bytes, self.client.sent_bytes);
@@ -412,12 +450,19 @@ impl Session {
         }
     }
 
+    /// A request has been answered without a server.
+    fn unit_answered(&self) {
+        let state = match self.transaction {
+            Transaction::Idle => State::Idle,
+            _ => State::IdleInTransaction,
+        };
+        self.card.enter(state, self.unit_began);
+    }
+
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
-        self.card.requested_at.set(self.unit_began);
-        self.card.state.set(State::Active);
-        self.card.overdue.set(false);
+        self.card.begin(self.unit_began);
     }
 }
 

@@ -69,6 +69,9 @@ pub struct DatabaseReport {
     pub wait_microseconds: u64,
     pub errors: u64,
     pub refusals: u64,
+    pub client_idle_timeouts: u64,
+    pub idle_transaction_timeouts: u64,
+    pub query_timeouts: u64,
     pub plan_cache: cache::Counters,
 }
 
@@ -143,6 +146,9 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
             wait_microseconds: counters.wait_microseconds.get(),
             errors: counters.errors.get(),
             refusals: counters.refusals.get(),
+            client_idle_timeouts: counters.client_idle_timeouts.get(),
+            idle_transaction_timeouts: counters.idle_transaction_timeouts.get(),
+            query_timeouts: counters.query_timeouts.get(),
             plan_cache: database.plans.borrow().counters(),
         }
     });

@@ -1,5 +1,6 @@
 //! Every way a statement or a connection can fail, and what the client is told: severity, SQLSTATE, message, hint.
 
+use super::card::Overstay;
 use crate::backend::connect::ConnectError;
 use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
@@ -39,12 +40,15 @@ pub enum End {
     Client,
     /// The process ends, and the client was idle.
     Shutdown,
+    Overstayed(Overstay),
     /// The client broke the protocol.
     Frame(FrameError),
     /// The server connection broke inside a transaction; its effects are unknown.
     ServerLost(ServerError, Option<Vec<u8>>),
     /// Another message than COPY data came in the middle of a COPY.
     CopyInterrupted(u8),
+    /// The client does not take the notifications that it listens to.
+    Deaf,
     /// The session cannot begin.
     Login(Fault),
 }
@@ -180,6 +184,23 @@ impl End {
                 let message = "terminating connection due to administrator command";
                 answer::error_response(out, &Report::new(Severity::Fatal, "57P01", message));
             }
+            End::Overstayed(overstay) => {
+                let (sqlstate, message) = match overstay {
+                    Overstay::Idle => (
+                        "57P05",
+                        "terminating connection due to idle-session timeout",
+                    ),
+                    Overstay::IdleInTransaction => (
+                        "25P03",
+                        "terminating connection due to idle-in-transaction timeout",
+                    ),
+                    Overstay::Query => (
+                        "57014",
+                        "terminating connection: the statement ran into query_timeout and its server did not cancel it",
+                    ),
+                };
+                answer::error_response(out, &Report::new(Severity::Fatal, sqlstate, message));
+            }
             End::Frame(error) => answer::error_response(
                 out,
                 &Report::new(Severity::Fatal, "08P01", &error.to_string()),
@@ -191,10 +212,17 @@ impl End {
                 );
                 answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
             }
-            End::ServerLost(error, words) => {
+            // The client's connection ends as its server connection does, in the server's own words.
+            End::ServerLost(_, Some(words)) => answer::error_response_raw(out, words),
+            End::ServerLost(error, None) => {
                 let lost_what =
                     "the server connection with this session's transaction or state was lost";
-                lost(lost_what, error, words.as_deref(), Severity::Fatal, out);
+                lost(lost_what, error, None, Severity::Fatal, out);
+            }
+            End::Deaf => {
+                let message = "terminating connection because too many notifications wait for it";
+                let report = Report::new(Severity::Fatal, "53400", message);
+                answer::error_response(out, &report.hint("Read what LISTEN asked for."));
             }
             End::Login(fault) => fault.write(Severity::Fatal, out),
         }

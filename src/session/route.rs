@@ -1,15 +1,16 @@
 //! From a message to its shard: the plan of its text, and the values it is bound with.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::Session;
+use super::prepared::speaks_of_prepared;
 use super::respond::Fault;
 use super::statement::{Statement, StatementPlan};
 use crate::catalog::{Catalog, Epoch};
+use crate::config::PoolMode;
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, Values, bind};
+use crate::plan::{Bound, Parameters, Plan, Planned, Target, Values, bind};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Scope};
 
@@ -22,7 +23,7 @@ pub enum Destination {
 }
 
 /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ShardSetting {
     current: Option<Chosen>,
     /// As of the last commit.
@@ -123,7 +124,7 @@ impl ShardSetting {
             .map_or_else(String::new, |chosen| chosen.values.join(", "))
     }
 
-    fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
+    pub fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
         let Some(chosen) = self.local.as_mut().or(self.current.as_mut()) else {
             return Ok(None);
         };
@@ -166,19 +167,17 @@ impl Session {
         Err(Fault::Refused(Refusal::new(Reason::TextSettings, message)))
     }
 
-    /// The plan of a prepared statement, made once for each catalog and search path.
+    /// The plan of a prepared statement of this session's scope, made once for each catalog.
     pub(super) fn plan_statement(&mut self, statement: &Statement) -> Result<StatementPlan, Fault> {
         let epoch = self.database.catalog().epoch;
         if let Some(plan) = &*statement.plan.borrow()
             && plan.epoch == epoch
-            && Arc::ptr_eq(&plan.search_path, &self.search_path.0)
         {
             return Ok(plan.clone());
         }
         let planned = self.plan(statement.text())?;
         let plan = StatementPlan {
             epoch,
-            search_path: Arc::clone(&self.search_path.0),
             planned,
             literals: Rc::from(&*self.literals),
         };
@@ -209,12 +208,33 @@ impl Session {
         planned: &Planned,
         values: &Values<'_>,
     ) -> Result<Option<Destination>, Fault> {
+        let executed = if speaks_of_prepared(planned) {
+            self.bounds_of_executes(planned)?
+        } else {
+            Vec::new()
+        };
         let catalog = self.database.catalog();
         let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
-        for statement in &planned.statements {
+        for (place, statement) in planned.statements.iter().enumerate() {
+            if self.mode == PoolMode::Strict {
+                self.check_pin(statement.pin())?;
+            }
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
+                (Ok(Plan::Relay(Target::Any)), _)
+                    if matches!(statement.class, Class::Execute { .. }) =>
+                {
+                    // Without one a server says that there is no such statement.
+                    let known = executed.iter().find(|(at, _)| *at == place);
+                    known.map_or(Bound::Any, |(_, bound)| *bound)
+                }
+                // Its parameters have no values yet.
+                (Ok(Plan::Relay(target)), None)
+                    if matches!(statement.class, Class::Prepare { .. }) =>
+                {
+                    bind(target, &catalog, values).unwrap_or(Bound::Any)
+                }
                 (_, Some(shard)) => Bound::Shard(shard),
                 (Ok(Plan::Relay(target)), None) => {
                     bind(target, &catalog, values).map_err(Fault::Refused)?

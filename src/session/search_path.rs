@@ -1,9 +1,9 @@
 //! The schemas in which a session's unqualified names are looked up.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::Session;
-use crate::catalog::SearchPath;
+use super::parse_scope::Given;
 
 /// What Postgres uses unless told otherwise.
 const DEFAULT: &str = "\"$user\", public";
@@ -44,6 +44,17 @@ fn quoted(mut rest: &str, quote: char) -> (String, &str) {
     (name, "")
 }
 
+/// As SET takes it: each name quoted by itself, and no name at all as an empty one, which no schema has.
+pub fn as_source(schemas: &[Box<str>]) -> String {
+    if schemas.is_empty() {
+        return "''".to_owned();
+    }
+    let quoted = schemas
+        .iter()
+        .map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(", ")
+}
+
 fn resolved(name: &str, user: &str) -> Box<str> {
     if name == "$user" {
         Box::from(user)
@@ -52,25 +63,27 @@ fn resolved(name: &str, user: &str) -> Box<str> {
     }
 }
 
-impl Session {
-    /// The path after the session's settings have changed.
-    pub(super) fn find_search_path(&mut self) {
-        self.local_search_path = false;
-        let user = &self.user.server_user;
-        let schemas = match self.settings.get("search_path") {
-            None => parse(self.server_search_path.as_deref().unwrap_or(DEFAULT), user),
-            Some(source) => from_source(source, user),
-        };
-        if *self.search_path.0 != *schemas {
-            self.search_path = SearchPath(Arc::from(schemas));
-        }
+/// The schemas of a path given as SQL, or of a fresh connection's.
+pub fn effective(source: Option<&str>, server: Option<&str>, user: &str) -> Vec<Box<str>> {
+    match source {
+        None => parse(server.unwrap_or(DEFAULT), user),
+        Some(source) => from_source(source, user),
     }
+}
 
-    /// SET LOCAL search_path, until the transaction ends.
-    pub(super) fn set_search_path(&mut self, values: &[Box<str>]) {
-        self.local_search_path = true;
-        let user = &self.user.server_user;
-        self.search_path = SearchPath(values.iter().map(|name| resolved(name, user)).collect());
+impl Session {
+    /// The path, and what else bears on the meaning of statements, after the session's settings have changed.
+    pub(super) fn find_search_path(&mut self) {
+        let scope = self.database.parse_scopes.borrow_mut().of(&Given {
+            user: &self.user.server_user,
+            server_search_path: self.server_search_path.as_deref(),
+            settings: &self.settings,
+            local: &self.local,
+        });
+        if !Rc::ptr_eq(&self.scope, &scope) {
+            self.search_path = scope.search_path.clone();
+            self.scope = scope;
+        }
     }
 }
 

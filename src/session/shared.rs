@@ -39,7 +39,7 @@ impl Snapshot {
 /// Shared by the workers and the control plane.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    /// Of the control plane; workers have none of their own.
+    /// Workers have none of their own.
     pub timers: Timers,
     pub handshakes: Handshakes,
     pub secret: ProcessSecret,

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use super::Session;
+use super::channels::speaks_of_channels;
 use super::control::Control;
-use super::link::Phase;
+use super::link::{Link, Phase};
+use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::straight::Decided;
@@ -56,6 +58,12 @@ impl Session {
         }
         if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
             return Err(Fault::aborted());
+        }
+        if speaks_of_prepared(&planned) && !self.is_failed() {
+            return self.prepared_query(&planned, text).await;
+        }
+        if speaks_of_channels(&planned) && self.listens_itself() && !self.is_failed() {
+            return self.channels_query(&planned).await;
         }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,
@@ -144,12 +152,12 @@ impl Session {
     }
 
     /// The whole answer to a query that no server has seen.
-    fn answer_query(&mut self, mut bytes: Vec<u8>) -> Result<(), Fault> {
+    pub(super) fn answer_query(&mut self, mut bytes: Vec<u8>) -> Result<(), Fault> {
         answer::ready_for_query(&mut bytes, self.own_status());
         super::add(&self.database.counters.queries, 1);
         self.answer(bytes);
-        if self.link.is_none() {
-            self.card.state.set(super::State::Idle);
+        if !self.link.as_ref().is_some_and(Link::is_closing) {
+            self.unit_answered();
         }
         Ok(())
     }
@@ -174,6 +182,7 @@ impl Session {
                 self.client.outbox.append(&mut error);
                 let status = self.own_status();
                 answer::ready_for_query(&mut self.client.outbox, status);
+                self.unit_answered();
             }
         }
         Ok(())
@@ -191,6 +200,9 @@ impl Session {
         match self.attach(Destination::Any, Phase::Working).await {
             Ok(()) => {
                 if let Some(link) = &mut self.link {
+                    if !calls_large_object(&frame[HEADER..]) {
+                        link.unsettle();
+                    }
                     link.send(frame, Request::Function, None);
                 }
                 Ok(())
@@ -198,4 +210,10 @@ impl Session {
             Err(fault) => self.fail_query(&fault),
         }
     }
+}
+
+/// A function of the large object API by its OID (`pg_proc.dat`); the others are not known by name.
+fn calls_large_object(body: &[u8]) -> bool {
+    let oid = body.first_chunk().map_or(0, |oid| u32::from_be_bytes(*oid));
+    matches!(oid, 715 | 764 | 767 | 952..=958 | 964 | 1004 | 3170..=3172)
 }

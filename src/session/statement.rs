@@ -1,55 +1,79 @@
-//! Prepared statements of the protocol, shared by all clients of a thread: one copy for each text with its parameter types.
+//! Prepared statements, shared by all clients of a thread: one copy for each text with its parameter types and what it is read under.
 
 use std::cell::{Cell, RefCell};
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
+use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use hashbrown::{Equivalent, HashSet};
+use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::parse_scope::ParseScope;
 use crate::backend::prepared::StatementId;
 use crate::catalog::Epoch;
 use crate::plan::Planned;
+use crate::plan::parameters::oid_of;
 use crate::sql::normalise::Literal;
 use crate::wire::message::Parse;
 
 /// How many statements nobody uses any more may stay before they are swept out.
 const UNUSED: usize = 1024;
 
-/// A statement as Parse gave it.
+/// What a prepared statement takes on a server beside its text, bytes: the least that is kept of a parsed and planned statement.
+const OVERHEAD: usize = 4096;
+
+/// A statement as Parse or PREPARE gave it.
 pub struct Statement {
     pub id: StatementId,
-    /// What follows the name in Parse: text, NUL, count, types.
-    pub after_name: Box<[u8]>,
-    /// Length of the text in `after_name`.
-    pub text_length: usize,
+    pub source: Source,
     /// The parameters' types as declared; 0 where the server finds them.
     pub types: Box<[u32]>,
+    /// What it was read under.
+    pub scope: Rc<ParseScope>,
     pub plan: RefCell<Option<StatementPlan>>,
     /// Its name on servers when clients prepare it under a name.
     pub server_name: Box<[u8]>,
     /// A server has accepted it once.
     pub accepted: Cell<bool>,
-    /// What it means besides: another Parse of the same text is the same statement only while this is the same.
-    meaning: Meaning,
+    /// As of when it was parsed.
+    definitions: Definitions,
 }
 
 /// What decides, besides its text, which tables and types a statement speaks of when it is parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Meaning {
     pub definitions: Definitions,
-    pub search_path: Arc<[Box<str>]>,
+    pub scope: Rc<ParseScope>,
 }
 
 /// Counts the changes of definitions that have been seen; a statement parsed before one may mean something else after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Definitions(pub u64);
 
-/// The plan of a statement, and for which catalog and search path it holds.
+/// How a server is given the statement.
+pub enum Source {
+    /// By Parse: what follows the name in it: text, NUL, count, types.
+    Parse {
+        after_name: Box<[u8]>,
+        text_length: usize,
+    },
+    /// By PREPARE, with the name that it has on servers.
+    Prepare { text: Box<[u8]>, name: Range<usize> },
+}
+
+impl Source {
+    /// What is the same for equal statements: the parts in front of the name and behind it.
+    fn parts(&self) -> (Option<&[u8]>, &[u8]) {
+        match self {
+            Source::Parse { after_name, .. } => (None, after_name),
+            Source::Prepare { text, name } => (Some(&text[..name.start]), &text[name.end..]),
+        }
+    }
+}
+
+/// The plan of a statement, and for which catalog it holds.
 #[derive(Clone)]
 pub struct StatementPlan {
     pub epoch: Epoch,
-    pub search_path: Arc<[Box<str>]>,
     pub planned: Rc<Planned>,
     pub literals: Rc<[Literal]>,
 }
@@ -57,101 +81,205 @@ pub struct StatementPlan {
 impl Statement {
     /// In the client's encoding.
     pub fn text(&self) -> &[u8] {
-        &self.after_name[..self.text_length]
+        match &self.source {
+            Source::Parse {
+                after_name,
+                text_length,
+            } => &after_name[..*text_length],
+            Source::Prepare { text, .. } => text,
+        }
     }
+
+    /// What it counts for on a server connection, bytes.
+    pub fn weight(&self) -> usize {
+        self.text().len() + OVERHEAD
+    }
+
+    /// It is what this Parse gives under this scope.
+    pub fn is_same(&self, parse: &Parse<'_>, scope: &Rc<ParseScope>) -> bool {
+        self.source.parts() == (None, parse.after_name()) && Rc::ptr_eq(&self.scope, scope)
+    }
+}
+
+/// PREPARE as a client wrote it: one statement's text, and where the name stands in it.
+pub struct Prepare<'a> {
+    pub text: &'a [u8],
+    pub name: Range<usize>,
+    pub types: &'a [Box<str>],
 }
 
 /// All named statements of a thread, and the numbers of all.
 #[derive(Default)]
 pub struct Statements {
-    named: HashSet<ByText>,
+    named: HashTable<Rc<Statement>>,
+    hasher: DefaultHashBuilder,
     next: u64,
     swept: usize,
 }
 
-/// A statement found by what follows the name in its Parse, and the search path.
-struct ByText(Rc<Statement>);
-
-/// What a statement is looked up by.
-struct Sought<'a> {
-    after_name: &'a [u8],
-    search_path: &'a [Box<str>],
-}
-
-impl ByText {
-    fn sought(&self) -> Sought<'_> {
-        Sought {
-            after_name: &self.0.after_name,
-            search_path: &self.0.meaning.search_path,
-        }
-    }
-}
-
-impl Hash for Sought<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // Few texts are used with several search paths.
-        self.after_name.hash(state);
-    }
-}
-
-impl Equivalent<ByText> for Sought<'_> {
-    fn equivalent(&self, known: &ByText) -> bool {
-        let known = known.sought();
-        self.after_name == known.after_name && self.search_path == known.search_path
-    }
-}
-
-impl PartialEq for ByText {
-    fn eq(&self, other: &ByText) -> bool {
-        self.sought().equivalent(other)
-    }
-}
-
-impl Eq for ByText {}
-
-impl Hash for ByText {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.sought().hash(state);
-    }
-}
+type Parts<'a> = (Option<&'a [u8]>, &'a [u8]);
 
 impl Statements {
-    /// The one copy of a named statement. Clients that hold one of an earlier meaning keep it, as they would on a server.
-    pub fn shared(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
-        let sought = Sought {
-            after_name: parse.after_name(),
-            search_path: &meaning.search_path,
+    fn hash(hasher: &DefaultHashBuilder, parts: Parts<'_>, scope: &Rc<ParseScope>) -> u64 {
+        hasher.hash_one((parts, Rc::as_ptr(scope)))
+    }
+
+    /// Clients that hold a statement of earlier definitions keep it, as they would on a server; others do not get it.
+    fn find(&self, parts: Parts<'_>, meaning: &Meaning) -> Option<Rc<Statement>> {
+        let hash = Self::hash(&self.hasher, parts, &meaning.scope);
+        let same = |known: &Rc<Statement>| {
+            Rc::ptr_eq(&known.scope, &meaning.scope) && known.source.parts() == parts
         };
-        if let Some(known) = self.named.get(&sought)
-            && known.0.meaning.definitions == meaning.definitions
-        {
-            return Rc::clone(&known.0);
+        let known = self.named.find(hash, same)?;
+        (known.definitions == meaning.definitions).then(|| Rc::clone(known))
+    }
+
+    /// It takes the place of one of earlier definitions.
+    fn insert(&mut self, statement: &Rc<Statement>) {
+        let hasher = &self.hasher;
+        let hash = |known: &Rc<Statement>| Self::hash(hasher, known.source.parts(), &known.scope);
+        let same = |known: &Rc<Statement>| {
+            Rc::ptr_eq(&known.scope, &statement.scope)
+                && known.source.parts() == statement.source.parts()
+        };
+        if let Ok(found) = self.named.find_entry(hash(statement), same) {
+            found.remove();
+        }
+        self.named
+            .insert_unique(hash(statement), Rc::clone(statement), hash);
+    }
+
+    /// The one copy of a named statement.
+    pub fn shared(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
+        if let Some(known) = self.find((None, parse.after_name()), meaning) {
+            return known;
         }
         let statement = self.own(parse, meaning);
-        self.named.replace(ByText(Rc::clone(&statement)));
+        self.insert(&statement);
         statement
     }
 
     /// A client's own: an unnamed statement, which is not worth sharing, or one that means something to this client only.
     pub fn own(&mut self, parse: &Parse<'_>, meaning: &Meaning) -> Rc<Statement> {
-        self.next += 1;
-        let id = StatementId(self.next);
-        Rc::new(Statement {
-            id,
+        let source = Source::Parse {
             after_name: Box::from(parse.after_name()),
             text_length: parse.text.len(),
-            types: parse.types().collect(),
+        };
+        self.make(source, parse.types().collect(), meaning)
+    }
+
+    /// The one copy of a statement of PREPARE.
+    pub fn prepared(&mut self, prepare: &Prepare<'_>, meaning: &Meaning) -> Rc<Statement> {
+        let Prepare { text, name, .. } = prepare;
+        if let Some(known) = self.find((Some(&text[..name.start]), &text[name.end..]), meaning) {
+            return known;
+        }
+        let statement = self.own_prepared(prepare, meaning);
+        self.insert(&statement);
+        statement
+    }
+
+    /// A statement of PREPARE that nobody else will get.
+    pub fn own_prepared(&mut self, prepare: &Prepare<'_>, meaning: &Meaning) -> Rc<Statement> {
+        let types = prepare.types.iter().map(|name| oid_of(name)).collect();
+        let source = Source::Prepare {
+            text: Box::from(prepare.text),
+            name: prepare.name.clone(),
+        };
+        self.make(source, types, meaning)
+    }
+
+    /// The statement as it is read under another scope.
+    pub fn under(&mut self, statement: &Rc<Statement>, meaning: &Meaning) -> Rc<Statement> {
+        if let Some(known) = self.find(statement.source.parts(), meaning) {
+            return known;
+        }
+        let renewed = self.renewed(statement, meaning);
+        self.insert(&renewed);
+        renewed
+    }
+
+    /// A statement with another name at this place of its text, for one use.
+    pub fn renamed(
+        &mut self,
+        statement: &Statement,
+        place: &Range<usize>,
+        name: &[u8],
+    ) -> Rc<Statement> {
+        let text = statement.text();
+        let text = [&text[..place.start], name, &text[place.end..]].concat();
+        let text_length = text.len();
+        // No types: EXECUTE has no parameters of its own.
+        let after_name = [&text[..], &[0, 0, 0]].concat().into_boxed_slice();
+        let source = Source::Parse {
+            after_name,
+            text_length,
+        };
+        let meaning = Meaning {
+            definitions: statement.definitions,
+            scope: Rc::clone(&statement.scope),
+        };
+        self.make(source, Box::default(), &meaning)
+    }
+
+    /// A statement that servers hold with a result that it no longer has: who prepares it anew gets another.
+    pub fn retire(&mut self, statement: &Rc<Statement>) {
+        let hash = Self::hash(&self.hasher, statement.source.parts(), &statement.scope);
+        if let Ok(found) = self
+            .named
+            .find_entry(hash, |known| Rc::ptr_eq(known, statement))
+        {
+            found.remove();
+        }
+    }
+
+    fn renewed(&mut self, statement: &Statement, meaning: &Meaning) -> Rc<Statement> {
+        let source = match &statement.source {
+            Source::Parse {
+                after_name,
+                text_length,
+            } => Source::Parse {
+                after_name: after_name.clone(),
+                text_length: *text_length,
+            },
+            Source::Prepare { text, name } => Source::Prepare {
+                text: text.clone(),
+                name: name.clone(),
+            },
+        };
+        self.make(source, statement.types.clone(), meaning)
+    }
+
+    fn make(&mut self, source: Source, types: Box<[u32]>, meaning: &Meaning) -> Rc<Statement> {
+        self.next += 1;
+        let id = StatementId(self.next);
+        let server_name = id.server_name().into_bytes().into_boxed_slice();
+        let source = match source {
+            Source::Prepare { text, name } => {
+                let renamed = [&text[..name.start], &server_name, &text[name.end..]].concat();
+                Source::Prepare {
+                    text: renamed.into(),
+                    name: name.start..name.start + server_name.len(),
+                }
+            }
+            parse => parse,
+        };
+        Rc::new(Statement {
+            id,
+            source,
+            types,
+            scope: Rc::clone(&meaning.scope),
             plan: RefCell::new(None),
-            server_name: id.server_name().into_bytes().into_boxed_slice(),
+            server_name,
             accepted: Cell::new(false),
-            meaning: meaning.clone(),
+            definitions: meaning.definitions,
         })
     }
 
     /// Forgets statements that no client holds, when there are many.
     pub fn sweep(&mut self) {
         if self.named.len() >= self.swept + UNUSED {
-            self.named.retain(|known| Rc::strong_count(&known.0) > 1);
+            self.named.retain(|known| Rc::strong_count(known) > 1);
             self.swept = self.named.len();
         }
         self.swept = self.swept.min(self.named.len());

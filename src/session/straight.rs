@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::card::State;
+use super::channels::speaks_of_channels;
 use super::link::Phase;
+use super::prepared::speaks_of_prepared;
 use super::respond::End;
 use super::route::Destination;
 use super::transaction::Transaction;
@@ -35,7 +37,11 @@ impl Session {
     /// Serves the client until there is an obstacle, or an end.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
-            if self.catalog_follows.is_some() {
+            if let Some(overstay) = self.card.take_overstay(|| self.worker.config()) {
+                self.database.counters.overstayed(overstay);
+                return Poll::Ready(Err(End::Overstayed(overstay)));
+            }
+            if self.catalog_follows.is_some() || (!self.kept.is_empty() && self.doubts_pins()) {
                 return Poll::Ready(Ok(()));
             }
             if let Some(place) = &mut self.place {
@@ -56,6 +62,7 @@ impl Session {
                 }
                 return Poll::Ready(Ok(()));
             }
+            self.empty_mailbox()?;
             let reading = self.reading();
             match self.poll_relay(cx, reading) {
                 // The server has taken what was waiting for it: there is room for more of the client's bytes.
@@ -100,7 +107,10 @@ impl Session {
                 self.unit_begins();
                 let text = Query::decode(&frame[HEADER..]).ok()?.text;
                 let planned = self.plan(text).ok()?;
-                if planned.statements.len() != 1 {
+                if planned.statements.len() != 1
+                    || speaks_of_prepared(&planned)
+                    || speaks_of_channels(&planned)
+                {
                     return None;
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;

@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// The next whole message that can be dealt with now. COPY data before it are passed on in parts.
-    #[inline]
+    #[inline(always)]
     fn next_message(
         &mut self,
         inbox: &[u8],

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::card::Cards;
+use super::card::{Cards, Overstay};
+use super::listener::Listener;
+use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
 use crate::backend::cancel::Target;
@@ -42,6 +44,7 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     databases: RefCell<HashMap<Box<str>, Rc<Database>>>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
+    pub listeners: RefCell<HashMap<PoolKey, Rc<Listener>>>,
     /// By name: users that have pools or sessions on this thread.
     users: RefCell<HashMap<Box<str>, Known>>,
     pub statements: RefCell<Statements>,
@@ -84,6 +87,7 @@ pub struct Database {
     greetings: RefCell<Vec<Greeting>>,
     /// The `search_path` of new connections, by user.
     search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
+    pub parse_scopes: RefCell<ParseScopes>,
     paused: Cell<bool>,
 }
 
@@ -106,6 +110,20 @@ pub struct Counters {
     pub wait_microseconds: Cell<u64>,
     pub refusals: Cell<u64>,
     pub errors: Cell<u64>,
+    pub client_idle_timeouts: Cell<u64>,
+    pub idle_transaction_timeouts: Cell<u64>,
+    pub query_timeouts: Cell<u64>,
+}
+
+impl Counters {
+    /// A session ends because of a time limit. A statement that was too long has been counted when it was cancelled.
+    pub fn overstayed(&self, overstay: Overstay) {
+        match overstay {
+            Overstay::Idle => add(&self.client_idle_timeouts, 1),
+            Overstay::IdleInTransaction => add(&self.idle_transaction_timeouts, 1),
+            Overstay::Query => {}
+        }
+    }
 }
 
 /// Adds to a counter.
@@ -124,6 +142,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             databases: RefCell::default(),
             pools: RefCell::default(),
+            listeners: RefCell::default(),
             users: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
@@ -155,6 +174,7 @@ impl Worker {
             counters: Counters::default(),
             greetings: RefCell::default(),
             search_paths: RefCell::default(),
+            parse_scopes: RefCell::default(),
             paused: Cell::new(false),
         });
         self.databases
@@ -197,6 +217,11 @@ impl Worker {
             .iter()
             .map(|(key, pool)| (key.clone(), Rc::clone(pool)))
             .collect()
+    }
+
+    /// Where a listener connects.
+    pub fn target(&self, key: &PoolKey) -> Option<Target> {
+        self.spec(key).map(|spec| spec.target)
     }
 
     /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
@@ -306,6 +331,9 @@ impl Worker {
                 }
                 None => false,
             });
+        for listener in self.listeners.borrow().values() {
+            listener.follow();
+        }
         for (key, pool) in self.pools() {
             match self.spec(&key) {
                 Some(spec) => pool.reconfigure(spec),
@@ -359,6 +387,16 @@ impl Worker {
         }
         self.statements.borrow_mut().sweep();
         self.cards.wake_overdue(now - OVERDUE);
+        let config = self.config();
+        for card in self.cards.overstaying(now, &config.limits) {
+            let Some(canceller) = card.running() else {
+                continue;
+            };
+            if let Some(database) = self.database(&card.database) {
+                add(&database.counters.query_timeouts, 1);
+            }
+            tokio::task::spawn_local(canceller.cancel());
+        }
     }
 
     /// Users that are not configured come and go: what nobody uses any more is given back.

@@ -29,6 +29,13 @@ pub enum Class {
         name: Box<str>,
         value: SetValue,
     },
+    /// SELECT set_config(name, value, is_local) and nothing else, the name and is_local as literals. Not of a list of quoted names other
+    /// than `search_path`, and not of Trunkline's own settings: those are `Data`.
+    SetConfig {
+        scope: Scope,
+        name: Box<str>,
+        value: ConfigValue,
+    },
     /// SET TRANSACTION: belongs to the open transaction.
     SetTransaction,
     /// SET CONSTRAINTS: belongs to the open transaction.
@@ -47,22 +54,29 @@ pub enum Class {
     Fetch,
     /// CLOSE name or ALL.
     CloseCursor,
-    /// PREPARE name [(types)] AS query.
+    /// PREPARE name [(types)] AS query; types in lower case as they were written.
     Prepare {
-        name: Box<str>,
+        name: Named,
+        types: Vec<Box<str>>,
         query: std::ops::Range<usize>,
     },
-    /// EXECUTE name [(arguments)].
-    Execute(Box<str>),
+    /// EXECUTE name [(arguments)], EXPLAIN EXECUTE, CREATE TABLE ... AS EXECUTE.
+    Execute {
+        name: Named,
+        arguments: Vec<Argument>,
+        executes: Executes,
+    },
     /// DEALLOCATE name; `None` is ALL.
-    Deallocate(Option<Box<str>>),
+    Deallocate(Option<Named>),
     Discard(Discard),
-    Listen,
-    Unlisten,
+    /// LISTEN channel.
+    Listen(Box<str>),
+    /// UNLISTEN channel; `None` is all.
+    Unlisten(Option<Box<str>>),
     Notify,
     /// LOCK TABLE: belongs to the open transaction.
     Lock,
-    /// EXPLAIN [options] query; the query's byte range. (EXPLAIN of EXECUTE, DECLARE or CREATE is `Unknown`.)
+    /// EXPLAIN [options] query; the query's byte range. (EXPLAIN of DECLARE or CREATE is `Unknown`.)
     Explain {
         query: std::ops::Range<usize>,
     },
@@ -80,6 +94,43 @@ pub enum Class {
     Load,
     /// First words that are no Postgres statement: sent nowhere without a hint unless the server may judge it safely (a syntax error).
     Unknown,
+}
+
+/// The value in set_config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigValue {
+    /// NULL: the default.
+    Null,
+    Text(Box<str>),
+    /// `$n`, n from 1.
+    Param(u16),
+}
+
+/// A name with its place in the message's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub name: Box<str>,
+    pub range: std::ops::Range<usize>,
+}
+
+/// An argument of EXECUTE, as a parameter in text form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    Null,
+    /// A literal's value; a number as its cast to text writes it.
+    Text(Box<str>),
+    /// Any other expression.
+    Unknown,
+}
+
+/// What is done with the rows of EXECUTE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Executes {
+    Plainly,
+    /// EXPLAIN [options] EXECUTE.
+    Explained,
+    /// CREATE TABLE ... AS EXECUTE.
+    Creating(Ddl),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

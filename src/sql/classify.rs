@@ -4,12 +4,14 @@
 //! `Unknown`, so that a server gets to complain about it.
 
 use super::class::{
-    Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Hold, Scope, SetValue,
+    Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Executes, Hold, Scope, SetValue,
 };
 use super::cursor::Cursor;
 use super::lexer::{Kind, Lexeme};
 use super::names;
 use super::normalise::{Literal, literal_text};
+use super::prepared;
+use super::set_config;
 use std::ops::Range;
 
 const QUERY: [&str; 4] = ["select", "values", "table", "with"];
@@ -22,11 +24,12 @@ pub(super) fn classify(text: &str, lexemes: &[Lexeme]) -> Class {
         return Class::Empty;
     }
     if reads_or_writes(&cursor) {
-        return Class::Data;
+        return set_config::classify(cursor).unwrap_or(Class::Data);
     }
     transaction(cursor.clone())
         .or_else(|| setting(cursor.clone()))
-        .or_else(|| prepared(cursor.clone()))
+        .or_else(|| prepared::classify(cursor.clone()))
+        .or_else(|| discard(cursor.clone()))
         .or_else(|| cursor_statement(cursor.clone()))
         .or_else(|| explain(cursor.clone()))
         .or_else(|| copy(cursor.clone()))
@@ -51,8 +54,11 @@ fn by_first_word(mut cursor: Cursor) -> Option<Class> {
     Some(match &*word {
         "fetch" | "move" => Class::Fetch,
         "close" => Class::CloseCursor,
-        "listen" => Class::Listen,
-        "unlisten" => Class::Unlisten,
+        "listen" => Class::Listen(last_name(cursor)?),
+        "unlisten" if cursor.take_operator("*") => {
+            cursor.at_end().then_some(Class::Unlisten(None))?
+        }
+        "unlisten" => Class::Unlisten(Some(last_name(cursor)?)),
         "notify" => Class::Notify,
         "lock" => Class::Lock,
         "vacuum" | "analyze" | "analyse" | "cluster" | "checkpoint" => Class::Maintenance,
@@ -61,6 +67,12 @@ fn by_first_word(mut cursor: Cursor) -> Option<Class> {
         "load" => Class::Load,
         _ => return None,
     })
+}
+
+/// A name and nothing behind it.
+fn last_name(mut cursor: Cursor) -> Option<Box<str>> {
+    let name = cursor.name()?;
+    cursor.at_end().then_some(name)
 }
 
 fn transaction(mut cursor: Cursor) -> Option<Class> {
@@ -330,41 +342,16 @@ fn plain_value(cursor: &mut Cursor) -> Option<Box<str>> {
     Some(format!("{sign}{plain}").into())
 }
 
-fn prepared(mut cursor: Cursor) -> Option<Class> {
-    if cursor.take("prepare") {
-        let name = cursor.name()?;
-        if cursor.kind() == Some(Kind::OpenParen) {
-            cursor.parenthesised()?;
-        }
-        return (cursor.take("as") && reads_or_writes(&cursor)).then(|| Class::Prepare {
-            name,
-            query: cursor.range(),
-        });
-    }
-    if cursor.take("execute") {
-        return cursor.name().map(Class::Execute);
-    }
-    if cursor.take("deallocate") {
-        if !is_last(&cursor) {
-            cursor.take("prepare");
-        }
-        let all = cursor.sees(0, "all");
-        let name = cursor.name()?;
-        return cursor
-            .at_end()
-            .then_some(Class::Deallocate((!all).then_some(name)));
-    }
-    if cursor.take("discard") {
-        let what = match () {
-            () if cursor.take("all") => Discard::All,
-            () if cursor.take("plans") => Discard::Plans,
-            () if cursor.take("sequences") => Discard::Sequences,
-            () if cursor.take_any(&["temp", "temporary"]) => Discard::Temp,
-            () => return None,
-        };
-        return cursor.at_end().then_some(Class::Discard(what));
-    }
-    None
+fn discard(mut cursor: Cursor) -> Option<Class> {
+    cursor.take("discard").then_some(())?;
+    let what = match () {
+        () if cursor.take("all") => Discard::All,
+        () if cursor.take("plans") => Discard::Plans,
+        () if cursor.take("sequences") => Discard::Sequences,
+        () if cursor.take_any(&["temp", "temporary"]) => Discard::Temp,
+        () => return None,
+    };
+    cursor.at_end().then_some(Class::Discard(what))
 }
 
 fn cursor_statement(mut cursor: Cursor) -> Option<Class> {
@@ -399,7 +386,10 @@ fn explain(mut cursor: Cursor) -> Option<Class> {
         cursor.take_any(&["analyze", "analyse"]);
         cursor.take("verbose");
     }
-    // EXECUTE and DECLARE mean something that only the session knows; CREATE TABLE AS under ANALYZE creates the table.
+    if cursor.sees(0, "execute") {
+        return prepared::execute(cursor, Executes::Explained);
+    }
+    // DECLARE means something that only the session knows; CREATE TABLE AS under ANALYZE creates the table.
     reads_or_writes(&cursor).then(|| Class::Explain {
         query: cursor.range(),
     })
@@ -461,7 +451,13 @@ fn definition(mut cursor: Cursor) -> Option<Class> {
     let first = cursor.next().filter(|lexeme| lexeme.kind == Kind::Word)?;
     let word = names::fold(cursor.source(first));
     let ddl = match &*word {
-        "create" => created(cursor),
+        "create" => {
+            let ddl = created(cursor.clone());
+            if let Some(execute) = prepared::created_from(&cursor, ddl) {
+                return Some(execute);
+            }
+            ddl
+        }
         "alter" | "drop" => {
             if is_global_object(&cursor) || cursor.sees(0, "system") {
                 Ddl::Global

@@ -171,8 +171,12 @@ pub enum Leaves {
     TemporaryTable,
     /// pg_advisory_lock and its family without `xact`.
     AdvisoryLock,
+    /// pg_advisory_unlock and its family: may end what AdvisoryLock began.
+    AdvisoryUnlock,
     /// set_config(.., .., false) or with a flag not known as true.
     Setting,
+    /// A function that may set or take something unseen. Only a planner says so, who knows the catalog.
+    Unseen,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

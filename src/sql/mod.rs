@@ -14,6 +14,8 @@ pub mod lexer;
 mod names;
 pub mod normalise;
 mod parse;
+mod prepared;
+mod set_config;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -428,6 +428,15 @@ pub fn encode_query(text: &[u8], out: &mut Vec<u8>) {
     answer::message(out, b'Q', |out| put_name(out, text));
 }
 
+/// A Bind without parameters, its results as text.
+pub fn encode_bind_empty(portal: &[u8], statement: &[u8], out: &mut Vec<u8>) {
+    answer::message(out, b'B', |out| {
+        put_name(out, portal);
+        put_name(out, statement);
+        out.extend_from_slice(&[0; 6]);
+    });
+}
+
 pub fn encode_sync(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'S', 0, 0, 0, 4]);
 }

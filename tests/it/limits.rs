@@ -300,3 +300,52 @@ fn garbage() {
     assert_eq!(witness.query("SELECT 1"), ALIVE);
     assert_eq!(proxy.client("trusty").query("SELECT 1"), ALIVE);
 }
+
+/// Each time limit ends what it is for and nothing else; the server connection is free again, rolled back.
+#[test]
+fn time_limits() {
+    let limits = "client_idle_timeout = \"600ms\"\nidle_transaction_timeout = \"300ms\"\nquery_timeout = \"400ms\"\n";
+    let proxy = Proxy::start(&format!(
+        "workers = 1\n[pool]\nsize = 1\n[limits]\n{limits}"
+    ));
+    let in_transaction = "E(FATAL 25P03 terminating connection due to idle-in-transaction timeout)";
+    for begun in [
+        "SELECT 1",
+        "BEGIN; SELECT pg_advisory_xact_lock(4711)",
+        "BEGIN",
+        "BEGIN; SELECT nothing",
+    ] {
+        let mut client = proxy.client("trusty");
+        client.query(begun);
+        let expected = match begun {
+            "SELECT 1" => "E(FATAL 57P05 terminating connection due to idle-session timeout)",
+            _ => in_transaction,
+        };
+        assert_eq!(client.rest(), expected, "{begun}");
+    }
+    // The pool's one connection is nobody's, and what was locked on it is free.
+    let mut client = proxy.client("trusty");
+    assert_eq!(
+        client.query("SELECT 1 FROM pg_locks WHERE objid = 4711"),
+        "T(?column?:23) C(SELECT 0) Z(I)"
+    );
+    // A statement that takes too long fails; its transaction and its client go on.
+    let cancelled = "E(ERROR 57014 canceling statement due to user request)";
+    assert_eq!(
+        client.query("SELECT pg_sleep(30)"),
+        format!("T(pg_sleep:2278) {cancelled} Z(I)")
+    );
+    client.query("BEGIN");
+    assert_eq!(
+        client.query("SELECT pg_sleep(30)"),
+        format!("T(pg_sleep:2278) {cancelled} Z(E)")
+    );
+    assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.query("SELECT 1"), ALIVE);
+    // What is refused is not taken for a statement that runs: the client is idle then.
+    client.query("SELECT 1 FROM orders");
+    assert_eq!(
+        client.rest(),
+        "E(FATAL 57P05 terminating connection due to idle-session timeout)"
+    );
+}

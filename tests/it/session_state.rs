@@ -97,6 +97,53 @@ fn settings_follow_to_every_shard() {
     }
 }
 
+/// `set_config` of a known name and value is a SET: it follows the session and keeps no connection.
+#[test]
+fn set_config_is_a_set() {
+    let work_mem = "SELECT set_config('work_mem', $1, false)";
+    same(&[
+        ask(&[query("SELECT set_config('work_mem', '99kB', false)")]),
+        ask(&[query(WORK_MEM)]),
+        ask(&[query(
+            "SELECT pg_catalog.set_config('search_path', 'other, public', false) AS path",
+        )]),
+        ask(&[query(
+            "SELECT to_regclass('notes')::oid = 'other.notes'::regclass, current_schemas(false)",
+        )]),
+        ask(&[query("BEGIN")]),
+        ask(&[query("SELECT set_config('search_path', 'public', true)")]),
+        ask(&[query("SELECT current_schemas(false)")]),
+        ask(&[query("SELECT set_config('work_mem', '98kB', false)")]),
+        ask(&[query("ROLLBACK")]),
+        ask(&[query(WORK_MEM), query("SELECT current_schemas(false)")]),
+        ask(&[run(work_mem, &[Some("97kB")]), sync()]),
+        ask(&[query(WORK_MEM)]),
+        ask(&[run(work_mem, &[Some("much")]), sync()]),
+        ask(&[run(work_mem, &[None]), sync()]),
+        ask(&[query(WORK_MEM)]),
+        ask(&[query("SELECT set_config('search_path', '', false)")]),
+        ask(&[query("SELECT current_schemas(false)")]),
+        ask(&[query("SELECT set_config('app.tenant', 'it''s', false)")]),
+        ask(&[query("SELECT current_setting('app.tenant')")]),
+        ask(&[query("DISCARD ALL")]),
+        ask(&[query("SELECT current_schemas(false)")]),
+    ]);
+    let proxy = proxy();
+    let (mut one, mut two) = (proxy.client("lone"), proxy.client("lone"));
+    for _ in 0..2 {
+        one.query("SELECT set_config('timezone', 'Asia/Tokyo', false)");
+        two.ask(&[
+            run(
+                "SELECT set_config('TimeZone', $1, false)",
+                &[Some("Europe/Paris")],
+            ),
+            sync(),
+        ]);
+        assert_eq!(one.value("SHOW timezone"), "Asia/Tokyo");
+        assert_eq!(two.value("SHOW timezone"), "Europe/Paris");
+    }
+}
+
 #[test]
 fn nobody_else_sees_them() {
     let proxy = proxy();

@@ -38,11 +38,11 @@ def virtual_environment(name, *requirements):
     return once(CACHE / f"{name}-environment-{mark}", make) / "bin/python"
 
 
-def source_distribution(package, version):
+def source_distribution(python, package, version):
     """What the Python package's maintainers upload as source."""
 
     def make(folder):
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+        pip = [python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
         run(*pip, "--no-deps", "--no-binary", ":all:", "-d", folder, f"{package}=={version}")
         (archive,) = folder.glob("*.tar.gz")
         run("tar", "xzf", archive, "-C", folder, "--strip-components=1")

@@ -140,6 +140,7 @@ fn general(snapshot: &Snapshot, reports: &[WorkerReport], clients: usize) -> Vec
     for client in reports.iter().flat_map(|report| &report.clients) {
         let state = match client.state {
             State::Active => "active",
+            State::IdleInTransaction => "idle_in_transaction",
             State::Waiting => "waiting",
             State::Idle => "idle",
         };
@@ -277,6 +278,21 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             "refusals",
             "Statements that were refused because they do not live on one shard.",
             sum(&|d| total(d.refusals)),
+        ),
+        Family::counter(
+            "client_idle_timeouts",
+            "Clients sent away because they were idle for too long.",
+            sum(&|d| total(d.client_idle_timeouts)),
+        ),
+        Family::counter(
+            "idle_transaction_timeouts",
+            "Clients sent away because they were idle in a transaction for too long.",
+            sum(&|d| total(d.idle_transaction_timeouts)),
+        ),
+        Family::counter(
+            "query_timeouts",
+            "Statements cancelled because they ran for too long.",
+            sum(&|d| total(d.query_timeouts)),
         ),
         Family::counter(
             "received",

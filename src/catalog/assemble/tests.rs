@@ -133,6 +133,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
             name("information_schema.tables"),
         ]),
         opaque_functions: HashSet::new(),
+        residue: Default::default(),
     }
 }
 

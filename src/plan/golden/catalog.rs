@@ -161,6 +161,7 @@ pub fn cluster(shards: u16) -> Catalog {
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
         opaque_functions: HashSet::from(["monthly_report".into()]),
+        residue: Default::default(),
         schema: SchemaState::Read,
     }
 }

@@ -20,11 +20,13 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 7] = [
+const SHOWN_ELSEWHERE: [Reason; 9] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::SettingInBatch,
+    Reason::Execute,
+    Reason::Pinned,
     Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,

@@ -344,6 +344,9 @@ impl Extraction {
             | "pg_try_advisory_lock_shared" => {
                 self.leaves(Leaves::AdvisoryLock);
             }
+            "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => {
+                self.leaves(Leaves::AdvisoryUnlock);
+            }
             "set_config" if !sets_locally(function) => self.leaves(Leaves::Setting),
             "lo_open" => self.leaves(Leaves::LargeObject),
             // Constructors that the parser reads as calls.

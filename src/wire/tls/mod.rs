@@ -124,6 +124,10 @@ impl Files {
     }
 }
 
+/// Most bytes of a TLS record towards clients, as Postgres sends them. libpq reads at least so much at once; of a larger record the rest
+/// stays inside OpenSSL, where a client that waits for its socket does not see it, and waits for ever.
+const LARGEST_RECORD: usize = 8192;
+
 impl Acceptor {
     fn load(offer: &Offer, before: Option<&Acceptor>) -> Result<Self, TlsError> {
         let files = Files::read(offer)?;
@@ -165,6 +169,7 @@ impl Acceptor {
                 source,
             })?;
         config.alpn_protocols = vec![APPLICATION_PROTOCOL.to_vec()];
+        config.max_fragment_size = Some(LARGEST_RECORD);
         // Sessions are kept by the clients, in tickets: they cost no memory here. A client's certificate is verified anew
         // each time, so where there may be one nothing is resumed.
         config.session_storage = Arc::new(NoServerSessionStorage {});

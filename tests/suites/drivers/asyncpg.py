@@ -12,8 +12,8 @@ ALSO_KNOWN = ["testdb", "asyncpg_intro_test"]
 
 
 def prepare(mirrors):
-    python = sources.virtual_environment("asyncpg", f"asyncpg=={VERSION}", "pytest==8.4.2", "distro==1.9.0")
-    source = sources.source_distribution("asyncpg", VERSION)
+    python = sources.virtual_environment("asyncpg", f"asyncpg=={VERSION}", "pytest==8.4.2", "distro==1.9.0", "pytest-timeout==2.4.0")
+    source = sources.source_distribution(python, "asyncpg", VERSION)
 
     def make(folder):
         # Apart from its source, so that the installed package is the one that is tested.
@@ -25,7 +25,7 @@ def prepare(mirrors):
 def run(prepared, target, only, output):
     python, folder = prepared
     report = output / "report.xml"
-    words = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "tests"]
+    words = [python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--timeout=60", f"--junitxml={report}", "tests"]
     # Checks of the source's form, and of interpreters: no server.
     words += ["--ignore=tests/test__sourcecode.py", "--ignore=tests/test_subinterpreters.py"]
     words += ["-k", only] if only else []

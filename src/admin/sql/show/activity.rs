@@ -106,7 +106,8 @@ fn client_row(view: &View, worker: usize, client: &ClientReport) -> Vec<Cell> {
 
 fn state(state: State) -> &'static str {
     match state {
-        State::Active => "active",
+        // In PgBouncer's words: linked to a server.
+        State::Active | State::IdleInTransaction => "active",
         State::Waiting => "waiting",
         State::Idle => "idle",
     }

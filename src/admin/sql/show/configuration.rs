@@ -211,7 +211,7 @@ fn limits(config: &Config) -> [Setting; 7] {
     ]
 }
 
-fn pool(config: &Config) -> [Setting; 9] {
+fn pool(config: &Config) -> [Setting; 11] {
     let pool = &config.pool;
     let or_never =
         |time: Option<std::time::Duration>| time.map_or_else(|| "never".to_owned(), span);
@@ -225,6 +225,11 @@ fn pool(config: &Config) -> [Setting; 9] {
         reload("pool.max_lifetime", or_never(pool.max_lifetime)),
         reload("pool.check_after_idle", span(pool.check_after_idle)),
         reload("pool.connect_timeout", span(pool.connect_timeout)),
+        reload(
+            "pool.max_prepared_statements",
+            pool.max_prepared_statements.to_string(),
+        ),
+        reload("pool.max_prepared_size", size(pool.max_prepared_size)),
     ]
 }
 

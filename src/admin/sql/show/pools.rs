@@ -77,6 +77,7 @@ fn pool_row(view: &View, report: &WorkerReport, pool: &PoolReport) -> Vec<Cell> 
 pub fn mode(mode: PoolMode) -> &'static str {
     match mode {
         PoolMode::Transaction => "transaction",
+        PoolMode::Strict => "strict",
         PoolMode::Session => "session",
     }
 }

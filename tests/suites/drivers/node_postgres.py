@@ -1,0 +1,42 @@
+"""node-postgres: the integration tests of its repository, each file a test, with parameters and results as text and in binary."""
+
+import shutil
+
+import sources
+from drivers import command
+
+VERSION = "8.16.3"
+URL = "https://github.com/brianc/node-postgres"
+DATABASES = ["pg_test"]
+# What the package and its tests need; its own siblings at the versions of that release.
+PACKAGES = ["pg-connection-string@2.9.1", "pg-pool@3.10.1", "pg-protocol@1.10.3", "pg-types@2.2.0", "pgpass@1.0.5"]
+PACKAGES += ["async@2.6.4", "bluebird@3.7.2", "co@4.6.0", "pg-copy-streams@0.3.0"]
+
+
+def prepare(mirrors):
+    source = sources.git("node-postgres", URL, f"pg@{VERSION}", mirrors)
+
+    def make(folder):
+        shutil.copytree(source / "packages/pg", folder, dirs_exist_ok=True)
+        (folder / "package.json").unlink()
+        sources.run("npm", "install", "--no-save", "--no-audit", "--no-fund", *PACKAGES, cwd=folder)
+        shutil.copy(source / "packages/pg/package.json", folder)
+
+    return sources.once(sources.CACHE / f"node-postgres-{VERSION}-tests", make)
+
+
+def run(folder, target, only, output):
+    url = f"postgres://postgres@{target.host}:{target.port}/pg_test"
+    environment = target.environment(PGDATABASE="pg_test", PGTESTNOSSL="true")
+    outcomes = {}
+    # A table that all of them read.
+    command(["node", "script/create-test-tables.js", url], output / "tables.log", 60, cwd=folder, env=environment)
+    for path in sorted((folder / "test/integration").rglob("*-tests.js")):
+        name = str(path.relative_to(folder / "test/integration"))
+        if only and only not in name:
+            continue
+        for mode in ("text", "binary"):
+            log = output / f"{name.replace('/', '_')}.{mode}.log"
+            code = command(["node", path, url] + (["binary"] if mode == "binary" else []), log, 60, cwd=folder, env=environment)
+            outcomes[f"{name} {mode}"] = "pass" if code == 0 else "fail"
+    return outcomes
