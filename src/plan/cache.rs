@@ -26,7 +26,10 @@ use crate::sql::{self, SqlError};
 
 use super::refusal::{Reason, Refusal};
 use super::template::Templates;
-use super::{KeyOperand, KeyTuple, Plan, Planned, PlannedStatement, Target};
+use super::{KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Target};
+
+/// What an allocator adds to a piece.
+const OVERHEAD: usize = 16;
 
 /// Longer texts are planned each time.
 const LONGEST_TEXT: usize = 16 * 1024;
@@ -209,8 +212,12 @@ impl PlanCache {
         search_path: &SearchPath,
         planned: &Rc<Planned>,
     ) {
-        let bytes =
-            normal.len() + planned.bytes() + size_of::<Option<Entry>>() + 2 * size_of::<usize>();
+        // The slots and the table have up to twice the room that they need.
+        let bytes = normal.len()
+            + OVERHEAD
+            + planned.bytes()
+            + 2 * size_of::<Option<Entry>>()
+            + 4 * size_of::<usize>();
         if bytes > self.limit {
             return;
         }
@@ -293,6 +300,7 @@ fn plan_text(
     })?;
     let statements = sql::read(text)?;
     let mut planned = super::plan(text, &statements, catalog, search_path);
+    planned.statements.shrink_to_fit();
     for statement in &mut planned.statements {
         statement.range =
             to_normal(statement.range.start, literals)..to_normal(statement.range.end, literals);
@@ -338,34 +346,31 @@ impl Planned {
     /// Its size in memory, near enough for a limit.
     fn bytes(&self) -> usize {
         size_of::<Planned>()
-            + self
-                .statements
-                .iter()
-                .map(bytes_of_statement)
-                .sum::<usize>()
+            + self.statements.capacity() * size_of::<PlannedStatement>()
+            + 2 * OVERHEAD
+            + self.statements.iter().map(bytes_beside).sum::<usize>()
     }
 }
 
-fn bytes_of_statement(statement: &PlannedStatement) -> usize {
+/// What a statement has on the heap.
+fn bytes_beside(statement: &PlannedStatement) -> usize {
     let plan = match &statement.plan {
-        Ok(Plan::Relay(Target::Keys { sets, .. })) => sets
-            .iter()
-            .flat_map(|set| &set.tuples)
-            .map(bytes_of_tuple)
-            .sum(),
+        Ok(Plan::Relay(Target::Keys { sets, .. })) => {
+            sets.capacity() * size_of::<KeySet>()
+                + OVERHEAD
+                + sets.iter().map(bytes_of_set).sum::<usize>()
+        }
         Ok(Plan::Session | Plan::Relay(Target::Any | Target::Shard(_))) => 0,
         Err(refusal) => refusal.message.capacity(),
     };
-    size_of::<PlannedStatement>()
-        + bytes_of_class(&statement.class)
-        + plan
-        + size_of_val(&statement.leaves[..])
+    bytes_of_class(&statement.class) + plan + statement.leaves.capacity() * size_of::<Leaves>()
 }
 
-fn bytes_of_tuple(tuple: &KeyTuple) -> usize {
-    /// What an allocator adds.
-    const OVERHEAD: usize = 16;
-    size_of::<KeyTuple>() + OVERHEAD + tuple.0.capacity() * size_of::<KeyOperand>()
+fn bytes_of_set(set: &KeySet) -> usize {
+    let values = |tuple: &KeyTuple| tuple.0.capacity() * size_of::<KeyOperand>() + OVERHEAD;
+    set.tuples.capacity() * size_of::<KeyTuple>()
+        + OVERHEAD
+        + set.tuples.iter().map(values).sum::<usize>()
 }
 
 fn bytes_of_class(class: &Class) -> usize {
