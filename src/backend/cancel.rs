@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::connect::{self, Address, Login};
+use super::connect::{self, Address, ConnectError, Connected, Login};
 use crate::wire::stream::Peer;
 use crate::wire::timers::Timers;
 use crate::wire::tls::ServerEncryption;
@@ -19,6 +19,20 @@ pub struct Target {
     pub encryption: Arc<ServerEncryption>,
     pub timers: Timers,
     pub timeout: Duration,
+}
+
+impl Target {
+    /// Makes a connection there.
+    pub async fn connect(&self) -> Result<Connected, ConnectError> {
+        let Target {
+            address,
+            login,
+            encryption,
+            timers,
+            timeout,
+        } = self;
+        connect::connect(address, login, encryption, timers, *timeout).await
+    }
 }
 
 impl PartialEq for Target {

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::cancel::Target;
-use super::connect::{self, Address, ConnectError};
+use super::connect::{Address, ConnectError};
 use super::server::Server;
 use crate::config;
 use crate::sharding::ShardId;
@@ -273,14 +273,7 @@ impl Pool {
                     result: None,
                 };
                 let target = &spec.target;
-                let connecting = connect::connect(
-                    &target.address,
-                    &target.login,
-                    &target.encryption,
-                    &target.timers,
-                    target.timeout,
-                );
-                attempt.result = Some(connecting.await.map(|connected| {
+                attempt.result = Some(target.connect().await.map(|connected| {
                     let now = Instant::now();
                     let expires_at = spec
                         .settings

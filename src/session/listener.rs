@@ -15,7 +15,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::card::Card;
 use super::worker::{PoolKey, Worker};
 use crate::backend::cancel::Target;
-use crate::backend::connect;
 use crate::backend::server::{Server, ServerError};
 use crate::wire::answer::{self, Report, Severity};
 use crate::wire::frame::HEADER;
@@ -271,14 +270,8 @@ impl Ear {
             }
         }
         let target = &self.target;
-        let connecting = connect::connect(
-            &target.address,
-            &target.login,
-            &target.encryption,
-            &target.timers,
-            target.timeout,
-        );
-        let connected = connecting
+        let connected = target
+            .connect()
             .await
             .map_err(|error| Refused("08001", error.to_string()))?;
         let shard = self.key.shard;
