@@ -26,7 +26,9 @@ use crate::sql::{self, SqlError};
 
 use super::refusal::{Reason, Refusal};
 use super::template::Templates;
-use super::{KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Target};
+use super::{
+    KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Spread, Target,
+};
 
 /// What an allocator adds to a piece.
 const OVERHEAD: usize = 16;
@@ -309,6 +311,9 @@ fn plan_text(
                 .position
                 .map(|position| to_normal(position, literals));
         }
+        if let Some(spread) = statement.spread.as_mut().and_then(Rc::get_mut) {
+            spread.move_places(&|offset| to_normal(offset, literals));
+        }
     }
     Ok(planned)
 }
@@ -363,7 +368,14 @@ fn bytes_beside(statement: &PlannedStatement) -> usize {
         Ok(Plan::Session | Plan::Relay(Target::Any | Target::Shard(_))) => 0,
         Err(refusal) => refusal.message.capacity(),
     };
-    bytes_of_class(&statement.class) + plan + statement.leaves.capacity() * size_of::<Leaves>()
+    let spread = statement
+        .spread
+        .as_ref()
+        .map_or(0, |spread| size_of::<Spread>() + OVERHEAD + spread.bytes());
+    bytes_of_class(&statement.class)
+        + plan
+        + spread
+        + statement.leaves.capacity() * size_of::<Leaves>()
 }
 
 fn bytes_of_set(set: &KeySet) -> usize {

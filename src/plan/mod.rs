@@ -20,6 +20,7 @@ mod planner;
 mod proof;
 pub mod refusal;
 mod scope;
+pub mod spread;
 mod template;
 mod words;
 
@@ -27,6 +28,7 @@ mod words;
 mod golden;
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::catalog::DistributionId;
 use crate::sharding::{KeyType, ShardId};
@@ -38,6 +40,7 @@ pub use cache::PlanCache;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;
+pub use spread::Spread;
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct PlannedStatement {
     pub range: Range<usize>,
     pub class: Class,
     pub plan: Result<Plan, Refusal>,
+    /// How it is done when one shard is not enough, if it can be: because its plan is a refusal, or its keys turn out to lie on several.
+    pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
 }
 
@@ -63,6 +68,7 @@ impl Planned {
                 range: 0..text.len(),
                 class: Class::Unknown,
                 plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
+                spread: None,
                 leaves: Vec::new(),
             }],
         }

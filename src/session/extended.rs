@@ -778,6 +778,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
                 value,
             },
             plan: one.plan.clone(),
+            spread: None,
             leaves: one.leaves.clone(),
         }],
     })
