@@ -138,6 +138,7 @@ impl Catalog {
             sequences: configured.sequences,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            primary_keys: Default::default(),
             opaque_functions: Default::default(),
             residue: Default::default(),
             schema: SchemaState::Unread,
@@ -148,6 +149,13 @@ impl Catalog {
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
         catalog.residue = Arc::clone(&schema.residue);
+        let with_key = schema
+            .relations
+            .iter()
+            .filter(|(_, definition)| !definition.primary_key.is_empty());
+        catalog.primary_keys = with_key
+            .map(|(name, definition)| (name.clone(), definition.primary_key.as_slice().into()))
+            .collect();
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

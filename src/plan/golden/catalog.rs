@@ -160,10 +160,28 @@ pub fn cluster(shards: u16) -> Catalog {
         sequences: Sequences::Refused,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
+        primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         residue: Default::default(),
         schema: SchemaState::Read,
     }
+}
+
+fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {
+    let keys: [(&str, &[&str]); 4] = [
+        ("public.customers", &["customer_id"]),
+        ("public.orders", &["customer_id", "order_id"]),
+        ("public.invoices", &["invoice_id"]),
+        ("public.audit", &["entry"]),
+    ];
+    keys.iter()
+        .map(|(table, columns)| {
+            (
+                name(table),
+                columns.iter().map(|column| Box::from(*column)).collect(),
+            )
+        })
+        .collect()
 }
 
 /// As before the servers' definitions were read.

@@ -262,6 +262,7 @@ fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String
         Outcome::AnyShard { .. } => "any shard\n".to_owned(),
         Outcome::Shard(shard) => format!("{shard}{keys}\n"),
         Outcome::AtBind(parameters) => format!("decided by {parameters}\n"),
+        Outcome::Spread(lines) => format!("{lines}\n"),
         Outcome::Refused(refusal) => {
             shown.insert(refusal.id);
             let position = refusal

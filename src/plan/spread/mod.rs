@@ -6,8 +6,8 @@
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed.
 
 pub mod edit;
+pub mod gather;
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
@@ -16,10 +16,14 @@ use crate::sql::Statement;
 use super::refusal::Refusal;
 
 pub use edit::Edit;
+pub use gather::Gather;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Spread {}
+pub enum Spread {
+    /// On one of them, over rows that the others send.
+    Gather(Gather),
+}
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
 /// either, unless there is a better reason. `text` is the whole message's, which the statement's range cuts; ranges of edits are places in it.
@@ -30,20 +34,29 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
-    let _ = (text, statement, catalog, search_path);
-    Err(refusal)
+    let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
+    Ok(Rc::new(Spread::Gather(gathered)))
 }
 
 impl Spread {
+    /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
+    pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
+        match self {
+            Spread::Gather(gather) => gather.describe(text, catalog),
+        }
+    }
+
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
-        let _ = to;
-        let _: fn(Range<usize>);
-        match *self {}
+        match self {
+            Spread::Gather(gather) => gather.move_places(to),
+        }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Spread::Gather(gather) => gather.bytes(),
+        }
     }
 }
