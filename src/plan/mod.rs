@@ -11,6 +11,7 @@ pub mod bind;
 pub mod cache;
 mod classes;
 mod data;
+mod effect;
 pub mod explain;
 mod functions;
 pub mod hint;
@@ -58,6 +59,15 @@ pub struct PlannedStatement {
     /// How it is done when one shard is not enough, if it can be: because its plan is a refusal, or its keys turn out to lie on several.
     pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
+    pub effect: Effect,
+}
+
+/// What a statement does to what its transaction's commit makes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing, for certain: if the commit were lost, nobody could tell.
+    Reads,
+    Writes,
 }
 
 impl Planned {
@@ -70,6 +80,7 @@ impl Planned {
                 plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
                 spread: None,
                 leaves: Vec::new(),
+                effect: Effect::Writes,
             }],
         }
     }

@@ -169,6 +169,9 @@ reasons! {
     MultiShardTransaction, "multi_shard_transaction", "0A000",
         "A transaction works on one shard and a statement in it belongs on another.",
         "Use a transaction for each shard.";
+    CrossShardCommit, "cross_shard_commit", "0A000",
+        "A transaction has written on several shards, and nothing makes its commit happen on all of them or on none.",
+        "Write on one shard in a transaction, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
     SettingInBatch, "setting_in_batch", "0A000",
         "A setting of Trunkline's own is set or shown in one message together with other statements.",
         "Send the statement alone.";

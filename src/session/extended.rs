@@ -780,6 +780,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             plan: one.plan.clone(),
             spread: None,
             leaves: one.leaves.clone(),
+            effect: one.effect,
         }],
     })
 }
