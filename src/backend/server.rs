@@ -381,10 +381,7 @@ impl Server {
     }
 
     /// Waits for the answers to what nobody wants to hear of, like BEGIN.
-    pub async fn come_to_rest(
-        &mut self,
-        scratch: &RefCell<Box<[u8]>>,
-    ) -> Result<(), ServerError> {
+    pub async fn come_to_rest(&mut self, scratch: &RefCell<Box<[u8]>>) -> Result<(), ServerError> {
         let (mut unwanted, mut events) = (Vec::new(), Vec::new());
         std::future::poll_fn(|cx| {
             while !self.is_settled() {

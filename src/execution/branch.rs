@@ -26,7 +26,10 @@ const READ_LIMIT: usize = 64 * 1024;
 #[derive(Debug)]
 pub enum Failure {
     /// The body of a shard's ErrorResponse.
-    Server { branch: usize, error: Vec<u8> },
+    Server {
+        branch: usize,
+        error: Vec<u8>,
+    },
     /// With the server's last words, the body of an ErrorResponse.
     Broken {
         branch: usize,

@@ -184,7 +184,12 @@ impl Card {
     /// All that work for it now.
     pub fn all_running(&self) -> Vec<Rc<Canceller>> {
         let also = self.also_running.borrow();
-        self.running.borrow().iter().chain(&*also).cloned().collect()
+        self.running
+            .borrow()
+            .iter()
+            .chain(&*also)
+            .cloned()
+            .collect()
     }
 
     pub fn set_also_running(&self, also: Vec<Rc<Canceller>>) {

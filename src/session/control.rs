@@ -58,7 +58,10 @@ impl Fault {
     pub(super) fn no_portal(name: &[u8]) -> Fault {
         Fault::Postgres {
             sqlstate: "34000",
-            message: format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)),
+            message: format!(
+                "portal \"{}\" does not exist",
+                String::from_utf8_lossy(name)
+            ),
         }
     }
 
@@ -94,14 +97,17 @@ impl Session {
             | Class::Rollback { .. }
             | Class::Savepoint(_)
             | Class::RollbackTo(_)
-            | Class::Release(_) => self.is_party() || (!in_hand && self.transaction != Transaction::Open),
+            | Class::Release(_) => {
+                self.is_party() || (!in_hand && self.transaction != Transaction::Open)
+            }
             Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
-                self.is_party() || !in_hand
-                    && match self.transaction {
-                        Transaction::Begun(_) => !self.has_one_shard(),
-                        Transaction::Failed(_) => true,
-                        Transaction::Idle | Transaction::Open => false,
-                    }
+                self.is_party()
+                    || !in_hand
+                        && match self.transaction {
+                            Transaction::Begun(_) => !self.has_one_shard(),
+                            Transaction::Failed(_) => true,
+                            Transaction::Idle | Transaction::Open => false,
+                        }
             }
             _ => false,
         }

@@ -437,7 +437,11 @@ impl Session {
             Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
             None => self.note_portal(bind.portal, planned),
         }
+        let writes = planned.writes();
         if let Some(link) = &mut self.link {
+            if writes {
+                link.writes();
+            }
             let name: &[u8] = match naming {
                 Naming::Named => &statement.server_name,
                 Naming::Unnamed => b"",
@@ -801,6 +805,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             plan: one.plan.clone(),
             spread: None,
             leaves: one.leaves.clone(),
+            effect: one.effect,
         }],
     })
 }

@@ -4,7 +4,7 @@
 //! client's transaction. BEGIN, what was set, and savepoints reach a connection when it joins (`Session::opened`). From the second
 //! connection on, the session answers COMMIT, ROLLBACK, savepoints and SET itself, because all connections have to do them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::control::Control;
@@ -13,11 +13,15 @@ use super::respond::Fault;
 use super::route::Destination;
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
+use crate::config::CrossShardCommit;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
 use crate::wire::answer::{self, TransactionStatus};
+
+/// How long a connection may take to answer what it owes before it is given up.
+const REST: Duration = Duration::from_secs(5);
 
 impl Session {
     /// The connection that works now makes room for one to another shard, and stays in the transaction.
@@ -104,10 +108,7 @@ impl Session {
     pub(super) async fn dismiss(&mut self, mut links: Vec<Link>) {
         self.card.set_running(None);
         self.card.set_also_running(Vec::new());
-        for link in &mut links {
-            // One that broke is found when it is used next.
-            let _ = link.come_to_rest(&self.worker).await;
-        }
+        self.settle_links(&mut links).await;
         let now = Instant::now();
         if self.transaction == Transaction::Open {
             self.party.extend(links);
@@ -116,7 +117,9 @@ impl Session {
                 .party
                 .iter()
                 .position(|link| link.status() == TransactionStatus::Failed);
-            if let Some(link) = failed.map(|place| self.party.swap_remove(place)).or_else(|| self.party.pop())
+            if let Some(link) = failed
+                .map(|place| self.party.swap_remove(place))
+                .or_else(|| self.party.pop())
             {
                 self.link_up(link);
             }
@@ -129,6 +132,14 @@ impl Session {
             } else {
                 link.clean_up(&self.worker);
             }
+        }
+    }
+
+    /// Waits for what is owed to us, like the answer to BEGIN. A connection that broke, or goes on, stays unsettled.
+    pub(super) async fn settle_links(&mut self, links: &mut [Link]) {
+        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+            let rest = link.come_to_rest(&self.worker);
+            let _ = self.worker.shared.timers.timeout(REST, rest).await;
         }
     }
 
@@ -234,15 +245,8 @@ impl Session {
         let fails = self.link.iter().chain(&self.party).any(failed);
         let mut links: Vec<Link> = self.link.take().into_iter().collect();
         links.append(&mut self.party);
-        let begin = self
-            .opened
-            .as_ref()
-            .map(|opened| opened.begin().to_owned());
-        let outcome = if fails {
-            Committed::No
-        } else {
-            wanted
-        };
+        let begin = self.opened.as_ref().map(|opened| opened.begin().to_owned());
+        let outcome = if fails { Committed::No } else { wanted };
         let ended = match outcome {
             Committed::Yes => self.commit(&mut links).await,
             Committed::No => {
@@ -250,7 +254,11 @@ impl Session {
                 Ok(())
             }
         };
-        let outcome = if ended.is_ok() { outcome } else { Committed::No };
+        let outcome = if ended.is_ok() {
+            outcome
+        } else {
+            Committed::No
+        };
         self.begun_ended(outcome);
         let now = Instant::now();
         for mut link in links {
@@ -309,7 +317,7 @@ impl Session {
 
     /// Whether shards may commit one after the other, each on its own.
     fn commits_apart(&self) -> bool {
-        false
+        self.database.catalog().cross_shard_commit == CrossShardCommit::BestEffort
     }
 
     /// What a client is told when a shard did not commit: that others have, if they have.

@@ -10,9 +10,7 @@ use crate::catalog::{Catalog, Epoch};
 use crate::config::PoolMode;
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{
-    Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind,
-};
+use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Scope};
 
@@ -294,11 +292,7 @@ impl Session {
 }
 
 /// Whether a statement may be done on several shards: it can be, and it is alone in its message.
-fn several(
-    planned: &Planned,
-    statement: &PlannedStatement,
-    refusal: Refusal,
-) -> Result<(), Fault> {
+fn several(planned: &Planned, statement: &PlannedStatement, refusal: Refusal) -> Result<(), Fault> {
     if statement.spread.is_none() {
         return Err(Fault::Refused(refusal));
     }
@@ -309,7 +303,8 @@ fn several(
         .count()
         > 1
     {
-        let message = "a statement that several shards do together comes with others in one message";
+        let message =
+            "a statement that several shards do together comes with others in one message";
         return Err(Fault::Refused(Refusal::new(
             Reason::MultiShardMessage,
             message,

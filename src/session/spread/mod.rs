@@ -197,7 +197,8 @@ impl Session {
         };
         if self.transaction != Transaction::Open {
             if link.has_written() {
-                let message = "what was done before in the same unit of work would be committed on its own";
+                let message =
+                    "what was done before in the same unit of work would be committed on its own";
                 return Err(Fault::Refused(Refusal::new(
                     Reason::MultiShardMessage,
                     message,
@@ -226,11 +227,7 @@ impl Session {
     }
 
     /// Ends what [`Session::begin_own`] began.
-    pub(super) async fn end_own(
-        &mut self,
-        own: Own,
-        done: Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    pub(super) async fn end_own(&mut self, own: Own, done: Result<(), Fault>) -> Result<(), Fault> {
         if own == Own::No {
             return done;
         }
@@ -354,10 +351,11 @@ impl Session {
     /// The connections of a statement go back; when it has failed, so has the transaction.
     pub(super) async fn finish(
         &mut self,
-        links: Vec<Link>,
+        mut links: Vec<Link>,
         done: Result<(), Failure>,
     ) -> Result<(), Fault> {
         let open = self.transaction == Transaction::Open;
+        self.settle_links(&mut links).await;
         if open && !links.iter().all(Link::is_settled) {
             self.lose_party(links).await;
         } else {
