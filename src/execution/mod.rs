@@ -1,9 +1,10 @@
 //! Running a plan: the relay between one client and one server connection.
 //!
-//! `relay.rs` is for one shard; `branch.rs` for several at once.
+//! `relay.rs` is for one shard; `branch.rs` for several at once, `gather.rs` for rows that go from some to another.
 //!
 //! This room never decides where a statement goes and never reads SQL.
 
 pub mod branch;
 pub mod client;
+pub mod gather;
 pub mod relay;

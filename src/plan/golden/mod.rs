@@ -20,7 +20,7 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 11] = [
+const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
@@ -30,6 +30,7 @@ const SHOWN_ELSEWHERE: [Reason; 11] = [
     Reason::Execute,
     Reason::Pinned,
     Reason::TextSettings,
+    Reason::GatherReadOnly,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
     // golden/mod.rs: limits_on_keys_and_conditions

@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod gather;
 pub mod portal;
 
 use std::rc::Rc;
@@ -160,7 +161,9 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
-        match *call.spread {}
+        match call.spread {
+            Spread::Gather(gather) => self.gather(call, gather).await,
+        }
     }
 
     /// Tells the client what columns the statement returns.
