@@ -5,9 +5,9 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed.
 
+pub mod copy;
 pub mod edit;
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
@@ -15,11 +15,17 @@ use crate::sql::Statement;
 
 use super::refusal::Refusal;
 
+use copy::{Copied, CopyIn, CopyOut};
 pub use edit::Edit;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Spread {}
+pub enum Spread {
+    /// COPY FROM STDIN, row by row to the shards of their keys.
+    CopyIn(CopyIn),
+    /// COPY TO STDOUT: what all shards have.
+    CopyOut(CopyOut),
+}
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
 /// either, unless there is a better reason. `text` is the whole message's, which the statement's range cuts; ranges of edits are places in it.
@@ -30,20 +36,28 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
-    let _ = (text, statement, catalog, search_path);
+    if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
+        return Ok(Rc::new(match copied {
+            Copied::In(copy) => Spread::CopyIn(copy),
+            Copied::Out(copy) => Spread::CopyOut(copy),
+        }));
+    }
     Err(refusal)
 }
 
 impl Spread {
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
-    pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
-        let _ = to;
-        let _: fn(Range<usize>);
-        match *self {}
+    pub fn move_places(&mut self, _to: &dyn Fn(usize) -> usize) {
+        match self {
+            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+        }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Spread::CopyIn(copy) => copy.table.len() + 64,
+            Spread::CopyOut(_) => 64,
+        }
     }
 }
