@@ -6,5 +6,6 @@
 
 pub mod branch;
 pub mod client;
+pub mod copy;
 pub mod gather;
 pub mod relay;

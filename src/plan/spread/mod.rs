@@ -5,6 +5,7 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed.
 
+pub mod copy;
 pub mod edit;
 pub mod gather;
 
@@ -15,6 +16,7 @@ use crate::sql::Statement;
 
 use super::refusal::Refusal;
 
+use copy::{Copied, CopyIn, CopyOut};
 pub use edit::Edit;
 pub use gather::Gather;
 
@@ -23,6 +25,10 @@ pub use gather::Gather;
 pub enum Spread {
     /// On one of them, over rows that the others send.
     Gather(Gather),
+    /// COPY FROM STDIN, row by row to the shards of their keys.
+    CopyIn(CopyIn),
+    /// COPY TO STDOUT: what all shards have.
+    CopyOut(CopyOut),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -34,6 +40,12 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
+        return Ok(Rc::new(match copied {
+            Copied::In(copy) => Spread::CopyIn(copy),
+            Copied::Out(copy) => Spread::CopyOut(copy),
+        }));
+    }
     let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
     Ok(Rc::new(Spread::Gather(gathered)))
 }
@@ -43,6 +55,8 @@ impl Spread {
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         match self {
             Spread::Gather(gather) => gather.describe(text, catalog),
+            Spread::CopyIn(_) => "goes    row by row to the shards of their keys".to_owned(),
+            Spread::CopyOut(_) => "goes    to all shards, one after the other".to_owned(),
         }
     }
 
@@ -50,6 +64,7 @@ impl Spread {
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
             Spread::Gather(gather) => gather.move_places(to),
+            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
         }
     }
 
@@ -57,6 +72,8 @@ impl Spread {
     pub fn bytes(&self) -> usize {
         match self {
             Spread::Gather(gather) => gather.bytes(),
+            Spread::CopyIn(copy) => copy.table.len() + 64,
+            Spread::CopyOut(_) => 64,
         }
     }
 }

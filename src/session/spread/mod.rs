@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+pub mod copy;
 mod gather;
 pub mod portal;
 
@@ -151,6 +152,10 @@ impl Session {
         };
         self.literals = literals;
         outcome?;
+        if self.copy_in.is_some() {
+            // The client's data come next.
+            return Ok(());
+        }
         self.answer_query(Vec::new())
     }
 
@@ -163,6 +168,8 @@ impl Session {
         self.end_unit_of_others().await?;
         match call.spread {
             Spread::Gather(gather) => self.gather(call, gather).await,
+            Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
+            Spread::CopyOut(copy) => self.copy_out(call, copy).await,
         }
     }
 

@@ -29,7 +29,9 @@ const FIRST: &str = "SELECT 'a' FROM public.orders o, invoices i WHERE o.region 
 
 fn copies(second: &str) -> Vec<String> {
     let (spread, literals) = planned(FIRST, second);
-    let Spread::Gather(gather) = &*spread;
+    let Spread::Gather(gather) = &*spread else {
+        panic!("{spread:?}")
+    };
     let mut texts: Vec<Vec<u8>> = gather
         .fetches
         .iter()
@@ -103,6 +105,7 @@ fn texts_beside_the_clients() {
 fn what_may_have_an_effect_is_committed() {
     let end = |sql| match &*planned(sql, sql).0 {
         Spread::Gather(gather) => gather.end,
+        other => panic!("{other:?}"),
     };
     assert_eq!(
         end("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders"),
