@@ -12,6 +12,7 @@ use super::{
     Catalog, Collation, Column, Distribution, Epoch, Placement, QualifiedName, Relation,
     SchemaState, Sequences, Undeclared, family, view,
 };
+use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
 
 /// The configured part of a catalog: what is known before any server was asked.
@@ -22,6 +23,7 @@ pub struct Configured {
     pub home: ShardId,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
+    pub cross_shard_commit: CrossShardCommit,
     pub distributions: Arc<[Distribution]>,
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
@@ -136,6 +138,7 @@ impl Catalog {
             home: configured.home,
             undeclared: configured.undeclared,
             sequences: configured.sequences,
+            cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
             opaque_functions: Default::default(),

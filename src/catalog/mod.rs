@@ -20,6 +20,7 @@ pub use resolve::Resolved;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::CrossShardCommit;
 use crate::sharding::ShardId;
 
 /// The version of a catalog: moves with every change of configuration or schema.
@@ -116,6 +117,8 @@ pub struct Catalog {
     pub home: ShardId,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
+    /// How transactions commit that wrote on several shards.
+    pub cross_shard_commit: CrossShardCommit,
     pub distributions: Arc<[Distribution]>,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,

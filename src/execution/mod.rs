@@ -1,9 +1,12 @@
-//! Running a plan: the relay between one client and one server connection, and the merge of several servers' rows into one result.
+//! Running a plan: the relay between one client and one server connection, and what several servers do together.
 //!
-//! This room never decides where a statement goes and never reads SQL. Later kinds of plan (gather, write, two-phase commit) get their
-//! files beside `relay.rs` and `merge/`.
+//! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows.
+//!
+//! This room never decides where a statement goes and never reads SQL.
 
+pub mod branch;
 pub mod client;
 pub mod columns;
+pub mod copy;
 pub mod merge;
 pub mod relay;

@@ -11,6 +11,7 @@ pub mod bind;
 pub mod cache;
 mod classes;
 mod data;
+mod effect;
 pub mod explain;
 mod functions;
 pub mod hint;
@@ -58,9 +59,24 @@ pub struct PlannedStatement {
     /// How it is done when one shard is not enough, if it can be: because its plan is a refusal, or its keys turn out to lie on several.
     pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
+    pub effect: Effect,
+}
+
+/// What a statement does to what its transaction's commit makes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing, for certain: if the commit were lost, nobody could tell.
+    Reads,
+    Writes,
 }
 
 impl Planned {
+    /// Something in it may write.
+    pub fn writes(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.any(|statement| statement.effect == Effect::Writes)
+    }
+
     /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.
     pub fn unread(text: &[u8]) -> Planned {
         Planned {
@@ -70,6 +86,7 @@ impl Planned {
                 plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
                 spread: None,
                 leaves: Vec::new(),
+                effect: Effect::Writes,
             }],
         }
     }

@@ -8,7 +8,7 @@ use crate::sql::{Body, Statement};
 
 use super::refusal::{Reason, Refusal};
 use super::{
-    Arity, KeyTuple, Plan, Planned, PlannedStatement, Target, classes, data, hint, spread,
+    Arity, KeyTuple, Plan, Planned, PlannedStatement, Target, classes, data, effect, hint, spread,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -46,6 +46,7 @@ pub fn plan(
             plan,
             spread,
             leaves: leaves(statement, catalog),
+            effect: effect::of(text, statement, catalog, search_path),
         }
     });
     Planned {

@@ -73,6 +73,7 @@ impl Session {
         };
         match destination {
             None => self.control_query(&planned, text, frame).await,
+            Some(Destination::Several) => self.spread_query(&planned, text).await,
             // The server answers that the transaction is aborted.
             Some(Destination::Shard(_)) if self.is_failed() && planned.statements.len() == 1 => {
                 self.forward_query(&planned, frame);
@@ -163,7 +164,7 @@ impl Session {
     }
 
     /// The error and the end of a query that failed before a server had it.
-    fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
+    pub(super) fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
         if matches!(fault, Fault::Told) {
             // A message before it had failed, so that it is skipped.
             self.batch.skip();

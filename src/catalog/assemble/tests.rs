@@ -9,6 +9,7 @@ use crate::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
     QualifiedName, Relation, Resolved, SchemaState, SearchPath, Sequences, Undeclared,
 };
+use crate::config::CrossShardCommit;
 use crate::sharding::buckets::Buckets;
 use crate::sharding::hash::{Function, Hash};
 use crate::sharding::{KeyType, ShardId, ShardMap, Strategy};
@@ -45,6 +46,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
         home: HOME,
         undeclared,
         sequences: Sequences::Refused,
+        cross_shard_commit: CrossShardCommit::Refuse,
         distributions: [
             KeyType::BigInt,
             KeyType::Text,

@@ -21,6 +21,7 @@ use crate::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
     QualifiedName, Relation, SchemaState, SearchPath, Sequences, Undeclared,
 };
+use crate::config::CrossShardCommit;
 use crate::sharding::buckets::Buckets;
 use crate::sharding::geo::{Geo, Region};
 use crate::sharding::hash::{Function, Hash};
@@ -159,6 +160,7 @@ pub fn cluster(shards: u16) -> Catalog {
         home: ShardId(0),
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
+        cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
         opaque_functions: HashSet::from(["monthly_report".into()]),

@@ -26,10 +26,12 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 9] = [
+const SHOWN_ELSEWHERE: [Reason; 11] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
+    Reason::RowLimit,
+    Reason::CrossShardCommit,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
@@ -220,7 +222,9 @@ impl Case {
 impl Case {
     /// What the shards are asked, and what becomes of their rows.
     fn show_spread(&self, spread: &Spread, range: Range<usize>) -> String {
-        let Spread::Scatter(scatter) = spread;
+        let Spread::Scatter(scatter) = spread else {
+            return "copy\n".to_owned();
+        };
         let (mut normal, mut literals) = (Vec::new(), Vec::new());
         normalise(self.sql.as_bytes(), &mut normal, &mut literals).expect("it was read");
         let to = |offset| to_normal(offset, &literals);

@@ -7,6 +7,7 @@
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged.
 
 mod colocated;
+pub mod copy;
 pub mod counts;
 pub mod edit;
 mod outermost;
@@ -20,13 +21,19 @@ use crate::sql::{Statement, select};
 
 use super::refusal::{Reason, Refusal};
 
+use copy::{Copied, CopyIn, CopyOut};
 pub use edit::Edit;
 pub use scatter::Scatter;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spread {
+    /// SELECT whose shards' rows add up.
     Scatter(Scatter),
+    /// COPY FROM STDIN, row by row to the shards of their keys.
+    CopyIn(CopyIn),
+    /// COPY TO STDOUT: what all shards have.
+    CopyOut(CopyOut),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -38,6 +45,12 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
+        return Ok(Rc::new(match copied {
+            Copied::In(copy) => Spread::CopyIn(copy),
+            Copied::Out(copy) => Spread::CopyOut(copy),
+        }));
+    }
     // What else is refused is refused whatever the shards could do.
     let is_about_shards = [Reason::MultiShardSelect, Reason::JoinNotColocated]
         .iter()
@@ -66,6 +79,7 @@ impl Spread {
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
             Spread::Scatter(scatter) => scatter.move_places(to),
+            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
         }
     }
 
@@ -73,6 +87,8 @@ impl Spread {
     pub fn bytes(&self) -> usize {
         match self {
             Spread::Scatter(scatter) => scatter.bytes(),
+            Spread::CopyIn(copy) => copy.table.len() + 64,
+            Spread::CopyOut(_) => 64,
         }
     }
 }

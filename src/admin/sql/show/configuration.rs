@@ -8,8 +8,8 @@ use super::clock::span;
 use super::pools::mode;
 use crate::catalog::SchemaState;
 use crate::config::{
-    self, ByteSize, CertificateDemand, ClientTls, Config, Database, Line, LogFormat, Password,
-    SslMode, User,
+    self, ByteSize, CertificateDemand, ClientTls, Config, CrossShardCommit, Database, Line,
+    LogFormat, Password, SslMode, User,
 };
 use crate::session::worker::Paused;
 
@@ -131,6 +131,7 @@ fn settings(config: &Config) -> Vec<Setting> {
     settings.extend(limits(config));
     settings.extend(pool(config));
     settings.extend(health(config));
+    settings.push(transactions(config));
     settings
 }
 
@@ -241,6 +242,14 @@ fn health(config: &Config) -> [Setting; 4] {
         reload("health.fall", health.fall.to_string()),
         reload("health.rise", health.rise.to_string()),
     ]
+}
+
+fn transactions(config: &Config) -> Setting {
+    let commit = match config.transactions.cross_shard_commit {
+        CrossShardCommit::Refuse => "refuse",
+        CrossShardCommit::BestEffort => "best_effort",
+    };
+    reload("transactions.cross_shard_commit", commit.to_owned())
 }
 
 fn authentication(config: &Config) -> [Setting; 8] {
