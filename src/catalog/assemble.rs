@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Column, Distribution, Epoch, Placement, QualifiedName, Relation, SchemaState,
-    Sequences, Undeclared, family, view,
+    Catalog, Collation, Column, Distribution, Epoch, Placement, QualifiedName, Relation,
+    SchemaState, Sequences, Undeclared, family, view,
 };
 use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
@@ -142,6 +142,8 @@ impl Catalog {
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
             opaque_functions: Default::default(),
+            functions: Default::default(),
+            collation: Collation::Loose,
             residue: Default::default(),
             schema: SchemaState::Unread,
         };
@@ -150,6 +152,8 @@ impl Catalog {
         };
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
+        catalog.functions = Arc::clone(&schema.functions);
+        catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
         let mut warnings: Vec<Warning> = configured
             .tables

@@ -166,6 +166,10 @@ impl Session {
         }
         self.end_unit_of_others().await?;
         match call.spread {
+            Spread::Scatter(_) => Err(Fault::Refused(Refusal::new(
+                Reason::MultiShardSelect,
+                "the query's rows are on several shards",
+            ))),
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
         }
