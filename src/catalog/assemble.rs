@@ -141,6 +141,7 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
             collation: Collation::Loose,
@@ -155,6 +156,13 @@ impl Catalog {
         catalog.functions = Arc::clone(&schema.functions);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
+        let with_key = schema
+            .relations
+            .iter()
+            .filter(|(_, definition)| !definition.primary_key.is_empty());
+        catalog.primary_keys = with_key
+            .map(|(name, definition)| (name.clone(), definition.primary_key.as_slice().into()))
+            .collect();
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

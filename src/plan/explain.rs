@@ -60,6 +60,8 @@ pub enum Outcome {
     Shard(String),
     /// Parameters decide it.
     AtBind(String),
+    /// On several shards: a label and its text a line.
+    Spread(String),
     Refused(Refusal),
 }
 
@@ -87,12 +89,20 @@ pub fn explain(
         .iter()
         .zip(planned.statements)
         .map(|(statement, planned)| {
+            let spread = planned
+                .spread
+                .as_ref()
+                .map(|spread| spread.describe(text, catalog));
             let (keys, outcome) = match (&statement.class, planned.plan) {
                 // Only the session knows what it executes.
                 (Class::Execute { .. }, Ok(Plan::Relay(Target::Any))) => {
                     (Vec::new(), Outcome::Session)
                 }
                 (_, plan) => values.outcome(plan),
+            };
+            let outcome = match (outcome, spread) {
+                (Outcome::Refused(_), Some(spread)) => Outcome::Spread(spread),
+                (outcome, _) => outcome,
             };
             Explanation {
                 statement: text[statement.range.clone()].to_owned(),
@@ -341,6 +351,7 @@ impl fmt::Display for Explanation {
             Outcome::AtBind(parameters) => {
                 writeln!(f, "goes    to the shard that {parameters} decides")
             }
+            Outcome::Spread(lines) => writeln!(f, "{lines}"),
             Outcome::Refused(refusal) => {
                 writeln!(f, "refused {} ({})", refusal.id, refusal.sqlstate)?;
                 writeln!(f, "reason  {}", refusal.message)?;

@@ -163,9 +163,10 @@ pub fn cluster(shards: u16) -> Catalog {
         cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
+        primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         functions: Arc::new(FunctionKinds {
-            own_aggregates: HashSet::from(["weighted".into()]),
+            own_aggregates: HashSet::from(["weighted".into(), "median".into()]),
             windows: HashSet::from(["row_number".into(), "rank".into(), "lag".into()]),
             ..FunctionKinds::default()
         }),
@@ -194,6 +195,23 @@ pub fn order_by_bytes(catalog: &mut Catalog) {
                 .collect();
         }
     }
+}
+
+fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {
+    let keys: [(&str, &[&str]); 4] = [
+        ("public.customers", &["customer_id"]),
+        ("public.orders", &["customer_id", "order_id"]),
+        ("public.invoices", &["invoice_id"]),
+        ("public.audit", &["entry"]),
+    ];
+    keys.iter()
+        .map(|(table, columns)| {
+            (
+                name(table),
+                columns.iter().map(|column| Box::from(*column)).collect(),
+            )
+        })
+        .collect()
 }
 
 /// As before the servers' definitions were read.

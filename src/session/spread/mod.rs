@@ -5,7 +5,9 @@
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
 pub mod copy;
+mod gather;
 pub mod portal;
+mod scatter;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -166,12 +168,10 @@ impl Session {
         }
         self.end_unit_of_others().await?;
         match call.spread {
-            Spread::Scatter(_) => Err(Fault::Refused(Refusal::new(
-                Reason::MultiShardSelect,
-                "the query's rows are on several shards",
-            ))),
+            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+            Spread::Gather(gather) => self.gather(call, gather).await,
         }
     }
 
