@@ -16,6 +16,7 @@ mod names;
 pub mod normalise;
 mod parse;
 mod prepared;
+pub mod select;
 mod set_config;
 mod split;
 #[cfg(test)]

@@ -3,32 +3,44 @@
 //! Pure, like the rest of the room: facts and catalog in, a [`Spread`] or a refusal out. Nothing is spread on a guess: what cannot be proven
 //! to add up is refused. A statement that lives on one shard never comes here.
 //!
-//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed.
+//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
+//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged.
 
+mod colocated;
 pub mod copy;
+pub mod counts;
 pub mod edit;
 pub mod gather;
+mod outermost;
+pub mod scatter;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
-use crate::sql::Statement;
+use crate::sql::{Statement, select};
 
-use super::refusal::Refusal;
+use super::refusal::{Reason, Refusal};
 
 use copy::{Copied, CopyIn, CopyOut};
 pub use edit::Edit;
 pub use gather::Gather;
+pub use scatter::Scatter;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spread {
-    /// On one of them, over rows that the others send.
-    Gather(Gather),
+    /// SELECT whose shards' rows add up. Otherwise: when the types of its columns cannot be compared exactly, which only a server knows.
+    Scatter {
+        scatter: Scatter,
+        otherwise: Result<Box<Gather>, Refusal>,
+    },
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
     CopyOut(CopyOut),
+    /// On one of them, over rows that the others send.
+    Gather(Gather),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -46,34 +58,70 @@ pub fn spread(
             Copied::Out(copy) => Spread::CopyOut(copy),
         }));
     }
-    let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
-    Ok(Rc::new(Spread::Gather(gathered)))
+    // What else is refused is refused whatever the shards could do.
+    let is_about_shards = [Reason::MultiShardSelect, Reason::JoinNotColocated]
+        .iter()
+        .any(|reason| reason.kind().id == refusal.id);
+    let scatter = is_about_shards
+        .then(|| scatter::scatter(text, statement, catalog, search_path))
+        .flatten();
+    let gathered = gather::gather(text, statement, catalog, search_path, refusal);
+    Ok(Rc::new(match scatter {
+        Some(scatter) => Spread::Scatter {
+            scatter,
+            otherwise: gathered.map(Box::new),
+        },
+        None => Spread::Gather(gathered?),
+    }))
+}
+
+/// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
+/// are compared with those of the select list.
+pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
+    let Some(select) = select::read(text, statement) else {
+        return false;
+    };
+    let orders = select.order_by.iter().map(|item| &item.expression);
+    let mut compared = select.group_by.iter().chain(orders);
+    compared.any(|expression| select.has_literal(expression))
 }
 
 impl Spread {
     /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         match self {
+            Spread::Scatter { scatter, .. } => scatter.describe(),
             Spread::Gather(gather) => gather.describe(text, catalog),
-            Spread::CopyIn(_) => "goes    row by row to the shards of their keys".to_owned(),
-            Spread::CopyOut(_) => "goes    to all shards, one after the other".to_owned(),
+            Spread::CopyIn(copy) if copy.key.is_none() => "every shard gets all rows".to_owned(),
+            Spread::CopyIn(_) => "rows go to the shards of their keys".to_owned(),
+            Spread::CopyOut(_) => "rows of all shards".to_owned(),
         }
     }
 
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
-            Spread::Gather(gather) => gather.move_places(to),
+            Spread::Scatter { scatter, otherwise } => {
+                scatter.move_places(to);
+                if let Ok(gather) = otherwise {
+                    gather.move_places(to);
+                }
+            }
             Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::Gather(gather) => gather.move_places(to),
         }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
         match self {
-            Spread::Gather(gather) => gather.bytes(),
+            Spread::Scatter { scatter, otherwise } => {
+                let otherwise = otherwise.as_ref();
+                scatter.bytes() + otherwise.map_or(0, |gather| size_of::<Gather>() + gather.bytes())
+            }
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
+            Spread::Gather(gather) => gather.bytes(),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod copy;
 mod gather;
 pub mod portal;
+mod scatter;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -167,9 +168,10 @@ impl Session {
         }
         self.end_unit_of_others().await?;
         match call.spread {
-            Spread::Gather(gather) => self.gather(call, gather).await,
+            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+            Spread::Gather(gather) => self.gather(call, gather).await,
         }
     }
 
