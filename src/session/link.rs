@@ -119,6 +119,14 @@ fn encode_prepare(text: &[u8], out: &mut Vec<u8>) {
     close(message::Target::Statement, out);
 }
 
+fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
+    message::Describe {
+        target: message::Target::Statement,
+        name: naming.of(statement),
+    }
+    .encode(out);
+}
+
 impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
@@ -339,8 +347,27 @@ impl Link {
         }
     }
 
-    /// Closes a stale statement and prepares it anew, ahead of what is owed already.
-    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token) {
+    /// Asks what a statement takes and returns, for the session or for the client.
+    pub fn describe(
+        &mut self,
+        statement: &Statement,
+        naming: Naming,
+        fate: Fate,
+        token: Option<Token>,
+    ) {
+        encode_describe(statement, naming, self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::DescribeStatement, fate, token);
+    }
+
+    /// Has the server answer what it was asked so far.
+    pub fn flush(&mut self) {
+        message::encode_flush(self.lent.outbox());
+    }
+
+    /// Closes a stale statement and prepares it anew, ahead of what is owed already; the tokens are of that and of its description.
+    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token, look: Token) {
         self.forget(stale.id);
         self.now_has(renewed.id, renewed.weight());
         let out = self.lent.outbox();
@@ -349,18 +376,23 @@ impl Link {
             name: &stale.server_name,
         }
         .encode(out);
+        let mut anew = vec![(Request::Close, None)];
         match &renewed.source {
             Source::Parse { after_name, .. } => {
                 message::encode_parse(&renewed.server_name, after_name, out);
-                let anew = [Request::Close, Request::Parse];
-                self.lent.pipeline.ask_again(&anew, Request::Parse, token);
+                anew.push((Request::Parse, Some(token)));
             }
             Source::Prepare { text, .. } => {
                 encode_prepare(text, out);
-                let anew = [&[Request::Close], &PREPARE_UNSEEN[..]].concat();
-                self.lent.pipeline.ask_again(&anew, Request::Execute, token);
+                anew.extend(
+                    PREPARE_UNSEEN
+                        .map(|request| (request, (request == Request::Execute).then_some(token))),
+                );
             }
         }
+        encode_describe(renewed, Naming::Named, out);
+        anew.push((Request::DescribeStatement, Some(look)));
+        self.lent.pipeline.ask_again(&anew);
     }
 
     /// Counts a statement as prepared here; those that must be closed for it.
@@ -376,7 +408,7 @@ impl Link {
     }
 
     /// Sends a Close that the client does not know of.
-    pub fn close_statement(&mut self, id: StatementId, token: Token) {
+    pub fn close_evicted(&mut self, id: StatementId, token: Token) {
         let name = id.server_name();
         message::Close {
             target: message::Target::Statement,
@@ -386,6 +418,18 @@ impl Link {
         self.lent
             .pipeline
             .expect(Request::Close, Fate::Swallow, Some(token));
+    }
+
+    /// Sends a Close of what may be there under a statement's name.
+    pub fn close_statement(&mut self, statement: &Statement) {
+        message::Close {
+            target: message::Target::Statement,
+            name: &statement.server_name,
+        }
+        .encode(self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::Close, Fate::Swallow, None);
     }
 
     /// The server did not prepare it after all.
@@ -497,6 +541,16 @@ impl Link {
 pub enum Naming {
     Named,
     Unnamed,
+}
+
+impl Naming {
+    /// What servers know the statement by.
+    pub fn of(self, statement: &Statement) -> &[u8] {
+        match self {
+            Naming::Named => &statement.server_name,
+            Naming::Unnamed => b"",
+        }
+    }
 }
 
 impl Session {

@@ -22,6 +22,7 @@ pub mod report;
 pub mod respond;
 mod route;
 mod search_path;
+mod shape;
 pub mod shared;
 mod simple;
 pub mod statement;
@@ -57,9 +58,10 @@ use effects::Effect;
 use extended::Batch;
 use link::Link;
 use parse_scope::ParseScope;
-use prepared::Behind;
+use prepared::{Behind, Untold};
 use respond::{End, Fault};
 use route::ShardSetting;
+use shape::Difference;
 use shared::{Admission, UserAdmission};
 use statement::Statement;
 use straight::Decided;
@@ -122,6 +124,10 @@ pub struct Session {
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
+    /// In what the statement that the session waits for differs from what the client was told.
+    looked: Option<Difference>,
+    /// A portal whose rows have another shape than the client knows.
+    untold: Option<Untold>,
     /// What one server connection may hold.
     room: Room,
     unnamed: Option<Rc<Statement>>,
@@ -285,6 +291,11 @@ impl Session {
                     committed,
                 } => self.done(token, ordinal, committed),
                 Event::Dropped(token, reached) => self.dropped(token, reached),
+                Event::Described {
+                    token,
+                    parameters,
+                    columns,
+                } => self.described(token, &parameters, columns.as_deref()),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),

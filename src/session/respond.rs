@@ -26,6 +26,8 @@ pub enum Fault {
     Broken(ServerError, Option<Vec<u8>>),
     /// The client has been told already.
     Told,
+    /// A prepared statement's result is not what the client was told.
+    StalePlan,
     /// What Postgres itself would say, in Postgres's words.
     Postgres {
         sqlstate: &'static str,
@@ -120,6 +122,12 @@ impl Fault {
                 );
             }
             Fault::Told => {}
+            Fault::StalePlan => {
+                let message = "cached plan must not change result type";
+                let report = Report::new(severity, "0A000", message);
+                // Drivers know by the function that reports it that they may prepare the statement anew.
+                answer::error_response(out, &report.routine("RevalidateCachedQuery"));
+            }
             Fault::Postgres { sqlstate, message } => {
                 answer::error_response(out, &Report::new(severity, sqlstate, message))
             }
