@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::position::Shift;
 use crate::wire::answer::TransactionStatus;
 
 /// Marks a request whose outcome the session wants to know. Chosen by the session.
@@ -46,6 +47,8 @@ enum Item {
         request: Request,
         fate: Fate,
         token: Option<Token>,
+        /// Its text is not quite what the client wrote.
+        shift: Option<Box<Shift>>,
     },
     /// An answer of our own, due when everything before it has been answered.
     Answer {
@@ -183,7 +186,22 @@ impl Pipeline {
             request,
             fate,
             token,
+            shift: None,
         });
+    }
+
+    /// How much is owed.
+    pub fn owed(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// In the texts of what was put on its way when so much was owed already, names were replaced: errors point into the client's.
+    pub fn shift(&mut self, owed: usize, by: &Shift) {
+        for item in self.queue.iter_mut().skip(owed) {
+            if let Item::Owed { shift, .. } = item {
+                *shift = Some(Box::new(by.clone()));
+            }
+        }
     }
 
     /// Notes an answer of our own that is due after all that was asked before.
@@ -261,6 +279,7 @@ impl Pipeline {
                 request: *request,
                 fate: Fate::Swallow,
                 token: *token,
+                shift: None,
             });
         }
     }
@@ -278,6 +297,7 @@ impl Pipeline {
             request,
             fate: Fate::Forward,
             token,
+            ..
         }) = self.queue.front()
         else {
             return false;
@@ -325,12 +345,13 @@ impl Pipeline {
                 request,
                 fate,
                 token,
-            }) => (*request, fate, *token),
+                shift,
+            }) => (*request, fate, *token, shift),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
         };
-        let (request, fate, token) = head;
+        let (request, fate, token, shift) = head;
         let verdict = match fate {
             Fate::Forward => Verdict::Forward,
             Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
@@ -342,7 +363,10 @@ impl Pipeline {
             (b'E', _) => {
                 let verdict = match fate {
                     Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
-                    Fate::Forward | Fate::Swallow => Verdict::Forward,
+                    Fate::Forward | Fate::Swallow => shift
+                        .as_ref()
+                        .and_then(|shift| shift.error(body))
+                        .map_or(Verdict::Forward, |error| Verdict::Instead(error.into())),
                 };
                 self.copying = Copying::No;
                 if is_stale(body) {

@@ -18,6 +18,7 @@ use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request, Token};
+use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, ConfigValue, CopyDirection};
@@ -121,6 +122,14 @@ impl Batch {
         self.portals.retain(|(portal, _)| **portal != *name);
         self.portals.len() < before
     }
+}
+
+/// A portal on the current connection whose execution changes the session.
+pub struct Portal {
+    name: Box<[u8]>,
+    planned: Rc<Planned>,
+    /// It was bound to a text in which a name was replaced.
+    shift: Option<Shift>,
 }
 
 /// A Bind whose destination is known.
@@ -413,14 +422,14 @@ impl Session {
             ..
         } = binding;
         let renamed = self.as_servers_know(statement, planned);
-        let (statement, naming) = match &renamed {
-            Some(renamed) => (renamed, &Naming::Unnamed),
-            None => (statement, naming),
+        let (statement, naming, shift) = match &renamed {
+            Some((renamed, shift)) => (renamed, &Naming::Unnamed, Some(shift)),
+            None => (statement, naming, None),
         };
         self.ensure_parsed(statement, *naming);
         match with_value(planned, bind, &statement.types) {
-            Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
-            None => self.note_portal(bind.portal, planned),
+            Some(known) => self.note_portal(bind.portal, &Rc::new(known), None),
+            None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
         if let Some(link) = &mut self.link {
             let name = naming.of(statement);
@@ -476,14 +485,16 @@ impl Session {
         &mut self,
         statement: &Statement,
         planned: &Planned,
-    ) -> Option<Rc<Statement>> {
+    ) -> Option<(Rc<Statement>, Shift)> {
         let Class::Execute { name, .. } = &planned.statements.first()?.class else {
             return None;
         };
         let executed = self.executed_at(0, name)?;
         self.ensure_parsed(&executed, Naming::Named);
         let mut statements = self.worker.statements.borrow_mut();
-        Some(statements.renamed(statement, &name.range, &executed.server_name))
+        let renamed = statements.renamed(statement, &name.range, &executed.server_name);
+        let replaced = [(name.range.clone(), executed.server_name.len())];
+        Some((renamed, Shift::new(statement.text(), 0, replaced)))
     }
 
     /// Nobody executes another client's statement by the name that servers know.
@@ -501,16 +512,20 @@ impl Session {
     }
 
     /// Remembers a portal whose execution changes the session.
-    fn note_portal(&mut self, portal: &[u8], planned: &Rc<Planned>) {
+    fn note_portal(&mut self, portal: &[u8], planned: &Rc<Planned>, shift: Option<Shift>) {
         if !self.portals.is_empty() {
-            self.portals.retain(|(name, _)| **name != *portal);
+            self.portals.retain(|known| *known.name != *portal);
         }
         let plain = planned
             .statements
             .iter()
             .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
         if !plain {
-            self.portals.push((Box::from(portal), Rc::clone(planned)));
+            self.portals.push(Portal {
+                name: Box::from(portal),
+                planned: Rc::clone(planned),
+                shift,
+            });
         }
     }
 
@@ -551,7 +566,7 @@ impl Session {
                 }
                 let renamed = self.as_servers_know(&statement, &plan.planned);
                 let (statement, naming, token) = match renamed {
-                    Some(renamed) => (renamed, Naming::Unnamed, None),
+                    Some((renamed, _)) => (renamed, Naming::Unnamed, None),
                     None => self.hold_to_describe(statement, naming).await?,
                 };
                 self.ensure_parsed(&statement, naming);
@@ -665,11 +680,12 @@ impl Session {
         {
             return Err(Fault::StalePlan);
         }
-        let planned = self
+        let portal = self
             .portals
             .iter()
-            .find(|(name, _)| **name == *execute.portal)
-            .map(|(_, planned)| Rc::clone(planned));
+            .find(|known| *known.name == *execute.portal);
+        let planned = portal.map(|portal| Rc::clone(&portal.planned));
+        let shift = portal.and_then(|portal| portal.shift.clone());
         let copies = planned
             .as_ref()
             .and_then(|planned| planned.statements.first())
@@ -683,7 +699,10 @@ impl Session {
         }
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
-            link.send(frame, Request::Execute, token);
+            match shift {
+                Some(shift) => link.send_shifted(frame, Request::Execute, token, &shift),
+                None => link.send(frame, Request::Execute, token),
+            }
             if copies {
                 link.expect_copy();
             }

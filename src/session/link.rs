@@ -15,6 +15,7 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
+use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
@@ -215,6 +216,19 @@ impl Link {
     pub fn send(&mut self, frame: &[u8], request: Request, token: Option<Token>) {
         self.lent.push(frame);
         self.lent.pipeline.expect(request, Fate::Forward, token);
+    }
+
+    /// Likewise a message of a text in which names were replaced.
+    pub fn send_shifted(
+        &mut self,
+        frame: &[u8],
+        request: Request,
+        token: Option<Token>,
+        by: &Shift,
+    ) {
+        let owed = self.lent.pipeline.owed();
+        self.send(frame, request, token);
+        self.lent.pipeline.shift(owed, by);
     }
 
     pub fn answer(&mut self, bytes: Vec<u8>) {

@@ -47,7 +47,6 @@ use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
-use crate::plan::Planned;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
@@ -55,7 +54,7 @@ use crate::wire::answer::TransactionStatus;
 use card::{Card, State};
 use channels::Channels;
 use effects::Effect;
-use extended::Batch;
+use extended::{Batch, Portal};
 use link::Link;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
@@ -142,7 +141,7 @@ pub struct Session {
     /// Told when the definitions that this session has changed are known here.
     catalog_follows: Option<oneshot::Receiver<()>>,
     /// Portals whose execution changes the session.
-    portals: Vec<(Box<[u8]>, Rc<Planned>)>,
+    portals: Vec<Portal>,
     /// The `search_path` of a fresh connection of this user.
     server_search_path: Option<Box<str>>,
     /// SET LOCAL, as far as it bears on the meaning of statements; an empty value is the default.

@@ -16,6 +16,7 @@ use super::shape::{Difference, Shape};
 use super::statement::{Meaning, Prepare, Statement, StatementPlan};
 use crate::backend::again;
 use crate::backend::pipeline::{Fate, Request, Token};
+use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
 use crate::execution::relay::Reading;
@@ -38,6 +39,7 @@ pub enum Behind {
 /// A message under the names that servers know.
 struct Rewritten {
     text: Vec<u8>,
+    shift: Shift,
     /// What the server must hold first.
     needed: Vec<Rc<Statement>>,
     changes: Vec<Change>,
@@ -134,6 +136,11 @@ impl Renaming {
     }
 
     fn finish(self, text: &[u8]) -> Rewritten {
+        let replaced = self
+            .edits
+            .iter()
+            .map(|(range, statement)| (range.clone(), statement.server_name.len()));
+        let shift = Shift::new(text, 0, replaced);
         let mut rewritten = Vec::with_capacity(text.len() + 16 * self.edits.len());
         let mut copied = 0;
         for (range, statement) in self.edits {
@@ -144,6 +151,7 @@ impl Renaming {
         rewritten.extend_from_slice(&text[copied..]);
         Rewritten {
             text: rewritten,
+            shift,
             needed: self.needed,
             changes: self.changes,
             resolved: self.resolved,
@@ -391,7 +399,7 @@ impl Session {
         message::encode_query(&rewritten.text, &mut frame);
         if let Some(link) = &mut self.link {
             link.forget_unnamed();
-            link.send(&frame, Request::Query, token);
+            link.send_shifted(&frame, Request::Query, token, &rewritten.shift);
         }
     }
 
@@ -493,6 +501,8 @@ impl Session {
         let name: Box<[u8]> = Box::from(name.name.as_bytes());
         self.check_name(&name)?;
         let prepare = prepare_of(one, statement.text(), &plan.literals);
+        let start = Planned::range_of(one, &plan.literals).start;
+        let place = start + prepare.name.start..start + prepare.name.end;
         let shared = {
             let mut statements = self.worker.statements.borrow_mut();
             if self.sees_own_definitions() {
@@ -502,9 +512,15 @@ impl Session {
             }
         };
         if !shared.accepted.get() {
+            let replaced = [(place, shared.server_name.len())];
+            let shift = Shift::new(statement.text(), start, replaced);
             let destination = self.describing(&plan.planned);
             self.attach(destination, Phase::Metadata).await?;
+            let owed = self.owed();
             self.ensure_parsed(&shared, Naming::Named);
+            if let Some(link) = &mut self.link {
+                link.server().pipeline.shift(owed, &shift);
+            }
         }
         self.prepared.insert(name.clone(), Rc::clone(&shared));
         let effect = Effect::Parsed {
@@ -647,6 +663,11 @@ impl Session {
             self.close_at_server(statement, naming);
         }
         Ok(difference)
+    }
+
+    fn owed(&mut self) -> usize {
+        let owed = |link: &mut Link| link.server().pipeline.owed();
+        self.link.as_mut().map_or(0, owed)
     }
 
     fn close_at_server(&mut self, statement: &Statement, naming: Naming) {

@@ -1,6 +1,6 @@
 //! PREPARE, EXECUTE and DEALLOCATE in transaction pooling: as on one server, on whatever connection, to the right shard.
 
-use crate::proxy::{Proxy, keys, proxy, same, same_as, shards_with};
+use crate::proxy::{Proxy, keys, plain, proxy, same, same_as, shards_with};
 use crate::wire_client::{Step, ask, bind, close, describe, execute, parse, query, run, sync};
 
 fn queries(texts: &[&str]) -> Vec<Step> {
@@ -332,6 +332,51 @@ fn arguments_decide_the_shard() {
     for key in keys {
         client.query(&format!("DELETE FROM customers WHERE id = {key}"));
     }
+}
+
+/// Errors point into the text that the client wrote, not into the one that a server got.
+#[test]
+fn errors_point_into_the_clients_text() {
+    let (mut direct, mut through) = (plain(), proxy().client("trusty"));
+    let mut same_place = |messages: &[Vec<u8>]| {
+        let [expected, got] = [&mut direct, &mut through].map(|client| {
+            let (bytes, until) = ask(messages);
+            client.send(&bytes);
+            let said = client.read_until(until);
+            let error = said.iter().find(|message| message.tag == b'E');
+            error.map(|error| (error.sqlstate(), error.position()))
+        });
+        assert_eq!(got, expected, "{messages:?}");
+        got.and_then(|(_, position)| position)
+    };
+    for text in [
+        "PREPARE p AS SELECT nothing",
+        "/* é */ PREPARE \"a longer né than ours will be\" AS SELECT nothing",
+        "PREPARE p AS SELECT 1; PREPARE q AS SELECT nothing",
+        "PREPARE p AS SELECT 1a",
+        "PREPARE p AS SELECT $1::int + 1",
+        "EXECUTE e ('four')",
+        "EXECUTE e (1, 2)",
+        "EXECUTE e (nothing)",
+        "EXECUTE e (1); EXECUTE e (1 + nothing); SELECT 1",
+        "EXPLAIN EXECUTE e (nothing)",
+        "SELECT nothing",
+    ] {
+        let simple = same_place(&[query(text)]);
+        let extended = (!text.contains(';')).then(|| same_place(&[run(text, &[]), sync()]));
+        same_place(&[query("DEALLOCATE ALL; PREPARE e AS SELECT $1::int + 1")]);
+        assert!(extended.is_none_or(|extended| extended == simple), "{text}");
+    }
+}
+
+#[test]
+fn explain_finds_what_it_creates_from() {
+    same(&queries(&[
+        "PREPARE p AS SELECT 1 AS one",
+        "EXPLAIN (COSTS OFF) CREATE TEMP TABLE made AS EXECUTE p",
+        "EXPLAIN (COSTS OFF, ANALYZE, SUMMARY OFF, TIMING OFF) CREATE TEMP TABLE made AS EXECUTE p WITH NO DATA",
+        "SELECT * FROM made",
+    ]));
 }
 
 /// Two clients use one connection in turn, each with statements of the same names.
