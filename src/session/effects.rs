@@ -606,6 +606,7 @@ impl Session {
         self.transaction = super::Transaction::Idle;
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
+        self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();
         self.untold = None;
@@ -647,6 +648,10 @@ impl Session {
     pub(super) fn begun_ended(&mut self, committed: Committed) {
         self.outcome = Some(committed);
         self.failed = false;
+        if let (Some(before), Committed::No) = (self.reported_before.take(), committed) {
+            before.tell(&self.reported, &mut self.client.outbox);
+            self.reported = before;
+        }
         self.transaction_ended();
     }
 

@@ -473,13 +473,16 @@ impl Link {
         self.doubt = Doubt::None;
     }
 
-    /// Lets the server judge statements that begin a transaction, and rolls it back.
+    /// Lets the server judge statements that begin a transaction, which is to be rolled back.
     pub async fn try_out(&mut self, trial: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
-        let judged = run(&mut self.lent, trial, worker).await;
-        if self.lent.status != TransactionStatus::Idle {
-            run(&mut self.lent, "ROLLBACK", worker).await?;
+        run(&mut self.lent, trial, worker).await
+    }
+
+    pub async fn roll_back(&mut self, worker: &Rc<Worker>) -> Result<(), Fault> {
+        if self.lent.status == TransactionStatus::Idle {
+            return Ok(());
         }
-        judged
+        run(&mut self.lent, "ROLLBACK", worker).await
     }
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
@@ -677,6 +680,13 @@ impl Session {
 
     /// Brings the connection to what the session has set, and begins its transaction there.
     async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+        self.bring_settings(phase).await?;
+        self.begin_there(phase).await?;
+        self.tell_reported();
+        Ok(())
+    }
+
+    async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -692,15 +702,34 @@ impl Session {
             }
             server.settings = wanted.clone();
         }
-        if !server.reported.is_same(&self.reported) {
-            for (name, value) in server.reported.iter() {
-                if self.reported.get(name) != Some(value) {
-                    answer::parameter_status(&mut self.client.outbox, name, value);
-                }
-            }
-            self.reported.adopt(&mut server.reported);
-        }
         server.shown = Shown::Own;
+        Ok(())
+    }
+
+    /// Tells the client what the current connection reports otherwise than the client knows.
+    pub(super) fn tell_reported(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let reported = &mut link.lent.reported;
+        if !reported.is_same(&self.reported) {
+            reported.tell(&self.reported, &mut self.client.outbox);
+            self.reported.adopt(reported);
+        }
+    }
+
+    /// What the current connection has reported meanwhile was passed on.
+    pub(super) fn note_reported(&mut self) {
+        if let Some(link) = &mut self.link
+            && !link.lent.reported.is_same(&self.reported)
+        {
+            self.reported.adopt(&mut link.lent.reported);
+        }
+    }
+
+    async fn begin_there(&mut self, phase: Phase) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        let server = &mut link.lent;
         let prologue = match (&self.transaction, phase) {
             (Transaction::Idle | Transaction::Open, _) => return Ok(()),
             (Transaction::Begun(_), Phase::Metadata) => {
@@ -766,7 +795,9 @@ impl Session {
 
     /// Gives the connection back, or keeps it when it holds state of this session.
     pub(super) fn detach(&mut self, now: Instant) {
-        let Some(link) = self.link.take() else { return };
+        let Some(link) = self.link.take() else {
+            return;
+        };
         self.card.set_running(None);
         self.card.enter(State::Idle, now);
         match link.keep {

@@ -142,6 +142,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         search_path: scope.search_path.clone(),
         scope,
         reported: greeting.reported,
+        reported_before: None,
         shard_setting: ShardSetting::default(),
         prepared: Default::default(),
         resolved: None,

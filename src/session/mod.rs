@@ -118,6 +118,8 @@ pub struct Session {
     scope: Rc<ParseScope>,
     /// What this client has been told by ParameterStatus.
     reported: Reported,
+    /// Likewise, before it set something in a transaction that no server knows of.
+    reported_before: Option<Reported>,
     shard_setting: ShardSetting,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
@@ -370,6 +372,7 @@ impl Session {
         if between_statements {
             self.effects.clear();
             if status == TransactionStatus::Idle {
+                self.note_reported();
                 self.detach(now);
             } else {
                 self.card.enter(State::IdleInTransaction, now);
