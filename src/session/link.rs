@@ -24,7 +24,7 @@ use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
-use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::answer::TransactionStatus;
 use crate::wire::message;
 
 /// How long a connection may take to be cleaned before it is closed instead.
