@@ -145,10 +145,13 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         search_path: scope.search_path.clone(),
         scope,
         reported: greeting.reported,
+        reported_before: None,
         shard_setting: ShardSetting::default(),
         prepared: Default::default(),
         resolved: None,
         behind: Behind::Nothing,
+        looked: None,
+        untold: None,
         room: Room {
             statements: config.pool.max_prepared_statements,
             bytes: usize::try_from(config.pool.max_prepared_size.0).unwrap_or(usize::MAX),

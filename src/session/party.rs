@@ -366,19 +366,4 @@ impl Session {
             }
         }
     }
-
-    /// What servers have reported since the client was told last.
-    pub(super) fn tell_reported(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let server = link.server();
-        if server.reported.is_same(&self.reported) {
-            return;
-        }
-        for (name, value) in server.reported.iter() {
-            if self.reported.get(name) != Some(value) {
-                answer::parameter_status(&mut self.client.outbox, name, value);
-            }
-        }
-        self.reported.adopt(&mut server.reported);
-    }
 }

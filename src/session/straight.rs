@@ -142,6 +142,10 @@ impl Session {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;
                     }
+                    if self.must_wait_for(&binding) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     self.finish_bind(&binding);
                     Ok(())
                 }
@@ -153,15 +157,14 @@ impl Session {
                     if describe.target == Target::Portal
                         && !self.batch.has_portal(describe.name) =>
                 {
-                    self.describe_portal(frame);
+                    self.describe_portal(describe.name, frame);
                     Ok(())
                 }
                 _ => return Path::Obstacle,
             },
             b'E' if working => match Execute::decode(body) {
                 Ok(execute) if !self.batch.has_portal(execute.portal) => {
-                    self.execute_portal(&execute, frame);
-                    Ok(())
+                    self.execute_portal(&execute, frame)
                 }
                 _ => return Path::Obstacle,
             },
