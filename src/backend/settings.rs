@@ -109,7 +109,8 @@ impl Settings {
     }
 }
 
-fn statement(name: &str, value: &str) -> String {
+/// SET, as a server understands it.
+pub fn statement(name: &str, value: &str) -> String {
     match name {
         "session_authorization" => format!("SET SESSION AUTHORIZATION {value}"),
         "role" => format!("SET ROLE {value}"),

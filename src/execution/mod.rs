@@ -1,7 +1,9 @@
 //! Running a plan: the relay between one client and one server connection.
 //!
-//! This room never decides where a statement goes and never reads SQL. Later kinds of plan (scatter, gather, write, two-phase
-//! commit) get their files beside `relay.rs`.
+//! `relay.rs` is for one shard; `branch.rs` for several at once.
+//!
+//! This room never decides where a statement goes and never reads SQL.
 
+pub mod branch;
 pub mod client;
 pub mod relay;

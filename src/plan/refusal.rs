@@ -169,6 +169,9 @@ reasons! {
     MultiShardTransaction, "multi_shard_transaction", "0A000",
         "A transaction works on one shard and a statement in it belongs on another.",
         "Use a transaction for each shard.";
+    RowLimit, "row_limit", "0A000",
+        "An Execute message asks for a part of the rows of a statement that several shards do together.",
+        "Ask for all rows (a fetch size of 0), or write LIMIT.";
     CrossShardCommit, "cross_shard_commit", "0A000",
         "A transaction has written on several shards, and nothing makes its commit happen on all of them or on none.",
         "Write on one shard in a transaction, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
@@ -199,6 +202,19 @@ impl Refusal {
             hint: kind.hint,
             position: None,
         }
+    }
+
+    /// It is refused only because one shard is not enough.
+    pub fn is_of_several_shards(&self) -> bool {
+        [
+            Reason::MultiShardSelect,
+            Reason::MultiShardInsert,
+            Reason::MultiShardUpdate,
+            Reason::MultiShardDelete,
+            Reason::SingleTablesApart,
+        ]
+        .iter()
+        .any(|reason| reason.kind().id == self.id)
     }
 
     /// With a place in the message's text.

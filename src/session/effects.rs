@@ -10,9 +10,11 @@ use super::pin::Pin;
 use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
+use super::transaction::Prologue;
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
+use crate::backend::settings;
 use crate::plan::{Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
@@ -104,6 +106,8 @@ impl PlannedStatement {
                 | C::Release(_)
                 | C::Set { .. }
                 | C::SetConfig { .. }
+                | C::SetTransaction
+                | C::SetConstraints
                 | C::Reset(_)
                 | C::ResetAll
                 | C::Deallocate(_)
@@ -391,7 +395,8 @@ impl Session {
         }
     }
 
-    fn statement_done(&mut self, class: &Class, committed: Committed) {
+    pub(super) fn statement_done(&mut self, class: &Class, committed: Committed) {
+        self.follow_opened(class);
         match class {
             Class::Commit { .. } | Class::Rollback { .. } => self.outcome = Some(committed),
             Class::Begin => self.outcome = None,
@@ -419,6 +424,34 @@ impl Session {
             Class::Discard(Discard::All) => self.discarded_all(),
             Class::Ddl(Ddl::Schema) => self.schema_changed = true,
             _ => {}
+        }
+    }
+
+    /// What a connection that joins the open transaction must be told of this statement.
+    fn follow_opened(&mut self, class: &Class) {
+        let Some(opened) = &mut self.opened else {
+            return;
+        };
+        let follows = match class {
+            Class::Savepoint(name) => {
+                opened.savepoint(name, &format!("SAVEPOINT {}", identifier(name)));
+                true
+            }
+            // The server has done it, so there is such a savepoint.
+            Class::RollbackTo(name) => opened.roll_back_to(name),
+            Class::Release(name) => opened.release(name, &format!("RELEASE {}", identifier(name))),
+            Class::Set { scope, name, value } => append_set(opened, *scope, name, value),
+            Class::SetConfig { scope, name, value } => config_value(name, value)
+                .is_some_and(|value| append_set(opened, *scope, name, &value)),
+            Class::SetTransaction
+            | Class::SetConstraints
+            | Class::Reset(_)
+            | Class::ResetAll
+            | Class::Discard(_) => false,
+            _ => true,
+        };
+        if !follows {
+            self.opened = None;
         }
     }
 
@@ -577,6 +610,7 @@ impl Session {
     /// The server has ended the transaction: what it changed in the session stays or goes with it.
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = super::Transaction::Idle;
+        self.opened = None;
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
         self.savepoints.clear();
@@ -751,6 +785,29 @@ fn config_value(name: &str, value: &ConfigValue) -> Option<SetValue> {
         source: source.into(),
         values,
     })
+}
+
+/// Adds a SET to what a connection that joins is told. `false`: it cannot be said again.
+fn append_set(opened: &mut Prologue, scope: Scope, name: &str, value: &SetValue) -> bool {
+    if OF_THE_TRANSACTION.contains(&name) || name == "session_characteristics" {
+        return false;
+    }
+    let source = match value {
+        SetValue::Default => "DEFAULT",
+        SetValue::Given { source, .. } => source,
+    };
+    let set = settings::statement(name, source);
+    let set = match scope {
+        Scope::Session => set,
+        Scope::Local => set.replacen("SET ", "SET LOCAL ", 1),
+    };
+    // "SET LOCAL SESSION AUTHORIZATION" is understood too.
+    opened.append(&set);
+    true
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.

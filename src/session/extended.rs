@@ -12,6 +12,7 @@ use super::effects::{Effect, Parsing};
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
+use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::Transaction;
@@ -29,7 +30,16 @@ pub struct Batch {
     held: Vec<Held>,
     reading: Reading,
     /// Portals that the session answers itself, by name.
-    portals: Vec<(Box<[u8]>, Rc<Statement>)>,
+    portals: Vec<(Box<[u8]>, OwnPortal)>,
+}
+
+/// What a portal that the session answers does.
+#[derive(Clone)]
+pub enum OwnPortal {
+    /// What needs no table.
+    Control(Rc<Statement>),
+    /// What several shards do.
+    Spread(Rc<SpreadPortal>),
 }
 
 /// What waits for a connection.
@@ -88,7 +98,7 @@ impl Batch {
     }
 
     /// The answers that wait, where every statement is known to be good.
-    fn release(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn release(&mut self, out: &mut Vec<u8>) {
         for held in self.held.drain(..) {
             match held {
                 Held::Answer(bytes) => out.extend_from_slice(&bytes),
@@ -97,11 +107,11 @@ impl Batch {
         }
     }
 
-    fn portal(&self, name: &[u8]) -> Option<Rc<Statement>> {
+    fn portal(&self, name: &[u8]) -> Option<OwnPortal> {
         self.portals
             .iter()
             .find(|(portal, _)| **portal == *name)
-            .map(|(_, statement)| Rc::clone(statement))
+            .map(|(_, own)| own.clone())
     }
 
     /// Portals end with their transaction.
@@ -282,10 +292,12 @@ impl Session {
                 message,
             });
         }
-        match planned.statements.first().map(|statement| &statement.plan) {
-            Some(Err(refusal)) if !self.shard_setting.is_set() => {
-                Err(Fault::Refused(refusal.clone()))
-            }
+        match planned.statements.first() {
+            Some(PlannedStatement {
+                plan: Err(refusal),
+                spread: None,
+                ..
+            }) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
             _ => Ok(()),
         }
     }
@@ -361,7 +373,8 @@ impl Session {
         }
         self.batch.close_portal(bind.portal);
         if self.answers(class_of(&statement, &plan.planned)) {
-            self.batch.portals.push((Box::from(bind.portal), statement));
+            let own = OwnPortal::Control(statement);
+            self.batch.portals.push((Box::from(bind.portal), own));
             let mut bytes = Vec::with_capacity(5);
             answer::bind_complete(&mut bytes);
             self.answer(bytes);
@@ -387,6 +400,15 @@ impl Session {
                     .unwrap_or(Destination::Any)
             }
         };
+        if destination == Destination::Several {
+            let own = SpreadPortal::new(body, &statement, &plan);
+            let own = OwnPortal::Spread(Rc::new(own));
+            self.batch.portals.push((Box::from(bind.portal), own));
+            let mut bytes = Vec::with_capacity(5);
+            answer::bind_complete(&mut bytes);
+            self.answer(bytes);
+            return Ok(None);
+        }
         Ok(Some(Binding {
             bind,
             statement,
@@ -474,7 +496,11 @@ impl Session {
         let describe = Describe::decode(body).map_err(Fault::Violation)?;
         match describe.target {
             Target::Portal => {
-                if let Some(statement) = self.batch.portal(describe.name) {
+                let own = self.batch.portal(describe.name);
+                if let Some(OwnPortal::Spread(portal)) = &own {
+                    return self.describe_spread(portal).await;
+                }
+                if let Some(OwnPortal::Control(statement)) = own {
                     let mut bytes = Vec::new();
                     self.describe_own(&statement, &mut bytes)?;
                     self.answer(bytes);
@@ -541,7 +567,7 @@ impl Session {
             parameters: &Parameters::NONE,
         };
         match self.destination(planned, &unbound) {
-            Ok(Some(destination)) => destination,
+            Ok(Some(destination @ (Destination::Any | Destination::Shard(_)))) => destination,
             _ => Destination::Any,
         }
     }
@@ -563,19 +589,14 @@ impl Session {
 
     async fn execute(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
         let execute = Execute::decode(body).map_err(Fault::Violation)?;
-        if let Some(statement) = self.batch.portal(execute.portal) {
-            return self.execute_own(&statement).await;
+        match self.batch.portal(execute.portal) {
+            Some(OwnPortal::Control(statement)) => return self.execute_own(&statement).await,
+            Some(OwnPortal::Spread(portal)) => return self.execute_spread(&portal, &execute).await,
+            None => {}
         }
         if matches!(self.transaction, Transaction::Failed(_)) {
             // No server knows of this transaction, so there is no portal in it.
-            let message = format!(
-                "portal \"{}\" does not exist",
-                String::from_utf8_lossy(execute.portal)
-            );
-            return Err(Fault::Postgres {
-                sqlstate: "34000",
-                message,
-            });
+            return Err(Fault::no_portal(execute.portal));
         }
         self.attach(Destination::Any, Phase::Working).await?;
         self.execute_portal(&execute, frame);
@@ -738,7 +759,7 @@ impl Session {
     }
 
     /// Lets a server check the statements that wait, when it has not accepted them before.
-    async fn check_held(&mut self) -> Result<(), Fault> {
+    pub(super) async fn check_held(&mut self) -> Result<(), Fault> {
         if self.link.is_none() && self.batch.needs_server() {
             self.attach(Destination::Any, Phase::Metadata).await?;
         }

@@ -23,7 +23,7 @@ use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
-use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::answer::TransactionStatus;
 use crate::wire::message;
 
 /// How long a connection may take to be cleaned before it is closed instead.
@@ -40,7 +40,7 @@ const SETTLE: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; U
 const CARRIER: &[u8] = b"trunkline prepares";
 
 /// Makes a transaction fail, without a function or an operator that somebody may have defined anew.
-const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
+pub(super) const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
 
 /// A connection that works for this session.
 pub struct Link {
@@ -51,6 +51,8 @@ pub struct Link {
     pins: Vec<Pin>,
     /// Whether what it is kept for may have ended.
     doubt: Doubt,
+    /// Something that may write has run in the open transaction.
+    written: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +139,22 @@ impl Link {
             hygiene: Hygiene::Clean,
             pins: Vec::new(),
             doubt: Doubt::None,
+            written: false,
         }
+    }
+
+    pub fn has_written(&self) -> bool {
+        self.written
+    }
+
+    /// What runs from now on may write.
+    pub fn writes(&mut self) {
+        self.written = true;
+    }
+
+    /// Waits for answers that are still owed, none of which is the client's.
+    pub async fn come_to_rest(&mut self, worker: &Rc<Worker>) -> Result<(), ServerError> {
+        self.lent.come_to_rest(&worker.scratch).await
     }
 
     pub fn server(&mut self) -> &mut Server {
@@ -510,7 +527,7 @@ impl Session {
             let elsewhere =
                 matches!(destination, Destination::Shard(shard) if shard != link.shard());
             match (link.phase, phase) {
-                (Phase::Working, _) if elsewhere => return Err(self.second_shard(destination)),
+                (Phase::Working, _) if elsewhere => self.step_aside(destination).await?,
                 (Phase::Working, _) | (Phase::Metadata, Phase::Metadata) => return Ok(()),
                 (Phase::Metadata, Phase::Working)
                     if !elsewhere && self.transaction == Transaction::Idle =>
@@ -524,7 +541,14 @@ impl Session {
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
+            Destination::Several => return Err(self.second_shard(destination)),
         };
+        if let Some(place) = self.party.iter().position(|link| link.shard() == shard) {
+            let link = self.party.swap_remove(place);
+            self.link_up(link);
+            self.send_held();
+            return Ok(());
+        }
         let link = self.take_link(shard, phase).await?;
         self.link_up(link);
         self.bring_up(phase).await.inspect_err(|_| {
@@ -545,7 +569,7 @@ impl Session {
     }
 
     /// Takes a connection: one that this session keeps, or one of the pool.
-    async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
+    pub(super) async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
         if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
             let mut link = self.kept.swap_remove(place);
             link.phase = phase;
@@ -608,14 +632,17 @@ impl Session {
     }
 
     /// Brings the connection to what the session has set, and begins its transaction there.
-    async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+    pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
         let server = &mut link.lent;
         // What a transaction has set before any server knew of it is set inside it.
         let wanted = match (&self.transaction, phase) {
-            (Transaction::Begun(_) | Transaction::Failed(_), Phase::Working) => &self.settled,
+            (
+                Transaction::Begun(_) | Transaction::Failed(_) | Transaction::Open,
+                Phase::Working,
+            ) => &self.settled,
             _ => &self.settings,
         };
         if !server.settings.is_same(wanted) {
@@ -624,17 +651,19 @@ impl Session {
             }
             server.settings = wanted.clone();
         }
-        if !server.reported.is_same(&self.reported) {
-            for (name, value) in server.reported.iter() {
-                if self.reported.get(name) != Some(value) {
-                    answer::parameter_status(&mut self.client.outbox, name, value);
-                }
-            }
-            self.reported.adopt(&mut server.reported);
-        }
+        self.tell_reported();
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        let server = &mut link.lent;
         server.shown = Shown::Own;
         let prologue = match (&self.transaction, phase) {
-            (Transaction::Idle | Transaction::Open, _) => return Ok(()),
+            (Transaction::Idle, _) | (Transaction::Open, Phase::Metadata) => return Ok(()),
+            // It joins the others of the transaction.
+            (Transaction::Open, Phase::Working) => match self.opened.as_deref() {
+                Some(prologue) => prologue,
+                None => return Ok(()),
+            },
             (Transaction::Begun(_), Phase::Metadata) => {
                 server.shown = Shown::Begun;
                 return Ok(());
@@ -664,7 +693,12 @@ impl Session {
             return Err(fault);
         }
         server.settings = self.settings.clone();
-        self.transaction = Transaction::Open;
+        if let Transaction::Begun(prologue) =
+            std::mem::replace(&mut self.transaction, Transaction::Open)
+            && !self.has_one_shard()
+        {
+            self.opened = Some(Box::new(prologue));
+        }
         Ok(())
     }
 
@@ -707,7 +741,7 @@ impl Session {
         }
     }
 
-    fn second_shard(&self, destination: Destination) -> Fault {
+    pub(super) fn second_shard(&self, destination: Destination) -> Fault {
         let catalog = self.database.catalog();
         let name = |shard: ShardId| {
             catalog
@@ -718,7 +752,7 @@ impl Session {
         let here = self.link.as_ref().map_or("?", |link| name(link.shard()));
         let there = match destination {
             Destination::Shard(shard) => name(shard),
-            Destination::Any => "?",
+            Destination::Any | Destination::Several => "?",
         };
         let message = format!(
             "this transaction works on shard \"{here}\" and this statement belongs on shard \"{there}\""
@@ -730,7 +764,7 @@ impl Session {
     pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
-        for link in &mut self.kept {
+        for link in self.kept.iter_mut().chain(&mut self.party) {
             let mut events = Vec::new();
             let broken = loop {
                 match link
@@ -773,7 +807,7 @@ impl Session {
 }
 
 /// Runs statements of ours; the server's error is the client's.
-async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
+pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),

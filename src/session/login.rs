@@ -123,6 +123,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         client,
         link: None,
         kept: own.into_iter().collect(),
+        party: Vec::new(),
+        opened: None,
         pools: Vec::new(),
         transaction: Transaction::Idle,
         batch: Batch::default(),

@@ -16,6 +16,7 @@ mod link;
 pub mod listener;
 pub mod login;
 pub mod parse_scope;
+mod party;
 mod pin;
 mod prepared;
 pub mod report;
@@ -24,6 +25,7 @@ mod route;
 mod search_path;
 pub mod shared;
 mod simple;
+mod spread;
 pub mod statement;
 mod straight;
 mod take;
@@ -63,7 +65,7 @@ use route::ShardSetting;
 use shared::{Admission, UserAdmission};
 use statement::Statement;
 use straight::Decided;
-use transaction::Transaction;
+use transaction::{Prologue, Transaction};
 use worker::{Database, Presence, Worker, add};
 
 /// Bytes on their way to a server above which no more are taken from the client.
@@ -87,6 +89,10 @@ pub struct Session {
     link: Option<Link>,
     /// Connections that hold state of this session and wait for its next statement on their shard.
     kept: Vec<Link>,
+    /// The other connections of the open transaction.
+    party: Vec<Link>,
+    /// What a connection that joins the open transaction is told first; `None`: it is not known, so none can.
+    opened: Option<Box<Prologue>>,
     /// Pools by shard, as far as they were used.
     pools: Vec<Option<Rc<Pool>>>,
     transaction: Transaction,
@@ -214,7 +220,7 @@ impl Session {
         if self.worker.is_draining() && self.is_idle() {
             return Poll::Ready(Err(Broken::Client(ClientError::Drained)));
         }
-        if !self.kept.is_empty()
+        if !(self.kept.is_empty() && self.party.is_empty())
             && let Poll::Ready(broken) = self.poll_kept(cx)
         {
             return Poll::Ready(Err(broken));
@@ -427,7 +433,7 @@ impl Session {
         if let Some(link) = self.link.take() {
             link.clean_up(&self.worker);
         }
-        for link in self.kept.drain(..) {
+        for link in self.kept.drain(..).chain(self.party.drain(..)) {
             link.clean_up(&self.worker);
         }
         self.unlisten_all();

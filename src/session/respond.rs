@@ -26,6 +26,12 @@ pub enum Fault {
     Broken(ServerError, Option<Vec<u8>>),
     /// The client has been told already.
     Told,
+    /// A limit of ours has been reached while a statement ran.
+    Limit {
+        sqlstate: &'static str,
+        message: String,
+        hint: Option<&'static str>,
+    },
     /// What Postgres itself would say, in Postgres's words.
     Postgres {
         sqlstate: &'static str,
@@ -120,6 +126,15 @@ impl Fault {
                 );
             }
             Fault::Told => {}
+            Fault::Limit {
+                sqlstate,
+                message,
+                hint,
+            } => {
+                let mut report = Report::new(severity, sqlstate, message);
+                report.hint = *hint;
+                answer::error_response(out, &report);
+            }
             Fault::Postgres { sqlstate, message } => {
                 answer::error_response(out, &Report::new(severity, sqlstate, message))
             }

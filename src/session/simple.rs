@@ -73,6 +73,7 @@ impl Session {
         };
         match destination {
             None => self.control_query(&planned, text, frame).await,
+            Some(Destination::Several) => self.spread_query(&planned, text).await,
             // The server answers that the transaction is aborted.
             Some(Destination::Shard(_)) if self.is_failed() && planned.statements.len() == 1 => {
                 self.forward_query(&planned, frame);

@@ -184,6 +184,7 @@ impl Session {
             let here = match destination {
                 Destination::Shard(shard) => shard == link.shard(),
                 Destination::Any => true,
+                Destination::Several => false,
             };
             return here && !link.is_metadata();
         }
@@ -206,6 +207,7 @@ impl Session {
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
+            Destination::Several => return false,
         };
         let Some(Some(pool)) = self.pools.get(shard.index()) else {
             return false;

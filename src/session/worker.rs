@@ -389,13 +389,16 @@ impl Worker {
         self.cards.wake_overdue(now - OVERDUE);
         let config = self.config();
         for card in self.cards.overstaying(now, &config.limits) {
-            let Some(canceller) = card.running() else {
+            let running = card.all_running();
+            if running.is_empty() {
                 continue;
-            };
+            }
             if let Some(database) = self.database(&card.database) {
                 add(&database.counters.query_timeouts, 1);
             }
-            tokio::task::spawn_local(canceller.cancel());
+            for canceller in running {
+                tokio::task::spawn_local(canceller.cancel());
+            }
         }
     }
 
@@ -418,10 +421,14 @@ impl Worker {
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
     pub fn cancel(&self, place: usize) -> impl Future<Output = ()> + use<> {
-        let canceller = self.cards.get(place).and_then(|card| card.running());
-        let cancelling = canceller.map(|canceller| canceller.cancel());
+        let running = self.cards.get(place).map(|card| card.all_running());
+        let cancelling: Vec<_> = running
+            .into_iter()
+            .flatten()
+            .map(|canceller| canceller.cancel())
+            .collect();
         async move {
-            if let Some(cancelling) = cancelling {
+            for cancelling in cancelling {
                 cancelling.await;
             }
         }

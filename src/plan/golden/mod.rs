@@ -20,11 +20,12 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 10] = [
+const SHOWN_ELSEWHERE: [Reason; 11] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
+    Reason::RowLimit,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
