@@ -143,6 +143,7 @@ impl Catalog {
             relations: configured.tables.iter().map(unread).collect(),
             opaque_functions: Default::default(),
             residue: Default::default(),
+            details: Default::default(),
             schema: SchemaState::Unread,
         };
         let Some(schema) = schema else {
@@ -151,6 +152,7 @@ impl Catalog {
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
         catalog.residue = Arc::clone(&schema.residue);
+        catalog.details = Arc::clone(&schema.details);
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

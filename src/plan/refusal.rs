@@ -92,8 +92,11 @@ reasons! {
         "A parameter that decides the shard has no value in the Bind message, or the Bind message is malformed.",
         "Bind a value to every parameter.";
     ReferenceWrite, "reference_write", "0A000",
-        "A statement writes to a reference table, whose copies on all shards must stay equal.",
-        "Run the same statement on each shard in turn: /* trunkline: shard=name */.";
+        "A statement writes to a reference table, whose copies on all shards must stay equal, and reads or writes other tables, or is not plain.",
+        "Write to the reference table with a statement of its own: INSERT, UPDATE or DELETE without WITH, LIMIT, and tables that are not reference tables.";
+    VolatileReferenceWrite, "volatile_reference_write", "0A000",
+        "A write to a reference table may store other values on each shard: by the clock, chance, a sequence, a trigger, or the order of rows.",
+        "Compute such values first and write them as literals or parameters, column defaults included.";
     ReferenceLock, "reference_lock", "0A000",
         "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",
         "Lock the tables with statements of their own.";

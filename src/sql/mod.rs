@@ -14,6 +14,7 @@ pub mod lexer;
 mod names;
 pub mod normalise;
 mod parse;
+pub mod places;
 mod prepared;
 mod set_config;
 mod split;

@@ -136,6 +136,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
         ]),
         opaque_functions: HashSet::new(),
         residue: Default::default(),
+        details: Default::default(),
     }
 }
 

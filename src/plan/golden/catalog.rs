@@ -8,7 +8,7 @@
 //! | profiles | sharded by geo of country, user_id: DE and FR on s1 and s2, US on s3 |
 //! | readings | sharded by hash of tenant_id (integer), device (text) |
 //! | documents, pages, tags | sharded by hash of a uuid, a text, a character |
-//! | countries, currencies | reference |
+//! | countries, currencies, units, rates | reference; units.added has a default of the clock, rates a trigger |
 //! | settings, app.customers | single on s1 |
 //! | audit | single on s3 |
 //! | order_totals, legacy | a view of sharded tables; a table that is refused |
@@ -16,6 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::catalog::details::Details;
 use crate::catalog::{
     Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, QualifiedName,
     Relation, SchemaState, SearchPath, Sequences, Undeclared,
@@ -128,6 +129,20 @@ pub fn cluster(shards: u16) -> Catalog {
             &["code text", "rate numeric"],
         ),
         table(
+            "public.units",
+            Placement::Reference,
+            &[
+                "unit_id integer",
+                "symbol text",
+                "added timestamptz volatile",
+            ],
+        ),
+        table(
+            "public.rates",
+            Placement::Reference,
+            &["rate_id integer", "rate numeric"],
+        ),
+        table(
             "public.settings",
             Placement::Single(shard(1)),
             &["setting_id bigint sequence", "name text", "value text"],
@@ -164,8 +179,29 @@ pub fn cluster(shards: u16) -> Catalog {
         relations: HashMap::from(tables),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         residue: Default::default(),
+        details: details(),
         schema: SchemaState::Read,
     }
+}
+
+fn details() -> Arc<Details> {
+    Arc::new(Details {
+        schemas: HashSet::from(["public".into(), "app".into(), "pg_catalog".into()]),
+        immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
+        triggered: HashSet::from([name("public.rates")]),
+        parts: HashMap::from([
+            (name("public.orders_total"), name("public.orders")),
+            (name("public.audit_entry"), name("public.audit")),
+            (
+                name("public.settings_setting_id_seq"),
+                name("public.settings"),
+            ),
+        ]),
+        primary_keys: HashMap::from([
+            (name("public.customers"), vec!["customer_id".into()]),
+            (name("public.countries"), vec!["code".into()]),
+        ]),
+    })
 }
 
 /// As before the servers' definitions were read.
@@ -190,10 +226,10 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, type_name) = (next(), next());
-        let default = if next() == "sequence" {
-            ColumnDefault::Sequence
-        } else {
-            ColumnDefault::Plain
+        let default = match next() {
+            "sequence" => ColumnDefault::Sequence,
+            "volatile" => ColumnDefault::Volatile,
+            _ => ColumnDefault::Plain,
         };
         let type_oid = if type_name == "double" {
             701

@@ -3,23 +3,38 @@
 //! Pure, like the rest of the room: facts and catalog in, a [`Spread`] or a refusal out. Nothing is spread on a guess: what cannot be proven
 //! to add up is refused. A statement that lives on one shard never comes here.
 //!
-//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed.
+//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `rows.rs`, `write.rs` and `everywhere.rs` are
+//! for what changes rows or definitions.
 
+mod changes;
 pub mod edit;
+pub mod everywhere;
+pub mod rows;
+pub mod write;
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
-use crate::sql::Statement;
+use crate::sql::{Body, Statement};
 
 use super::refusal::Refusal;
 
+use changes::Asked;
 pub use edit::Edit;
+pub use everywhere::Everywhere;
+pub use rows::Rows;
+pub use write::Write;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Spread {}
+pub enum Spread {
+    /// The same on every shard, which all give the same answer.
+    Everywhere(Everywhere),
+    /// Each row of an INSERT on its own shard.
+    Rows(Rows),
+    /// Every shard changes its own rows.
+    Write(Write),
+}
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
 /// either, unless there is a better reason. `text` is the whole message's, which the statement's range cuts; ranges of edits are places in it.
@@ -30,20 +45,44 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
-    let _ = (text, statement, catalog, search_path);
+    // Whoever names a shard wants that one.
+    if statement.hint.is_some() {
+        return Err(refusal);
+    }
+    if let Body::Facts(facts) = &statement.body {
+        let asked = Asked::new(text, statement, facts, catalog, search_path, &refusal);
+        if let Some(changes) = changing(&asked) {
+            return changes.map(Rc::new);
+        }
+    }
     Err(refusal)
+}
+
+/// A statement that changes rows; `None`: it is none.
+fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    if asked.statement.class != crate::sql::class::Class::Data {
+        return None;
+    }
+    everywhere::copies(asked)
+        .map(|done| done.map(Spread::Everywhere))
+        .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
+        .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
 }
 
 impl Spread {
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
-        let _ = to;
-        let _: fn(Range<usize>);
-        match *self {}
+        match self {
+            Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::Rows(rows) => rows.move_places(to),
+        }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Spread::Everywhere(_) | Spread::Write(_) => 0,
+            Spread::Rows(rows) => rows.bytes(),
+        }
     }
 }
