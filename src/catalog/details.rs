@@ -17,8 +17,6 @@ pub struct Details {
     pub triggered: HashSet<QualifiedName>,
     /// Indexes, and sequences that belong to a column: to their tables.
     pub parts: HashMap<QualifiedName, QualifiedName>,
-    /// Columns of primary keys by table, in their order.
-    pub primary_keys: HashMap<QualifiedName, Vec<Box<str>>>,
 }
 
 /// The client's search path is pg_catalog.
@@ -43,7 +41,6 @@ pub(super) async fn read(client: &Client) -> Result<Details, Error> {
             .map(|row| qualified(row, 0))
             .collect::<Result<_, Error>>()?,
         parts: parts(client).await?,
-        primary_keys: primary_keys(client).await?,
     })
 }
 
@@ -67,22 +64,6 @@ async fn parts(client: &Client) -> Result<HashMap<QualifiedName, QualifiedName>,
     rows.iter()
         .map(|row| Ok((qualified(row, 0)?, qualified(row, 2)?)))
         .collect()
-}
-
-async fn primary_keys(client: &Client) -> Result<HashMap<QualifiedName, Vec<Box<str>>>, Error> {
-    let query = "SELECT n.nspname::text, c.relname::text, a.attname::text FROM pg_index i
-        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS part (attnum, place)
-        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = part.attnum
-        JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE i.indisprimary AND part.place <= i.indnkeyatts AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
-        ORDER BY i.indrelid, part.place";
-    let mut keys: HashMap<QualifiedName, Vec<Box<str>>> = HashMap::new();
-    for row in client.query(query, &[]).await? {
-        keys.entry(qualified(&row, 0)?)
-            .or_default()
-            .push(row.try_get::<_, &str>(2)?.into());
-    }
-    Ok(keys)
 }
 
 fn qualified(row: &Row, column: usize) -> Result<QualifiedName, Error> {

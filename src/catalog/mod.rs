@@ -112,6 +112,8 @@ pub struct Catalog {
     pub distributions: Arc<[Distribution]>,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,
+    /// The columns of tables' primary keys, in the key's order; tables without one are left out.
+    pub primary_keys: HashMap<QualifiedName, Arc<[Box<str>]>>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.
     pub opaque_functions: std::collections::HashSet<Box<str>>,
     /// What statements may leave behind in a connection.

@@ -71,6 +71,12 @@ pub enum Effect {
 }
 
 impl Planned {
+    /// Something in it may write.
+    pub fn writes(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.any(|statement| statement.effect == Effect::Writes)
+    }
+
     /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.
     pub fn unread(text: &[u8]) -> Planned {
         Planned {

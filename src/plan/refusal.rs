@@ -136,6 +136,12 @@ reasons! {
     NaturalJoin, "natural_join", "0A000",
         "A NATURAL JOIN with a sharded table: its condition depends on the tables' columns.",
         "Write the join with ON or USING.";
+    GatherCatalog, "gather_catalog", "0A000",
+        "A query that needs rows of several shards also asks about tables themselves: system columns, names or sizes of tables, system catalogs that list tables. It runs over temporary tables of the same names, where the answer would be another.",
+        "Ask for the rows and for the catalog with statements of their own.";
+    GatherNames, "gather_names", "0A000",
+        "A query that needs rows of several shards runs over temporary tables of the same names, and a name in it would not mean them: tables of one name in two schemas, ONLY, a schema's name that is also an alias, pg_temp in search_path.",
+        "Give tables and aliases names of their own, and leave pg_temp out of search_path.";
     SelectInto, "select_into", "0A000",
         "SELECT INTO from sharded or reference tables would create a table on one shard.",
         "Create the table first, on the shards that need it, with hints.";
@@ -172,12 +178,12 @@ reasons! {
     MultiShardTransaction, "multi_shard_transaction", "0A000",
         "A transaction works on one shard and a statement in it belongs on another.",
         "Use a transaction for each shard.";
-    RowLimit, "row_limit", "0A000",
-        "An Execute message asks for a part of the rows of a statement that several shards do together.",
-        "Ask for all rows (a fetch size of 0), or write LIMIT.";
     CrossShardCommit, "cross_shard_commit", "0A000",
         "A transaction has written on several shards, and nothing makes its commit happen on all of them or on none.",
         "Write on one shard in a transaction, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
+    RowLimit, "row_limit", "0A000",
+        "An Execute message asks for a part of the rows of a statement that several shards do together.",
+        "Ask for all rows (a fetch size of 0), or write LIMIT.";
     SettingInBatch, "setting_in_batch", "0A000",
         "A setting of Trunkline's own is set or shown in one message together with other statements.",
         "Send the statement alone.";

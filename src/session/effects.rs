@@ -15,7 +15,7 @@ use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::backend::settings;
-use crate::plan::{Planned, PlannedStatement};
+use crate::plan::{self, Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
@@ -184,6 +184,11 @@ impl Session {
     ) -> Option<Token> {
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
+            if statement.effect == plan::Effect::Writes
+                && let Some(link) = &mut self.link
+            {
+                link.writes();
+            }
             if statement.class == Class::Data && statement.leaves.is_empty() {
                 continue;
             }

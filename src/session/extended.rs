@@ -437,7 +437,11 @@ impl Session {
             Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
             None => self.note_portal(bind.portal, planned),
         }
+        let writes = planned.writes();
         if let Some(link) = &mut self.link {
+            if writes {
+                link.writes();
+            }
             let name: &[u8] = match naming {
                 Naming::Named => &statement.server_name,
                 Naming::Unnamed => b"",

@@ -732,7 +732,10 @@ impl Session {
 
     /// Gives the connection back, or keeps it when it holds state of this session.
     pub(super) fn detach(&mut self, now: Instant) {
-        let Some(link) = self.link.take() else { return };
+        let Some(mut link) = self.link.take() else {
+            return;
+        };
+        link.written = false;
         self.card.set_running(None);
         self.card.enter(State::Idle, now);
         match link.keep {

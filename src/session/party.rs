@@ -4,7 +4,7 @@
 //! client's transaction. BEGIN, what was set, and savepoints reach a connection when it joins (`Session::opened`). From the second
 //! connection on, the session answers COMMIT, ROLLBACK, savepoints and SET itself, because all connections have to do them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::control::Control;
@@ -19,6 +19,9 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
 use crate::wire::answer::{self, TransactionStatus};
+
+/// How long a connection may take to answer what it owes before it is given up.
+const REST: Duration = Duration::from_secs(5);
 
 impl Session {
     /// The connection that works now makes room for one to another shard, and stays in the transaction.
@@ -105,10 +108,7 @@ impl Session {
     pub(super) async fn dismiss(&mut self, mut links: Vec<Link>) {
         self.card.set_running(None);
         self.card.set_also_running(Vec::new());
-        for link in &mut links {
-            // One that broke is found when it is used next.
-            let _ = link.come_to_rest(&self.worker).await;
-        }
+        self.settle_links(&mut links).await;
         let now = Instant::now();
         if self.transaction == Transaction::Open {
             self.party.extend(links);
@@ -132,6 +132,14 @@ impl Session {
             } else {
                 link.clean_up(&self.worker);
             }
+        }
+    }
+
+    /// Waits for what is owed to us, like the answer to BEGIN. A connection that broke, or goes on, stays unsettled.
+    pub(super) async fn settle_links(&mut self, links: &mut [Link]) {
+        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+            let rest = link.come_to_rest(&self.worker);
+            let _ = self.worker.shared.timers.timeout(REST, rest).await;
         }
     }
 

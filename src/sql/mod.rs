@@ -135,6 +135,11 @@ pub fn words(text: &str) -> Result<Vec<Box<str>>, SqlError> {
     Ok(identifiers(text, &Source::lex(text)?.lexemes))
 }
 
+/// The name that a lexeme of a text is, in quotes or not, folded; `None` for what is no name.
+pub fn identifier(text: &str, lexeme: &Lexeme) -> Option<Box<str>> {
+    names::identifier(text, lexeme)
+}
+
 fn identifiers(text: &str, lexemes: &[Lexeme]) -> Vec<Box<str>> {
     let mut seen = HashSet::new();
     lexemes

@@ -18,6 +18,7 @@ mod local_cluster;
 mod login;
 mod notifications;
 mod one_server;
+mod party;
 mod pinning;
 mod pools;
 mod proxy;

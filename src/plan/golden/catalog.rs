@@ -177,6 +177,7 @@ pub fn cluster(shards: u16) -> Catalog {
         cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
+        primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         residue: Default::default(),
         details: details(),
@@ -197,11 +198,25 @@ fn details() -> Arc<Details> {
                 name("public.settings"),
             ),
         ]),
-        primary_keys: HashMap::from([
-            (name("public.customers"), vec!["customer_id".into()]),
-            (name("public.countries"), vec!["code".into()]),
-        ]),
     })
+}
+
+fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {
+    let keys: [(&str, &[&str]); 5] = [
+        ("public.countries", &["code"]),
+        ("public.customers", &["customer_id"]),
+        ("public.orders", &["customer_id", "order_id"]),
+        ("public.invoices", &["invoice_id"]),
+        ("public.audit", &["entry"]),
+    ];
+    keys.iter()
+        .map(|(table, columns)| {
+            (
+                name(table),
+                columns.iter().map(|column| Box::from(*column)).collect(),
+            )
+        })
+        .collect()
 }
 
 /// As before the servers' definitions were read.

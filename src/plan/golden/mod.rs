@@ -20,10 +20,11 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 11] = [
+const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
+    Reason::RowLimit,
     Reason::CrossShardCommit,
     Reason::RowLimit,
     Reason::SettingInBatch,
@@ -264,6 +265,7 @@ fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String
         Outcome::AnyShard { .. } => "any shard\n".to_owned(),
         Outcome::Shard(shard) => format!("{shard}{keys}\n"),
         Outcome::AtBind(parameters) => format!("decided by {parameters}\n"),
+        Outcome::Spread(lines) => format!("{lines}\n"),
         Outcome::Refused(refusal) => {
             shown.insert(refusal.id);
             let position = refusal

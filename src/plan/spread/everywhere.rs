@@ -26,6 +26,17 @@ pub enum Everywhere {
     Alone,
 }
 
+impl Everywhere {
+    pub(super) fn describe(self) -> String {
+        match self {
+            Everywhere::Copies => "goes    to every shard, each changes its copy",
+            Everywhere::Definition => "goes    to every shard in one transaction",
+            Everywhere::Alone => "goes    to one shard after the other, outside a transaction",
+        }
+        .to_owned()
+    }
+}
+
 /// Functions whose value depends on nothing but their arguments and settings, which are the same on every shard, though they are not declared
 /// IMMUTABLE; and what reads like a function and is none.
 const STABLE: [&str; 42] = [

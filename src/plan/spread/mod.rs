@@ -9,6 +9,7 @@
 mod changes;
 pub mod edit;
 pub mod everywhere;
+pub mod gather;
 pub mod rows;
 pub mod write;
 
@@ -22,6 +23,7 @@ use super::refusal::Refusal;
 use changes::Asked;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
+pub use gather::Gather;
 pub use rows::Rows;
 pub use write::Write;
 
@@ -34,6 +36,8 @@ pub enum Spread {
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
+    /// On one of them, over rows that the others send.
+    Gather(Gather),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -55,7 +59,8 @@ pub fn spread(
             return changes.map(Rc::new);
         }
     }
-    Err(refusal)
+    let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
+    Ok(Rc::new(Spread::Gather(gathered)))
 }
 
 /// A statement that changes rows; `None`: it is none.
@@ -70,11 +75,22 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
 }
 
 impl Spread {
+    /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
+    pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
+        match self {
+            Spread::Everywhere(everywhere) => everywhere.describe(),
+            Spread::Rows(rows) => rows.describe(),
+            Spread::Write(write) => write.describe(),
+            Spread::Gather(gather) => gather.describe(text, catalog),
+        }
+    }
+
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
             Spread::Everywhere(_) | Spread::Write(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
+            Spread::Gather(gather) => gather.move_places(to),
         }
     }
 
@@ -83,6 +99,7 @@ impl Spread {
         match self {
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
+            Spread::Gather(gather) => gather.bytes(),
         }
     }
 }

@@ -106,6 +106,13 @@ impl Rows {
         out
     }
 
+    pub(super) fn describe(&self) -> String {
+        format!(
+            "goes    row by row to the shards of its {} keys",
+            self.places.len()
+        )
+    }
+
     pub(super) fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         for place in &mut self.places {
             *place = to(place.start)..to(place.end);

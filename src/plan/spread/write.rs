@@ -11,6 +11,12 @@ use super::changes::{Asked, Others, Verbatim};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Write;
 
+impl Write {
+    pub(super) fn describe(self) -> String {
+        "goes    to every shard that its keys leave, each changes its own rows".to_owned()
+    }
+}
+
 /// `None`: it is no such statement.
 pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
     if !matches!(asked.verbatim(), Verbatim::Update | Verbatim::Delete)

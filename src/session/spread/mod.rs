@@ -160,7 +160,7 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
-        match *call.spread {}
+        self.spread_changes(call).await
     }
 
     /// Tells the client what columns the statement returns.
@@ -351,10 +351,11 @@ impl Session {
     /// The connections of a statement go back; when it has failed, so has the transaction.
     pub(super) async fn finish(
         &mut self,
-        links: Vec<Link>,
+        mut links: Vec<Link>,
         done: Result<(), Failure>,
     ) -> Result<(), Fault> {
         let open = self.transaction == Transaction::Open;
+        self.settle_links(&mut links).await;
         if open && !links.iter().all(Link::is_settled) {
             self.lose_party(links).await;
         } else {
