@@ -105,6 +105,7 @@ fn texts_beside_the_clients() {
 fn what_may_have_an_effect_is_committed() {
     let end = |sql| match &*planned(sql, sql).0 {
         Spread::Gather(gather) => gather.end,
+        other => panic!("{other:?}"),
     };
     assert_eq!(
         end("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders"),
