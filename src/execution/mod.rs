@@ -6,4 +6,5 @@
 
 pub mod branch;
 pub mod client;
+pub mod copy;
 pub mod relay;

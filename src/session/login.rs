@@ -124,6 +124,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         link: None,
         kept: own.into_iter().collect(),
         party: Vec::new(),
+        copy_in: None,
         opened: None,
         pools: Vec::new(),
         transaction: Transaction::Idle,

@@ -63,6 +63,7 @@ use prepared::Behind;
 use respond::{End, Fault};
 use route::ShardSetting;
 use shared::{Admission, UserAdmission};
+use spread::copy::SplitCopy;
 use statement::Statement;
 use straight::Decided;
 use transaction::{Prologue, Transaction};
@@ -91,6 +92,8 @@ pub struct Session {
     kept: Vec<Link>,
     /// The other connections of the open transaction.
     party: Vec<Link>,
+    /// A COPY FROM STDIN whose rows go to several shards.
+    copy_in: Option<Box<SplitCopy>>,
     /// What a connection that joins the open transaction is told first; `None`: it is not known, so none can.
     opened: Option<Box<Prologue>>,
     /// Pools by shard, as far as they were used.
@@ -433,6 +436,7 @@ impl Session {
         if let Some(link) = self.link.take() {
             link.clean_up(&self.worker);
         }
+        self.drop_copy();
         for link in self.kept.drain(..).chain(self.party.drain(..)) {
             link.clean_up(&self.worker);
         }

@@ -164,7 +164,7 @@ impl Session {
     }
 
     /// The error and the end of a query that failed before a server had it.
-    fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
+    pub(super) fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
         if matches!(fault, Fault::Told) {
             // A message before it had failed, so that it is skipped.
             self.batch.skip();

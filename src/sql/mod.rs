@@ -7,6 +7,7 @@
 
 pub mod class;
 mod classify;
+pub mod copy;
 mod cursor;
 pub mod facts;
 mod hint;

@@ -29,6 +29,7 @@ mod servers;
 mod session_state;
 mod sharded;
 mod simple_protocol;
+mod split_copy;
 mod sql_prepared;
 mod tls;
 mod topology;

@@ -100,7 +100,9 @@ impl<'a> Asked<'a> {
     /// Whether everything else in the statement is the same on every shard.
     pub fn others(&self, others: Others) -> Result<(), Refusal> {
         let refuse = || Err(self.refusal.clone());
-        if !self.facts.doubts.is_empty() || self.facts.locking || self.target().is_none() {
+        let facts = self.facts;
+        let is_plain = facts.doubts.is_empty() && facts.leaves.is_empty() && !facts.locking;
+        if !is_plain || self.target().is_none() {
             return refuse();
         }
         for relation in self.facts.blocks.iter().flat_map(|block| &block.relations) {

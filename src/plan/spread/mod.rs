@@ -7,6 +7,7 @@
 //! for what changes rows or definitions.
 
 mod changes;
+pub mod copy;
 pub mod edit;
 pub mod everywhere;
 pub mod gather;
@@ -21,6 +22,7 @@ use crate::sql::{Body, Statement};
 use super::refusal::Refusal;
 
 use changes::Asked;
+use copy::{Copied, CopyIn, CopyOut};
 pub use edit::Edit;
 pub use everywhere::Everywhere;
 pub use gather::Gather;
@@ -38,6 +40,10 @@ pub enum Spread {
     Write(Write),
     /// On one of them, over rows that the others send.
     Gather(Gather),
+    /// COPY FROM STDIN, row by row to the shards of their keys.
+    CopyIn(CopyIn),
+    /// COPY TO STDOUT: what all shards have.
+    CopyOut(CopyOut),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -58,6 +64,12 @@ pub fn spread(
         if let Some(changes) = changing(&asked) {
             return changes.map(Rc::new);
         }
+    }
+    if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
+        return Ok(Rc::new(match copied {
+            Copied::In(copy) => Spread::CopyIn(copy),
+            Copied::Out(copy) => Spread::CopyOut(copy),
+        }));
     }
     let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
     Ok(Rc::new(Spread::Gather(gathered)))
@@ -82,6 +94,8 @@ impl Spread {
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
             Spread::Gather(gather) => gather.describe(text, catalog),
+            Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
+            Spread::CopyOut(_) => "goes    to every shard, one after the other".to_owned(),
         }
     }
 
@@ -89,6 +103,7 @@ impl Spread {
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
             Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
         }
@@ -100,6 +115,8 @@ impl Spread {
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
             Spread::Gather(gather) => gather.bytes(),
+            Spread::CopyIn(copy) => copy.table.len() + 64,
+            Spread::CopyOut(_) => 64,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod changes;
+pub mod copy;
 pub mod portal;
 
 use std::rc::Rc;
@@ -150,6 +152,10 @@ impl Session {
         };
         self.literals = literals;
         outcome?;
+        if self.copy_in.is_some() {
+            // The client's data come next.
+            return Ok(());
+        }
         self.answer_query(Vec::new())
     }
 
@@ -160,7 +166,17 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
-        self.spread_changes(call).await
+        match call.spread {
+            Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
+            Spread::Rows(rows) => self.do_rows(call, rows).await,
+            Spread::Write(_) => self.do_write(call).await,
+            Spread::Gather(_) => Err(Fault::Refused(Refusal::new(
+                Reason::MultiShardSelect,
+                "the rows are on several shards",
+            ))),
+            Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
+            Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+        }
     }
 
     /// Tells the client what columns the statement returns.
