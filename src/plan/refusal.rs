@@ -152,11 +152,14 @@ reasons! {
         "PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED without a shard.",
         "Name the shard: /* trunkline: shard=name */.";
     Ddl, "ddl", "0A000",
-        "A definition statement would have to run on every shard.",
-        "Run it on each shard in turn: /* trunkline: shard=name */.";
-    Maintenance, "maintenance", "0A000",
-        "VACUUM, ANALYZE, CLUSTER and CHECKPOINT work on one node.",
-        "Name the shard: /* trunkline: shard=name */.";
+        "A definition statement would make the configuration untrue (a table renamed, a key column changed), makes a table from rows of other shards, or concerns a server rather than the database.",
+        "Change the configuration first, write the rows with statements of their own, or run it on each shard in turn: /* trunkline: shard=name */.";
+    UniqueWithoutKey, "unique_without_key", "0A000",
+        "A primary key, unique or exclusion constraint, or unique index of a sharded table does not contain all key columns: a shard cannot see the rows of others.",
+        "Add the key columns to it.";
+    ForeignKeyApart, "foreign_key_apart", "0A000",
+        "A foreign key refers to rows that may be on another shard: of another distribution, of a single table, or without the shard keys of both tables.",
+        "Let the foreign key contain the shard key of both tables, refer to a reference table, or leave it out.";
     Lock, "lock", "0A000",
         "LOCK TABLE of a table that lives on several shards.",
         "Name the shard: /* trunkline: shard=name */.";

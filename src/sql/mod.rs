@@ -9,6 +9,7 @@ pub mod class;
 mod classify;
 pub mod copy;
 mod cursor;
+pub mod definition;
 pub mod facts;
 mod hint;
 pub mod lexer;

@@ -4,11 +4,12 @@
 //! chance, a sequence or the order of stored rows decides, neither in its text nor in the defaults of columns that it leaves out. Strings
 //! like 'now' have such a value only as a time: they are looked at when the statement's values are known.
 
-use crate::catalog::ColumnDefault;
+use crate::catalog::{Catalog, ColumnDefault};
 use crate::plan::Values;
 use crate::plan::parameters::Parameters;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Known, Meaning};
+use crate::sql::definition::{Word, WordPlace};
 use crate::sql::facts::{InsertSource, Name, Operand};
 use crate::sql::lexer::LiteralKind;
 use crate::sql::normalise::literal_text;
@@ -112,14 +113,8 @@ fn are_equal_after(asked: &Asked<'_>) -> Result<(), Refusal> {
         return Err(asked.refusal.clone());
     }
     asked.others(Others::SharedAlike)?;
-    if let Some(function) = asked.facts.functions.iter().find(|function| {
-        !STABLE.contains(&&*function.name)
-            && !asked
-                .catalog
-                .details
-                .immutable_functions
-                .contains(&function.name)
-    }) {
+    let mut functions = asked.facts.functions.iter();
+    if let Some(function) = functions.find(|function| !is_stable(&function.name, asked.catalog)) {
         return Err(volatile(format!(
             "{} may give another value on each shard",
             function.name
@@ -136,6 +131,55 @@ fn are_equal_after(asked: &Asked<'_>) -> Result<(), Refusal> {
     }
     finds_rows_in_no_order(asked)?;
     defaults(asked, target, known)
+}
+
+fn is_stable(function: &str, catalog: &Catalog) -> bool {
+    STABLE.contains(&function) || catalog.details.immutable_functions.contains(function)
+}
+
+/// Whether a word of a column's definition leaves its values the same on every shard.
+pub(super) fn is_same_everywhere(word: &Word, catalog: &Catalog) -> bool {
+    /// What stands in front of parentheses without being called: types with a length, constraints.
+    const SYNTAX: [&str; 22] = [
+        "check",
+        "unique",
+        "key",
+        "references",
+        "as",
+        "in",
+        "and",
+        "or",
+        "not",
+        "default",
+        "with",
+        "varchar",
+        "char",
+        "character",
+        "varying",
+        "numeric",
+        "decimal",
+        "bit",
+        "timestamp",
+        "time",
+        "interval",
+        "float",
+    ];
+    /// What numbers rows in the order in which they are stored.
+    const NUMBERING: [&str; 7] = [
+        "serial",
+        "serial2",
+        "serial4",
+        "serial8",
+        "smallserial",
+        "bigserial",
+        "identity",
+    ];
+    let name = &*word.word;
+    !CLOCK.contains(&name)
+        && !NUMBERING.contains(&name)
+        && (word.place == WordPlace::Elsewhere
+            || SYNTAX.contains(&name)
+            || is_stable(name, catalog))
 }
 
 fn volatile(message: impl Into<String>) -> Refusal {

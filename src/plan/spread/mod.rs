@@ -8,6 +8,7 @@
 
 mod changes;
 pub mod copy;
+pub mod definitions;
 pub mod edit;
 pub mod everywhere;
 pub mod gather;
@@ -23,6 +24,7 @@ use super::refusal::Refusal;
 
 use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
+use definitions::Place;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
 pub use gather::Gather;
@@ -58,6 +60,12 @@ pub fn spread(
     // Whoever names a shard wants that one.
     if statement.hint.is_some() {
         return Err(refusal);
+    }
+    match definitions::place(text, statement, catalog, search_path) {
+        Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
+        Some(Ok(Place::One(_))) => return Err(refusal),
+        Some(Err(refusal)) => return Err(refusal),
+        None => {}
     }
     if let Body::Facts(facts) = &statement.body {
         let asked = Asked::new(text, statement, facts, catalog, search_path, &refusal);
