@@ -326,7 +326,7 @@ impl Session {
     }
 
     /// Whether shards may commit one after the other, each on its own.
-    fn commits_apart(&self) -> bool {
+    pub(super) fn commits_apart(&self) -> bool {
         self.database.catalog().cross_shard_commit == CrossShardCommit::BestEffort
     }
 

@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod changes;
 pub mod copy;
 mod gather;
 pub mod portal;
@@ -169,6 +170,9 @@ impl Session {
         self.end_unit_of_others().await?;
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
+            Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
+            Spread::Rows(rows) => self.do_rows(call, rows).await,
+            Spread::Write(_) => self.do_write(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
