@@ -10,7 +10,7 @@ use super::pin::Pin;
 use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
-use super::transaction::Prologue;
+use super::transaction::{Opener, Prologue};
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
@@ -643,6 +643,7 @@ impl Session {
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = super::Transaction::Idle;
         self.opened = None;
+        self.opener = Opener::Client;
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
         self.reported_before = None;

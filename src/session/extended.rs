@@ -17,7 +17,7 @@ use super::shape::Difference;
 use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
@@ -829,6 +829,9 @@ impl Session {
     async fn sync(&mut self) -> Result<(), Fault> {
         if self.batch.reading == Reading::On {
             self.check_held().await?;
+        }
+        if self.opener == Opener::Unit {
+            self.end_unit_block().await?;
         }
         self.end_of_batch();
         Ok(())

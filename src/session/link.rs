@@ -370,6 +370,14 @@ impl Link {
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
+    /// Makes the unit of work that is open here a transaction block.
+    pub fn begin_block(&mut self) {
+        encode_prepare(b"BEGIN", self.lent.outbox());
+        for request in PREPARE_UNSEEN {
+            self.lent.pipeline.expect(request, Fate::Swallow, None);
+        }
+    }
+
     fn prepare(&mut self, text: &[u8], token: Token) {
         encode_prepare(text, self.lent.outbox());
         for request in PREPARE_UNSEEN {

@@ -125,6 +125,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         kept: own.into_iter().collect(),
         party: Vec::new(),
         copy_in: None,
+        opener: Default::default(),
         opened: None,
         pools: Vec::new(),
         transaction: Transaction::Idle,

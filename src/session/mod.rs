@@ -67,7 +67,7 @@ use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
 use statement::Statement;
 use straight::Decided;
-use transaction::{Prologue, Transaction};
+use transaction::{Opener, Prologue, Transaction};
 use worker::{Database, Presence, Worker, add};
 
 /// Bytes on their way to a server above which no more are taken from the client.
@@ -95,6 +95,7 @@ pub struct Session {
     party: Vec<Link>,
     /// A COPY FROM STDIN whose rows go to several shards.
     copy_in: Option<Box<SplitCopy>>,
+    opener: Opener,
     /// What a connection that joins the open transaction is told first; `None`: it is not known, so none can.
     opened: Option<Box<Prologue>>,
     /// Pools by shard, as far as they were used.

@@ -12,7 +12,7 @@ use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::respond::End;
 use super::route::Destination;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
 use crate::wire::answer::TransactionStatus;
@@ -169,7 +169,7 @@ impl Session {
                 _ => return Path::Obstacle,
             },
             b'C' => self.close_target(body, frame),
-            b'S' if working => {
+            b'S' if working && self.opener == Opener::Client => {
                 self.end_of_batch();
                 Ok(())
             }
