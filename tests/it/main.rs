@@ -32,6 +32,7 @@ mod session_state;
 mod sharded;
 mod simple_protocol;
 mod split_copy;
+mod spread_failures;
 mod sql_prepared;
 mod tls;
 mod topology;
