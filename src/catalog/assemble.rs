@@ -146,6 +146,7 @@ impl Catalog {
             functions: Default::default(),
             collation: Collation::Loose,
             residue: Default::default(),
+            details: Default::default(),
             schema: SchemaState::Unread,
         };
         let Some(schema) = schema else {
@@ -156,6 +157,7 @@ impl Catalog {
         catalog.functions = Arc::clone(&schema.functions);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
+        catalog.details = Arc::clone(&schema.details);
         let with_key = schema
             .relations
             .iter()

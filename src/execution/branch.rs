@@ -71,6 +71,11 @@ pub trait Audience {
         out: &mut Vec<u8>,
     ) -> Result<(), Failure>;
 
+    /// Whether notices of the branches are for the client.
+    fn hears_notices(&self) -> bool {
+        true
+    }
+
     /// No more is needed of any branch.
     fn is_satisfied(&self) -> bool {
         false
@@ -299,6 +304,7 @@ fn poll_attend(
                     }
                     // What changed is found out at the end.
                     b'Z' | b'S' => {}
+                    b'N' if !audience.hears_notices() => {}
                     b'N' | b'A' => pass_on(heard.tag, body, &mut client.outbox),
                     tag => audience.hear(number, tag, body, &mut client.outbox)?,
                 }

@@ -93,6 +93,7 @@ pub fn explain(
                 .spread
                 .as_ref()
                 .map(|spread| spread.describe(text, catalog));
+            let refused = planned.plan.is_err();
             let (keys, outcome) = match (&statement.class, planned.plan) {
                 // Only the session knows what it executes.
                 (Class::Execute { .. }, Ok(Plan::Relay(Target::Any))) => {
@@ -101,7 +102,12 @@ pub fn explain(
                 (_, plan) => values.outcome(plan),
             };
             let outcome = match (outcome, spread) {
-                (Outcome::Refused(_), Some(spread)) => Outcome::Spread(spread),
+                // What is wrong with the values is wrong on several shards, too.
+                (Outcome::Refused(refusal), Some(spread))
+                    if refused || refusal.is_of_several_shards() =>
+                {
+                    Outcome::Spread(spread)
+                }
                 (outcome, _) => outcome,
             };
             Explanation {

@@ -235,8 +235,21 @@ impl Case {
             Merge::Fold(Fold::Distinct { text, order }) => {
                 format!("distinct {text:?} order {}", orders(order))
             }
-            Merge::Fold(Fold::Groups { shown, kept, order }) => {
-                format!("fold {shown:?} by {kept:?} order {}", orders(order))
+            Merge::Fold(Fold::Groups {
+                shown,
+                kept,
+                having,
+                order,
+            }) => {
+                let having: Vec<String> = having
+                    .iter()
+                    .map(|one| format!(" having [{} {:?} {}]", one.left, one.comparison, one.right))
+                    .collect();
+                format!(
+                    "fold {shown:?} by {kept:?}{} order {}",
+                    having.concat(),
+                    orders(order)
+                )
             }
         };
         for (what, count) in [("limit", scatter.limit), ("offset", scatter.offset)] {

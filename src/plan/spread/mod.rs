@@ -4,28 +4,41 @@
 //! to add up is refused. A statement that lives on one shard never comes here.
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
-//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged.
+//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
+//! `write.rs` and `everywhere.rs` are for what changes rows or definitions.
 
+mod changes;
 mod colocated;
 pub mod copy;
 pub mod counts;
+pub mod definitions;
 pub mod edit;
+pub mod everywhere;
+pub mod explained;
 pub mod gather;
 mod outermost;
+pub mod rows;
 pub mod scatter;
+pub mod write;
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
-use crate::sql::{Statement, select};
+use crate::sql::{Body, Statement, select};
 
 use super::refusal::{Reason, Refusal};
 
+use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
+use definitions::Place;
 pub use edit::Edit;
+pub use everywhere::Everywhere;
+use explained::Explained;
 pub use gather::Gather;
+pub use rows::Rows;
 pub use scatter::Scatter;
+pub use write::Write;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +48,14 @@ pub enum Spread {
         scatter: Scatter,
         otherwise: Result<Box<Gather>, Refusal>,
     },
+    /// The same on every shard, which all give the same answer.
+    Everywhere(Everywhere),
+    /// Each row of an INSERT on its own shard.
+    Rows(Rows),
+    /// Every shard changes its own rows.
+    Write(Write),
+    /// EXPLAIN of any of these.
+    Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
@@ -52,6 +73,25 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    // Whoever names a shard wants that one.
+    if statement.hint.is_some() {
+        return Err(refusal);
+    }
+    if let Some(explained) = explained::explained(text, statement, catalog, search_path, &refusal) {
+        return explained.map(|explained| Rc::new(Spread::Explain(explained)));
+    }
+    match definitions::place(text, statement, catalog, search_path) {
+        Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
+        Some(Ok(Place::One(_))) => return Err(refusal),
+        Some(Err(refusal)) => return Err(refusal),
+        None => {}
+    }
+    if let Body::Facts(facts) = &statement.body {
+        let asked = Asked::new(text, statement, facts, catalog, search_path, &refusal);
+        if let Some(changes) = changing(&asked) {
+            return changes.map(Rc::new);
+        }
+    }
     if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
         return Ok(Rc::new(match copied {
             Copied::In(copy) => Spread::CopyIn(copy),
@@ -86,15 +126,30 @@ pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
     compared.any(|expression| select.has_literal(expression))
 }
 
+/// A statement that changes rows; `None`: it is none.
+fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    if asked.statement.class != crate::sql::class::Class::Data {
+        return None;
+    }
+    everywhere::copies(asked)
+        .map(|done| done.map(Spread::Everywhere))
+        .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
+        .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+}
+
 impl Spread {
     /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         match self {
             Spread::Scatter { scatter, .. } => scatter.describe(),
+            Spread::Explain(explained) => explained.lines.join("\n"),
+            Spread::Everywhere(everywhere) => everywhere.describe(),
+            Spread::Rows(rows) => rows.describe(),
+            Spread::Write(write) => write.describe(),
             Spread::Gather(gather) => gather.describe(text, catalog),
-            Spread::CopyIn(copy) if copy.key.is_none() => "every shard gets all rows".to_owned(),
-            Spread::CopyIn(_) => "rows go to the shards of their keys".to_owned(),
-            Spread::CopyOut(_) => "rows of all shards".to_owned(),
+            Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
+            Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
+            Spread::CopyOut(_) => "goes    to every shard".to_owned(),
         }
     }
 
@@ -108,6 +163,9 @@ impl Spread {
                 }
             }
             Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::Explain(explained) => explained.move_places(to),
+            Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::Rows(rows) => rows.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
         }
     }
@@ -122,6 +180,9 @@ impl Spread {
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
             Spread::Gather(gather) => gather.bytes(),
+            Spread::Explain(explained) => explained.bytes(),
+            Spread::Everywhere(_) | Spread::Write(_) => 0,
+            Spread::Rows(rows) => rows.bytes(),
         }
     }
 }
