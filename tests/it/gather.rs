@@ -299,7 +299,7 @@ fn more_than_the_limits_is_an_error_that_names_the_table() {
         "20"
     );
 
-    let sharded = start("gather_bytes", "[gather]\nmax_bytes = \"64KB\"\n");
+    let sharded = start("gather_bytes", "[gather]\nmax_bytes = \"64kB\"\n");
     let mut client = sharded.client();
     run(
         &mut client,
