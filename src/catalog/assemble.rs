@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Column, Distribution, Epoch, Placement, QualifiedName, Relation, SchemaState,
-    Sequences, Undeclared, family, view,
+    Catalog, Collation, Column, Distribution, Epoch, Placement, QualifiedName, Relation,
+    SchemaState, Sequences, Undeclared, family, view,
 };
 use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
@@ -143,6 +143,8 @@ impl Catalog {
             relations: configured.tables.iter().map(unread).collect(),
             primary_keys: Default::default(),
             opaque_functions: Default::default(),
+            functions: Default::default(),
+            collation: Collation::Loose,
             residue: Default::default(),
             details: Default::default(),
             schema: SchemaState::Unread,
@@ -152,6 +154,8 @@ impl Catalog {
         };
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
+        catalog.functions = Arc::clone(&schema.functions);
+        catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
         catalog.details = Arc::clone(&schema.details);
         let with_key = schema

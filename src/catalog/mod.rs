@@ -8,6 +8,7 @@ mod assemble;
 mod build;
 pub mod details;
 mod family;
+pub mod functions;
 pub mod residue;
 mod resolve;
 pub mod schema;
@@ -56,6 +57,18 @@ pub struct Column {
     /// The type's OID in `pg_type`; for a domain, its base type.
     pub type_oid: u32,
     pub default: ColumnDefault,
+    pub collation: Collation,
+}
+
+/// What comparing texts depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Collation {
+    /// "C" or "POSIX", whose order is that of the bytes; also of types without a collation.
+    Bytes,
+    /// Rules of a language; only equal bytes are equal.
+    Language,
+    /// Different bytes may be equal, or it is not known.
+    Loose,
 }
 
 /// What an INSERT without a value for the column stores.
@@ -116,6 +129,10 @@ pub struct Catalog {
     pub primary_keys: HashMap<QualifiedName, Arc<[Box<str>]>>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.
     pub opaque_functions: std::collections::HashSet<Box<str>>,
+    /// Which functions are aggregates, volatile ...
+    pub functions: Arc<functions::FunctionKinds>,
+    /// The database's own, which expressions have without another.
+    pub collation: Collation,
     /// What statements may leave behind in a connection.
     pub residue: Arc<residue::Residue>,
     /// What changing statements must know besides.

@@ -24,7 +24,9 @@ use crate::sql::class::{Class, ConfigValue, Copy, CopySource, SetValue};
 use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to_normal};
 use crate::sql::{self, SqlError};
 
+use super::planner::may_have_several_keys;
 use super::refusal::{Reason, Refusal};
+use super::spread;
 use super::template::Templates;
 use super::{
     KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Spread, Target,
@@ -170,7 +172,7 @@ impl PlanCache {
         }
         self.counters.misses += 1;
         let planned = Rc::new(plan_text(text, literals, catalog, search_path)?);
-        if is_cacheable(&planned, literals) {
+        if is_cacheable(&planned, literals) && holds_for_shape(&planned, text, literals) {
             self.insert(hash, normal, search_path, &planned);
             self.templates.offer(text, literals, search_path, &planned);
         }
@@ -333,6 +335,17 @@ fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
         )
     };
     literals.is_empty() || planned.statements.iter().all(is_same_for_all_literals)
+}
+
+/// Whether the plans are those of every text of this shape. Those of several shards may go by what literals are: `ORDER BY 1` is not `ORDER BY 2`.
+fn holds_for_shape(planned: &Planned, text: &[u8], literals: &[Literal]) -> bool {
+    let goes_by_literals = |statement: &PlannedStatement| {
+        (statement.plan.is_err() || may_have_several_keys(&statement.plan))
+            && std::str::from_utf8(text).is_ok_and(|text| {
+                spread::goes_by_literals(text, Planned::range_of(statement, literals))
+            })
+    };
+    literals.is_empty() || !planned.statements.iter().any(goes_by_literals)
 }
 
 impl Planned {

@@ -54,7 +54,7 @@ pub fn plan(
 }
 
 /// Whether the plan's keys can be more than one when it is bound.
-fn may_have_several_keys(plan: &Result<Plan, Refusal>) -> bool {
+pub fn may_have_several_keys(plan: &Result<Plan, Refusal>) -> bool {
     let Ok(Plan::Relay(Target::Keys { sets, also, .. })) = plan else {
         return false;
     };

@@ -142,6 +142,9 @@ reasons! {
     GatherNames, "gather_names", "0A000",
         "A query that needs rows of several shards runs over temporary tables of the same names, and a name in it would not mean them: tables of one name in two schemas, ONLY, a schema's name that is also an alias, pg_temp in search_path.",
         "Give tables and aliases names of their own, and leave pg_temp out of search_path.";
+    GatherReadOnly, "gather_read_only", "0A000",
+        "A query that needs rows of several shards in temporary tables also reads reference or single tables, in a transaction that only reads and sees the tables as of its beginning, or has written before.",
+        "Use a transaction that may write, or one that is READ COMMITTED from its beginning.";
     SelectInto, "select_into", "0A000",
         "SELECT INTO from sharded or reference tables would create a table on one shard.",
         "Create the table first, on the shards that need it, with hints.";

@@ -583,7 +583,7 @@ impl Session {
         Ok(Link::new(lent, phase, self.mode))
     }
 
-    async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
+    pub(super) async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
         let pool = self.pool(shard)?;
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);

@@ -4,6 +4,7 @@
 //! client's transaction. BEGIN, what was set, and savepoints reach a connection when it joins (`Session::opened`). From the second
 //! connection on, the session answers COMMIT, ROLLBACK, savepoints and SET itself, because all connections have to do them.
 
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Session;
@@ -14,7 +15,7 @@ use super::route::Destination;
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
 use crate::config::CrossShardCommit;
-use crate::execution::relay::{Broken, Reading};
+use crate::execution::relay::{Broken, Reading, Turn};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
@@ -46,7 +47,16 @@ impl Session {
             link.sync(Fate::Swallow);
         }
         while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
-            match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
+            let turn = std::future::poll_fn(|cx| {
+                let turn = self.poll_relay(cx, Reading::Enough);
+                // An answer of our own that is due makes no event.
+                let rests = self.link.as_ref().is_none_or(Link::is_settled);
+                match turn {
+                    Poll::Pending if rests => Poll::Ready(Ok(Turn::Server)),
+                    turn => turn,
+                }
+            });
+            match turn.await {
                 Ok(_) => {}
                 // The next step of the session finds it gone.
                 Err(Broken::Server(_) | Broken::Kept(_) | Broken::Client(_)) => {

@@ -53,6 +53,15 @@ pub struct Relation {
     /// Indexes into the block's `conjuncts`: those that hold for every row of this relation that can matter to the result
     /// (an outer join's ON does not restrict its preserved side; see `parse/from.rs` for the proof).
     pub usable: Vec<usize>,
+    pub presence: Presence,
+}
+
+/// Whether each row of the block's joins has a row of the relation in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Always,
+    /// An outer join may have NULL in place of its columns.
+    Optional,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -18,6 +18,7 @@ pub mod normalise;
 mod parse;
 pub mod places;
 mod prepared;
+pub mod select;
 mod set_config;
 mod split;
 #[cfg(test)]

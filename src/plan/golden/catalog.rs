@@ -17,9 +17,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalog::details::Details;
+use crate::catalog::functions::FunctionKinds;
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, QualifiedName,
-    Relation, SchemaState, SearchPath, Sequences, Undeclared,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
+    QualifiedName, Relation, SchemaState, SearchPath, Sequences, Undeclared,
 };
 use crate::config::CrossShardCommit;
 use crate::sharding::buckets::Buckets;
@@ -179,6 +180,12 @@ pub fn cluster(shards: u16) -> Catalog {
         relations: HashMap::from(tables),
         primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
+        functions: Arc::new(FunctionKinds {
+            own_aggregates: HashSet::from(["weighted".into(), "median".into()]),
+            windows: HashSet::from(["row_number".into(), "rank".into(), "lag".into()]),
+            ..FunctionKinds::default()
+        }),
+        collation: Collation::Language,
         residue: Default::default(),
         details: details(),
         schema: SchemaState::Read,
@@ -199,6 +206,27 @@ fn details() -> Arc<Details> {
             ),
         ]),
     })
+}
+
+/// As in a database whose collation is "C".
+pub fn order_by_bytes(catalog: &mut Catalog) {
+    catalog.collation = Collation::Bytes;
+    for relation in catalog.relations.values_mut() {
+        if let Relation::Table {
+            columns: Some(columns),
+            ..
+        } = relation
+        {
+            *columns = columns
+                .iter()
+                .cloned()
+                .map(|column| Column {
+                    collation: Collation::Bytes,
+                    ..column
+                })
+                .collect();
+        }
+    }
 }
 
 fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {
@@ -255,6 +283,11 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
             name: name.into(),
             type_oid,
             default,
+            collation: if matches!(type_name, "text" | "char") {
+                Collation::Language
+            } else {
+                Collation::Bytes
+            },
         }
     };
     (

@@ -3,24 +3,30 @@
 //! Pure, like the rest of the room: facts and catalog in, a [`Spread`] or a refusal out. Nothing is spread on a guess: what cannot be proven
 //! to add up is refused. A statement that lives on one shard never comes here.
 //!
-//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `rows.rs`, `write.rs` and `everywhere.rs` are
-//! for what changes rows or definitions.
+//! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
+//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
+//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions.
 
 mod changes;
+mod colocated;
 pub mod copy;
+pub mod counts;
 pub mod definitions;
 pub mod edit;
 pub mod everywhere;
 pub mod gather;
+mod outermost;
 pub mod rows;
+pub mod scatter;
 pub mod write;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
-use crate::sql::{Body, Statement};
+use crate::sql::{Body, Statement, select};
 
-use super::refusal::Refusal;
+use super::refusal::{Reason, Refusal};
 
 use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
@@ -29,6 +35,7 @@ pub use edit::Edit;
 pub use everywhere::Everywhere;
 pub use gather::Gather;
 pub use rows::Rows;
+pub use scatter::Scatter;
 pub use write::Write;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
@@ -40,12 +47,17 @@ pub enum Spread {
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
-    /// On one of them, over rows that the others send.
-    Gather(Gather),
+    /// SELECT whose shards' rows add up. Otherwise: when the types of its columns cannot be compared exactly, which only a server knows.
+    Scatter {
+        scatter: Scatter,
+        otherwise: Result<Box<Gather>, Refusal>,
+    },
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
     CopyOut(CopyOut),
+    /// On one of them, over rows that the others send.
+    Gather(Gather),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -79,8 +91,21 @@ pub fn spread(
             Copied::Out(copy) => Spread::CopyOut(copy),
         }));
     }
-    let gathered = gather::gather(text, statement, catalog, search_path, refusal)?;
-    Ok(Rc::new(Spread::Gather(gathered)))
+    // What else is refused is refused whatever the shards could do.
+    let is_about_shards = [Reason::MultiShardSelect, Reason::JoinNotColocated]
+        .iter()
+        .any(|reason| reason.kind().id == refusal.id);
+    let scatter = is_about_shards
+        .then(|| scatter::scatter(text, statement, catalog, search_path))
+        .flatten();
+    let gathered = gather::gather(text, statement, catalog, search_path, refusal);
+    Ok(Rc::new(match scatter {
+        Some(scatter) => Spread::Scatter {
+            scatter,
+            otherwise: gathered.map(Box::new),
+        },
+        None => Spread::Gather(gathered?),
+    }))
 }
 
 /// A statement that changes rows; `None`: it is none.
@@ -94,6 +119,17 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
 }
 
+/// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
+/// are compared with those of the select list.
+pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
+    let Some(select) = select::read(text, statement) else {
+        return false;
+    };
+    let orders = select.order_by.iter().map(|item| &item.expression);
+    let mut compared = select.group_by.iter().chain(orders);
+    compared.any(|expression| select.has_literal(expression))
+}
+
 impl Spread {
     /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
@@ -101,9 +137,11 @@ impl Spread {
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
+            Spread::Scatter { scatter, .. } => scatter.describe(),
             Spread::Gather(gather) => gather.describe(text, catalog),
-            Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
-            Spread::CopyOut(_) => "goes    to every shard, one after the other".to_owned(),
+            Spread::CopyIn(copy) if copy.key.is_none() => "every shard gets all rows".to_owned(),
+            Spread::CopyIn(_) => "rows go to the shards of their keys".to_owned(),
+            Spread::CopyOut(_) => "rows of all shards".to_owned(),
         }
     }
 
@@ -111,8 +149,14 @@ impl Spread {
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
             Spread::Everywhere(_) | Spread::Write(_) => {}
-            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
+            Spread::Scatter { scatter, otherwise } => {
+                scatter.move_places(to);
+                if let Ok(gather) = otherwise {
+                    gather.move_places(to);
+                }
+            }
+            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
             Spread::Gather(gather) => gather.move_places(to),
         }
     }
@@ -122,9 +166,13 @@ impl Spread {
         match self {
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
-            Spread::Gather(gather) => gather.bytes(),
+            Spread::Scatter { scatter, otherwise } => {
+                let otherwise = otherwise.as_ref();
+                scatter.bytes() + otherwise.map_or(0, |gather| size_of::<Gather>() + gather.bytes())
+            }
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
+            Spread::Gather(gather) => gather.bytes(),
         }
     }
 }

@@ -6,7 +6,9 @@
 
 mod changes;
 pub mod copy;
+mod gather;
 pub mod portal;
+mod scatter;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -170,12 +172,10 @@ impl Session {
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
-            Spread::Gather(_) => Err(Fault::Refused(Refusal::new(
-                Reason::MultiShardSelect,
-                "the rows are on several shards",
-            ))),
+            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+            Spread::Gather(gather) => self.gather(call, gather).await,
         }
     }
 

@@ -174,11 +174,14 @@ pub fn needed(
     let all: Vec<Box<str>> = columns.iter().map(|column| column.name.clone()).collect();
     let names = piece.names();
     let is_needed =
-        |column: &&Box<str>| names.contains(&***column) || primary_key.contains(*column);
+        |column: &str| names.contains(column) || primary_key.iter().any(|key| **key == *column);
     let mut needed: Vec<Box<str>> = if whole_rows.concern(table) {
         all.clone()
     } else {
-        all.iter().filter(is_needed).cloned().collect()
+        all.iter()
+            .filter(|column| is_needed(column))
+            .cloned()
+            .collect()
     };
     if needed.is_empty() {
         let narrow = table.shard_key().first().unwrap_or(&all[0]);

@@ -166,7 +166,7 @@ impl Reading<'_, '_> {
     /// The lexemes of the WHERE that belongs to the FROM around a place, if that FROM has inner joins only.
     fn filter(&self, place: usize) -> Option<Range<usize>> {
         let piece = self.piece;
-        let from = self.from_before(place)?;
+        let from = self.list_around(place)?;
         let mut depth = 0_usize;
         let mut at = from + 1;
         loop {
@@ -202,7 +202,7 @@ impl Reading<'_, '_> {
     }
 
     /// The FROM that lists what stands at a place, not in parentheses of its own.
-    fn from_before(&self, place: usize) -> Option<usize> {
+    fn list_around(&self, place: usize) -> Option<usize> {
         let piece = self.piece;
         let mut depth = 0_usize;
         for at in (0..place).rev() {

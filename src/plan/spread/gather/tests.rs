@@ -30,7 +30,7 @@ const FIRST: &str = "SELECT 'a' FROM public.orders o, invoices i WHERE o.region 
 fn copies(second: &str) -> Vec<String> {
     let (spread, literals) = planned(FIRST, second);
     let Spread::Gather(gather) = &*spread else {
-        panic!("{spread:?}")
+        panic!("it is not gathered: {spread:?}");
     };
     let mut texts: Vec<Vec<u8>> = gather
         .fetches
@@ -105,7 +105,7 @@ fn texts_beside_the_clients() {
 fn what_may_have_an_effect_is_committed() {
     let end = |sql| match &*planned(sql, sql).0 {
         Spread::Gather(gather) => gather.end,
-        other => panic!("{other:?}"),
+        other => panic!("it is not gathered: {other:?}"),
     };
     assert_eq!(
         end("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders"),

@@ -1,0 +1,1 @@
+//! The merger against naive oracles.
