@@ -12,7 +12,7 @@ use super::control::Control;
 use super::link::{FAIL, Link, Phase, run};
 use super::respond::Fault;
 use super::route::Destination;
-use super::transaction::{Prologue, Transaction};
+use super::transaction::{Opener, Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
 use crate::config::CrossShardCommit;
 use crate::execution::relay::{Broken, Reading, Turn};
@@ -27,6 +27,7 @@ const REST: Duration = Duration::from_secs(5);
 impl Session {
     /// The connection that works now makes room for one to another shard, and stays in the transaction.
     pub(super) async fn step_aside(&mut self, destination: Destination) -> Result<(), Fault> {
+        self.open_unit_block();
         if self.transaction != Transaction::Open || self.opened.is_none() {
             return Err(self.second_shard(destination));
         }
@@ -34,6 +35,42 @@ impl Session {
         if let Some(link) = self.link.take() {
             self.card.set_running(None);
             self.party.push(link);
+        }
+        Ok(())
+    }
+
+    /// A unit of work of the extended protocol is one transaction, so when it comes to need another shard it becomes a block.
+    pub(super) fn open_unit_block(&mut self) {
+        if self.transaction != Transaction::Idle {
+            return;
+        }
+        match &mut self.link {
+            Some(link) if link.is_in_unit() => {
+                link.begin_block();
+                self.transaction = Transaction::Open;
+                self.opened = Some(Box::new(Prologue::new("BEGIN")));
+            }
+            Some(_) => return,
+            None => self.transaction = Transaction::Begun(Prologue::new("BEGIN")),
+        }
+        self.opener = Opener::Unit;
+    }
+
+    /// Ends the block of a unit of work: its Sync has come, or what ends it in its place.
+    pub(super) async fn end_unit_block(&mut self) -> Result<(), Fault> {
+        let rests = self.rest().await;
+        let wanted = if self.batch.is_skipping() || rests.is_err() {
+            Committed::No
+        } else {
+            Committed::Yes
+        };
+        self.opener = Opener::Client;
+        if self.transaction == Transaction::Open {
+            let mut unsaid = Vec::new();
+            return self.end_party(wanted, Chain::No, &mut unsaid).await;
+        }
+        if self.transaction != Transaction::Idle {
+            self.begun_ended(wanted);
         }
         Ok(())
     }
@@ -365,20 +402,5 @@ impl Session {
                 let _ = run(link.server(), "ROLLBACK", &worker).await;
             }
         }
-    }
-
-    /// What servers have reported since the client was told last.
-    pub(super) fn tell_reported(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let server = link.server();
-        if server.reported.is_same(&self.reported) {
-            return;
-        }
-        for (name, value) in server.reported.iter() {
-            if self.reported.get(name) != Some(value) {
-                answer::parameter_status(&mut self.client.outbox, name, value);
-            }
-        }
-        self.reported.adopt(&mut server.reported);
     }
 }

@@ -192,22 +192,6 @@ pub fn cluster(shards: u16) -> Catalog {
     }
 }
 
-fn details() -> Arc<Details> {
-    Arc::new(Details {
-        schemas: HashSet::from(["public".into(), "app".into(), "pg_catalog".into()]),
-        immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
-        triggered: HashSet::from([name("public.rates")]),
-        parts: HashMap::from([
-            (name("public.orders_total"), name("public.orders")),
-            (name("public.audit_entry"), name("public.audit")),
-            (
-                name("public.settings_setting_id_seq"),
-                name("public.settings"),
-            ),
-        ]),
-    })
-}
-
 /// As in a database whose collation is "C".
 pub fn order_by_bytes(catalog: &mut Catalog) {
     catalog.collation = Collation::Bytes;
@@ -227,6 +211,22 @@ pub fn order_by_bytes(catalog: &mut Catalog) {
                 .collect();
         }
     }
+}
+
+fn details() -> Arc<Details> {
+    Arc::new(Details {
+        schemas: HashSet::from(["public".into(), "app".into(), "pg_catalog".into()]),
+        immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
+        triggered: HashSet::from([name("public.rates")]),
+        parts: HashMap::from([
+            (name("public.orders_total"), name("public.orders")),
+            (name("public.audit_entry"), name("public.audit")),
+            (
+                name("public.settings_setting_id_seq"),
+                name("public.settings"),
+            ),
+        ]),
+    })
 }
 
 fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {

@@ -14,6 +14,7 @@ pub mod counts;
 pub mod definitions;
 pub mod edit;
 pub mod everywhere;
+pub mod explained;
 pub mod gather;
 mod outermost;
 pub mod rows;
@@ -33,6 +34,7 @@ use copy::{Copied, CopyIn, CopyOut};
 use definitions::Place;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
+use explained::Explained;
 pub use gather::Gather;
 pub use rows::Rows;
 pub use scatter::Scatter;
@@ -41,17 +43,19 @@ pub use write::Write;
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spread {
+    /// SELECT whose shards' rows add up. Otherwise: when the types of its columns cannot be compared exactly, which only a server knows.
+    Scatter {
+        scatter: Scatter,
+        otherwise: Result<Box<Gather>, Refusal>,
+    },
     /// The same on every shard, which all give the same answer.
     Everywhere(Everywhere),
     /// Each row of an INSERT on its own shard.
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
-    /// SELECT whose shards' rows add up. Otherwise: when the types of its columns cannot be compared exactly, which only a server knows.
-    Scatter {
-        scatter: Scatter,
-        otherwise: Result<Box<Gather>, Refusal>,
-    },
+    /// EXPLAIN of any of these.
+    Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
@@ -72,6 +76,9 @@ pub fn spread(
     // Whoever names a shard wants that one.
     if statement.hint.is_some() {
         return Err(refusal);
+    }
+    if let Some(explained) = explained::explained(text, statement, catalog, search_path, &refusal) {
+        return explained.map(|explained| Rc::new(Spread::Explain(explained)));
     }
     match definitions::place(text, statement, catalog, search_path) {
         Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
@@ -108,17 +115,6 @@ pub fn spread(
     }))
 }
 
-/// A statement that changes rows; `None`: it is none.
-fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
-    if asked.statement.class != crate::sql::class::Class::Data {
-        return None;
-    }
-    everywhere::copies(asked)
-        .map(|done| done.map(Spread::Everywhere))
-        .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
-        .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
-}
-
 /// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
 /// are compared with those of the select list.
 pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
@@ -130,26 +126,36 @@ pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
     compared.any(|expression| select.has_literal(expression))
 }
 
+/// A statement that changes rows; `None`: it is none.
+fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    if asked.statement.class != crate::sql::class::Class::Data {
+        return None;
+    }
+    everywhere::copies(asked)
+        .map(|done| done.map(Spread::Everywhere))
+        .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
+        .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+}
+
 impl Spread {
     /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         match self {
+            Spread::Scatter { scatter, .. } => scatter.describe(),
+            Spread::Explain(explained) => explained.lines.join("\n"),
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
-            Spread::Scatter { scatter, .. } => scatter.describe(),
             Spread::Gather(gather) => gather.describe(text, catalog),
-            Spread::CopyIn(copy) if copy.key.is_none() => "every shard gets all rows".to_owned(),
-            Spread::CopyIn(_) => "rows go to the shards of their keys".to_owned(),
-            Spread::CopyOut(_) => "rows of all shards".to_owned(),
+            Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
+            Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
+            Spread::CopyOut(_) => "goes    to every shard".to_owned(),
         }
     }
 
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
-            Spread::Everywhere(_) | Spread::Write(_) => {}
-            Spread::Rows(rows) => rows.move_places(to),
             Spread::Scatter { scatter, otherwise } => {
                 scatter.move_places(to);
                 if let Ok(gather) = otherwise {
@@ -157,6 +163,9 @@ impl Spread {
                 }
             }
             Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::Explain(explained) => explained.move_places(to),
+            Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::Rows(rows) => rows.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
         }
     }
@@ -164,8 +173,6 @@ impl Spread {
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
         match self {
-            Spread::Everywhere(_) | Spread::Write(_) => 0,
-            Spread::Rows(rows) => rows.bytes(),
             Spread::Scatter { scatter, otherwise } => {
                 let otherwise = otherwise.as_ref();
                 scatter.bytes() + otherwise.map_or(0, |gather| size_of::<Gather>() + gather.bytes())
@@ -173,6 +180,9 @@ impl Spread {
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
             Spread::Gather(gather) => gather.bytes(),
+            Spread::Explain(explained) => explained.bytes(),
+            Spread::Everywhere(_) | Spread::Write(_) => 0,
+            Spread::Rows(rows) => rows.bytes(),
         }
     }
 }

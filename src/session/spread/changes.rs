@@ -170,7 +170,7 @@ impl Session {
                 message,
             )));
         }
-        let own = self.begin_own();
+        let own = self.begin_own(call.telling);
         let mut links = match self.enlist(shards).await {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,

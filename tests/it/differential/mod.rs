@@ -8,6 +8,7 @@
 mod data;
 mod pair;
 mod random;
+mod tpch;
 
 use std::fmt::Write as _;
 
