@@ -17,7 +17,8 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
 const LONG: &str = "SELECT k, pg_sleep(5) FROM kv /* long */";
 
 /// The same, where rows are gathered first.
-const LONG_GATHER: &str = "SELECT k, row_number() OVER (ORDER BY v), pg_sleep(5) FROM kv /* long */";
+const LONG_GATHER: &str =
+    "SELECT k, row_number() OVER (ORDER BY v), pg_sleep(5) FROM kv /* long */";
 
 async fn start(database: &'static str) -> (Sharded, Client) {
     let sharded = tokio::task::spawn_blocking(move || {
