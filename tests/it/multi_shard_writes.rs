@@ -159,7 +159,8 @@ fn rows_of_an_insert_go_to_their_shards() {
         "INSERT INTO kv (v, k) VALUES ('x', 203), ('y', 201), ('z', 202), ('ä ''(),', 204) RETURNING k, v, upper(v) AS u",
         Order::Given,
     );
-    let insert = "INSERT INTO kv (k, v, m) VALUES ($1, $2, $3), ($4, $5, $6), (303, $7, 'calm') RETURNING *";
+    let insert =
+        "INSERT INTO kv (k, v, m) VALUES ($1, $2, $3), ($4, $5, $6), (303, $7, 'calm') RETURNING *";
     let parameters = [
         integer(301),
         text("one"),
@@ -184,7 +185,10 @@ fn rows_of_an_insert_go_to_their_shards() {
     let rows: Vec<String> = (0..12)
         .map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2))
         .collect();
-    let insert = format!("INSERT INTO kv (k, m) VALUES {} RETURNING k", rows.join(","));
+    let insert = format!(
+        "INSERT INTO kv (k, m) VALUES {} RETURNING k",
+        rows.join(",")
+    );
     both.extended(&insert, &parameters, Format::Binary, Order::Given);
     both.same_rows("kv", &sharded);
 }
@@ -265,9 +269,9 @@ fn changes_without_a_key_change_the_rows_of_all_shards() {
     // The last shard's row is the one that cannot be.
     both.run(&["UPDATE kv SET v = 'x' WHERE 1 / (k - 40) > -100"]);
     both.same_rows("kv", &sharded);
-    let refused = both.proxy.simple(
-        "DELETE FROM kv WHERE k IN (SELECT k FROM kv ORDER BY k LIMIT 3)",
-    );
+    let refused = both
+        .proxy
+        .simple("DELETE FROM kv WHERE k IN (SELECT k FROM kv ORDER BY k LIMIT 3)");
     assert_eq!(refused.refusal(), Some("multi_shard_delete"));
 }
 
@@ -348,7 +352,10 @@ fn copies_of_reference_tables_stay_equal() {
     both.same_copies("stamped", &sharded);
     // A copy that somebody has changed alone is not made worse.
     let mut shard = sharded.shards().remove(2);
-    succeeded("DELETE", &shard.simple("DELETE FROM countries WHERE code = 'DE'"));
+    succeeded(
+        "DELETE",
+        &shard.simple("DELETE FROM countries WHERE code = 'DE'"),
+    );
     let differ = both.proxy.simple("UPDATE countries SET name = 'all'");
     assert_eq!(differ.error.expect("an error").sqlstate(), "XX001");
     let mut first = sharded.shards().remove(0);
@@ -395,7 +402,8 @@ fn definitions_are_made_on_every_shard() {
     both.same_copies("made_reference", &sharded);
     both.run(&["BEGIN", "VACUUM made", "ROLLBACK"]);
     for (place, mut shard) in sharded.shards().into_iter().enumerate() {
-        let found = shard.simple("SELECT to_regclass('made_v') IS NOT NULL, to_regclass('single') IS NOT NULL");
+        let found = shard
+            .simple("SELECT to_regclass('made_v') IS NOT NULL, to_regclass('single') IS NOT NULL");
         let single = if place == 0 { "t" } else { "f" };
         assert_eq!(
             found.rows[0],
@@ -414,7 +422,10 @@ fn a_definition_that_fails_on_one_shard() {
     both.run(&[&many_rows(0, 40)]);
     let key = keys(&sharded)[2];
     let mut shard = sharded.shards().remove(2);
-    succeeded("ALTER", &shard.simple("ALTER TABLE kv DROP CONSTRAINT kv_pkey"));
+    succeeded(
+        "ALTER",
+        &shard.simple("ALTER TABLE kv DROP CONSTRAINT kv_pkey"),
+    );
     let twice = format!("INSERT INTO kv VALUES ({key}, 'twice')");
     succeeded(&twice, &shard.simple(&twice));
     // In one transaction: nothing is left.
@@ -431,7 +442,9 @@ fn a_definition_that_fails_on_one_shard() {
     let error = failed.error.expect("an error");
     assert_eq!(error.sqlstate(), "23505");
     assert!(
-        error.field('H').starts_with("It is done on s1, s2; it has failed on s3; it was not tried on s4."),
+        error
+            .field('H')
+            .starts_with("It is done on s1, s2; it has failed on s3; it was not tried on s4."),
         "{error:?}"
     );
     assert_eq!(failed.status, b'I');
@@ -452,7 +465,9 @@ fn nothing_is_written_on_several_shards_unless_it_is_allowed() {
         assert_eq!(refused.status, b'I');
     }
     for mut shard in sharded.shards() {
-        let rows = shard.simple("SELECT count(*), to_regclass('made') FROM kv").rows;
+        let rows = shard
+            .simple("SELECT count(*), to_regclass('made') FROM kv")
+            .rows;
         assert_eq!(rows, [[Some(b"0".to_vec()), None]]);
     }
     succeeded("VACUUM", &client.simple("VACUUM kv"));
@@ -475,7 +490,8 @@ fn two_writers_of_the_same_rows_wait_for_each_other() {
             scope.spawn(move || {
                 let mut client = sharded.client();
                 for _ in 0..40 {
-                    let update = format!("UPDATE kv SET v = v || '{name}' WHERE k IN (1, 2, 3, 4, 5, 6)");
+                    let update =
+                        format!("UPDATE kv SET v = v || '{name}' WHERE k IN (1, 2, 3, 4, 5, 6)");
                     succeeded(&update, &client.simple(&update));
                 }
             });
@@ -484,7 +500,11 @@ fn two_writers_of_the_same_rows_wait_for_each_other() {
     let mut lengths: Vec<_> = sharded
         .shards()
         .iter_mut()
-        .flat_map(|shard| shard.simple("SELECT length(v) FROM kv WHERE k BETWEEN 1 AND 6").rows)
+        .flat_map(|shard| {
+            shard
+                .simple("SELECT length(v) FROM kv WHERE k BETWEEN 1 AND 6")
+                .rows
+        })
         .collect();
     lengths.sort_unstable();
     lengths.dedup();
