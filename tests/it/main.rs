@@ -17,6 +17,7 @@ mod hidden_changes;
 mod limits;
 mod local_cluster;
 mod login;
+mod multi_shard_writes;
 mod notifications;
 mod one_server;
 mod party;

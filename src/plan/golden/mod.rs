@@ -30,7 +30,6 @@ const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
-    Reason::RowLimit,
     Reason::CrossShardCommit,
     Reason::SettingInBatch,
     Reason::Execute,
