@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::connect::{self, Address, ConnectError, Connected, Login};
+use crate::wire::socket::Home;
 use crate::wire::stream::Peer;
 use crate::wire::timers::Timers;
 use crate::wire::tls::ServerEncryption;
@@ -17,6 +18,8 @@ pub struct Target {
     pub address: Address,
     pub login: Login,
     pub encryption: Arc<ServerEncryption>,
+    /// Where they live.
+    pub home: Home,
     pub timers: Timers,
     pub timeout: Duration,
 }
@@ -28,10 +31,11 @@ impl Target {
             address,
             login,
             encryption,
+            home,
             timers,
             timeout,
         } = self;
-        connect::connect(address, login, encryption, timers, *timeout).await
+        connect::connect(address, login, encryption, home, timers, *timeout).await
     }
 }
 
@@ -82,6 +86,7 @@ impl Canceller {
             let Target {
                 address,
                 encryption,
+                home,
                 timers,
                 timeout,
                 ..
@@ -98,6 +103,7 @@ impl Canceller {
                 encryption,
                 *process_id,
                 secret_key,
+                home,
                 timers,
                 *timeout,
             )

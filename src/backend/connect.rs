@@ -13,12 +13,13 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::lookup_host;
 
 use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
 use crate::wire::auth::{Binding, Credential, Prover, ProverError, md5_response};
 use crate::wire::message::Cursor;
+use crate::wire::socket::{Home, Socket};
 use crate::wire::stream::{Peer, Stream};
 use crate::wire::timers::Timers;
 use crate::wire::tls::{self, Connector, ServerEncryption};
@@ -131,16 +132,17 @@ fn describe(raw: &[u8]) -> String {
     }
 }
 
-/// Connects and logs in, all within `timeout`.
+/// Connects and logs in, all within `timeout`. The connection lives at `home`.
 pub async fn connect(
     address: &Address,
     login: &Login,
     encryption: &ServerEncryption,
+    home: &Home,
     timers: &Timers,
     timeout: Duration,
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
-        let mut stream = open(address, None, encryption).await?;
+        let mut stream = open(address, None, encryption, home).await?;
         send(&mut stream, &startup_packet(login)).await?;
         log_in(stream, login).await
     };
@@ -160,6 +162,7 @@ pub async fn cancel(
     encryption: &ServerEncryption,
     process_id: i32,
     secret_key: &[u8],
+    home: &Home,
     timers: &Timers,
     timeout: Duration,
 ) -> Result<(), ConnectError> {
@@ -173,7 +176,7 @@ pub async fn cancel(
     packet.extend_from_slice(&process_id.to_be_bytes());
     packet.extend_from_slice(secret_key);
     let attempt = async {
-        let mut stream = open(address, Some(peer), encryption).await?;
+        let mut stream = open(address, Some(peer), encryption, home).await?;
         send(&mut stream, &packet).await?;
         // The server closes without a word when it has sent its signal. A reset says the same, and so does TLS cut short.
         let mut nothing = [0; 64];
@@ -191,15 +194,16 @@ async fn open(
     address: &Address,
     peer: Option<&Peer>,
     encryption: &ServerEncryption,
+    home: &Home,
 ) -> Result<Stream, ConnectError> {
     if address.host.starts_with('/') {
         // Postgres does not encrypt Unix sockets, and libpq does not ask.
         let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
-        return Ok(Stream::Unix(UnixStream::connect(path).await?));
+        return Ok(Stream::Unix(home.connect_unix(&path).await?));
     }
     let stream = Stream::Tcp(match peer {
-        Some(Peer::Tcp(resolved)) => TcpStream::connect(resolved).await?,
-        _ => connect_tcp(address).await?,
+        Some(Peer::Tcp(resolved)) => home.connect_tcp(*resolved).await?,
+        _ => connect_tcp(address, home).await?,
     });
     stream.set_options()?;
     match (stream, encryption) {
@@ -219,10 +223,10 @@ async fn open(
 }
 
 /// Tries the addresses of a name one after the other; the last failure counts.
-async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
+async fn connect_tcp(address: &Address, home: &Home) -> io::Result<Socket> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for resolved in lookup_host((address.host.as_str(), address.port)).await? {
-        match TcpStream::connect(resolved).await {
+        match home.connect_tcp(resolved).await {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
@@ -606,7 +610,7 @@ async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError
 mod tests {
     use std::future::Future;
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::config::{SslMode, User};
@@ -642,7 +646,7 @@ mod tests {
         let login = login();
         let timers = Timers::here();
         let (connected, _still_open) = tokio::join!(
-            connect(&address, &login, encryption, &timers, PATIENCE),
+            connect(&address, &login, encryption, &Home::Tokio, &timers, PATIENCE),
             server
         );
         connected
@@ -796,6 +800,7 @@ mod tests {
             &address,
             &login(),
             &ServerEncryption::Disable,
+            &Home::Tokio,
             &Timers::here(),
             Duration::from_millis(50),
         )
@@ -873,7 +878,7 @@ mod tests {
         let server = async {
             let socket = listener.accept().await.unwrap().0;
             let Ok(Opening::Session(mut startup)) =
-                startup::open(socket.into(), &encryption, &Handshakes::here()).await
+                startup::open(socket.try_into().unwrap(), &encryption, &Handshakes::here()).await
             else {
                 panic!()
             };
@@ -894,7 +899,7 @@ mod tests {
         let (login, trusted) = (login(), authority.trusted(mode));
         let timers = Timers::here();
         let (connected, _still_open) = tokio::join!(
-            connect(&address, &login, &trusted, &timers, PATIENCE),
+            connect(&address, &login, &trusted, &Home::Tokio, &timers, PATIENCE),
             server
         );
         connected.map(|connected| connected.stream.is_tls())
@@ -940,7 +945,7 @@ mod tests {
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
             let Ok(Opening::Cancel(request)) = startup::open(
-                socket.into(),
+                socket.try_into().unwrap(),
                 &crate::wire::tls::ClientEncryption::Disable,
                 &Handshakes::here(),
             )
@@ -960,7 +965,7 @@ mod tests {
         let plain = ServerEncryption::Disable;
         let timers = Timers::here();
         let (sent, received) = tokio::join!(
-            cancel(&elsewhere, &peer, &plain, 77, &key, &timers, PATIENCE),
+            cancel(&elsewhere, &peer, &plain, 77, &key, &Home::Tokio, &timers, PATIENCE),
             server
         );
         sent.unwrap();
@@ -971,6 +976,7 @@ mod tests {
             &plain,
             77,
             &[],
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )

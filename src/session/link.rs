@@ -434,8 +434,9 @@ impl Link {
         if !lent.canceller.is_busy() {
             return lent.release(now);
         }
+        let home = worker.home.clone();
         let worker = Rc::clone(worker);
-        tokio::task::spawn_local(async move {
+        home.spawn(async move {
             let rest = async {
                 lent.canceller.rest().await;
                 // A cancel that is late hits this empty query and nobody's statement.
@@ -453,7 +454,7 @@ impl Link {
         if !lent.is_settled() || lent.pipeline.is_in_unit() {
             // Something still runs, or waits for the Sync that would commit it: it is stopped, and the connection is closed.
             let canceller = Rc::clone(&lent.canceller);
-            tokio::task::spawn_local(async move {
+            worker.home.spawn(async move {
                 canceller.cancel().await;
                 drop(lent);
             });
@@ -465,7 +466,8 @@ impl Link {
         let open = lent.status != TransactionStatus::Idle;
         let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
         let hygiene = self.hygiene;
-        tokio::task::spawn_local(async move {
+        let home = worker.home.clone();
+        home.spawn(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
                 if open {

@@ -7,9 +7,11 @@
 
 pub mod answer;
 pub mod auth;
+pub mod executor;
 pub mod frame;
 pub mod handshakes;
 pub mod message;
+pub mod socket;
 pub mod startup;
 pub mod stream;
 pub mod timers;

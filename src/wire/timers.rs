@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::{EnterGuard, Handle, Runtime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Timeout};
 
 /// The timers of another runtime. What they wake runs where it was polled.
@@ -48,6 +48,11 @@ impl Timers {
             runtime: Handle::current(),
             _thread: None,
         }
+    }
+
+    /// Lets this thread give what blocks to that runtime's threads, as long as the guard lives.
+    pub fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
     }
 
     /// Cuts a future off after a time.

@@ -18,6 +18,7 @@ use trunkline::wire::auth::{AuthSecrets, Challenge, Credential, ProcessSecret, p
 use trunkline::wire::handshakes::Handshakes;
 use trunkline::wire::message;
 use trunkline::wire::startup::{self, Opening};
+use trunkline::wire::socket::Home;
 use trunkline::wire::stream::Stream;
 use trunkline::wire::timers::Timers;
 use trunkline::wire::tls::{ClientEncryption, ServerEncryption};
@@ -269,6 +270,7 @@ async fn a_server_lets_us_in_by_every_method() {
                 &address,
                 &login(role),
                 &encryption(mode),
+                &Home::Tokio,
                 &Timers::here(),
                 PATIENCE,
             )
@@ -291,6 +293,7 @@ async fn a_server_refuses_in_its_own_words() {
         &server.over_tcp(),
         login,
         &encryption(SslMode::Prefer),
+        &Home::Tokio,
         &Timers::here(),
         PATIENCE,
     )
@@ -313,6 +316,7 @@ async fn a_server_refuses_in_its_own_words() {
             &server.over_tcp(),
             &none,
             &encryption(SslMode::Disable),
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -363,6 +367,7 @@ async fn scram_is_bound_to_certificates_of_every_hash() {
             &server.over_tcp(),
             &login("scram"),
             &encryption(SslMode::Require),
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -385,6 +390,7 @@ async fn a_cancel_request_reaches_its_statement() {
             &server.over_tcp(),
             &login("scram"),
             &encryption,
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -404,6 +410,7 @@ async fn a_cancel_request_reaches_its_statement() {
             &encryption,
             connected.process_id,
             &connected.secret_key,
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -434,7 +441,7 @@ fn user(name: &str, method: Method, password: Password) -> User {
 async fn serve(listener: &TcpListener, users: &[User], encryption: &ClientEncryption) {
     let secrets = AuthSecrets::new(&ProcessSecret::random(), users, encryption, None).unwrap();
     loop {
-        let socket = Stream::from(listener.accept().await.unwrap().0);
+        let socket = Stream::try_from(listener.accept().await.unwrap().0).unwrap();
         let mut startup = match startup::open(socket, encryption, &Handshakes::here()).await {
             Ok(Opening::Session(startup)) => startup,
             // psql in its mode "prefer" comes again without TLS, and with a password once it knows that it needs one.
