@@ -646,7 +646,14 @@ mod tests {
         let login = login();
         let timers = Timers::here();
         let (connected, _still_open) = tokio::join!(
-            connect(&address, &login, encryption, &Home::Tokio, &timers, PATIENCE),
+            connect(
+                &address,
+                &login,
+                encryption,
+                &Home::Tokio,
+                &timers,
+                PATIENCE
+            ),
             server
         );
         connected
@@ -965,7 +972,16 @@ mod tests {
         let plain = ServerEncryption::Disable;
         let timers = Timers::here();
         let (sent, received) = tokio::join!(
-            cancel(&elsewhere, &peer, &plain, 77, &key, &Home::Tokio, &timers, PATIENCE),
+            cancel(
+                &elsewhere,
+                &peer,
+                &plain,
+                77,
+                &key,
+                &Home::Tokio,
+                &timers,
+                PATIENCE
+            ),
             server
         );
         sent.unwrap();

@@ -180,7 +180,7 @@ impl Session {
     ) -> Option<Token> {
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
-            if statement.class == Class::Data && statement.leaves.is_empty() {
+            if matches!(statement.class, Class::Data) && statement.leaves.is_empty() {
                 continue;
             }
             matters |= statement.has_effect();
@@ -585,7 +585,9 @@ impl Session {
         self.shard_setting.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {
-            self.settled = self.settings.clone();
+            if !self.settled.is_same(&self.settings) {
+                self.settled = self.settings.clone();
+            }
             if std::mem::take(&mut self.schema_changed) {
                 let shared = &self.worker.shared;
                 // With one shard there is nothing that new definitions could decide: they are read in due time.

@@ -17,7 +17,7 @@ use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
-use crate::backend::settings::Settings;
+use crate::backend::settings::{Reported, Settings};
 use crate::config::PoolMode;
 use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
@@ -154,6 +154,17 @@ impl Link {
 
     pub fn is_metadata(&self) -> bool {
         self.phase == Phase::Metadata
+    }
+
+    /// From now on it is used for more than Parse and Describe.
+    pub(super) fn at_work(mut self) -> Link {
+        self.phase = Phase::Working;
+        self
+    }
+
+    /// It has these settings, and has reported what the client was told.
+    pub(super) fn is_as(&self, settings: &Settings, reported: &Reported) -> bool {
+        self.lent.settings.is_same(settings) && self.lent.reported.is_same(reported)
     }
 
     pub fn is_kept(&self) -> bool {

@@ -15,6 +15,7 @@ use super::route::Destination;
 use super::transaction::Transaction;
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
+use crate::sql::class::Class;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{Describe, Execute, Query, Target};
@@ -107,11 +108,10 @@ impl Session {
                 self.unit_begins();
                 let text = Query::decode(&frame[HEADER..]).ok()?.text;
                 let planned = self.plan(text).ok()?;
-                if planned.statements.len() != 1
-                    || speaks_of_prepared(&planned)
-                    || speaks_of_channels(&planned)
-                {
-                    return None;
+                match &planned.statements[..] {
+                    [one] if matches!(one.class, Class::Data) => {}
+                    [_] if !speaks_of_prepared(&planned) && !speaks_of_channels(&planned) => {}
+                    _ => return None,
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;
                 (planned, destination)
@@ -187,8 +187,21 @@ impl Session {
             };
             return here && !link.is_metadata();
         }
-        if self.transaction != Transaction::Idle || !self.kept.is_empty() {
+        if !matches!(self.transaction, Transaction::Idle) {
             return false;
+        }
+        let shard = match destination {
+            Destination::Shard(shard) => shard,
+            Destination::Any => self.database.catalog().home,
+        };
+        if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
+            if !self.kept[place].is_as(&self.settings, &self.reported) {
+                return false;
+            }
+            let link = self.kept.swap_remove(place).at_work();
+            self.link_up(link);
+            self.send_held();
+            return true;
         }
         if let Some(granted) = self.granted.take() {
             match granted {
@@ -203,10 +216,6 @@ impl Session {
                 }
             }
         }
-        let shard = match destination {
-            Destination::Shard(shard) => shard,
-            Destination::Any => self.database.catalog().home,
-        };
         let Some(Some(pool)) = self.pools.get(shard.index()) else {
             return false;
         };

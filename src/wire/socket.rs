@@ -12,8 +12,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{SockAddr, SockRef, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -55,7 +55,7 @@ impl Home {
         socket.set_nonblocking(true)?;
         match socket.connect(address) {
             Ok(()) => return self.watch(socket, Belief::Ready),
-            Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }
         let socket = self.watch(socket, Belief::Unready)?;
@@ -107,7 +107,7 @@ impl Socket {
     pub async fn peek(&self) -> io::Result<Option<u8>> {
         let mut first = [0];
         let mut look = |socket: &socket2::Socket| {
-            let seen = recv(socket.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK)?;
+            let (_, seen) = net::recv(socket, &mut first, RecvFlags::PEEK)?;
             Ok((seen > 0).then_some(first[0]))
         };
         std::future::poll_fn(|cx| self.poll_call(cx, Way::Reading, &mut look)).await
@@ -121,8 +121,25 @@ impl Socket {
         })
     }
 
-    /// Makes a call as soon as it does not have to wait.
+    /// Reads what is there, as far as there is room. 0 is the end.
     #[inline]
+    pub fn poll_receive(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            Kind::Watched(watched) => watched.poll_receive(cx, room),
+            other => other.poll_by_tokio(cx, Way::Reading, |mut socket| socket.read(room)),
+        }
+    }
+
+    /// Writes as much as is taken.
+    #[inline]
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            Kind::Watched(watched) => watched.poll_send(cx, bytes),
+            other => other.poll_by_tokio(cx, Way::Writing, |socket| socket.send(bytes)),
+        }
+    }
+
+    /// Makes a call as soon as it does not have to wait.
     fn poll_call<T>(
         &self,
         cx: &mut Context<'_>,
@@ -144,7 +161,6 @@ enum Way {
 }
 
 impl Watched {
-    #[inline]
     fn poll_call<T>(
         &self,
         cx: &mut Context<'_>,
@@ -167,17 +183,47 @@ impl Watched {
     }
 
     #[inline]
-    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.watch.reading().is_ready() && !self.watch.may_read(cx) {
+    fn poll_receive(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let reading = self.watch.reading();
+        if !reading.is_ready() {
+            reading.wait(self.watch.interest(cx));
             return Poll::Pending;
         }
-        let room = buf.initialize_unfilled();
-        let read = ready!(self.poll_call(cx, Way::Reading, |mut socket| socket.read(room)))?;
-        if 0 < read && read < room.len() {
-            self.watch.is_drained();
+        if !self.watch.may_read(cx) {
+            return Poll::Pending;
         }
-        buf.advance(read);
-        Poll::Ready(Ok(()))
+        loop {
+            match net::recv(&self.socket, &mut *room, RecvFlags::empty()) {
+                Ok((_, read)) => {
+                    if 0 < read && read < room.len() {
+                        self.watch.is_drained();
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(Errno::AGAIN) => {
+                    reading.is_exhausted();
+                    reading.wait(self.watch.interest(cx));
+                    return Poll::Pending;
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    #[inline]
+    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let writing = self.watch.writing();
+        while writing.is_ready() {
+            match net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Poll::Ready(Ok(sent)),
+                Err(Errno::AGAIN) => writing.is_exhausted(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        writing.wait(self.watch.interest(cx));
+        Poll::Pending
     }
 }
 
@@ -225,16 +271,9 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &self.0 {
-            Kind::Watched(watched) => watched.poll_read(cx, buf),
-            other => {
-                let room = buf.initialize_unfilled();
-                let reading = |mut socket: &socket2::Socket| socket.read(room);
-                let read = ready!(other.poll_by_tokio(cx, Way::Reading, reading))?;
-                buf.advance(read);
-                Poll::Ready(Ok(()))
-            }
-        }
+        let read = ready!(self.poll_receive(cx, buf.initialize_unfilled()))?;
+        buf.advance(read);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -245,7 +284,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_call(cx, Way::Writing, |socket| socket.send(bytes))
+        self.poll_send(cx, bytes)
     }
 
     fn poll_write_vectored(

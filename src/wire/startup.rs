@@ -519,7 +519,12 @@ mod tests {
             }
         };
         let handshakes = Handshakes::here();
-        let both = async { tokio::join!(open(socket.try_into().unwrap(), encryption, &handshakes), speak) };
+        let both = async {
+            tokio::join!(
+                open(socket.try_into().unwrap(), encryption, &handshakes),
+                speak
+            )
+        };
         let (opening, ()) = tokio::time::timeout(PATIENCE, both)
             .await
             .expect("an answer");
@@ -716,7 +721,10 @@ mod tests {
             ours.write_all(&hello()).await.unwrap();
         };
         let handshakes = Handshakes::here();
-        let (opening, ()) = tokio::join!(open(theirs.try_into().unwrap(), &required, &handshakes), answer);
+        let (opening, ()) = tokio::join!(
+            open(theirs.try_into().unwrap(), &required, &handshakes),
+            answer
+        );
         assert!(matches!(
             opening,
             Ok(Opening::Session(Startup { tls: false, .. }))

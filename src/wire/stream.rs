@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -119,6 +119,30 @@ impl Stream {
         }
     }
 
+    /// Reads once, as far as there is room. 0 is the end.
+    #[inline]
+    pub fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Stream::Tcp(socket) | Stream::Unix(socket) = self {
+            return socket.poll_receive(cx, room);
+        }
+        let mut buffer = ReadBuf::new(room);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Writes once, as much as is taken.
+    #[inline]
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(socket) | Stream::Unix(socket) => socket.poll_send(cx, bytes),
+            encrypted => Pin::new(encrypted).poll_write(cx, bytes),
+        }
+    }
+
     /// Sends last words to a peer that is refused, and ends the sending side. Whether they arrive is not our concern any more.
     pub(crate) async fn refuse(&mut self, last_words: &[u8]) {
         if self.write_all(last_words).await.is_err() || self.flush().await.is_err() {
@@ -213,7 +237,9 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(socket) | Stream::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Stream::Tcp(socket) | Stream::Unix(socket) => {
+                Pin::new(socket).poll_write_vectored(cx, bufs)
+            }
             Stream::ServerTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Stream::ClientTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }

@@ -33,6 +33,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Token};
 
@@ -64,17 +65,11 @@ pub struct Executor {
     tasks: RefCell<Tasks>,
     sources: RefCell<Sources>,
     alarms: Arc<Alarms>,
-    /// The task that runs now.
-    current: Cell<Option<Current>>,
+    /// The task that runs now, and what its own waker looks like; null while none runs.
+    current_task: Cell<Key>,
+    current_waker: Cell<*const ()>,
     /// Reads that it may still do.
     reads: Cell<u32>,
-}
-
-/// A task that runs, and what its own waker looks like.
-#[derive(Clone, Copy)]
-struct Current {
-    task: Key,
-    waker: *const (),
 }
 
 impl Executor {
@@ -86,7 +81,8 @@ impl Executor {
             tasks: RefCell::default(),
             sources: RefCell::default(),
             alarms: Alarms::new(bell),
-            current: Cell::new(None),
+            current_task: Cell::default(),
+            current_waker: Cell::new(std::ptr::null()),
             reads: Cell::new(0),
         }))
     }
@@ -101,12 +97,12 @@ impl Executor {
         });
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            self.turn();
+            let busy = self.turn();
             if let Some(result) = outcome.borrow_mut().take() {
                 self.end();
                 return result.unwrap_or_else(|panic| resume_unwind(panic));
             }
-            self.listen(&mut events);
+            self.listen(&mut events, busy);
         }
     }
 
@@ -129,35 +125,33 @@ impl Executor {
         drop(refused);
     }
 
-    /// One turn of the tasks.
-    fn turn(&self) {
+    /// One turn of the tasks. Whether there are more to run.
+    fn turn(&self) -> bool {
         for _ in 0..TURN {
             if self.alarms.have_rung() {
                 self.answer_alarms();
             }
-            let next = self.tasks.borrow_mut().next_member();
-            let Some(task) = next else { break };
-            self.step(task);
+            let next = self.tasks.borrow_mut().begin_member();
+            let Some((task, body)) = next else { break };
+            self.step(task, body);
         }
         for _ in 0..NEWCOMERS {
-            let next = self.tasks.borrow_mut().next_newcomer();
-            let Some(task) = next else { break };
-            self.step(task);
+            let next = self.tasks.borrow_mut().begin_newcomer();
+            let Some((task, body)) = next else { break };
+            self.step(task, body);
         }
+        self.tasks.borrow().is_anybody_queued()
     }
 
     /// Lets a task run until it waits.
-    fn step(&self, task: Key) {
-        let taken = self.tasks.borrow_mut().begin(task);
-        let Some(mut body) = taken else { return };
-        self.current.set(Some(Current {
-            task,
-            waker: body.waker.data(),
-        }));
+    #[inline]
+    fn step(&self, task: Key, mut body: Body) {
+        self.current_task.set(task);
+        self.current_waker.set(body.waker.data());
         self.reads.set(READS);
         let mut cx = Context::from_waker(&body.waker);
         let polled = catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut cx)));
-        self.current.set(None);
+        self.current_waker.set(std::ptr::null());
         match polled {
             Ok(Poll::Pending) => self.tasks.borrow_mut().pause(task, body),
             Ok(Poll::Ready(())) => self.bury(task, body),
@@ -168,41 +162,60 @@ impl Executor {
         }
     }
 
+    #[cold]
     fn bury(&self, task: Key, body: Body) {
         self.tasks.borrow_mut().remove(task);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(body))) {
-            tracing::error!(reason = reason(&*panic), "what a task left behind has panicked");
+            tracing::error!(
+                reason = reason(&*panic),
+                "what a task left behind has panicked"
+            );
         }
     }
 
     /// Asks the system what became ready. Waits for something if nobody is to run.
-    fn listen(&self, events: &mut Events) {
-        let busy = self.tasks.borrow().is_anybody_queued();
+    #[inline]
+    fn listen(&self, events: &mut Events, busy: bool) {
         let patience = match busy || !self.alarms.go_to_sleep() {
             true => Some(Duration::ZERO),
             false => None,
         };
         let heard = self.poll.borrow_mut().poll(events, patience);
         self.alarms.wake_up();
-        match heard {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
-            // The descriptor is ours and the buffer is sound, so this is a defect; a worker that spins would hide it.
-            Err(error) => panic!("the system does not say which sockets are ready: {error}"),
+        if let Err(error) = heard {
+            return self.heard_nothing(&error);
         }
         for event in &*events {
-            if event.token() == ALARM {
-                continue;
+            if event.token() != ALARM {
+                self.hear(event);
             }
-            let source = self.sources.borrow().get(Key::from(event.token()));
-            // A socket that was closed after the event was taken.
-            let Some(source) = source else { continue };
-            let (reader, writer) = source.hear(event);
-            self.wake(reader);
-            self.wake(writer);
         }
     }
 
+    #[inline]
+    fn hear(&self, event: &Event) {
+        let sources = self.sources.borrow();
+        // A socket that was closed after the event was taken is none.
+        let Some(source) = sources.get(Key::from(event.token())) else {
+            return;
+        };
+        let (reader, writer) = source.hear(event);
+        drop(sources);
+        self.wake(reader);
+        self.wake(writer);
+    }
+
+    #[cold]
+    fn heard_nothing(&self, error: &io::Error) {
+        // The descriptor is ours and the buffer is sound, so anything but a signal is a defect; a worker that spins would hide it.
+        let is_signal = error.kind() == io::ErrorKind::Interrupted;
+        assert!(
+            is_signal,
+            "the system does not say which sockets are ready: {error}"
+        );
+    }
+
+    #[inline]
     fn wake(&self, interest: Interest) {
         match interest {
             Interest::Nobody => {}
@@ -250,10 +263,12 @@ impl Executor {
     /// Who is to be told when what is waited for here happens.
     #[inline]
     fn interest(&self, cx: &Context<'_>) -> Interest {
-        match self.current.get() {
+        // A waker of nothing (as `Waker::noop`) points to null, and nobody runs behind it.
+        if cx.waker().data() == self.current_waker.get() && !cx.waker().data().is_null() {
             // Nobody stands between the task and its socket.
-            Some(current) if current.waker == cx.waker().data() => Interest::Task(current.task),
-            _ => Interest::Waker(cx.waker().clone()),
+            Interest::Task(self.current_task.get())
+        } else {
+            Interest::Waker(cx.waker().clone())
         }
     }
 

@@ -4,7 +4,7 @@ use mio::Token;
 use slab::Slab;
 
 /// A place and the generation of what is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     place: u32,
     generation: u32,
@@ -31,7 +31,8 @@ impl<T> Slots<T> {
     /// Puts in what is made for its key.
     pub fn insert(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         let entry = self.slab.vacant_entry();
-        let place = u32::try_from(entry.key()).expect("descriptors and clients are counted in thousands");
+        let place =
+            u32::try_from(entry.key()).expect("descriptors and clients are counted in thousands");
         let key = Key {
             place,
             generation: self.generation,

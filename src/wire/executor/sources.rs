@@ -56,6 +56,7 @@ impl Direction {
         self.waiting.set(interest);
     }
 
+    #[inline]
     fn now_ready(&self) -> Interest {
         self.ready.set(true);
         self.waiting.take()
@@ -129,8 +130,8 @@ impl Sources {
     }
 
     #[inline]
-    pub fn get(&self, key: Key) -> Option<Rc<Source>> {
-        self.0.get(key).cloned()
+    pub fn get(&self, key: Key) -> Option<&Source> {
+        self.0.get(key).map(|source| &**source)
     }
 
     pub fn remove(&mut self, key: Key) {

@@ -80,14 +80,26 @@ impl Tasks {
         }
     }
 
+    /// Takes out the next member. From here on it can be queued again.
     #[inline]
-    pub fn next_member(&mut self) -> Option<Key> {
-        self.members.pop_front()
+    pub fn begin_member(&mut self) -> Option<(Key, Body)> {
+        loop {
+            let key = self.members.pop_front()?;
+            if let Some(body) = self.begin(key) {
+                return Some((key, body));
+            }
+        }
     }
 
+    /// Likewise the next newcomer.
     #[inline]
-    pub fn next_newcomer(&mut self) -> Option<Key> {
-        self.newcomers.pop_front()
+    pub fn begin_newcomer(&mut self) -> Option<(Key, Body)> {
+        loop {
+            let key = self.newcomers.pop_front()?;
+            if let Some(body) = self.begin(key) {
+                return Some((key, body));
+            }
+        }
     }
 
     #[inline]
@@ -95,9 +107,8 @@ impl Tasks {
         !self.members.is_empty() || !self.newcomers.is_empty()
     }
 
-    /// Takes out a task that is to run. From here on it can be queued again.
     #[inline]
-    pub fn begin(&mut self, key: Key) -> Option<Body> {
+    fn begin(&mut self, key: Key) -> Option<Body> {
         let task = self.tasks.get_mut(key)?;
         task.queued = Queued::No;
         task.body.take()

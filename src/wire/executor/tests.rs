@@ -375,7 +375,10 @@ fn newcomers_stand_back() {
     let longest = busy.split('m').map(str::len).max();
     assert_eq!(longest, Some(NEWCOMERS), "{order}");
     // And yet some come in every turn.
-    assert!(busy.split('n').all(|others| others.len() <= TURN), "{order}");
+    assert!(
+        busy.split('n').all(|others| others.len() <= TURN),
+        "{order}"
+    );
 }
 
 #[test]
