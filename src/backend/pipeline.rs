@@ -41,18 +41,37 @@ pub enum Fate {
     Refuse(Box<[u8]>),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// What is owed, without the texts of ours: five of them come and go with a statement.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Item {
     Owed {
         request: Request,
-        fate: Fate,
+        end: Replies,
         token: Option<Token>,
     },
     /// An answer of our own, due when everything before it has been answered.
-    Answer {
-        bytes: Box<[u8]>,
-        token: Option<Token>,
-    },
+    Answer { token: Option<Token> },
+}
+
+/// A [`Fate`] whose text is kept elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replies {
+    Forward,
+    Swallow,
+    /// A text is kept for it.
+    Refuse,
+    /// The text has been used.
+    Refused,
+}
+
+impl Item {
+    /// Whether a text is kept for it.
+    fn has_text(self) -> bool {
+        match self {
+            Item::Answer { .. } => true,
+            Item::Owed { end, .. } => end == Replies::Refuse,
+        }
+    }
 }
 
 /// What to do with one message of the server.
@@ -125,6 +144,8 @@ pub struct Unexpected(pub char);
 #[derive(Debug, Default)]
 pub struct Pipeline {
     queue: VecDeque<Item>,
+    /// Of those in the queue that have one, in its order.
+    texts: VecDeque<Box<[u8]>>,
     copying: Copying,
     unit: Unit,
     /// How many requests in the queue end in a ReadyForQuery for the client.
@@ -167,20 +188,29 @@ pub enum Copying {
 impl Pipeline {
     /// Notes that a request was put on its way.
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
-        if ends_in_ready(request) && fate == Fate::Forward {
+        let end = match fate {
+            Fate::Forward => Replies::Forward,
+            Fate::Swallow => Replies::Swallow,
+            Fate::Refuse(text) => {
+                self.texts.push_back(text);
+                Replies::Refuse
+            }
+        };
+        if ends_in_ready(request) && end == Replies::Forward {
             self.closing += 1;
         }
         self.unit = Unit::Open;
         self.queue.push_back(Item::Owed {
             request,
-            fate,
+            end,
             token,
         });
     }
 
     /// Notes an answer of our own that is due after all that was asked before.
     pub fn answer(&mut self, bytes: Box<[u8]>, token: Option<Token>) {
-        self.queue.push_back(Item::Answer { bytes, token });
+        self.texts.push_back(bytes);
+        self.queue.push_back(Item::Answer { token });
     }
 
     /// Nothing is owed.
@@ -219,9 +249,9 @@ impl Pipeline {
     #[cold]
     fn take_due(&mut self, events: &mut Vec<Event>) -> Option<Box<[u8]>> {
         match self.queue.pop_front() {
-            Some(Item::Answer { bytes, token }) => {
+            Some(Item::Answer { token }) => {
                 done(token, 0, Committed::No, events);
-                Some(bytes)
+                self.texts.pop_front()
             }
             _ => None,
         }
@@ -234,7 +264,7 @@ impl Pipeline {
         let owed = |place: usize| match self.queue.get(place) {
             Some(Item::Owed {
                 request,
-                fate: Fate::Forward,
+                end: Replies::Forward,
                 ..
             }) => Some(*request),
             _ => None,
@@ -260,7 +290,7 @@ impl Pipeline {
         for request in first.iter().rev() {
             self.queue.push_front(Item::Owed {
                 request: *request,
-                fate: Fate::Swallow,
+                end: Replies::Swallow,
                 token: (*request == told).then_some(token),
             });
         }
@@ -275,13 +305,12 @@ impl Pipeline {
     /// greater length. Where that ends, and how many bytes of the last message are not in `chunk`.
     #[inline]
     pub fn step_over(&mut self, chunk: &[u8], mut at: usize) -> (usize, usize) {
-        while let Some(Item::Owed {
+        while let Some(&Item::Owed {
             request,
-            fate: Fate::Forward,
+            end: Replies::Forward,
             token,
         }) = self.queue.front()
         {
-            let request = *request;
             let unmarked = token.is_none();
             let ends = unmarked && self.copying == Copying::No;
             loop {
@@ -349,26 +378,30 @@ impl Pipeline {
         let head = match self.queue.front_mut() {
             Some(Item::Owed {
                 request,
-                fate,
+                end,
                 token,
-            }) => (*request, fate, *token),
+            }) => (*request, end, *token),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
         };
-        let (request, fate, token) = head;
-        let verdict = match fate {
-            Fate::Forward => Verdict::Forward,
-            Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
+        let (request, end, token) = head;
+        let verdict = match end {
+            Replies::Forward => Verdict::Forward,
+            Replies::Swallow | Replies::Refuse | Replies::Refused => Verdict::Swallow,
         };
         let whole_unit = matches!(request, Request::Query | Request::Function);
         match (tag, request) {
             (b'A' | b'S', _) => return Ok(Verdict::Forward),
             (b'N', _) => return Ok(verdict),
             (b'E', _) => {
-                let verdict = match fate {
-                    Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
-                    Fate::Forward | Fate::Swallow => Verdict::Forward,
+                let verdict = match end {
+                    Replies::Refuse => {
+                        *end = Replies::Refused;
+                        Verdict::Instead(self.texts.pop_front().unwrap_or_default())
+                    }
+                    Replies::Refused => Verdict::Instead(Box::default()),
+                    Replies::Forward | Replies::Swallow => Verdict::Forward,
                 };
                 self.copying = Copying::No;
                 if is_stale(body) {
@@ -392,7 +425,7 @@ impl Pipeline {
                     .copied()
                     .and_then(TransactionStatus::from_byte)
                     .ok_or(unexpected)?;
-                self.queue.pop_front();
+                self.pop();
                 self.ordinal = 0;
                 self.course = Course::Straight;
                 if self.copying == Copying::In {
@@ -456,8 +489,15 @@ impl Pipeline {
             }
             _ => return Err(unexpected),
         }
-        self.queue.pop_front();
+        self.pop();
         Ok(verdict)
+    }
+
+    /// The first has been answered.
+    fn pop(&mut self) {
+        if self.queue.pop_front().is_some_and(Item::has_text) {
+            self.texts.pop_front();
+        }
     }
 
     /// A ReadyForQuery for the client is among what is owed.
@@ -482,16 +522,18 @@ impl Pipeline {
             .iter()
             .position(is_sync)
             .unwrap_or(self.queue.len());
+        let texts = self.queue.range(..skipped).filter(|item| item.has_text());
+        self.texts.drain(..texts.count());
         for (place, item) in self.queue.drain(..skipped).enumerate().rev() {
             if let Item::Owed {
                 request: Request::Query | Request::Function,
-                fate: Fate::Forward,
+                end: Replies::Forward,
                 ..
             } = item
             {
                 self.closing -= 1;
             }
-            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
+            let (Item::Owed { token, .. } | Item::Answer { token }) = item;
             let reached = if place == 0 {
                 Reached::Yes
             } else {

@@ -464,7 +464,7 @@ impl Session {
         let plain = planned
             .statements
             .iter()
-            .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
+            .all(|statement| matches!(statement.class, Class::Data) && statement.leaves.is_empty());
         if !plain {
             self.portals.push((Box::from(portal), Rc::clone(planned)));
         }

@@ -1,7 +1,7 @@
 //! A socket that waits without blocking, on a worker's executor or on a tokio runtime; and the thread that it lives on.
 //!
 //! On an executor a call is made when the socket is believed to be ready, and only that; see `executor/sources.rs`. The other kind is for
-//! what runs elsewhere with the same code: checks on the command line, and tests.
+//! what uses the same code elsewhere, as tests do.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! Time limits on threads whose own runtime has no timers: a runtime that keeps a wheel of timers looks at the clock
-//! and at the wheel each time it waits, which for a worker is twice a statement.
+//! Time limits on threads whose own executor has no timers: who keeps a wheel of timers looks at the clock and at the wheel
+//! each time it waits, which for a worker is twice a statement. What blocks is done by the same runtime's threads.
 
 use std::fmt;
 use std::io;

@@ -201,8 +201,13 @@ impl Executor {
         };
         let (reader, writer) = source.hear(event);
         drop(sources);
-        self.wake(reader);
-        self.wake(writer);
+        for interest in [reader, writer] {
+            match interest {
+                Interest::Nobody => {}
+                Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
+                Interest::Waker(waker) => waker.wake(),
+            }
+        }
     }
 
     #[cold]
@@ -213,15 +218,6 @@ impl Executor {
             is_signal,
             "the system does not say which sockets are ready: {error}"
         );
-    }
-
-    #[inline]
-    fn wake(&self, interest: Interest) {
-        match interest {
-            Interest::Nobody => {}
-            Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
-            Interest::Waker(waker) => waker.wake(),
-        }
     }
 
     fn answer_alarms(&self) {
@@ -281,7 +277,11 @@ impl Executor {
                 true
             }
             None => {
-                self.wake(self.interest(cx));
+                match self.interest(cx) {
+                    Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
+                    Interest::Waker(waker) => waker.wake(),
+                    Interest::Nobody => {}
+                }
                 false
             }
         }
