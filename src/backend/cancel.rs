@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::connect::{self, Address, ConnectError, Connected, Login};
+use super::connect::{self, Address, CancelKey, ConnectError, Connected, Login};
 use crate::wire::socket::Home;
 use crate::wire::stream::Peer;
 use crate::wire::timers::Timers;
@@ -101,8 +101,10 @@ impl Canceller {
                 address,
                 peer,
                 encryption,
-                *process_id,
-                secret_key,
+                CancelKey {
+                    process_id: *process_id,
+                    secret: secret_key,
+                },
                 home,
                 timers,
                 *timeout,

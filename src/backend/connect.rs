@@ -152,29 +152,36 @@ pub async fn connect(
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
+/// What a server knows a connection by.
+#[derive(Clone, Copy, Debug)]
+pub struct CancelKey<'a> {
+    pub process_id: i32,
+    pub secret: &'a [u8],
+}
+
 /// Asks the server at `peer` to cancel what a connection to it is doing, and returns when the server has dealt with the
 /// request. Whether there was something to cancel is not told.
 ///
-/// `address`, `peer`, `process_id` and `secret_key` are those of the connection.
+/// `address`, `peer` and `key` are those of the connection.
 pub async fn cancel(
     address: &Address,
     peer: &Peer,
     encryption: &ServerEncryption,
-    process_id: i32,
-    secret_key: &[u8],
+    key: CancelKey<'_>,
     home: &Home,
     timers: &Timers,
     timeout: Duration,
 ) -> Result<(), ConnectError> {
-    if !(4..=MAX_CANCEL_KEY).contains(&secret_key.len()) {
+    let CancelKey { process_id, secret } = key;
+    if !(4..=MAX_CANCEL_KEY).contains(&secret.len()) {
         return Err(ConnectError::Protocol("no usable cancel key"));
     }
-    let mut packet = Vec::with_capacity(12 + secret_key.len());
-    let length = u32::try_from(12 + secret_key.len()).expect("a key of at most 256 bytes");
+    let mut packet = Vec::with_capacity(12 + secret.len());
+    let length = u32::try_from(12 + secret.len()).expect("a key of at most 256 bytes");
     packet.extend_from_slice(&length.to_be_bytes());
     packet.extend_from_slice(&CANCEL_REQUEST);
     packet.extend_from_slice(&process_id.to_be_bytes());
-    packet.extend_from_slice(secret_key);
+    packet.extend_from_slice(secret);
     let attempt = async {
         let mut stream = open(address, Some(peer), encryption, home).await?;
         send(&mut stream, &packet).await?;
@@ -976,8 +983,10 @@ mod tests {
                 &elsewhere,
                 &peer,
                 &plain,
-                77,
-                &key,
+                CancelKey {
+                    process_id: 77,
+                    secret: &key,
+                },
                 &Home::Tokio,
                 &timers,
                 PATIENCE
@@ -990,8 +999,10 @@ mod tests {
             &elsewhere,
             &peer,
             &plain,
-            77,
-            &[],
+            CancelKey {
+                process_id: 77,
+                secret: &[],
+            },
             &Home::Tokio,
             &Timers::here(),
             PATIENCE,

@@ -187,6 +187,7 @@ pub enum Copying {
 
 impl Pipeline {
     /// Notes that a request was put on its way.
+    #[inline]
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
         let end = match fate {
             Fate::Forward => Replies::Forward,

@@ -577,15 +577,14 @@ impl Session {
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);
         }
-        self.waits(State::Waiting);
+        self.waits(State::Waiting, Instant::now());
         let lent = pool.checkout().await;
-        self.waits(State::Active);
+        self.waits(State::Active, Instant::now());
         lent.map_err(Fault::Checkout)
     }
 
     /// Begins or ends to wait for a connection.
-    pub(super) fn waits(&mut self, state: State) {
-        let now = Instant::now();
+    pub(super) fn waits(&mut self, state: State, now: Instant) {
         if state == State::Active {
             let waited = microseconds(now - self.waiting_since);
             add(&self.database.counters.wait_microseconds, waited);

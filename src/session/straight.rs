@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::card::State;
 use super::channels::speaks_of_channels;
@@ -54,7 +55,7 @@ impl Session {
                     };
                 };
                 self.place = None;
-                self.waits(State::Active);
+                self.waits(State::Active, Instant::now());
                 self.granted = Some(granted);
             }
             if !self.client.inbox.is_empty() && self.take_straight()? == Path::Obstacle {
@@ -223,7 +224,7 @@ impl Session {
             // Whatever speaks against a wait is said on the long way.
             if let Ok(place) = pool.enqueue(&self.waiter, self.unit_began) {
                 self.place = Some(place);
-                self.waits(State::Waiting);
+                self.waits(State::Waiting, self.unit_began);
             }
             return false;
         };

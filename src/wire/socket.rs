@@ -39,7 +39,9 @@ impl Home {
 
     /// A connected socket that comes from somewhere else.
     pub fn adopt(&self, socket: impl Into<socket2::Socket>) -> io::Result<Socket> {
-        self.watch(socket.into(), Belief::Ready)
+        let socket = socket.into();
+        socket.set_nonblocking(true)?;
+        self.watch(socket, Belief::Ready)
     }
 
     pub async fn connect_tcp(&self, address: SocketAddr) -> io::Result<Socket> {
@@ -64,7 +66,6 @@ impl Home {
     }
 
     fn watch(&self, socket: socket2::Socket, belief: Belief) -> io::Result<Socket> {
-        socket.set_nonblocking(true)?;
         Ok(Socket(match self {
             Home::Executor(executor) => Kind::Watched(Watched {
                 watch: executor.watch(socket.as_raw_fd(), belief)?,

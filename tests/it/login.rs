@@ -8,7 +8,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use trunkline::backend::connect::{Address, ConnectError, Connected, Login, cancel, connect};
+use trunkline::backend::connect::{
+    Address, CancelKey, ConnectError, Connected, Login, cancel, connect,
+};
 use trunkline::config::{
     Certificate, CertificateDemand, ClientTls, Line, Method, Offer, Password, Secret, ServerTls,
     SslMode, User,
@@ -408,8 +410,10 @@ async fn a_cancel_request_reaches_its_statement() {
             &server.over_tcp(),
             &connected.peer,
             &encryption,
-            connected.process_id,
-            &connected.secret_key,
+            CancelKey {
+                process_id: connected.process_id,
+                secret: &connected.secret_key,
+            },
             &Home::Tokio,
             &Timers::here(),
             PATIENCE,
