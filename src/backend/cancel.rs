@@ -116,6 +116,11 @@ impl Canceller {
         }
     }
 
+    /// Likewise, without anybody who waits for it.
+    pub fn cancel_meanwhile(self: &Rc<Canceller>) {
+        self.target.home.spawn(self.cancel());
+    }
+
     /// A request is under way: the connection must not be lent to anybody else.
     pub fn is_busy(&self) -> bool {
         self.under_way.get() > 0

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::position::Shift;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
 
@@ -41,37 +42,20 @@ pub enum Fate {
     Refuse(Box<[u8]>),
 }
 
-/// What is owed, without the texts of ours: five of them come and go with a statement.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Item {
     Owed {
         request: Request,
-        end: Replies,
+        fate: Fate,
         token: Option<Token>,
+        /// Its text is not quite what the client wrote.
+        shift: Option<Box<Shift>>,
     },
     /// An answer of our own, due when everything before it has been answered.
-    Answer { token: Option<Token> },
-}
-
-/// A [`Fate`] whose text is kept elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Replies {
-    Forward,
-    Swallow,
-    /// A text is kept for it.
-    Refuse,
-    /// The text has been used.
-    Refused,
-}
-
-impl Item {
-    /// Whether a text is kept for it.
-    fn has_text(self) -> bool {
-        match self {
-            Item::Answer { .. } => true,
-            Item::Owed { end, .. } => end == Replies::Refuse,
-        }
-    }
+    Answer {
+        bytes: Box<[u8]>,
+        token: Option<Token>,
+    },
 }
 
 /// What to do with one message of the server.
@@ -97,6 +81,13 @@ pub enum Event {
     Failed(Rest),
     /// A prepared statement no longer fits the definitions that it was parsed with; the error is told as well.
     Stale,
+    /// What a request with a token was told of a statement or portal: the bodies of ParameterDescription, if there was one, and of
+    /// RowDescription, `None` for NoData. A body that is very long is not whole.
+    Described {
+        token: Token,
+        parameters: Vec<u8>,
+        columns: Option<Vec<u8>>,
+    },
     /// The server's last words before it closes the connection: the body of its ErrorResponse.
     Fatal(Vec<u8>),
     /// ReadyForQuery arrived for a Sync, query or function call.
@@ -144,8 +135,6 @@ pub struct Unexpected(pub char);
 #[derive(Debug, Default)]
 pub struct Pipeline {
     queue: VecDeque<Item>,
-    /// Of those in the queue that have one, in its order.
-    texts: VecDeque<Box<[u8]>>,
     copying: Copying,
     unit: Unit,
     /// How many requests in the queue end in a ReadyForQuery for the client.
@@ -153,6 +142,8 @@ pub struct Pipeline {
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
     course: Course,
+    /// The parameters of the statement that is being described, when somebody wants to know them.
+    parameters: Vec<u8>,
 }
 
 /// Whether the unit of work has failed on a stale prepared statement.
@@ -187,31 +178,36 @@ pub enum Copying {
 
 impl Pipeline {
     /// Notes that a request was put on its way.
-    #[inline]
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
-        let end = match fate {
-            Fate::Forward => Replies::Forward,
-            Fate::Swallow => Replies::Swallow,
-            Fate::Refuse(text) => {
-                self.texts.push_back(text);
-                Replies::Refuse
-            }
-        };
-        if ends_in_ready(request) && end == Replies::Forward {
+        if ends_in_ready(request) && fate == Fate::Forward {
             self.closing += 1;
         }
         self.unit = Unit::Open;
         self.queue.push_back(Item::Owed {
             request,
-            end,
+            fate,
             token,
+            shift: None,
         });
+    }
+
+    /// How much is owed.
+    pub fn owed(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// In the texts of what was put on its way when so much was owed already, names were replaced: errors point into the client's.
+    pub fn shift(&mut self, owed: usize, by: &Shift) {
+        for item in self.queue.iter_mut().skip(owed) {
+            if let Item::Owed { shift, .. } = item {
+                *shift = Some(Box::new(by.clone()));
+            }
+        }
     }
 
     /// Notes an answer of our own that is due after all that was asked before.
     pub fn answer(&mut self, bytes: Box<[u8]>, token: Option<Token>) {
-        self.texts.push_back(bytes);
-        self.queue.push_back(Item::Answer { token });
+        self.queue.push_back(Item::Answer { bytes, token });
     }
 
     /// Nothing is owed.
@@ -250,9 +246,9 @@ impl Pipeline {
     #[cold]
     fn take_due(&mut self, events: &mut Vec<Event>) -> Option<Box<[u8]>> {
         match self.queue.pop_front() {
-            Some(Item::Answer { token }) => {
+            Some(Item::Answer { bytes, token }) => {
                 done(token, 0, Committed::No, events);
-                self.texts.pop_front()
+                Some(bytes)
             }
             _ => None,
         }
@@ -265,16 +261,12 @@ impl Pipeline {
         let owed = |place: usize| match self.queue.get(place) {
             Some(Item::Owed {
                 request,
-                end: Replies::Forward,
+                fate: Fate::Forward,
                 ..
             }) => Some(*request),
             _ => None,
         };
-        let described = match owed(0) {
-            Some(Request::Query) => self.ordinal == 0,
-            Some(Request::Bind) => owed(1) == Some(Request::DescribePortal),
-            _ => false,
-        };
+        let described = owed(0) == Some(Request::Bind) && owed(1) == Some(Request::DescribePortal);
         let last = self.queue.len().saturating_sub(1);
         let one_unit = (0..last)
             .all(|place| owed(place).is_some_and(|request| !ends_in_ready(request)))
@@ -286,32 +278,35 @@ impl Pipeline {
         may
     }
 
-    /// Requests of ours go before all that is owed; the token is that of the one of this kind.
-    pub fn ask_again(&mut self, first: &[Request], told: Request, token: Token) {
-        for request in first.iter().rev() {
+    /// Requests of ours go before all that is owed.
+    pub fn ask_again(&mut self, first: &[(Request, Option<Token>)]) {
+        for (request, token) in first.iter().rev() {
             self.queue.push_front(Item::Owed {
                 request: *request,
-                end: Replies::Swallow,
-                token: (*request == told).then_some(token),
+                fate: Fate::Swallow,
+                token: *token,
+                shift: None,
             });
         }
     }
 
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
     pub fn inspects(tag: u8) -> bool {
-        matches!(tag, b'Z' | b'C' | b'S' | b'E')
+        matches!(tag, b'Z' | b'C' | b'S' | b'E' | b'T' | b't')
     }
 
     /// Moves on over messages that are the client's and of which no more is to be said, from `at` on; [`Pipeline::step`] would do the same at
     /// greater length. Where that ends, and how many bytes of the last message are not in `chunk`.
     #[inline]
     pub fn step_over(&mut self, chunk: &[u8], mut at: usize) -> (usize, usize) {
-        while let Some(&Item::Owed {
+        while let Some(Item::Owed {
             request,
-            end: Replies::Forward,
+            fate: Fate::Forward,
             token,
+            ..
         }) = self.queue.front()
         {
+            let request = *request;
             let unmarked = token.is_none();
             let ends = unmarked && self.copying == Copying::No;
             loop {
@@ -379,30 +374,30 @@ impl Pipeline {
         let head = match self.queue.front_mut() {
             Some(Item::Owed {
                 request,
-                end,
+                fate,
                 token,
-            }) => (*request, end, *token),
+                shift,
+            }) => (*request, fate, *token, shift),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
         };
-        let (request, end, token) = head;
-        let verdict = match end {
-            Replies::Forward => Verdict::Forward,
-            Replies::Swallow | Replies::Refuse | Replies::Refused => Verdict::Swallow,
+        let (request, fate, token, shift) = head;
+        let verdict = match fate {
+            Fate::Forward => Verdict::Forward,
+            Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
         };
         let whole_unit = matches!(request, Request::Query | Request::Function);
         match (tag, request) {
             (b'A' | b'S', _) => return Ok(Verdict::Forward),
             (b'N', _) => return Ok(verdict),
             (b'E', _) => {
-                let verdict = match end {
-                    Replies::Refuse => {
-                        *end = Replies::Refused;
-                        Verdict::Instead(self.texts.pop_front().unwrap_or_default())
-                    }
-                    Replies::Refused => Verdict::Instead(Box::default()),
-                    Replies::Forward | Replies::Swallow => Verdict::Forward,
+                let verdict = match fate {
+                    Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
+                    Fate::Forward | Fate::Swallow => shift
+                        .as_ref()
+                        .and_then(|shift| shift.error(body))
+                        .map_or(Verdict::Forward, |error| Verdict::Instead(error.into())),
                 };
                 self.copying = Copying::No;
                 if is_stale(body) {
@@ -426,7 +421,7 @@ impl Pipeline {
                     .copied()
                     .and_then(TransactionStatus::from_byte)
                     .ok_or(unexpected)?;
-                self.pop();
+                self.queue.pop_front();
                 self.ordinal = 0;
                 self.course = Course::Straight;
                 if self.copying == Copying::In {
@@ -457,9 +452,13 @@ impl Pipeline {
                 events.push(Event::CopyIn);
                 return Ok(verdict);
             }
-            (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => {
+            (b't', Request::DescribeStatement) => {
+                if token.is_some() {
+                    self.parameters = body.to_vec();
+                }
                 return Ok(verdict);
             }
+            (b'D' | b'H' | b'd' | b'c', Request::Execute) => return Ok(verdict),
             (b'G', Request::Execute) => {
                 // A server that reads COPY data ignores the Syncs that were sent along with Execute.
                 self.copying = Copying::In;
@@ -480,8 +479,15 @@ impl Pipeline {
             (b'1', Request::Parse)
             | (b'2', Request::Bind)
             | (b'3', Request::Close)
-            | (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal)
             | (b'I' | b's', Request::Execute) => done(token, 0, Committed::No, events),
+            (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal) => {
+                events.extend(token.map(|token| Event::Described {
+                    token,
+                    parameters: std::mem::take(&mut self.parameters),
+                    columns: (tag == b'T').then(|| body.to_vec()),
+                }));
+                done(token, 0, Committed::No, events);
+            }
             (b'C', Request::Execute) => {
                 if self.copying == Copying::In {
                     self.copying = Copying::No;
@@ -490,15 +496,8 @@ impl Pipeline {
             }
             _ => return Err(unexpected),
         }
-        self.pop();
+        self.queue.pop_front();
         Ok(verdict)
-    }
-
-    /// The first has been answered.
-    fn pop(&mut self) {
-        if self.queue.pop_front().is_some_and(Item::has_text) {
-            self.texts.pop_front();
-        }
     }
 
     /// A ReadyForQuery for the client is among what is owed.
@@ -523,18 +522,16 @@ impl Pipeline {
             .iter()
             .position(is_sync)
             .unwrap_or(self.queue.len());
-        let texts = self.queue.range(..skipped).filter(|item| item.has_text());
-        self.texts.drain(..texts.count());
         for (place, item) in self.queue.drain(..skipped).enumerate().rev() {
             if let Item::Owed {
                 request: Request::Query | Request::Function,
-                end: Replies::Forward,
+                fate: Fate::Forward,
                 ..
             } = item
             {
                 self.closing -= 1;
             }
-            let (Item::Owed { token, .. } | Item::Answer { token }) = item;
+            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
             let reached = if place == 0 {
                 Reached::Yes
             } else {

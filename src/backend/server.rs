@@ -379,6 +379,23 @@ impl Server {
         }
     }
 
+    /// Waits for the answers to what nobody wants to hear of, like BEGIN.
+    pub async fn come_to_rest(&mut self, scratch: &RefCell<Box<[u8]>>) -> Result<(), ServerError> {
+        let (mut unwanted, mut events) = (Vec::new(), Vec::new());
+        std::future::poll_fn(|cx| {
+            while !self.is_settled() {
+                if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                let mut scratch = scratch.borrow_mut();
+                ready!(self.poll_read(cx, &mut scratch, &mut unwanted, &mut events))?;
+                unwanted.clear();
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
     /// Runs statements of our own to their end and gives the ErrorResponse body if there was one.
     pub async fn run(
         &mut self,

@@ -9,9 +9,10 @@ use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Column, Distribution, Epoch, Placement, QualifiedName, Relation, SchemaState,
-    Sequences, Undeclared, family, view,
+    Catalog, Collation, Column, Distribution, Epoch, Placement, QualifiedName, Relation,
+    SchemaState, Sequences, Undeclared, family, view,
 };
+use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
 
 /// The configured part of a catalog: what is known before any server was asked.
@@ -22,6 +23,7 @@ pub struct Configured {
     pub home: ShardId,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
+    pub cross_shard_commit: CrossShardCommit,
     pub distributions: Arc<[Distribution]>,
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
@@ -136,10 +138,15 @@ impl Catalog {
             home: configured.home,
             undeclared: configured.undeclared,
             sequences: configured.sequences,
+            cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            primary_keys: Default::default(),
             opaque_functions: Default::default(),
+            functions: Default::default(),
+            collation: Collation::Loose,
             residue: Default::default(),
+            details: Default::default(),
             schema: SchemaState::Unread,
         };
         let Some(schema) = schema else {
@@ -147,7 +154,17 @@ impl Catalog {
         };
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
+        catalog.functions = Arc::clone(&schema.functions);
+        catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
+        catalog.details = Arc::clone(&schema.details);
+        let with_key = schema
+            .relations
+            .iter()
+            .filter(|(_, definition)| !definition.primary_key.is_empty());
+        catalog.primary_keys = with_key
+            .map(|(name, definition)| (name.clone(), definition.primary_key.as_slice().into()))
+            .collect();
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

@@ -82,6 +82,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
                 true => Sequences::PerShard,
                 false => Sequences::Refused,
             },
+            cross_shard_commit: config.cross_shard_commit(declared),
             distributions: distributions.into(),
             tables,
         }),

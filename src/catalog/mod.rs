@@ -6,7 +6,9 @@
 
 mod assemble;
 mod build;
+pub mod details;
 mod family;
+pub mod functions;
 pub mod residue;
 mod resolve;
 pub mod schema;
@@ -19,6 +21,7 @@ pub use resolve::Resolved;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::CrossShardCommit;
 use crate::sharding::ShardId;
 
 /// The version of a catalog: moves with every change of configuration or schema.
@@ -54,13 +57,27 @@ pub struct Column {
     /// The type's OID in `pg_type`; for a domain, its base type.
     pub type_oid: u32,
     pub default: ColumnDefault,
+    pub collation: Collation,
+}
+
+/// What comparing texts depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Collation {
+    /// "C" or "POSIX", whose order is that of the bytes; also of types without a collation.
+    Bytes,
+    /// Rules of a language; only equal bytes are equal.
+    Language,
+    /// Different bytes may be equal, or it is not known.
+    Loose,
 }
 
 /// What an INSERT without a value for the column stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnDefault {
-    /// No default, or one that depends on nothing outside the row.
+    /// No default, or one that is the same whenever and wherever it is computed.
     Plain,
+    /// Computed from the clock, the session, chance or the like: another value on every shard.
+    Volatile,
     /// From a sequence (serial, identity, `nextval` anywhere in the default), or from a function whose body is not known to use none.
     Sequence,
     /// `GENERATED ALWAYS AS (..)`: computed from the row, never given by a statement.
@@ -103,13 +120,23 @@ pub struct Catalog {
     pub home: ShardId,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
+    /// How transactions commit that wrote on several shards.
+    pub cross_shard_commit: CrossShardCommit,
     pub distributions: Arc<[Distribution]>,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,
+    /// The columns of tables' primary keys, in the key's order; tables without one are left out.
+    pub primary_keys: HashMap<QualifiedName, Arc<[Box<str>]>>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.
     pub opaque_functions: std::collections::HashSet<Box<str>>,
+    /// Which functions are aggregates, volatile ...
+    pub functions: Arc<functions::FunctionKinds>,
+    /// The database's own, which expressions have without another.
+    pub collation: Collation,
     /// What statements may leave behind in a connection.
     pub residue: Arc<residue::Residue>,
+    /// What changing statements must know besides.
+    pub details: Arc<details::Details>,
     pub schema: SchemaState,
 }
 

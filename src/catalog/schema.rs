@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, Error, Row};
 
+use super::details::{self, Details};
+use super::functions::FunctionKinds;
 use super::residue::{Residue, Routine, Runs, When};
-use super::{Column, ColumnDefault, QualifiedName};
+use super::{Collation, Column, ColumnDefault, QualifiedName};
 
 /// The definitions of one database on one server.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +22,11 @@ pub struct Schema {
     pub system_relations: HashSet<QualifiedName>,
     /// Names of functions, procedures and aggregates whose body Postgres or a C library does not bring; with the name in lower case, too.
     pub opaque_functions: HashSet<Box<str>>,
+    pub functions: Arc<FunctionKinds>,
+    /// The database's.
+    pub collation: Collation,
     pub residue: Arc<Residue>,
+    pub details: Arc<Details>,
 }
 
 /// One table or view outside `pg_catalog` and `information_schema`.
@@ -116,7 +122,17 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         .query_one("SELECT current_setting('server_encoding')", &[])
         .await?;
     let names = names(client).await?;
-    let mut columns = columns(client).await?;
+    let encoding: Box<str> = text(&encoding, 0)?;
+    let collation = default_collation(client).await?;
+    let mut columns = columns(client, collation).await?;
+    // Clients get texts as UTF-8, whose bytes may be in another order.
+    let recoded = |collation: Collation| match &*encoding {
+        "UTF8" => collation,
+        _ => collation.max(Collation::Language),
+    };
+    for defined in columns.values_mut().flatten() {
+        defined.column.collation = recoded(defined.column.collation);
+    }
     let mut primary_keys = primary_keys(client).await?;
     let mut kinds = kinds(client, &names).await?;
     let relations = names
@@ -137,11 +153,14 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         })
         .collect();
     Ok(Schema {
-        server_encoding: encoding.try_get::<_, &str>(0)?.into(),
+        collation: recoded(collation),
+        server_encoding: encoding,
         relations,
         system_relations: system_relations(client).await?,
         opaque_functions: opaque_functions(client).await?,
+        functions: Arc::new(function_kinds(client).await?),
         residue: Arc::new(residue(client).await?),
+        details: Arc::new(details::read(client).await?),
     })
 }
 
@@ -254,35 +273,79 @@ async fn pairs(
 /// `nextval`, `currval`, `setval` (two) and `lastval` in an expression tree.
 const SEQUENCE_CALL: &str = ":funcid (1574|1575|1576|1765|2559) ";
 
-async fn columns(client: &Client) -> Result<HashMap<u32, Vec<DefinedColumn>>, Error> {
+/// Whether an expression tree has another value at another time or in another session: its functions and operators say so, or it has nodes
+/// that do (CURRENT_TIMESTAMP and its like, conversions by way of text).
+fn is_volatile(tree: &str) -> String {
+    format!(
+        "({tree} ~ '[{{](SQLVALUEFUNCTION|NEXTVALUEEXPR|COERCEVIAIO) ' OR EXISTS (
+            SELECT FROM regexp_matches({tree}, ':(?:funcid|opfuncid) ([0-9]+)', 'g') AS called (oid)
+              JOIN pg_proc p ON p.oid = called.oid[1]::oid WHERE p.provolatile <> 'i'))"
+    )
+}
+
+/// Whether a row of `pg_collation` or `pg_database` orders texts by their bytes, of its provider and its LC_COLLATE.
+fn orders_by_bytes(provider: Option<&str>, collate: Option<&str>) -> bool {
+    match provider.unwrap_or("c") {
+        "c" => matches!(collate, Some("C" | "POSIX")),
+        // The builtin provider's locales differ in what is a letter, not in the order.
+        "b" => true,
+        _ => false,
+    }
+}
+
+async fn default_collation(client: &Client) -> Result<Collation, Error> {
+    // Servers before 15 know one provider.
+    let query = "SELECT to_jsonb(d) ->> 'datlocprovider', to_jsonb(d) ->> 'datcollate' FROM pg_database d WHERE datname = current_database()";
+    let row = client.query_one(query, &[]).await?;
+    Ok(if orders_by_bytes(row.try_get(0)?, row.try_get(1)?) {
+        Collation::Bytes
+    } else {
+        Collation::Language
+    })
+}
+
+async fn columns(
+    client: &Client,
+    default_collation: Collation,
+) -> Result<HashMap<u32, Vec<DefinedColumn>>, Error> {
     let domains = domains(client).await?;
     let query = format!(
         "SELECT c.oid, a.attname::text, a.atttypid, a.atttypmod, a.attidentity <> '', a.attgenerated <> '', def.oid IS NOT NULL,
             def.adbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid
                    AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})),
-            coalesce(coll.collisdeterministic, true)
+            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}
          FROM pg_attribute a
            LEFT JOIN pg_attrdef def ON def.adrelid = a.attrelid AND def.adnum = a.attnum
            LEFT JOIN pg_collation coll ON coll.oid = a.attcollation
            JOIN (SELECT c.oid FROM {RELATIONS}) c ON c.oid = a.attrelid
          WHERE a.attnum > 0 AND NOT a.attisdropped
-         ORDER BY c.oid, a.attnum"
+         ORDER BY c.oid, a.attnum",
+        is_volatile("def.adbin::text")
     );
     let mut columns: HashMap<u32, Vec<DefinedColumn>> = HashMap::new();
     for row in client.query(&query, &[]).await? {
-        columns
-            .entry(row.try_get(0)?)
-            .or_default()
-            .push(column(&row, &domains)?);
+        columns.entry(row.try_get(0)?).or_default().push(column(
+            &row,
+            &domains,
+            default_collation,
+        )?);
     }
     Ok(columns)
 }
 
-fn column(row: &Row, domains: &HashMap<u32, Domain>) -> Result<DefinedColumn, Error> {
+/// `DEFAULT_COLLATION_OID`: the database's.
+const DEFAULT_COLLATION: u32 = 100;
+
+fn column(
+    row: &Row,
+    domains: &HashMap<u32, Domain>,
+    default_collation: Collation,
+) -> Result<DefinedColumn, Error> {
     let (identity, generated, has_default): (bool, bool, bool) =
         (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
     let takes_number: Option<bool> = row.try_get(7)?;
+    let volatile: Option<bool> = row.try_get(12)?;
     let (mut type_oid, mut modifier): (u32, i32) = (row.try_get(2)?, row.try_get(3)?);
     let mut domain_default = None;
     while let Some(domain) = domains.get(&type_oid) {
@@ -294,6 +357,8 @@ fn column(row: &Row, domains: &HashMap<u32, Domain>) -> Result<DefinedColumn, Er
         ColumnDefault::Generated
     } else if identity || takes_number == Some(true) {
         ColumnDefault::Sequence
+    } else if volatile == Some(true) {
+        ColumnDefault::Volatile
     } else if has_default {
         ColumnDefault::Plain
     } else {
@@ -304,11 +369,19 @@ fn column(row: &Row, domains: &HashMap<u32, Domain>) -> Result<DefinedColumn, Er
     } else {
         Equality::Collation
     };
+    let collation = match row.try_get::<_, Option<u32>>(9)? {
+        None => Collation::Bytes,
+        Some(DEFAULT_COLLATION) => default_collation,
+        Some(_) if equality == Equality::Collation => Collation::Loose,
+        Some(_) if orders_by_bytes(row.try_get(10)?, row.try_get(11)?) => Collation::Bytes,
+        Some(_) => Collation::Language,
+    };
     Ok(DefinedColumn {
         column: Column {
             name: text(row, 1)?,
             type_oid,
             default,
+            collation,
         },
         modifier,
         equality,
@@ -327,16 +400,20 @@ async fn domains(client: &Client) -> Result<HashMap<u32, Domain>, Error> {
         "SELECT t.oid, t.typbasetype, t.typtypmod, t.typdefault IS NOT NULL,
             t.typdefaultbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid
-                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE}))
-         FROM pg_type t WHERE t.typtype = 'd'"
+                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})), {}
+         FROM pg_type t WHERE t.typtype = 'd'",
+        is_volatile("t.typdefaultbin::text")
     );
     let mut domains = HashMap::new();
     for row in client.query(&query, &[]).await? {
-        let (has_default, takes_number): (bool, Option<bool>) = (row.try_get(3)?, row.try_get(4)?);
-        let default = match (has_default, takes_number) {
-            (false, _) => None,
-            (true, Some(true)) => Some(ColumnDefault::Sequence),
-            (true, _) => Some(ColumnDefault::Plain),
+        let has_default: bool = row.try_get(3)?;
+        let (takes_number, volatile): (Option<bool>, Option<bool>) =
+            (row.try_get(4)?, row.try_get(5)?);
+        let default = match (has_default, takes_number, volatile) {
+            (false, ..) => None,
+            (true, Some(true), _) => Some(ColumnDefault::Sequence),
+            (true, _, Some(true)) => Some(ColumnDefault::Volatile),
+            (true, ..) => Some(ColumnDefault::Plain),
         };
         domains.insert(
             row.try_get(0)?,
@@ -389,6 +466,29 @@ async fn opaque_functions(client: &Client) -> Result<HashSet<Box<str>>, Error> {
         .iter()
         .map(|row| text(row, 0))
         .collect()
+}
+
+async fn function_kinds(client: &Client) -> Result<FunctionKinds, Error> {
+    let query = "SELECT p.proname::text, n.nspname = 'pg_catalog', p.prokind::text, p.provolatile = 'v', p.proretset
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE p.prokind IN ('a', 'w') OR p.provolatile = 'v' OR p.proretset";
+    let mut kinds = FunctionKinds::default();
+    for row in client.query(query, &[]).await? {
+        let name = text(&row, 0)?;
+        match (row.try_get::<_, &str>(2)?, row.try_get(1)?) {
+            ("a", true) => _ = kinds.aggregates.insert(name.clone()),
+            ("a", false) => _ = kinds.own_aggregates.insert(name.clone()),
+            ("w", _) => _ = kinds.windows.insert(name.clone()),
+            _ => {}
+        }
+        if row.try_get(4)? {
+            kinds.set_returning.insert(name.clone());
+        }
+        if row.try_get(3)? {
+            kinds.volatile.insert(name);
+        }
+    }
+    Ok(kinds)
 }
 
 /// Bodies that can be read, and which relation runs which function or touches which other relation.

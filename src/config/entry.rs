@@ -2,7 +2,7 @@
 
 use super::authentication::Sources;
 use super::section::{Entry, Section};
-use super::{Database, Line, Node, PoolMode, Shard, User, secret};
+use super::{CrossShardCommit, Database, Line, Node, PoolMode, Shard, User, secret};
 
 /// The name of the admin database, which no other database may have.
 pub const ADMIN_DATABASE: &str = "trunkline";
@@ -53,6 +53,13 @@ pub(super) fn pool_mode(entry: Entry<'_>) -> Option<PoolMode> {
         ("transaction", PoolMode::Transaction),
         ("strict", PoolMode::Strict),
         ("session", PoolMode::Session),
+    ])
+}
+
+pub(super) fn cross_shard_commit(entry: Entry<'_>) -> Option<CrossShardCommit> {
+    entry.choice(&[
+        ("refuse", CrossShardCommit::Refuse),
+        ("best_effort", CrossShardCommit::BestEffort),
     ])
 }
 
@@ -131,6 +138,7 @@ pub(super) fn database(
             entry.choice(&[("refused", false), ("per_shard", true)])
         })
         .unwrap_or(false);
+    let cross_shard_commit = section.read("cross_shard_commit", cross_shard_commit);
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
     let line = section.line;
@@ -142,6 +150,7 @@ pub(super) fn database(
         name,
         default_shard,
         sequences_per_shard,
+        cross_shard_commit,
         pool_mode,
         pool_size,
     })

@@ -74,6 +74,8 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let pool = settings::pool(root.section("pool"));
     let health = settings::health(root.section("health"));
+    let transactions = settings::transactions(root.section("transactions"));
+    let gather = settings::gather(root.section("gather"));
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -129,6 +131,8 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         workers,
         pool,
         health,
+        transactions,
+        gather,
         authentication,
         users,
         databases,

@@ -46,6 +46,8 @@ pub struct Config {
     /// Defaults for every pool.
     pub pool: Pool,
     pub health: Health,
+    pub transactions: Transactions,
+    pub gather: Gather,
     pub authentication: Authentication,
     /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
@@ -72,6 +74,13 @@ impl Config {
             min_size: self.pool.min_size.min(size),
             ..self.pool.clone()
         }
+    }
+
+    /// How a transaction of this database that wrote on several shards commits.
+    pub fn cross_shard_commit(&self, database: &Database) -> CrossShardCommit {
+        database
+            .cross_shard_commit
+            .unwrap_or(self.transactions.cross_shard_commit)
     }
 
     /// A mistake found after reading, at a line of this file.
@@ -251,6 +260,32 @@ pub struct Health {
     pub rise: usize,
 }
 
+/// What transactions may do that work on several shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transactions {
+    pub cross_shard_commit: CrossShardCommit,
+}
+
+/// How much of tables may travel to one shard for a query. Past it the query ends in an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gather {
+    /// Rows of one query.
+    pub max_rows: usize,
+    /// Their bytes on the way.
+    pub max_bytes: ByteSize,
+    /// How long they may take, before the query itself begins.
+    pub timeout: Duration,
+}
+
+/// How a transaction that wrote on several shards commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossShardCommit {
+    /// It does not: a commit on one shard could fail after that on another is done.
+    Refuse,
+    /// Shard by shard. What goes wrong in between leaves the transaction half committed, and the client is told.
+    BestEffort,
+}
+
 /// Who may log in besides `[[users]]`, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Authentication {
@@ -348,6 +383,8 @@ pub struct Database {
     pub default_shard: Option<String>,
     /// `sequences = "per_shard"`: the administrator made shards' sequences disjoint.
     pub sequences_per_shard: bool,
+    /// Before that of `[transactions]`.
+    pub cross_shard_commit: Option<CrossShardCommit>,
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
 }

@@ -1,14 +1,14 @@
-//! The sections that stand once in a file: where to listen, TLS, the log, limits, the pools' defaults and health.
+//! The sections that stand once in a file: where to listen, TLS, the log, limits, the pools' defaults, health, transactions and gathering.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::entry::{MOST_POOLED, pool_mode};
+use super::entry::{MOST_POOLED, cross_shard_commit, pool_mode};
 use super::section::{Entry, Section};
 use super::{
-    ByteSize, Certificate, CertificateDemand, ClientTls, Health, Limits, Listen, Log, LogFormat,
-    Offer, Pool, PoolMode, ServerTls, SslMode,
+    ByteSize, Certificate, CertificateDemand, ClientTls, CrossShardCommit, Gather, Health, Limits,
+    Listen, Log, LogFormat, Offer, Pool, PoolMode, ServerTls, SslMode, Transactions,
 };
 
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
@@ -348,4 +348,33 @@ pub(super) fn health(mut section: Section<'_>) -> Health {
     };
     section.done();
     health
+}
+
+pub(super) fn transactions(mut section: Section<'_>) -> Transactions {
+    let transactions = Transactions {
+        cross_shard_commit: section
+            .read("cross_shard_commit", cross_shard_commit)
+            .unwrap_or(CrossShardCommit::Refuse),
+    };
+    section.done();
+    transactions
+}
+
+pub(super) fn gather(mut section: Section<'_>) -> Gather {
+    const MOST_ROWS: usize = 1_000_000_000_000;
+    let gather = Gather {
+        max_rows: section
+            .read("max_rows", |entry| entry.whole(1..=MOST_ROWS))
+            .unwrap_or(10_000_000),
+        max_bytes: section
+            .read("max_bytes", |entry| entry.size(64 << 10..=1 << 50))
+            .unwrap_or(ByteSize(1 << 30)),
+        timeout: section
+            .read("timeout", |entry| {
+                entry.duration(Duration::from_millis(1)..=LONGEST_TIME)
+            })
+            .unwrap_or(Duration::from_secs(300)),
+    };
+    section.done();
+    gather
 }

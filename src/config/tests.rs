@@ -95,6 +95,8 @@ fn the_reference_file_has_every_key() {
         "[server_tls]\nzzz = 1",
         "[pool]\nzzz = 1",
         "[health]\nzzz = 1",
+        "[transactions]\nzzz = 1",
+        "[gather]\nzzz = 1",
         "[auth]\nzzz = 1",
         "[auth.query]\nzzz = 1",
         "[[users]]\nzzz = 1",
@@ -147,6 +149,8 @@ fn the_reference_file_shows_the_defaults() {
     );
     assert_eq!(reference.pool, bare.pool);
     assert_eq!(reference.health, bare.health);
+    assert_eq!(reference.transactions, bare.transactions);
+    assert_eq!(reference.gather, bare.gather);
     assert_eq!(reference.listen.addresses, bare.listen.addresses);
     assert!(matches!(bare.listen.tls, ClientTls::Disable));
     assert!(matches!(
@@ -203,6 +207,12 @@ fn the_file_with_everything() {
         (legacy.server_database.as_str(), legacy.sequences_per_shard),
         ("legacy_production", true)
     );
+    // The database's word, that of [transactions].
+    assert_eq!(
+        config.cross_shard_commit(legacy),
+        CrossShardCommit::BestEffort
+    );
+    assert_eq!(config.cross_shard_commit(app), CrossShardCommit::Refuse);
     // The user's word, the database's, the pool's.
     assert_eq!(config.pool_of(user("app"), legacy).size, 3);
     assert_eq!(config.pool_of(user("old"), legacy).size, 2);

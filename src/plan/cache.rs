@@ -24,9 +24,13 @@ use crate::sql::class::{Class, ConfigValue, Copy, CopySource, SetValue};
 use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to_normal};
 use crate::sql::{self, SqlError};
 
+use super::planner::may_have_several_keys;
 use super::refusal::{Reason, Refusal};
+use super::spread;
 use super::template::Templates;
-use super::{KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Target};
+use super::{
+    KeyOperand, KeySet, KeyTuple, Leaves, Plan, Planned, PlannedStatement, Spread, Target,
+};
 
 /// What an allocator adds to a piece.
 const OVERHEAD: usize = 16;
@@ -168,7 +172,7 @@ impl PlanCache {
         }
         self.counters.misses += 1;
         let planned = Rc::new(plan_text(text, literals, catalog, search_path)?);
-        if is_cacheable(&planned, literals) {
+        if is_cacheable(&planned, literals) && holds_for_shape(&planned, text, literals) {
             self.insert(hash, normal, search_path, &planned);
             self.templates.offer(text, literals, search_path, &planned);
         }
@@ -309,6 +313,9 @@ fn plan_text(
                 .position
                 .map(|position| to_normal(position, literals));
         }
+        if let Some(spread) = statement.spread.as_mut().and_then(Rc::get_mut) {
+            spread.move_places(&|offset| to_normal(offset, literals));
+        }
     }
     Ok(planned)
 }
@@ -328,6 +335,17 @@ fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
         )
     };
     literals.is_empty() || planned.statements.iter().all(is_same_for_all_literals)
+}
+
+/// Whether the plans are those of every text of this shape. Those of several shards may go by what literals are: `ORDER BY 1` is not `ORDER BY 2`.
+fn holds_for_shape(planned: &Planned, text: &[u8], literals: &[Literal]) -> bool {
+    let goes_by_literals = |statement: &PlannedStatement| {
+        (statement.plan.is_err() || may_have_several_keys(&statement.plan))
+            && std::str::from_utf8(text).is_ok_and(|text| {
+                spread::goes_by_literals(text, Planned::range_of(statement, literals))
+            })
+    };
+    literals.is_empty() || !planned.statements.iter().any(goes_by_literals)
 }
 
 impl Planned {
@@ -363,7 +381,14 @@ fn bytes_beside(statement: &PlannedStatement) -> usize {
         Ok(Plan::Session | Plan::Relay(Target::Any | Target::Shard(_))) => 0,
         Err(refusal) => refusal.message.capacity(),
     };
-    bytes_of_class(&statement.class) + plan + statement.leaves.capacity() * size_of::<Leaves>()
+    let spread = statement
+        .spread
+        .as_ref()
+        .map_or(0, |spread| size_of::<Spread>() + OVERHEAD + spread.bytes());
+    bytes_of_class(&statement.class)
+        + plan
+        + spread
+        + statement.leaves.capacity() * size_of::<Leaves>()
 }
 
 fn bytes_of_set(set: &KeySet) -> usize {

@@ -68,6 +68,11 @@ pub fn is_opaque(name: &str, catalog: &Catalog) -> bool {
     OPAQUE.contains(&name) || catalog.opaque_functions.contains(name)
 }
 
+/// May change what the end of the transaction makes last. Sequences do not wait for it, and locks end with it or with the session.
+pub fn may_write(name: &str, catalog: &Catalog) -> bool {
+    is_opaque(name, catalog) || name == "pg_notify" || is_large_object(name)
+}
+
 /// Uses what only the home shard keeps, sequences included.
 pub fn is_bound_to_home(name: &str) -> bool {
     SEQUENCE.contains(&name) || is_at_home(name)

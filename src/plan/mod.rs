@@ -11,6 +11,7 @@ pub mod bind;
 pub mod cache;
 mod classes;
 mod data;
+mod effect;
 pub mod explain;
 mod functions;
 pub mod hint;
@@ -20,6 +21,7 @@ mod planner;
 mod proof;
 pub mod refusal;
 mod scope;
+pub mod spread;
 mod template;
 mod words;
 
@@ -27,6 +29,7 @@ mod words;
 mod golden;
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::catalog::DistributionId;
 use crate::sharding::{KeyType, ShardId};
@@ -38,6 +41,7 @@ pub use cache::PlanCache;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;
+pub use spread::Spread;
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -52,10 +56,27 @@ pub struct PlannedStatement {
     pub range: Range<usize>,
     pub class: Class,
     pub plan: Result<Plan, Refusal>,
+    /// How it is done when one shard is not enough, if it can be: because its plan is a refusal, or its keys turn out to lie on several.
+    pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
+    pub effect: Effect,
+}
+
+/// What a statement does to what its transaction's commit makes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing, for certain: if the commit were lost, nobody could tell.
+    Reads,
+    Writes,
 }
 
 impl Planned {
+    /// Something in it may write.
+    pub fn writes(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.any(|statement| statement.effect == Effect::Writes)
+    }
+
     /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.
     pub fn unread(text: &[u8]) -> Planned {
         Planned {
@@ -63,7 +84,9 @@ impl Planned {
                 range: 0..text.len(),
                 class: Class::Unknown,
                 plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
+                spread: None,
                 leaves: Vec::new(),
+                effect: Effect::Writes,
             }],
         }
     }

@@ -6,8 +6,10 @@ use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::facts::{Access, Facts, Leaves, Name, Source};
 use crate::sql::{Body, Statement};
 
-use super::refusal::Refusal;
-use super::{Plan, Planned, PlannedStatement, Target, classes, data, hint};
+use super::refusal::{Reason, Refusal};
+use super::{
+    Arity, KeyTuple, Plan, Planned, PlannedStatement, Target, classes, data, effect, hint, spread,
+};
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
 pub fn plan(
@@ -16,20 +18,49 @@ pub fn plan(
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Planned {
-    let planned = statements.iter().map(|statement| PlannedStatement {
-        range: statement.range.clone(),
-        class: statement.class.clone(),
-        plan: decide(
-            &text[statement.range.clone()],
-            statement,
-            catalog,
-            search_path,
-        ),
-        leaves: leaves(statement, catalog),
+    let planned = statements.iter().map(|statement| {
+        let mut plan = decide(text, statement, catalog, search_path);
+        let spread = match &plan {
+            Err(refusal) => {
+                let refusal = refusal.clone();
+                match spread::spread(text, statement, catalog, search_path, refusal) {
+                    Ok(spread) => Some(spread),
+                    Err(refusal) => {
+                        plan = Err(refusal);
+                        None
+                    }
+                }
+            }
+            // Their values may lie on several shards.
+            Ok(_) if may_have_several_keys(&plan) => {
+                // The refusal at bind time names the shards.
+                let refusal = Refusal::new(Reason::MultiShardSelect, "");
+                spread::spread(text, statement, catalog, search_path, refusal).ok()
+            }
+            Ok(_) => None,
+        };
+        PlannedStatement {
+            range: statement.range.clone(),
+            class: statement.class.clone(),
+            plan,
+            spread,
+            leaves: leaves(statement, catalog),
+            effect: effect::of(text, statement, catalog, search_path),
+        }
     });
     Planned {
         statements: planned.collect(),
     }
+}
+
+/// Whether the plan's keys can be more than one when it is bound.
+pub fn may_have_several_keys(plan: &Result<Plan, Refusal>) -> bool {
+    let Ok(Plan::Relay(Target::Keys { sets, also, .. })) = plan else {
+        return false;
+    };
+    let mut tuples = sets.iter().flat_map(|set| &set.tuples);
+    let several = |tuple: &KeyTuple| tuple.0.iter().any(|key| key.arity == Arity::Array);
+    also.is_some() || tuples.clone().count() > 1 || tuples.any(several)
 }
 
 /// What the statement may leave behind in its connection.

@@ -90,6 +90,73 @@ impl<'a> Prover<'a> {
         proof
     }
 
+    /// Whether a relation's column has, in all rows that matter, the value that `anchor`, a column of a relation of the outermost block
+    /// that is in each of its rows, has in the row that they matter to.
+    ///
+    /// As if `anchor = x` were one more condition of the outermost WHERE, for an x that nobody knows: usable for every relation there.
+    pub fn equals(&self, start: Node<'a>, anchor: Node<'a>) -> bool {
+        if start == anchor {
+            return true;
+        }
+        let Node::Column {
+            block,
+            relation,
+            column,
+        } = start
+        else {
+            return self.is_merged_from(start, anchor);
+        };
+        let Some(start_type) = self.scope.type_of(start) else {
+            return false;
+        };
+        let usable = &self.scope.facts.blocks[block].relations[relation].usable;
+        let links = Links::of(usable.iter().map(|conjunct| &self.facts[block][*conjunct]));
+        let mut seen = HashSet::from([start]);
+        let mut open = vec![start];
+        if self.scope.takes_part(block, relation, column) {
+            let merged = Node::Merged { block, column };
+            seen.insert(merged);
+            open.push(merged);
+        }
+        while let Some(node) = open.pop() {
+            if !self
+                .scope
+                .type_of(node)
+                .is_some_and(|reached| exact_equality(start_type, reached))
+            {
+                continue;
+            }
+            if node == anchor || self.is_merged_from(node, anchor) {
+                return true;
+            }
+            // Outer blocks come before this one, so this ends.
+            if node.block() < block && self.equals(node, anchor) {
+                return true;
+            }
+            open.extend(links.equal(node).filter(|next| seen.insert(*next)));
+        }
+        false
+    }
+
+    /// Whether a column is the one that USING merged from `anchor` and others.
+    fn is_merged_from(&self, node: Node<'a>, anchor: Node<'a>) -> bool {
+        match (node, anchor) {
+            (
+                Node::Merged { block, column },
+                Node::Column {
+                    block: anchored,
+                    relation,
+                    column: merged,
+                },
+            ) => {
+                block == anchored
+                    && column == merged
+                    && self.scope.takes_part(block, relation, column)
+            }
+            _ => false,
+        }
+    }
+
     fn search(&mut self, start: Node<'a>) -> Proof {
         let Node::Column {
             block,

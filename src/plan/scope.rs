@@ -108,7 +108,7 @@ impl<'a> Known<'a> {
     }
 
     /// Whether the relation surely has the column.
-    fn has(&self, column: &str) -> bool {
+    pub fn has(&self, column: &str) -> bool {
         match (self.columns, self.meaning) {
             (Some(columns), _) => columns.iter().any(|known| *known.name == *column),
             (None, Meaning::Sharded { key, .. }) => key.iter().any(|known| **known == *column),
@@ -117,7 +117,7 @@ impl<'a> Known<'a> {
     }
 
     /// Whether the relation surely does not have the column.
-    fn lacks(&self, column: &str) -> bool {
+    pub fn lacks(&self, column: &str) -> bool {
         self.columns.is_some() && !self.has(column)
     }
 
@@ -182,7 +182,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The relation's column that a reference in `block` means; `None` when that is not certain.
-    pub fn resolve(&self, block: usize, reference: &'a ColumnRef) -> Option<Node<'a>> {
+    pub fn resolve<'b>(&self, block: usize, reference: &'b ColumnRef) -> Option<Node<'b>> {
         let mut block = block;
         loop {
             let found = match &reference.qualifier {
@@ -202,7 +202,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn qualified(&self, block: usize, qualifier: &str, column: &'a str) -> Sight<'a> {
+    fn qualified<'b>(&self, block: usize, qualifier: &str, column: &'b str) -> Sight<'b> {
         let relations = &self.facts.blocks[block].relations;
         let mut named =
             (0..relations.len()).filter(|relation| *relations[*relation].alias == *qualifier);
@@ -219,7 +219,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn unqualified(&self, block: usize, column: &'a str) -> Sight<'a> {
+    fn unqualified<'b>(&self, block: usize, column: &'b str) -> Sight<'b> {
         if self.is_merged(block, column) {
             return Sight::Found(Node::Merged { block, column });
         }

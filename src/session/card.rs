@@ -42,6 +42,8 @@ pub struct Card {
     /// Its request has run for long enough that it is worth a look whether the client is still there.
     pub overdue: Cell<bool>,
     running: RefCell<Option<Rc<Canceller>>>,
+    /// The others of a statement that runs on several shards.
+    also_running: RefCell<Vec<Rc<Canceller>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -179,6 +181,21 @@ impl Card {
         *self.running.borrow_mut() = running;
     }
 
+    /// All that work for it now.
+    pub fn all_running(&self) -> Vec<Rc<Canceller>> {
+        let also = self.also_running.borrow();
+        self.running
+            .borrow()
+            .iter()
+            .chain(&*also)
+            .cloned()
+            .collect()
+    }
+
+    pub fn set_also_running(&self, also: Vec<Rc<Canceller>>) {
+        *self.also_running.borrow_mut() = also;
+    }
+
     /// How the session is woken when it waits for its client.
     pub fn set_waker(&self, waker: &Waker) {
         *self.waker.borrow_mut() = Some(waker.clone());
@@ -225,6 +242,7 @@ impl Card {
             shard: Cell::new(None),
             overdue: Cell::new(false),
             running: RefCell::default(),
+            also_running: RefCell::default(),
             waker: RefCell::default(),
         })
     }

@@ -55,6 +55,16 @@ impl Fault {
         }
     }
 
+    pub(super) fn no_portal(name: &[u8]) -> Fault {
+        Fault::Postgres {
+            sqlstate: "34000",
+            message: format!(
+                "portal \"{}\" does not exist",
+                String::from_utf8_lossy(name)
+            ),
+        }
+    }
+
     fn no_savepoint(name: &str) -> Fault {
         Fault::Postgres {
             sqlstate: "3B001",
@@ -87,14 +97,17 @@ impl Session {
             | Class::Rollback { .. }
             | Class::Savepoint(_)
             | Class::RollbackTo(_)
-            | Class::Release(_) => !in_hand && self.transaction != Transaction::Open,
+            | Class::Release(_) => {
+                self.is_party() || (!in_hand && self.transaction != Transaction::Open)
+            }
             Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
-                !in_hand
-                    && match self.transaction {
-                        Transaction::Begun(_) => !self.has_one_shard(),
-                        Transaction::Failed(_) => true,
-                        Transaction::Idle | Transaction::Open => false,
-                    }
+                self.is_party()
+                    || !in_hand
+                        && match self.transaction {
+                            Transaction::Begun(_) => !self.has_one_shard(),
+                            Transaction::Failed(_) => true,
+                            Transaction::Idle | Transaction::Open => false,
+                        }
             }
             _ => false,
         }
@@ -119,6 +132,9 @@ impl Session {
             Transaction::Idle => self.outside(class, text, out),
             Transaction::Open => {
                 self.transaction = Transaction::Open;
+                if self.is_party() {
+                    return self.in_party(class, text, out).await;
+                }
                 Ok(Control::Forward)
             }
             Transaction::Failed(prologue) => self.in_failed(class, prologue, out),
@@ -329,7 +345,15 @@ impl Session {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        let judged = link.try_out(&trial, &self.worker).await;
+        let mut judged = link.try_out(&trial, &self.worker).await;
+        if judged.is_ok() {
+            self.reported_before.get_or_insert(self.reported.clone());
+            self.tell_reported();
+        }
+        if let Some(link) = &mut self.link {
+            let rolled_back = link.roll_back(&self.worker).await;
+            judged = judged.and(rolled_back);
+        }
         self.detach(std::time::Instant::now());
         judged
     }

@@ -10,10 +10,12 @@ use super::pin::Pin;
 use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
+use super::transaction::{Opener, Prologue};
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
-use crate::plan::{Planned, PlannedStatement};
+use crate::backend::settings;
+use crate::plan::{self, Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
@@ -46,10 +48,29 @@ pub enum Effect {
     ShardSet(ShardSetting),
     /// A Parse of ours.
     Injected(Rc<Statement>),
+    /// Somebody asked what the statement takes and returns.
+    Looked {
+        statement: Rc<Statement>,
+        looking: Looking,
+    },
+    /// The client is told that this statement is what it has instead of the other, whose result is no longer what it was.
+    Renewed {
+        stale: Rc<Statement>,
+        renewed: Rc<Statement>,
+    },
     /// A Close of ours, to make room for another: its weight.
     Evicted(StatementId, usize),
     /// The statements of a simple query, or the one of an Execute.
     Statements(Rc<Planned>, Vec<Change>),
+}
+
+/// Why a server is asked what a statement takes and returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looking {
+    /// It has just been parsed there; by the client, when there is a name of the client's.
+    Parsed(Option<Box<[u8]>>),
+    /// The session waits for the answer.
+    Waited,
 }
 
 /// What one statement of a message changes in the session's prepared statements when it is done.
@@ -104,6 +125,8 @@ impl PlannedStatement {
                 | C::Release(_)
                 | C::Set { .. }
                 | C::SetConfig { .. }
+                | C::SetTransaction
+                | C::SetConstraints
                 | C::Reset(_)
                 | C::ResetAll
                 | C::Deallocate(_)
@@ -180,6 +203,11 @@ impl Session {
     ) -> Option<Token> {
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
+            if statement.effect == plan::Effect::Writes
+                && let Some(link) = &mut self.link
+            {
+                link.writes();
+            }
             if matches!(statement.class, Class::Data) && statement.leaves.is_empty() {
                 continue;
             }
@@ -293,6 +321,11 @@ impl Session {
                 statement.accepted.set(true);
                 *effect = Effect::Settled;
             }
+            Effect::Renewed { stale, renewed } => {
+                let (stale, renewed) = (Rc::clone(stale), Rc::clone(renewed));
+                *effect = Effect::Settled;
+                self.renew(&stale, &renewed);
+            }
             other => *other = Effect::Settled,
         }
     }
@@ -365,7 +398,10 @@ impl Session {
                     link.now_has(id, weight);
                 }
             }
-            Effect::Statements(..) | Effect::Settled => {}
+            Effect::Looked { .. }
+            | Effect::Renewed { .. }
+            | Effect::Statements(..)
+            | Effect::Settled => {}
         }
     }
 
@@ -391,7 +427,8 @@ impl Session {
         }
     }
 
-    fn statement_done(&mut self, class: &Class, committed: Committed) {
+    pub(super) fn statement_done(&mut self, class: &Class, committed: Committed) {
+        self.follow_opened(class);
         match class {
             Class::Commit { .. } | Class::Rollback { .. } => self.outcome = Some(committed),
             Class::Begin => self.outcome = None,
@@ -419,6 +456,34 @@ impl Session {
             Class::Discard(Discard::All) => self.discarded_all(),
             Class::Ddl(Ddl::Schema) => self.schema_changed = true,
             _ => {}
+        }
+    }
+
+    /// What a connection that joins the open transaction must be told of this statement.
+    fn follow_opened(&mut self, class: &Class) {
+        let Some(opened) = &mut self.opened else {
+            return;
+        };
+        let follows = match class {
+            Class::Savepoint(name) => {
+                opened.savepoint(name, &format!("SAVEPOINT {}", identifier(name)));
+                true
+            }
+            // The server has done it, so there is such a savepoint.
+            Class::RollbackTo(name) => opened.roll_back_to(name),
+            Class::Release(name) => opened.release(name, &format!("RELEASE {}", identifier(name))),
+            Class::Set { scope, name, value } => append_set(opened, *scope, name, value),
+            Class::SetConfig { scope, name, value } => config_value(name, value)
+                .is_some_and(|value| append_set(opened, *scope, name, &value)),
+            Class::SetTransaction
+            | Class::SetConstraints
+            | Class::Reset(_)
+            | Class::ResetAll
+            | Class::Discard(_) => false,
+            _ => true,
+        };
+        if !follows {
+            self.opened = None;
         }
     }
 
@@ -577,10 +642,14 @@ impl Session {
     /// The server has ended the transaction: what it changed in the session stays or goes with it.
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = super::Transaction::Idle;
+        self.opened = None;
+        self.opener = Opener::Client;
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
+        self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();
+        self.untold = None;
         self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
         self.channels_ended(kept);
@@ -621,6 +690,10 @@ impl Session {
     pub(super) fn begun_ended(&mut self, committed: Committed) {
         self.outcome = Some(committed);
         self.failed = false;
+        if let (Some(before), Committed::No) = (self.reported_before.take(), committed) {
+            before.tell(&self.reported, &mut self.client.outbox);
+            self.reported = before;
+        }
         self.transaction_ended();
     }
 
@@ -639,13 +712,13 @@ impl Session {
         let sent = if known { Sent::No } else { Sent::Yes };
         let token = self.remember(Effect::Parsed {
             statement: Rc::clone(&statement),
-            name,
+            name: name.clone(),
             before,
             sent,
         });
         match sent {
             Sent::No if judged => {
-                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token)
+                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token);
             }
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
@@ -654,7 +727,12 @@ impl Session {
                     link.answer_for(bytes, token);
                 }
             }
-            Sent::Yes => self.push_parse(&statement, naming, Fate::Forward, token),
+            Sent::Yes => {
+                self.push_parse(&statement, naming, Fate::Forward, token);
+                if naming == Naming::Named {
+                    self.look(&statement, naming, Looking::Parsed(name));
+                }
+            }
         }
     }
 
@@ -667,8 +745,16 @@ impl Session {
         {
             return;
         }
+        self.inject(statement, naming, Looking::Parsed(None));
+    }
+
+    /// Prepares a statement on the current connection; the client is not told.
+    pub(super) fn inject(&mut self, statement: &Rc<Statement>, naming: Naming, looking: Looking) {
         let token = self.remember(Effect::Injected(Rc::clone(statement)));
         self.push_parse(statement, naming, Fate::Swallow, token);
+        if naming == Naming::Named || looking == Looking::Waited {
+            self.look(statement, naming, looking);
+        }
     }
 
     fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: Fate, token: Token) {
@@ -694,7 +780,7 @@ impl Session {
         for (id, weight) in evicted {
             let token = self.remember(Effect::Evicted(id, weight));
             if let Some(link) = &mut self.link {
-                link.close_statement(id, token);
+                link.close_evicted(id, token);
             }
         }
     }
@@ -753,6 +839,29 @@ fn config_value(name: &str, value: &ConfigValue) -> Option<SetValue> {
         source: source.into(),
         values,
     })
+}
+
+/// Adds a SET to what a connection that joins is told. `false`: it cannot be said again.
+fn append_set(opened: &mut Prologue, scope: Scope, name: &str, value: &SetValue) -> bool {
+    if OF_THE_TRANSACTION.contains(&name) || name == "session_characteristics" {
+        return false;
+    }
+    let source = match value {
+        SetValue::Default => "DEFAULT",
+        SetValue::Given { source, .. } => source,
+    };
+    let set = settings::statement(name, source);
+    let set = match scope {
+        Scope::Session => set,
+        Scope::Local => set.replacen("SET ", "SET LOCAL ", 1),
+    };
+    // "SET LOCAL SESSION AUTHORIZATION" is understood too.
+    opened.append(&set);
+    true
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A value as a string literal. A backslash means itself: `standard_conforming_strings` is on.

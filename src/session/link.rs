@@ -15,6 +15,7 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
+use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::{Reported, Settings};
@@ -23,7 +24,7 @@ use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
-use crate::wire::answer::{self, TransactionStatus};
+use crate::wire::answer::TransactionStatus;
 use crate::wire::message;
 
 /// How long a connection may take to be cleaned before it is closed instead.
@@ -40,7 +41,7 @@ const SETTLE: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; U
 const CARRIER: &[u8] = b"trunkline prepares";
 
 /// Makes a transaction fail, without a function or an operator that somebody may have defined anew.
-const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
+pub(super) const FAIL: &str = "ROLLBACK TO \"trunkline: the transaction has failed\"";
 
 /// A connection that works for this session.
 pub struct Link {
@@ -51,6 +52,8 @@ pub struct Link {
     pins: Vec<Pin>,
     /// Whether what it is kept for may have ended.
     doubt: Doubt,
+    /// Something that may write has run in the open transaction.
+    written: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +122,14 @@ fn encode_prepare(text: &[u8], out: &mut Vec<u8>) {
     close(message::Target::Statement, out);
 }
 
+fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
+    message::Describe {
+        target: message::Target::Statement,
+        name: naming.of(statement),
+    }
+    .encode(out);
+}
+
 impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
@@ -137,7 +148,22 @@ impl Link {
             hygiene: Hygiene::Clean,
             pins: Vec::new(),
             doubt: Doubt::None,
+            written: false,
         }
+    }
+
+    pub fn has_written(&self) -> bool {
+        self.written
+    }
+
+    /// What runs from now on may write.
+    pub fn writes(&mut self) {
+        self.written = true;
+    }
+
+    /// Waits for answers that are still owed, none of which is the client's.
+    pub async fn come_to_rest(&mut self, worker: &Rc<Worker>) -> Result<(), ServerError> {
+        self.lent.come_to_rest(&worker.scratch).await
     }
 
     pub fn server(&mut self) -> &mut Server {
@@ -218,6 +244,19 @@ impl Link {
     pub fn send(&mut self, frame: &[u8], request: Request, token: Option<Token>) {
         self.lent.push(frame);
         self.lent.pipeline.expect(request, Fate::Forward, token);
+    }
+
+    /// Likewise a message of a text in which names were replaced.
+    pub fn send_shifted(
+        &mut self,
+        frame: &[u8],
+        request: Request,
+        token: Option<Token>,
+        by: &Shift,
+    ) {
+        let owed = self.lent.pipeline.owed();
+        self.send(frame, request, token);
+        self.lent.pipeline.shift(owed, by);
     }
 
     pub fn answer(&mut self, bytes: Vec<u8>) {
@@ -342,6 +381,14 @@ impl Link {
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
+    /// Makes the unit of work that is open here a transaction block.
+    pub fn begin_block(&mut self) {
+        encode_prepare(b"BEGIN", self.lent.outbox());
+        for request in PREPARE_UNSEEN {
+            self.lent.pipeline.expect(request, Fate::Swallow, None);
+        }
+    }
+
     fn prepare(&mut self, text: &[u8], token: Token) {
         encode_prepare(text, self.lent.outbox());
         for request in PREPARE_UNSEEN {
@@ -350,8 +397,27 @@ impl Link {
         }
     }
 
-    /// Closes a stale statement and prepares it anew, ahead of what is owed already.
-    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token) {
+    /// Asks what a statement takes and returns, for the session or for the client.
+    pub fn describe(
+        &mut self,
+        statement: &Statement,
+        naming: Naming,
+        fate: Fate,
+        token: Option<Token>,
+    ) {
+        encode_describe(statement, naming, self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::DescribeStatement, fate, token);
+    }
+
+    /// Has the server answer what it was asked so far.
+    pub fn flush(&mut self) {
+        message::encode_flush(self.lent.outbox());
+    }
+
+    /// Closes a stale statement and prepares it anew, ahead of what is owed already; the tokens are of that and of its description.
+    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token, look: Token) {
         self.forget(stale.id);
         self.now_has(renewed.id, renewed.weight());
         let out = self.lent.outbox();
@@ -360,18 +426,23 @@ impl Link {
             name: &stale.server_name,
         }
         .encode(out);
+        let mut anew = vec![(Request::Close, None)];
         match &renewed.source {
             Source::Parse { after_name, .. } => {
                 message::encode_parse(&renewed.server_name, after_name, out);
-                let anew = [Request::Close, Request::Parse];
-                self.lent.pipeline.ask_again(&anew, Request::Parse, token);
+                anew.push((Request::Parse, Some(token)));
             }
             Source::Prepare { text, .. } => {
                 encode_prepare(text, out);
-                let anew = [&[Request::Close], &PREPARE_UNSEEN[..]].concat();
-                self.lent.pipeline.ask_again(&anew, Request::Execute, token);
+                anew.extend(
+                    PREPARE_UNSEEN
+                        .map(|request| (request, (request == Request::Execute).then_some(token))),
+                );
             }
         }
+        encode_describe(renewed, Naming::Named, out);
+        anew.push((Request::DescribeStatement, Some(look)));
+        self.lent.pipeline.ask_again(&anew);
     }
 
     /// Counts a statement as prepared here; those that must be closed for it.
@@ -387,7 +458,7 @@ impl Link {
     }
 
     /// Sends a Close that the client does not know of.
-    pub fn close_statement(&mut self, id: StatementId, token: Token) {
+    pub fn close_evicted(&mut self, id: StatementId, token: Token) {
         let name = id.server_name();
         message::Close {
             target: message::Target::Statement,
@@ -397,6 +468,18 @@ impl Link {
         self.lent
             .pipeline
             .expect(Request::Close, Fate::Swallow, Some(token));
+    }
+
+    /// Sends a Close of what may be there under a statement's name.
+    pub fn close_statement(&mut self, statement: &Statement) {
+        message::Close {
+            target: message::Target::Statement,
+            name: &statement.server_name,
+        }
+        .encode(self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::Close, Fate::Swallow, None);
     }
 
     /// The server did not prepare it after all.
@@ -426,13 +509,16 @@ impl Link {
         self.doubt = Doubt::None;
     }
 
-    /// Lets the server judge statements that begin a transaction, and rolls it back.
+    /// Lets the server judge statements that begin a transaction, which is to be rolled back.
     pub async fn try_out(&mut self, trial: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
-        let judged = run(&mut self.lent, trial, worker).await;
-        if self.lent.status != TransactionStatus::Idle {
-            run(&mut self.lent, "ROLLBACK", worker).await?;
+        run(&mut self.lent, trial, worker).await
+    }
+
+    pub async fn roll_back(&mut self, worker: &Rc<Worker>) -> Result<(), Fault> {
+        if self.lent.status == TransactionStatus::Idle {
+            return Ok(());
         }
-        judged
+        run(&mut self.lent, "ROLLBACK", worker).await
     }
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
@@ -512,6 +598,16 @@ pub enum Naming {
     Unnamed,
 }
 
+impl Naming {
+    /// What servers know the statement by.
+    pub fn of(self, statement: &Statement) -> &[u8] {
+        match self {
+            Naming::Named => &statement.server_name,
+            Naming::Unnamed => b"",
+        }
+    }
+}
+
 impl Session {
     /// Makes sure that a connection to the destination works for this session.
     pub(super) async fn attach(
@@ -523,7 +619,7 @@ impl Session {
             let elsewhere =
                 matches!(destination, Destination::Shard(shard) if shard != link.shard());
             match (link.phase, phase) {
-                (Phase::Working, _) if elsewhere => return Err(self.second_shard(destination)),
+                (Phase::Working, _) if elsewhere => self.step_aside(destination).await?,
                 (Phase::Working, _) | (Phase::Metadata, Phase::Metadata) => return Ok(()),
                 (Phase::Metadata, Phase::Working)
                     if !elsewhere && self.transaction == Transaction::Idle =>
@@ -537,7 +633,14 @@ impl Session {
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
+            Destination::Several => return Err(self.second_shard(destination)),
         };
+        if let Some(place) = self.party.iter().position(|link| link.shard() == shard) {
+            let link = self.party.swap_remove(place);
+            self.link_up(link);
+            self.send_held();
+            return Ok(());
+        }
         let link = self.take_link(shard, phase).await?;
         self.link_up(link);
         self.bring_up(phase).await.inspect_err(|_| {
@@ -558,7 +661,7 @@ impl Session {
     }
 
     /// Takes a connection: one that this session keeps, or one of the pool.
-    async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
+    pub(super) async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
         if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
             let mut link = self.kept.swap_remove(place);
             link.phase = phase;
@@ -572,7 +675,7 @@ impl Session {
         Ok(Link::new(lent, phase, self.mode))
     }
 
-    async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
+    pub(super) async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
         let pool = self.pool(shard)?;
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);
@@ -620,14 +723,24 @@ impl Session {
     }
 
     /// Brings the connection to what the session has set, and begins its transaction there.
-    async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+    pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+        self.bring_settings(phase).await?;
+        self.begin_there(phase).await?;
+        self.tell_reported();
+        Ok(())
+    }
+
+    async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
         let server = &mut link.lent;
         // What a transaction has set before any server knew of it is set inside it.
         let wanted = match (&self.transaction, phase) {
-            (Transaction::Begun(_) | Transaction::Failed(_), Phase::Working) => &self.settled,
+            (
+                Transaction::Begun(_) | Transaction::Failed(_) | Transaction::Open,
+                Phase::Working,
+            ) => &self.settled,
             _ => &self.settings,
         };
         if !server.settings.is_same(wanted) {
@@ -636,17 +749,41 @@ impl Session {
             }
             server.settings = wanted.clone();
         }
-        if !server.reported.is_same(&self.reported) {
-            for (name, value) in server.reported.iter() {
-                if self.reported.get(name) != Some(value) {
-                    answer::parameter_status(&mut self.client.outbox, name, value);
-                }
-            }
-            self.reported.adopt(&mut server.reported);
-        }
         server.shown = Shown::Own;
+        Ok(())
+    }
+
+    /// Tells the client what the current connection reports otherwise than the client knows.
+    pub(super) fn tell_reported(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let reported = &mut link.lent.reported;
+        if !reported.is_same(&self.reported) {
+            reported.tell(&self.reported, &mut self.client.outbox);
+            self.reported.adopt(reported);
+        }
+    }
+
+    /// What the current connection has reported meanwhile was passed on.
+    pub(super) fn note_reported(&mut self) {
+        if let Some(link) = &mut self.link
+            && !link.lent.reported.is_same(&self.reported)
+        {
+            self.reported.adopt(&mut link.lent.reported);
+        }
+    }
+
+    async fn begin_there(&mut self, phase: Phase) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        let server = &mut link.lent;
         let prologue = match (&self.transaction, phase) {
-            (Transaction::Idle | Transaction::Open, _) => return Ok(()),
+            (Transaction::Idle, _) | (Transaction::Open, Phase::Metadata) => return Ok(()),
+            // It joins the others of the transaction.
+            (Transaction::Open, Phase::Working) => match self.opened.as_deref() {
+                Some(prologue) => prologue,
+                None => return Ok(()),
+            },
             (Transaction::Begun(_), Phase::Metadata) => {
                 server.shown = Shown::Begun;
                 return Ok(());
@@ -676,7 +813,12 @@ impl Session {
             return Err(fault);
         }
         server.settings = self.settings.clone();
-        self.transaction = Transaction::Open;
+        if let Transaction::Begun(prologue) =
+            std::mem::replace(&mut self.transaction, Transaction::Open)
+            && !self.has_one_shard()
+        {
+            self.opened = Some(Box::new(prologue));
+        }
         Ok(())
     }
 
@@ -710,7 +852,10 @@ impl Session {
 
     /// Gives the connection back, or keeps it when it holds state of this session.
     pub(super) fn detach(&mut self, now: Instant) {
-        let Some(link) = self.link.take() else { return };
+        let Some(mut link) = self.link.take() else {
+            return;
+        };
+        link.written = false;
         self.card.set_running(None);
         self.card.enter(State::Idle, now);
         match link.keep {
@@ -719,7 +864,7 @@ impl Session {
         }
     }
 
-    fn second_shard(&self, destination: Destination) -> Fault {
+    pub(super) fn second_shard(&self, destination: Destination) -> Fault {
         let catalog = self.database.catalog();
         let name = |shard: ShardId| {
             catalog
@@ -730,7 +875,7 @@ impl Session {
         let here = self.link.as_ref().map_or("?", |link| name(link.shard()));
         let there = match destination {
             Destination::Shard(shard) => name(shard),
-            Destination::Any => "?",
+            Destination::Any | Destination::Several => "?",
         };
         let message = format!(
             "this transaction works on shard \"{here}\" and this statement belongs on shard \"{there}\""
@@ -742,7 +887,7 @@ impl Session {
     pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         let scratch = &mut *self.worker.scratch.borrow_mut();
         let client: &mut Client = &mut self.client;
-        for link in &mut self.kept {
+        for link in self.kept.iter_mut().chain(&mut self.party) {
             let mut events = Vec::new();
             let broken = loop {
                 match link
@@ -785,7 +930,7 @@ impl Session {
 }
 
 /// Runs statements of ours; the server's error is the client's.
-async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
+pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),

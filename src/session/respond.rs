@@ -26,6 +26,14 @@ pub enum Fault {
     Broken(ServerError, Option<Vec<u8>>),
     /// The client has been told already.
     Told,
+    /// A limit of ours has been reached while a statement ran.
+    Limit {
+        sqlstate: &'static str,
+        message: String,
+        hint: Option<&'static str>,
+    },
+    /// A prepared statement's result is not what the client was told.
+    StalePlan,
     /// What Postgres itself would say, in Postgres's words.
     Postgres {
         sqlstate: &'static str,
@@ -120,6 +128,21 @@ impl Fault {
                 );
             }
             Fault::Told => {}
+            Fault::Limit {
+                sqlstate,
+                message,
+                hint,
+            } => {
+                let mut report = Report::new(severity, sqlstate, message);
+                report.hint = *hint;
+                answer::error_response(out, &report);
+            }
+            Fault::StalePlan => {
+                let message = "cached plan must not change result type";
+                let report = Report::new(severity, "0A000", message);
+                // Drivers know by the function that reports it that they may prepare the statement anew.
+                answer::error_response(out, &report.routine("RevalidateCachedQuery"));
+            }
             Fault::Postgres { sqlstate, message } => {
                 answer::error_response(out, &Report::new(severity, sqlstate, message))
             }

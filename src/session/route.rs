@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, Epoch};
 use crate::config::PoolMode;
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, Target, Values, bind};
+use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Scope};
 
@@ -20,6 +20,8 @@ pub enum Destination {
     /// Every shard gives the same answer.
     Any,
     Shard(ShardId),
+    /// What the statement's spread says.
+    Several,
 }
 
 /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
@@ -236,10 +238,18 @@ impl Session {
                     bind(target, &catalog, values).unwrap_or(Bound::Any)
                 }
                 (_, Some(shard)) => Bound::Shard(shard),
-                (Ok(Plan::Relay(target)), None) => {
-                    bind(target, &catalog, values).map_err(Fault::Refused)?
+                (Ok(Plan::Relay(target)), None) => match bind(target, &catalog, values) {
+                    Ok(bound) => bound,
+                    Err(refusal) if refusal.is_of_several_shards() => {
+                        several(planned, statement, refusal)?;
+                        return Ok(Some(Destination::Several));
+                    }
+                    Err(refusal) => return Err(Fault::Refused(refusal)),
+                },
+                (Err(refusal), None) => {
+                    several(planned, statement, refusal.clone())?;
+                    return Ok(Some(Destination::Several));
                 }
-                (Err(refusal), None) => return Err(Fault::Refused(refusal.clone())),
             };
             destination = match (destination, bound) {
                 (None | Some(Destination::Any), Bound::Shard(shard)) => {
@@ -279,4 +289,26 @@ impl Session {
             )
         })
     }
+}
+
+/// Whether a statement may be done on several shards: it can be, and it is alone in its message.
+fn several(planned: &Planned, statement: &PlannedStatement, refusal: Refusal) -> Result<(), Fault> {
+    if statement.spread.is_none() {
+        return Err(Fault::Refused(refusal));
+    }
+    if planned
+        .statements
+        .iter()
+        .filter(|one| one.class != Class::Empty)
+        .count()
+        > 1
+    {
+        let message =
+            "a statement that several shards do together comes with others in one message";
+        return Err(Fault::Refused(Refusal::new(
+            Reason::MultiShardMessage,
+            message,
+        )));
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::straight::Decided;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::Planned;
 use crate::sql::class::Class;
@@ -22,6 +22,11 @@ impl Session {
     /// A Query message.
     pub(super) async fn simple(&mut self, frame: &[u8]) -> Result<(), End> {
         self.unit_begins();
+        if self.opener == Opener::Unit
+            && let Err(fault) = self.end_unit_block().await
+        {
+            return self.fail_query(&fault);
+        }
         if let Err(fault) = self.end_batch().await {
             return self.fail_query(&fault);
         }
@@ -73,6 +78,7 @@ impl Session {
         };
         match destination {
             None => self.control_query(&planned, text, frame).await,
+            Some(Destination::Several) => self.spread_query(&planned, text).await,
             // The server answers that the transaction is aborted.
             Some(Destination::Shard(_)) if self.is_failed() && planned.statements.len() == 1 => {
                 self.forward_query(&planned, frame);
@@ -163,7 +169,7 @@ impl Session {
     }
 
     /// The error and the end of a query that failed before a server had it.
-    fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
+    pub(super) fn fail_query(&mut self, fault: &Fault) -> Result<(), End> {
         if matches!(fault, Fault::Told) {
             // A message before it had failed, so that it is skipped.
             self.batch.skip();

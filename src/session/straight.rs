@@ -13,7 +13,7 @@ use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::respond::End;
 use super::route::Destination;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
 use crate::sql::class::Class;
@@ -115,6 +115,9 @@ impl Session {
                     _ => return None,
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;
+                if destination == Destination::Several {
+                    return None;
+                }
                 (planned, destination)
             }
         };
@@ -143,6 +146,10 @@ impl Session {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;
                     }
+                    if self.must_wait_for(&binding) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     self.finish_bind(&binding);
                     Ok(())
                 }
@@ -154,20 +161,19 @@ impl Session {
                     if describe.target == Target::Portal
                         && !self.batch.has_portal(describe.name) =>
                 {
-                    self.describe_portal(frame);
+                    self.describe_portal(describe.name, frame);
                     Ok(())
                 }
                 _ => return Path::Obstacle,
             },
             b'E' if working => match Execute::decode(body) {
                 Ok(execute) if !self.batch.has_portal(execute.portal) => {
-                    self.execute_portal(&execute, frame);
-                    Ok(())
+                    self.execute_portal(&execute, frame)
                 }
                 _ => return Path::Obstacle,
             },
             b'C' => self.close_target(body, frame),
-            b'S' if working => {
+            b'S' if working && self.opener == Opener::Client => {
                 self.end_of_batch();
                 Ok(())
             }
@@ -185,6 +191,7 @@ impl Session {
             let here = match destination {
                 Destination::Shard(shard) => shard == link.shard(),
                 Destination::Any => true,
+                Destination::Several => false,
             };
             return here && !link.is_metadata();
         }
@@ -194,6 +201,7 @@ impl Session {
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
+            Destination::Several => return false,
         };
         if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
             if !self.kept[place].is_as(&self.settings, &self.reported) {

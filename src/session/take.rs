@@ -38,8 +38,10 @@ impl Session {
         let inbox = std::mem::take(&mut self.client.inbox);
         let mut taken = 0;
         let result = self.take_from(&inbox, &mut taken).await;
-        self.client.inbox = inbox;
+        // What was read meanwhile stands behind it.
+        let ahead = std::mem::replace(&mut self.client.inbox, inbox);
         self.client.consume(taken, self.coming());
+        self.client.inbox.extend_from_slice(&ahead);
         result
     }
 
@@ -47,6 +49,14 @@ impl Session {
         while let Some((tag, range)) = self.next_message(inbox, taken)? {
             *taken = range.end;
             self.message(tag, &inbox[range]).await?;
+            if self.copy_in.is_some() {
+                // What the client has sent of its data is read in front of what is to come.
+                self.client
+                    .inbox
+                    .splice(..0, inbox[*taken..].iter().copied());
+                *taken = inbox.len();
+                self.copy_rows().await?;
+            }
         }
         Ok(())
     }

@@ -394,13 +394,16 @@ impl Worker {
         self.cards.wake_overdue(now - OVERDUE);
         let config = self.config();
         for card in self.cards.overstaying(now, &config.limits) {
-            let Some(canceller) = card.running() else {
+            let running = card.all_running();
+            if running.is_empty() {
                 continue;
-            };
+            }
             if let Some(database) = self.database(&card.database) {
                 add(&database.counters.query_timeouts, 1);
             }
-            self.home.spawn(canceller.cancel());
+            for canceller in running {
+                canceller.cancel_meanwhile();
+            }
         }
     }
 
@@ -423,10 +426,14 @@ impl Worker {
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
     pub fn cancel(&self, place: usize) -> impl Future<Output = ()> + use<> {
-        let canceller = self.cards.get(place).and_then(|card| card.running());
-        let cancelling = canceller.map(|canceller| canceller.cancel());
+        let running = self.cards.get(place).map(|card| card.all_running());
+        let cancelling: Vec<_> = running
+            .into_iter()
+            .flatten()
+            .map(|canceller| canceller.cancel())
+            .collect();
         async move {
-            if let Some(cancelling) = cancelling {
+            for cancelling in cancelling {
                 cancelling.await;
             }
         }

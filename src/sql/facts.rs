@@ -53,6 +53,15 @@ pub struct Relation {
     /// Indexes into the block's `conjuncts`: those that hold for every row of this relation that can matter to the result
     /// (an outer join's ON does not restrict its preserved side; see `parse/from.rs` for the proof).
     pub usable: Vec<usize>,
+    pub presence: Presence,
+}
+
+/// Whether each row of the block's joins has a row of the relation in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Always,
+    /// An outer join may have NULL in place of its columns.
+    Optional,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -162,6 +171,15 @@ pub enum Doubt {
     Unread(Box<str>),
     /// SELECT INTO creates a table.
     SelectInto,
+}
+
+impl Doubt {
+    /// An alias gives a table's columns other names.
+    pub const RENAMED_COLUMNS: &'static str = "an alias with column names";
+    /// An alias gives a join's tables another name.
+    pub const RENAMED_JOIN: &'static str = "an alias on a join";
+    /// What [`Doubt::Unread`] says of names only: all tables and conditions are read as they are.
+    pub const NAMES: [&'static str; 2] = [Doubt::RENAMED_COLUMNS, Doubt::RENAMED_JOIN];
 }
 
 /// State that stays in a server connection after the statement.

@@ -218,6 +218,12 @@ impl<'a> Formats<'a> {
         self.codes
     }
 
+    /// The codes as numbers.
+    pub fn codes(&self) -> impl Iterator<Item = u16> + use<'a> {
+        let pairs = self.codes.chunks_exact(2);
+        pairs.map(|code| u16::from_be_bytes([code[0], code[1]]))
+    }
+
     /// Of value `index`, from 0.
     pub fn of(&self, index: usize) -> Format {
         let binary = match self.count() {
@@ -281,6 +287,12 @@ impl<'a> Bind<'a> {
     /// The parameters as they came: each a length (-1 for NULL) and its bytes; all lengths were checked.
     pub fn raw_values(&self) -> &'a [u8] {
         self.values
+    }
+
+    /// What stands between the names and the result formats: formats, number and values of the parameters.
+    pub fn raw_parameters(&self) -> &'a [u8] {
+        let results = 2 + self.result_formats.raw().len();
+        &self.after_statement[..self.after_statement.len() - results]
     }
 
     /// The parameters in order; `None` is NULL.
@@ -439,6 +451,10 @@ pub fn encode_bind_empty(portal: &[u8], statement: &[u8], out: &mut Vec<u8>) {
 
 pub fn encode_sync(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'S', 0, 0, 0, 4]);
+}
+
+pub fn encode_flush(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[b'H', 0, 0, 0, 4]);
 }
 
 pub fn encode_terminate(out: &mut Vec<u8>) {

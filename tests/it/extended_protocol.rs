@@ -430,20 +430,43 @@ fn statements_and_portals_are_closed() {
 }
 
 #[test]
-fn two_shards_in_one_unit_are_refused_and_undone() {
-    let [one, other, ..] = keys(2_600_000).map(|key| key.to_string());
+fn two_shards_in_one_unit_are_one_transaction() {
+    let [one, other, third, ..] = keys(2_600_000).map(|key| key.to_string());
     let mut client = proxy().client("trusty");
+    // Two writers cannot commit as one.
     let said = client.ask(&[
         run(INSERT, &[Some(&one), Some("a")]),
         run(INSERT, &[Some(&other), Some("b")]),
         run("SELECT 1", &[]),
         sync(),
     ]);
+    let done = "1 2 C(INSERT 0 1)";
     assert!(
-        said.starts_with("1 2 C(INSERT 0 1) 1 E(ERROR 0A000 ") && said.ends_with(") Z(I)"),
+        said.starts_with(&format!("{done} 1 E(ERROR 0A000 ")) && said.ends_with(") Z(I)"),
+        "{said}"
+    );
+    // An error undoes what came before it on another shard.
+    let said = client.ask(&[
+        run(INSERT, &[Some(&one), Some("a")]),
+        run(SELECT, &[Some(&other)]),
+        run("SELECT 1/0", &[]),
+        sync(),
+    ]);
+    assert!(
+        said.contains("E(ERROR 22012 ") && said.ends_with(") Z(I)"),
         "{said}"
     );
     assert!(shards_with("customers", &format!("id IN ({one}, {other})")).is_empty());
+    // One writer and many readers can.
+    let said = client.ask(&[
+        run(SELECT, &[Some(&other)]),
+        run(INSERT, &[Some(&third), Some("c")]),
+        run(SELECT, &[Some(&one)]),
+        run(SELECT, &[Some(&third)]),
+        sync(),
+    ]);
+    assert!(said.ends_with("1 2 D(c) C(SELECT 1) Z(I)"), "{said}");
+    assert_eq!(shards_with("customers", &format!("id = {third}")).len(), 1);
     // The connection is in order, and so is the statement that was in the way.
     for key in [&one, &other] {
         assert_eq!(
@@ -451,29 +474,27 @@ fn two_shards_in_one_unit_are_refused_and_undone() {
             "1 2 C(INSERT 0 1) Z(I)"
         );
     }
-    // Inside a transaction, too.
+    // In a transaction they may follow each other.
     client.query("BEGIN");
     let said = client.ask(&[
         run(SELECT, &[Some(&one)]),
         sync(),
         run(SELECT, &[Some(&other)]),
+        run(SELECT, &[Some(&one)]),
         sync(),
-        run("SELECT 1", &[]),
+        run("SELECT 1/0", &[]),
         sync(),
     ]);
+    let row = "1 2 D(a) C(SELECT 1)";
     assert!(
-        said.starts_with("1 2 D(a) C(SELECT 1) Z(T) 1 E(ERROR 0A000 "),
-        "{said}"
-    );
-    assert!(
-        said.ends_with("until end of transaction block) Z(E)"),
+        said.starts_with(&format!("{row} Z(T) {row} {row} Z(T) ")) && said.ends_with(" Z(E)"),
         "{said}"
     );
     // Whatever it is that a failed transaction is asked, that is what it says.
     let said = client.ask(&[
         run(SELECT, &[Some(&other)]),
         sync(),
-        run("SELECT * FROM customers", &[]),
+        run("UPDATE customers SET id = 5", &[]),
         sync(),
     ]);
     let aborted = "E(ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block) Z(E)";
@@ -488,7 +509,7 @@ fn two_shards_in_one_unit_are_refused_and_undone() {
 fn what_no_value_can_make_right_is_refused_at_once() {
     let mut client = proxy().client("trusty");
     let said = client.ask(&[
-        parse("s", "SELECT * FROM customers", &[]),
+        parse("s", "UPDATE customers SET id = 5", &[]),
         describe(b'S', "s"),
         sync(),
     ]);
@@ -503,7 +524,7 @@ fn what_no_value_can_make_right_is_refused_at_once() {
     );
     client.query("BEGIN");
     let said = client.ask(&[
-        parse("", "SELECT * FROM customers", &[]),
+        parse("", "UPDATE customers SET id = 5", &[]),
         sync(),
         run("SELECT 1", &[]),
         sync(),

@@ -6,9 +6,10 @@ use crate::catalog::schema::{
     DefinedColumn, Definition, Equality, Functions, Kind, Rules, Schema, Storage, Table, View,
 };
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, QualifiedName,
-    Relation, Resolved, SchemaState, SearchPath, Sequences, Undeclared,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
+    QualifiedName, Relation, Resolved, SchemaState, SearchPath, Sequences, Undeclared,
 };
+use crate::config::CrossShardCommit;
 use crate::sharding::buckets::Buckets;
 use crate::sharding::hash::{Function, Hash};
 use crate::sharding::{KeyType, ShardId, ShardMap, Strategy};
@@ -45,6 +46,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
         home: HOME,
         undeclared,
         sequences: Sequences::Refused,
+        cross_shard_commit: CrossShardCommit::Refuse,
         distributions: [
             KeyType::BigInt,
             KeyType::Text,
@@ -68,6 +70,7 @@ fn column(column: &str, key_type: KeyType) -> DefinedColumn {
         name: column.into(),
         type_oid: key_type.oid(),
         default: ColumnDefault::Plain,
+        collation: Collation::Bytes,
     };
     DefinedColumn {
         column,
@@ -133,7 +136,10 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
             name("information_schema.tables"),
         ]),
         opaque_functions: HashSet::new(),
+        functions: Default::default(),
+        collation: Collation::Language,
         residue: Default::default(),
+        details: Default::default(),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Golden cases: `tests/golden/plan/*.txt`, planned against the catalog of `catalog.rs` and bound, so that the shard shows.
 //!
 //! A case is directives, SQL, `----`, and what is expected, up to an empty line; `#` begins a comment. Directives:
-//! `@search_path a, b` | `@schema unread` | `@sequences per_shard` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
+//! `@search_path a, b` | `@schema unread` | `@sequences per_shard` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
 //! Run with UPDATE_GOLDEN=1 to write what is found; read the difference before believing it.
 
 mod catalog;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::catalog::{Catalog, SchemaState, SearchPath, Sequences};
@@ -15,19 +16,27 @@ use crate::sharding::KeyType;
 
 use super::explain::{Explanation, Outcome, explain};
 use super::parameters::Parameters;
+use super::plan;
 use super::refusal::{Reason, Refusal};
+use super::spread::scatter::{Direction, Fold, Merge, Nulls, SortKey};
+use super::spread::{Spread, edit};
+use crate::sql;
+use crate::sql::normalise::{normalise, to_normal};
 
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 9] = [
+const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
+    Reason::RowLimit,
+    Reason::CrossShardCommit,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
     Reason::TextSettings,
+    Reason::GatherReadOnly,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
     // golden/mod.rs: limits_on_keys_and_conditions
@@ -161,6 +170,7 @@ impl Case {
                 self.catalog.schema = SchemaState::Unread;
                 catalog::forget_columns(&mut self.catalog);
             }
+            ("collation", "C") => catalog::order_by_bytes(&mut self.catalog),
             ("sequences", "per_shard") => self.catalog.sequences = Sequences::PerShard,
             ("shards", "1") => self.catalog = cluster(1),
             ("param", value) => self.parameters.push(Given::read(value)),
@@ -181,16 +191,94 @@ impl Case {
             Parameters::from_bind(&formats, count, &values, &declared).expect("made well");
         let parameters = (count > 0).then_some(&parameters);
         match explain(&self.sql, &self.catalog, &self.search_path, parameters) {
-            Ok(explanations) => explanations
-                .iter()
-                .map(|explanation| show(explanation, shown))
-                .collect(),
+            Ok(explanations) => {
+                let statements = sql::read(&self.sql).expect("it was explained");
+                let planned = plan(&self.sql, &statements, &self.catalog, &self.search_path);
+                let spreads = planned.statements.iter();
+                explanations
+                    .iter()
+                    .zip(spreads)
+                    .map(|(explanation, planned)| match &planned.spread {
+                        Some(spread) => {
+                            show(explanation, shown)
+                                + &self.show_spread(spread, planned.range.clone())
+                        }
+                        None => show(explanation, shown),
+                    })
+                    .collect()
+            }
             Err(error) => {
                 let refusal = Refusal::from(&error);
                 format!("error {}: {}\n", refusal.sqlstate, refusal.message)
             }
         }
     }
+}
+
+impl Case {
+    /// What the shards are asked, and what becomes of their rows.
+    fn show_spread(&self, spread: &Spread, range: Range<usize>) -> String {
+        let Spread::Scatter { scatter, .. } = spread else {
+            return String::new();
+        };
+        let (mut normal, mut literals) = (Vec::new(), Vec::new());
+        normalise(self.sql.as_bytes(), &mut normal, &mut literals).expect("it was read");
+        let to = |offset| to_normal(offset, &literals);
+        let mut scatter = scatter.clone();
+        scatter.move_places(&to);
+        let whole = to(range.start)..to(range.end);
+        let asked = edit::apply(&scatter.edits, whole, self.sql.as_bytes(), &literals);
+        let asked = String::from_utf8(asked).expect("made of texts");
+        let mut merge = match &scatter.merge {
+            Merge::Concat => "concat".to_owned(),
+            Merge::Sort(keys) => format!("sort {}", orders(keys)),
+            Merge::Fold(Fold::Distinct { text, order }) => {
+                format!("distinct {text:?} order {}", orders(order))
+            }
+            Merge::Fold(Fold::Groups {
+                shown,
+                kept,
+                having,
+                order,
+            }) => {
+                let having: Vec<String> = having
+                    .iter()
+                    .map(|one| format!(" having [{} {:?} {}]", one.left, one.comparison, one.right))
+                    .collect();
+                format!(
+                    "fold {shown:?} by {kept:?}{} order {}",
+                    having.concat(),
+                    orders(order)
+                )
+            }
+        };
+        for (what, count) in [("limit", scatter.limit), ("offset", scatter.offset)] {
+            if let Some(count) = count {
+                write!(merge, " {what} {count:?}").expect("a string takes all");
+            }
+        }
+        let asked = if scatter.edits.is_empty() {
+            "  (unchanged)".to_owned()
+        } else {
+            format!("  {}", asked.replace('\n', "\n  "))
+        };
+        format!("{merge}\n{asked}\n")
+    }
+}
+
+fn orders(keys: &[SortKey]) -> String {
+    let keys = keys.iter().map(|key| {
+        let direction = match key.direction {
+            Direction::Ascending => "asc",
+            Direction::Descending => "desc",
+        };
+        let nulls = match key.nulls {
+            Nulls::First => "nulls first",
+            Nulls::Last => "nulls last",
+        };
+        format!("[{} {direction} {nulls} {:?}]", key.column, key.text)
+    });
+    keys.collect()
 }
 
 impl Given {
@@ -262,6 +350,7 @@ fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String
         Outcome::AnyShard { .. } => "any shard\n".to_owned(),
         Outcome::Shard(shard) => format!("{shard}{keys}\n"),
         Outcome::AtBind(parameters) => format!("decided by {parameters}\n"),
+        Outcome::Spread(lines) => format!("{lines}\n"),
         Outcome::Refused(refusal) => {
             shown.insert(refusal.id);
             let position = refusal

@@ -5,7 +5,7 @@ use super::extract::{Extraction, name};
 use super::from::{JoinKind, Side, join};
 use super::shim::COLLATED;
 use super::walk::{self, Part, Unread, identifiers};
-use crate::sql::facts::{Access, Conjunct, Doubt, Name, Relation, Source};
+use crate::sql::facts::{Access, Conjunct, Doubt, Name, Presence, Relation, Source};
 use sqlparser::ast::{self, ObjectName, TableAlias, TableFactor, TableWithJoins};
 
 /// More relations in one block than this are not planned: what restricts what grows with the square.
@@ -38,7 +38,11 @@ impl Extraction {
         for (relation, usable) in self.facts.blocks[block].relations.iter_mut().zip(usable) {
             relation.usable.extend(usable);
         }
-        Ok(all.map(|side| side.nullable).unwrap_or_default())
+        let nullable = all.map(|side| side.nullable).unwrap_or_default();
+        for relation in &nullable {
+            self.facts.blocks[block].relations[*relation].presence = Presence::Optional;
+        }
+        Ok(nullable)
     }
 
     pub(super) fn joined(
@@ -111,7 +115,7 @@ impl Extraction {
                 alias,
             } => {
                 if alias.is_some() {
-                    self.doubt(Doubt::Unread("an alias on a join".into()));
+                    self.doubt(Doubt::Unread(Doubt::RENAMED_JOIN.into()));
                 }
                 return self.joined(table_with_joins, block, usable);
             }
@@ -145,7 +149,7 @@ impl Extraction {
                                 .as_ref()
                                 .is_some_and(|alias| !alias.columns.is_empty())
                         {
-                            self.doubt(Doubt::Unread("an alias with column names".into()));
+                            self.doubt(Doubt::Unread(Doubt::RENAMED_COLUMNS.into()));
                         }
                         (source, alias_name(alias.as_ref(), Some(name))?)
                     }
@@ -262,6 +266,7 @@ impl Extraction {
             alias,
             access,
             usable: Vec::new(),
+            presence: Presence::Always,
         });
         usable.push(Vec::new());
         Side::one(relations.len() - 1)

@@ -8,8 +8,8 @@ use super::clock::span;
 use super::pools::mode;
 use crate::catalog::SchemaState;
 use crate::config::{
-    self, ByteSize, CertificateDemand, ClientTls, Config, Database, Line, LogFormat, Password,
-    SslMode, User,
+    self, ByteSize, CertificateDemand, ClientTls, Config, CrossShardCommit, Database, Line,
+    LogFormat, Password, SslMode, User,
 };
 use crate::session::worker::Paused;
 
@@ -131,6 +131,8 @@ fn settings(config: &Config) -> Vec<Setting> {
     settings.extend(limits(config));
     settings.extend(pool(config));
     settings.extend(health(config));
+    settings.push(transactions(config));
+    settings.extend(gather(config));
     settings
 }
 
@@ -240,6 +242,23 @@ fn health(config: &Config) -> [Setting; 4] {
         reload("health.timeout", span(health.timeout)),
         reload("health.fall", health.fall.to_string()),
         reload("health.rise", health.rise.to_string()),
+    ]
+}
+
+fn transactions(config: &Config) -> Setting {
+    let commit = match config.transactions.cross_shard_commit {
+        CrossShardCommit::Refuse => "refuse",
+        CrossShardCommit::BestEffort => "best_effort",
+    };
+    reload("transactions.cross_shard_commit", commit.to_owned())
+}
+
+fn gather(config: &Config) -> [Setting; 3] {
+    let gather = &config.gather;
+    [
+        reload("gather.max_rows", gather.max_rows.to_string()),
+        reload("gather.max_bytes", size(gather.max_bytes)),
+        reload("gather.timeout", span(gather.timeout)),
     ]
 }
 

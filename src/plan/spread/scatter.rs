@@ -1,0 +1,260 @@
+//! Scatter: SELECTs whose shards' answers add up to the whole, and what adding them up takes.
+//!
+//! Every shard runs the client's own text with edits: columns that the merge compares are appended to the select list (*hidden* columns,
+//! asked for in binary), and LIMIT is widened to what the first rows of the whole may need of one shard.
+
+use std::mem::size_of;
+
+use crate::catalog::{Catalog, SearchPath};
+use crate::plan::bind::Values;
+use crate::plan::words::ParameterPlaces;
+use crate::plan::{proof::Prover, scope::Scope};
+use crate::sql::class::Class;
+use crate::sql::select::{self, SetOperation};
+use crate::sql::{Body, Statement};
+
+use super::Edit;
+use super::colocated;
+use super::outermost::Outermost;
+
+pub use super::counts::{CountError, CountOperand, Counts};
+
+/// A SELECT on several shards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scatter {
+    /// From the client's text to the shards'.
+    pub edits: Vec<Edit>,
+    pub merge: Merge,
+    pub hidden: Hidden,
+    /// `None`: no LIMIT, or none that limits.
+    pub limit: Option<CountOperand>,
+    pub offset: Option<CountOperand>,
+}
+
+/// The columns of the shards' text that the client does not see; they are the last ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    Columns(usize),
+    /// As many as the client sees: the same columns once more.
+    Again,
+}
+
+/// How the shards' rows become one result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Merge {
+    /// In any order.
+    Concat,
+    /// Each shard's rows are in this order, and so is the whole. Keys are in the order of their columns.
+    Sort(Vec<SortKey>),
+    Fold(Fold),
+}
+
+/// One key of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SortKey {
+    /// Its place among the hidden columns.
+    pub column: usize,
+    pub direction: Direction,
+    pub nulls: Nulls,
+    pub text: Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Ascending,
+    Descending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nulls {
+    First,
+    Last,
+}
+
+/// How values are compared if they turn out to be text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// By their bytes.
+    C,
+    /// In an order that only a server knows; equal when their bytes are.
+    Deterministic,
+    Unknown,
+}
+
+/// Rows of all shards that belong together become one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fold {
+    /// DISTINCT: rows whose hidden columns are equal are one row.
+    Distinct { text: Text, order: Vec<SortKey> },
+    /// Groups: rows with equal keys are parts of one group.
+    Groups {
+        shown: Vec<Shown>,
+        kept: Vec<Kept>,
+        /// All of them are true of a group that is shown.
+        having: Vec<Compared>,
+        order: Vec<SortKey>,
+    },
+}
+
+/// A condition on a whole group; NULL on either side is not true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Places among the hidden columns.
+    pub left: usize,
+    pub comparison: Comparison,
+    pub right: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    pub fn holds(self, ordering: std::cmp::Ordering) -> bool {
+        match self {
+            Comparison::Equal => ordering.is_eq(),
+            Comparison::NotEqual => ordering.is_ne(),
+            Comparison::Less => ordering.is_lt(),
+            Comparison::LessOrEqual => ordering.is_le(),
+            Comparison::Greater => ordering.is_gt(),
+            Comparison::GreaterOrEqual => ordering.is_ge(),
+        }
+    }
+}
+
+/// What becomes of a visible column of a group's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It is the same in all parts.
+    First,
+    Add(Adding),
+    /// It goes with the part that wins in this hidden column.
+    Won(usize),
+}
+
+/// What becomes of a hidden column of a group's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Part of the key.
+    Group(Text),
+    /// The same in all parts.
+    First,
+    Add(Adding),
+    Extreme(Side, Text),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adding {
+    /// `count` and `sum`.
+    Sum,
+    And,
+    Or,
+}
+
+/// `min` and `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Least,
+    Greatest,
+}
+
+/// A statement as a scatter, if its shards' rows surely add up.
+pub fn scatter(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<Scatter> {
+    let (Class::Data, Body::Facts(facts)) = (&statement.class, &statement.body) else {
+        return None;
+    };
+    let select = select::read(text, statement.range.clone())?;
+    if select.set_operation != SetOperation::None {
+        return None;
+    }
+    let scope = Scope::new(facts, catalog, search_path);
+    let places = ParameterPlaces::of(&text[statement.range.clone()], &scope, &[]);
+    let prover = Prover::new(&scope, &places).ok()?;
+    let anchor = colocated::anchor(&select, &scope, &prover)?;
+    Outermost::new(&select, &scope, &prover, &anchor).scatter()
+}
+
+impl Scatter {
+    /// The numbers of LIMIT and OFFSET; NULL is none of them. OFFSET is judged first, as Postgres does.
+    pub fn counts(&self, values: &Values<'_>) -> Result<Counts, CountError> {
+        let value = |operand: Option<CountOperand>| match operand {
+            Some(operand) => super::counts::count(operand, values),
+            None => Ok(None),
+        };
+        let (offset, limit) = (value(self.offset)?, value(self.limit)?);
+        Ok(Counts {
+            offset: u64::try_from(offset.unwrap_or(0)).map_err(|_| CountError::NegativeOffset)?,
+            limit: limit
+                .map(|limit| u64::try_from(limit).map_err(|_| CountError::NegativeLimit))
+                .transpose()?,
+        })
+    }
+
+    /// What is done with the shards' rows, for people.
+    pub fn describe(&self) -> String {
+        let merged = match &self.merge {
+            Merge::Concat => "as they come",
+            Merge::Sort(_) => "merged in order",
+            Merge::Fold(_) => "groups added up",
+        };
+        let limited = match (self.limit, self.offset) {
+            (None, None) => "",
+            _ => ", limited",
+        };
+        format!("rows of all shards {merged}{limited}")
+    }
+
+    pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
+        for edit in &mut self.edits {
+            edit.move_places(to);
+        }
+    }
+
+    /// Its size in memory beyond itself, near enough for a limit.
+    pub fn bytes(&self) -> usize {
+        let edits: usize = self
+            .edits
+            .iter()
+            .map(|edit| size_of::<Edit>() + edit.bytes())
+            .sum();
+        let merge = match &self.merge {
+            Merge::Concat => 0,
+            Merge::Sort(keys) => size_of_val(&keys[..]),
+            Merge::Fold(fold) => {
+                let columns = match fold {
+                    Fold::Distinct { .. } => 0,
+                    Fold::Groups {
+                        shown,
+                        kept,
+                        having,
+                        order: _,
+                    } => {
+                        size_of_val(&shown[..]) + size_of_val(&kept[..]) + size_of_val(&having[..])
+                    }
+                };
+                columns + size_of_val(fold.order())
+            }
+        };
+        edits + merge
+    }
+}
+
+impl Fold {
+    /// The order of the groups; empty when it does not matter.
+    pub fn order(&self) -> &[SortKey] {
+        match self {
+            Fold::Distinct { order, .. } | Fold::Groups { order, .. } => order,
+        }
+    }
+}

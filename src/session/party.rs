@@ -1,0 +1,431 @@
+//! A transaction on several shards: its connections, and the statements that all of them must see.
+//!
+//! One connection works for the session at a time (`Session::link`); the others stand aside (`Session::party`), each settled and in the
+//! client's transaction. BEGIN, what was set, and savepoints reach a connection when it joins (`Session::opened`). From the second
+//! connection on, the session answers COMMIT, ROLLBACK, savepoints and SET itself, because all connections have to do them.
+
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::control::Control;
+use super::link::{FAIL, Link, Phase, run};
+use super::respond::Fault;
+use super::route::Destination;
+use super::transaction::{Opener, Prologue, Transaction};
+use crate::backend::pipeline::{Committed, Fate};
+use crate::config::CrossShardCommit;
+use crate::execution::relay::{Broken, Reading, Turn};
+use crate::plan::Planned;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::sharding::ShardId;
+use crate::sql::class::{Chain, Class};
+use crate::wire::answer::{self, TransactionStatus};
+
+/// How long a connection may take to answer what it owes before it is given up.
+const REST: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// The connection that works now makes room for one to another shard, and stays in the transaction.
+    pub(super) async fn step_aside(&mut self, destination: Destination) -> Result<(), Fault> {
+        self.open_unit_block();
+        if self.transaction != Transaction::Open || self.opened.is_none() {
+            return Err(self.second_shard(destination));
+        }
+        self.rest().await?;
+        if let Some(link) = self.link.take() {
+            self.card.set_running(None);
+            self.party.push(link);
+        }
+        Ok(())
+    }
+
+    /// A unit of work of the extended protocol is one transaction, so when it comes to need another shard it becomes a block.
+    pub(super) fn open_unit_block(&mut self) {
+        if self.transaction != Transaction::Idle {
+            return;
+        }
+        match &mut self.link {
+            Some(link) if link.is_in_unit() => {
+                link.begin_block();
+                self.transaction = Transaction::Open;
+                self.opened = Some(Box::new(Prologue::new("BEGIN")));
+            }
+            Some(_) => return,
+            None => self.transaction = Transaction::Begun(Prologue::new("BEGIN")),
+        }
+        self.opener = Opener::Unit;
+    }
+
+    /// Ends the block of a unit of work: its Sync has come, or what ends it in its place.
+    pub(super) async fn end_unit_block(&mut self) -> Result<(), Fault> {
+        let rests = self.rest().await;
+        let wanted = if self.batch.is_skipping() || rests.is_err() {
+            Committed::No
+        } else {
+            Committed::Yes
+        };
+        self.opener = Opener::Client;
+        if self.transaction == Transaction::Open {
+            let mut unsaid = Vec::new();
+            return self.end_party(wanted, Chain::No, &mut unsaid).await;
+        }
+        if self.transaction != Transaction::Idle {
+            self.begun_ended(wanted);
+        }
+        Ok(())
+    }
+
+    /// Waits until the connection that works now has answered everything. In a transaction block, so nothing is committed by it.
+    pub(super) async fn rest(&mut self) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        if link.is_in_unit() {
+            link.sync(Fate::Swallow);
+        }
+        while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
+            let turn = std::future::poll_fn(|cx| {
+                let turn = self.poll_relay(cx, Reading::Enough);
+                // An answer of our own that is due makes no event.
+                let rests = self.link.as_ref().is_none_or(Link::is_settled);
+                match turn {
+                    Poll::Pending if rests => Poll::Ready(Ok(Turn::Server)),
+                    turn => turn,
+                }
+            });
+            match turn.await {
+                Ok(_) => {}
+                // The next step of the session finds it gone.
+                Err(Broken::Server(_) | Broken::Kept(_) | Broken::Client(_)) => {
+                    return Err(Fault::Told);
+                }
+            }
+            // What it brings to light does not end the client's unit of work.
+            let _ = self.settle();
+        }
+        if std::mem::take(&mut self.failed) {
+            return Err(Fault::Told);
+        }
+        Ok(())
+    }
+
+    /// The open transaction has several connections.
+    pub(super) fn is_party(&self) -> bool {
+        !self.party.is_empty()
+    }
+
+    /// A connection to each of these shards that is in the session's transaction, if there is one, and as the session wants it.
+    pub(super) async fn enlist(&mut self, shards: &[ShardId]) -> Result<Vec<Link>, Fault> {
+        let mut enlisted = Vec::with_capacity(shards.len());
+        let result = self.enlist_into(shards, &mut enlisted).await;
+        if let Err(fault) = result {
+            self.dismiss(enlisted).await;
+            return Err(fault);
+        }
+        Ok(enlisted)
+    }
+
+    async fn enlist_into(
+        &mut self,
+        shards: &[ShardId],
+        enlisted: &mut Vec<Link>,
+    ) -> Result<(), Fault> {
+        if let Some(link) = self.link.take() {
+            self.party.push(link);
+        }
+        for shard in shards {
+            if let Some(place) = self.party.iter().position(|link| link.shard() == *shard) {
+                enlisted.push(self.party.swap_remove(place));
+                continue;
+            }
+            let link = self.take_link(*shard, Phase::Working).await?;
+            self.link_up(link);
+            let brought = self.bring_up(Phase::Working).await;
+            let Some(link) = self.link.take() else {
+                return Err(Fault::Told);
+            };
+            // Without success it is not in a known state, and is closed.
+            brought?;
+            enlisted.push(link);
+        }
+        Ok(())
+    }
+
+    /// Connections of a statement that is over go back where they came from: to the transaction, or to their pools.
+    pub(super) async fn dismiss(&mut self, mut links: Vec<Link>) {
+        self.card.set_running(None);
+        self.card.set_also_running(Vec::new());
+        self.settle_links(&mut links).await;
+        let now = Instant::now();
+        if self.transaction == Transaction::Open {
+            self.party.extend(links);
+            // The one that has failed shows the client that all have.
+            let failed = self
+                .party
+                .iter()
+                .position(|link| link.status() == TransactionStatus::Failed);
+            if let Some(link) = failed
+                .map(|place| self.party.swap_remove(place))
+                .or_else(|| self.party.pop())
+            {
+                self.link_up(link);
+            }
+            return;
+        }
+        for link in links {
+            if link.is_settled() && link.status() == TransactionStatus::Idle {
+                self.link = Some(link);
+                self.detach(now);
+            } else {
+                link.clean_up(&self.worker);
+            }
+        }
+    }
+
+    /// Waits for what is owed to us, like the answer to BEGIN. A connection that broke, or goes on, stays unsettled.
+    pub(super) async fn settle_links(&mut self, links: &mut [Link]) {
+        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+            let rest = link.come_to_rest(&self.worker);
+            let _ = self.worker.shared.timers.timeout(REST, rest).await;
+        }
+    }
+
+    /// The client's transaction has failed, though none of its connections may know.
+    pub(super) async fn fail_party(&mut self) {
+        if self.transaction != Transaction::Open {
+            self.fail_begun();
+            return;
+        }
+        let worker = std::rc::Rc::clone(&self.worker);
+        if let Some(link) = &mut self.link
+            && link.status() == TransactionStatus::InTransaction
+            && link.is_settled()
+        {
+            // Its error is what was wanted.
+            let _ = run(link.server(), FAIL, &worker).await;
+        }
+    }
+
+    /// A statement that every connection of the transaction must see; appends its answer.
+    pub(super) async fn in_party(
+        &mut self,
+        class: &Class,
+        text: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<Control, Fault> {
+        self.rest().await?;
+        match class {
+            Class::Commit { chain } => self.end_party(Committed::Yes, *chain, out).await?,
+            Class::Rollback { chain } => self.end_party(Committed::No, *chain, out).await?,
+            Class::Begin => return Ok(Control::Forward),
+            Class::RollbackTo(_) => {
+                self.tell_party(text).await?;
+                self.statement_done(class, Committed::No);
+                answer::command_complete(out, "ROLLBACK");
+            }
+            Class::Savepoint(_)
+            | Class::Release(_)
+            | Class::Set { .. }
+            | Class::Reset(_)
+            | Class::SetTransaction
+            | Class::SetConstraints => {
+                self.check_not_aborted()?;
+                self.tell_party(text).await?;
+                let opened = self.opened.clone();
+                self.statement_done(class, Committed::No);
+                if self.opened.is_none()
+                    && let Some(mut opened) = opened
+                {
+                    // Here the client's own words are at hand.
+                    opened.append(text);
+                    self.opened = Some(opened);
+                }
+                let settings = self.settings.clone();
+                for link in &mut self.party {
+                    link.set_settings(&settings);
+                }
+                self.tell_reported();
+                let tag = match class {
+                    Class::Savepoint(_) => "SAVEPOINT",
+                    Class::Release(_) => "RELEASE",
+                    Class::Reset(_) => "RESET",
+                    Class::SetConstraints => "SET CONSTRAINTS",
+                    _ => "SET",
+                };
+                answer::command_complete(out, tag);
+            }
+            _ => {
+                let message = "the statement would have to run on all shards of the transaction";
+                return Err(Fault::Refused(Refusal::new(
+                    Reason::MultiShardTransaction,
+                    message,
+                )));
+            }
+        }
+        Ok(Control::Answered)
+    }
+
+    /// Runs it on all connections; the first error ends it, and the transaction has failed.
+    async fn tell_party(&mut self, text: &str) -> Result<(), Fault> {
+        let worker = std::rc::Rc::clone(&self.worker);
+        let mut told = Ok(());
+        for link in self.link.iter_mut().chain(&mut self.party) {
+            told = run(link.server(), text, &worker).await;
+            if told.is_err() {
+                break;
+            }
+        }
+        if told.is_err() {
+            self.fail_party().await;
+        }
+        told
+    }
+
+    /// COMMIT or ROLLBACK on all connections, which then go back to their pools.
+    pub(super) async fn end_party(
+        &mut self,
+        wanted: Committed,
+        chain: Chain,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let failed = |link: &Link| link.status() != TransactionStatus::InTransaction;
+        let fails = self.link.iter().chain(&self.party).any(failed);
+        let mut links: Vec<Link> = self.link.take().into_iter().collect();
+        links.append(&mut self.party);
+        let begin = self.opened.as_ref().map(|opened| opened.begin().to_owned());
+        let outcome = if fails { Committed::No } else { wanted };
+        let ended = match outcome {
+            Committed::Yes => self.commit(&mut links).await,
+            Committed::No => {
+                self.roll_back(&mut links).await;
+                Ok(())
+            }
+        };
+        let outcome = if ended.is_ok() {
+            outcome
+        } else {
+            Committed::No
+        };
+        self.begun_ended(outcome);
+        let now = Instant::now();
+        for mut link in links {
+            if link.is_settled() && link.status() == TransactionStatus::Idle {
+                link.set_settings(&self.settings);
+                self.link = Some(link);
+                self.detach(now);
+            } else {
+                link.clean_up(&self.worker);
+            }
+        }
+        self.card.set_running(None);
+        ended?;
+        if chain == Chain::Yes
+            && let Some(begin) = begin
+        {
+            self.transaction = Transaction::Begun(Prologue::new(&begin));
+        }
+        answer::command_complete(
+            out,
+            match outcome {
+                Committed::Yes => "COMMIT",
+                Committed::No => "ROLLBACK",
+            },
+        );
+        Ok(())
+    }
+
+    /// Commits those that have only read first, then those that have written.
+    async fn commit(&mut self, links: &mut [Link]) -> Result<(), Fault> {
+        let writers = links.iter().filter(|link| link.has_written()).count();
+        if writers > 1 && !self.commits_apart() {
+            self.roll_back(links).await;
+            let message = format!("the transaction has written on {writers} shards");
+            return Err(Fault::Refused(Refusal::new(
+                Reason::CrossShardCommit,
+                message,
+            )));
+        }
+        links.sort_by_key(Link::has_written);
+        let worker = std::rc::Rc::clone(&self.worker);
+        let mut committed = Vec::new();
+        for place in 0..links.len() {
+            let link = &mut links[place];
+            match run(link.server(), "COMMIT", &worker).await {
+                Ok(()) if link.has_written() => committed.push(link.shard()),
+                Ok(()) => {}
+                Err(fault) => {
+                    self.roll_back(&mut links[place + 1..]).await;
+                    return Err(self.half_committed(&committed, fault));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A unit of work that would write on a second shard could not be committed at its Sync: better it is refused here.
+    pub(super) fn check_writers(
+        &self,
+        planned: &Planned,
+        destination: Destination,
+    ) -> Result<(), Fault> {
+        if self.opener != Opener::Unit || !planned.writes() || self.commits_apart() {
+            return Ok(());
+        }
+        let elsewhere = |link: &Link| match destination {
+            Destination::Shard(shard) => link.shard() != shard,
+            Destination::Any | Destination::Several => false,
+        };
+        let mut others = self.party.iter().chain(&self.link);
+        if others.any(|link| link.has_written() && elsewhere(link)) {
+            let message = "the statements of this unit of work write on several shards";
+            return Err(Fault::Refused(Refusal::new(
+                Reason::CrossShardCommit,
+                message,
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether shards may commit one after the other, each on its own.
+    pub(super) fn commits_apart(&self) -> bool {
+        self.database.catalog().cross_shard_commit == CrossShardCommit::BestEffort
+    }
+
+    /// What a client is told when a shard did not commit: that others have, if they have.
+    fn half_committed(&self, committed: &[ShardId], fault: Fault) -> Fault {
+        if committed.is_empty() {
+            return fault;
+        }
+        let catalog = self.database.catalog();
+        let names: Vec<&str> = committed
+            .iter()
+            .filter_map(|shard| catalog.shards.get(shard.index()).map(|name| &**name))
+            .collect();
+        let mut said = Vec::new();
+        fault.write(answer::Severity::Error, &mut said);
+        let reason = said
+            .get(crate::wire::frame::HEADER..)
+            .and_then(answer::ErrorFields::parse)
+            .map_or_else(String::new, |fields| {
+                String::from_utf8_lossy(fields.message).into_owned()
+            });
+        Fault::Postgres {
+            sqlstate: "40003",
+            message: format!(
+                "the transaction is committed on {} and not on the other shards: {reason}",
+                names.join(", ")
+            ),
+        }
+    }
+
+    async fn roll_back(&mut self, links: &mut [Link]) {
+        let worker = std::rc::Rc::clone(&self.worker);
+        for link in links {
+            if link.is_settled() && link.status() != TransactionStatus::Idle {
+                // A connection that cannot be rolled back is closed, which does the same.
+                let _ = run(link.server(), "ROLLBACK", &worker).await;
+            }
+        }
+    }
+}

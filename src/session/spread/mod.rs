@@ -1,0 +1,456 @@
+//! Statements that several shards do together, from the plan to the client's answer.
+//!
+//! The connections are enlisted in the order of the shards (`party.rs`), one shard describes the statement, all are asked, and an
+//! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
+//! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
+
+mod changes;
+pub mod copy;
+mod explain;
+mod gather;
+pub mod portal;
+mod scatter;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Session;
+use super::link::Link;
+use super::respond::Fault;
+use super::transaction::{Prologue, Transaction};
+use crate::backend::pipeline::Committed;
+use crate::catalog::Catalog;
+use crate::execution::branch::{self, Audience, Branch, Failure, Question};
+use crate::plan::bind::each_key;
+use crate::plan::refusal::Refusal;
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::sharding::ShardId;
+use crate::sql::class::Chain;
+use crate::sql::normalise::Literal;
+use crate::wire::answer;
+
+/// How long shards that are not needed any more may take to fall silent before their connections are closed.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// No formats and no values, as Bind has them.
+const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
+
+/// A statement that several shards do, with its values.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub statement: &'a PlannedStatement,
+    pub spread: &'a Spread,
+    /// Of the whole message.
+    pub text: &'a [u8],
+    pub literals: &'a [Literal],
+    /// The parameters' types as the client declared them.
+    pub types: &'a [u32],
+    /// What Bind has between the names and the result formats.
+    pub raw_parameters: &'a [u8],
+    pub parameters: &'a Parameters<'a>,
+    /// The result formats that the client wants, as in Bind.
+    pub formats: &'a [u16],
+    pub telling: Telling,
+}
+
+/// What the client is told in front of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// The simple protocol: what the columns are.
+    Description,
+    /// The extended protocol: it has asked by Describe, or does not want to know.
+    Rows,
+}
+
+/// What a server says of a statement before it runs.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// The parameters' types.
+    pub types: Vec<u32>,
+    /// The body of RowDescription; `None`: it returns no rows.
+    pub columns: Option<Vec<u8>>,
+}
+
+impl Audience for Description {
+    fn wants(&self, _: usize) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        match tag {
+            b't' => {
+                let oids = body.get(2..).unwrap_or_default().chunks_exact(4);
+                self.types = oids
+                    .map(|oid| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]))
+                    .collect();
+            }
+            b'T' => self.columns = Some(body.to_vec()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Call<'a> {
+    pub fn values(&self) -> Values<'a> {
+        Values {
+            text: self.text,
+            literals: self.literals,
+            parameters: self.parameters,
+        }
+    }
+
+    /// The statement's own text, as the client wrote it.
+    pub fn own_text(&self) -> &'a [u8] {
+        &self.text[Planned::range_of(self.statement, self.literals)]
+    }
+
+    /// The shards that are concerned, in their order.
+    pub fn shards(&self, catalog: &Catalog) -> Result<Vec<ShardId>, Refusal> {
+        let Ok(Plan::Relay(target @ Target::Keys { also, .. })) = &self.statement.plan else {
+            return Ok(all_shards(catalog));
+        };
+        let mut shards: Vec<ShardId> = also.iter().copied().collect();
+        each_key(target, catalog, &self.values(), |_, _, location| {
+            shards.push(location.shard);
+            Ok(())
+        })?;
+        shards.sort_unstable();
+        shards.dedup();
+        Ok(shards)
+    }
+}
+
+pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
+    (0..catalog.shards.len())
+        .filter_map(|shard| u16::try_from(shard).ok())
+        .map(ShardId)
+        .collect()
+}
+
+impl Session {
+    /// A simple query that several shards do.
+    pub(super) async fn spread_query(
+        &mut self,
+        planned: &Rc<Planned>,
+        text: &[u8],
+    ) -> Result<(), Fault> {
+        let literals = std::mem::take(&mut self.literals);
+        let call = planned.statements.iter().find_map(|statement| {
+            Some(Call {
+                statement,
+                spread: statement.spread.as_deref()?,
+                text,
+                literals: &literals,
+                types: &[],
+                raw_parameters: NO_PARAMETERS,
+                parameters: &Parameters::NONE,
+                formats: &[],
+                telling: Telling::Description,
+            })
+        });
+        let outcome = match call {
+            Some(call) => self.spread(&call).await,
+            None => Ok(()),
+        };
+        self.literals = literals;
+        outcome?;
+        if self.copy_in.is_some() {
+            // The client's data come next.
+            return Ok(());
+        }
+        self.answer_query(Vec::new())
+    }
+
+    /// Does the statement; its answer up to CommandComplete is the client's then.
+    pub(super) async fn spread(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        self.check_not_aborted()?;
+        if self.link.as_ref().is_some_and(Link::is_metadata) {
+            self.leave_metadata().await?;
+        }
+        self.end_unit_of_others().await?;
+        match call.spread {
+            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
+            Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
+            Spread::Rows(rows) => self.do_rows(call, rows).await,
+            Spread::Write(_) => self.do_write(call).await,
+            Spread::Explain(explained) => self.explain(call, explained).await,
+            Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
+            Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+            Spread::Gather(gather) => self.gather(call, gather).await,
+        }
+    }
+
+    /// Tells the client what columns the statement returns.
+    pub(super) async fn describe_call(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        self.check_not_aborted()?;
+        self.end_unit_of_others().await?;
+        let home = self.database.catalog().home;
+        let mut links = self.enlist(&[home]).await?;
+        let described = self
+            .describe_on(&mut links[0], call.own_text(), call.types)
+            .await;
+        match described {
+            Ok(description) => {
+                self.finish(links, Ok(())).await?;
+                self.tell_columns(&description, call.formats);
+                Ok(())
+            }
+            Err(failure) => self.finish(links, Err(failure)).await,
+        }
+    }
+
+    pub(super) fn tell_columns(&mut self, description: &Description, formats: &[u16]) {
+        let out = &mut self.client.outbox;
+        match &description.columns {
+            Some(columns) => branch::pass_on(b'T', &with_formats(columns, formats), out),
+            None => answer::no_data(out),
+        }
+    }
+
+    /// What ran before in the same unit of work is waited for.
+    async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        if self.transaction != Transaction::Open {
+            if link.has_written() {
+                // What was done before in the same unit of work must not be committed on its own.
+                self.open_unit_block();
+                return self.rest().await;
+            }
+            return self.end_implicit_unit().await;
+        }
+        self.rest().await
+    }
+
+    /// Ends a unit of work that has only read, outside a transaction block, before its Sync.
+    async fn end_implicit_unit(&mut self) -> Result<(), Fault> {
+        self.rest().await?;
+        self.detach(std::time::Instant::now());
+        Ok(())
+    }
+
+    /// Several connections are about to write outside a transaction block: they do it in one of their own, or in that of the unit of work.
+    pub(super) fn begin_own(&mut self, telling: Telling) -> Own {
+        if self.transaction != Transaction::Idle {
+            return Own::No;
+        }
+        match telling {
+            Telling::Description => {
+                self.transaction = Transaction::Begun(Prologue::new("BEGIN"));
+                Own::Yes
+            }
+            Telling::Rows => {
+                self.open_unit_block();
+                Own::No
+            }
+        }
+    }
+
+    /// Ends what [`Session::begin_own`] began.
+    pub(super) async fn end_own(&mut self, own: Own, done: Result<(), Fault>) -> Result<(), Fault> {
+        if own == Own::No {
+            return done;
+        }
+        let wanted = match &done {
+            Ok(()) => Committed::Yes,
+            Err(_) => Committed::No,
+        };
+        match self.transaction {
+            Transaction::Open => {
+                let mut unsaid = Vec::new();
+                let ended = self.end_party(wanted, Chain::No, &mut unsaid).await;
+                done.and(ended)
+            }
+            _ => {
+                self.begun_ended(wanted);
+                done
+            }
+        }
+    }
+
+    /// Asks one shard what the statement takes and gives.
+    pub(super) async fn describe_on(
+        &mut self,
+        link: &mut Link,
+        text: &[u8],
+        types: &[u32],
+    ) -> Result<Description, Failure> {
+        let mut description = Description::default();
+        let mut branch = Branch::new(link.server());
+        branch.describe(text, types);
+        let attended = branch::attend(
+            &mut self.client,
+            std::slice::from_mut(&mut branch),
+            &self.worker.scratch,
+            &mut description,
+        )
+        .await;
+        if let Err(failure) = attended {
+            if !matches!(failure, Failure::Broken { .. }) {
+                self.silence(&mut [branch], Silence::Waits).await;
+            }
+            return Err(failure);
+        }
+        Ok(description)
+    }
+
+    /// Asks every connection its question and lets the audience hear the answers. Afterwards all connections owe nothing, or are broken.
+    pub(super) async fn converse(
+        &mut self,
+        links: &mut [Link],
+        questions: &[Question<'_>],
+        audience: &mut impl Audience,
+    ) -> Result<(), Failure> {
+        self.show_running(links);
+        let mut branches: Vec<Branch<'_>> = links
+            .iter_mut()
+            .map(|link| Branch::new(link.server()))
+            .collect();
+        for (branch, question) in branches.iter_mut().zip(questions) {
+            branch.ask(question);
+        }
+        let attended = branch::attend(
+            &mut self.client,
+            &mut branches,
+            &self.worker.scratch,
+            audience,
+        )
+        .await;
+        let silence = match &attended {
+            // To cancel a statement would make the transaction fail.
+            Ok(()) if self.transaction == Transaction::Open => Silence::Waits,
+            _ => Silence::Cancels,
+        };
+        self.silence(&mut branches, silence).await;
+        attended
+    }
+
+    /// Cancel requests of the client go to all of these.
+    pub(super) fn show_running(&mut self, links: &mut [Link]) {
+        let running = links
+            .iter_mut()
+            .map(|link| Rc::clone(&link.server().canceller));
+        self.card.set_also_running(running.collect());
+    }
+
+    /// Waits until nothing is owed any more.
+    async fn silence(&mut self, branches: &mut [Branch<'_>], how: Silence) {
+        if branches.iter().all(Branch::is_done) {
+            return;
+        }
+        if how == Silence::Cancels {
+            for branch in branches.iter().filter(|branch| !branch.is_done()) {
+                branch.server.canceller.cancel_meanwhile();
+            }
+        }
+        let quiet = branch::quiet(branches, &self.worker.scratch);
+        // One that goes on is closed: it is not settled.
+        let _ = self.worker.shared.timers.timeout(QUIET, quiet).await;
+    }
+
+    /// What the client is told of a failure. `links` are those of the branches.
+    pub(super) fn fault_of(&self, failure: Failure) -> Fault {
+        match failure {
+            Failure::Server { error, .. } => Fault::Server(error),
+            Failure::Broken { error, words, .. } => Fault::Broken(error, words),
+            // The next step of the session finds it gone.
+            Failure::Client(_) => Fault::Told,
+            Failure::Ours {
+                sqlstate,
+                message,
+                hint,
+            } => Fault::Limit {
+                sqlstate,
+                message,
+                hint,
+            },
+        }
+    }
+
+    /// The connections of a statement go back; when it has failed, so has the transaction.
+    pub(super) async fn finish(
+        &mut self,
+        mut links: Vec<Link>,
+        done: Result<(), Failure>,
+    ) -> Result<(), Fault> {
+        let open = self.transaction == Transaction::Open;
+        self.settle_links(&mut links).await;
+        if open && !links.iter().all(Link::is_settled) {
+            self.lose_party(links).await;
+        } else {
+            self.dismiss(links).await;
+            if done.is_err() {
+                self.fail_party().await;
+            }
+        }
+        done.map_err(|failure| self.fault_of(failure))
+    }
+
+    /// A transaction has lost one of its connections: what it did there is gone, so all of it has to be.
+    async fn lose_party(&mut self, links: Vec<Link>) {
+        self.card.set_running(None);
+        self.card.set_also_running(Vec::new());
+        let mut begin = String::from("BEGIN");
+        if let Some(opened) = self.opened.take() {
+            begin = opened.begin().to_owned();
+        }
+        let lost = links
+            .into_iter()
+            .chain(self.link.take())
+            .chain(std::mem::take(&mut self.party));
+        for link in lost {
+            link.clean_up(&self.worker);
+        }
+        // Without its savepoints, because none can be gone back to.
+        self.transaction = Transaction::Failed(Prologue::new(&begin));
+    }
+
+    /// The answer of a statement without rows.
+    pub(super) fn tell_tag(&mut self, tag: &str) {
+        answer::command_complete(&mut self.client.outbox, tag);
+    }
+}
+
+/// The body of a RowDescription with the formats that a Bind has chosen.
+fn with_formats(body: &[u8], formats: &[u16]) -> Vec<u8> {
+    /// What follows a column's name: table, attribute, type, size, modifier, format.
+    const FIXED: usize = 18;
+    let mut out = body.to_vec();
+    let mut at = 2;
+    for number in 0.. {
+        let Some(name) = out
+            .get(at..)
+            .and_then(|rest| rest.iter().position(|byte| *byte == 0))
+        else {
+            break;
+        };
+        let end = at + name + 1 + FIXED;
+        let format = match formats {
+            [] => 0,
+            [all] => *all,
+            each => each.get(number).copied().unwrap_or(0),
+        };
+        let Some(place) = out.get_mut(end - 2..end) else {
+            break;
+        };
+        place.copy_from_slice(&format.to_be_bytes());
+        at = end;
+    }
+    out
+}
+
+/// Whether a statement runs in a transaction that the client has not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    Yes,
+    No,
+}
+
+/// How branches that are not needed any more come to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    Waits,
+    Cancels,
+}

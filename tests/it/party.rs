@@ -1,0 +1,193 @@
+//! Transactions over several shards: their statements each live on one shard.
+
+use crate::raw::{Answer, Format, Raw};
+use crate::sharded::{Sharded, succeeded};
+
+const SCHEMA: &str = "CREATE TABLE kv (k int PRIMARY KEY, v text)";
+
+const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
+    [[tables]]\nname = \"kv\"\ndistribution = \"d\"\nkey = [\"k\"]\n";
+
+/// Runs statements one by one; every one must succeed.
+fn run(client: &mut Raw, statements: &[&str]) {
+    for sql in statements {
+        succeeded(sql, &client.simple(sql));
+    }
+}
+
+/// A key for each shard, in order.
+fn keys(sharded: &Sharded) -> Vec<i32> {
+    let mut client = sharded.client();
+    for key in 0..64 {
+        run(
+            &mut client,
+            &[&format!("INSERT INTO kv VALUES ({key}, 'old')")],
+        );
+    }
+    let mut shards = sharded.shards();
+    let mut first = |shard: &mut Raw| {
+        let answer = shard.simple("SELECT min(k) FROM kv");
+        field(&answer, 0).parse().unwrap()
+    };
+    shards.iter_mut().map(&mut first).collect()
+}
+
+fn value(client: &mut Raw, key: i32) -> Option<String> {
+    let answer = client.simple(&format!("SELECT v FROM kv WHERE k = {key}"));
+    succeeded("SELECT", &answer);
+    (!answer.rows.is_empty()).then(|| field(&answer, 0))
+}
+
+/// A value of the first row.
+fn field(answer: &Answer, column: usize) -> String {
+    let value = answer.rows[0][column].clone().expect("not NULL");
+    String::from_utf8(value).expect("text")
+}
+
+#[test]
+fn one_writer_and_many_readers() {
+    let sharded = Sharded::start("party_reads", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    let mut other = sharded.client();
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            &format!("UPDATE kv SET v = 'new' WHERE k = {}", keys[0]),
+        ],
+    );
+    for key in &keys[1..] {
+        assert_eq!(value(&mut client, *key).as_deref(), Some("old"));
+    }
+    // Back where it was written, and not before the commit for others.
+    assert_eq!(value(&mut client, keys[0]).as_deref(), Some("new"));
+    assert_eq!(value(&mut other, keys[0]).as_deref(), Some("old"));
+    run(&mut client, &["COMMIT"]);
+    assert_eq!(value(&mut other, keys[0]).as_deref(), Some("new"));
+    let again = client.simple("COMMIT");
+    assert_eq!(again.tags, ["COMMIT"], "a warning, and no transaction");
+}
+
+#[test]
+fn a_commit_on_several_writers_is_refused_unless_it_is_allowed() {
+    let sharded = Sharded::start("party_refused", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    let write = |key: i32| format!("UPDATE kv SET v = 'new' WHERE k = {key}");
+    run(&mut client, &["BEGIN", &write(keys[0]), &write(keys[1])]);
+    let refused = client.simple("COMMIT");
+    assert_eq!(refused.refusal(), Some("cross_shard_commit"));
+    for key in &keys {
+        assert_eq!(value(&mut client, *key).as_deref(), Some("old"));
+    }
+
+    let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
+    let sharded = Sharded::start("party_allowed", SCHEMA, &format!("{allowed}{TABLES}"));
+    let keys = self::keys(&sharded);
+    let mut client = sharded.client();
+    run(
+        &mut client,
+        &["BEGIN", &write(keys[0]), &write(keys[1]), "COMMIT"],
+    );
+    assert_eq!(value(&mut client, keys[0]).as_deref(), Some("new"));
+    assert_eq!(value(&mut client, keys[1]).as_deref(), Some("new"));
+    run(
+        &mut client,
+        &["BEGIN", &format!("DELETE FROM kv WHERE k = {}", keys[0])],
+    );
+    run(
+        &mut client,
+        &[&format!("DELETE FROM kv WHERE k = {}", keys[1]), "ROLLBACK"],
+    );
+    assert_eq!(value(&mut client, keys[0]).as_deref(), Some("new"));
+    assert_eq!(value(&mut client, keys[1]).as_deref(), Some("new"));
+}
+
+#[test]
+fn savepoints_and_settings_are_on_every_shard() {
+    let sharded = Sharded::start("party_savepoints", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    run(
+        &mut client,
+        &[
+            "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            "SET LOCAL lock_timeout = '7s'",
+            &format!("UPDATE kv SET v = 'kept' WHERE k = {}", keys[0]),
+            "SAVEPOINT s",
+            &format!("UPDATE kv SET v = 'undone' WHERE k = {}", keys[0]),
+        ],
+    );
+    let asked = "SELECT current_setting('transaction_isolation'), current_setting('lock_timeout') FROM kv WHERE k = ";
+    for key in &keys {
+        let answer = client.simple(&format!("{asked}{key}"));
+        succeeded(asked, &answer);
+        assert_eq!(
+            [field(&answer, 0), field(&answer, 1)],
+            ["repeatable read", "7s"]
+        );
+    }
+    let failed = client.simple(&format!("SELECT 1/0 FROM kv WHERE k = {}", keys[2]));
+    assert_eq!(failed.error.unwrap().sqlstate(), "22012");
+    // All of the transaction has failed, whatever shard is asked.
+    let aborted = client.simple(&format!("SELECT v FROM kv WHERE k = {}", keys[1]));
+    assert_eq!(aborted.error.unwrap().sqlstate(), "25P02");
+    run(
+        &mut client,
+        &["ROLLBACK TO s", "SET LOCAL lock_timeout = '8s'"],
+    );
+    for key in &keys {
+        let answer = client.simple(&format!("{asked}{key}"));
+        assert_eq!(field(&answer, 1), "8s");
+    }
+    assert_eq!(value(&mut client, keys[0]).as_deref(), Some("kept"));
+    run(&mut client, &["RELEASE s", "COMMIT"]);
+    assert_eq!(value(&mut client, keys[0]).as_deref(), Some("kept"));
+    let after = client.simple(&format!("{asked}{}", keys[1]));
+    assert_eq!(field(&after, 0), "read committed");
+    assert_eq!(field(&after, 1), "0");
+}
+
+#[test]
+fn a_failed_transaction_commits_nothing_anywhere() {
+    let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
+    let sharded = Sharded::start("party_failed", SCHEMA, &format!("{allowed}{TABLES}"));
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    run(
+        &mut client,
+        &["BEGIN", &format!("DELETE FROM kv WHERE k = {}", keys[0])],
+    );
+    let duplicate = client.simple(&format!("INSERT INTO kv VALUES ({}, 'x')", keys[3]));
+    assert_eq!(duplicate.error.unwrap().sqlstate(), "23505");
+    let ended = client.simple("COMMIT");
+    assert_eq!(ended.tags, ["ROLLBACK"]);
+    for key in &keys {
+        assert_eq!(value(&mut client, *key).as_deref(), Some("old"));
+    }
+}
+
+#[test]
+fn the_extended_protocol_goes_from_shard_to_shard() {
+    let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
+    let sharded = Sharded::start("party_extended", SCHEMA, &format!("{allowed}{TABLES}"));
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    let mut step = |sql: &str| {
+        let answer = client.extended(sql, &[], Format::Text);
+        succeeded(sql, &answer);
+        answer
+    };
+    step("BEGIN");
+    for key in &keys {
+        step(&format!("UPDATE kv SET v = 'new' WHERE k = {key}"));
+        step("SAVEPOINT s");
+    }
+    step("ROLLBACK TO s");
+    step("COMMIT");
+    for key in &keys {
+        let answer = step(&format!("SELECT v FROM kv WHERE k = {key}"));
+        assert_eq!(field(&answer, 0), "new");
+    }
+}
