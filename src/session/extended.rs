@@ -548,7 +548,7 @@ impl Session {
         let plain = planned
             .statements
             .iter()
-            .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
+            .all(|statement| matches!(statement.class, Class::Data) && statement.leaves.is_empty());
         if !plain {
             self.portals.push(Portal {
                 name: Box::from(portal),
