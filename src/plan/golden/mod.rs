@@ -31,6 +31,7 @@ const SHOWN_ELSEWHERE: [Reason; 12] = [
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
+    Reason::RowLimit,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
