@@ -122,8 +122,17 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         .query_one("SELECT current_setting('server_encoding')", &[])
         .await?;
     let names = names(client).await?;
+    let encoding: Box<str> = text(&encoding, 0)?;
     let collation = default_collation(client).await?;
     let mut columns = columns(client, collation).await?;
+    // Clients get texts as UTF-8, whose bytes may be in another order.
+    let recoded = |collation: Collation| match &*encoding {
+        "UTF8" => collation,
+        _ => collation.max(Collation::Language),
+    };
+    for defined in columns.values_mut().flatten() {
+        defined.column.collation = recoded(defined.column.collation);
+    }
     let mut primary_keys = primary_keys(client).await?;
     let mut kinds = kinds(client, &names).await?;
     let relations = names
@@ -144,12 +153,12 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         })
         .collect();
     Ok(Schema {
-        server_encoding: encoding.try_get::<_, &str>(0)?.into(),
+        collation: recoded(collation),
+        server_encoding: encoding,
         relations,
         system_relations: system_relations(client).await?,
         opaque_functions: opaque_functions(client).await?,
         functions: Arc::new(function_kinds(client).await?),
-        collation,
         residue: Arc::new(residue(client).await?),
         details: Arc::new(details::read(client).await?),
     })

@@ -108,7 +108,7 @@ impl<'a> Known<'a> {
     }
 
     /// Whether the relation surely has the column.
-    fn has(&self, column: &str) -> bool {
+    pub fn has(&self, column: &str) -> bool {
         match (self.columns, self.meaning) {
             (Some(columns), _) => columns.iter().any(|known| *known.name == *column),
             (None, Meaning::Sharded { key, .. }) => key.iter().any(|known| **known == *column),

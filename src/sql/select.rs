@@ -503,6 +503,15 @@ impl<'a> Select<'a> {
         None
     }
 
+    /// Whether a place in a span stands in none of its parentheses.
+    pub fn is_outside(&self, place: usize, span: &Span) -> bool {
+        let mut at = span.start;
+        while at < place {
+            at = self.closes[at] + 1;
+        }
+        at == place
+    }
+
     fn clauses(&mut self) -> Option<()> {
         let mut at = self.with_queries()?;
         if !self.is(at, "select") {
@@ -885,4 +894,336 @@ enum Keyword {
     /// What is not read.
     Foreign,
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(select: &Select<'_>, span: &Span) -> String {
+        if span.is_empty() {
+            return String::new();
+        }
+        select.text[select.bytes(span)].to_owned()
+    }
+
+    /// All clauses on one line, in the order of the grammar.
+    fn show(sql: &str) -> String {
+        let Some(select) = read(sql, 0..sql.len()) else {
+            return "not read".to_owned();
+        };
+        let shown = |span: &Span| text(&select, span);
+        let all = |spans: &[Span]| spans.iter().map(shown).collect::<Vec<_>>().join(" | ");
+        let mut out = Vec::new();
+        if let Some(with) = &select.with {
+            out.push(format!("with {}", shown(with)));
+        }
+        if select.distinct != Distinct::All {
+            out.push(format!("{:?}", select.distinct).to_lowercase());
+        }
+        let items = select.items.iter().map(|item| match &item.shape {
+            Shape::Star => format!("*{}", shown(&item.span)),
+            Shape::Expression(expression, None) => shown(expression),
+            Shape::Expression(expression, Some(label)) => {
+                format!("{} -> {label}", shown(expression))
+            }
+            Shape::Unclear => format!("?{}", shown(&item.span)),
+        });
+        out.push(items.collect::<Vec<_>>().join(" | "));
+        let from = select
+            .from
+            .iter()
+            .map(|from| format!("from {}", shown(from)));
+        out.extend(from);
+        out.extend(
+            select
+                .selection
+                .iter()
+                .map(|span| format!("where {}", shown(span))),
+        );
+        if !select.group_by.is_empty() {
+            out.push(format!("group {}", all(&select.group_by)));
+        }
+        out.extend(
+            select
+                .having
+                .iter()
+                .map(|having| format!("having {}", shown(&having.condition))),
+        );
+        for window in &select.windows {
+            out.push(format!(
+                "window {} {}",
+                window.name,
+                shown(&window.definition)
+            ));
+        }
+        if select.set_operation == SetOperation::Some {
+            out.push("and more".to_owned());
+        }
+        for item in &select.order_by {
+            let direction = if item.descending { "desc" } else { "asc" };
+            let nulls = if item.nulls_first { "first" } else { "last" };
+            out.push(format!(
+                "order {} {direction} {nulls}",
+                shown(&item.expression)
+            ));
+        }
+        for (what, count) in [("limit", &select.limit), ("offset", &select.offset)] {
+            out.extend(
+                count
+                    .iter()
+                    .map(|count| format!("{what} {:?}", count.number)),
+            );
+        }
+        out.extend(select.locking.iter().map(shown));
+        out.join("; ")
+    }
+
+    #[test]
+    fn clauses_are_found() {
+        let cases = [
+            (
+                "SELECT a, b FROM t WHERE c GROUP BY d, e HAVING f ORDER BY g DESC, h NULLS FIRST LIMIT 1 OFFSET 2 FOR UPDATE",
+                "a | b; from t; where c; group d | e; having f; order g desc first; order h asc first; limit Literal(0); offset Literal(1); FOR UPDATE",
+            ),
+            ("select 1", "1"),
+            ("SELECT FROM t", "; from t"),
+            ("SELECT DISTINCT a FROM t", "rows; a; from t"),
+            ("SELECT DISTINCT ON (a, b) c FROM t", "on; c; from t"),
+            ("SELECT ALL a FROM t", "a; from t"),
+            (
+                "WITH x AS (SELECT 1 FROM y), z (a) AS NOT MATERIALIZED (SELECT 2) SELECT a FROM x",
+                "with WITH x AS (SELECT 1 FROM y), z (a) AS NOT MATERIALIZED (SELECT 2); a; from x",
+            ),
+            (
+                "WITH RECURSIVE x AS (SELECT 1) SELECT a FROM x",
+                "with WITH RECURSIVE x AS (SELECT 1); a; from x",
+            ),
+            (
+                "SELECT a FROM t WINDOW w AS (PARTITION BY a), v AS (w ORDER BY b)",
+                "a; from t; window w (PARTITION BY a); window v (w ORDER BY b)",
+            ),
+            (
+                "SELECT a FROM t UNION ALL SELECT b FROM u ORDER BY 1",
+                "a; from t; and more",
+            ),
+            (
+                "SELECT a FROM t EXCEPT (SELECT b FROM u)",
+                "a; from t; and more",
+            ),
+            (
+                "SELECT a FROM t FOR UPDATE LIMIT 3",
+                "a; from t; limit Literal(0); FOR UPDATE",
+            ),
+            (
+                "SELECT a FROM t OFFSET 3 ROWS FETCH FIRST 2 ROWS ONLY",
+                "a; from t; limit Literal(1); offset Literal(0)",
+            ),
+            (
+                "SELECT a FROM t FETCH NEXT ROW ONLY",
+                "a; from t; limit One",
+            ),
+            (
+                "SELECT a FROM t FETCH FIRST 2 ROWS WITH TIES",
+                "a; from t; limit Ties",
+            ),
+            (
+                "SELECT a FROM t LIMIT ALL OFFSET NULL",
+                "a; from t; limit None; offset None",
+            ),
+            (
+                "SELECT 'x' FROM t LIMIT $2::bigint OFFSET ($1)",
+                "'x'; from t; limit Param(2); offset Param(1)",
+            ),
+            (
+                "SELECT a FROM t LIMIT 1 + 1 OFFSET '2'",
+                "a; from t; limit Unknown; offset Unknown",
+            ),
+            (
+                "SELECT a FROM t LIMIT 2::smallint",
+                "a; from t; limit Unknown",
+            ),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(show(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn keywords_in_other_places_begin_no_clause() {
+        let cases = [
+            (
+                "SELECT a IS DISTINCT FROM b, c IS NOT DISTINCT FROM d FROM t",
+                "a IS DISTINCT FROM b | c IS NOT DISTINCT FROM d; from t",
+            ),
+            (
+                "SELECT a AS from, b AS where FROM t",
+                "a -> from | b -> where; from t",
+            ),
+            ("SELECT t.from, t.order FROM t", "t.from | t.order; from t"),
+            (
+                "SELECT \"from\", \"ORDER\" FROM t",
+                "\"from\" | \"ORDER\"; from t",
+            ),
+            (
+                "SELECT extract(year FROM a), substring(b FROM 1 FOR 2) FROM t",
+                "extract(year FROM a) | substring(b FROM 1 FOR 2); from t",
+            ),
+            (
+                "SELECT mode() WITHIN GROUP (ORDER BY a) FROM t",
+                "mode() WITHIN GROUP (ORDER BY a); from t",
+            ),
+            (
+                "SELECT sum(a) FILTER (WHERE b) OVER (ORDER BY c) FROM t",
+                "sum(a) FILTER (WHERE b) OVER (ORDER BY c); from t",
+            ),
+            (
+                "SELECT (SELECT a FROM u ORDER BY b LIMIT 1) FROM t",
+                "(SELECT a FROM u ORDER BY b LIMIT 1); from t",
+            ),
+            (
+                "SELECT a FROM t WHERE b = 'ORDER BY c' -- LIMIT 3\n",
+                "a; from t; where b = 'ORDER BY c'",
+            ),
+            ("SELECT a[1:2] FROM t", "a[1:2]; from t"),
+            (
+                "SELECT a FROM ROWS FROM (f(), g()) x",
+                "a; from ROWS FROM (f(), g()) x",
+            ),
+            (
+                "SELECT a FROM t AS x (b, c) JOIN u USING (d)",
+                "a; from t AS x (b, c) JOIN u USING (d)",
+            ),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(show(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn labels_are_told_from_expressions() {
+        let cases = [
+            ("a b", "a -> b"),
+            ("a AS \"B c\"", "a -> B c"),
+            ("t.a b", "t.a -> b"),
+            ("f(a) b", "f(a) -> b"),
+            ("a::int b", "a::int -> b"),
+            ("a + b", "a + b"),
+            ("a AND b", "a AND b"),
+            ("NOT b", "NOT b"),
+            ("a IS NULL", "?a IS NULL"),
+            ("a COLLATE \"C\"", "a COLLATE \"C\""),
+            ("a COLLATE \"C\" b", "a COLLATE \"C\" -> b"),
+            ("a AT TIME ZONE b", "a AT TIME ZONE b"),
+            ("a::double precision", "?a::double precision"),
+            ("interval '1' day", "?interval '1' day"),
+            ("date '2020-01-01'", "date '2020-01-01'"),
+            (
+                "CASE WHEN a THEN b ELSE c END",
+                "CASE WHEN a THEN b ELSE c END",
+            ),
+            ("CASE WHEN a THEN b END d", "CASE WHEN a THEN b END -> d"),
+            (
+                "CASE WHEN a THEN CASE b WHEN 1 THEN 2 END END",
+                "CASE WHEN a THEN CASE b WHEN 1 THEN 2 END END",
+            ),
+            ("a END", "?a END"),
+            ("sum(a) OVER w", "sum(a) OVER w"),
+            ("sum(a) OVER w b", "sum(a) OVER w -> b"),
+            (
+                "sum(a) OVER (ORDER BY b) c",
+                "sum(a) OVER (ORDER BY b) -> c",
+            ),
+            ("a[1] b", "a[1] -> b"),
+            ("$1 b", "$1 -> b"),
+            ("'x' b", "'x' -> b"),
+            ("*", "**"),
+            ("t.*", "*t.*"),
+            ("(t).*", "*(t).*"),
+            ("2 * 3", "2 * 3"),
+            ("count(*)", "count(*)"),
+            ("true", "true"),
+            ("a.b.c", "a.b.c"),
+            ("(a AS b)", "(a AS b)"),
+        ];
+        for (item, expected) in cases {
+            assert_eq!(
+                show(&format!("SELECT {item} FROM t")),
+                format!("{expected}; from t"),
+                "{item}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_surely_understood_is_not_read() {
+        let cases = [
+            "(SELECT 1)",
+            "VALUES (1)",
+            "TABLE t",
+            "INSERT INTO t SELECT 1",
+            "WITH x AS (SELECT 1) DELETE FROM t",
+            "WITH x AS (SELECT 1) SEARCH DEPTH FIRST BY a SET b SELECT 1",
+            "SELECT a INTO b FROM t",
+            "SELECT a FROM t ORDER BY b USING <",
+            "SELECT a FROM t WHERE b FROM c",
+            "SELECT a FROM t LIMIT 1 LIMIT 2",
+            "SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY",
+            "SELECT a FROM t ORDER BY b WHERE c",
+            "SELECT a, FROM t",
+            "SELECT a FROM t LIMIT 1, 2",
+            "SELECT a FROM t WHERE",
+            "SELECT a FROM t ORDER b",
+            "SELECT (a FROM t",
+            "SELECT a) FROM t",
+            "SELECT [a) FROM t",
+        ];
+        for sql in cases {
+            assert_eq!(show(sql), "not read", "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_statement_is_read_at_its_place_in_the_message() {
+        let sql = "SELECT 'a', 'b'; /* hint */ SELECT c, 'd' FROM t LIMIT 5";
+        let start = sql.find("/*").expect("a comment");
+        let select = read(sql, start..sql.len()).expect("a SELECT");
+        assert_eq!(text(&select, &select.items[1].span), "'d'");
+        assert_eq!(
+            select.limit.map(|limit| limit.number),
+            Some(Number::Literal(3))
+        );
+    }
+
+    #[test]
+    fn calls_are_found_with_what_belongs_to_them() {
+        let sql = "SELECT pg_catalog.sum(f(a)) FILTER (WHERE g(b)) OVER (ORDER BY h(c)), (SELECT i(d)), \"Count\"(e), mode() WITHIN GROUP (ORDER BY j), k(l) OVER w FROM t";
+        let select = read(sql, 0..sql.len()).expect("a SELECT");
+        let calls = select.calls(&select.whole());
+        let shown: Vec<String> = calls
+            .iter()
+            .map(|call| format!("{} {}", call.name, text(&select, &call.span)))
+            .collect();
+        assert_eq!(
+            shown[..4],
+            [
+                "sum pg_catalog.sum(f(a)) FILTER (WHERE g(b)) OVER (ORDER BY h(c))",
+                "f f(a)",
+                "filter FILTER (WHERE g(b)) OVER (ORDER BY h(c))",
+                "g g(b)",
+            ]
+        );
+        let role = |name: &str| {
+            calls
+                .iter()
+                .find(|call| *call.name == *name)
+                .map(|call| call.role.clone())
+        };
+        assert!(matches!(role("sum"), Some(Role::Over(_))));
+        assert_eq!(role("i"), None);
+        assert_eq!(role("Count"), Some(Role::Plain));
+        assert_eq!(role("mode"), Some(Role::OrderedSet));
+        assert_eq!(role("k"), Some(Role::Named("w".into())));
+        assert_eq!(calls[0].schema.as_deref(), Some("pg_catalog"));
+    }
 }

@@ -3,9 +3,12 @@
 //! A group is found by the encoding of its key (`key.rs`). Where values are equal but not the same (numeric 1.0 and 1.00), the first one
 //! seen stands for the group, as in Postgres. Groups are held in memory up to a limit.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::plan::spread::scatter::{Adding, Fold, Kept, Shown, Side, SortKey, Text};
+use crate::plan::spread::scatter::{
+    Adding, Compared, Comparison, Fold, Kept, Shown, Side, SortKey, Text,
+};
 
 use super::key::{Encoding, Part, Purpose};
 use super::numeric::Numeric;
@@ -22,6 +25,7 @@ pub struct Folding {
     columns: Vec<Kind>,
     /// How the visible ones are shown to the client.
     formats: Vec<u16>,
+    having: Vec<Condition>,
     order: Vec<(usize, Part)>,
     groups: Vec<Box<[Value]>>,
     by_key: HashMap<Box<[u8]>, usize>,
@@ -29,6 +33,8 @@ pub struct Folding {
     key: Vec<u8>,
     /// A value's encoding, when it is compared.
     compared: Vec<u8>,
+    /// Places of the columns that the row at hand won.
+    won: Vec<usize>,
     bytes: usize,
     open: Vec<Stream>,
 }
@@ -60,6 +66,14 @@ enum Number {
     Bool,
 }
 
+/// A condition on two columns of a group.
+#[derive(Clone, Copy, Debug)]
+struct Condition {
+    left: (usize, Encoding),
+    comparison: Comparison,
+    right: (usize, Encoding),
+}
+
 /// A column's value in a group.
 #[derive(Clone, Debug)]
 enum Value {
@@ -88,6 +102,7 @@ impl Folding {
             Fold::Groups {
                 shown,
                 kept,
+                having: _,
                 order: _,
             } => {
                 if shown.len() != visible || kept.len() != columns.len() - visible {
@@ -130,7 +145,33 @@ impl Folding {
             };
             Ok((place, part))
         });
+        let condition = |compared: &Compared| {
+            let side = |place: usize| {
+                let column = columns
+                    .get(visible + place)
+                    .ok_or_else(|| Unsuitable("a shard describes too few columns".into()))?;
+                // Texts would have to be known to be compared by their bytes, on both sides.
+                let encoding = Encoding::of(column, Text::Unknown, Purpose::Order)?;
+                Ok((visible + place, encoding))
+            };
+            let (left, right) = (side(compared.left)?, side(compared.right)?);
+            if left.1 != right.1 && !(left.1.is_exact_number() && right.1.is_exact_number()) {
+                return Err(Unsuitable(
+                    "HAVING compares values of different types".into(),
+                ));
+            }
+            Ok(Condition {
+                left,
+                comparison: compared.comparison,
+                right,
+            })
+        };
+        let having = match fold {
+            Fold::Groups { having, .. } => having.iter().map(condition).collect(),
+            Fold::Distinct { .. } => Ok(Vec::new()),
+        };
         Ok(Folding {
+            having: having?,
             order: order.collect::<Result<_, Unsuitable>>()?,
             columns: kinds,
             formats: formats.to_vec(),
@@ -138,6 +179,7 @@ impl Folding {
             by_key: HashMap::new(),
             key: Vec::new(),
             compared: Vec::new(),
+            won: Vec::new(),
             bytes: 0,
             open: vec![Stream::Open; shards],
         })
@@ -212,7 +254,7 @@ impl Folding {
         let mut values = row.values(2);
         let mut grown = 0;
         // Visible columns come first: those that go with a winner are kept in a second pass.
-        let mut winners = Winners::None;
+        self.won.clear();
         for (place, kind) in self.columns.iter().enumerate() {
             let value = values.next()?;
             let so_far = &mut self.groups[group][place];
@@ -229,18 +271,18 @@ impl Folding {
                     if wins {
                         grown += self.compared.len() + value.len();
                         *so_far = Some((self.compared[..].into(), value.into()));
-                        winners = winners.and(place);
+                        self.won.push(place);
                     }
                 }
                 _ => {}
             }
         }
-        if let Winners::Some(ref places) = winners {
+        if !self.won.is_empty() {
             let mut values = row.values(2);
             for (kind, so_far) in self.columns.iter().zip(&mut self.groups[group]) {
                 let value = values.next()?;
                 if let Kind::Won(hidden) = kind
-                    && places.contains(hidden)
+                    && self.won.contains(hidden)
                 {
                     grown += value.map_or(0, <[u8]>::len);
                     *so_far = Value::Kept(value.map(Box::from));
@@ -265,6 +307,15 @@ impl Folding {
         }
         self.by_key = HashMap::new();
         let mut groups = std::mem::take(&mut self.groups);
+        if !self.having.is_empty() {
+            let mut kept = Vec::with_capacity(groups.len());
+            for group in groups {
+                if self.is_had(&group)? {
+                    kept.push(group);
+                }
+            }
+            groups = kept;
+        }
         if !self.order.is_empty() {
             let keyed = groups.into_iter().map(|group| {
                 let mut key = Vec::new();
@@ -295,20 +346,24 @@ impl Folding {
     }
 }
 
-/// Places of the columns that this row won.
-enum Winners {
-    None,
-    Some(Vec<usize>),
-}
-
-impl Winners {
-    fn and(self, place: usize) -> Winners {
-        let mut places = match self {
-            Winners::None => Vec::new(),
-            Winners::Some(places) => places,
-        };
-        places.push(place);
-        Winners::Some(places)
+impl Folding {
+    /// Whether a group meets all conditions.
+    fn is_had(&self, group: &[Value]) -> Result<bool, MergeError> {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for condition in &self.having {
+            let key = |(place, encoding): (usize, Encoding), out: &mut Vec<u8>| {
+                out.clear();
+                match group[place].binary() {
+                    Some(value) => encoding.append_alike(&value, out).map(|()| true),
+                    None => Ok(false),
+                }
+            };
+            let is_known = key(condition.left, &mut left)? && key(condition.right, &mut right)?;
+            if !is_known || !condition.comparison.holds(left.cmp(&right)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -381,15 +436,21 @@ impl Value {
     }
 
     fn append_key(&self, part: &Part, key: &mut Vec<u8>) -> Result<(), MergeError> {
+        part.append(self.binary().as_deref(), key)
+    }
+
+    /// A hidden column's value in its binary format; `None` is NULL.
+    fn binary(&self) -> Option<Cow<'_, [u8]>> {
         match self {
-            Value::Kept(value) => part.append(value.as_deref(), key),
-            Value::Extreme(won) => part.append(won.as_ref().map(|(_, value)| &**value), key),
-            Value::Bigint(_) | Value::Numeric(_) | Value::Bool(_) => {
+            Value::Kept(value) => value.as_deref().map(Cow::Borrowed),
+            Value::Extreme(won) => won.as_ref().map(|(_, value)| Cow::Borrowed(&**value)),
+            Value::Bigint(sum) => sum.map(|sum| Cow::Owned(sum.to_be_bytes().to_vec())),
+            Value::Numeric(sum) => sum.as_ref().map(|sum| {
                 let mut raw = Vec::new();
-                self.show(BINARY, &mut raw);
-                // Behind the length, which tells NULL.
-                part.append(raw.get(4..).filter(|_| raw[0] != 0xff), key)
-            }
+                sum.append_binary(&mut raw);
+                Cow::Owned(raw)
+            }),
+            Value::Bool(all) => all.map(|all| Cow::Owned(vec![u8::from(all)])),
         }
     }
 

@@ -85,6 +85,26 @@ impl Encoding {
         })
     }
 
+    /// Whether its values are compared exactly with those of other such types.
+    pub fn is_exact_number(self) -> bool {
+        matches!(
+            self,
+            Encoding::Int2 | Encoding::Int4 | Encoding::Int8 | Encoding::Numeric
+        )
+    }
+
+    /// Appends a value so that exact numbers of all types compare with each other.
+    pub fn append_alike(self, value: &[u8], out: &mut Vec<u8>) -> Result<(), MergeError> {
+        let whole = match self {
+            Encoding::Int2 => i64::from(i16::from_be_bytes(fixed(value)?)),
+            Encoding::Int4 => i64::from(i32::from_be_bytes(fixed(value)?)),
+            Encoding::Int8 => i64::from_be_bytes(fixed(value)?),
+            _ => return self.append(value, out),
+        };
+        Numeric::of_integer(whole).append_key(out);
+        Ok(())
+    }
+
     /// Appends a value that is not NULL, in ascending order.
     #[inline]
     fn append(self, value: &[u8], out: &mut Vec<u8>) -> Result<(), MergeError> {

@@ -73,6 +73,7 @@ impl Numeric {
         }
         digits.reverse();
         let weight = digits.len() as i32 - 1;
+        // At most five digits, so that no cast cuts.
         Numeric::Finite(Finite::of(value < 0, weight, 0, &digits))
     }
 
@@ -88,10 +89,6 @@ impl Numeric {
             (NegativeInfinity, _) | (_, NegativeInfinity) => Ok(NegativeInfinity),
             (Finite(one), Finite(other)) => one.add(other).map(Finite),
         }
-    }
-
-    pub fn is_zero(&self) -> bool {
-        matches!(self, Numeric::Finite(finite) if finite.digits.is_empty())
     }
 
     /// As `numeric_send`.

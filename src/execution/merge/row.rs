@@ -79,14 +79,3 @@ pub fn message(columns: usize, values: &[u8], out: &mut Vec<u8>) {
     out.extend((columns as u16).to_be_bytes());
     out.extend_from_slice(values);
 }
-
-/// Appends a value with its length.
-pub fn value(value: Option<&[u8]>, out: &mut Vec<u8>) {
-    match value {
-        Some(value) => {
-            out.extend((value.len() as i32).to_be_bytes());
-            out.extend_from_slice(value);
-        }
-        None => out.extend((-1_i32).to_be_bytes()),
-    }
-}

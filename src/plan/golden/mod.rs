@@ -30,7 +30,6 @@ const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
-    Reason::RowLimit,
     Reason::CrossShardCommit,
     Reason::SettingInBatch,
     Reason::Execute,
@@ -235,8 +234,21 @@ impl Case {
             Merge::Fold(Fold::Distinct { text, order }) => {
                 format!("distinct {text:?} order {}", orders(order))
             }
-            Merge::Fold(Fold::Groups { shown, kept, order }) => {
-                format!("fold {shown:?} by {kept:?} order {}", orders(order))
+            Merge::Fold(Fold::Groups {
+                shown,
+                kept,
+                having,
+                order,
+            }) => {
+                let having: Vec<String> = having
+                    .iter()
+                    .map(|one| format!(" having [{} {:?} {}]", one.left, one.comparison, one.right))
+                    .collect();
+                format!(
+                    "fold {shown:?} by {kept:?}{} order {}",
+                    having.concat(),
+                    orders(order)
+                )
             }
         };
         for (what, count) in [("limit", scatter.limit), ("offset", scatter.offset)] {

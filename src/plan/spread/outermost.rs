@@ -19,7 +19,8 @@ use super::colocated::Anchor;
 use super::counts::CountOperand;
 use super::edit::{Edit, Piece};
 use super::scatter::{
-    Adding, Direction, Fold, Hidden, Kept, Merge, Nulls, Scatter, Shown, Side, SortKey, Text,
+    Adding, Compared, Comparison, Direction, Fold, Hidden, Kept, Merge, Nulls, Scatter, Shown,
+    Side, SortKey, Text,
 };
 
 /// What one server says of the time; others say something else in the same statement.
@@ -244,17 +245,36 @@ impl<'a> Outermost<'a> {
             while is_name && select.kind(end) == Some(Kind::Dot) && end + 1 < arguments.end {
                 end += 2;
             }
-            if is_name
-                && end - at == 3
-                && let Some(qualifier) = select.name(at)
-                && relations.iter().all(|relation| relation.alias != qualifier)
-                && select.kind(end) != Some(Kind::OpenParen)
-            {
-                return true;
+            let is_call = select.kind(end) == Some(Kind::OpenParen);
+            if let (true, false, Some(first)) = (is_name, is_call, select.name(at)) {
+                let is_inner = match end - at {
+                    1 => self.is_inner_column(at, &first),
+                    3 => relations.iter().all(|relation| relation.alias != first),
+                    _ => false,
+                };
+                if is_inner {
+                    return true;
+                }
             }
             at = end;
         }
         false
+    }
+
+    /// Whether a name without a qualifier is a column of a table in a subquery, and of none in the outermost block.
+    fn is_inner_column(&self, at: usize, name: &str) -> bool {
+        let select = self.select;
+        let names_a_type = at > 0
+            && (select.kind(at - 1) == Some(Kind::Typecast) || select.is(at - 1, "as"))
+            || matches!(select.kind(at + 1), Some(Kind::Literal(_)));
+        let blocks = &self.scope.facts.blocks;
+        let mut inner = (1..blocks.len()).flat_map(|block| {
+            (0..blocks[block].relations.len()).map(move |relation| (block, relation))
+        });
+        !names_a_type
+            && (0..blocks[0].relations.len())
+                .all(|relation| self.scope.known(0, relation).lacks(name))
+            && inner.any(|(block, relation)| self.scope.known(block, relation).has(name))
     }
 
     /// The expressions of a window's PARTITION BY.
@@ -483,6 +503,7 @@ impl<'a> Outermost<'a> {
             "rtrim",
             "normalize",
             "is_normalized",
+            "date_part",
             "xmlelement",
             "timezone",
         ];
@@ -646,14 +667,6 @@ impl<'a> Outermost<'a> {
 
     fn groups_folded(&self, groups: &[Span]) -> Option<(Merge, Hidden, Vec<Edit>)> {
         let select = self.select;
-        if let Some(having) = &select.having {
-            let calls = select.calls(&having.condition);
-            let aggregates = calls.iter().any(|call| self.aggregates(call));
-            // Over groups' keys alone it says the same of all parts of a group.
-            if groups.is_empty() || aggregates || !self.is_of_group(&having.condition, groups) {
-                return None;
-            }
-        }
         let mut appended = Appended::default();
         let mut kept = Vec::new();
         let mut places: Vec<Span> = Vec::new();
@@ -679,37 +692,134 @@ impl<'a> Outermost<'a> {
                 }
             });
         }
+        let mut parts = Parts {
+            groups,
+            appended,
+            kept,
+            places,
+        };
+        let mut edits = Vec::new();
+        let having = match &select.having {
+            Some(having) => self.having(&having.condition, &mut parts, &mut edits)?,
+            None => Vec::new(),
+        };
         let mut order = Vec::new();
         for item in &select.order_by {
             let expression = self.ordered(item)?;
-            let present = places
-                .iter()
-                .position(|place| select.same(&select.bare(place), &select.bare(&expression)));
-            let column = match present {
-                Some(column) => column,
-                None => {
-                    kept.push(match self.aggregate(&expression)? {
-                        None if self.is_of_group(&expression, groups) => Kept::First,
-                        None => return None,
-                        Some(Folding::Add(adding)) => Kept::Add(adding),
-                        Some(Folding::Extreme(side, argument)) => {
-                            Kept::Extreme(side, self.text_of(&argument))
-                        }
-                    });
-                    places.push(expression.clone());
-                    self.append(&expression, &mut appended)?
-                }
-            };
+            let column = self.kept(&expression, &mut parts)?;
             order.push(self.sort_key(item, column, &expression));
         }
-        let edits = if appended.columns > 0 {
-            vec![self.appending(appended)?]
-        } else {
-            Vec::new()
+        if parts.appended.columns > 0 {
+            edits.push(self.appending(parts.appended)?);
+        }
+        let hidden = Hidden::Columns(parts.kept.len());
+        let fold = Fold::Groups {
+            shown,
+            kept: parts.kept,
+            having,
+            order,
         };
-        let hidden = Hidden::Columns(kept.len());
-        let fold = Fold::Groups { shown, kept, order };
         Some((Merge::Fold(fold), hidden, edits))
+    }
+
+    /// The hidden column that holds an expression over groups; appends it when there is none yet.
+    fn kept(&self, expression: &Span, parts: &mut Parts<'_>) -> Option<usize> {
+        let select = self.select;
+        let present = parts
+            .places
+            .iter()
+            .position(|place| select.same(&select.bare(place), &select.bare(expression)));
+        if present.is_some() {
+            return present;
+        }
+        parts.kept.push(match self.aggregate(expression)? {
+            None if self.is_of_group(expression, parts.groups) => Kept::First,
+            None => return None,
+            Some(Folding::Add(adding)) => Kept::Add(adding),
+            Some(Folding::Extreme(side, argument)) => Kept::Extreme(side, self.text_of(&argument)),
+        });
+        parts.places.push(expression.clone());
+        self.append(expression, &mut parts.appended)
+    }
+
+    /// The conditions of HAVING that only whole groups can be judged by; the shards get `true` in their place. What goes by the groups' keys
+    /// alone stays with the shards: it is the same for all parts of a group.
+    fn having(
+        &self,
+        condition: &Span,
+        parts: &mut Parts<'_>,
+        edits: &mut Vec<Edit>,
+    ) -> Option<Vec<Compared>> {
+        let select = self.select;
+        let holds_aggregate =
+            |span: &Span| select.calls(span).iter().any(|call| self.aggregates(call));
+        let mut found = Vec::new();
+        for conjunct in self.conjuncts(condition)? {
+            if !holds_aggregate(&conjunct) {
+                if parts.groups.is_empty() || !self.is_of_group(&conjunct, parts.groups) {
+                    return None;
+                }
+                continue;
+            }
+            let bare = select.bare(&conjunct);
+            let mut operators = bare.clone().filter(|at| {
+                select.kind(*at) == Some(Kind::Operator) && select.is_outside(*at, &bare)
+            });
+            let at = operators.find(|at| comparison(select.source(*at)).is_some())?;
+            let comparison = comparison(select.source(at))?;
+            let (left, right) = (bare.start..at, at + 1..bare.end);
+            let is_aggregate = |span: &Span| matches!(self.aggregate(span), Some(Some(_)));
+            let is_sound = is_aggregate(&left) && self.is_constant(&right)
+                || self.is_constant(&left) && is_aggregate(&right);
+            if !is_sound {
+                return None;
+            }
+            let (left, right) = (self.kept(&left, parts)?, self.kept(&right, parts)?);
+            edits.push(Edit::replace(select.bytes(&conjunct), "true"));
+            found.push(Compared {
+                left,
+                comparison,
+                right,
+            });
+        }
+        Some(found)
+    }
+
+    /// The parts of a condition between ANDs; `None` where an AND may be something else.
+    fn conjuncts(&self, condition: &Span) -> Option<Vec<Span>> {
+        let select = self.select;
+        let condition = select.bare(condition);
+        let unclear = [
+            "or", "not", "between", "case", "is", "in", "like", "similar",
+        ];
+        if unclear
+            .iter()
+            .any(|word| select.find(&condition, word).is_some())
+        {
+            return None;
+        }
+        let mut conjuncts = Vec::new();
+        let mut rest = condition;
+        while let Some(at) = select.find(&rest, "and") {
+            conjuncts.push(rest.start..at);
+            rest.start = at + 1;
+        }
+        conjuncts.push(rest);
+        Some(conjuncts)
+    }
+
+    /// A number with or without a sign, a literal behind or before its type, a parameter with a cast.
+    fn is_constant(&self, span: &Span) -> bool {
+        let select = self.select;
+        let span = select.bare(span);
+        let kinds: Vec<_> = span.clone().filter_map(|at| select.kind(at)).collect();
+        match kinds[..] {
+            [Kind::Literal(_)]
+            | [Kind::Word, Kind::Literal(_)]
+            | [Kind::Literal(_) | Kind::Param, Kind::Typecast, Kind::Word] => true,
+            [Kind::Operator, Kind::Literal(_)] => select.source(span.start) == "-",
+            _ => false,
+        }
     }
 
     /// How an expression that is one aggregate adds up; `Some(None)` when it holds none, `None` when it does not add up.
@@ -768,7 +878,7 @@ impl<'a> Outermost<'a> {
         }
         let is_item = self
             .expressions()
-            .any(|(shown, _)| shown.start <= expression.start && expression.end <= shown.end);
+            .any(|(shown, _)| select.same(&select.bare(shown), &select.bare(expression)));
         let types_are_given = expression.clone().all(|at| {
             select.kind(at) != Some(Kind::Param) || select.kind(at + 1) == Some(Kind::Typecast)
         });
@@ -877,6 +987,27 @@ impl<'a> Outermost<'a> {
         }
         Edit::pieces(select.bytes(&offset.clause), pieces)
     }
+}
+
+/// The columns by which groups are folded, as they are found.
+struct Parts<'a> {
+    groups: &'a [Span],
+    appended: Appended,
+    /// Of each hidden column what becomes of it, and the expression that it is.
+    kept: Vec<Kept>,
+    places: Vec<Span>,
+}
+
+fn comparison(operator: &str) -> Option<Comparison> {
+    Some(match operator {
+        "=" => Comparison::Equal,
+        "<>" | "!=" => Comparison::NotEqual,
+        "<" => Comparison::Less,
+        "<=" => Comparison::LessOrEqual,
+        ">" => Comparison::Greater,
+        ">=" => Comparison::GreaterOrEqual,
+        _ => return None,
+    })
 }
 
 /// How one aggregate of several parts of a group is found.

@@ -90,8 +90,42 @@ pub enum Fold {
     Groups {
         shown: Vec<Shown>,
         kept: Vec<Kept>,
+        /// All of them are true of a group that is shown.
+        having: Vec<Compared>,
         order: Vec<SortKey>,
     },
+}
+
+/// A condition on a whole group; NULL on either side is not true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Places among the hidden columns.
+    pub left: usize,
+    pub comparison: Comparison,
+    pub right: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    pub fn holds(self, ordering: std::cmp::Ordering) -> bool {
+        match self {
+            Comparison::Equal => ordering.is_eq(),
+            Comparison::NotEqual => ordering.is_ne(),
+            Comparison::Less => ordering.is_lt(),
+            Comparison::LessOrEqual => ordering.is_le(),
+            Comparison::Greater => ordering.is_gt(),
+            Comparison::GreaterOrEqual => ordering.is_ge(),
+        }
+    }
 }
 
 /// What becomes of a visible column of a group's parts.
@@ -200,8 +234,13 @@ impl Scatter {
             Merge::Fold(fold) => {
                 let columns = match fold {
                     Fold::Distinct { .. } => 0,
-                    Fold::Groups { shown, kept, .. } => {
-                        size_of_val(&shown[..]) + size_of_val(&kept[..])
+                    Fold::Groups {
+                        shown,
+                        kept,
+                        having,
+                        order: _,
+                    } => {
+                        size_of_val(&shown[..]) + size_of_val(&kept[..]) + size_of_val(&having[..])
                     }
                 };
                 columns + size_of_val(fold.order())

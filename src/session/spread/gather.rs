@@ -430,8 +430,7 @@ impl Session {
 fn stop(server: &mut Server) {
     server.push(COPY_FAIL);
     server.pipeline.copy_ended();
-    let canceller = Rc::clone(&server.canceller);
-    tokio::task::spawn_local(canceller.cancel());
+    server.canceller.cancel_meanwhile();
 }
 
 impl Gathering<'_> {

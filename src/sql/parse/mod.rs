@@ -4,6 +4,8 @@
 //! without a limit. Literals enter the tree without their content, so nothing of it can leak. The tree lives and dies inside
 //! [`facts`], on a stack that is large enough for its drop.
 
+#[cfg(test)]
+mod agreement;
 mod conditions;
 mod dialect;
 mod extract;
