@@ -302,7 +302,8 @@ fn more_than_the_limits_is_an_error_that_names_the_table() {
     let sharded = start("gather_bytes", "[gather]\nmax_bytes = \"64kB\"\n");
     let mut client = sharded.client();
     for customer in 0..13 {
-        let long = format!("UPDATE orders SET note = repeat('x', 50000) WHERE customer_id = {customer}");
+        let long =
+            format!("UPDATE orders SET note = repeat('x', 50000) WHERE customer_id = {customer}");
         run(&mut client, &long);
     }
     let error = client
