@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
+use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::respond::Fault;
 use super::route::Destination;
@@ -52,6 +53,7 @@ pub struct Link {
     pins: Vec<Pin>,
     /// Whether what it is kept for may have ended.
     doubt: Doubt,
+    pub last_values: LastValues,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +148,10 @@ impl Link {
             hygiene: Hygiene::Clean,
             pins: Vec::new(),
             doubt: Doubt::None,
+            last_values: match mode {
+                PoolMode::Session => LastValues::Own,
+                PoolMode::Transaction | PoolMode::Strict => LastValues::Anybodys,
+            },
         }
     }
 
@@ -681,7 +687,12 @@ impl Session {
     /// Brings the connection to what the session has set, and begins its transaction there.
     async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         self.bring_settings(phase).await?;
+        let block = match self.transaction {
+            Transaction::Begun(_) => Block::Begun,
+            _ => Block::None,
+        };
         self.begin_there(phase).await?;
+        self.drop_last_values(phase, block);
         self.tell_reported();
         Ok(())
     }

@@ -113,6 +113,9 @@ impl Session {
                 {
                     return None;
                 }
+                if self.asks_in_vain(&planned) {
+                    return None;
+                }
                 let destination = self.destination_of_query(&planned, text).ok()??;
                 (planned, destination)
             }
@@ -138,6 +141,10 @@ impl Session {
             b'P' => self.parse(body),
             b'B' => match self.begin_bind(body) {
                 Ok(Some(binding)) => {
+                    if self.asks_in_vain(binding.planned()) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     if !self.attach_straight(binding.destination) {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;

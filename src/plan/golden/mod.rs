@@ -20,13 +20,14 @@ use super::refusal::{Reason, Refusal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 9] = [
+const SHOWN_ELSEWHERE: [Reason; 10] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
+    Reason::LastValue,
     Reason::TextSettings,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
