@@ -185,7 +185,7 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         Leaves::TemporaryTable => Some(Pin::TemporaryTable),
         Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
         Leaves::Setting => Some(Pin::SetConfig),
-        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen => None,
+        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen | Leaves::LastValue => None,
     })
 }
 

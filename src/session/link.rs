@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
+use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::respond::Fault;
 use super::route::Destination;
@@ -54,6 +55,7 @@ pub struct Link {
     doubt: Doubt,
     /// Something that may write has run in the open transaction.
     written: bool,
+    pub last_values: LastValues,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +151,10 @@ impl Link {
             pins: Vec::new(),
             doubt: Doubt::None,
             written: false,
+            last_values: match mode {
+                PoolMode::Session => LastValues::Own,
+                PoolMode::Transaction | PoolMode::Strict => LastValues::Anybodys,
+            },
         }
     }
 
@@ -725,7 +731,12 @@ impl Session {
     /// Brings the connection to what the session has set, and begins its transaction there.
     pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         self.bring_settings(phase).await?;
+        let block = match self.transaction {
+            Transaction::Begun(_) => Block::Begun,
+            _ => Block::None,
+        };
         self.begin_there(phase).await?;
+        self.drop_last_values(phase, block);
         self.tell_reported();
         Ok(())
     }

@@ -114,6 +114,9 @@ impl Session {
                     [_] if !speaks_of_prepared(&planned) && !speaks_of_channels(&planned) => {}
                     _ => return None,
                 }
+                if self.asks_in_vain(&planned) {
+                    return None;
+                }
                 let destination = self.destination_of_query(&planned, text).ok()??;
                 if destination == Destination::Several {
                     return None;
@@ -142,6 +145,10 @@ impl Session {
             b'P' => self.parse(body),
             b'B' => match self.begin_bind(body) {
                 Ok(Some(binding)) => {
+                    if self.asks_in_vain(binding.planned()) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     if !self.attach_straight(binding.destination) {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;

@@ -92,6 +92,8 @@ pub struct Database {
     search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
     pub parse_scopes: RefCell<ParseScopes>,
     paused: Cell<bool>,
+    /// A client has asked for a sequence's last value.
+    pub asks_last_values: Cell<bool>,
 }
 
 /// What a server reported to a connection of this user with these settings.
@@ -180,6 +182,7 @@ impl Worker {
             search_paths: RefCell::default(),
             parse_scopes: RefCell::default(),
             paused: Cell::new(false),
+            asks_last_values: Cell::new(false),
         });
         self.databases
             .borrow_mut()
