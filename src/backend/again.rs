@@ -2,7 +2,7 @@
 
 use super::prepared::NAME;
 use crate::wire::frame::HEADER;
-use crate::wire::message::{self, Bind, Query};
+use crate::wire::message::Bind;
 
 /// The messages one by one: type, body, whole. Ends before what is no whole message.
 fn messages(sent: &[u8]) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
@@ -15,38 +15,12 @@ fn messages(sent: &[u8]) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
     })
 }
 
-/// Where a text names the statement.
-fn place(text: &[u8], name: &[u8]) -> Option<usize> {
-    let is_name = |at: &usize| {
-        text[*at..].starts_with(name)
-            && !text
-                .get(at + name.len())
-                .is_some_and(|next| next.is_ascii_digit())
-    };
-    (0..text.len()).find(is_name)
-}
-
-/// The name of the first of our statements that the unit binds or executes.
+/// The name of the first of our statements that the unit binds.
 pub fn first_use(sent: &[u8]) -> Option<&[u8]> {
-    messages(sent).find_map(|(tag, body, _)| match tag {
-        b'B' => {
-            let name = Bind::decode(body).ok()?.statement;
-            name.starts_with(NAME.as_bytes()).then_some(name)
-        }
-        b'Q' => {
-            let text = Query::decode(body).ok()?.text;
-            let at = (0..text.len()).find(|at| text[*at..].starts_with(NAME.as_bytes()))?;
-            let digits = text[at + NAME.len()..].iter();
-            let length = NAME.len() + digits.take_while(|digit| digit.is_ascii_digit()).count();
-            Some(&text[at..at + length])
-        }
-        _ => None,
+    messages(sent).find_map(|(tag, body, _)| {
+        let name = (tag == b'B').then(|| Bind::decode(body).ok())??.statement;
+        name.starts_with(NAME.as_bytes()).then_some(name)
     })
-}
-
-/// The unit ends in a query, not in a Sync.
-pub fn is_query(sent: &[u8]) -> bool {
-    messages(sent).last().is_some_and(|(tag, ..)| tag == b'Q')
 }
 
 /// The unit from its first use of the statement, which has another name now.
@@ -59,12 +33,6 @@ pub fn renamed(sent: &[u8], name: &[u8], new: &[u8]) -> Vec<u8> {
             {
                 bind.encode_as(bind.portal, new, &mut out);
             }
-            b'Q' if let Ok(query) = Query::decode(body)
-                && let Some(at) = place(query.text, name) =>
-            {
-                let text = [&query.text[..at], new, &query.text[at + name.len()..]].concat();
-                message::encode_query(&text, &mut out);
-            }
             // In front of it stands what brought the connection to the session's settings.
             _ if out.is_empty() => {}
             _ => out.extend_from_slice(whole),
@@ -76,6 +44,7 @@ pub fn renamed(sent: &[u8], name: &[u8], new: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::message;
 
     #[test]
     fn a_unit_under_another_name() {
@@ -89,11 +58,5 @@ mod tests {
         message::encode_bind_empty(b"p", b"trunkline_7", &mut expected);
         message::encode_sync(&mut expected);
         assert_eq!(renamed(&sent, b"trunkline_1", b"trunkline_7"), expected);
-        let mut query = Vec::new();
-        message::encode_query(b"EXECUTE trunkline_1 ('trunkline_1')", &mut query);
-        assert_eq!(first_use(&query), Some(&b"trunkline_1"[..]));
-        let mut expected = Vec::new();
-        message::encode_query(b"EXECUTE trunkline_20 ('trunkline_1')", &mut expected);
-        assert_eq!(renamed(&query, b"trunkline_1", b"trunkline_20"), expected);
     }
 }

@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod connect;
 pub mod pipeline;
 pub mod pool;
+pub mod position;
 pub mod prepared;
 pub mod server;
 pub mod settings;

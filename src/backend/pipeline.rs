@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::position::Shift;
 use crate::wire::answer::TransactionStatus;
 
 /// Marks a request whose outcome the session wants to know. Chosen by the session.
@@ -46,6 +47,8 @@ enum Item {
         request: Request,
         fate: Fate,
         token: Option<Token>,
+        /// Its text is not quite what the client wrote.
+        shift: Option<Box<Shift>>,
     },
     /// An answer of our own, due when everything before it has been answered.
     Answer {
@@ -77,6 +80,13 @@ pub enum Event {
     Failed(Rest),
     /// A prepared statement no longer fits the definitions that it was parsed with; the error is told as well.
     Stale,
+    /// What a request with a token was told of a statement or portal: the bodies of ParameterDescription, if there was one, and of
+    /// RowDescription, `None` for NoData. A body that is very long is not whole.
+    Described {
+        token: Token,
+        parameters: Vec<u8>,
+        columns: Option<Vec<u8>>,
+    },
     /// The server's last words before it closes the connection: the body of its ErrorResponse.
     Fatal(Vec<u8>),
     /// ReadyForQuery arrived for a Sync, query or function call.
@@ -131,6 +141,8 @@ pub struct Pipeline {
     /// CommandComplete messages seen for the query at the head.
     ordinal: u32,
     course: Course,
+    /// The parameters of the statement that is being described, when somebody wants to know them.
+    parameters: Vec<u8>,
 }
 
 /// Whether the unit of work has failed on a stale prepared statement.
@@ -174,7 +186,22 @@ impl Pipeline {
             request,
             fate,
             token,
+            shift: None,
         });
+    }
+
+    /// How much is owed.
+    pub fn owed(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// In the texts of what was put on its way when so much was owed already, names were replaced: errors point into the client's.
+    pub fn shift(&mut self, owed: usize, by: &Shift) {
+        for item in self.queue.iter_mut().skip(owed) {
+            if let Item::Owed { shift, .. } = item {
+                *shift = Some(Box::new(by.clone()));
+            }
+        }
     }
 
     /// Notes an answer of our own that is due after all that was asked before.
@@ -233,11 +260,7 @@ impl Pipeline {
             }) => Some(*request),
             _ => None,
         };
-        let described = match owed(0) {
-            Some(Request::Query) => self.ordinal == 0,
-            Some(Request::Bind) => owed(1) == Some(Request::DescribePortal),
-            _ => false,
-        };
+        let described = owed(0) == Some(Request::Bind) && owed(1) == Some(Request::DescribePortal);
         let last = self.queue.len().saturating_sub(1);
         let one_unit = (0..last)
             .all(|place| owed(place).is_some_and(|request| !ends_in_ready(request)))
@@ -249,20 +272,21 @@ impl Pipeline {
         may
     }
 
-    /// Requests of ours go before all that is owed; the token is that of the one of this kind.
-    pub fn ask_again(&mut self, first: &[Request], told: Request, token: Token) {
-        for request in first.iter().rev() {
+    /// Requests of ours go before all that is owed.
+    pub fn ask_again(&mut self, first: &[(Request, Option<Token>)]) {
+        for (request, token) in first.iter().rev() {
             self.queue.push_front(Item::Owed {
                 request: *request,
                 fate: Fate::Swallow,
-                token: (*request == told).then_some(token),
+                token: *token,
+                shift: None,
             });
         }
     }
 
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
     pub fn inspects(tag: u8) -> bool {
-        matches!(tag, b'Z' | b'C' | b'S' | b'E')
+        matches!(tag, b'Z' | b'C' | b'S' | b'E' | b'T' | b't')
     }
 
     /// Moves on by one message if it is the client's and no more is to be said of it, which [`Pipeline::step`] would find out at
@@ -273,6 +297,7 @@ impl Pipeline {
             request,
             fate: Fate::Forward,
             token,
+            ..
         }) = self.queue.front()
         else {
             return false;
@@ -320,12 +345,13 @@ impl Pipeline {
                 request,
                 fate,
                 token,
-            }) => (*request, fate, *token),
+                shift,
+            }) => (*request, fate, *token, shift),
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
         };
-        let (request, fate, token) = head;
+        let (request, fate, token, shift) = head;
         let verdict = match fate {
             Fate::Forward => Verdict::Forward,
             Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
@@ -337,7 +363,10 @@ impl Pipeline {
             (b'E', _) => {
                 let verdict = match fate {
                     Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
-                    Fate::Forward | Fate::Swallow => Verdict::Forward,
+                    Fate::Forward | Fate::Swallow => shift
+                        .as_ref()
+                        .and_then(|shift| shift.error(body))
+                        .map_or(Verdict::Forward, |error| Verdict::Instead(error.into())),
                 };
                 self.copying = Copying::No;
                 if is_stale(body) {
@@ -392,9 +421,13 @@ impl Pipeline {
                 events.push(Event::CopyIn);
                 return Ok(verdict);
             }
-            (b't', Request::DescribeStatement) | (b'D' | b'H' | b'd' | b'c', Request::Execute) => {
+            (b't', Request::DescribeStatement) => {
+                if token.is_some() {
+                    self.parameters = body.to_vec();
+                }
                 return Ok(verdict);
             }
+            (b'D' | b'H' | b'd' | b'c', Request::Execute) => return Ok(verdict),
             (b'G', Request::Execute) => {
                 // A server that reads COPY data ignores the Syncs that were sent along with Execute.
                 self.copying = Copying::In;
@@ -415,8 +448,15 @@ impl Pipeline {
             (b'1', Request::Parse)
             | (b'2', Request::Bind)
             | (b'3', Request::Close)
-            | (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal)
             | (b'I' | b's', Request::Execute) => done(token, 0, Committed::No, events),
+            (b'T' | b'n', Request::DescribeStatement | Request::DescribePortal) => {
+                events.extend(token.map(|token| Event::Described {
+                    token,
+                    parameters: std::mem::take(&mut self.parameters),
+                    columns: (tag == b'T').then(|| body.to_vec()),
+                }));
+                done(token, 0, Committed::No, events);
+            }
             (b'C', Request::Execute) => {
                 if self.copying == Copying::In {
                     self.copying = Copying::No;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::wire::answer;
+
 /// Undoes SET SESSION CHARACTERISTICS AS TRANSACTION, which has no RESET of its own.
 const RESET_CHARACTERISTICS: &str = "RESET default_transaction_isolation;RESET default_transaction_read_only;RESET default_transaction_deferrable;";
 
@@ -177,6 +179,15 @@ impl Reported {
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Appends a ParameterStatus for what is reported here and otherwise in `known`.
+    pub fn tell(&self, known: &Reported, out: &mut Vec<u8>) {
+        for (name, value) in self.iter() {
+            if known.get(name) != Some(value) {
+                answer::parameter_status(out, name, value);
+            }
+        }
     }
 
     /// Takes over what a server reports; equal reports become one copy, so that they are the same the next time.

@@ -141,10 +141,12 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
             collation: Collation::Loose,
             residue: Default::default(),
+            details: Default::default(),
             schema: SchemaState::Unread,
         };
         let Some(schema) = schema else {
@@ -155,6 +157,14 @@ impl Catalog {
         catalog.functions = Arc::clone(&schema.functions);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
+        catalog.details = Arc::clone(&schema.details);
+        let with_key = schema
+            .relations
+            .iter()
+            .filter(|(_, definition)| !definition.primary_key.is_empty());
+        catalog.primary_keys = with_key
+            .map(|(name, definition)| (name.clone(), definition.primary_key.as_slice().into()))
+            .collect();
         let mut warnings: Vec<Warning> = configured
             .tables
             .iter()

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod build;
+pub mod details;
 mod family;
 pub mod functions;
 pub mod residue;
@@ -73,8 +74,10 @@ pub enum Collation {
 /// What an INSERT without a value for the column stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnDefault {
-    /// No default, or one that depends on nothing outside the row.
+    /// No default, or one that is the same whenever and wherever it is computed.
     Plain,
+    /// Computed from the clock, the session, chance or the like: another value on every shard.
+    Volatile,
     /// From a sequence (serial, identity, `nextval` anywhere in the default), or from a function whose body is not known to use none.
     Sequence,
     /// `GENERATED ALWAYS AS (..)`: computed from the row, never given by a statement.
@@ -122,6 +125,8 @@ pub struct Catalog {
     pub distributions: Arc<[Distribution]>,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,
+    /// The columns of tables' primary keys, in the key's order; tables without one are left out.
+    pub primary_keys: HashMap<QualifiedName, Arc<[Box<str>]>>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.
     pub opaque_functions: std::collections::HashSet<Box<str>>,
     /// Which functions are aggregates, volatile ...
@@ -130,6 +135,8 @@ pub struct Catalog {
     pub collation: Collation,
     /// What statements may leave behind in a connection.
     pub residue: Arc<residue::Residue>,
+    /// What changing statements must know besides.
+    pub details: Arc<details::Details>,
     pub schema: SchemaState,
 }
 

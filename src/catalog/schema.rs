@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, Error, Row};
 
+use super::details::{self, Details};
 use super::functions::FunctionKinds;
 use super::residue::{Residue, Routine, Runs, When};
 use super::{Collation, Column, ColumnDefault, QualifiedName};
@@ -25,6 +26,7 @@ pub struct Schema {
     /// The database's.
     pub collation: Collation,
     pub residue: Arc<Residue>,
+    pub details: Arc<Details>,
 }
 
 /// One table or view outside `pg_catalog` and `information_schema`.
@@ -158,6 +160,7 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         opaque_functions: opaque_functions(client).await?,
         functions: Arc::new(function_kinds(client).await?),
         residue: Arc::new(residue(client).await?),
+        details: Arc::new(details::read(client).await?),
     })
 }
 
@@ -270,6 +273,16 @@ async fn pairs(
 /// `nextval`, `currval`, `setval` (two) and `lastval` in an expression tree.
 const SEQUENCE_CALL: &str = ":funcid (1574|1575|1576|1765|2559) ";
 
+/// Whether an expression tree has another value at another time or in another session: its functions and operators say so, or it has nodes
+/// that do (CURRENT_TIMESTAMP and its like, conversions by way of text).
+fn is_volatile(tree: &str) -> String {
+    format!(
+        "({tree} ~ '[{{](SQLVALUEFUNCTION|NEXTVALUEEXPR|COERCEVIAIO) ' OR EXISTS (
+            SELECT FROM regexp_matches({tree}, ':(?:funcid|opfuncid) ([0-9]+)', 'g') AS called (oid)
+              JOIN pg_proc p ON p.oid = called.oid[1]::oid WHERE p.provolatile <> 'i'))"
+    )
+}
+
 /// Whether a row of `pg_collation` or `pg_database` orders texts by their bytes, of its provider and its LC_COLLATE.
 fn orders_by_bytes(provider: Option<&str>, collate: Option<&str>) -> bool {
     match provider.unwrap_or("c") {
@@ -301,13 +314,14 @@ async fn columns(
             def.adbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid
                    AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})),
-            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text
+            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}
          FROM pg_attribute a
            LEFT JOIN pg_attrdef def ON def.adrelid = a.attrelid AND def.adnum = a.attnum
            LEFT JOIN pg_collation coll ON coll.oid = a.attcollation
            JOIN (SELECT c.oid FROM {RELATIONS}) c ON c.oid = a.attrelid
          WHERE a.attnum > 0 AND NOT a.attisdropped
-         ORDER BY c.oid, a.attnum"
+         ORDER BY c.oid, a.attnum",
+        is_volatile("def.adbin::text")
     );
     let mut columns: HashMap<u32, Vec<DefinedColumn>> = HashMap::new();
     for row in client.query(&query, &[]).await? {
@@ -331,6 +345,7 @@ fn column(
     let (identity, generated, has_default): (bool, bool, bool) =
         (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
     let takes_number: Option<bool> = row.try_get(7)?;
+    let volatile: Option<bool> = row.try_get(12)?;
     let (mut type_oid, mut modifier): (u32, i32) = (row.try_get(2)?, row.try_get(3)?);
     let mut domain_default = None;
     while let Some(domain) = domains.get(&type_oid) {
@@ -342,6 +357,8 @@ fn column(
         ColumnDefault::Generated
     } else if identity || takes_number == Some(true) {
         ColumnDefault::Sequence
+    } else if volatile == Some(true) {
+        ColumnDefault::Volatile
     } else if has_default {
         ColumnDefault::Plain
     } else {
@@ -383,16 +400,20 @@ async fn domains(client: &Client) -> Result<HashMap<u32, Domain>, Error> {
         "SELECT t.oid, t.typbasetype, t.typtypmod, t.typdefault IS NOT NULL,
             t.typdefaultbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid
-                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE}))
-         FROM pg_type t WHERE t.typtype = 'd'"
+                   AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})), {}
+         FROM pg_type t WHERE t.typtype = 'd'",
+        is_volatile("t.typdefaultbin::text")
     );
     let mut domains = HashMap::new();
     for row in client.query(&query, &[]).await? {
-        let (has_default, takes_number): (bool, Option<bool>) = (row.try_get(3)?, row.try_get(4)?);
-        let default = match (has_default, takes_number) {
-            (false, _) => None,
-            (true, Some(true)) => Some(ColumnDefault::Sequence),
-            (true, _) => Some(ColumnDefault::Plain),
+        let has_default: bool = row.try_get(3)?;
+        let (takes_number, volatile): (Option<bool>, Option<bool>) =
+            (row.try_get(4)?, row.try_get(5)?);
+        let default = match (has_default, takes_number, volatile) {
+            (false, ..) => None,
+            (true, Some(true), _) => Some(ColumnDefault::Sequence),
+            (true, _, Some(true)) => Some(ColumnDefault::Volatile),
+            (true, ..) => Some(ColumnDefault::Plain),
         };
         domains.insert(
             row.try_get(0)?,

@@ -75,6 +75,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let pool = settings::pool(root.section("pool"));
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
+    let gather = settings::gather(root.section("gather"));
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -131,6 +132,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         pool,
         health,
         transactions,
+        gather,
         authentication,
         users,
         databases,

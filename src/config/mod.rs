@@ -47,6 +47,7 @@ pub struct Config {
     pub pool: Pool,
     pub health: Health,
     pub transactions: Transactions,
+    pub gather: Gather,
     pub authentication: Authentication,
     /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
@@ -263,6 +264,17 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transactions {
     pub cross_shard_commit: CrossShardCommit,
+}
+
+/// How much of tables may travel to one shard for a query. Past it the query ends in an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gather {
+    /// Rows of one query.
+    pub max_rows: usize,
+    /// Their bytes on the way.
+    pub max_bytes: ByteSize,
+    /// How long they may take, before the query itself begins.
+    pub timeout: Duration,
 }
 
 /// How a transaction that wrote on several shards commits.

@@ -1,4 +1,4 @@
-//! The sections that stand once in a file: where to listen, TLS, the log, limits, the pools' defaults, health and transactions.
+//! The sections that stand once in a file: where to listen, TLS, the log, limits, the pools' defaults, health, transactions and gathering.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::entry::{MOST_POOLED, cross_shard_commit, pool_mode};
 use super::section::{Entry, Section};
 use super::{
-    ByteSize, Certificate, CertificateDemand, ClientTls, CrossShardCommit, Health, Limits, Listen,
-    Log, LogFormat, Offer, Pool, PoolMode, ServerTls, SslMode, Transactions,
+    ByteSize, Certificate, CertificateDemand, ClientTls, CrossShardCommit, Gather, Health, Limits,
+    Listen, Log, LogFormat, Offer, Pool, PoolMode, ServerTls, SslMode, Transactions,
 };
 
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 86_400);
@@ -358,4 +358,23 @@ pub(super) fn transactions(mut section: Section<'_>) -> Transactions {
     };
     section.done();
     transactions
+}
+
+pub(super) fn gather(mut section: Section<'_>) -> Gather {
+    const MOST_ROWS: usize = 1_000_000_000_000;
+    let gather = Gather {
+        max_rows: section
+            .read("max_rows", |entry| entry.whole(1..=MOST_ROWS))
+            .unwrap_or(10_000_000),
+        max_bytes: section
+            .read("max_bytes", |entry| entry.size(64 << 10..=1 << 50))
+            .unwrap_or(ByteSize(1 << 30)),
+        timeout: section
+            .read("timeout", |entry| {
+                entry.duration(Duration::from_millis(1)..=LONGEST_TIME)
+            })
+            .unwrap_or(Duration::from_secs(300)),
+    };
+    section.done();
+    gather
 }

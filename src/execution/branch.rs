@@ -71,6 +71,11 @@ pub trait Audience {
         out: &mut Vec<u8>,
     ) -> Result<(), Failure>;
 
+    /// Whether notices of the branches are for the client.
+    fn hears_notices(&self) -> bool {
+        true
+    }
+
     /// No more is needed of any branch.
     fn is_satisfied(&self) -> bool {
         false
@@ -261,15 +266,8 @@ fn poll_attend(
     audience: &mut impl Audience,
 ) -> Poll<Result<(), Failure>> {
     loop {
-        if let Poll::Ready(Err(error)) = client.poll_flush(cx) {
+        if let Poll::Ready(Err(error)) = poll_client(cx, client, scratch) {
             return Poll::Ready(Err(Failure::Client(error)));
-        }
-        if client.inbox.len() < READ_AHEAD {
-            // A client that leaves is not worked for any longer.
-            let filled = client.poll_fill(cx, &mut scratch.borrow_mut());
-            if let Poll::Ready(Err(error)) = filled {
-                return Poll::Ready(Err(Failure::Client(error)));
-            }
         }
         if client.is_behind() && client.outbox.len() >= HIGH_WATER {
             // Still requests must leave.
@@ -306,6 +304,7 @@ fn poll_attend(
                     }
                     // What changed is found out at the end.
                     b'Z' | b'S' => {}
+                    b'N' if !audience.hears_notices() => {}
                     b'N' | b'A' => pass_on(heard.tag, body, &mut client.outbox),
                     tag => audience.hear(number, tag, body, &mut client.outbox)?,
                 }
@@ -320,6 +319,21 @@ fn poll_attend(
     }
 }
 
+/// Sends the client what waits for it, and looks whether it is still there: one that leaves is not worked for any longer.
+pub(super) fn poll_client(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    scratch: &RefCell<Box<[u8]>>,
+) -> Poll<Result<(), ClientError>> {
+    if let Poll::Ready(Err(error)) = client.poll_flush(cx) {
+        return Poll::Ready(Err(error));
+    }
+    if client.inbox.len() < READ_AHEAD {
+        return client.poll_fill(cx, &mut scratch.borrow_mut());
+    }
+    Poll::Pending
+}
+
 /// A message as it was.
 pub fn pass_on(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
@@ -328,7 +342,7 @@ pub fn pass_on(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-fn broken(number: usize, branch: &mut Branch<'_>, error: ServerError) -> Failure {
+pub(super) fn broken(number: usize, branch: &mut Branch<'_>, error: ServerError) -> Failure {
     Failure::Broken {
         branch: number,
         error,

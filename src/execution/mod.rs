@@ -1,6 +1,7 @@
 //! Running a plan: the relay between one client and one server connection, and what several servers do together.
 //!
-//! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows.
+//! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows, `gather.rs` for rows that go
+//! from some to another, `copy.rs` for rows that come from the client.
 //!
 //! This room never decides where a statement goes and never reads SQL.
 
@@ -8,5 +9,6 @@ pub mod branch;
 pub mod client;
 pub mod columns;
 pub mod copy;
+pub mod gather;
 pub mod merge;
 pub mod relay;

@@ -8,6 +8,7 @@ use crate::sql::{self, Body, Statement};
 
 use super::refusal::{Reason, Refusal};
 use super::scope::{Known, Meaning};
+use super::spread::definitions::{self, Place};
 use super::words::Concern;
 use super::{Target, data};
 
@@ -53,14 +54,15 @@ pub fn is_for_the_session(class: &Class) -> bool {
     }
 }
 
-/// Where a statement without a hint goes in a cluster of several shards. `text` is the statement's own.
+/// Where a statement without a hint goes in a cluster of several shards. `whole` is the message's text, which its range cuts.
 pub fn target(
-    text: &str,
+    whole: &str,
     statement: &Statement,
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Result<Target, Refusal> {
     let refuse = |reason, message: &str| Err(Refusal::new(reason, message));
+    let text = &whole[statement.range.clone()];
     match &statement.class {
         Class::Data | Class::Declare { .. } | Class::Prepare { .. } | Class::Explain { .. } => {
             by_body(text, statement, catalog, search_path)
@@ -82,14 +84,20 @@ pub fn target(
         Class::Lock => lock(text, catalog),
         Class::Copy(copy) => self::copy(copy, text, statement, catalog, search_path),
         Class::Ddl(Ddl::Temporary) => temporary(text, statement, catalog, search_path),
-        Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) => refuse(
-            Reason::Ddl,
-            "a definition statement has to run on every shard, and no shard is named",
-        ),
-        Class::Maintenance => refuse(
-            Reason::Maintenance,
-            "a maintenance statement works on one node, and no shard is named",
-        ),
+        Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) | Class::Maintenance => {
+            // Those of every shard are spread.
+            let several = || {
+                refuse(
+                    Reason::Ddl,
+                    "a definition statement has to run on every shard",
+                )
+            };
+            match definitions::place(whole, statement, catalog, search_path) {
+                Some(Ok(Place::One(shard))) => Ok(Target::Shard(shard)),
+                Some(Ok(Place::All(_))) | None => several(),
+                Some(Err(refusal)) => Err(refusal),
+            }
+        }
         Class::Call => refuse(
             Reason::OpaqueCode,
             "CALL may use any table, and no shard is named",

@@ -8,6 +8,7 @@ use crate::sql::{self, Body, Statement};
 use super::Effect;
 use super::functions::may_write;
 use super::scope::{Known, Meaning};
+use super::spread::definitions::is_upkeep;
 
 /// Reads only when that is proven. `text` is the whole message's.
 pub fn of(
@@ -66,6 +67,7 @@ pub fn of(
             direction: CopyDirection::ToClient,
             source: CopySource::Query(_),
         }) => of_body(statement, catalog, search_path),
+        Class::Ddl(_) | Class::Maintenance if is_upkeep(text, statement) => Effect::Reads,
         Class::TwoPhase
         // Only the session knows what it executes.
         | Class::Execute { .. }
@@ -164,6 +166,8 @@ mod tests {
             "FETCH ALL FROM c",
             "SET work_mem = '1MB'",
             "BEGIN",
+            "VACUUM",
+            "REINDEX TABLE orders",
             "PREPARE p AS DELETE FROM orders",
             "SELECT pg_advisory_xact_lock(1)",
         ] {
@@ -192,7 +196,6 @@ mod tests {
             "COPY (DELETE FROM orders RETURNING *) TO STDOUT",
             "MERGE INTO orders USING countries ON true WHEN MATCHED THEN DELETE",
             "CREATE TABLE t (a int)",
-            "VACUUM",
             "DO $$BEGIN END$$",
             "CALL f()",
             "NOTIFY a",

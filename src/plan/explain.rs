@@ -60,6 +60,8 @@ pub enum Outcome {
     Shard(String),
     /// Parameters decide it.
     AtBind(String),
+    /// On several shards: a label and its text a line.
+    Spread(String),
     Refused(Refusal),
 }
 
@@ -87,12 +89,26 @@ pub fn explain(
         .iter()
         .zip(planned.statements)
         .map(|(statement, planned)| {
+            let spread = planned
+                .spread
+                .as_ref()
+                .map(|spread| spread.describe(text, catalog));
+            let refused = planned.plan.is_err();
             let (keys, outcome) = match (&statement.class, planned.plan) {
                 // Only the session knows what it executes.
                 (Class::Execute { .. }, Ok(Plan::Relay(Target::Any))) => {
                     (Vec::new(), Outcome::Session)
                 }
                 (_, plan) => values.outcome(plan),
+            };
+            let outcome = match (outcome, spread) {
+                // What is wrong with the values is wrong on several shards, too.
+                (Outcome::Refused(refusal), Some(spread))
+                    if refused || refusal.is_of_several_shards() =>
+                {
+                    Outcome::Spread(spread)
+                }
+                (outcome, _) => outcome,
             };
             Explanation {
                 statement: text[statement.range.clone()].to_owned(),
@@ -341,6 +357,7 @@ impl fmt::Display for Explanation {
             Outcome::AtBind(parameters) => {
                 writeln!(f, "goes    to the shard that {parameters} decides")
             }
+            Outcome::Spread(lines) => writeln!(f, "{lines}"),
             Outcome::Refused(refusal) => {
                 writeln!(f, "refused {} ({})", refusal.id, refusal.sqlstate)?;
                 writeln!(f, "reason  {}", refusal.message)?;

@@ -19,8 +19,7 @@ pub fn plan(
     search_path: &SearchPath,
 ) -> Planned {
     let planned = statements.iter().map(|statement| {
-        let piece = &text[statement.range.clone()];
-        let mut plan = decide(piece, statement, catalog, search_path);
+        let mut plan = decide(text, statement, catalog, search_path);
         let spread = match &plan {
             Err(refusal) => {
                 let refusal = refusal.clone();

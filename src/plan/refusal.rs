@@ -92,8 +92,11 @@ reasons! {
         "A parameter that decides the shard has no value in the Bind message, or the Bind message is malformed.",
         "Bind a value to every parameter.";
     ReferenceWrite, "reference_write", "0A000",
-        "A statement writes to a reference table, whose copies on all shards must stay equal.",
-        "Run the same statement on each shard in turn: /* trunkline: shard=name */.";
+        "A statement writes to a reference table, whose copies on all shards must stay equal, and reads or writes other tables, or is not plain.",
+        "Write to the reference table with a statement of its own: INSERT, UPDATE or DELETE without WITH, LIMIT, and tables that are not reference tables.";
+    VolatileReferenceWrite, "volatile_reference_write", "0A000",
+        "A write to a reference table may store other values on each shard: by the clock, chance, a sequence, a trigger, or the order of rows.",
+        "Compute such values first and write them as literals or parameters, column defaults included.";
     ReferenceLock, "reference_lock", "0A000",
         "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",
         "Lock the tables with statements of their own.";
@@ -133,6 +136,15 @@ reasons! {
     NaturalJoin, "natural_join", "0A000",
         "A NATURAL JOIN with a sharded table: its condition depends on the tables' columns.",
         "Write the join with ON or USING.";
+    GatherCatalog, "gather_catalog", "0A000",
+        "A query that needs rows of several shards also asks about tables themselves: system columns, names or sizes of tables, system catalogs that list tables. It runs over temporary tables of the same names, where the answer would be another.",
+        "Ask for the rows and for the catalog with statements of their own.";
+    GatherNames, "gather_names", "0A000",
+        "A query that needs rows of several shards runs over temporary tables of the same names, and a name in it would not mean them: tables of one name in two schemas, ONLY, a schema's name that is also an alias, pg_temp in search_path.",
+        "Give tables and aliases names of their own, and leave pg_temp out of search_path.";
+    GatherReadOnly, "gather_read_only", "0A000",
+        "A query that needs rows of several shards in temporary tables also reads reference or single tables, in a transaction that only reads and sees the tables as of its beginning, or has written before.",
+        "Use a transaction that may write, or one that is READ COMMITTED from its beginning.";
     SelectInto, "select_into", "0A000",
         "SELECT INTO from sharded or reference tables would create a table on one shard.",
         "Create the table first, on the shards that need it, with hints.";
@@ -143,11 +155,14 @@ reasons! {
         "PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED without a shard.",
         "Name the shard: /* trunkline: shard=name */.";
     Ddl, "ddl", "0A000",
-        "A definition statement would have to run on every shard.",
-        "Run it on each shard in turn: /* trunkline: shard=name */.";
-    Maintenance, "maintenance", "0A000",
-        "VACUUM, ANALYZE, CLUSTER and CHECKPOINT work on one node.",
-        "Name the shard: /* trunkline: shard=name */.";
+        "A definition statement would make the configuration untrue (a table renamed, a key column changed), makes a table from rows of other shards, or concerns a server rather than the database.",
+        "Change the configuration first, write the rows with statements of their own, or run it on each shard in turn: /* trunkline: shard=name */.";
+    UniqueWithoutKey, "unique_without_key", "0A000",
+        "A primary key, unique or exclusion constraint, or unique index of a sharded table does not contain all key columns: a shard cannot see the rows of others.",
+        "Add the key columns to it.";
+    ForeignKeyApart, "foreign_key_apart", "0A000",
+        "A foreign key refers to rows that may be on another shard: of another distribution, of a single table, or without the shard keys of both tables.",
+        "Let the foreign key contain the shard key of both tables, refer to a reference table, or leave it out.";
     Lock, "lock", "0A000",
         "LOCK TABLE of a table that lives on several shards.",
         "Name the shard: /* trunkline: shard=name */.";

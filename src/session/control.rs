@@ -345,7 +345,15 @@ impl Session {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        let judged = link.try_out(&trial, &self.worker).await;
+        let mut judged = link.try_out(&trial, &self.worker).await;
+        if judged.is_ok() {
+            self.reported_before.get_or_insert(self.reported.clone());
+            self.tell_reported();
+        }
+        if let Some(link) = &mut self.link {
+            let rolled_back = link.roll_back(&self.worker).await;
+            judged = judged.and(rolled_back);
+        }
         self.detach(std::time::Instant::now());
         judged
     }

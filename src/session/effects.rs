@@ -10,7 +10,7 @@ use super::pin::Pin;
 use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
-use super::transaction::Prologue;
+use super::transaction::{Opener, Prologue};
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
@@ -48,10 +48,29 @@ pub enum Effect {
     ShardSet(ShardSetting),
     /// A Parse of ours.
     Injected(Rc<Statement>),
+    /// Somebody asked what the statement takes and returns.
+    Looked {
+        statement: Rc<Statement>,
+        looking: Looking,
+    },
+    /// The client is told that this statement is what it has instead of the other, whose result is no longer what it was.
+    Renewed {
+        stale: Rc<Statement>,
+        renewed: Rc<Statement>,
+    },
     /// A Close of ours, to make room for another: its weight.
     Evicted(StatementId, usize),
     /// The statements of a simple query, or the one of an Execute.
     Statements(Rc<Planned>, Vec<Change>),
+}
+
+/// Why a server is asked what a statement takes and returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looking {
+    /// It has just been parsed there; by the client, when there is a name of the client's.
+    Parsed(Option<Box<[u8]>>),
+    /// The session waits for the answer.
+    Waited,
 }
 
 /// What one statement of a message changes in the session's prepared statements when it is done.
@@ -302,6 +321,11 @@ impl Session {
                 statement.accepted.set(true);
                 *effect = Effect::Settled;
             }
+            Effect::Renewed { stale, renewed } => {
+                let (stale, renewed) = (Rc::clone(stale), Rc::clone(renewed));
+                *effect = Effect::Settled;
+                self.renew(&stale, &renewed);
+            }
             other => *other = Effect::Settled,
         }
     }
@@ -374,7 +398,10 @@ impl Session {
                     link.now_has(id, weight);
                 }
             }
-            Effect::Statements(..) | Effect::Settled => {}
+            Effect::Looked { .. }
+            | Effect::Renewed { .. }
+            | Effect::Statements(..)
+            | Effect::Settled => {}
         }
     }
 
@@ -616,10 +643,13 @@ impl Session {
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = super::Transaction::Idle;
         self.opened = None;
+        self.opener = Opener::Client;
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
+        self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();
+        self.untold = None;
         self.batch.close_portals();
         self.shard_setting.transaction_ended(kept);
         self.channels_ended(kept);
@@ -658,6 +688,10 @@ impl Session {
     pub(super) fn begun_ended(&mut self, committed: Committed) {
         self.outcome = Some(committed);
         self.failed = false;
+        if let (Some(before), Committed::No) = (self.reported_before.take(), committed) {
+            before.tell(&self.reported, &mut self.client.outbox);
+            self.reported = before;
+        }
         self.transaction_ended();
     }
 
@@ -676,13 +710,13 @@ impl Session {
         let sent = if known { Sent::No } else { Sent::Yes };
         let token = self.remember(Effect::Parsed {
             statement: Rc::clone(&statement),
-            name,
+            name: name.clone(),
             before,
             sent,
         });
         match sent {
             Sent::No if judged => {
-                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token)
+                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token);
             }
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
@@ -691,7 +725,12 @@ impl Session {
                     link.answer_for(bytes, token);
                 }
             }
-            Sent::Yes => self.push_parse(&statement, naming, Fate::Forward, token),
+            Sent::Yes => {
+                self.push_parse(&statement, naming, Fate::Forward, token);
+                if naming == Naming::Named {
+                    self.look(&statement, naming, Looking::Parsed(name));
+                }
+            }
         }
     }
 
@@ -704,8 +743,16 @@ impl Session {
         {
             return;
         }
+        self.inject(statement, naming, Looking::Parsed(None));
+    }
+
+    /// Prepares a statement on the current connection; the client is not told.
+    pub(super) fn inject(&mut self, statement: &Rc<Statement>, naming: Naming, looking: Looking) {
         let token = self.remember(Effect::Injected(Rc::clone(statement)));
         self.push_parse(statement, naming, Fate::Swallow, token);
+        if naming == Naming::Named || looking == Looking::Waited {
+            self.look(statement, naming, looking);
+        }
     }
 
     fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: Fate, token: Token) {
@@ -731,7 +778,7 @@ impl Session {
         for (id, weight) in evicted {
             let token = self.remember(Effect::Evicted(id, weight));
             if let Some(link) = &mut self.link {
-                link.close_statement(id, token);
+                link.close_evicted(id, token);
             }
         }
     }

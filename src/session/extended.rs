@@ -8,21 +8,24 @@ use std::rc::Rc;
 
 use super::Session;
 use super::control::{Control, is_ours};
-use super::effects::{Effect, Parsing};
+use super::effects::{Effect, Looking, Parsing};
 use super::link::{Link, Naming, Phase};
+use super::prepared::Untold;
 use super::respond::{End, Fault};
 use super::route::{ChosenBy, Destination};
+use super::shape::Difference;
 use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
-use super::transaction::Transaction;
-use crate::backend::pipeline::{Fate, Request};
+use super::transaction::{Opener, Transaction};
+use crate::backend::pipeline::{Fate, Request, Token};
+use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, ConfigValue, CopyDirection};
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
-use crate::wire::message::{self, Bind, Close, Describe, Execute, Parse, Target};
+use crate::wire::message::{Bind, Close, Describe, Execute, Parse, Target};
 
 /// The messages since the last Sync, as far as no server has them.
 #[derive(Default)]
@@ -131,6 +134,14 @@ impl Batch {
     }
 }
 
+/// A portal on the current connection whose execution changes the session.
+pub struct Portal {
+    name: Box<[u8]>,
+    planned: Rc<Planned>,
+    /// It was bound to a text in which a name was replaced.
+    shift: Option<Shift>,
+}
+
 /// A Bind whose destination is known.
 pub struct Binding<'a> {
     bind: Bind<'a>,
@@ -209,7 +220,10 @@ impl Session {
                 .as_ref()
                 .filter(|statement| statement.is_same(&parse, &self.scope));
             let statement = match same {
-                Some(same) => Rc::clone(same),
+                Some(same) => {
+                    same.forget_shape();
+                    Rc::clone(same)
+                }
                 None => self.worker.statements.borrow_mut().own(&parse, &meaning),
             };
             (statement, Naming::Unnamed, None::<Box<[u8]>>)
@@ -354,8 +368,9 @@ impl Session {
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
-        if let Some(binding) = self.begin_bind(body)? {
+        if let Some(mut binding) = self.begin_bind(body)? {
             self.attach(binding.destination, Phase::Working).await?;
+            self.hold_for(&mut binding).await?;
             self.finish_bind(&binding);
         }
         Ok(())
@@ -372,6 +387,7 @@ impl Session {
             return Err(Fault::aborted());
         }
         self.batch.close_portal(bind.portal);
+        self.untold.take_if(|untold| *untold.portal == *bind.portal);
         if self.answers(class_of(&statement, &plan.planned)) {
             let own = OwnPortal::Control(statement);
             self.batch.portals.push((Box::from(bind.portal), own));
@@ -428,28 +444,65 @@ impl Session {
             ..
         } = binding;
         let renamed = self.as_servers_know(statement, planned);
-        let (statement, naming) = match &renamed {
-            Some(renamed) => (renamed, &Naming::Unnamed),
-            None => (statement, naming),
+        let (statement, naming, shift) = match &renamed {
+            Some((renamed, shift)) => (renamed, &Naming::Unnamed, Some(shift)),
+            None => (statement, naming, None),
         };
         self.ensure_parsed(statement, *naming);
         match with_value(planned, bind, &statement.types) {
-            Some(known) => self.note_portal(bind.portal, &Rc::new(known)),
-            None => self.note_portal(bind.portal, planned),
+            Some(known) => self.note_portal(bind.portal, &Rc::new(known), None),
+            None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
         let writes = planned.writes();
         if let Some(link) = &mut self.link {
             if writes {
                 link.writes();
             }
-            let name: &[u8] = match naming {
-                Naming::Named => &statement.server_name,
-                Naming::Unnamed => b"",
-            };
+            let name = naming.of(statement);
             bind.encode_as(bind.portal, name, link.server().outbox());
             link.server()
                 .pipeline
                 .expect(Request::Bind, Fate::Forward, None);
+        }
+    }
+
+    /// Whether what a Bind needs must be looked at first, which takes a while.
+    pub(super) fn must_wait_for(&mut self, binding: &Binding<'_>) -> bool {
+        match self.executed_by(&binding.planned) {
+            Some(executed) => self.must_look(&executed, Naming::Named),
+            None => self.must_look(&binding.statement, binding.naming),
+        }
+    }
+
+    /// Makes sure of what a Bind needs. A client that does not know the result as it is now must be told before it gets rows.
+    async fn hold_for(&mut self, binding: &mut Binding<'_>) -> Result<(), Fault> {
+        if let Some(executed) = self.executed_by(&binding.planned) {
+            return match self.hold(&executed, Naming::Named).await? {
+                Difference::None => Ok(()),
+                _ => Err(Fault::StalePlan),
+            };
+        }
+        match self.hold(&binding.statement, binding.naming).await? {
+            Difference::None => Ok(()),
+            // The values are of the types that the client was told.
+            Difference::Parameters => Err(Fault::StalePlan),
+            Difference::Result => {
+                let renewed = self.renewed(&binding.statement);
+                self.untold = Some(Untold {
+                    portal: Box::from(binding.bind.portal),
+                    stale: std::mem::replace(&mut binding.statement, Rc::clone(&renewed)),
+                    renewed,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// What an EXECUTE executes.
+    fn executed_by(&self, planned: &Planned) -> Option<Rc<Statement>> {
+        match &planned.statements.first()?.class {
+            Class::Execute { name, .. } => self.executed_at(0, name),
+            _ => None,
         }
     }
 
@@ -458,14 +511,16 @@ impl Session {
         &mut self,
         statement: &Statement,
         planned: &Planned,
-    ) -> Option<Rc<Statement>> {
+    ) -> Option<(Rc<Statement>, Shift)> {
         let Class::Execute { name, .. } = &planned.statements.first()?.class else {
             return None;
         };
         let executed = self.executed_at(0, name)?;
         self.ensure_parsed(&executed, Naming::Named);
         let mut statements = self.worker.statements.borrow_mut();
-        Some(statements.renamed(statement, &name.range, &executed.server_name))
+        let renamed = statements.renamed(statement, &name.range, &executed.server_name);
+        let replaced = [(name.range.clone(), executed.server_name.len())];
+        Some((renamed, Shift::new(statement.text(), 0, replaced)))
     }
 
     /// Nobody executes another client's statement by the name that servers know.
@@ -483,16 +538,20 @@ impl Session {
     }
 
     /// Remembers a portal whose execution changes the session.
-    fn note_portal(&mut self, portal: &[u8], planned: &Rc<Planned>) {
+    fn note_portal(&mut self, portal: &[u8], planned: &Rc<Planned>, shift: Option<Shift>) {
         if !self.portals.is_empty() {
-            self.portals.retain(|(name, _)| **name != *portal);
+            self.portals.retain(|known| *known.name != *portal);
         }
         let plain = planned
             .statements
             .iter()
             .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
         if !plain {
-            self.portals.push((Box::from(portal), Rc::clone(planned)));
+            self.portals.push(Portal {
+                name: Box::from(portal),
+                planned: Rc::clone(planned),
+                shift,
+            });
         }
     }
 
@@ -511,7 +570,7 @@ impl Session {
                     return Ok(());
                 }
                 self.attach(Destination::Any, Phase::Working).await?;
-                self.describe_portal(frame);
+                self.describe_portal(describe.name, frame);
             }
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
@@ -530,33 +589,62 @@ impl Session {
                 let destination = self.describing(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
                 self.check_executed(&plan.planned)?;
-                let (statement, naming) = match self.as_servers_know(&statement, &plan.planned) {
-                    Some(renamed) => (renamed, Naming::Unnamed),
-                    None => (statement, naming),
+                if let Some(executed) = self.executed_by(&plan.planned)
+                    && self.hold(&executed, Naming::Named).await? != Difference::None
+                {
+                    return Err(Fault::StalePlan);
+                }
+                let renamed = self.as_servers_know(&statement, &plan.planned);
+                let (statement, naming, token) = match renamed {
+                    Some((renamed, _)) => (renamed, Naming::Unnamed, None),
+                    None => self.hold_to_describe(statement, naming).await?,
                 };
                 self.ensure_parsed(&statement, naming);
                 if let Some(link) = &mut self.link {
-                    let name: &[u8] = match naming {
-                        Naming::Named => &statement.server_name,
-                        Naming::Unnamed => b"",
-                    };
-                    message::Describe {
-                        target: Target::Statement,
-                        name,
-                    }
-                    .encode(link.server().outbox());
-                    link.server()
-                        .pipeline
-                        .expect(Request::DescribeStatement, Fate::Forward, None);
+                    link.describe(&statement, naming, Fate::Forward, token);
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn describe_portal(&mut self, frame: &[u8]) {
+    /// What is described to the client, and what is to be remembered of it.
+    async fn hold_to_describe(
+        &mut self,
+        statement: Rc<Statement>,
+        naming: Naming,
+    ) -> Result<(Rc<Statement>, Naming, Option<Token>), Fault> {
+        if self.hold(&statement, naming).await? != Difference::None {
+            let renewed = self.renewed(&statement);
+            let effect = Effect::Renewed {
+                stale: statement,
+                renewed: Rc::clone(&renewed),
+            };
+            // Named or not, that it is described is seen by its own token.
+            self.ensure_parsed(&renewed, naming);
+            return Ok((renewed, naming, Some(self.remember(effect))));
+        }
+        // What a named one returns was asked when it was parsed.
+        let to_remember = naming == Naming::Unnamed && !statement.has_shape();
+        let token = (to_remember && statement.is_watched()).then(|| {
+            self.remember(Effect::Looked {
+                statement: Rc::clone(&statement),
+                looking: Looking::Parsed(None),
+            })
+        });
+        Ok((statement, naming, token))
+    }
+
+    pub(super) fn describe_portal(&mut self, name: &[u8], frame: &[u8]) {
+        let told = self.untold.take_if(|untold| *untold.portal == *name);
+        let token = told.map(|told| {
+            self.remember(Effect::Renewed {
+                stale: told.stale,
+                renewed: told.renewed,
+            })
+        });
         if let Some(link) = &mut self.link {
-            link.send(frame, Request::DescribePortal, None);
+            link.send(frame, Request::DescribePortal, token);
         }
     }
 
@@ -603,17 +691,26 @@ impl Session {
             return Err(Fault::no_portal(execute.portal));
         }
         self.attach(Destination::Any, Phase::Working).await?;
-        self.execute_portal(&execute, frame);
-        Ok(())
+        self.execute_portal(&execute, frame)
     }
 
     /// Sends an Execute on the current connection.
-    pub(super) fn execute_portal(&mut self, execute: &Execute<'_>, frame: &[u8]) {
-        let planned = self
+    pub(super) fn execute_portal(
+        &mut self,
+        execute: &Execute<'_>,
+        frame: &[u8],
+    ) -> Result<(), Fault> {
+        if let Some(untold) = &self.untold
+            && *untold.portal == *execute.portal
+        {
+            return Err(Fault::StalePlan);
+        }
+        let portal = self
             .portals
             .iter()
-            .find(|(name, _)| **name == *execute.portal)
-            .map(|(_, planned)| Rc::clone(planned));
+            .find(|known| *known.name == *execute.portal);
+        let planned = portal.map(|portal| Rc::clone(&portal.planned));
+        let shift = portal.and_then(|portal| portal.shift.clone());
         let copies = planned
             .as_ref()
             .and_then(|planned| planned.statements.first())
@@ -627,11 +724,15 @@ impl Session {
         }
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
-            link.send(frame, Request::Execute, token);
+            match shift {
+                Some(shift) => link.send_shifted(frame, Request::Execute, token, &shift),
+                None => link.send(frame, Request::Execute, token),
+            }
             if copies {
                 link.expect_copy();
             }
         }
+        Ok(())
     }
 
     async fn execute_own(&mut self, statement: &Rc<Statement>) -> Result<(), Fault> {
@@ -728,6 +829,9 @@ impl Session {
     async fn sync(&mut self) -> Result<(), Fault> {
         if self.batch.reading == Reading::On {
             self.check_held().await?;
+        }
+        if self.opener == Opener::Unit {
+            self.end_unit_block().await?;
         }
         self.end_of_batch();
         Ok(())

@@ -15,6 +15,7 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
+use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
 use crate::backend::settings::Settings;
@@ -121,6 +122,14 @@ fn encode_prepare(text: &[u8], out: &mut Vec<u8>) {
     close(message::Target::Statement, out);
 }
 
+fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
+    message::Describe {
+        target: message::Target::Statement,
+        name: naming.of(statement),
+    }
+    .encode(out);
+}
+
 impl Keep {
     fn of(mode: PoolMode) -> Keep {
         match mode {
@@ -224,6 +233,19 @@ impl Link {
     pub fn send(&mut self, frame: &[u8], request: Request, token: Option<Token>) {
         self.lent.push(frame);
         self.lent.pipeline.expect(request, Fate::Forward, token);
+    }
+
+    /// Likewise a message of a text in which names were replaced.
+    pub fn send_shifted(
+        &mut self,
+        frame: &[u8],
+        request: Request,
+        token: Option<Token>,
+        by: &Shift,
+    ) {
+        let owed = self.lent.pipeline.owed();
+        self.send(frame, request, token);
+        self.lent.pipeline.shift(owed, by);
     }
 
     pub fn answer(&mut self, bytes: Vec<u8>) {
@@ -348,6 +370,14 @@ impl Link {
         self.lent.pipeline.expect(Request::Parse, fate, Some(token));
     }
 
+    /// Makes the unit of work that is open here a transaction block.
+    pub fn begin_block(&mut self) {
+        encode_prepare(b"BEGIN", self.lent.outbox());
+        for request in PREPARE_UNSEEN {
+            self.lent.pipeline.expect(request, Fate::Swallow, None);
+        }
+    }
+
     fn prepare(&mut self, text: &[u8], token: Token) {
         encode_prepare(text, self.lent.outbox());
         for request in PREPARE_UNSEEN {
@@ -356,8 +386,27 @@ impl Link {
         }
     }
 
-    /// Closes a stale statement and prepares it anew, ahead of what is owed already.
-    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token) {
+    /// Asks what a statement takes and returns, for the session or for the client.
+    pub fn describe(
+        &mut self,
+        statement: &Statement,
+        naming: Naming,
+        fate: Fate,
+        token: Option<Token>,
+    ) {
+        encode_describe(statement, naming, self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::DescribeStatement, fate, token);
+    }
+
+    /// Has the server answer what it was asked so far.
+    pub fn flush(&mut self) {
+        message::encode_flush(self.lent.outbox());
+    }
+
+    /// Closes a stale statement and prepares it anew, ahead of what is owed already; the tokens are of that and of its description.
+    pub fn ask_again(&mut self, stale: &Statement, renewed: &Statement, token: Token, look: Token) {
         self.forget(stale.id);
         self.now_has(renewed.id, renewed.weight());
         let out = self.lent.outbox();
@@ -366,18 +415,23 @@ impl Link {
             name: &stale.server_name,
         }
         .encode(out);
+        let mut anew = vec![(Request::Close, None)];
         match &renewed.source {
             Source::Parse { after_name, .. } => {
                 message::encode_parse(&renewed.server_name, after_name, out);
-                let anew = [Request::Close, Request::Parse];
-                self.lent.pipeline.ask_again(&anew, Request::Parse, token);
+                anew.push((Request::Parse, Some(token)));
             }
             Source::Prepare { text, .. } => {
                 encode_prepare(text, out);
-                let anew = [&[Request::Close], &PREPARE_UNSEEN[..]].concat();
-                self.lent.pipeline.ask_again(&anew, Request::Execute, token);
+                anew.extend(
+                    PREPARE_UNSEEN
+                        .map(|request| (request, (request == Request::Execute).then_some(token))),
+                );
             }
         }
+        encode_describe(renewed, Naming::Named, out);
+        anew.push((Request::DescribeStatement, Some(look)));
+        self.lent.pipeline.ask_again(&anew);
     }
 
     /// Counts a statement as prepared here; those that must be closed for it.
@@ -393,7 +447,7 @@ impl Link {
     }
 
     /// Sends a Close that the client does not know of.
-    pub fn close_statement(&mut self, id: StatementId, token: Token) {
+    pub fn close_evicted(&mut self, id: StatementId, token: Token) {
         let name = id.server_name();
         message::Close {
             target: message::Target::Statement,
@@ -403,6 +457,18 @@ impl Link {
         self.lent
             .pipeline
             .expect(Request::Close, Fate::Swallow, Some(token));
+    }
+
+    /// Sends a Close of what may be there under a statement's name.
+    pub fn close_statement(&mut self, statement: &Statement) {
+        message::Close {
+            target: message::Target::Statement,
+            name: &statement.server_name,
+        }
+        .encode(self.lent.outbox());
+        self.lent
+            .pipeline
+            .expect(Request::Close, Fate::Swallow, None);
     }
 
     /// The server did not prepare it after all.
@@ -432,13 +498,16 @@ impl Link {
         self.doubt = Doubt::None;
     }
 
-    /// Lets the server judge statements that begin a transaction, and rolls it back.
+    /// Lets the server judge statements that begin a transaction, which is to be rolled back.
     pub async fn try_out(&mut self, trial: &str, worker: &Rc<Worker>) -> Result<(), Fault> {
-        let judged = run(&mut self.lent, trial, worker).await;
-        if self.lent.status != TransactionStatus::Idle {
-            run(&mut self.lent, "ROLLBACK", worker).await?;
+        run(&mut self.lent, trial, worker).await
+    }
+
+    pub async fn roll_back(&mut self, worker: &Rc<Worker>) -> Result<(), Fault> {
+        if self.lent.status == TransactionStatus::Idle {
+            return Ok(());
         }
-        judged
+        run(&mut self.lent, "ROLLBACK", worker).await
     }
 
     /// Gives the connection back to its pool; when a cancel request is on its way to it, after that has come to rest.
@@ -516,6 +585,16 @@ pub enum Naming {
     Unnamed,
 }
 
+impl Naming {
+    /// What servers know the statement by.
+    pub fn of(self, statement: &Statement) -> &[u8] {
+        match self {
+            Naming::Named => &statement.server_name,
+            Naming::Unnamed => b"",
+        }
+    }
+}
+
 impl Session {
     /// Makes sure that a connection to the destination works for this session.
     pub(super) async fn attach(
@@ -583,7 +662,7 @@ impl Session {
         Ok(Link::new(lent, phase, self.mode))
     }
 
-    async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
+    pub(super) async fn checkout(&mut self, shard: ShardId) -> Result<Lent, Fault> {
         let pool = self.pool(shard)?;
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);
@@ -633,6 +712,13 @@ impl Session {
 
     /// Brings the connection to what the session has set, and begins its transaction there.
     pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
+        self.bring_settings(phase).await?;
+        self.begin_there(phase).await?;
+        self.tell_reported();
+        Ok(())
+    }
+
+    async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -651,12 +737,34 @@ impl Session {
             }
             server.settings = wanted.clone();
         }
-        self.tell_reported();
+        server.shown = Shown::Own;
+        Ok(())
+    }
+
+    /// Tells the client what the current connection reports otherwise than the client knows.
+    pub(super) fn tell_reported(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let reported = &mut link.lent.reported;
+        if !reported.is_same(&self.reported) {
+            reported.tell(&self.reported, &mut self.client.outbox);
+            self.reported.adopt(reported);
+        }
+    }
+
+    /// What the current connection has reported meanwhile was passed on.
+    pub(super) fn note_reported(&mut self) {
+        if let Some(link) = &mut self.link
+            && !link.lent.reported.is_same(&self.reported)
+        {
+            self.reported.adopt(&mut link.lent.reported);
+        }
+    }
+
+    async fn begin_there(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
         let server = &mut link.lent;
-        server.shown = Shown::Own;
         let prologue = match (&self.transaction, phase) {
             (Transaction::Idle, _) | (Transaction::Open, Phase::Metadata) => return Ok(()),
             // It joins the others of the transaction.

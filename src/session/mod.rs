@@ -23,6 +23,7 @@ pub mod report;
 pub mod respond;
 mod route;
 mod search_path;
+mod shape;
 pub mod shared;
 mod simple;
 mod spread;
@@ -48,7 +49,6 @@ use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
-use crate::plan::Planned;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
@@ -56,17 +56,18 @@ use crate::wire::answer::TransactionStatus;
 use card::{Card, State};
 use channels::Channels;
 use effects::Effect;
-use extended::Batch;
+use extended::{Batch, Portal};
 use link::Link;
 use parse_scope::ParseScope;
-use prepared::Behind;
+use prepared::{Behind, Untold};
 use respond::{End, Fault};
 use route::ShardSetting;
+use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
 use statement::Statement;
 use straight::Decided;
-use transaction::{Prologue, Transaction};
+use transaction::{Opener, Prologue, Transaction};
 use worker::{Database, Presence, Worker, add};
 
 /// Bytes on their way to a server above which no more are taken from the client.
@@ -94,6 +95,7 @@ pub struct Session {
     party: Vec<Link>,
     /// A COPY FROM STDIN whose rows go to several shards.
     copy_in: Option<Box<SplitCopy>>,
+    opener: Opener,
     /// What a connection that joins the open transaction is told first; `None`: it is not known, so none can.
     opened: Option<Box<Prologue>>,
     /// Pools by shard, as far as they were used.
@@ -126,11 +128,17 @@ pub struct Session {
     scope: Rc<ParseScope>,
     /// What this client has been told by ParameterStatus.
     reported: Reported,
+    /// Likewise, before it set something in a transaction that no server knows of.
+    reported_before: Option<Reported>,
     shard_setting: ShardSetting,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
+    /// In what the statement that the session waits for differs from what the client was told.
+    looked: Option<Difference>,
+    /// A portal whose rows have another shape than the client knows.
+    untold: Option<Untold>,
     /// What one server connection may hold.
     room: Room,
     unnamed: Option<Rc<Statement>>,
@@ -145,7 +153,7 @@ pub struct Session {
     /// Told when the definitions that this session has changed are known here.
     catalog_follows: Option<oneshot::Receiver<()>>,
     /// Portals whose execution changes the session.
-    portals: Vec<(Box<[u8]>, Rc<Planned>)>,
+    portals: Vec<Portal>,
     /// The `search_path` of a fresh connection of this user.
     server_search_path: Option<Box<str>>,
     /// SET LOCAL, as far as it bears on the meaning of statements; an empty value is the default.
@@ -294,6 +302,11 @@ impl Session {
                     committed,
                 } => self.done(token, ordinal, committed),
                 Event::Dropped(token, reached) => self.dropped(token, reached),
+                Event::Described {
+                    token,
+                    parameters,
+                    columns,
+                } => self.described(token, &parameters, columns.as_deref()),
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
@@ -369,6 +382,7 @@ impl Session {
         if between_statements {
             self.effects.clear();
             if status == TransactionStatus::Idle {
+                self.note_reported();
                 self.detach(now);
             } else {
                 self.card.enter(State::IdleInTransaction, now);

@@ -4,6 +4,7 @@
 //! client's transaction. BEGIN, what was set, and savepoints reach a connection when it joins (`Session::opened`). From the second
 //! connection on, the session answers COMMIT, ROLLBACK, savepoints and SET itself, because all connections have to do them.
 
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Session;
@@ -11,10 +12,10 @@ use super::control::Control;
 use super::link::{FAIL, Link, Phase, run};
 use super::respond::Fault;
 use super::route::Destination;
-use super::transaction::{Prologue, Transaction};
+use super::transaction::{Opener, Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
 use crate::config::CrossShardCommit;
-use crate::execution::relay::{Broken, Reading};
+use crate::execution::relay::{Broken, Reading, Turn};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
@@ -26,6 +27,7 @@ const REST: Duration = Duration::from_secs(5);
 impl Session {
     /// The connection that works now makes room for one to another shard, and stays in the transaction.
     pub(super) async fn step_aside(&mut self, destination: Destination) -> Result<(), Fault> {
+        self.open_unit_block();
         if self.transaction != Transaction::Open || self.opened.is_none() {
             return Err(self.second_shard(destination));
         }
@@ -33,6 +35,42 @@ impl Session {
         if let Some(link) = self.link.take() {
             self.card.set_running(None);
             self.party.push(link);
+        }
+        Ok(())
+    }
+
+    /// A unit of work of the extended protocol is one transaction, so when it comes to need another shard it becomes a block.
+    pub(super) fn open_unit_block(&mut self) {
+        if self.transaction != Transaction::Idle {
+            return;
+        }
+        match &mut self.link {
+            Some(link) if link.is_in_unit() => {
+                link.begin_block();
+                self.transaction = Transaction::Open;
+                self.opened = Some(Box::new(Prologue::new("BEGIN")));
+            }
+            Some(_) => return,
+            None => self.transaction = Transaction::Begun(Prologue::new("BEGIN")),
+        }
+        self.opener = Opener::Unit;
+    }
+
+    /// Ends the block of a unit of work: its Sync has come, or what ends it in its place.
+    pub(super) async fn end_unit_block(&mut self) -> Result<(), Fault> {
+        let rests = self.rest().await;
+        let wanted = if self.batch.is_skipping() || rests.is_err() {
+            Committed::No
+        } else {
+            Committed::Yes
+        };
+        self.opener = Opener::Client;
+        if self.transaction == Transaction::Open {
+            let mut unsaid = Vec::new();
+            return self.end_party(wanted, Chain::No, &mut unsaid).await;
+        }
+        if self.transaction != Transaction::Idle {
+            self.begun_ended(wanted);
         }
         Ok(())
     }
@@ -46,7 +84,16 @@ impl Session {
             link.sync(Fate::Swallow);
         }
         while self.link.as_ref().is_some_and(|link| !link.is_settled()) {
-            match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
+            let turn = std::future::poll_fn(|cx| {
+                let turn = self.poll_relay(cx, Reading::Enough);
+                // An answer of our own that is due makes no event.
+                let rests = self.link.as_ref().is_none_or(Link::is_settled);
+                match turn {
+                    Poll::Pending if rests => Poll::Ready(Ok(Turn::Server)),
+                    turn => turn,
+                }
+            });
+            match turn.await {
                 Ok(_) => {}
                 // The next step of the session finds it gone.
                 Err(Broken::Server(_) | Broken::Kept(_) | Broken::Client(_)) => {
@@ -316,7 +363,7 @@ impl Session {
     }
 
     /// Whether shards may commit one after the other, each on its own.
-    fn commits_apart(&self) -> bool {
+    pub(super) fn commits_apart(&self) -> bool {
         self.database.catalog().cross_shard_commit == CrossShardCommit::BestEffort
     }
 
@@ -355,20 +402,5 @@ impl Session {
                 let _ = run(link.server(), "ROLLBACK", &worker).await;
             }
         }
-    }
-
-    /// What servers have reported since the client was told last.
-    pub(super) fn tell_reported(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let server = link.server();
-        if server.reported.is_same(&self.reported) {
-            return;
-        }
-        for (name, value) in server.reported.iter() {
-            if self.reported.get(name) != Some(value) {
-                answer::parameter_status(&mut self.client.outbox, name, value);
-            }
-        }
-        self.reported.adopt(&mut server.reported);
     }
 }

@@ -8,15 +8,18 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Session;
-use super::effects::{Change, Effect, Sent, left_behind};
-use super::link::{Naming, Phase};
+use super::effects::{Change, Effect, Looking, Sent, left_behind};
+use super::link::{Link, Naming, Phase};
 use super::respond::Fault;
 use super::route::Destination;
-use super::statement::{Prepare, Statement, StatementPlan};
+use super::shape::{Difference, Shape};
+use super::statement::{Meaning, Prepare, Statement, StatementPlan};
 use crate::backend::again;
-use crate::backend::pipeline::Request;
+use crate::backend::pipeline::{Fate, Request, Token};
+use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
+use crate::execution::relay::Reading;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
@@ -36,11 +39,19 @@ pub enum Behind {
 /// A message under the names that servers know.
 struct Rewritten {
     text: Vec<u8>,
+    shift: Shift,
     /// What the server must hold first.
     needed: Vec<Rc<Statement>>,
     changes: Vec<Change>,
     /// What each EXECUTE means, by its place.
     resolved: Vec<(usize, Rc<Statement>)>,
+}
+
+/// A portal that was bound to a statement whose result is not what the client knows: it must be described before it is executed.
+pub struct Untold {
+    pub portal: Box<[u8]>,
+    pub stale: Rc<Statement>,
+    pub renewed: Rc<Statement>,
 }
 
 /// Which statement of a message: among all, and among those that are answered.
@@ -125,6 +136,11 @@ impl Renaming {
     }
 
     fn finish(self, text: &[u8]) -> Rewritten {
+        let replaced = self
+            .edits
+            .iter()
+            .map(|(range, statement)| (range.clone(), statement.server_name.len()));
+        let shift = Shift::new(text, 0, replaced);
         let mut rewritten = Vec::with_capacity(text.len() + 16 * self.edits.len());
         let mut copied = 0;
         for (range, statement) in self.edits {
@@ -135,6 +151,7 @@ impl Renaming {
         rewritten.extend_from_slice(&text[copied..]);
         Rewritten {
             text: rewritten,
+            shift,
             needed: self.needed,
             changes: self.changes,
             resolved: self.resolved,
@@ -332,16 +349,47 @@ impl Session {
             destination => destination.unwrap_or(Destination::Any),
         };
         self.attach(destination, phase).await?;
-        self.send_rewritten(planned, rewritten);
+        match self.hold_all(&rewritten.needed).await {
+            Ok(()) => self.send_rewritten(planned, rewritten),
+            // The error is the answer, but for its end.
+            Err(Fault::Told) => {
+                if std::mem::take(&mut self.behind) == Behind::Preparation
+                    && let Some(link) = &mut self.link
+                {
+                    link.sync(Fate::Forward);
+                }
+            }
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    /// Makes sure of what the statements of a query execute.
+    async fn hold_all(&mut self, needed: &[Rc<Statement>]) -> Result<(), Fault> {
+        let unit_before = self.link.as_ref().is_some_and(|link| link.is_in_unit());
+        for statement in needed {
+            let effects = self.effects.len();
+            if !unit_before && self.must_look(statement, Naming::Named) {
+                self.behind = Behind::Preparation;
+            }
+            if self.hold(statement, Naming::Named).await? != Difference::None {
+                return Err(Fault::StalePlan);
+            }
+            self.ensure_parsed(statement, Naming::Named);
+            if !statement.has_shape() && self.effects.len() == effects {
+                // PREPARE has brought it here: this is the first that is heard of its result.
+                self.look(statement, Naming::Named, Looking::Parsed(None));
+            }
+            if !unit_before && self.effects.len() > effects {
+                self.behind = Behind::Preparation;
+            }
+        }
         Ok(())
     }
 
     fn send_rewritten(&mut self, planned: &Rc<Planned>, rewritten: Rewritten) {
         let unit_before = self.link.as_ref().is_some_and(|link| link.is_in_unit());
         let effects = self.effects.len();
-        for statement in &rewritten.needed {
-            self.ensure_parsed(statement, Naming::Named);
-        }
         self.trim();
         if !unit_before && self.effects.len() > effects {
             self.behind = Behind::Preparation;
@@ -351,7 +399,7 @@ impl Session {
         message::encode_query(&rewritten.text, &mut frame);
         if let Some(link) = &mut self.link {
             link.forget_unnamed();
-            link.send(&frame, Request::Query, token);
+            link.send_shifted(&frame, Request::Query, token, &rewritten.shift);
         }
     }
 
@@ -453,6 +501,8 @@ impl Session {
         let name: Box<[u8]> = Box::from(name.name.as_bytes());
         self.check_name(&name)?;
         let prepare = prepare_of(one, statement.text(), &plan.literals);
+        let start = Planned::range_of(one, &plan.literals).start;
+        let place = start + prepare.name.start..start + prepare.name.end;
         let shared = {
             let mut statements = self.worker.statements.borrow_mut();
             if self.sees_own_definitions() {
@@ -462,9 +512,15 @@ impl Session {
             }
         };
         if !shared.accepted.get() {
+            let replaced = [(place, shared.server_name.len())];
+            let shift = Shift::new(statement.text(), start, replaced);
             let destination = self.describing(&plan.planned);
             self.attach(destination, Phase::Metadata).await?;
+            let owed = self.owed();
             self.ensure_parsed(&shared, Naming::Named);
+            if let Some(link) = &mut self.link {
+                link.server().pipeline.shift(owed, &shift);
+            }
         }
         self.prepared.insert(name.clone(), Rc::clone(&shared));
         let effect = Effect::Parsed {
@@ -534,27 +590,144 @@ impl Session {
         let Some(stale) = stale.map(Rc::clone) else {
             return link.push(&again::renamed(&sent, name, name));
         };
-        let renewed = {
-            let mut statements = self.worker.statements.borrow_mut();
-            statements.retire(&stale);
-            statements.under(&stale, &self.meaning())
-        };
-        for statement in self.prepared.values_mut() {
-            if Rc::ptr_eq(statement, &stale) {
-                *statement = Rc::clone(&renewed);
-            }
-        }
+        let renewed = self.renewed(&stale);
+        self.renew(&stale, &renewed);
         let token = self.remember(Effect::Injected(Rc::clone(&renewed)));
-        if again::is_query(&sent) {
-            self.behind = Behind::Preparation;
-        }
+        let look = self.remember(Effect::Looked {
+            statement: Rc::clone(&renewed),
+            looking: Looking::Parsed(None),
+        });
         if let Some(link) = &mut self.link {
-            link.ask_again(&stale, &renewed, token);
+            link.ask_again(&stale, &renewed, token, look);
             link.push(&again::renamed(
                 &sent,
                 &stale.server_name,
                 &renewed.server_name,
             ));
+        }
+    }
+
+    /// The statement as whoever prepares it now gets it.
+    pub(super) fn renewed(&self, stale: &Rc<Statement>) -> Rc<Statement> {
+        let mut statements = self.worker.statements.borrow_mut();
+        statements.retire(stale);
+        statements.anew(stale, &self.meaning())
+    }
+
+    /// The client has this one instead of the other.
+    pub(super) fn renew(&mut self, stale: &Rc<Statement>, renewed: &Rc<Statement>) {
+        let known = self.prepared.values_mut().chain(&mut self.unnamed);
+        for statement in known.filter(|known| Rc::ptr_eq(known, stale)) {
+            *statement = Rc::clone(renewed);
+        }
+    }
+}
+
+impl Session {
+    /// The current connection has not the statement, and what the client knows of it must be found to hold there.
+    pub(super) fn must_look(&mut self, statement: &Statement, naming: Naming) -> bool {
+        let here = |link: &mut Link| link.has(statement, naming);
+        statement.has_shape() && !self.link.as_mut().is_some_and(here)
+    }
+
+    /// Makes sure that the current connection has the statement, if need be with a wait for its description there: nothing may run
+    /// before that is known to be what the client was told.
+    pub(super) async fn hold(
+        &mut self,
+        statement: &Rc<Statement>,
+        naming: Naming,
+    ) -> Result<Difference, Fault> {
+        if !self.must_look(statement, naming) {
+            return Ok(Difference::None);
+        }
+        self.looked = None;
+        // One of another result may be there under this name.
+        self.close_at_server(statement, naming);
+        self.inject(statement, naming, Looking::Waited);
+        let token = self.effects.len() - 1;
+        if let Some(link) = &mut self.link {
+            link.flush();
+        }
+        while matches!(self.effects.get(token), Some(Effect::Looked { .. })) {
+            match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
+                Ok(_) => {}
+                // The next step of the session finds the same.
+                Err(_) => return Err(Fault::Told),
+            }
+            let _ = self.settle();
+        }
+        // Without an answer the client has been told why.
+        let difference = self.looked.take().ok_or(Fault::Told)?;
+        if difference != Difference::None {
+            self.not_as_told(statement);
+            self.close_at_server(statement, naming);
+        }
+        Ok(difference)
+    }
+
+    fn owed(&mut self) -> usize {
+        let owed = |link: &mut Link| link.server().pipeline.owed();
+        self.link.as_mut().map_or(0, owed)
+    }
+
+    fn close_at_server(&mut self, statement: &Statement, naming: Naming) {
+        if let (Naming::Named, Some(link)) = (naming, &mut self.link) {
+            link.close_statement(statement);
+        }
+    }
+
+    /// Asks what a statement takes and returns.
+    pub(super) fn look(&mut self, statement: &Rc<Statement>, naming: Naming, looking: Looking) {
+        if looking != Looking::Waited && !statement.is_watched() {
+            return;
+        }
+        let token = self.remember(Effect::Looked {
+            statement: Rc::clone(statement),
+            looking,
+        });
+        if let Some(link) = &mut self.link {
+            link.describe(statement, naming, Fate::Swallow, Some(token));
+        }
+    }
+
+    /// A server has described a statement.
+    pub(super) fn described(&mut self, token: Token, parameters: &[u8], columns: Option<&[u8]>) {
+        let (Some(Effect::Looked { statement, looking }), Some(link)) =
+            (self.effects.get(token.0 as usize), &self.link)
+        else {
+            return;
+        };
+        // One that is too long is not compared.
+        let difference = Shape::read(link.shard(), parameters, columns)
+            .map_or(Difference::None, |shape| statement.described(shape));
+        let (statement, looking) = (Rc::clone(statement), looking.clone());
+        match looking {
+            Looking::Waited => self.looked = Some(difference),
+            Looking::Parsed(_) if difference == Difference::None => {}
+            Looking::Parsed(name) => {
+                self.not_as_told(&statement);
+                // The client who has just parsed it has been told nothing else.
+                if let Some(known) = name.and_then(|name| self.prepared.get_mut(&name))
+                    && Rc::ptr_eq(known, &statement)
+                {
+                    let mut statements = self.worker.statements.borrow_mut();
+                    let meaning = Meaning {
+                        definitions: self.worker.shared.definitions(),
+                        scope: Rc::clone(&self.scope),
+                    };
+                    *known = statements.anew(&statement, &meaning);
+                    known.accepted.set(true);
+                }
+            }
+        }
+    }
+
+    /// The current connection has it with another result than clients know: nobody may take it for the same.
+    fn not_as_told(&mut self, statement: &Rc<Statement>) {
+        self.worker.shared.definitions_changed();
+        self.worker.statements.borrow_mut().retire(statement);
+        if let Some(link) = &mut self.link {
+            link.forget(statement.id);
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Fault {
         message: String,
         hint: Option<&'static str>,
     },
+    /// A prepared statement's result is not what the client was told.
+    StalePlan,
     /// What Postgres itself would say, in Postgres's words.
     Postgres {
         sqlstate: &'static str,
@@ -134,6 +136,12 @@ impl Fault {
                 let mut report = Report::new(severity, sqlstate, message);
                 report.hint = *hint;
                 answer::error_response(out, &report);
+            }
+            Fault::StalePlan => {
+                let message = "cached plan must not change result type";
+                let report = Report::new(severity, "0A000", message);
+                // Drivers know by the function that reports it that they may prepare the statement anew.
+                answer::error_response(out, &report.routine("RevalidateCachedQuery"));
             }
             Fault::Postgres { sqlstate, message } => {
                 answer::error_response(out, &Report::new(severity, sqlstate, message))

@@ -10,7 +10,7 @@ use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::straight::Decided;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::Planned;
 use crate::sql::class::Class;
@@ -22,6 +22,11 @@ impl Session {
     /// A Query message.
     pub(super) async fn simple(&mut self, frame: &[u8]) -> Result<(), End> {
         self.unit_begins();
+        if self.opener == Opener::Unit
+            && let Err(fault) = self.end_unit_block().await
+        {
+            return self.fail_query(&fault);
+        }
         if let Err(fault) = self.end_batch().await {
             return self.fail_query(&fault);
         }

@@ -8,10 +8,12 @@ use std::rc::Rc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::parse_scope::ParseScope;
+use super::shape::{Difference, Shape};
 use crate::backend::prepared::StatementId;
 use crate::catalog::Epoch;
 use crate::plan::Planned;
 use crate::plan::parameters::oid_of;
+use crate::sql::class::Class;
 use crate::sql::normalise::Literal;
 use crate::wire::message::Parse;
 
@@ -36,6 +38,8 @@ pub struct Statement {
     pub accepted: Cell<bool>,
     /// As of when it was parsed.
     definitions: Definitions,
+    /// What clients know it to take and return, once a server has described it.
+    shape: RefCell<Option<Shape>>,
 }
 
 /// What decides, besides its text, which tables and types a statement speaks of when it is parsed.
@@ -93,6 +97,48 @@ impl Statement {
     /// What it counts for on a server connection, bytes.
     pub fn weight(&self) -> usize {
         self.text().len() + OVERHEAD
+    }
+
+    /// A server has described it.
+    pub fn has_shape(&self) -> bool {
+        self.shape.borrow().is_some()
+    }
+
+    /// Takes note of what a server says of it: the first time that is what it is, afterwards the difference is given.
+    pub fn described(&self, shape: Shape) -> Difference {
+        let known = &mut *self.shape.borrow_mut();
+        match known {
+            Some(known) => known.difference(&shape),
+            None => {
+                *known = Some(shape);
+                Difference::None
+            }
+        }
+    }
+
+    /// It is parsed anew: nobody was told anything of it yet.
+    pub fn forget_shape(&self) {
+        *self.shape.borrow_mut() = None;
+    }
+
+    /// A client who knows `other` may be given this one.
+    fn has_shape_of(&self, other: &Statement) -> bool {
+        match &*other.shape.borrow() {
+            Some(shape) => self.described(shape.clone()) == Difference::None,
+            None => true,
+        }
+    }
+
+    /// Its result is one that Postgres watches for changes: a utility statement's is not.
+    pub fn is_watched(&self) -> bool {
+        let utility = |plan: &StatementPlan| {
+            let mut classes = plan.planned.statements.iter().map(|one| &one.class);
+            classes.all(|class| !matches!(class, Class::Data | Class::Unknown))
+        };
+        match &self.source {
+            Source::Prepare { .. } => true,
+            Source::Parse { .. } => !self.plan.borrow().as_ref().is_some_and(utility),
+        }
     }
 
     /// It is what this Parse gives under this scope.
@@ -189,11 +235,26 @@ impl Statements {
         self.make(source, types, meaning)
     }
 
-    /// The statement as it is read under another scope.
+    /// The statement as it is read under another scope, for a client that knows what it returns.
     pub fn under(&mut self, statement: &Rc<Statement>, meaning: &Meaning) -> Rc<Statement> {
-        if let Some(known) = self.find(statement.source.parts(), meaning) {
-            return known;
+        match self.find(statement.source.parts(), meaning) {
+            Some(known) if known.has_shape_of(statement) => known,
+            Some(_) => {
+                // What others know it to return is something else.
+                let renewed = self.renewed(statement, meaning);
+                *renewed.shape.borrow_mut() = statement.shape.borrow().clone();
+                renewed
+            }
+            None => {
+                let renewed = self.anew(statement, meaning);
+                *renewed.shape.borrow_mut() = statement.shape.borrow().clone();
+                renewed
+            }
         }
+    }
+
+    /// The statement as it is prepared now, by a client that is told again what it returns.
+    pub fn anew(&mut self, statement: &Rc<Statement>, meaning: &Meaning) -> Rc<Statement> {
         let renewed = self.renewed(statement, meaning);
         self.insert(&renewed);
         renewed
@@ -273,6 +334,7 @@ impl Statements {
             server_name,
             accepted: Cell::new(false),
             definitions: meaning.definitions,
+            shape: RefCell::new(None),
         })
     }
 

@@ -12,7 +12,7 @@ use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::respond::End;
 use super::route::Destination;
-use super::transaction::Transaction;
+use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
 use crate::wire::answer::TransactionStatus;
@@ -142,6 +142,10 @@ impl Session {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;
                     }
+                    if self.must_wait_for(&binding) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     self.finish_bind(&binding);
                     Ok(())
                 }
@@ -153,20 +157,19 @@ impl Session {
                     if describe.target == Target::Portal
                         && !self.batch.has_portal(describe.name) =>
                 {
-                    self.describe_portal(frame);
+                    self.describe_portal(describe.name, frame);
                     Ok(())
                 }
                 _ => return Path::Obstacle,
             },
             b'E' if working => match Execute::decode(body) {
                 Ok(execute) if !self.batch.has_portal(execute.portal) => {
-                    self.execute_portal(&execute, frame);
-                    Ok(())
+                    self.execute_portal(&execute, frame)
                 }
                 _ => return Path::Obstacle,
             },
             b'C' => self.close_target(body, frame),
-            b'S' if working => {
+            b'S' if working && self.opener == Opener::Client => {
                 self.end_of_batch();
                 Ok(())
             }

@@ -14,6 +14,16 @@ pub enum Transaction {
     Open,
 }
 
+/// Whose the transaction block on servers is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opener {
+    /// The client's BEGIN.
+    #[default]
+    Client,
+    /// A unit of work of the extended protocol that came to need several shards: its Sync ends the block.
+    Unit,
+}
+
 /// What a server must be told before the first statement of a transaction that was begun without it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prologue {

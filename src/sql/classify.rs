@@ -329,15 +329,7 @@ fn plain_value(cursor: &mut Cursor) -> Option<Box<str>> {
         cursor.take_operator("+");
         ""
     };
-    let lexeme = cursor.next()?;
-    let Kind::Literal(kind) = lexeme.kind else {
-        return None;
-    };
-    let literal = Literal {
-        start: lexeme.start,
-        end: lexeme.end,
-        kind,
-    };
+    let literal = Literal::of(cursor.next()?)?;
     let plain = literal_text(cursor.text().as_bytes(), &literal).ok()?;
     Some(format!("{sign}{plain}").into())
 }
@@ -388,6 +380,9 @@ fn explain(mut cursor: Cursor) -> Option<Class> {
     }
     if cursor.sees(0, "execute") {
         return prepared::execute(cursor, Executes::Explained);
+    }
+    if cursor.take("create") {
+        return prepared::created_from(&cursor, created(cursor.clone()));
     }
     // DECLARE means something that only the session knows; CREATE TABLE AS under ANALYZE creates the table.
     reads_or_writes(&cursor).then(|| Class::Explain {

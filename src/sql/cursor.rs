@@ -123,6 +123,11 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    /// All from here on.
+    pub(super) fn lexemes(&self) -> &'a [Lexeme] {
+        self.lexemes
+    }
+
     /// The bytes from here to the end of the statement.
     pub(super) fn range(&self) -> Range<usize> {
         match (self.lexemes.first(), self.lexemes.last()) {

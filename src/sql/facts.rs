@@ -173,6 +173,15 @@ pub enum Doubt {
     SelectInto,
 }
 
+impl Doubt {
+    /// An alias gives a table's columns other names.
+    pub const RENAMED_COLUMNS: &'static str = "an alias with column names";
+    /// An alias gives a join's tables another name.
+    pub const RENAMED_JOIN: &'static str = "an alias on a join";
+    /// What [`Doubt::Unread`] says of names only: all tables and conditions are read as they are.
+    pub const NAMES: [&'static str; 2] = [Doubt::RENAMED_COLUMNS, Doubt::RENAMED_JOIN];
+}
+
 /// State that stays in a server connection after the statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaves {

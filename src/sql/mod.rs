@@ -9,12 +9,14 @@ pub mod class;
 mod classify;
 pub mod copy;
 mod cursor;
+pub mod definition;
 pub mod facts;
 mod hint;
 pub mod lexer;
 mod names;
 pub mod normalise;
 mod parse;
+pub mod places;
 mod prepared;
 pub mod select;
 mod set_config;
@@ -134,6 +136,11 @@ pub fn read(text: &str) -> Result<Vec<Statement>, SqlError> {
 /// All identifiers in a text, keywords included, folded, once each: for a proof that no sharded table is named in it.
 pub fn words(text: &str) -> Result<Vec<Box<str>>, SqlError> {
     Ok(identifiers(text, &Source::lex(text)?.lexemes))
+}
+
+/// The name that a lexeme of a text is, in quotes or not, folded; `None` for what is no name.
+pub fn identifier(text: &str, lexeme: &Lexeme) -> Option<Box<str>> {
+    names::identifier(text, lexeme)
 }
 
 fn identifiers(text: &str, lexemes: &[Lexeme]) -> Vec<Box<str>> {

@@ -19,6 +19,21 @@ pub struct Literal {
     pub kind: LiteralKind,
 }
 
+impl Literal {
+    /// The literal that a lexeme is, if it is one.
+    #[inline]
+    pub(super) fn of(lexeme: &Lexeme) -> Option<Literal> {
+        match lexeme.kind {
+            Kind::Literal(kind) => Some(Literal {
+                start: lexeme.start,
+                end: lexeme.end,
+                kind,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Why a text has no normal form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotNormalisable {
@@ -89,11 +104,7 @@ impl Numbering {
                 self.place = Place::StatementStart;
                 None
             }
-            (Kind::Literal(kind), Place::Numbered) => Some(Literal {
-                start: lexeme.start,
-                end: lexeme.end,
-                kind,
-            }),
+            (_, Place::Numbered) => Literal::of(lexeme),
             (kind, Place::StatementStart) => {
                 let set = kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(b"set");
                 self.place = if set {
@@ -101,16 +112,9 @@ impl Numbering {
                 } else {
                     Place::Numbered
                 };
-                match kind {
-                    Kind::Literal(kind) => Some(Literal {
-                        start: lexeme.start,
-                        end: lexeme.end,
-                        kind,
-                    }),
-                    _ => None,
-                }
+                Literal::of(lexeme)
             }
-            _ => None,
+            (_, Place::Verbatim) => None,
         }
     }
 }

@@ -128,16 +128,9 @@ fn argument(text: &str, lexemes: &[Lexeme]) -> Argument {
 
 /// As the server's cast of a number to text writes it, so that it is the same whatever the parameter's type is.
 fn plain(text: &str, lexeme: &Lexeme, signed: bool, negative: bool) -> Option<Box<str>> {
-    let Kind::Literal(kind) = lexeme.kind else {
-        return None;
-    };
-    let literal = Literal {
-        start: lexeme.start,
-        end: lexeme.end,
-        kind,
-    };
+    let literal = Literal::of(lexeme)?;
     let plain = literal_text(text.as_bytes(), &literal).ok()?;
-    match kind {
+    match literal.kind {
         LiteralKind::Integer => {
             let digits = plain.trim_start_matches('0');
             let digits = if digits.is_empty() { "0" } else { digits };

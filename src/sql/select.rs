@@ -1111,7 +1111,7 @@ mod tests {
             ("a + b", "a + b"),
             ("a AND b", "a AND b"),
             ("NOT b", "NOT b"),
-            ("a IS NULL", "?a IS NULL"),
+            ("a IS NULL", "a IS NULL"),
             ("a COLLATE \"C\"", "a COLLATE \"C\""),
             ("a COLLATE \"C\" b", "a COLLATE \"C\" -> b"),
             ("a AT TIME ZONE b", "a AT TIME ZONE b"),

@@ -79,13 +79,8 @@ fn value_of(text: &str, lexemes: &[Lexeme]) -> Option<ConfigValue> {
     cursor.at_end().then_some(())?;
     let source = cursor.source(first);
     match first.kind {
-        Kind::Literal(kind @ (LiteralKind::Text | LiteralKind::Escape | LiteralKind::Dollar)) => {
-            let literal = Literal {
-                start: first.start,
-                end: first.end,
-                kind,
-            };
-            let value = literal_text(text.as_bytes(), &literal).ok()?;
+        Kind::Literal(LiteralKind::Text | LiteralKind::Escape | LiteralKind::Dollar) => {
+            let value = literal_text(text.as_bytes(), &Literal::of(first)?).ok()?;
             Some(ConfigValue::Text(value.into()))
         }
         Kind::Param => source

@@ -46,6 +46,8 @@ pub struct Report<'a> {
     pub hint: Option<&'a str>,
     /// In characters of the statement's text, from 1.
     pub position: Option<usize>,
+    /// The function of Postgres's that would have reported it.
+    pub routine: &'a str,
 }
 
 impl<'a> Report<'a> {
@@ -57,6 +59,7 @@ impl<'a> Report<'a> {
             detail: None,
             hint: None,
             position: None,
+            routine: "report",
         }
     }
 
@@ -67,6 +70,11 @@ impl<'a> Report<'a> {
 
     pub fn hint(mut self, hint: &'a str) -> Self {
         self.hint = Some(hint);
+        self
+    }
+
+    pub fn routine(mut self, routine: &'a str) -> Self {
+        self.routine = routine;
         self
     }
 
@@ -152,7 +160,7 @@ fn report(out: &mut Vec<u8>, kind: u8, report: &Report<'_>) {
         // Where it was reported: Postgres always says so, and some clients rely on it.
         field(b'F', "trunkline");
         field(b'L', "0");
-        field(b'R', "report");
+        field(b'R', report.routine);
         out.push(0);
     });
 }

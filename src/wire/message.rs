@@ -453,6 +453,10 @@ pub fn encode_sync(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'S', 0, 0, 0, 4]);
 }
 
+pub fn encode_flush(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[b'H', 0, 0, 0, 4]);
+}
+
 pub fn encode_terminate(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'X', 0, 0, 0, 4]);
 }

@@ -430,20 +430,45 @@ fn statements_and_portals_are_closed() {
 }
 
 #[test]
-fn two_shards_in_one_unit_are_refused_and_undone() {
-    let [one, other, ..] = keys(2_600_000).map(|key| key.to_string());
+fn two_shards_in_one_unit_are_one_transaction() {
+    let [one, other, third, ..] = keys(2_600_000).map(|key| key.to_string());
     let mut client = proxy().client("trusty");
+    // Two writers cannot commit as one.
     let said = client.ask(&[
         run(INSERT, &[Some(&one), Some("a")]),
         run(INSERT, &[Some(&other), Some("b")]),
         run("SELECT 1", &[]),
         sync(),
     ]);
+    let done = "1 2 C(INSERT 0 1)";
     assert!(
-        said.starts_with("1 2 C(INSERT 0 1) 1 E(ERROR 0A000 ") && said.ends_with(") Z(I)"),
+        said.starts_with(&format!(
+            "{done} {done} 1 2 D(1) C(SELECT 1) E(ERROR 0A000 "
+        )) && said.ends_with(") Z(I)"),
+        "{said}"
+    );
+    // An error undoes what came before it on another shard.
+    let said = client.ask(&[
+        run(INSERT, &[Some(&one), Some("a")]),
+        run(SELECT, &[Some(&other)]),
+        run("SELECT 1/0", &[]),
+        sync(),
+    ]);
+    assert!(
+        said.contains("E(ERROR 22012 ") && said.ends_with(") Z(I)"),
         "{said}"
     );
     assert!(shards_with("customers", &format!("id IN ({one}, {other})")).is_empty());
+    // One writer and many readers can.
+    let said = client.ask(&[
+        run(SELECT, &[Some(&other)]),
+        run(INSERT, &[Some(&third), Some("c")]),
+        run(SELECT, &[Some(&one)]),
+        run(SELECT, &[Some(&third)]),
+        sync(),
+    ]);
+    assert!(said.ends_with("1 2 D(c) C(SELECT 1) Z(I)"), "{said}");
+    assert_eq!(shards_with("customers", &format!("id = {third}")).len(), 1);
     // The connection is in order, and so is the statement that was in the way.
     for key in [&one, &other] {
         assert_eq!(

@@ -24,6 +24,7 @@ mod pools;
 mod proxy;
 mod random_scripts;
 mod raw;
+mod result_shapes;
 mod schema_reading;
 mod servers;
 mod session_state;

@@ -3,9 +3,9 @@
 
 use std::io::ErrorKind;
 
-use crate::proxy::{Proxy, keys, proxy, same, same_as};
+use crate::proxy::{Proxy, keys, plain, proxy, same, same_as};
 use crate::servers::wait_until;
-use crate::wire_client::{Step, ask, query, run, sync};
+use crate::wire_client::{Step, Until, ask, query, run, sync};
 
 fn queries(texts: &[&str]) -> Vec<Step> {
     texts.iter().map(|text| ask(&[query(text)])).collect()
@@ -515,4 +515,57 @@ fn idle_clients_hear_nothing() {
         matches!(&peeked, Err(error) if error.kind() == ErrorKind::WouldBlock),
         "{peeked:?}"
     );
+}
+
+/// A client hears at once what it has set, also in a transaction of which no server knows yet, and what becomes of it.
+#[test]
+fn what_is_set_is_reported_at_once() {
+    let mut clients = [plain(), proxy().client("trusty")];
+    for steps in [
+        &[
+            "BEGIN",
+            "SET TIME ZONE 'Africa/Nairobi'",
+            "SELECT 1",
+            "ROLLBACK",
+            "SELECT 2",
+        ][..],
+        &[
+            "BEGIN",
+            "SET TIME ZONE 'Africa/Nairobi'",
+            "ROLLBACK",
+            "SELECT 3",
+        ],
+        &[
+            "BEGIN",
+            "SET LOCAL TIME ZONE 'Africa/Nairobi'",
+            "SELECT 4",
+            "COMMIT",
+            "SELECT 5",
+        ],
+        &[
+            "BEGIN",
+            "SET application_name = 'one'",
+            "SET TIME ZONE 'UTC'",
+            "COMMIT",
+            "SELECT 6",
+            "RESET TIME ZONE",
+        ],
+        &["BEGIN", "SET TIME ZONE 'nowhere'", "ROLLBACK"],
+    ] {
+        let [expected, got] = clients.each_mut().map(|client| {
+            let told = steps.iter().map(|sql| {
+                client.send(&query(sql));
+                let said = client.read_until(Until::Ready(1));
+                let mut told: Vec<String> = said
+                    .iter()
+                    .filter(|message| message.tag == b'S')
+                    .map(|message| String::from_utf8_lossy(&message.body).into_owned())
+                    .collect();
+                told.sort();
+                (*sql, told)
+            });
+            told.collect::<Vec<_>>()
+        });
+        assert_eq!(got, expected);
+    }
 }

@@ -254,6 +254,11 @@ impl Message {
         })
     }
 
+    /// Where an error points to in the text, in characters from 1.
+    pub fn position(&self) -> Option<usize> {
+        self.field(b'P').parse().ok()
+    }
+
     pub fn sqlstate(&self) -> String {
         self.field(b'C')
     }

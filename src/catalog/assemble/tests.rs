@@ -139,6 +139,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
         functions: Default::default(),
         collation: Collation::Language,
         residue: Default::default(),
+        details: Default::default(),
     }
 }
 

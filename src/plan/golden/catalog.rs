@@ -8,7 +8,7 @@
 //! | profiles | sharded by geo of country, user_id: DE and FR on s1 and s2, US on s3 |
 //! | readings | sharded by hash of tenant_id (integer), device (text) |
 //! | documents, pages, tags | sharded by hash of a uuid, a text, a character |
-//! | countries, currencies | reference |
+//! | countries, currencies, units, rates | reference; units.added has a default of the clock, rates a trigger |
 //! | settings, app.customers | single on s1 |
 //! | audit | single on s3 |
 //! | order_totals, legacy | a view of sharded tables; a table that is refused |
@@ -16,6 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::catalog::details::Details;
 use crate::catalog::functions::FunctionKinds;
 use crate::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
@@ -129,6 +130,20 @@ pub fn cluster(shards: u16) -> Catalog {
             &["code text", "rate numeric"],
         ),
         table(
+            "public.units",
+            Placement::Reference,
+            &[
+                "unit_id integer",
+                "symbol text",
+                "added timestamptz volatile",
+            ],
+        ),
+        table(
+            "public.rates",
+            Placement::Reference,
+            &["rate_id integer", "rate numeric"],
+        ),
+        table(
             "public.settings",
             Placement::Single(shard(1)),
             &["setting_id bigint sequence", "name text", "value text"],
@@ -163,14 +178,16 @@ pub fn cluster(shards: u16) -> Catalog {
         cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
+        primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         functions: Arc::new(FunctionKinds {
-            own_aggregates: HashSet::from(["weighted".into()]),
+            own_aggregates: HashSet::from(["weighted".into(), "median".into()]),
             windows: HashSet::from(["row_number".into(), "rank".into(), "lag".into()]),
             ..FunctionKinds::default()
         }),
         collation: Collation::Language,
         residue: Default::default(),
+        details: details(),
         schema: SchemaState::Read,
     }
 }
@@ -196,6 +213,40 @@ pub fn order_by_bytes(catalog: &mut Catalog) {
     }
 }
 
+fn details() -> Arc<Details> {
+    Arc::new(Details {
+        schemas: HashSet::from(["public".into(), "app".into(), "pg_catalog".into()]),
+        immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
+        triggered: HashSet::from([name("public.rates")]),
+        parts: HashMap::from([
+            (name("public.orders_total"), name("public.orders")),
+            (name("public.audit_entry"), name("public.audit")),
+            (
+                name("public.settings_setting_id_seq"),
+                name("public.settings"),
+            ),
+        ]),
+    })
+}
+
+fn primary_keys() -> HashMap<QualifiedName, Arc<[Box<str>]>> {
+    let keys: [(&str, &[&str]); 5] = [
+        ("public.countries", &["code"]),
+        ("public.customers", &["customer_id"]),
+        ("public.orders", &["customer_id", "order_id"]),
+        ("public.invoices", &["invoice_id"]),
+        ("public.audit", &["entry"]),
+    ];
+    keys.iter()
+        .map(|(table, columns)| {
+            (
+                name(table),
+                columns.iter().map(|column| Box::from(*column)).collect(),
+            )
+        })
+        .collect()
+}
+
 /// As before the servers' definitions were read.
 pub fn forget_columns(catalog: &mut Catalog) {
     catalog
@@ -218,10 +269,10 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, type_name) = (next(), next());
-        let default = if next() == "sequence" {
-            ColumnDefault::Sequence
-        } else {
-            ColumnDefault::Plain
+        let default = match next() {
+            "sequence" => ColumnDefault::Sequence,
+            "volatile" => ColumnDefault::Volatile,
+            _ => ColumnDefault::Plain,
         };
         let type_oid = if type_name == "double" {
             701

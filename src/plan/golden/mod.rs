@@ -26,7 +26,7 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 11] = [
+const SHOWN_ELSEWHERE: [Reason; 12] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
@@ -36,6 +36,7 @@ const SHOWN_ELSEWHERE: [Reason; 11] = [
     Reason::Execute,
     Reason::Pinned,
     Reason::TextSettings,
+    Reason::GatherReadOnly,
     // cache.rs: text_that_is_not_utf8_has_no_plan
     Reason::NotUtf8,
     // golden/mod.rs: limits_on_keys_and_conditions
@@ -197,18 +198,13 @@ impl Case {
                 explanations
                     .iter()
                     .zip(spreads)
-                    .map(
-                        |(explanation, planned)| match (&planned.plan, &planned.spread) {
-                            (Err(_), Some(spread)) => {
-                                self.show_spread(spread, planned.range.clone())
-                            }
-                            (_, Some(spread)) => {
-                                show(explanation, shown)
-                                    + &self.show_spread(spread, planned.range.clone())
-                            }
-                            (_, None) => show(explanation, shown),
-                        },
-                    )
+                    .map(|(explanation, planned)| match &planned.spread {
+                        Some(spread) => {
+                            show(explanation, shown)
+                                + &self.show_spread(spread, planned.range.clone())
+                        }
+                        None => show(explanation, shown),
+                    })
                     .collect()
             }
             Err(error) => {
@@ -222,8 +218,8 @@ impl Case {
 impl Case {
     /// What the shards are asked, and what becomes of their rows.
     fn show_spread(&self, spread: &Spread, range: Range<usize>) -> String {
-        let Spread::Scatter(scatter) = spread else {
-            return "copy\n".to_owned();
+        let Spread::Scatter { scatter, .. } = spread else {
+            return String::new();
         };
         let (mut normal, mut literals) = (Vec::new(), Vec::new());
         normalise(self.sql.as_bytes(), &mut normal, &mut literals).expect("it was read");
@@ -354,6 +350,7 @@ fn show(explanation: &Explanation, shown: &mut BTreeSet<&'static str>) -> String
         Outcome::AnyShard { .. } => "any shard\n".to_owned(),
         Outcome::Shard(shard) => format!("{shard}{keys}\n"),
         Outcome::AtBind(parameters) => format!("decided by {parameters}\n"),
+        Outcome::Spread(lines) => format!("{lines}\n"),
         Outcome::Refused(refusal) => {
             shown.insert(refusal.id);
             let position = refusal

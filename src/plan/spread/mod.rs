@@ -4,36 +4,60 @@
 //! to add up is refused. A statement that lives on one shard never comes here.
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
-//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged.
+//! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
+//! `write.rs` and `everywhere.rs` are for what changes rows or definitions.
 
+mod changes;
 mod colocated;
 pub mod copy;
 pub mod counts;
+pub mod definitions;
 pub mod edit;
+pub mod everywhere;
+pub mod gather;
 mod outermost;
+pub mod rows;
 pub mod scatter;
+pub mod write;
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
-use crate::sql::{Statement, select};
+use crate::sql::{Body, Statement, select};
 
 use super::refusal::{Reason, Refusal};
 
+use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
+use definitions::Place;
 pub use edit::Edit;
+pub use everywhere::Everywhere;
+pub use gather::Gather;
+pub use rows::Rows;
 pub use scatter::Scatter;
+pub use write::Write;
 
 /// What several shards do for one statement. It is done on all shards, or on those that the statement's keys name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spread {
-    /// SELECT whose shards' rows add up.
-    Scatter(Scatter),
+    /// SELECT whose shards' rows add up. Otherwise: when the types of its columns cannot be compared exactly, which only a server knows.
+    Scatter {
+        scatter: Scatter,
+        otherwise: Result<Box<Gather>, Refusal>,
+    },
+    /// The same on every shard, which all give the same answer.
+    Everywhere(Everywhere),
+    /// Each row of an INSERT on its own shard.
+    Rows(Rows),
+    /// Every shard changes its own rows.
+    Write(Write),
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
     CopyOut(CopyOut),
+    /// On one of them, over rows that the others send.
+    Gather(Gather),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -45,6 +69,22 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    // Whoever names a shard wants that one.
+    if statement.hint.is_some() {
+        return Err(refusal);
+    }
+    match definitions::place(text, statement, catalog, search_path) {
+        Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
+        Some(Ok(Place::One(_))) => return Err(refusal),
+        Some(Err(refusal)) => return Err(refusal),
+        None => {}
+    }
+    if let Body::Facts(facts) = &statement.body {
+        let asked = Asked::new(text, statement, facts, catalog, search_path, &refusal);
+        if let Some(changes) = changing(&asked) {
+            return changes.map(Rc::new);
+        }
+    }
     if let Some(copied) = copy::copied(text, statement, catalog, search_path)? {
         return Ok(Rc::new(match copied {
             Copied::In(copy) => Spread::CopyIn(copy),
@@ -55,12 +95,17 @@ pub fn spread(
     let is_about_shards = [Reason::MultiShardSelect, Reason::JoinNotColocated]
         .iter()
         .any(|reason| reason.kind().id == refusal.id);
-    if is_about_shards
-        && let Some(scatter) = scatter::scatter(text, statement, catalog, search_path)
-    {
-        return Ok(Rc::new(Spread::Scatter(scatter)));
-    }
-    Err(refusal)
+    let scatter = is_about_shards
+        .then(|| scatter::scatter(text, statement, catalog, search_path))
+        .flatten();
+    let gathered = gather::gather(text, statement, catalog, search_path, refusal);
+    Ok(Rc::new(match scatter {
+        Some(scatter) => Spread::Scatter {
+            scatter,
+            otherwise: gathered.map(Box::new),
+        },
+        None => Spread::Gather(gathered?),
+    }))
 }
 
 /// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
@@ -74,21 +119,60 @@ pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
     compared.any(|expression| select.has_literal(expression))
 }
 
+/// A statement that changes rows; `None`: it is none.
+fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    if asked.statement.class != crate::sql::class::Class::Data {
+        return None;
+    }
+    everywhere::copies(asked)
+        .map(|done| done.map(Spread::Everywhere))
+        .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
+        .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+}
+
 impl Spread {
+    /// What is done, for people: lines of a label and its text. `text` is the one that the places of the plan are of.
+    pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
+        match self {
+            Spread::Scatter { scatter, .. } => scatter.describe(),
+            Spread::Everywhere(everywhere) => everywhere.describe(),
+            Spread::Rows(rows) => rows.describe(),
+            Spread::Write(write) => write.describe(),
+            Spread::Gather(gather) => gather.describe(text, catalog),
+            Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
+            Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
+            Spread::CopyOut(_) => "goes    to every shard".to_owned(),
+        }
+    }
+
     /// Brings all places in the text to other offsets: of the normal form, for the plan cache.
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         match self {
-            Spread::Scatter(scatter) => scatter.move_places(to),
+            Spread::Scatter { scatter, otherwise } => {
+                scatter.move_places(to);
+                if let Ok(gather) = otherwise {
+                    gather.move_places(to);
+                }
+            }
             Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::Rows(rows) => rows.move_places(to),
+            Spread::Gather(gather) => gather.move_places(to),
         }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
     pub fn bytes(&self) -> usize {
         match self {
-            Spread::Scatter(scatter) => scatter.bytes(),
+            Spread::Scatter { scatter, otherwise } => {
+                let otherwise = otherwise.as_ref();
+                scatter.bytes() + otherwise.map_or(0, |gather| size_of::<Gather>() + gather.bytes())
+            }
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
+            Spread::Gather(gather) => gather.bytes(),
+            Spread::Everywhere(_) | Spread::Write(_) => 0,
+            Spread::Rows(rows) => rows.bytes(),
         }
     }
 }

@@ -216,7 +216,7 @@ impl Session {
                     .collect()
             }
         };
-        let own = self.begin_own();
+        let own = self.begin_own(call.telling);
         let mut links = match self.enlist(&shards).await {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,
@@ -456,18 +456,10 @@ impl Session {
         own: Own,
         failure: Failure,
     ) -> Result<(), Fault> {
-        {
-            let mut branches: Vec<Branch<'_>> = links
-                .iter_mut()
-                .map(|link| Branch::new(link.server()))
-                .collect();
-            for branch in branches.iter_mut().filter(|branch| !branch.is_done()) {
-                let words = b"COPY failed on another shard\0";
-                branch::pass_on(b'f', words, branch.server.outbox());
-                branch.server.pipeline.copy_ended();
-            }
-            let quiet = branch::quiet(&mut branches, &self.worker.scratch);
-            let _ = self.worker.shared.timers.timeout(super::QUIET, quiet).await;
+        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+            let server = link.server();
+            branch::pass_on(b'f', b"COPY failed on another shard\0", server.outbox());
+            server.pipeline.copy_ended();
         }
         let done = self.finish(links, Err(failure)).await;
         self.end_own(own, done).await

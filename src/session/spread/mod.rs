@@ -4,8 +4,11 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod changes;
 pub mod copy;
+mod gather;
 pub mod portal;
+mod scatter;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use crate::backend::pipeline::Committed;
 use crate::catalog::Catalog;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::plan::bind::each_key;
-use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::refusal::Refusal;
 use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
@@ -166,12 +169,13 @@ impl Session {
         }
         self.end_unit_of_others().await?;
         match call.spread {
-            Spread::Scatter(_) => Err(Fault::Refused(Refusal::new(
-                Reason::MultiShardSelect,
-                "the query's rows are on several shards",
-            ))),
+            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
+            Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
+            Spread::Rows(rows) => self.do_rows(call, rows).await,
+            Spread::Write(_) => self.do_write(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
+            Spread::Gather(gather) => self.gather(call, gather).await,
         }
     }
 
@@ -209,12 +213,9 @@ impl Session {
         };
         if self.transaction != Transaction::Open {
             if link.has_written() {
-                let message =
-                    "what was done before in the same unit of work would be committed on its own";
-                return Err(Fault::Refused(Refusal::new(
-                    Reason::MultiShardMessage,
-                    message,
-                )));
+                // What was done before in the same unit of work must not be committed on its own.
+                self.open_unit_block();
+                return self.rest().await;
             }
             return self.end_implicit_unit().await;
         }
@@ -228,13 +229,20 @@ impl Session {
         Ok(())
     }
 
-    /// Several connections are about to write outside a transaction block: they do it in one of their own.
-    pub(super) fn begin_own(&mut self) -> Own {
-        if self.transaction == Transaction::Idle {
-            self.transaction = Transaction::Begun(Prologue::new("BEGIN"));
-            Own::Yes
-        } else {
-            Own::No
+    /// Several connections are about to write outside a transaction block: they do it in one of their own, or in that of the unit of work.
+    pub(super) fn begin_own(&mut self, telling: Telling) -> Own {
+        if self.transaction != Transaction::Idle {
+            return Own::No;
+        }
+        match telling {
+            Telling::Description => {
+                self.transaction = Transaction::Begun(Prologue::new("BEGIN"));
+                Own::Yes
+            }
+            Telling::Rows => {
+                self.open_unit_block();
+                Own::No
+            }
         }
     }
 

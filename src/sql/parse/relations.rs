@@ -115,7 +115,7 @@ impl Extraction {
                 alias,
             } => {
                 if alias.is_some() {
-                    self.doubt(Doubt::Unread("an alias on a join".into()));
+                    self.doubt(Doubt::Unread(Doubt::RENAMED_JOIN.into()));
                 }
                 return self.joined(table_with_joins, block, usable);
             }
@@ -149,7 +149,7 @@ impl Extraction {
                                 .as_ref()
                                 .is_some_and(|alias| !alias.columns.is_empty())
                         {
-                            self.doubt(Doubt::Unread("an alias with column names".into()));
+                            self.doubt(Doubt::Unread(Doubt::RENAMED_COLUMNS.into()));
                         }
                         (source, alias_name(alias.as_ref(), Some(name))?)
                     }

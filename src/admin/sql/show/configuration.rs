@@ -132,6 +132,7 @@ fn settings(config: &Config) -> Vec<Setting> {
     settings.extend(pool(config));
     settings.extend(health(config));
     settings.push(transactions(config));
+    settings.extend(gather(config));
     settings
 }
 
@@ -250,6 +251,15 @@ fn transactions(config: &Config) -> Setting {
         CrossShardCommit::BestEffort => "best_effort",
     };
     reload("transactions.cross_shard_commit", commit.to_owned())
+}
+
+fn gather(config: &Config) -> [Setting; 3] {
+    let gather = &config.gather;
+    [
+        reload("gather.max_rows", gather.max_rows.to_string()),
+        reload("gather.max_bytes", size(gather.max_bytes)),
+        reload("gather.timeout", span(gather.timeout)),
+    ]
 }
 
 fn authentication(config: &Config) -> [Setting; 8] {

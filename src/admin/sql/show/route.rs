@@ -62,6 +62,7 @@ fn explained(explanation: &Explanation) -> Vec<Cell> {
         Outcome::AnyShard { home } => ("any shard", Some(home.clone())),
         Outcome::Shard(shard) => ("shard", Some(shard.clone())),
         Outcome::AtBind(parameters) => return at_bind(explanation, parameters),
+        Outcome::Spread(lines) => return spread(explanation, lines),
         Outcome::Refused(refusal) => return refused(explanation, refusal),
     };
     let mut cells = beginning(explanation, outcome, shard);
@@ -77,6 +78,12 @@ fn at_bind(explanation: &Explanation, parameters: &str) -> Vec<Cell> {
         format!("{parameters} decides the shard"),
         Cell::Null
     ]);
+    cells
+}
+
+fn spread(explanation: &Explanation, lines: &str) -> Vec<Cell> {
+    let mut cells = beginning(explanation, "several shards", None);
+    cells.extend(row![Cell::Null, Cell::Null, lines.to_owned(), Cell::Null]);
     cells
 }
 

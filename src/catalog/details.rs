@@ -1,0 +1,74 @@
+//! What only statements that change rows on several shards, or definitions, must know of a database: read with the rest of its definitions.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::{Client, Error, Row};
+
+use super::QualifiedName;
+
+/// See the fields. Empty while the definitions have not been read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    pub schemas: HashSet<Box<str>>,
+    /// Functions of which every one of that name, in any schema, is declared IMMUTABLE. No aggregates, whose results may depend on the
+    /// order of rows, and no window functions.
+    pub immutable_functions: HashSet<Box<str>>,
+    /// Tables with triggers of users.
+    pub triggered: HashSet<QualifiedName>,
+    /// Indexes, and sequences that belong to a column: to their tables.
+    pub parts: HashMap<QualifiedName, QualifiedName>,
+}
+
+/// The client's search path is pg_catalog.
+pub(super) async fn read(client: &Client) -> Result<Details, Error> {
+    Ok(Details {
+        schemas: names(client, "SELECT nspname::text FROM pg_namespace").await?,
+        immutable_functions: names(
+            client,
+            "SELECT proname::text FROM pg_proc GROUP BY proname
+             HAVING bool_and(provolatile = 'i' AND prokind = 'f')",
+        )
+        .await?,
+        triggered: client
+            .query(
+                "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_trigger t
+                   JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE NOT t.tgisinternal",
+                &[],
+            )
+            .await?
+            .iter()
+            .map(|row| qualified(row, 0))
+            .collect::<Result<_, Error>>()?,
+        parts: parts(client).await?,
+    })
+}
+
+async fn names(client: &Client, query: &str) -> Result<HashSet<Box<str>>, Error> {
+    let rows = client.query(query, &[]).await?;
+    rows.iter()
+        .map(|row| Ok(row.try_get::<_, &str>(0)?.into()))
+        .collect()
+}
+
+async fn parts(client: &Client) -> Result<HashMap<QualifiedName, QualifiedName>, Error> {
+    let query = "SELECT pn.nspname::text, p.relname::text, tn.nspname::text, t.relname::text FROM (
+            SELECT indexrelid AS part, indrelid AS whole FROM pg_index
+            UNION ALL SELECT d.objid, d.refobjid FROM pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+              AND d.objsubid = 0 AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')) AS pairs
+          JOIN pg_class p ON p.oid = pairs.part AND p.relkind IN ('i', 'I', 'S') JOIN pg_namespace pn ON pn.oid = p.relnamespace
+          JOIN pg_class t ON t.oid = pairs.whole JOIN pg_namespace tn ON tn.oid = t.relnamespace
+        WHERE pn.nspname NOT IN ('pg_catalog', 'pg_toast')";
+    let rows = client.query(query, &[]).await?;
+    rows.iter()
+        .map(|row| Ok((qualified(row, 0)?, qualified(row, 2)?)))
+        .collect()
+}
+
+fn qualified(row: &Row, column: usize) -> Result<QualifiedName, Error> {
+    Ok((
+        row.try_get::<_, &str>(column)?.into(),
+        row.try_get::<_, &str>(column + 1)?.into(),
+    ))
+}

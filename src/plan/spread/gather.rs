@@ -1,0 +1,378 @@
+//! Gather: the statement's own text runs on one Postgres, over temporary tables of the same names that hold the rows of the tables it reads.
+//!
+//! A temporary table hides the permanent one of its name, so the text needs no change but for names with a schema, and every meaning stays
+//! Postgres's own: collations, numerics, windows, outer joins. What could tell the temporary table from the real one is refused.
+//!
+//! `tables.rs` finds what is fetched and from where, `columns.rs` which columns, `conditions.rs` which rows; `names.rs` sees to it that every name means
+//! the temporary table; `texts.rs` writes what is sent beside the client's text. All but `tables.rs` and `names.rs` only make the transfer smaller.
+
+mod columns;
+mod conditions;
+mod names;
+mod piece;
+mod tables;
+mod texts;
+
+use std::ops::Range;
+
+use crate::catalog::{Catalog, SearchPath};
+use crate::plan::functions::{Functions, home_only};
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::{KeySet, Target, Verb};
+use crate::sharding::ShardId;
+use crate::sql::class::Class;
+use crate::sql::facts::{Access, Doubt, Facts};
+use crate::sql::normalise::Literal;
+use crate::sql::{Body, Statement};
+
+use super::edit::{self, Edit};
+use piece::Piece;
+use tables::Tables;
+
+/// A query that one shard does over rows of several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gather {
+    /// Where it runs.
+    pub shard: ShardId,
+    /// Each table once, in the order in which the statement names them.
+    pub fetches: Vec<Fetch>,
+    /// The statement's bytes in the text, and what is replaced in them where it runs.
+    pub whole: Range<usize>,
+    pub edits: Vec<Edit>,
+    pub in_place: InPlace,
+    pub end: End,
+}
+
+/// A table whose rows are brought to the gathering shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetch {
+    pub schema: Box<str>,
+    pub table: Box<str>,
+    pub origin: Origin,
+    pub columns: Columns,
+    /// Byte ranges of conditions in the statement, all of which every row that matters satisfies.
+    pub conditions: Vec<Range<usize>>,
+    /// The name that the conditions call the table by.
+    pub alias: Box<str>,
+    /// The columns of the primary key that the temporary table needs; mostly none.
+    pub primary_key: Vec<Box<str>>,
+    pub format: CopyFormat,
+}
+
+/// The shards that have the rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    Every,
+    One(ShardId),
+    /// Those of these keys, always a `Target::Keys`. When its values cannot be read, every shard.
+    Keys(Target),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Columns {
+    /// All, and their names are not known.
+    Unknown,
+    /// These of all those that the table has, at least one.
+    Named {
+        needed: Vec<Box<str>>,
+        all: Vec<Box<str>>,
+    },
+}
+
+/// How rows travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    Binary,
+    /// For types whose binary form has numbers that differ between servers.
+    Text,
+}
+
+/// Whether the statement also reads tables where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    Nothing,
+    Tables,
+}
+
+/// How the transaction ends that was begun for the statement alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing that outlives it was done.
+    Rollback,
+    /// A function may have done something.
+    Commit,
+}
+
+/// Functions that change nothing, whatever their arguments; of others this is not asked.
+const WITHOUT_EFFECT: [&str; 67] = [
+    "abs",
+    "age",
+    "array_agg",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bool_and",
+    "bool_or",
+    "btrim",
+    "ceil",
+    "ceiling",
+    "char_length",
+    "coalesce",
+    "concat",
+    "corr",
+    "count",
+    "cume_dist",
+    "current_date",
+    "current_timestamp",
+    "current_user",
+    "date_part",
+    "date_trunc",
+    "dense_rank",
+    "every",
+    "exists",
+    "first_value",
+    "floor",
+    "generate_series",
+    "greatest",
+    "grouping",
+    "json_agg",
+    "jsonb_agg",
+    "lag",
+    "last_value",
+    "lead",
+    "least",
+    "left",
+    "length",
+    "lower",
+    "max",
+    "min",
+    "mode",
+    "now",
+    "nth_value",
+    "ntile",
+    "nullif",
+    "percent_rank",
+    "percentile_cont",
+    "percentile_disc",
+    "random",
+    "rank",
+    "regr_slope",
+    "replace",
+    "right",
+    "round",
+    "row_number",
+    "row_to_json",
+    "split_part",
+    "stddev",
+    "string_agg",
+    "substr",
+    "substring",
+    "sum",
+    "to_char",
+    "unnest",
+    "upper",
+    "variance",
+];
+
+/// How the statement is gathered. `refusal` is why it is not done on one shard, and is given back when this does not help.
+pub fn gather(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+    refusal: Refusal,
+) -> Result<Gather, Refusal> {
+    let (Class::Data, None, Body::Facts(facts)) =
+        (&statement.class, &statement.hint, &statement.body)
+    else {
+        return Err(refusal);
+    };
+    if !only_reads(facts) || goes_too_far(&refusal) {
+        return Err(refusal);
+    }
+    let Some(tables) = Tables::of(facts, catalog, search_path) else {
+        return Err(refusal);
+    };
+    let functions = Functions::of(facts, catalog);
+    if let Some(function) = functions.opaque {
+        let message = format!("function {function} may use sharded tables");
+        return Err(Refusal::new(Reason::OpaqueFunction, message));
+    }
+    if let Some(function) = functions.home {
+        return Err(home_only(function));
+    }
+    let shard = match functions.sequence {
+        Some(_) => catalog.home,
+        None => tables.shard(catalog),
+    };
+    let Some(piece) = Piece::read(text, statement.range.clone()) else {
+        return Err(refusal);
+    };
+    names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
+    let fetched = tables.fetched(shard);
+    if fetched.is_empty() {
+        return Err(refusal);
+    }
+    let edits = names::edits(&piece, facts, &tables, &fetched, search_path)?;
+    let sources = tables::Sources::new(text, facts, catalog, search_path);
+    let reading = conditions::Reading {
+        piece: &piece,
+        facts,
+        tables: &tables,
+    };
+    let whole_rows = columns::WholeRows::of(&piece, facts);
+    let keys = columns::PrimaryKeys::of(&piece);
+    let fetches = fetched.iter().map(|table| {
+        let primary_key = keys.needed(table, catalog);
+        let needed = columns::needed(table, &piece, &whole_rows, primary_key);
+        Fetch {
+            schema: table.schema.into(),
+            table: table.name.into(),
+            origin: sources.origin(table),
+            format: columns::format(table, &needed),
+            columns: needed,
+            alias: reading.alias(table),
+            conditions: reading.conditions(table),
+            primary_key: primary_key.to_vec(),
+        }
+    });
+    Ok(Gather {
+        shard,
+        fetches: fetches.collect(),
+        whole: statement.range.clone(),
+        edits,
+        in_place: tables.in_place(shard),
+        end: end(facts),
+    })
+}
+
+/// Whether the statement writes nothing, locks nothing and leaves nothing behind.
+fn only_reads(facts: &Facts) -> bool {
+    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    let is_read = |doubt: &Doubt| match doubt {
+        Doubt::Natural => true,
+        Doubt::Unread(what) => Doubt::NAMES.contains(&&**what),
+        Doubt::Merge | Doubt::SelectInto => false,
+    };
+    !facts.locking
+        && facts.inserts.is_empty()
+        && facts.leaves.is_empty()
+        && relations.clone().all(|relation| relation.access == Access::Read)
+        && facts.doubts.iter().all(is_read)
+        // A setting for the rest of the transaction is wanted on all its shards.
+        && !facts.functions.iter().any(|function| &*function.name == "set_config")
+}
+
+/// Limits stay limits.
+fn goes_too_far(refusal: &Refusal) -> bool {
+    [Reason::TooComplex, Reason::TooManyKeys]
+        .iter()
+        .any(|reason| reason.kind().id == refusal.id)
+}
+
+fn end(facts: &Facts) -> End {
+    let is_known = |name: &str| WITHOUT_EFFECT.contains(&name);
+    if facts
+        .functions
+        .iter()
+        .all(|function| function.schema.is_none() && is_known(&function.name))
+    {
+        End::Rollback
+    } else {
+        End::Commit
+    }
+}
+
+impl Gather {
+    /// The client's text as it runs where the rows are gathered. `literals` are those of `text`.
+    pub fn text(&self, text: &[u8], literals: &[Literal]) -> Vec<u8> {
+        edit::apply(&self.edits, self.whole.clone(), text, literals)
+    }
+
+    /// The tables, what of them is fetched, and the text that runs if it is not the client's: a line each, after a label.
+    pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
+        let shard = |shard: ShardId| &catalog.shards[shard.index()];
+        let mut lines = vec![format!("goes    gathered on shard {}", shard(self.shard))];
+        for fetch in &self.fetches {
+            let columns = match &fetch.columns {
+                Columns::Unknown => "all columns".to_owned(),
+                Columns::Named { needed, .. } => needed.join(", "),
+            };
+            let mut line = format!("fetch   {}.{} ({columns})", fetch.schema, fetch.table);
+            match &fetch.origin {
+                Origin::Every => {}
+                Origin::One(from) => line.push_str(&format!(" from {}", shard(*from))),
+                Origin::Keys(_) => line.push_str(" from the shards of its keys"),
+            }
+            let conditions: Vec<&str> = fetch
+                .conditions
+                .iter()
+                .map(|range| &text[range.clone()])
+                .collect();
+            if !conditions.is_empty() {
+                line.push_str(&format!(" where {}", conditions.join(" and ")));
+            }
+            if !fetch.primary_key.is_empty() {
+                line.push_str(&format!(", primary key ({})", fetch.primary_key.join(", ")));
+            }
+            if fetch.format == CopyFormat::Text {
+                line.push_str(", as text");
+            }
+            lines.push(line);
+        }
+        if !self.edits.is_empty() {
+            let runs = self.text(text.as_bytes(), &[]);
+            lines.push(format!("runs    {}", String::from_utf8_lossy(&runs)));
+        }
+        lines.join("\n")
+    }
+
+    pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
+        let move_range = |range: &mut Range<usize>| *range = to(range.start)..to(range.end);
+        move_range(&mut self.whole);
+        self.edits
+            .iter_mut()
+            .for_each(|edit| move_range(&mut edit.range));
+        let conditions = self
+            .fetches
+            .iter_mut()
+            .flat_map(|fetch| &mut fetch.conditions);
+        conditions.for_each(move_range);
+    }
+
+    /// Its size in memory beyond itself, near enough for a limit.
+    pub fn bytes(&self) -> usize {
+        /// A box's own, and what an allocator adds.
+        const NAME: usize = 48;
+        let fetch = |fetch: &Fetch| {
+            let columns = match &fetch.columns {
+                Columns::Unknown => 0,
+                Columns::Named { needed, all } => needed.len() + all.len(),
+            };
+            let keys = match &fetch.origin {
+                Origin::Keys(Target::Keys { sets, .. }) => {
+                    sets.iter().map(|set| set.tuples.len() * 128).sum()
+                }
+                _ => 0,
+            };
+            size_of::<Fetch>()
+                + (columns + fetch.primary_key.len() + 3) * NAME
+                + fetch.conditions.len() * size_of::<Range<usize>>()
+                + keys
+        };
+        self.edits.len() * (size_of::<Edit>() + NAME)
+            + self.fetches.iter().map(fetch).sum::<usize>()
+    }
+}
+
+/// A target for the shards of a table's keys.
+fn keys_of(set: KeySet) -> Target {
+    Target::Keys {
+        sets: vec![set],
+        also: None,
+        verb: Verb::Select,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,394 @@
+//! Which conditions of the statement can choose a table's rows before they travel.
+//!
+//! A condition is taken as it is written when the statement reads the table once, in a block whose FROM has inner joins only, and it is a whole conjunct of that
+//! block's WHERE: a row for which it is not true then never reaches the result. Only comparisons of the table's own columns with literals are taken: they
+//! raise no error that the statement would not raise, and are true of the same rows on every server. All other conditions stay where they are.
+
+use std::ops::Range;
+
+use crate::sql::facts::{Facts, Source};
+use crate::sql::lexer::{Kind, LiteralKind};
+
+use super::piece::Piece;
+use super::tables::{Table, Tables};
+
+/// Types of columns that conditions may name: their operators are Postgres's own.
+const PLAIN_TYPES: [u32; 15] = [
+    16,   // bool
+    20,   // int8
+    21,   // int2
+    23,   // int4
+    25,   // text
+    700,  // float4
+    701,  // float8
+    1042, // bpchar
+    1043, // varchar
+    1082, // date
+    1083, // time
+    1114, // timestamp
+    1184, // timestamptz
+    1700, // numeric
+    2950, // uuid
+];
+
+/// Types of strings and of what they may be cast to.
+const TYPE_WORDS: [&str; 17] = [
+    "date",
+    "timestamp",
+    "timestamptz",
+    "time",
+    "interval",
+    "int",
+    "int2",
+    "int4",
+    "int8",
+    "integer",
+    "bigint",
+    "smallint",
+    "numeric",
+    "text",
+    "varchar",
+    "bpchar",
+    "uuid",
+];
+
+const UNITS: [&str; 7] = ["year", "month", "day", "hour", "minute", "second", "to"];
+
+const WORDS: [&str; 13] = [
+    "and",
+    "or",
+    "not",
+    "between",
+    "symmetric",
+    "in",
+    "like",
+    "ilike",
+    "is",
+    "null",
+    "true",
+    "false",
+    "escape",
+];
+
+const COMPARISONS: [&str; 7] = ["=", "<>", "!=", "<", ">", "<=", ">="];
+
+/// What ends a WHERE.
+const CLAUSES: [&str; 11] = [
+    "group",
+    "having",
+    "window",
+    "union",
+    "intersect",
+    "except",
+    "order",
+    "limit",
+    "offset",
+    "fetch",
+    "for",
+];
+
+/// The statement, read for conditions.
+pub struct Reading<'p, 'a> {
+    pub piece: &'p Piece<'a>,
+    pub facts: &'p Facts,
+    pub tables: &'p Tables<'p>,
+}
+
+impl Reading<'_, '_> {
+    /// The name under which conditions may speak of the table.
+    pub fn alias(&self, table: &Table<'_>) -> Box<str> {
+        match table.aliases[..] {
+            [alias] => alias.into(),
+            _ => table.name.into(),
+        }
+    }
+
+    /// Byte ranges of what all rows of the table that matter satisfy.
+    pub fn conditions(&self, table: &Table<'_>) -> Vec<Range<usize>> {
+        self.all(table).unwrap_or_default()
+    }
+
+    fn all(&self, table: &Table<'_>) -> Option<Vec<Range<usize>>> {
+        let (&[(block, _)], &[alias]) = (&table.places[..], &table.aliases[..]) else {
+            return None;
+        };
+        // Another relation of this name makes it unclear whose column is meant, and a doubt whether it is that column.
+        let relations = &self.facts.blocks[block].relations;
+        if !self.facts.doubts.is_empty()
+            || relations
+                .iter()
+                .filter(|relation| *relation.alias == *alias)
+                .count()
+                > 1
+        {
+            return None;
+        }
+        let filter = self.filter(self.place(table)?)?;
+        let owner = Owner {
+            reading: self,
+            table,
+            alias,
+            block,
+        };
+        let conjuncts = self.conjuncts(filter)?.into_iter();
+        let usable = conjuncts.filter(|conjunct| owner.takes(conjunct.clone()));
+        let bytes = usable.map(|conjunct| {
+            self.piece.range(conjunct.start).start..self.piece.range(conjunct.end - 1).end
+        });
+        Some(bytes.collect())
+    }
+
+    /// Where FROM names the table, as its only place.
+    fn place(&self, table: &Table<'_>) -> Option<usize> {
+        let piece = self.piece;
+        let is_place = |at: &usize| {
+            let qualified = at
+                .checked_sub(1)
+                .is_some_and(|dot| piece.kind(Some(dot)) == Some(Kind::Dot));
+            let first = if qualified {
+                at.checked_sub(2)
+            } else {
+                Some(*at)
+            };
+            let before = first.and_then(|first| first.checked_sub(1));
+            piece.identifier(*at) == Some(table.name)
+                && !matches!(piece.kind(Some(at + 1)), Some(Kind::Dot | Kind::OpenParen))
+                && (piece.is_word(before, &["from", "join"])
+                    || piece.kind(before) == Some(Kind::Comma))
+        };
+        let mut places = (0..piece.len()).filter(is_place);
+        match (places.next(), places.next()) {
+            (Some(place), None) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// The lexemes of the WHERE that belongs to the FROM around a place, if that FROM has inner joins only.
+    fn filter(&self, place: usize) -> Option<Range<usize>> {
+        let piece = self.piece;
+        let from = self.list_around(place)?;
+        let mut depth = 0_usize;
+        let mut at = from + 1;
+        loop {
+            match piece.kind(Some(at))? {
+                Kind::OpenParen | Kind::OpenBracket => depth += 1,
+                Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+                Kind::Word
+                    if piece.is_word(Some(at), &["left", "right", "full", "natural", "using"]) =>
+                {
+                    return None;
+                }
+                Kind::Word if depth == 0 && piece.is_word(Some(at), &["where"]) => break,
+                Kind::Word if depth == 0 && piece.is_word(Some(at), &CLAUSES) => return None,
+                _ => {}
+            }
+            at += 1;
+        }
+        let start = at + 1;
+        depth = 0;
+        at = start;
+        while let Some(kind) = piece.kind(Some(at)) {
+            match kind {
+                Kind::OpenParen | Kind::OpenBracket => depth += 1,
+                Kind::CloseParen | Kind::CloseBracket if depth == 0 => break,
+                Kind::CloseParen | Kind::CloseBracket => depth -= 1,
+                Kind::Semicolon => break,
+                Kind::Word if depth == 0 && piece.is_word(Some(at), &CLAUSES) => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        Some(start..at)
+    }
+
+    /// The FROM that lists what stands at a place, not in parentheses of its own.
+    fn list_around(&self, place: usize) -> Option<usize> {
+        let piece = self.piece;
+        let mut depth = 0_usize;
+        for at in (0..place).rev() {
+            match piece.kind(Some(at))? {
+                Kind::CloseParen | Kind::CloseBracket => depth += 1,
+                Kind::OpenParen | Kind::OpenBracket => depth = depth.checked_sub(1)?,
+                // Not the FROM of IS DISTINCT FROM.
+                Kind::Word
+                    if depth == 0
+                        && piece.is_word(Some(at), &["from"])
+                        && !piece.is_word(at.checked_sub(1), &["distinct"]) =>
+                {
+                    return Some(at);
+                }
+                Kind::Word if depth == 0 && piece.is_word(Some(at), &["select", "where"]) => {
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// The pieces of a condition between its top-level ANDs; the whole when there is an OR.
+    fn conjuncts(&self, filter: Range<usize>) -> Option<Vec<Range<usize>>> {
+        let piece = self.piece;
+        let mut conjuncts = Vec::new();
+        let (mut depth, mut between, mut start) = (0_usize, 0_usize, filter.start);
+        for at in filter.clone() {
+            match piece.kind(Some(at))? {
+                Kind::OpenParen | Kind::OpenBracket => depth += 1,
+                Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+                Kind::Word if piece.is_word(Some(at), &["case"]) => return None,
+                Kind::Word if depth > 0 => {}
+                Kind::Word if piece.is_word(Some(at), &["or"]) => return Some(vec![filter]),
+                Kind::Word if piece.is_word(Some(at), &["between"]) => between += 1,
+                Kind::Word if piece.is_word(Some(at), &["and"]) => match between {
+                    0 => {
+                        conjuncts.push(start..at);
+                        start = at + 1;
+                    }
+                    _ => between -= 1,
+                },
+                _ => {}
+            }
+        }
+        conjuncts.push(start..filter.end);
+        conjuncts.retain(|conjunct| !conjunct.is_empty());
+        Some(conjuncts)
+    }
+}
+
+/// Whose columns a condition may name.
+struct Owner<'r, 'p, 'a> {
+    reading: &'r Reading<'p, 'a>,
+    table: &'r Table<'r>,
+    alias: &'r str,
+    block: usize,
+}
+
+impl Owner<'_, '_, '_> {
+    /// Whether a condition compares the table's columns with literals and does nothing else.
+    fn takes(&self, condition: Range<usize>) -> bool {
+        let mut at = condition.start;
+        let mut compares = false;
+        while at < condition.end {
+            let Some(next) = self.element(at, &condition) else {
+                return false;
+            };
+            compares |= self.column(at, condition.end).is_some();
+            at = next;
+        }
+        compares
+    }
+
+    /// The end of the element that begins here; `None` for what a condition may not have.
+    fn element(&self, at: usize, condition: &Range<usize>) -> Option<usize> {
+        let piece = self.reading.piece;
+        let next = (at + 1 < condition.end).then_some(at + 1);
+        let before = (at > condition.start).then(|| at - 1);
+        match piece.kind(Some(at))? {
+            Kind::OpenParen | Kind::CloseParen | Kind::Comma => Some(at + 1),
+            // Strings with escapes may hide words that mean the present.
+            Kind::Literal(
+                LiteralKind::Integer
+                | LiteralKind::Number
+                | LiteralKind::Text
+                | LiteralKind::Dollar,
+            ) => Some(at + 1),
+            Kind::Operator if COMPARISONS.contains(&piece.source(at)) => Some(at + 1),
+            // Between literals; columns are not reckoned with.
+            Kind::Operator if matches!(piece.source(at), "+" | "-") => {
+                let left = before.is_none_or(|before| {
+                    !matches!(
+                        piece.kind(Some(before)),
+                        Some(Kind::Quoted | Kind::CloseParen)
+                    ) && (piece.kind(Some(before)) != Some(Kind::Word)
+                        || piece.is_word(Some(before), &WORDS)
+                        || piece.is_word(Some(before), &UNITS))
+                });
+                (left && self.begins_literal(next)).then_some(at + 1)
+            }
+            Kind::Typecast => {
+                let of_literal = matches!(piece.kind(before), Some(Kind::Literal(_)));
+                (of_literal && piece.is_word(next, &TYPE_WORDS)).then_some(at + 2)
+            }
+            Kind::Word | Kind::Quoted => self
+                .column(at, condition.end)
+                .or_else(|| piece.is_word(Some(at), &WORDS).then_some(at + 1))
+                .or_else(|| {
+                    let typed = piece.is_word(Some(at), &TYPE_WORDS)
+                        && matches!(piece.kind(next), Some(Kind::Literal(_)));
+                    typed.then_some(at + 1)
+                })
+                .or_else(|| {
+                    let unit = piece.is_word(Some(at), &UNITS)
+                        && (matches!(piece.kind(before), Some(Kind::Literal(_)))
+                            || piece.is_word(before, &UNITS));
+                    unit.then_some(at + 1)
+                }),
+            _ => None,
+        }
+    }
+
+    fn begins_literal(&self, at: Option<usize>) -> bool {
+        let piece = self.reading.piece;
+        let literal = |at: Option<usize>| matches!(piece.kind(at), Some(Kind::Literal(_)));
+        literal(at) || piece.is_word(at, &TYPE_WORDS) && literal(at.map(|at| at + 1))
+    }
+
+    /// Behind the column of the table that begins here.
+    fn column(&self, at: usize, end: usize) -> Option<usize> {
+        let piece = self.reading.piece;
+        let name = piece.identifier(at)?;
+        let qualified = at + 2 < end && piece.kind(Some(at + 1)) == Some(Kind::Dot);
+        let (column, next) = if qualified {
+            (piece.identifier(at + 2)?, at + 3)
+        } else {
+            (name, at + 1)
+        };
+        let follows = piece.kind(Some(next));
+        if matches!(
+            follows,
+            Some(Kind::Dot | Kind::OpenParen | Kind::OpenBracket | Kind::Typecast)
+        ) {
+            return None;
+        }
+        // `date '..'` and `interval '..'` are literals.
+        if matches!(follows, Some(Kind::Literal(_)))
+            || !qualified && piece.is_word(Some(at), &WORDS)
+        {
+            return None;
+        }
+        let known = self
+            .table
+            .columns?
+            .iter()
+            .find(|known| *known.name == *column)?;
+        let plain = PLAIN_TYPES.contains(&known.type_oid);
+        let own = if qualified {
+            name == self.alias
+        } else {
+            self.is_ours_alone(column)
+        };
+        (plain && own).then_some(next)
+    }
+
+    /// Whether no other relation of the block has such a column.
+    fn is_ours_alone(&self, column: &str) -> bool {
+        let relations = &self.reading.facts.blocks[self.block].relations;
+        let others = relations
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| !self.table.places.contains(&(self.block, *place)));
+        others
+            .into_iter()
+            .all(|(place, relation)| match &relation.source {
+                Source::Table(_) => {
+                    let mut tables = self.reading.tables.tables.iter();
+                    let other = tables.find(|table| table.places.contains(&(self.block, place)));
+                    other
+                        .and_then(|other| other.columns)
+                        .is_some_and(|columns| columns.iter().all(|known| *known.name != *column))
+                }
+                // Their columns are not known; a column of two relations is an error in Postgres.
+                Source::Cte(_) | Source::Derived | Source::Function => true,
+            })
+    }
+}

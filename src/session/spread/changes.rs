@@ -1,0 +1,461 @@
+//! Statements that change rows or definitions on several shards.
+//!
+//! Shards work one after the other, in their order: two statements that want the same rows meet on the first shard that has them, so
+//! neither can hold what the other waits for. All of it is one transaction: the client's, or one of its own.
+
+use std::borrow::Cow;
+
+use super::{Call, Description, Telling, all_shards};
+use crate::backend::pipeline::Committed;
+use crate::execution::branch::{self, Audience, Failure, Question};
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::spread::everywhere::{self, Everywhere};
+use crate::plan::spread::rows::Rows;
+use crate::plan::{Effect, Planned};
+use crate::session::Session;
+use crate::session::link::Link;
+use crate::session::respond::Fault;
+use crate::session::transaction::Transaction;
+use crate::sharding::ShardId;
+use crate::sql::facts::Leaves;
+
+/// OIDs of types below this one are the same on every server (`FirstNormalObjectId`).
+const FIRST_OWN_OID: u32 = 16_384;
+
+/// The most bytes of rows that are kept to be brought into the order of the statement's own rows.
+const MOST_KEPT: usize = 64 << 20;
+
+/// How shards' answers become the client's.
+enum Answer {
+    /// Counts add up, rows come shard by shard.
+    All,
+    /// The same, with rows in the order of the statement's: for each of these the place of its shard.
+    InOrder(Vec<usize>),
+    /// All shards say the same, this one is heard.
+    Of(usize),
+    /// The same, and it is an error when they count differently.
+    Agreed(usize),
+}
+
+/// What one shard says.
+struct Said<'a> {
+    rows: Kept<'a>,
+    notices: Notices,
+    /// The body of CommandComplete.
+    tag: Vec<u8>,
+}
+
+enum Kept<'a> {
+    PassedOn,
+    Dropped,
+    /// Bodies of DataRow, and how many bytes may still come.
+    Kept(&'a mut Vec<Vec<u8>>, &'a mut usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Notices {
+    PassedOn,
+    Dropped,
+}
+
+impl Audience for Said<'_> {
+    fn wants(&self, _: usize) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        match (tag, &mut self.rows) {
+            (b'D', Kept::PassedOn) => branch::pass_on(tag, body, out),
+            (b'D', Kept::Kept(rows, left)) => {
+                let Some(rest) = left.checked_sub(body.len()) else {
+                    return Err(Failure::Ours {
+                        sqlstate: "54000",
+                        message: format!(
+                            "the rows of RETURNING take more than {} MB",
+                            MOST_KEPT >> 20
+                        ),
+                        hint: Some("Insert fewer rows in a statement."),
+                    });
+                };
+                **left = rest;
+                rows.push(body.to_vec());
+            }
+            (b'C', _) => self.tag = body.to_vec(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hears_notices(&self) -> bool {
+        self.notices == Notices::PassedOn
+    }
+}
+
+impl Session {
+    /// Each row of an INSERT on its shard.
+    pub(super) async fn do_rows(&mut self, call: &Call<'_>, rows: &Rows) -> Result<(), Fault> {
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let of_rows = rows
+            .shards(&catalog, &call.values())
+            .map_err(Fault::Refused)?;
+        let mut shards = of_rows.clone();
+        shards.sort_unstable();
+        shards.dedup();
+        let whole = Planned::range_of(call.statement, call.literals);
+        let places: Vec<usize> = of_rows
+            .iter()
+            .filter_map(|shard| shards.binary_search(shard).ok())
+            .collect();
+        let texts: Vec<Cow<'_, [u8]>> = (0..shards.len())
+            .map(|place| {
+                let own = (0..places.len()).filter(|row| places[*row] == place);
+                Cow::Owned(rows.text(own, whole.clone(), call.text, call.literals))
+            })
+            .collect();
+        self.change(call, &shards, &texts, Answer::InOrder(places))
+            .await
+    }
+
+    /// Every shard concerned changes its own rows.
+    pub(super) async fn do_write(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shards = call.shards(&catalog).map_err(Fault::Refused)?;
+        let texts = vec![Cow::Borrowed(call.own_text()); shards.len()];
+        self.change(call, &shards, &texts, Answer::All).await
+    }
+
+    /// The same on every shard.
+    pub(super) async fn do_everywhere(
+        &mut self,
+        call: &Call<'_>,
+        what: Everywhere,
+    ) -> Result<(), Fault> {
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shards = all_shards(&catalog);
+        let home = catalog.home.index();
+        let texts = vec![Cow::Borrowed(call.own_text()); shards.len()];
+        match what {
+            Everywhere::Copies => {
+                everywhere::has_no_clock(&call.values()).map_err(Fault::Refused)?;
+                self.change(call, &shards, &texts, Answer::Agreed(home))
+                    .await
+            }
+            // A shard says that it cannot be done in a transaction block.
+            Everywhere::Alone if self.transaction == Transaction::Idle => {
+                self.change_apart(call, &shards).await
+            }
+            Everywhere::Definition | Everywhere::Alone => {
+                self.change(call, &shards, &texts, Answer::Of(home)).await
+            }
+        }
+    }
+
+    /// Runs a text on each shard in one transaction and tells the client what came of it.
+    async fn change(
+        &mut self,
+        call: &Call<'_>,
+        shards: &[ShardId],
+        texts: &[Cow<'_, [u8]>],
+        answer: Answer,
+    ) -> Result<(), Fault> {
+        let writes = call.statement.effect == Effect::Writes;
+        if writes
+            && shards.len() > 1
+            && self.transaction == Transaction::Idle
+            && !self.commits_apart()
+        {
+            let message = format!("the statement writes on {} shards", shards.len());
+            return Err(Fault::Refused(Refusal::new(
+                Reason::CrossShardCommit,
+                message,
+            )));
+        }
+        let own = self.begin_own(call.telling);
+        let mut links = match self.enlist(shards).await {
+            Ok(links) => links,
+            Err(fault) => return self.end_own(own, Err(fault)).await,
+        };
+        for link in &mut links {
+            note(link, call);
+        }
+        let outcome = self.change_on(call, &mut links, texts, &answer).await;
+        let (done, tag) = match outcome {
+            Ok(tag) => (Ok(()), tag),
+            Err(failure) => (Err(failure), String::new()),
+        };
+        let done = self.finish(links, done).await;
+        if done.is_ok() {
+            self.statement_done(&call.statement.class, Committed::No);
+        }
+        self.end_own(own, done).await?;
+        self.tell_tag(&tag);
+        Ok(())
+    }
+
+    /// The tag for the client.
+    async fn change_on(
+        &mut self,
+        call: &Call<'_>,
+        links: &mut [Link],
+        texts: &[Cow<'_, [u8]>],
+        answer: &Answer,
+    ) -> Result<String, Failure> {
+        let speaker = match answer {
+            Answer::Of(place) | Answer::Agreed(place) => *place,
+            Answer::All | Answer::InOrder(_) => 0,
+        };
+        let description = self
+            .describe_on(&mut links[speaker], call.own_text(), call.types)
+            .await?;
+        if call.telling == Telling::Description && description.columns.is_some() {
+            self.tell_columns(&description, call.formats);
+        }
+        let mut tags: Vec<Vec<u8>> = Vec::with_capacity(links.len());
+        let mut rows: Vec<Vec<Vec<u8>>> = vec![Vec::new(); links.len()];
+        let mut left = MOST_KEPT;
+        for (place, text) in texts.iter().enumerate() {
+            let is_heard = !matches!(answer, Answer::Of(_) | Answer::Agreed(_)) || place == speaker;
+            let mut said = Said {
+                rows: match answer {
+                    Answer::InOrder(_) => Kept::Kept(&mut rows[place], &mut left),
+                    _ if is_heard => Kept::PassedOn,
+                    _ => Kept::Dropped,
+                },
+                notices: if is_heard {
+                    Notices::PassedOn
+                } else {
+                    Notices::Dropped
+                },
+                tag: Vec::new(),
+            };
+            let link = std::slice::from_mut(&mut links[place]);
+            let types = self.types_on(call, &mut link[0], &description).await?;
+            let question = Question {
+                text,
+                types: &types,
+                parameters: call.raw_parameters,
+                formats: call.formats,
+            };
+            self.converse(link, &[question], &mut said).await?;
+            let tag = said.tag;
+            if matches!(answer, Answer::Agreed(_))
+                && let Some(first) = tags.first()
+                && *first != tag
+            {
+                return Err(copies_differ(first, &tag));
+            }
+            tags.push(tag);
+        }
+        if let Answer::InOrder(places) = answer {
+            tell_in_order(places, rows, &mut self.client.outbox);
+        }
+        Ok(match answer {
+            Answer::Of(place) | Answer::Agreed(place) => words(&tags[*place]),
+            Answer::All | Answer::InOrder(_) => sum(&tags),
+        })
+    }
+
+    /// The parameters' types as this shard numbers them. A shard's text may lack the places that tell a parameter's type.
+    async fn types_on(
+        &mut self,
+        call: &Call<'_>,
+        link: &mut Link,
+        description: &Description,
+    ) -> Result<Vec<u32>, Failure> {
+        if description.types.iter().all(|oid| *oid < FIRST_OWN_OID) {
+            return Ok(description.types.clone());
+        }
+        let described = self.describe_on(link, call.own_text(), call.types).await?;
+        Ok(described.types)
+    }
+
+    /// What no transaction can hold: each shard does it on its own.
+    async fn change_apart(&mut self, call: &Call<'_>, shards: &[ShardId]) -> Result<(), Fault> {
+        let home = self.database.catalog().home;
+        let mut tag = String::new();
+        for (place, shard) in shards.iter().enumerate() {
+            let mut links = self.enlist(&[*shard]).await?;
+            note(&mut links[0], call);
+            let mut said = Said {
+                rows: Kept::Dropped,
+                notices: if *shard == home {
+                    Notices::PassedOn
+                } else {
+                    Notices::Dropped
+                },
+                tag: Vec::new(),
+            };
+            let question = Question {
+                text: call.own_text(),
+                types: call.types,
+                parameters: call.raw_parameters,
+                formats: call.formats,
+            };
+            let done = self.converse(&mut links, &[question], &mut said).await;
+            tag = words(&said.tag);
+            let done = done.map_err(|failure| self.done_in_part(failure, place, shards));
+            let done = self.finish(links, done).await;
+            if done.is_err() && place == 0 {
+                return done;
+            }
+            self.statement_done(&call.statement.class, Committed::No);
+            if done.is_err() {
+                self.begun_ended(Committed::Yes);
+                return done;
+            }
+        }
+        self.begun_ended(Committed::Yes);
+        self.tell_tag(&tag);
+        Ok(())
+    }
+
+    /// A shard's error, with what has become of the statement on the others.
+    fn done_in_part(&self, failure: Failure, place: usize, shards: &[ShardId]) -> Failure {
+        let catalog = self.database.catalog();
+        let names = |shards: &[ShardId]| {
+            let names = shards
+                .iter()
+                .filter_map(|shard| catalog.shards.get(shard.index()).map(|name| &**name));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let Failure::Server { branch, error } = failure else {
+            return failure;
+        };
+        if place == 0 {
+            return Failure::Server { branch, error };
+        }
+        let mut hint = format!(
+            "It is done on {}; it has failed on {}",
+            names(&shards[..place]),
+            names(&shards[place..=place]),
+        );
+        if place + 1 < shards.len() {
+            hint.push_str(&format!(
+                "; it was not tried on {}",
+                names(&shards[place + 1..])
+            ));
+        }
+        hint.push_str(". Run it on each of the others: /* trunkline: shard=name */.");
+        Failure::Server {
+            branch,
+            error: with_hint(&error, &hint),
+        }
+    }
+}
+
+/// What the connection must remember of a statement.
+fn note(link: &mut Link, call: &Call<'_>) {
+    if call.statement.effect == Effect::Writes {
+        link.writes();
+    }
+    if call.statement.leaves.contains(&Leaves::Unseen) {
+        link.unsettle();
+    }
+}
+
+/// The body of an ErrorResponse with another hint.
+fn with_hint(error: &[u8], hint: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(error.len() + hint.len() + 2);
+    for field in error.split(|byte| *byte == 0) {
+        if !matches!(field.first(), None | Some(b'H')) {
+            out.extend_from_slice(field);
+            out.push(0);
+        }
+    }
+    out.push(b'H');
+    out.extend_from_slice(hint.as_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out
+}
+
+/// Rows in the order of the statement's, when every one of these came back; else shard by shard, because it is not known which did.
+fn tell_in_order(places: &[usize], rows: Vec<Vec<Vec<u8>>>, out: &mut Vec<u8>) {
+    let came_back = |place: usize| {
+        let asked = places.iter().filter(|of_row| **of_row == place).count();
+        rows[place].len() == asked
+    };
+    if !(0..rows.len()).all(came_back) {
+        let all = rows.iter().flatten();
+        all.for_each(|row| branch::pass_on(b'D', row, out));
+        return;
+    }
+    let mut rows: Vec<_> = rows.into_iter().map(Vec::into_iter).collect();
+    for place in places {
+        if let Some(row) = rows[*place].next() {
+            branch::pass_on(b'D', &row, out);
+        }
+    }
+}
+
+fn copies_differ(one: &[u8], other: &[u8]) -> Failure {
+    Failure::Ours {
+        sqlstate: "XX001",
+        message: format!(
+            "the copies of the reference table are not equal: one shard says {}, another {}",
+            words(one),
+            words(other)
+        ),
+        hint: Some("Compare the table's rows on the shards, and make them equal with hints."),
+    }
+}
+
+fn words(tag: &[u8]) -> String {
+    String::from_utf8_lossy(tag.strip_suffix(b"\0").unwrap_or(tag)).into_owned()
+}
+
+/// One tag for all: their last numbers add up.
+fn sum(tags: &[Vec<u8>]) -> String {
+    let Some(first) = tags.first() else {
+        return String::new();
+    };
+    let first = words(first);
+    let command = first
+        .rsplit_once(' ')
+        .map_or(&*first, |(command, _)| command);
+    let count = |tag: &Vec<u8>| -> u64 {
+        let tag = words(tag);
+        tag.rsplit(' ')
+            .next()
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(0)
+    };
+    format!("{command} {}", tags.iter().map(count).sum::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up() {
+        let tags = [b"INSERT 0 2\0".to_vec(), b"INSERT 0 3\0".to_vec()];
+        assert_eq!(sum(&tags), "INSERT 0 5");
+        assert_eq!(sum(&[b"DELETE 0\0".to_vec()]), "DELETE 0");
+    }
+
+    #[test]
+    fn rows_come_in_the_order_of_the_statement_unless_some_are_missing() {
+        let row = |text: &str| text.as_bytes().to_vec();
+        let texts = |rows| {
+            let mut out = Vec::new();
+            tell_in_order(&[1, 0, 1], rows, &mut out);
+            out.chunks(6)
+                .map(|frame| char::from(frame[5]))
+                .collect::<String>()
+        };
+        assert_eq!(texts(vec![vec![row("b")], vec![row("a"), row("c")]]), "abc");
+        assert_eq!(texts(vec![vec![row("b")], vec![row("c")]]), "bc");
+    }
+
+    #[test]
+    fn a_hint_takes_the_place_of_another() {
+        assert_eq!(
+            with_hint(b"SERROR\0C42P07\0Hold\0\0", "new"),
+            b"SERROR\0C42P07\0Hnew\0\0"
+        );
+        assert_eq!(
+            with_hint(b"SERROR\0Mtext\0\0", "new"),
+            b"SERROR\0Mtext\0Hnew\0\0"
+        );
+    }
+}

@@ -1,0 +1,582 @@
+//! A query over rows that are brought to one shard first. `plan/spread/gather.rs` says what is done, `execution/gather.rs` moves the rows.
+//!
+//! Outside a transaction block the gathering connection works in a transaction of its own, which ends with the query; so do the sources that are asked
+//! more than one question, for one snapshot each. In a block all are the client's participants, and the temporary tables are
+//! dropped at once. A block that only reads has no place for them, so there a connection beside the participants gathers.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Call, Description, Telling, all_shards, with_formats};
+use crate::backend::server::Server;
+use crate::catalog::Catalog;
+use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_on};
+use crate::execution::gather::{Filling, Limits, Size, fill};
+use crate::plan::bind::each_key;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::spread::gather::{End, Fetch, Gather, InPlace, Origin};
+use crate::session::Session;
+use crate::session::link::{Link, Phase, run};
+use crate::session::respond::Fault;
+use crate::session::transaction::Transaction;
+use crate::sharding::ShardId;
+use crate::sql::facts::Leaves;
+use crate::wire::answer::TransactionStatus;
+
+/// Rows above which a temporary table is analysed, so that the planner knows what it has.
+const WORTH_ANALYSING: u64 = 10_000;
+
+const BEGIN_SOURCE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+const BEGIN_GATHERING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE";
+/// Whether the transaction only reads, and how it is isolated.
+const MODES: &str = "SELECT pg_catalog.current_setting('transaction_read_only') || ' ' || \
+    pg_catalog.current_setting('transaction_isolation')";
+
+/// A message that ends a COPY in failure, with an empty reason.
+const COPY_FAIL: &[u8] = &[b'f', 0, 0, 0, 5, 0];
+
+/// Whose transaction the query runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    /// One of its own.
+    Own,
+    /// The client's, in which temporary tables can be made.
+    Client,
+    /// The client's only reads: a connection beside its participants gathers, in a transaction that begins as the client's did.
+    Beside,
+}
+
+/// Where rows are gathered.
+struct Gatherer {
+    link: Link,
+    block: Block,
+}
+
+/// The shards that send rows of a table.
+struct Transfer<'a> {
+    fetch: &'a Fetch,
+    /// For people.
+    name: String,
+    from: Vec<ShardId>,
+    /// Those that the temporary table has.
+    rows: u64,
+}
+
+/// One execution.
+struct Gathering<'a> {
+    call: &'a Call<'a>,
+    gather: &'a Gather,
+    transfers: Vec<Transfer<'a>>,
+    limits: Limits,
+    size: Size,
+}
+
+impl Session {
+    pub(super) async fn gather(&mut self, call: &Call<'_>, gather: &Gather) -> Result<(), Fault> {
+        let catalog = Arc::clone(&self.database.catalog());
+        let config = Arc::clone(&self.worker.shared.snapshot().config);
+        let mut gathering = Gathering {
+            call,
+            gather,
+            transfers: transfers(call, gather, &catalog),
+            limits: Limits {
+                rows: config.gather.max_rows as u64,
+                bytes: config.gather.max_bytes.0,
+            },
+            size: Size::default(),
+        };
+        let own = self.transaction == Transaction::Idle;
+        let mut links = self.enlist(&gathering.shards()).await?;
+        let gatherer = match own {
+            true => take_of(&mut links, gather.shard).map(|link| Gatherer {
+                link,
+                block: Block::Own,
+            }),
+            false => match self.gatherer_in_block(&mut links, gather).await {
+                Ok(gatherer) => gatherer,
+                Err(fault) => {
+                    self.finish(links, Ok(())).await?;
+                    return Err(fault);
+                }
+            },
+        };
+        // One of the links is to the gathering shard.
+        let Some(mut gatherer) = gatherer else {
+            return self.finish(links, Ok(())).await;
+        };
+        let all = links.iter_mut().chain([&mut gatherer.link]);
+        let running = all
+            .map(|link| Rc::clone(&link.server().canceller))
+            .collect();
+        self.card.set_also_running(running);
+        let done = self
+            .gather_on(
+                &mut gathering,
+                &mut gatherer,
+                &mut links,
+                config.gather.timeout,
+            )
+            .await;
+        let Gatherer { link, block } = gatherer;
+        match block {
+            Block::Own | Block::Client => {
+                links.push(link);
+                links.sort_by_key(Link::shard);
+                if done.is_err() {
+                    self.abandon(&mut links, block).await;
+                }
+            }
+            Block::Beside => {
+                if done.is_err() {
+                    self.abandon(&mut links, Block::Client).await;
+                }
+                self.leave_beside(link).await;
+            }
+        }
+        self.finish(links, done).await
+    }
+
+    /// The connection that gathers in a transaction of the client's: the participant, unless the transaction only reads.
+    async fn gatherer_in_block(
+        &mut self,
+        links: &mut Vec<Link>,
+        gather: &Gather,
+    ) -> Result<Option<Gatherer>, Fault> {
+        let Some(mut link) = take_of(links, gather.shard) else {
+            return Ok(None);
+        };
+        let writable = match link.ask(MODES, &self.worker).await.as_deref() {
+            Some(modes) if modes.starts_with("off") => Ok(true),
+            // Another connection would read its tables at another moment, and without what this one has written.
+            Some(modes)
+                if gather.in_place == InPlace::Nothing
+                    || modes.ends_with(" read committed")
+                        && !links.iter().chain([&link]).any(Link::has_written) =>
+            {
+                Ok(false)
+            }
+            _ => Err(Fault::Refused(Refusal::new(
+                Reason::GatherReadOnly,
+                "the query needs rows of several shards in temporary tables, which a transaction that only reads cannot have",
+            ))),
+        };
+        if let Ok(true) = writable {
+            return Ok(Some(Gatherer {
+                link,
+                block: Block::Client,
+            }));
+        }
+        links.push(link);
+        writable?;
+        let lent = self.checkout(gather.shard).await?;
+        self.link_up(Link::new(lent, Phase::Working, self.mode));
+        let brought = self.bring_up(Phase::Working).await;
+        let Some(mut link) = self.link.take() else {
+            return Err(Fault::Told);
+        };
+        // Without success it is not in a known state, and is closed.
+        brought?;
+        run(link.server(), "SET TRANSACTION READ WRITE", &self.worker).await?;
+        Ok(Some(Gatherer {
+            link,
+            block: Block::Beside,
+        }))
+    }
+
+    /// Brings the rows, runs the query and tells the client its answer.
+    async fn gather_on(
+        &mut self,
+        gathering: &mut Gathering<'_>,
+        gatherer: &mut Gatherer,
+        sources: &mut [Link],
+        timeout: Duration,
+    ) -> Result<(), Failure> {
+        let call = gathering.call;
+        let description = self
+            .describe_on(&mut gatherer.link, call.own_text(), call.types)
+            .await?;
+        if call.statement.leaves.contains(&Leaves::Unseen) {
+            gatherer.link.unsettle();
+        }
+        let worker = Rc::clone(&self.worker);
+        let bringing = self.bring(gathering, gatherer, sources);
+        match worker.shared.timers.timeout(timeout, bringing).await {
+            Ok(brought) => brought?,
+            Err(_) => return Err(gathering.too_slow(timeout)),
+        }
+        let tag = self
+            .run_gathered(gathering, &mut gatherer.link, &description)
+            .await?;
+        let end = match (gatherer.block, gathering.gather.end) {
+            (Block::Own, End::Commit) => "COMMIT".to_owned(),
+            (Block::Own, End::Rollback) => "ROLLBACK".to_owned(),
+            (Block::Client, _) => {
+                let drops = gathering.gather.fetches.iter().map(Fetch::drop);
+                drops.collect::<Vec<_>>().join("; ")
+            }
+            (Block::Beside, _) => String::new(),
+        };
+        self.tell(&mut gatherer.link, &end).await?;
+        pass_on(b'C', &tag, &mut self.client.outbox);
+        Ok(())
+    }
+
+    /// Makes the temporary tables and fills them.
+    async fn bring(
+        &mut self,
+        gathering: &mut Gathering<'_>,
+        gatherer: &mut Gatherer,
+        sources: &mut [Link],
+    ) -> Result<(), Failure> {
+        let here = match gatherer.block {
+            Block::Own | Block::Client => Some(gathering.gather.shard),
+            Block::Beside => None,
+        };
+        let stored = self
+            .tell(
+                &mut gatherer.link,
+                &gathering.preparation(gatherer.block, here)?,
+            )
+            .await?;
+        gathering.stored_here(here, &stored)?;
+        let mut afterwards = Vec::new();
+        for place in 0..gathering.transfers.len() {
+            self.transfer(gathering, place, gatherer, sources).await?;
+            let Transfer { fetch, rows, .. } = &gathering.transfers[place];
+            afterwards.extend(fetch.add_primary_key());
+            if *rows > WORTH_ANALYSING {
+                afterwards.push(fetch.analyze());
+            }
+        }
+        if gatherer.block == Block::Beside {
+            afterwards.push("SET TRANSACTION READ ONLY".to_owned());
+        }
+        self.tell(&mut gatherer.link, &afterwards.join("; "))
+            .await?;
+        Ok(())
+    }
+
+    /// Fills one table with the rows of the shards that are not the gathering connection's own.
+    async fn transfer(
+        &mut self,
+        gathering: &mut Gathering<'_>,
+        place: usize,
+        gatherer: &mut Gatherer,
+        sources: &mut [Link],
+    ) -> Result<(), Failure> {
+        let Transfer {
+            fetch, name, from, ..
+        } = &gathering.transfers[place];
+        let copy_out = gathering.copy_out(fetch)?;
+        let mut branches: Vec<Branch<'_>> = Vec::new();
+        for link in sources
+            .iter_mut()
+            .filter(|link| from.contains(&link.shard()))
+        {
+            let shard = link.shard();
+            let asked = |transfers: &[Transfer<'_>]| {
+                transfers
+                    .iter()
+                    .filter(|transfer| transfer.from.contains(&shard))
+                    .count()
+            };
+            let earlier = asked(&gathering.transfers[..place]);
+            let later = asked(&gathering.transfers[place + 1..]);
+            let own = gatherer.block == Block::Own && earlier + later > 0;
+            let mut branch = Branch::new(link.server());
+            if own && earlier == 0 {
+                branch.query(BEGIN_SOURCE);
+            }
+            branch.query(&copy_out);
+            if own && later == 0 {
+                branch.query("COMMIT");
+            }
+            branches.push(branch);
+        }
+        if branches.is_empty() {
+            return Ok(());
+        }
+        let mut target = Branch::new(gatherer.link.server());
+        target.query(&fetch.copy_in());
+        let mut filling = Filling::new(
+            name,
+            fetch.format,
+            branches.len(),
+            gathering.size,
+            gathering.limits,
+        );
+        let filled = fill(
+            &mut self.client,
+            &mut branches,
+            &mut target,
+            &self.worker.scratch,
+            &mut filling,
+        );
+        filled.await?;
+        let size = filling.size();
+        gathering.size.rows += size.rows;
+        gathering.size.bytes += size.bytes;
+        gathering.transfers[place].rows += size.rows;
+        Ok(())
+    }
+
+    /// Runs the client's text; its rows are the client's, its tag is given.
+    async fn run_gathered(
+        &mut self,
+        gathering: &Gathering<'_>,
+        link: &mut Link,
+        description: &Description,
+    ) -> Result<Vec<u8>, Failure> {
+        let call = gathering.call;
+        let text = gathering.gather.text(call.text, call.literals);
+        let mut answer = Rows {
+            columns: match (&description.columns, call.telling) {
+                (Some(columns), Telling::Description) => Some(with_formats(columns, call.formats)),
+                _ => None,
+            },
+            tag: Vec::new(),
+        };
+        let mut branch = Branch::new(link.server());
+        branch.ask(&Question {
+            text: &text,
+            types: &description.types,
+            parameters: call.raw_parameters,
+            formats: call.formats,
+        });
+        let branches = std::slice::from_mut(&mut branch);
+        branch::attend(
+            &mut self.client,
+            branches,
+            &self.worker.scratch,
+            &mut answer,
+        )
+        .await?;
+        Ok(answer.tag)
+    }
+
+    /// Runs statements of ours; how many rows each of those that store some has stored.
+    async fn tell(&mut self, link: &mut Link, sql: &str) -> Result<Vec<u64>, Failure> {
+        let mut stored = Stored(Vec::new());
+        if !sql.is_empty() {
+            let mut branch = Branch::new(link.server());
+            branch.query(sql);
+            let branches = std::slice::from_mut(&mut branch);
+            branch::attend(
+                &mut self.client,
+                branches,
+                &self.worker.scratch,
+                &mut stored,
+            )
+            .await?;
+        }
+        Ok(stored.0)
+    }
+
+    /// After a failure: everything stops, and a transaction of the query's own is rolled back.
+    async fn abandon(&mut self, links: &mut [Link], block: Block) {
+        let mut stopped = Vec::new();
+        for link in links.iter_mut() {
+            if !link.is_settled() {
+                stop(link.server());
+                stopped.push(link.shard());
+            }
+        }
+        self.settle_links(links).await;
+        for link in links {
+            let open = link.is_settled() && link.status() != TransactionStatus::Idle;
+            // One that was stopped is cleaned up in time, because the request to stop may come late.
+            if block == Block::Own && open && !stopped.contains(&link.shard()) {
+                let _ = run(link.server(), "ROLLBACK", &self.worker).await;
+            }
+        }
+    }
+
+    /// A connection beside the client's transaction goes back to its pool.
+    async fn leave_beside(&mut self, mut link: Link) {
+        if !link.is_settled() {
+            stop(link.server());
+            return link.clean_up(&self.worker);
+        }
+        let ended = run(link.server(), "ROLLBACK", &self.worker).await;
+        // What the transaction had set is as before.
+        link.set_settings(&self.settled);
+        match ended {
+            Ok(()) if !link.is_kept() => link.give_back(&self.worker, Instant::now()),
+            _ => link.clean_up(&self.worker),
+        }
+    }
+}
+
+/// Stops what runs. A server that waits for COPY data hears nothing else, and one that does not overlooks it.
+fn stop(server: &mut Server) {
+    server.push(COPY_FAIL);
+    server.pipeline.copy_ended();
+    let canceller = Rc::clone(&server.canceller);
+    tokio::task::spawn_local(canceller.cancel());
+}
+
+impl Gathering<'_> {
+    /// Those that send rows, and the one that gathers them, in their order.
+    fn shards(&self) -> Vec<ShardId> {
+        let sending = self
+            .transfers
+            .iter()
+            .flat_map(|transfer| transfer.from.iter().copied());
+        let mut shards: Vec<ShardId> = sending.chain([self.gather.shard]).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    fn copy_out(&self, fetch: &Fetch) -> Result<String, Failure> {
+        utf8(fetch.copy_out(self.call.text, self.call.literals))
+    }
+
+    /// What makes the temporary tables, and stores in them the rows that are on the gathering connection.
+    fn preparation(&self, block: Block, here: Option<ShardId>) -> Result<String, Failure> {
+        let mut statements = Vec::new();
+        if block == Block::Own {
+            statements.push(BEGIN_GATHERING.to_owned());
+        }
+        statements.extend(
+            self.transfers
+                .iter()
+                .map(|transfer| transfer.fetch.create()),
+        );
+        for Transfer { fetch, from, .. } in &self.transfers {
+            let insert = utf8(fetch.insert(self.call.text, self.call.literals))?;
+            if here.is_some_and(|here| from.contains(&here)) {
+                // One too many, so that the limit is noticed.
+                statements.push(format!(
+                    "{insert} LIMIT {}",
+                    self.limits.rows.saturating_add(1)
+                ));
+            }
+        }
+        Ok(statements.join("; "))
+    }
+
+    /// Counts the rows of the gathering connection.
+    fn stored_here(&mut self, here: Option<ShardId>, stored: &[u64]) -> Result<(), Failure> {
+        let asked = self
+            .transfers
+            .iter_mut()
+            .filter(|transfer| here.is_some_and(|here| transfer.from.contains(&here)));
+        for (transfer, rows) in asked.zip(stored) {
+            let size = Size {
+                rows: *rows,
+                bytes: 0,
+            };
+            size.check(self.size, &transfer.name, self.limits)?;
+            self.size.rows += rows;
+            transfer.rows = *rows;
+        }
+        Ok(())
+    }
+
+    fn too_slow(&self, timeout: Duration) -> Failure {
+        let names: Vec<&str> = self
+            .transfers
+            .iter()
+            .map(|transfer| &*transfer.name)
+            .collect();
+        Failure::Ours {
+            sqlstate: "53400",
+            message: format!(
+                "the rows of {} were not brought to one shard within {timeout:?} (gather.timeout); {} rows in {} bytes were there",
+                names.join(", "),
+                self.size.rows,
+                self.size.bytes
+            ),
+            hint: Some("Compare columns of the tables with values in WHERE, or raise the limit."),
+        }
+    }
+}
+
+fn transfers<'a>(call: &Call<'_>, gather: &'a Gather, catalog: &Catalog) -> Vec<Transfer<'a>> {
+    let transfer = |fetch: &'a Fetch| Transfer {
+        fetch,
+        name: format!("{}.{}", fetch.schema, fetch.table),
+        rows: 0,
+        from: match &fetch.origin {
+            Origin::Every => all_shards(catalog),
+            Origin::One(shard) => vec![*shard],
+            Origin::Keys(target) => {
+                let mut shards = Vec::new();
+                let found = each_key(target, catalog, &call.values(), |_, _, location| {
+                    shards.push(location.shard);
+                    Ok(())
+                });
+                shards.sort_unstable();
+                shards.dedup();
+                match found {
+                    Ok(()) => shards,
+                    Err(_) => all_shards(catalog),
+                }
+            }
+        },
+    };
+    gather.fetches.iter().map(transfer).collect()
+}
+
+/// The link to this shard.
+fn take_of(links: &mut Vec<Link>, shard: ShardId) -> Option<Link> {
+    let place = links.iter().position(|link| link.shard() == shard)?;
+    Some(links.swap_remove(place))
+}
+
+fn utf8(text: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(text).map_err(|_| Failure::Ours {
+        sqlstate: "22021",
+        message: "the statement's text is not valid UTF-8".to_owned(),
+        hint: None,
+    })
+}
+
+/// The client's rows. The tag is kept until all is done.
+struct Rows {
+    /// RowDescription, when the client is to be told.
+    columns: Option<Vec<u8>>,
+    tag: Vec<u8>,
+}
+
+impl Audience for Rows {
+    fn wants(&self, _: usize) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        match tag {
+            // Bound: from here on it is a result.
+            b'2' => {
+                if let Some(columns) = self.columns.take() {
+                    pass_on(b'T', &columns, out);
+                }
+            }
+            b'D' => pass_on(tag, body, out),
+            b'C' => self.tag = body.to_vec(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// How many rows each INSERT has stored.
+struct Stored(Vec<u64>);
+
+impl Audience for Stored {
+    fn wants(&self, _: usize) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        if let Some(count) = body.strip_prefix(b"INSERT 0 ").filter(|_| tag == b'C') {
+            let digits = std::str::from_utf8(count)
+                .unwrap_or_default()
+                .trim_end_matches('\0');
+            self.0.push(digits.parse().unwrap_or_default());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! A query whose shards' answers add up: all are asked at once, and their rows are merged as they come.
+
+use super::{Call, Telling};
+use crate::execution::branch::{self, Audience, Failure, Question};
+use crate::execution::columns;
+use crate::execution::merge::{MergeError, Merger};
+use crate::plan::Refusal;
+use crate::plan::spread::edit;
+use crate::plan::spread::{Gather, Scatter};
+use crate::session::Session;
+use crate::session::respond::Fault;
+
+impl From<MergeError> for Failure {
+    fn from(error: MergeError) -> Failure {
+        let hint = error.hint();
+        Failure::Ours {
+            sqlstate: error.sqlstate(),
+            message: error.to_string(),
+            hint: (!hint.is_empty()).then_some(hint),
+        }
+    }
+}
+
+/// Hears the shards' rows.
+struct Rows<'a> {
+    merger: &'a mut Merger,
+    /// Shards that have no more rows.
+    ended: Vec<bool>,
+}
+
+impl Audience for Rows<'_> {
+    fn wants(&self, branch: usize) -> bool {
+        self.ended[branch] || self.merger.wants(branch)
+    }
+
+    fn hear(
+        &mut self,
+        branch: usize,
+        tag: u8,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        match tag {
+            b'D' => self.merger.row(branch, body, out)?,
+            b'C' => {
+                self.ended[branch] = true;
+                self.merger.ended(branch, out)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_satisfied(&self) -> bool {
+        self.merger.is_satisfied()
+    }
+}
+
+impl Session {
+    pub(super) async fn scatter(
+        &mut self,
+        call: &Call<'_>,
+        scatter: &Scatter,
+        otherwise: &Result<Box<Gather>, Refusal>,
+    ) -> Result<(), Fault> {
+        let counts = scatter
+            .counts(&call.values())
+            .map_err(|error| Fault::Postgres {
+                sqlstate: error.sqlstate(),
+                message: error.to_string(),
+            })?;
+        let shards = call
+            .shards(&self.database.catalog())
+            .map_err(Fault::Refused)?;
+        let text = edit::apply(
+            &scatter.edits,
+            call.statement.range.clone(),
+            call.text,
+            call.literals,
+        );
+        let mut links = self.enlist(&shards).await?;
+        let Some(first) = links.first_mut() else {
+            return Err(Fault::Told);
+        };
+        let description = match self.describe_on(first, &text, call.types).await {
+            Ok(description) => description,
+            Err(failure) => return self.finish(links, Err(failure)).await,
+        };
+        let described = columns::decode(description.columns.as_deref().unwrap_or(&[0, 0]));
+        let columns = match described {
+            Ok(columns) => columns,
+            Err(error) => {
+                let failure = Failure::Ours {
+                    sqlstate: "08P01",
+                    message: error.to_string(),
+                    hint: None,
+                };
+                return self.finish(links, Err(failure)).await;
+            }
+        };
+        let merger = Merger::new(scatter, &columns, call.formats, counts, links.len());
+        let mut merger = match merger {
+            Ok(merger) => merger,
+            Err(unsuitable) => {
+                self.finish(links, Ok(())).await?;
+                tracing::debug!(why = unsuitable.0, "rows are gathered instead of merged");
+                return match otherwise {
+                    Ok(gather) => self.gather(call, gather).await,
+                    Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                };
+            }
+        };
+        if call.telling == Telling::Description {
+            let mut body = Vec::new();
+            columns::encode(&columns[..merger.visible()], &mut body);
+            branch::pass_on(b'T', &body, &mut self.client.outbox);
+        }
+        let formats = merger.formats();
+        let question = Question {
+            text: &text,
+            types: &description.types,
+            parameters: call.raw_parameters,
+            formats: &formats,
+        };
+        let questions = vec![question; links.len()];
+        let mut rows = Rows {
+            ended: vec![false; links.len()],
+            merger: &mut merger,
+        };
+        let done = self.converse(&mut links, &questions, &mut rows).await;
+        self.finish(links, done).await?;
+        self.tell_tag(&format!("SELECT {}", merger.rows()));
+        Ok(())
+    }
+}
