@@ -187,6 +187,9 @@ reasons! {
     CrossShardCommit, "cross_shard_commit", "0A000",
         "A transaction has written on several shards, and nothing makes its commit happen on all of them or on none.",
         "Write on one shard in a transaction, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
+    ExplainForm, "explain_form", "0A000",
+        "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
+        "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";
     RowLimit, "row_limit", "0A000",
         "An Execute message asks for a part of the rows of a statement that several shards do together.",
         "Ask for all rows (a fetch size of 0), or write LIMIT.";

@@ -370,6 +370,7 @@ impl Session {
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
         if let Some(mut binding) = self.begin_bind(body)? {
             self.attach(binding.destination, Phase::Working).await?;
+            self.check_writers(&binding.planned, binding.destination)?;
             self.hold_for(&mut binding).await?;
             self.finish_bind(&binding);
         }
@@ -397,7 +398,8 @@ impl Session {
             return Ok(None);
         }
         self.check_executed(&plan.planned)?;
-        let destination = match self.decided.take() {
+        let decided = self.decided.take();
+        let destination = match decided {
             Some(Decided::Bind(destination)) => destination,
             _ => {
                 let parameters = Parameters::from_bind(
@@ -416,6 +418,7 @@ impl Session {
                     .unwrap_or(Destination::Any)
             }
         };
+        self.check_writers(&plan.planned, destination)?;
         if destination == Destination::Several {
             let own = SpreadPortal::new(body, &statement, &plan);
             let own = OwnPortal::Spread(Rc::new(own));

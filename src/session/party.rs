@@ -16,6 +16,7 @@ use super::transaction::{Opener, Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
 use crate::config::CrossShardCommit;
 use crate::execution::relay::{Broken, Reading, Turn};
+use crate::plan::Planned;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
@@ -358,6 +359,30 @@ impl Session {
                     return Err(self.half_committed(&committed, fault));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A unit of work that would write on a second shard could not be committed at its Sync: better it is refused here.
+    pub(super) fn check_writers(
+        &self,
+        planned: &Planned,
+        destination: Destination,
+    ) -> Result<(), Fault> {
+        if self.opener != Opener::Unit || !planned.writes() || self.commits_apart() {
+            return Ok(());
+        }
+        let elsewhere = |link: &Link| match destination {
+            Destination::Shard(shard) => link.shard() != shard,
+            Destination::Any | Destination::Several => false,
+        };
+        let mut others = self.party.iter().chain(&self.link);
+        if others.any(|link| link.has_written() && elsewhere(link)) {
+            let message = "the statements of this unit of work write on several shards";
+            return Err(Fault::Refused(Refusal::new(
+                Reason::CrossShardCommit,
+                message,
+            )));
         }
         Ok(())
     }

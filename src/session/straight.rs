@@ -114,6 +114,9 @@ impl Session {
                     return None;
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;
+                if destination == Destination::Several {
+                    return None;
+                }
                 (planned, destination)
             }
         };

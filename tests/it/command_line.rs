@@ -247,10 +247,15 @@ fn route_explains() {
     ] {
         assert!(said.contains(part), "{said}");
     }
-    let found = run(&["route", "--config", &file, "SELECT * FROM orders"]);
+    let found = run(&[
+        "route",
+        "--config",
+        &file,
+        "UPDATE orders SET customer_id = 1",
+    ]);
     assert_eq!(code(&found), Some(1));
     assert!(
-        stdout(&found).contains("refused multi_shard_select (0A000)\nreason  ")
+        stdout(&found).contains("refused key_update (0A000)\nreason  ")
             && stdout(&found).contains("\nhint    ")
     );
     let found = run(&["route", "--config", &file, "SELECT 'unterminated"]);

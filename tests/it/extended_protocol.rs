@@ -442,9 +442,7 @@ fn two_shards_in_one_unit_are_one_transaction() {
     ]);
     let done = "1 2 C(INSERT 0 1)";
     assert!(
-        said.starts_with(&format!(
-            "{done} {done} 1 2 D(1) C(SELECT 1) E(ERROR 0A000 "
-        )) && said.ends_with(") Z(I)"),
+        said.starts_with(&format!("{done} 1 E(ERROR 0A000 ")) && said.ends_with(") Z(I)"),
         "{said}"
     );
     // An error undoes what came before it on another shard.
@@ -496,7 +494,7 @@ fn two_shards_in_one_unit_are_one_transaction() {
     let said = client.ask(&[
         run(SELECT, &[Some(&other)]),
         sync(),
-        run("SELECT * FROM customers FOR UPDATE", &[]),
+        run("UPDATE customers SET id = 5", &[]),
         sync(),
     ]);
     let aborted = "E(ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block) Z(E)";
@@ -511,7 +509,7 @@ fn two_shards_in_one_unit_are_one_transaction() {
 fn what_no_value_can_make_right_is_refused_at_once() {
     let mut client = proxy().client("trusty");
     let said = client.ask(&[
-        parse("s", "SELECT * FROM customers", &[]),
+        parse("s", "UPDATE customers SET id = 5", &[]),
         describe(b'S', "s"),
         sync(),
     ]);
@@ -526,7 +524,7 @@ fn what_no_value_can_make_right_is_refused_at_once() {
     );
     client.query("BEGIN");
     let said = client.ask(&[
-        parse("", "SELECT * FROM customers", &[]),
+        parse("", "UPDATE customers SET id = 5", &[]),
         sync(),
         run("SELECT 1", &[]),
         sync(),

@@ -166,7 +166,7 @@ fn columns(schema: &Schema) {
             )
         })
         .collect();
-    use ColumnDefault::{Generated, Plain, Sequence};
+    use ColumnDefault::{Generated, Plain, Sequence, Volatile};
     let bytes = Equality::Bytes;
     let expected = [
         ("id", KeyType::BigInt, Sequence, -1, bytes),
@@ -174,7 +174,7 @@ fn columns(schema: &Schema) {
         ("deep", KeyType::BigInt, Sequence, -1, bytes),
         ("last", KeyType::BigInt, Sequence, -1, bytes),
         ("called", KeyType::BigInt, Sequence, -1, bytes),
-        ("now", KeyType::TimestampTz, Plain, 3, bytes),
+        ("now", KeyType::TimestampTz, Volatile, 3, bytes),
         ("code", KeyType::VarChar, Plain, 12, bytes),
         ("own_code", KeyType::VarChar, Plain, 12, bytes),
         ("numbered", KeyType::BigInt, Sequence, -1, bytes),
@@ -187,7 +187,7 @@ fn columns(schema: &Schema) {
             bytes,
         ),
         ("blind", KeyType::Text, Plain, -1, Equality::Collation),
-        ("Quoted", KeyType::Uuid, Plain, -1, bytes),
+        ("Quoted", KeyType::Uuid, Volatile, -1, bytes),
         ("late", KeyType::Bytea, Plain, -1, bytes),
     ];
     assert_eq!(seen, expected);

@@ -14,6 +14,7 @@ pub mod counts;
 pub mod definitions;
 pub mod edit;
 pub mod everywhere;
+pub mod explained;
 pub mod gather;
 mod outermost;
 pub mod rows;
@@ -33,6 +34,7 @@ use copy::{Copied, CopyIn, CopyOut};
 use definitions::Place;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
+use explained::Explained;
 pub use gather::Gather;
 pub use rows::Rows;
 pub use scatter::Scatter;
@@ -52,6 +54,8 @@ pub enum Spread {
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
+    /// EXPLAIN of any of these.
+    Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
     CopyIn(CopyIn),
     /// COPY TO STDOUT: what all shards have.
@@ -72,6 +76,9 @@ pub fn spread(
     // Whoever names a shard wants that one.
     if statement.hint.is_some() {
         return Err(refusal);
+    }
+    if let Some(explained) = explained::explained(text, statement, catalog, search_path, &refusal) {
+        return explained.map(|explained| Rc::new(Spread::Explain(explained)));
     }
     match definitions::place(text, statement, catalog, search_path) {
         Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
@@ -135,6 +142,7 @@ impl Spread {
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         match self {
             Spread::Scatter { scatter, .. } => scatter.describe(),
+            Spread::Explain(explained) => explained.lines.join("\n"),
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
@@ -155,6 +163,7 @@ impl Spread {
                 }
             }
             Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::Explain(explained) => explained.move_places(to),
             Spread::Everywhere(_) | Spread::Write(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
@@ -171,6 +180,7 @@ impl Spread {
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(_) => 64,
             Spread::Gather(gather) => gather.bytes(),
+            Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
         }

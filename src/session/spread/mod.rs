@@ -6,6 +6,7 @@
 
 mod changes;
 pub mod copy;
+mod explain;
 mod gather;
 pub mod portal;
 mod scatter;
@@ -173,6 +174,7 @@ impl Session {
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
+            Spread::Explain(explained) => self.explain(call, explained).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,

@@ -1,5 +1,6 @@
 -- Statements that run on one Postgres and through Trunkline on four. Each ends with an empty line. Lines that begin with @ give
 -- the value of a parameter: "@ type value", NULL as the bare word. A text with several statements goes by simple protocol alone.
+-- "# in order": the order of the rows counts, too. "# counted": SQL leaves it open which rows there are, but not how many.
 
 -- Keys in all forms.
 

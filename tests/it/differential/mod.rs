@@ -8,11 +8,12 @@
 mod data;
 mod pair;
 mod random;
+mod tpch;
 
 use std::fmt::Write as _;
 
 use crate::sharded::Sharded;
-use pair::{Case, Pair, Verdict};
+use pair::{Case, Pair, Rows, Verdict};
 
 const SCHEMA: &str = include_str!("../../golden/differential/schema.sql");
 const TABLES: &str = include_str!("../../golden/differential/tables.toml");
@@ -111,6 +112,14 @@ fn cases(file: &str) -> Vec<Case> {
         .map(|paragraph| {
             let (parameters, text): (Vec<&str>, Vec<&str>) =
                 paragraph.lines().partition(|line| line.starts_with("@ "));
+            let (marks, text): (Vec<&str>, Vec<&str>) =
+                text.into_iter().partition(|line| line.starts_with("# "));
+            let rows = match marks[..] {
+                [] => Rows::Multiset,
+                ["# in order"] => Rows::InOrder,
+                ["# counted"] => Rows::Counted,
+                _ => panic!("not a mark: {marks:?}"),
+            };
             let parameters = parameters.into_iter().map(|line| {
                 let (of_type, value) = line[2..].split_once(' ').expect("a type and a value");
                 (
@@ -123,6 +132,7 @@ fn cases(file: &str) -> Vec<Case> {
             Case {
                 sql: text.join("\n"),
                 parameters: parameters.collect(),
+                rows,
             }
         })
         .collect()

@@ -2,7 +2,7 @@
 //! try what would go to the wrong shard if a rule of the planner were left out.
 
 use super::data;
-use super::pair::Case;
+use super::pair::{Case, Rows};
 
 /// A generator of numbers (splitmix64) and of statements.
 pub struct Random {
@@ -99,6 +99,7 @@ impl Random {
         Case {
             sql,
             parameters: std::mem::take(&mut self.parameters),
+            rows: Rows::Multiset,
         }
     }
 
@@ -308,8 +309,8 @@ impl Random {
             1 => format!("SELECT {key}, count(*) AS n FROM {name} GROUP BY {key}"),
             2 => format!("SELECT DISTINCT {key} FROM {name}"),
             3 => format!("SELECT {key} + 1 AS {key} FROM {name}"),
-            4 => format!("SELECT * FROM {name} LIMIT 3"),
-            5 => format!("SELECT *, row_number() OVER (ORDER BY {key}) FROM {name}"),
+            4 => format!("SELECT * FROM {name} ORDER BY 1, 2, 3 LIMIT 3"),
+            5 => format!("SELECT *, rank() OVER (ORDER BY {key}) FROM {name}"),
             _ => format!("SELECT {key} FROM {name} UNION SELECT customer_id FROM customers"),
         };
         let condition = self.key_condition(&format!("s.{key}"));
