@@ -55,7 +55,12 @@ fn by_lexemes(text: &str) -> Option<Reading> {
         order: select
             .order_by
             .iter()
-            .map(|item| (item.descending, item.nulls_first))
+            .map(|item| {
+                (
+                    item.direction == select::Direction::Descending,
+                    item.nulls == select::Nulls::First,
+                )
+            })
             .collect(),
         limit: select.limit.is_some(),
         offset: select.offset.is_some(),
