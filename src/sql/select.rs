@@ -598,12 +598,7 @@ impl<'a> Select<'a> {
     }
 
     /// The next keyword of a clause from `at` on, with its length, and its place (or the end).
-    #[allow(clippy::type_complexity)]
-    fn next_clause(
-        &self,
-        start: usize,
-        clause: Clause,
-    ) -> Option<(Option<(Clause, usize)>, usize)> {
+    fn next_clause(&self, start: usize, clause: Clause) -> Option<Next> {
         let mut at = start;
         while at < self.lexemes.len() {
             let labelled = at > start
@@ -901,6 +896,9 @@ impl<'a> Select<'a> {
         false
     }
 }
+
+/// The clause that comes next with the length of its keyword, if one does, and its place (or the end).
+type Next = (Option<(Clause, usize)>, usize);
 
 enum Keyword {
     Clause(Clause, usize),
