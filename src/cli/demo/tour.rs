@@ -65,6 +65,8 @@ enum Expected {
     Shard(usize),
     /// Any one shard: all give the same answer.
     AnyShard,
+    /// All of them: together they have so many rows.
+    EveryShard(i64),
     /// Nowhere: refused with this id.
     Refused(&'static str),
 }
@@ -72,7 +74,7 @@ enum Expected {
 /// One stop of the tour.
 struct Stop {
     title: &'static str,
-    /// Every statement reports the port of its server in a column named `port`.
+    /// Every statement reports the port of its server in a column named `port`; one for all shards a number of rows, `rows`.
     sql: String,
     /// For `$1`, if there is one.
     parameter: Option<i64>,
@@ -83,6 +85,7 @@ struct Stop {
 enum Outcome {
     /// Its server's port.
     Answered(u16),
+    Counted(i64),
     Failed(Box<DbError>),
 }
 
@@ -149,6 +152,12 @@ fn judge(
             }
         }
         (_, Outcome::Failed(error)) => Err(refusal(error)),
+        (Expected::EveryShard(rows), Outcome::Counted(counted))
+            if rows == counted && route.is_none() =>
+        {
+            Ok(format!("{rows} rows, as many as all shards have"))
+        }
+        (_, Outcome::Counted(counted)) => Err(format!("{counted} rows, SHOW ROUTE says {routed}")),
         (_, Outcome::Answered(port)) => {
             let found = shard_at(cluster, *port);
             let is_right = match expected {
@@ -156,7 +165,7 @@ fn judge(
                     found == Some(*place) && routed == cluster.shards()[*place].name
                 }
                 Expected::AnyShard => found.is_some(),
-                Expected::Refused(_) => false,
+                Expected::EveryShard(_) | Expected::Refused(_) => false,
             };
             let found = found.map_or("no server of this cluster", |place| {
                 cluster.shards()[place].name.as_str()
@@ -167,6 +176,7 @@ fn judge(
             let expected = match expected {
                 Expected::Shard(place) => cluster.shards()[*place].name.as_str(),
                 Expected::AnyShard => "any shard",
+                Expected::EveryShard(_) => "every shard",
                 Expected::Refused(id) => id,
             };
             Err(format!(
@@ -208,6 +218,12 @@ fn shard_at(cluster: &Cluster, port: u16) -> Option<usize> {
 }
 
 async fn send(client: &Client, stop: &Stop) -> Result<Outcome, DemoError> {
+    if matches!(stop.expected, Expected::EveryShard(_)) {
+        let counted = client.query_one(&stop.sql, &[]).await;
+        return counted
+            .and_then(|row| row.try_get("rows").map(Outcome::Counted))
+            .map_err(|e| DemoError::statement(&stop.sql, &e));
+    }
     let answered = match stop.parameter {
         Some(value) => client
             .query_typed(&stop.sql, &[(&value, Type::INT8)])
@@ -342,6 +358,20 @@ fn neighbours(cluster: &Cluster, customer: i64) -> Result<[i64; 2], DemoError> {
     Ok([customer, other])
 }
 
+/// How many rows the shards have of a table, asked directly.
+fn rows_of(cluster: &Cluster, table: &str) -> Result<i64, DemoError> {
+    let sql = format!("SELECT count(*) FROM {table}");
+    let mut all = 0;
+    for shard in cluster.shards() {
+        let rows = shard.primary.run_sql(cluster.application(), &sql)?;
+        let count = rows
+            .first()
+            .and_then(|row| row.first()?.as_ref()?.parse::<i64>().ok());
+        all += count.ok_or_else(|| DemoError::Data(format!("{table} cannot be counted")))?;
+    }
+    Ok(all)
+}
+
 fn stops(cluster: &Cluster) -> Result<Vec<Stop>, DemoError> {
     let number = cluster.shards().len();
     let customer = |id: i64| home_of(cluster, "customers", &format!("customer_id = {id}"));
@@ -354,7 +384,8 @@ fn stops(cluster: &Cluster) -> Result<Vec<Stop>, DemoError> {
     let [one, neighbour] = neighbours(cluster, 42)?;
     let last = &cluster.shards()[number - 1].name;
     let quarter = 2;
-    Ok(vec![
+    let everywhere = Expected::EveryShard(rows_of(cluster, "customers")?);
+    let mut stops = vec![
         stop(
             "One customer: the key is in the WHERE clause",
             "SELECT name, country, current_setting('port') AS port FROM customers WHERE customer_id = 42".into(),
@@ -414,11 +445,21 @@ fn stops(cluster: &Cluster) -> Result<Vec<Stop>, DemoError> {
             Expected::Shard(number - 1),
         ),
         stop(
-            "Right or refused: this one needs every shard",
-            "SELECT count(*) AS customers, current_setting('port') AS port FROM customers".into(),
-            if number == 1 { Expected::Shard(0) } else { Expected::Refused("multi_shard_select") },
+            "Without a key every shard counts its rows",
+            "SELECT count(*) AS rows FROM customers".into(),
+            everywhere,
         ),
-    ])
+        stop(
+            "Right or refused: the row might have to move to another shard",
+            "UPDATE customers SET customer_id = 43 WHERE customer_id = 42 RETURNING current_setting('port') AS port".into(),
+            Expected::Refused("key_update"),
+        ),
+    ];
+    if number == 1 {
+        // One shard does all of it.
+        stops.truncate(stops.len() - 2);
+    }
+    Ok(stops)
 }
 
 /// Somebody's profile in a region.
