@@ -55,6 +55,7 @@ const DEFINITIONS: &str = r#"
     CREATE TABLE ruled (id int);
     CREATE RULE copy AS ON INSERT TO ruled DO ALSO INSERT INTO far VALUES (NEW.id);
     CREATE UNLOGGED TABLE unlogged (id int);
+    CREATE TRIGGER watch BEFORE UPDATE ON unlogged FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
     CREATE TEMP TABLE passing (id int);
     CREATE VIEW inner_view AS SELECT id FROM measured WHERE EXISTS (SELECT FROM "Shop".columns);
     CREATE VIEW outer_view AS SELECT id FROM inner_view UNION SELECT id FROM unlogged;
@@ -78,6 +79,7 @@ pub async fn reads(client: &Client) {
     columns(&schema);
     views(&schema);
     functions(&schema);
+    details(&schema);
     // Nothing is left open, so that it can be read again.
     assert_eq!(read(client).await.unwrap(), schema);
     let path: String = client
@@ -234,4 +236,24 @@ fn functions(schema: &Schema) {
     ];
     let expected: HashSet<Box<str>> = expected.into_iter().map(Box::from).collect();
     assert_eq!(schema.opaque_functions, expected);
+}
+
+fn details(schema: &Schema) {
+    let details = &schema.details;
+    assert!(details.schemas.contains("Shop"));
+    let immutable = |function: &str| details.immutable_functions.contains(function);
+    assert!(immutable("lower") && immutable("abs") && immutable("plain_c"));
+    for function in ["now", "random", "to_char", "count", "rank", "next_number"] {
+        assert!(!immutable(function), "{function}");
+    }
+    let table = Some(&name("Shop.columns"));
+    for part in [
+        "Shop.columns_pkey",
+        "Shop.columns_id_seq",
+        "Shop.columns_identity_seq",
+    ] {
+        assert_eq!(details.parts.get(&name(part)), table, "{part}");
+    }
+    assert_eq!(details.parts.get(&name("public.numbers")), None);
+    assert_eq!(details.triggered, HashSet::from([name("public.unlogged")]));
 }

@@ -5,7 +5,7 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs` and `everywhere.rs` are for what changes rows or definitions.
+//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions.
 
 mod changes;
 mod colocated;

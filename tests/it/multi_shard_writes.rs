@@ -1,0 +1,512 @@
+//! Statements that change rows or definitions on several shards: the same answers and the same rows as on one Postgres.
+
+use crate::raw::{Answer, Format, Parameter, Raw};
+use crate::sharded::{Sharded, succeeded};
+
+const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('calm', 'wild');
+    CREATE TABLE kv (k int PRIMARY KEY, v text, m mood);
+    CREATE TABLE countries (code text PRIMARY KEY, name text);
+    CREATE TABLE stamped (id int PRIMARY KEY, at timestamptz DEFAULT now(), day date);
+    CREATE TABLE numbered (id serial PRIMARY KEY, name text)";
+
+const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
+    [[tables]]\nname = \"kv\"\ndistribution = \"d\"\nkey = [\"k\"]\n\
+    [[tables]]\nname = \"made\"\ndistribution = \"d\"\nkey = [\"k\"]\n\
+    [[tables]]\nname = \"countries\"\nplacement = \"reference\"\n\
+    [[tables]]\nname = \"stamped\"\nplacement = \"reference\"\n\
+    [[tables]]\nname = \"numbered\"\nplacement = \"reference\"\n\
+    [[tables]]\nname = \"made_reference\"\nplacement = \"reference\"\n";
+
+const ALLOWED: &str = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
+
+fn start(database: &str) -> Sharded {
+    Sharded::start(database, SCHEMA, &format!("{ALLOWED}{TABLES}"))
+}
+
+/// A client of the proxy and one of a server that has all rows; both are told the same.
+struct Both {
+    proxy: Raw,
+    plain: Raw,
+}
+
+/// Whether rows come in an order that the statement gives.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    Given,
+    Any,
+}
+
+impl Both {
+    fn new(sharded: &Sharded) -> Both {
+        Both {
+            proxy: sharded.client(),
+            plain: sharded.plain(),
+        }
+    }
+
+    /// The same answer from both.
+    fn simple(&mut self, sql: &str, order: Order) -> Answer {
+        let (proxy, plain) = (self.proxy.simple(sql), self.plain.simple(sql));
+        same(sql, &proxy, &plain, order);
+        proxy
+    }
+
+    fn extended(&mut self, sql: &str, parameters: &[Parameter], format: Format, order: Order) {
+        let proxy = self.proxy.extended(sql, parameters, format);
+        let plain = self.plain.extended(sql, parameters, format);
+        same(sql, &proxy, &plain, order);
+    }
+
+    fn run(&mut self, statements: &[&str]) {
+        for sql in statements {
+            self.simple(sql, Order::Any);
+        }
+    }
+
+    /// The whole table is the same on both sides.
+    fn same_rows(&mut self, table: &str, sharded: &Sharded) {
+        let sql = format!("SELECT * FROM {table}");
+        let plain = self.plain.simple(&sql).sorted().rows;
+        let shards = sharded.shards().into_iter();
+        let mut rows: Vec<_> = shards
+            .flat_map(|mut shard| shard.simple(&sql).rows)
+            .collect();
+        rows.sort_unstable();
+        assert_eq!(rows, plain, "{table}");
+    }
+
+    /// Every shard has the rows of the table that the plain server has.
+    fn same_copies(&mut self, table: &str, sharded: &Sharded) {
+        let sql = format!("SELECT * FROM {table}");
+        let plain = self.plain.simple(&sql).sorted();
+        for mut shard in sharded.shards() {
+            let copy = shard.simple(&sql).sorted();
+            assert_eq!(copy.rows, plain.rows, "{table}");
+        }
+    }
+}
+
+fn same(sql: &str, proxy: &Answer, plain: &Answer, order: Order) {
+    let rows = |answer: &Answer| match order {
+        Order::Given => answer.rows.clone(),
+        Order::Any => answer.clone().sorted().rows,
+    };
+    let error = |answer: &Answer| answer.error.as_ref().map(|e| e.sqlstate().to_owned());
+    let types = |answer: &Answer| {
+        let names = answer.columns.iter().flatten();
+        // The numbers of types that were made by users differ between servers.
+        names
+            .map(|(name, oid, _, format)| (name.clone(), (*oid).min(16_384), *format))
+            .collect::<Vec<_>>()
+    };
+    let shown = || {
+        format!(
+            "{sql}\n  proxy {}\n  plain {}",
+            proxy.shown(),
+            plain.shown()
+        )
+    };
+    assert_eq!(error(proxy), error(plain), "{}", shown());
+    assert_eq!(rows(proxy), rows(plain), "{}", shown());
+    assert_eq!(proxy.tags, plain.tags, "{}", shown());
+    assert_eq!(types(proxy), types(plain), "{}", shown());
+    assert_eq!(proxy.status, plain.status, "{}", shown());
+}
+
+fn text(value: &str) -> Parameter {
+    Parameter {
+        oid: 0,
+        format: Format::Text,
+        value: Some(value.as_bytes().to_vec()),
+    }
+}
+
+fn integer(value: i32) -> Parameter {
+    Parameter {
+        oid: 23,
+        format: Format::Binary,
+        value: Some(value.to_be_bytes().to_vec()),
+    }
+}
+
+/// A stored key for each shard, in order.
+fn keys(sharded: &Sharded) -> Vec<i32> {
+    let mut shards = sharded.shards();
+    let first = |shard: &mut Raw| {
+        let answer = shard.simple("SELECT min(k) FROM kv");
+        let value = answer.rows[0][0].clone().expect("there is one");
+        String::from_utf8(value).unwrap().parse().unwrap()
+    };
+    shards.iter_mut().map(first).collect()
+}
+
+fn many_rows(from: i32, to: i32) -> String {
+    let rows: Vec<String> = (from..to).map(|k| format!("({k}, 'v{k}')")).collect();
+    format!("INSERT INTO kv (k, v) VALUES {}", rows.join(", "))
+}
+
+#[test]
+fn rows_of_an_insert_go_to_their_shards() {
+    let sharded = start("writes_rows");
+    let mut both = Both::new(&sharded);
+    both.run(&[&many_rows(0, 100)]);
+    both.same_rows("kv", &sharded);
+    for mut shard in sharded.shards() {
+        let held = shard.simple("SELECT count(*) FROM kv").rows[0][0].clone();
+        assert_ne!(held, Some(b"0".to_vec()), "every shard has some");
+    }
+    both.simple(
+        "INSERT INTO kv (v, k) VALUES ('x', 203), ('y', 201), ('z', 202), ('ä ''(),', 204) RETURNING k, v, upper(v) AS u",
+        Order::Given,
+    );
+    let insert =
+        "INSERT INTO kv (k, v, m) VALUES ($1, $2, $3), ($4, $5, $6), (303, $7, 'calm') RETURNING *";
+    let parameters = [
+        integer(301),
+        text("one"),
+        text("wild"),
+        integer(302),
+        text("two"),
+        Parameter {
+            oid: 0,
+            format: Format::Text,
+            value: None,
+        },
+        text("three"),
+    ];
+    for format in [Format::Text, Format::Binary] {
+        both.extended(insert, &parameters, format, Order::Given);
+        both.run(&["DELETE FROM kv WHERE k IN (301, 302, 303)"]);
+    }
+    // Values that no row of some shard has.
+    let parameters: Vec<Parameter> = (0..12)
+        .flat_map(|k| [text(&(400 + k).to_string()), text("wild")])
+        .collect();
+    let rows: Vec<String> = (0..12)
+        .map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2))
+        .collect();
+    let insert = format!(
+        "INSERT INTO kv (k, m) VALUES {} RETURNING k",
+        rows.join(",")
+    );
+    both.extended(&insert, &parameters, Format::Binary, Order::Given);
+    both.same_rows("kv", &sharded);
+}
+
+#[test]
+fn conflicts_are_those_of_each_row() {
+    let sharded = start("writes_conflicts");
+    let mut both = Both::new(&sharded);
+    both.run(&[&many_rows(0, 20)]);
+    both.simple(
+        "INSERT INTO kv (k, v) VALUES (1, 'a'), (100, 'b'), (2, 'c'), (101, 'd'), (102, 'e') ON CONFLICT DO NOTHING RETURNING k",
+        Order::Any,
+    );
+    both.simple(
+        "INSERT INTO kv (k, v) VALUES (1, 'a'), (110, 'b'), (2, 'c'), (111, 'd') ON CONFLICT (k) DO UPDATE SET v = kv.v || excluded.v RETURNING k, v",
+        Order::Given,
+    );
+    both.simple(
+        "INSERT INTO kv (k, v) VALUES (1, 'a'), (3, 'b'), (5, 'c') ON CONFLICT (k) DO UPDATE SET v = 'z' WHERE kv.k > 2 RETURNING k, v",
+        Order::Any,
+    );
+    both.same_rows("kv", &sharded);
+    // The row that fails is on another shard than those before it.
+    for key in keys(&sharded) {
+        both.simple(
+            &format!("INSERT INTO kv (k, v) VALUES (500, 'x'), (501, 'x'), (502, 'x'), (503, 'x'), (504, 'x'), ({key}, 'x')"),
+            Order::Any,
+        );
+        both.simple(
+            &format!("INSERT INTO kv (k, v) VALUES ({key}, 'x'), (500, 'x'), (501, 'x'), (502, 'x'), (503, 'x'), (504, 'x')"),
+            Order::Any,
+        );
+        both.same_rows("kv", &sharded);
+    }
+    both.simple(
+        "INSERT INTO kv (k, v, m) VALUES (600, 'x', 'calm'), (601, 'y', 'mad'), (602, 'y', 'calm')",
+        Order::Any,
+    );
+    both.simple(
+        "INSERT INTO kv (k, v) VALUES (600, 'x'), (601, 'y', 'z')",
+        Order::Any,
+    );
+    both.same_rows("kv", &sharded);
+}
+
+#[test]
+fn changes_without_a_key_change_the_rows_of_all_shards() {
+    let sharded = start("writes_changes");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        &many_rows(0, 60),
+        "INSERT INTO countries VALUES ('v7', 'seven'), ('v8', 'eight')",
+        "UPDATE kv SET v = v || '!' WHERE k > 50 RETURNING k, v",
+        "UPDATE kv SET v = 'few' WHERE k IN (1, 2, 3, 4)",
+        "UPDATE kv SET v = c.name FROM countries c WHERE c.code = kv.v RETURNING kv.k, c.name",
+        "UPDATE kv SET v = n.v FROM (VALUES (20, 'a'), (21, 'b'), (22, 'c')) AS n (k, v) WHERE n.k = kv.k",
+        "DELETE FROM kv WHERE v LIKE '%9' RETURNING *",
+        "DELETE FROM kv WHERE k IN (SELECT 30 FROM countries)",
+        "UPDATE kv SET v = 'none' WHERE k < 0",
+    ]);
+    both.same_rows("kv", &sharded);
+    let update = "UPDATE kv SET v = $1, m = $2 WHERE k % $3 = 0 RETURNING m, k";
+    for format in [Format::Text, Format::Binary] {
+        let parameters = [text("third"), text("wild"), integer(3)];
+        both.extended(update, &parameters, format, Order::Any);
+    }
+    let keys = Parameter {
+        oid: 1007,
+        format: Format::Text,
+        value: Some(b"{10,11,12,13,14}".to_vec()),
+    };
+    both.extended(
+        "DELETE FROM kv WHERE k = ANY ($1)",
+        &[keys],
+        Format::Text,
+        Order::Any,
+    );
+    // The last shard's row is the one that cannot be.
+    both.run(&["UPDATE kv SET v = 'x' WHERE 1 / (k - 40) > -100"]);
+    both.same_rows("kv", &sharded);
+    let refused = both
+        .proxy
+        .simple("DELETE FROM kv WHERE k IN (SELECT k FROM kv ORDER BY k LIMIT 3)");
+    assert_eq!(refused.refusal(), Some("multi_shard_delete"));
+}
+
+#[test]
+fn blocks_with_savepoints() {
+    let sharded = start("writes_blocks");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        &many_rows(0, 30),
+        "BEGIN",
+        "UPDATE kv SET v = 'in' WHERE k < 10",
+        "SAVEPOINT a",
+        "INSERT INTO kv (k, v) VALUES (100, 'x'), (101, 'x'), (102, 'x'), (103, 'x')",
+        "ROLLBACK TO a",
+        "INSERT INTO kv (k, v) VALUES (110, 'y'), (111, 'y'), (112, 'y'), (113, 'y') RETURNING k",
+        "INSERT INTO kv (k, v) VALUES (120, 'y'), (121, 'y'), (111, 'y')",
+        "SELECT 1",
+        "ROLLBACK TO a",
+        "UPDATE kv SET v = 'after' WHERE k > 20",
+        "COMMIT",
+    ]);
+    both.same_rows("kv", &sharded);
+    both.run(&["BEGIN", "DELETE FROM kv", "ROLLBACK"]);
+    both.same_rows("kv", &sharded);
+    both.run(&[
+        "BEGIN",
+        "DELETE FROM kv WHERE k > 5",
+        "UPDATE kv SET nothing = 1",
+        "SELECT 1",
+        "COMMIT",
+    ]);
+    both.same_rows("kv", &sharded);
+}
+
+#[test]
+fn copies_of_reference_tables_stay_equal() {
+    let sharded = start("writes_copies");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        "INSERT INTO countries VALUES ('DE', 'Germany'), ('FR', 'France'), ('US', 'States') RETURNING *",
+        "UPDATE countries SET name = upper(name) WHERE code <> 'US' RETURNING code, name",
+        "DELETE FROM countries WHERE code = 'FR'",
+        "INSERT INTO countries VALUES ('US', 'again') ON CONFLICT (code) DO UPDATE SET name = excluded.name || '!'",
+        "INSERT INTO countries VALUES ('US', 'again')",
+        "INSERT INTO stamped VALUES (1, '2020-01-01', '2020-01-01')",
+        "INSERT INTO numbered VALUES (7, 'seven')",
+        "BEGIN",
+        "INSERT INTO countries VALUES ('XX', 'gone')",
+        "SELECT count(*) FROM countries",
+        "ROLLBACK",
+    ]);
+    both.extended(
+        "INSERT INTO countries VALUES ($1, $2) RETURNING name",
+        &[text("ES"), text("Spain")],
+        Format::Binary,
+        Order::Given,
+    );
+    for table in ["countries", "stamped", "numbered"] {
+        both.same_copies(table, &sharded);
+    }
+    for sql in [
+        "INSERT INTO stamped (id) VALUES (2)",
+        "INSERT INTO stamped VALUES (2, now())",
+        "INSERT INTO stamped VALUES (2, 'now')",
+        "INSERT INTO stamped VALUES (2, '2020-01-01', ' Today ')",
+        "INSERT INTO numbered (name) VALUES ('x')",
+        "UPDATE countries SET name = random()::text",
+    ] {
+        let refused = both.proxy.simple(sql);
+        assert_eq!(refused.refusal(), Some("volatile_reference_write"), "{sql}");
+    }
+    let refused = both.proxy.extended(
+        "INSERT INTO stamped VALUES (3, $1)",
+        &[text("tomorrow")],
+        Format::Text,
+    );
+    assert_eq!(refused.refusal(), Some("volatile_reference_write"));
+    both.same_copies("stamped", &sharded);
+    // A copy that somebody has changed alone is not made worse.
+    let mut shard = sharded.shards().remove(2);
+    succeeded(
+        "DELETE",
+        &shard.simple("DELETE FROM countries WHERE code = 'DE'"),
+    );
+    let differ = both.proxy.simple("UPDATE countries SET name = 'all'");
+    assert_eq!(differ.error.expect("an error").sqlstate(), "XX001");
+    let mut first = sharded.shards().remove(0);
+    let rows = first.simple("SELECT count(*) FROM countries WHERE name = 'all'");
+    assert_eq!(rows.rows[0][0], Some(b"0".to_vec()));
+}
+
+#[test]
+fn definitions_are_made_on_every_shard() {
+    let sharded = start("writes_definitions");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        "CREATE TABLE made (k int PRIMARY KEY, v text)",
+        "INSERT INTO made VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'), (5, 'e') RETURNING *",
+        "ALTER TABLE made ADD COLUMN extra int DEFAULT 7",
+        "UPDATE made SET extra = extra + k RETURNING k, extra",
+        "INSERT INTO made VALUES (6, 'f', 8), (7, 'g', 9)",
+        "CREATE INDEX made_v ON made (v)",
+        "CREATE INDEX CONCURRENTLY made_extra ON made (extra)",
+        "DROP INDEX CONCURRENTLY made_extra",
+        "COMMENT ON TABLE made IS 'a table'",
+        "CREATE TABLE made (k int)",
+        "CREATE TABLE IF NOT EXISTS made (k int)",
+        "ANALYZE made",
+        "VACUUM made",
+        "REINDEX TABLE made",
+        "CREATE TABLE made_reference (id int PRIMARY KEY)",
+        "INSERT INTO made_reference VALUES (1), (2)",
+        "CREATE TYPE colour AS ENUM ('red')",
+        "ALTER TABLE made ADD hue colour DEFAULT 'red'",
+        "UPDATE made SET hue = 'red' WHERE k > 2 RETURNING hue",
+        "TRUNCATE made_reference",
+        "BEGIN",
+        "ALTER TABLE made ADD COLUMN gone int",
+        "ROLLBACK",
+        "BEGIN",
+        "ALTER TABLE made DROP COLUMN hue",
+        "CREATE TABLE single (a int)",
+        "INSERT INTO single VALUES (1)",
+        "COMMIT",
+        "SELECT * FROM single",
+    ]);
+    both.same_rows("made", &sharded);
+    both.same_copies("made_reference", &sharded);
+    both.run(&["BEGIN", "VACUUM made", "ROLLBACK"]);
+    for (place, mut shard) in sharded.shards().into_iter().enumerate() {
+        let found = shard
+            .simple("SELECT to_regclass('made_v') IS NOT NULL, to_regclass('single') IS NOT NULL");
+        let single = if place == 0 { "t" } else { "f" };
+        assert_eq!(
+            found.rows[0],
+            [Some(b"t".to_vec()), Some(single.as_bytes().to_vec())]
+        );
+    }
+    let refused = both.proxy.simple("CREATE UNIQUE INDEX ON made (v)");
+    assert_eq!(refused.refusal(), Some("unique_without_key"));
+    both.run(&["DROP TABLE made, made_reference", "SELECT * FROM made"]);
+}
+
+#[test]
+fn a_definition_that_fails_on_one_shard() {
+    let sharded = start("writes_half");
+    let mut both = Both::new(&sharded);
+    both.run(&[&many_rows(0, 40)]);
+    let key = keys(&sharded)[2];
+    let mut shard = sharded.shards().remove(2);
+    succeeded(
+        "ALTER",
+        &shard.simple("ALTER TABLE kv DROP CONSTRAINT kv_pkey"),
+    );
+    let twice = format!("INSERT INTO kv VALUES ({key}, 'twice')");
+    succeeded(&twice, &shard.simple(&twice));
+    // In one transaction: nothing is left.
+    let failed = both.proxy.simple("CREATE UNIQUE INDEX kv_one ON kv (k)");
+    assert_eq!(failed.error.expect("an error").sqlstate(), "23505");
+    for mut shard in sharded.shards() {
+        let found = shard.simple("SELECT to_regclass('kv_one') IS NULL");
+        assert_eq!(found.rows[0][0], Some(b"t".to_vec()));
+    }
+    // Without one: the client is told where it is done.
+    let failed = both
+        .proxy
+        .simple("CREATE UNIQUE INDEX CONCURRENTLY kv_one ON kv (k)");
+    let error = failed.error.expect("an error");
+    assert_eq!(error.sqlstate(), "23505");
+    assert!(
+        error
+            .field('H')
+            .starts_with("It is done on s1, s2; it has failed on s3; it was not tried on s4."),
+        "{error:?}"
+    );
+    assert_eq!(failed.status, b'I');
+}
+
+#[test]
+fn nothing_is_written_on_several_shards_unless_it_is_allowed() {
+    let sharded = Sharded::start("writes_refused", SCHEMA, TABLES);
+    let mut client = sharded.client();
+    for sql in [
+        &many_rows(0, 40),
+        "INSERT INTO countries VALUES ('DE', 'Germany')",
+        "UPDATE kv SET v = 'x'",
+        "CREATE TABLE made (k int)",
+    ] {
+        let refused = client.simple(sql);
+        assert_eq!(refused.refusal(), Some("cross_shard_commit"), "{sql}");
+        assert_eq!(refused.status, b'I');
+    }
+    for mut shard in sharded.shards() {
+        let rows = shard
+            .simple("SELECT count(*), to_regclass('made') FROM kv")
+            .rows;
+        assert_eq!(rows, [[Some(b"0".to_vec()), None]]);
+    }
+    succeeded("VACUUM", &client.simple("VACUUM kv"));
+    succeeded("ANALYZE", &client.simple("ANALYZE"));
+    // What is rolled back may be tried.
+    succeeded("BEGIN", &client.simple("BEGIN"));
+    succeeded("INSERT", &client.simple(&many_rows(0, 40)));
+    let refused = client.simple("COMMIT");
+    assert_eq!(refused.refusal(), Some("cross_shard_commit"));
+}
+
+#[test]
+fn two_writers_of_the_same_rows_wait_for_each_other() {
+    let sharded = start("writes_waiting");
+    let mut client = sharded.client();
+    succeeded("INSERT", &client.simple(&many_rows(0, 40)));
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c"] {
+            let sharded = &sharded;
+            scope.spawn(move || {
+                let mut client = sharded.client();
+                for _ in 0..40 {
+                    let update =
+                        format!("UPDATE kv SET v = v || '{name}' WHERE k IN (1, 2, 3, 4, 5, 6)");
+                    succeeded(&update, &client.simple(&update));
+                }
+            });
+        }
+    });
+    let mut lengths: Vec<_> = sharded
+        .shards()
+        .iter_mut()
+        .flat_map(|shard| {
+            shard
+                .simple("SELECT length(v) FROM kv WHERE k BETWEEN 1 AND 6")
+                .rows
+        })
+        .collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    assert_eq!(lengths, [[Some(b"122".to_vec())]]);
+}
