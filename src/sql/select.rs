@@ -394,7 +394,7 @@ impl<'a> Select<'a> {
         };
         // [schema.][table.]column
         let dots = (span.start + 1..span.end).step_by(2);
-        if span.len() % 2 == 0
+        if span.len().is_multiple_of(2)
             || span.len() > 5
             || !dots.clone().all(|dot| self.kind(dot) == Some(Kind::Dot))
         {

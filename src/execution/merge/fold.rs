@@ -74,6 +74,14 @@ struct Condition {
     right: (usize, Encoding),
 }
 
+/// The least or greatest value so far.
+#[derive(Clone, Debug)]
+struct Winner {
+    /// Its encoding.
+    key: Box<[u8]>,
+    value: Box<[u8]>,
+}
+
 /// A column's value in a group.
 #[derive(Clone, Debug)]
 enum Value {
@@ -81,8 +89,7 @@ enum Value {
     Bigint(Option<i64>),
     Numeric(Option<Numeric>),
     Bool(Option<bool>),
-    /// The winner so far: its encoding and itself.
-    Extreme(Option<(Box<[u8]>, Box<[u8]>)>),
+    Extreme(Option<Winner>),
 }
 
 impl Folding {
@@ -227,7 +234,10 @@ impl Folding {
                             let mut encoded = Vec::new();
                             part.append(Some(value), &mut encoded)?;
                             bytes += encoded.len();
-                            Some((encoded.into_boxed_slice(), Box::from(value)))
+                            Some(Winner {
+                                key: encoded.into_boxed_slice(),
+                                value: Box::from(value),
+                            })
                         }
                     };
                     Value::Extreme(first)
@@ -264,13 +274,16 @@ impl Folding {
                     let Some(value) = value else { continue };
                     self.compared.clear();
                     part.append(Some(value), &mut self.compared)?;
-                    let wins = so_far.as_ref().is_none_or(|(best, _)| match side {
-                        Side::Least => self.compared[..] < best[..],
-                        Side::Greatest => self.compared[..] > best[..],
+                    let wins = so_far.as_ref().is_none_or(|best| match side {
+                        Side::Least => self.compared[..] < best.key[..],
+                        Side::Greatest => self.compared[..] > best.key[..],
                     });
                     if wins {
                         grown += self.compared.len() + value.len();
-                        *so_far = Some((self.compared[..].into(), value.into()));
+                        *so_far = Some(Winner {
+                            key: self.compared[..].into(),
+                            value: value.into(),
+                        });
                         self.won.push(place);
                     }
                 }
@@ -443,7 +456,7 @@ impl Value {
     fn binary(&self) -> Option<Cow<'_, [u8]>> {
         match self {
             Value::Kept(value) => value.as_deref().map(Cow::Borrowed),
-            Value::Extreme(won) => won.as_ref().map(|(_, value)| Cow::Borrowed(&**value)),
+            Value::Extreme(won) => won.as_ref().map(|won| Cow::Borrowed(&*won.value)),
             Value::Bigint(sum) => sum.map(|sum| Cow::Owned(sum.to_be_bytes().to_vec())),
             Value::Numeric(sum) => sum.as_ref().map(|sum| {
                 let mut raw = Vec::new();
@@ -459,7 +472,7 @@ impl Value {
         let start = out.len();
         out.extend([0; 4]);
         match (self, format) {
-            (Value::Kept(Some(value)), _) | (Value::Extreme(Some((_, value))), _) => {
+            (Value::Kept(Some(value)), _) | (Value::Extreme(Some(Winner { value, .. })), _) => {
                 out.extend_from_slice(value)
             }
             (Value::Bigint(Some(sum)), BINARY) => out.extend(sum.to_be_bytes()),
