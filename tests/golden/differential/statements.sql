@@ -1029,8 +1029,6 @@ SELECT * FROM order_count(5)
 
 EXPLAIN (COSTS OFF) SELECT * FROM customers WHERE customer_id = 5
 
-EXPLAIN (COSTS OFF) SELECT * FROM customers
-
 EXPLAIN (COSTS OFF) UPDATE customers SET name = 'x' WHERE customer_id = 5
 
 EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) UPDATE customers SET name = 'x' WHERE customer_id = 5

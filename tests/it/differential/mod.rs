@@ -12,8 +12,6 @@ mod stock;
 mod tpch;
 mod wide;
 
-use std::fmt::Write as _;
-
 use crate::sharded::{Sharded, configuration_of};
 use pair::{Case, Pair, Rows, Sending, Stock, Verdict};
 use random::Random;
@@ -34,6 +32,8 @@ const SEED: u64 = 20_261_122;
 /// Of queries that need rows of several shards.
 const SPREAD_SCHEMA: &str = include_str!("../../golden/differential/spread.sql");
 const SPREAD_TABLES: &str = include_str!("../../golden/differential/spread.toml");
+/// Of the runs of the corpus on four shards.
+const ANSWERED_CORPUS: usize = 2000;
 /// How many of them are made at random, and how many at night, when `TRUNKLINE_NIGHTLY` is set.
 const WIDE: usize = 1000;
 const WIDE_AT_NIGHT: usize = 20_000;
@@ -43,7 +43,7 @@ const WIDE_AT_NIGHT: usize = 20_000;
 struct Tally {
     answered: usize,
     refused: std::collections::BTreeMap<String, usize>,
-    wrong: Vec<String>,
+    wrong: usize,
 }
 
 impl Tally {
@@ -51,7 +51,11 @@ impl Tally {
         match verdict {
             Verdict::Same => self.answered += 1,
             Verdict::Refused(id) => *self.refused.entry(id).or_default() += 1,
-            Verdict::Wrong(how) => self.wrong.push(how),
+            Verdict::Wrong(how) => {
+                // At once: the run may be long.
+                println!("{how}\n");
+                self.wrong += 1;
+            }
         }
     }
 
@@ -59,19 +63,9 @@ impl Tally {
         let refused: usize = self.refused.values().sum();
         println!(
             "{what}: {} identical, {refused} refused {:?}, {} different",
-            self.answered,
-            self.refused,
-            self.wrong.len()
+            self.answered, self.refused, self.wrong
         );
-        let mut shown = String::new();
-        for how in &self.wrong {
-            let _ = writeln!(shown, "{how}\n");
-        }
-        assert!(
-            self.wrong.is_empty(),
-            "{shown}{what}: {} wrong answers",
-            self.wrong.len()
-        );
+        assert_eq!(self.wrong, 0, "{what}: answers differ, as shown above");
         assert!(
             self.answered >= answered_at_least,
             "{what}: only {} were answered: {:?}",
@@ -163,7 +157,7 @@ fn the_corpus_is_right_or_refused_on_four_shards() {
     for case in corpus() {
         pair.run_every_way(&case, |verdict| tally.add(verdict));
     }
-    tally.judge("corpus on 4 shards", 1);
+    tally.judge("corpus on 4 shards", ANSWERED_CORPUS);
 }
 
 #[test]
@@ -185,6 +179,17 @@ fn the_corpus_is_right_on_one_shard() {
     }
     tally.judge("corpus on 1 shard", 1);
     assert!(tally.refused.is_empty(), "{:?}", tally.refused);
+}
+
+#[test]
+#[ignore = "an error's position counts what the shards' text has more than the client's"]
+fn errors_point_into_the_text_of_the_client() {
+    let (_sharded, mut pair) = spread("differential_position", 4);
+    let mut tally = Tally::default();
+    for case in cases("SELECT id FROM items ORDER BY doc->'n'->>'x', id::json") {
+        pair.run_every_way(&case, |verdict| tally.add(verdict));
+    }
+    tally.judge("position", 3);
 }
 
 #[test]

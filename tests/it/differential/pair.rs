@@ -46,6 +46,20 @@ enum Way {
     Binary,
 }
 
+/// Says what was being done when a test panics: an answer that does not come, a message that cannot be read.
+struct AtWork<'a> {
+    sql: &'a str,
+    way: Way,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{:?}: {}", self.way, self.sql);
+        }
+    }
+}
+
 pub enum Verdict {
     Same,
     /// By this id.
@@ -212,6 +226,7 @@ impl Pair {
     }
 
     fn run_statement(&mut self, case: &Case, sql: &str, way: Way) -> Verdict {
+        let _at_work = AtWork { sql, way };
         let (found, expected) = match way {
             Way::Simple => {
                 let sql = case.with_literals(sql);

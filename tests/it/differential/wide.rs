@@ -214,7 +214,14 @@ impl Random {
         let outputs: Vec<String> = kinds
             .iter()
             .enumerate()
-            .map(|(place, kind)| format!("{} AS c{place}", self.value_of(*kind, &source.columns)))
+            .map(|(place, kind)| {
+                let value = self.value_of(*kind, &source.columns);
+                match kind {
+                    // Of 1.5 and 1.50, which are equal, either may stay.
+                    Kind::Numeric => format!("({value})::numeric(12, 3) AS c{place}"),
+                    _ => format!("{value} AS c{place}"),
+                }
+            })
             .collect();
         let filter = self.filter(&source.columns, 0);
         format!(

@@ -22,9 +22,9 @@ SELECT sum(id)::smallint FROM parts p JOIN items i ON i.id = p.item_id
 
 SELECT (grp * 1000000000)::integer FROM items
 
-SELECT name::integer FROM items
+SELECT name::integer FROM items WHERE name = 'apfel'
 
-SELECT i.name::integer FROM items i JOIN tags t ON t.item_id = i.id
+SELECT i.name::integer FROM items i JOIN tags t ON t.item_id = i.id WHERE i.name = 'apfel'
 
 SELECT 1 / (i.id - i.id) FROM items i JOIN tags t ON t.item_id = i.id
 
@@ -66,7 +66,7 @@ SELECT id FROM items i JOIN tags t ON i.c_name < t.kind
 
 SELECT '2024-13-01'::date FROM items
 
-SELECT id::text::uuid FROM items
+SELECT fixed::text::uuid FROM items WHERE fixed = 'ab'
 
 SELECT substr(name, 1, -1) FROM items WHERE name IS NOT NULL
 
@@ -78,7 +78,7 @@ SELECT id FROM items LIMIT 'a'
 
 SELECT id FROM items ORDER BY id LIMIT 5 LIMIT 6
 
-SELECT id FROM items ORDER BY doc->'n'->>'x', id::json
+SELECT id::json FROM items
 
 @ integer 0
 SELECT id / $1 FROM items

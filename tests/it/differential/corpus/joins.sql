@@ -132,7 +132,7 @@ SELECT EXISTS (SELECT 1 FROM items WHERE id > 100), EXISTS (SELECT 1 FROM tags)
 
 SELECT id FROM nodes n WHERE (SELECT count(*) FROM nodes m WHERE m.parent = n.id) = 2
 
-SELECT i, t FROM items i JOIN tags t ON t.item_id = i.id WHERE i.id < 12
+SELECT p, t FROM parts p JOIN tags t ON t.item_id = p.item_id WHERE p.item_id < 12
 
 SELECT p FROM parts p
 
