@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::catalog::{
-    Catalog, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement, Relation,
-    SchemaState, SearchPath, Sequences, Undeclared,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
+    Relation, SchemaState, SearchPath, Sequences, Undeclared,
 };
+use trunkline::config::CrossShardCommit;
 use trunkline::plan::{Bound, Parameters, Plan, PlanCache, Planned, Target, Values, bind};
 use trunkline::sharding::buckets::Buckets;
 use trunkline::sharding::hash::{Function, Hash};
@@ -88,6 +89,7 @@ fn catalog() -> Arc<Catalog> {
         name: name.into(),
         type_oid,
         default: ColumnDefault::Plain,
+        collation: Collation::Bytes,
     };
     let table = |name: &str, key: &str, others: &[&str]| {
         let placement = Placement::Sharded {
@@ -127,13 +129,18 @@ fn catalog() -> Arc<Catalog> {
         home: ShardId(0),
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
+        cross_shard_commit: CrossShardCommit::Refuse,
         distributions: [Distribution {
             name: "accounts".into(),
             map,
         }]
         .into(),
         relations,
+        primary_keys: Default::default(),
         opaque_functions: Default::default(),
+        functions: Default::default(),
+        collation: Collation::Bytes,
+        details: Default::default(),
         residue: Default::default(),
         schema: SchemaState::Read,
     })

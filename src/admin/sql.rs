@@ -17,7 +17,7 @@ use pgwire::api::{ClientInfo, DefaultClient, NoopHandler, PgWireConnectionState}
 use pgwire::error::{ErrorInfo, PgWireError};
 use pgwire::messages::PgWireFrontendMessage;
 use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_util::codec::Framed;
 
 use super::{Access, Gone, Request};
@@ -47,6 +47,9 @@ const PARAMETERS: [(&str, &str); 9] = [
     ("is_superuser", "off"),
     ("default_transaction_read_only", "off"),
 ];
+
+/// Bytes that the pipe between a conversation and its client holds in each direction.
+const PIPE: usize = 16 * 1024;
 
 /// Why a command is not done.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +88,38 @@ pub async fn serve(mut startup: Startup, access: &Access) {
     if let Err(error) = greet(&mut startup).await {
         return tracing::debug!(%error, user = startup.user, "an administrator left during the greeting");
     }
-    let user = startup.user.clone();
-    if let Err(error) = converse(startup, access).await {
-        tracing::debug!(%error, user, "an administrator's connection ended");
+    let address = match startup.stream.peer() {
+        Peer::Tcp(address) => address,
+        Peer::Unix { .. } | Peer::Unknown => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+    };
+    let (near, far) = tokio::io::duplex(PIPE);
+    let connection = connect(far, address, startup.tls);
+    let conversation = async {
+        if let Err(error) = converse(connection, access).await {
+            tracing::debug!(%error, user = startup.user, "an administrator's connection ended");
+        }
+    };
+    tokio::join!(conversation, carry(&mut startup.stream, near));
+}
+
+/// pgwire wants a stream that could be sent to another thread, and a worker's sockets cannot. So it speaks into a pipe: the bytes on both
+/// sides of it are carried here, until what was said into it has been told and nothing more is said.
+async fn carry(stream: &mut Stream, pipe: DuplexStream) {
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    let (mut from_us, mut to_us) = tokio::io::split(pipe);
+    let heard = async {
+        let _ = tokio::io::copy(&mut from_client, &mut to_us).await;
+        // The client has gone: who speaks to it finds the end.
+        let _ = to_us.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let told = async {
+        let _ = tokio::io::copy(&mut from_us, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::select! {
+        () = heard => {}
+        () = told => {}
     }
 }
 
@@ -119,10 +151,9 @@ async fn greet(startup: &mut Startup) -> std::io::Result<()> {
     startup.stream.flush().await
 }
 
-type Connection = Framed<Stream, PgWireMessageServerCodec<Statement>>;
+type Connection = Framed<DuplexStream, PgWireMessageServerCodec<Statement>>;
 
-async fn converse(startup: Startup, access: &Access) -> Result<(), Unreadable> {
-    let mut connection = connect(startup);
+async fn converse(mut connection: Connection, access: &Access) -> Result<(), Unreadable> {
     let answers = Arc::new(Answers::new(access.clone()));
     let (mut inbox, mut held) = (Inbox::default(), Held::default());
     loop {
@@ -151,14 +182,10 @@ async fn converse(startup: Startup, access: &Access) -> Result<(), Unreadable> {
     }
 }
 
-fn connect(startup: Startup) -> Connection {
-    let address = match startup.stream.peer() {
-        Peer::Tcp(address) => address,
-        Peer::Unix { .. } | Peer::Unknown => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-    };
-    let mut client = DefaultClient::new(address, startup.tls);
+fn connect(stream: DuplexStream, address: SocketAddr, is_secure: bool) -> Connection {
+    let mut client = DefaultClient::new(address, is_secure);
     client.set_state(PgWireConnectionState::ReadyForQuery);
-    Framed::new(startup.stream, PgWireMessageServerCodec::new(client))
+    Framed::new(stream, PgWireMessageServerCodec::new(client))
 }
 
 async fn reply(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::connect::{self, Address, ConnectError, Connected, Login};
+use super::connect::{self, Address, CancelKey, ConnectError, Connected, Login};
+use crate::wire::socket::Home;
 use crate::wire::stream::Peer;
 use crate::wire::timers::Timers;
 use crate::wire::tls::ServerEncryption;
@@ -17,6 +18,8 @@ pub struct Target {
     pub address: Address,
     pub login: Login,
     pub encryption: Arc<ServerEncryption>,
+    /// Where they live.
+    pub home: Home,
     pub timers: Timers,
     pub timeout: Duration,
 }
@@ -28,10 +31,11 @@ impl Target {
             address,
             login,
             encryption,
+            home,
             timers,
             timeout,
         } = self;
-        connect::connect(address, login, encryption, timers, *timeout).await
+        connect::connect(address, login, encryption, home, timers, *timeout).await
     }
 }
 
@@ -82,6 +86,7 @@ impl Canceller {
             let Target {
                 address,
                 encryption,
+                home,
                 timers,
                 timeout,
                 ..
@@ -96,8 +101,11 @@ impl Canceller {
                 address,
                 peer,
                 encryption,
-                *process_id,
-                secret_key,
+                CancelKey {
+                    process_id: *process_id,
+                    secret: secret_key,
+                },
+                home,
                 timers,
                 *timeout,
             )
@@ -106,6 +114,11 @@ impl Canceller {
                 tracing::warn!(process_id = canceller.process_id, %error, "cannot pass a cancel request on");
             }
         }
+    }
+
+    /// Likewise, without anybody who waits for it.
+    pub fn cancel_meanwhile(self: &Rc<Canceller>) {
+        self.target.home.spawn(self.cancel());
     }
 
     /// A request is under way: the connection must not be lent to anybody else.

@@ -13,12 +13,13 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::lookup_host;
 
 use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
 use crate::wire::auth::{Binding, Credential, Prover, ProverError, md5_response};
 use crate::wire::message::Cursor;
+use crate::wire::socket::{Home, Socket};
 use crate::wire::stream::{Peer, Stream};
 use crate::wire::timers::Timers;
 use crate::wire::tls::{self, Connector, ServerEncryption};
@@ -131,16 +132,17 @@ fn describe(raw: &[u8]) -> String {
     }
 }
 
-/// Connects and logs in, all within `timeout`.
+/// Connects and logs in, all within `timeout`. The connection lives at `home`.
 pub async fn connect(
     address: &Address,
     login: &Login,
     encryption: &ServerEncryption,
+    home: &Home,
     timers: &Timers,
     timeout: Duration,
 ) -> Result<Connected, ConnectError> {
     let attempt = async {
-        let mut stream = open(address, None, encryption).await?;
+        let mut stream = open(address, None, encryption, home).await?;
         send(&mut stream, &startup_packet(login)).await?;
         log_in(stream, login).await
     };
@@ -150,30 +152,38 @@ pub async fn connect(
         .unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
+/// What a server knows a connection by.
+#[derive(Clone, Copy, Debug)]
+pub struct CancelKey<'a> {
+    pub process_id: i32,
+    pub secret: &'a [u8],
+}
+
 /// Asks the server at `peer` to cancel what a connection to it is doing, and returns when the server has dealt with the
 /// request. Whether there was something to cancel is not told.
 ///
-/// `address`, `peer`, `process_id` and `secret_key` are those of the connection.
+/// `address`, `peer` and `key` are those of the connection.
 pub async fn cancel(
     address: &Address,
     peer: &Peer,
     encryption: &ServerEncryption,
-    process_id: i32,
-    secret_key: &[u8],
+    key: CancelKey<'_>,
+    home: &Home,
     timers: &Timers,
     timeout: Duration,
 ) -> Result<(), ConnectError> {
-    if !(4..=MAX_CANCEL_KEY).contains(&secret_key.len()) {
+    let CancelKey { process_id, secret } = key;
+    if !(4..=MAX_CANCEL_KEY).contains(&secret.len()) {
         return Err(ConnectError::Protocol("no usable cancel key"));
     }
-    let mut packet = Vec::with_capacity(12 + secret_key.len());
-    let length = u32::try_from(12 + secret_key.len()).expect("a key of at most 256 bytes");
+    let mut packet = Vec::with_capacity(12 + secret.len());
+    let length = u32::try_from(12 + secret.len()).expect("a key of at most 256 bytes");
     packet.extend_from_slice(&length.to_be_bytes());
     packet.extend_from_slice(&CANCEL_REQUEST);
     packet.extend_from_slice(&process_id.to_be_bytes());
-    packet.extend_from_slice(secret_key);
+    packet.extend_from_slice(secret);
     let attempt = async {
-        let mut stream = open(address, Some(peer), encryption).await?;
+        let mut stream = open(address, Some(peer), encryption, home).await?;
         send(&mut stream, &packet).await?;
         // The server closes without a word when it has sent its signal. A reset says the same, and so does TLS cut short.
         let mut nothing = [0; 64];
@@ -191,15 +201,16 @@ async fn open(
     address: &Address,
     peer: Option<&Peer>,
     encryption: &ServerEncryption,
+    home: &Home,
 ) -> Result<Stream, ConnectError> {
     if address.host.starts_with('/') {
         // Postgres does not encrypt Unix sockets, and libpq does not ask.
         let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
-        return Ok(Stream::Unix(UnixStream::connect(path).await?));
+        return Ok(Stream::Unix(home.connect_unix(&path).await?));
     }
     let stream = Stream::Tcp(match peer {
-        Some(Peer::Tcp(resolved)) => TcpStream::connect(resolved).await?,
-        _ => connect_tcp(address).await?,
+        Some(Peer::Tcp(resolved)) => home.connect_tcp(*resolved).await?,
+        _ => connect_tcp(address, home).await?,
     });
     stream.set_options()?;
     match (stream, encryption) {
@@ -219,10 +230,10 @@ async fn open(
 }
 
 /// Tries the addresses of a name one after the other; the last failure counts.
-async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
+async fn connect_tcp(address: &Address, home: &Home) -> io::Result<Socket> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for resolved in lookup_host((address.host.as_str(), address.port)).await? {
-        match TcpStream::connect(resolved).await {
+        match home.connect_tcp(resolved).await {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
@@ -606,7 +617,7 @@ async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError
 mod tests {
     use std::future::Future;
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::config::{SslMode, User};
@@ -642,7 +653,14 @@ mod tests {
         let login = login();
         let timers = Timers::here();
         let (connected, _still_open) = tokio::join!(
-            connect(&address, &login, encryption, &timers, PATIENCE),
+            connect(
+                &address,
+                &login,
+                encryption,
+                &Home::Tokio,
+                &timers,
+                PATIENCE
+            ),
             server
         );
         connected
@@ -796,6 +814,7 @@ mod tests {
             &address,
             &login(),
             &ServerEncryption::Disable,
+            &Home::Tokio,
             &Timers::here(),
             Duration::from_millis(50),
         )
@@ -873,7 +892,7 @@ mod tests {
         let server = async {
             let socket = listener.accept().await.unwrap().0;
             let Ok(Opening::Session(mut startup)) =
-                startup::open(socket.into(), &encryption, &Handshakes::here()).await
+                startup::open(socket.try_into().unwrap(), &encryption, &Handshakes::here()).await
             else {
                 panic!()
             };
@@ -894,7 +913,7 @@ mod tests {
         let (login, trusted) = (login(), authority.trusted(mode));
         let timers = Timers::here();
         let (connected, _still_open) = tokio::join!(
-            connect(&address, &login, &trusted, &timers, PATIENCE),
+            connect(&address, &login, &trusted, &Home::Tokio, &timers, PATIENCE),
             server
         );
         connected.map(|connected| connected.stream.is_tls())
@@ -940,7 +959,7 @@ mod tests {
         let server = async {
             let (socket, _) = listener.accept().await.unwrap();
             let Ok(Opening::Cancel(request)) = startup::open(
-                socket.into(),
+                socket.try_into().unwrap(),
                 &crate::wire::tls::ClientEncryption::Disable,
                 &Handshakes::here(),
             )
@@ -960,7 +979,18 @@ mod tests {
         let plain = ServerEncryption::Disable;
         let timers = Timers::here();
         let (sent, received) = tokio::join!(
-            cancel(&elsewhere, &peer, &plain, 77, &key, &timers, PATIENCE),
+            cancel(
+                &elsewhere,
+                &peer,
+                &plain,
+                CancelKey {
+                    process_id: 77,
+                    secret: &key,
+                },
+                &Home::Tokio,
+                &timers,
+                PATIENCE
+            ),
             server
         );
         sent.unwrap();
@@ -969,8 +999,11 @@ mod tests {
             &elsewhere,
             &peer,
             &plain,
-            77,
-            &[],
+            CancelKey {
+                process_id: 77,
+                secret: &[],
+            },
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::position::Shift;
 use crate::wire::answer::TransactionStatus;
+use crate::wire::frame::HEADER;
 
 /// Marks a request whose outcome the session wants to know. Chosen by the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,11 +235,16 @@ impl Pipeline {
     }
 
     /// Takes the answers of our own that are due now.
+    #[inline]
     pub fn due(&mut self, events: &mut Vec<Event>) -> Option<Box<[u8]>> {
         match self.queue.front() {
-            Some(Item::Answer { .. }) => {}
-            _ => return None,
+            Some(Item::Answer { .. }) => self.take_due(events),
+            _ => None,
         }
+    }
+
+    #[cold]
+    fn take_due(&mut self, events: &mut Vec<Event>) -> Option<Box<[u8]>> {
         match self.queue.pop_front() {
             Some(Item::Answer { bytes, token }) => {
                 done(token, 0, Committed::No, events);
@@ -289,36 +295,61 @@ impl Pipeline {
         matches!(tag, b'Z' | b'C' | b'S' | b'E' | b'T' | b't')
     }
 
-    /// Moves on by one message if it is the client's and no more is to be said of it, which [`Pipeline::step`] would find out at
-    /// greater length. `false`: nothing has been done.
+    /// Moves on over messages that are the client's and of which no more is to be said, from `at` on; [`Pipeline::step`] would do the same at
+    /// greater length. Where that ends, and how many bytes of the last message are not in `chunk`.
     #[inline]
-    pub fn step_over(&mut self, tag: u8) -> bool {
-        let Some(Item::Owed {
+    pub fn step_over(&mut self, chunk: &[u8], mut at: usize) -> (usize, usize) {
+        while let Some(Item::Owed {
             request,
             fate: Fate::Forward,
             token,
             ..
         }) = self.queue.front()
-        else {
-            return false;
-        };
-        match (tag, request) {
-            (b'D' | b'd', Request::Query | Request::Execute) | (b'T', Request::Query) => true,
-            (b'C', Request::Query) if token.is_none() => {
-                self.ordinal += 1;
-                true
+        {
+            let request = *request;
+            let unmarked = token.is_none();
+            let ends = unmarked && self.copying == Copying::No;
+            loop {
+                let left = &chunk[at..];
+                let Some([tag, length @ ..]) = left.first_chunk::<HEADER>() else {
+                    return (at, 0);
+                };
+                let length = u32::from_be_bytes(*length);
+                if length < 4 {
+                    return (at, 0);
+                }
+                let ended = match (tag, request) {
+                    (b'D' | b'd', Request::Query | Request::Execute) | (b'T', Request::Query) => {
+                        false
+                    }
+                    (b'C', Request::Query) if unmarked => {
+                        self.ordinal += 1;
+                        false
+                    }
+                    (b'1', Request::Parse)
+                    | (b'2', Request::Bind)
+                    | (b'T' | b'n', Request::DescribePortal | Request::DescribeStatement)
+                    | (b'C', Request::Execute)
+                        if ends =>
+                    {
+                        true
+                    }
+                    _ => return (at, 0),
+                };
+                if ended {
+                    self.queue.pop_front();
+                }
+                let whole = 1 + length as usize;
+                if whole > left.len() {
+                    return (chunk.len(), whole - left.len());
+                }
+                at += whole;
+                if ended {
+                    break;
+                }
             }
-            (b'1', Request::Parse)
-            | (b'2', Request::Bind)
-            | (b'T' | b'n', Request::DescribePortal | Request::DescribeStatement)
-            | (b'C', Request::Execute)
-                if token.is_none() && self.copying == Copying::No =>
-            {
-                self.queue.pop_front();
-                true
-            }
-            _ => false,
         }
+        (at, 0)
     }
 
     /// Moves on by one message of the server; `body` is whole for the types that are inspected.
@@ -557,9 +588,15 @@ mod tests {
             while let Some(bytes) = pipeline.due(&mut events) {
                 verdicts.push_str(&format!("<{}>", String::from_utf8_lossy(&bytes)));
             }
-            if pipeline.step_over(*tag) {
-                verdicts.push(char::from(*tag));
-                continue;
+            let length = u32::try_from(body.len() + 4).unwrap();
+            let message = [&[*tag][..], &length.to_be_bytes(), body].concat();
+            match pipeline.step_over(&message, 0) {
+                (0, 0) => {}
+                (end, rest) => {
+                    assert_eq!((end, rest), (message.len(), 0));
+                    verdicts.push(char::from(*tag));
+                    continue;
+                }
             }
             match pipeline.step(*tag, body, &mut events) {
                 Ok(Verdict::Forward) => verdicts.push(char::from(*tag)),
@@ -571,6 +608,43 @@ mod tests {
             }
         }
         (verdicts, events)
+    }
+
+    #[test]
+    fn a_run_of_messages_is_stepped_over_at_once() {
+        let mut pipeline = Pipeline::default();
+        for request in [
+            Request::Parse,
+            Request::Bind,
+            Request::DescribePortal,
+            Request::Execute,
+            Request::Sync,
+        ] {
+            pipeline.expect(request, Fate::Forward, None);
+        }
+        let run = b"1\0\0\0\x042\0\0\0\x04T\0\0\0\x06xxD\0\0\0\x05yC\0\0\0\x06zz";
+        let mut all = run.to_vec();
+        all.extend_from_slice(b"Z\0\0\0\x05I");
+        // Of the last only a part.
+        for cut in 1..run.len() {
+            let mut pipeline = Pipeline::default();
+            pipeline.expect(Request::Query, Fate::Forward, None);
+            let row = b"D\0\0\0\x0aabcdefT\0\0\0\x04";
+            let cut = cut.min(row.len());
+            let expected = match cut {
+                0..5 => (0, 0),
+                5..11 => (cut, 11 - cut),
+                11..16 => (11, 0),
+                _ => (16, 0),
+            };
+            assert_eq!(pipeline.step_over(&row[..cut], 0), expected, "{cut}");
+        }
+        assert_eq!(pipeline.step_over(&all, 0), (run.len(), 0));
+        assert_eq!(pipeline.queue.len(), 1, "only Sync is owed");
+        // A length that cannot be is left to who looks closer.
+        let mut pipeline = Pipeline::default();
+        pipeline.expect(Request::Query, Fate::Forward, None);
+        assert_eq!(pipeline.step_over(b"D\0\0\0\x03", 0), (0, 0));
     }
 
     #[test]

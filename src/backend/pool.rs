@@ -266,7 +266,8 @@ impl Pool {
             state.connecting += 1;
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
-            tokio::task::spawn_local(async move {
+            let home = spec.target.home.clone();
+            home.spawn(async move {
                 let mut attempt = Attempt {
                     pool: &pool,
                     spec: &spec,

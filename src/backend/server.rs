@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::again;
 use super::cancel::{Canceller, Target};
@@ -173,8 +173,7 @@ impl Server {
 
     fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
         while self.sent < self.outbox.len() {
-            let written =
-                ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            let written = ready!(self.stream.poll_send(cx, &self.outbox[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ServerError::Closed));
             }
@@ -219,10 +218,10 @@ impl Server {
         events: &mut Vec<Event>,
     ) -> Poll<Result<Range<usize>, ServerError>> {
         let carried = self.scan.carry.len();
-        scratch[..carried].copy_from_slice(&self.scan.carry);
-        let mut buffer = ReadBuf::new(&mut scratch[carried..]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        let read = buffer.filled().len();
+        if carried > 0 {
+            scratch[..carried].copy_from_slice(&self.scan.carry);
+        }
+        let read = ready!(self.stream.poll_receive(cx, &mut scratch[carried..]))?;
         if read == 0 {
             return Poll::Ready(Err(ServerError::Closed));
         }
@@ -243,6 +242,13 @@ impl Server {
             run = if self.scan.forwarding { 0..at } else { at..at };
         }
         while at < chunk.len() {
+            let (end, rest) = self.pipeline.step_over(chunk, at);
+            if end > at {
+                (at, run.end) = (end, end);
+                self.scan.rest = rest;
+                self.scan.forwarding = true;
+                continue;
+            }
             let left = &chunk[at..];
             if left.len() < HEADER {
                 self.scan.carry.extend_from_slice(left);
@@ -255,13 +261,6 @@ impl Server {
             }
             let whole = 1 + length as usize;
             let here = whole.min(left.len());
-            if self.pipeline.step_over(tag) {
-                at += here;
-                run.end = at;
-                self.scan.rest = whole - here;
-                self.scan.forwarding = true;
-                continue;
-            }
             if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
                 self.scan.carry.extend_from_slice(left);
                 break;
@@ -293,7 +292,7 @@ impl Server {
                 }
             }
             self.scan.rest = whole - here;
-            self.scan.forwarding = verdict == Verdict::Forward;
+            self.scan.forwarding = matches!(verdict, Verdict::Forward);
             at = end;
         }
         if self.scan.rest == 0 {

@@ -36,7 +36,20 @@ pub struct Residue {
     harmless: HashSet<Box<str>>,
     used: HashSet<Box<str>>,
     written: HashSet<Box<str>>,
+    /// What asks for a sequence's last value in this connection.
+    asks: Taint,
 }
+
+/// What is bad by itself, and what calls, reads or fires it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Taint {
+    functions: HashSet<Box<str>>,
+    used: HashSet<Box<str>>,
+    written: HashSet<Box<str>>,
+}
+
+/// Give what `nextval` gave last in this connection, to whomever.
+const LAST_VALUE: [&str; 2] = ["currval", "lastval"];
 
 /// Look like functions, and are the grammar's own.
 const GRAMMAR: [&str; 44] = [
@@ -124,68 +137,42 @@ const RUN_TEXT: [&str; 9] = [
 impl Residue {
     /// `system`: the functions that Postgres or a C library brings.
     pub fn of(system: HashSet<Box<str>>, routines: &[Routine], runs: &[Runs]) -> Residue {
-        let mut residue = Residue {
-            harmless: system,
-            ..Residue::default()
-        };
-        residue.harmless.extend(GRAMMAR.map(Box::from));
+        let mut harmless = system;
+        harmless.extend(GRAMMAR.map(Box::from));
         for name in RUN_TEXT {
-            residue.harmless.remove(name);
+            harmless.remove(name);
         }
         let mut tainted: HashSet<Box<str>> = HashSet::new();
-        let mut bodies: HashMap<&str, Vec<Vec<String>>> = HashMap::new();
+        let (mut bodies, mut plain): (Bodies<'_>, Bodies<'_>) = Default::default();
         for routine in routines {
-            if is_plain(routine) {
-                let words = words(&routine.text);
-                bodies.entry(&routine.name).or_default().push(words);
+            let words = words(&routine.text);
+            if readable(routine) && is_plain(&words) {
+                let known = plain.entry(&routine.name).or_default();
+                known.push(words.clone());
             } else {
                 tainted.insert(routine.name.clone());
             }
+            bodies.entry(&routine.name).or_default().push(words);
         }
-        loop {
-            let before = tainted.len() + residue.used.len() + residue.written.len();
-            residue.spread(&mut tainted, &bodies, runs);
-            if tainted.len() + residue.used.len() + residue.written.len() == before {
-                break;
-            }
-        }
+        let leaves = Taint::of(tainted, &plain, runs);
+        let asks = Taint::of(HashSet::from(LAST_VALUE.map(Box::from)), &bodies, runs);
+        let mut residue = Residue {
+            harmless,
+            used: leaves.used,
+            written: leaves.written,
+            asks,
+        };
         let named = routines.iter().map(|routine| routine.name.clone());
         residue.harmless.extend(named);
         let lower = |name: &str| Box::<str>::from(name.to_ascii_lowercase());
-        for name in tainted.iter().flat_map(|name| [name.clone(), lower(name)]) {
+        for name in leaves
+            .functions
+            .iter()
+            .flat_map(|name| [name.clone(), lower(name)])
+        {
             residue.harmless.remove(&name);
         }
         residue
-    }
-
-    /// One step from what leaves something behind to what runs it.
-    fn spread(
-        &mut self,
-        tainted: &mut HashSet<Box<str>>,
-        bodies: &HashMap<&str, Vec<Vec<String>>>,
-        runs: &[Runs],
-    ) {
-        for run in runs {
-            let what = &run.what;
-            if tainted.contains(what) || self.used.contains(what) {
-                match run.when {
-                    When::Used => self.used.insert(run.relation.clone()),
-                    When::Written => self.written.insert(run.relation.clone()),
-                };
-            }
-            if self.written.contains(what) {
-                self.written.insert(run.relation.clone());
-            }
-        }
-        for (name, texts) in bodies {
-            let bad = |word: &String| {
-                let word = word.as_str();
-                tainted.contains(word) || self.used.contains(word) || self.written.contains(word)
-            };
-            if texts.iter().any(|words| words.iter().any(bad)) {
-                tainted.insert(Box::from(*name));
-            }
-        }
     }
 
     /// A call of this function leaves nothing behind.
@@ -202,15 +189,95 @@ impl Residue {
     pub fn writes_harmlessly(&self, relation: &str) -> bool {
         !self.used.contains(relation) && !self.written.contains(relation)
     }
+
+    /// A call of this function asks for what `nextval` gave last in this connection.
+    pub fn asks_for_last_value(&self, function: &str) -> bool {
+        LAST_VALUE.contains(&function) || self.asks.functions.contains(function)
+    }
+
+    /// Likewise to read this relation.
+    pub fn reading_asks(&self, relation: &str) -> bool {
+        self.asks.used.contains(relation)
+    }
+
+    /// Likewise to write it.
+    pub fn writing_asks(&self, relation: &str) -> bool {
+        self.asks.used.contains(relation) || self.asks.written.contains(relation)
+    }
+
+    /// Likewise, as far as words tell, a text that is not read otherwise.
+    pub fn text_asks(&self, text: &str) -> bool {
+        let mut words = words(text).into_iter();
+        words.any(|word| self.asks_for_last_value(&word) || self.writing_asks(&word))
+    }
+
+    /// Something in the database asks for it unseen.
+    pub fn anything_asks(&self) -> bool {
+        self.asks.functions.len() > LAST_VALUE.len()
+            || !self.asks.used.is_empty()
+            || !self.asks.written.is_empty()
+    }
 }
 
-/// Its text can be read, and has no word that may leave something behind.
-fn is_plain(routine: &Routine) -> bool {
-    if !matches!(&*routine.language, "sql" | "plpgsql") || routine.text.trim().is_empty() {
-        return false;
+/// The words of functions' bodies, by name.
+type Bodies<'a> = HashMap<&'a str, Vec<Vec<String>>>;
+
+impl Taint {
+    /// What these functions are called by, read by and fired by, to the end.
+    fn of(functions: HashSet<Box<str>>, bodies: &Bodies<'_>, runs: &[Runs]) -> Taint {
+        let mut taint = Taint {
+            functions,
+            ..Taint::default()
+        };
+        loop {
+            let before = taint.len();
+            taint.spread(bodies, runs);
+            if taint.len() == before {
+                return taint;
+            }
+        }
     }
-    let words = words(&routine.text);
-    !words.iter().any(|word| WORDS.contains(&word.as_str())) && !sets(&words)
+
+    fn len(&self) -> usize {
+        self.functions.len() + self.used.len() + self.written.len()
+    }
+
+    /// One step from what is bad to what runs it.
+    fn spread(&mut self, bodies: &Bodies<'_>, runs: &[Runs]) {
+        for run in runs {
+            let what = &run.what;
+            if self.functions.contains(what) || self.used.contains(what) {
+                match run.when {
+                    When::Used => self.used.insert(run.relation.clone()),
+                    When::Written => self.written.insert(run.relation.clone()),
+                };
+            }
+            if self.written.contains(what) {
+                self.written.insert(run.relation.clone());
+            }
+        }
+        for (name, texts) in bodies {
+            let bad = |word: &String| {
+                let word = word.as_str();
+                self.functions.contains(word)
+                    || self.used.contains(word)
+                    || self.written.contains(word)
+            };
+            if texts.iter().any(|words| words.iter().any(bad)) {
+                self.functions.insert(Box::from(*name));
+            }
+        }
+    }
+}
+
+/// Its text can be read.
+fn readable(routine: &Routine) -> bool {
+    matches!(&*routine.language, "sql" | "plpgsql") && !routine.text.trim().is_empty()
+}
+
+/// It has no word that may leave something behind.
+fn is_plain(words: &[String]) -> bool {
+    !words.iter().any(|word| WORDS.contains(&word.as_str())) && !sets(words)
 }
 
 /// SET stands somewhere where no UPDATE of the same statement is before it.
@@ -323,5 +390,31 @@ mod tests {
         }
         assert!(residue.reads_harmlessly("audited") && !residue.writes_harmlessly("audited"));
         assert!(!residue.reads_harmlessly("seen_again") && residue.writes_harmlessly("calm"));
+        assert!(!residue.anything_asks());
+    }
+
+    #[test]
+    fn what_asks_for_a_last_value_is_found() {
+        let routines = [
+            routine("last", "BEGIN RETURN CurrVal('s'); END"),
+            routine("dynamic", "BEGIN EXECUTE 'SELECT 1'; RETURN lastval(); END"),
+            routine("caller", "SELECT last()"),
+            routine("other", "SELECT nextval('s')"),
+        ];
+        let runs = [
+            runs("audited", "caller", When::Written),
+            runs("defaulted", "currval", When::Written),
+            runs("seen", "last", When::Used),
+        ];
+        let residue = Residue::of(HashSet::new(), &routines, &runs);
+        for asks in ["currval", "lastval", "last", "dynamic", "caller"] {
+            assert!(residue.asks_for_last_value(asks), "{asks}");
+        }
+        assert!(!residue.asks_for_last_value("other") && !residue.asks_for_last_value("nextval"));
+        assert!(residue.writing_asks("audited") && residue.writing_asks("defaulted"));
+        assert!(residue.reading_asks("seen") && !residue.reading_asks("audited"));
+        assert!(residue.text_asks("CALL Caller(1)") && !residue.text_asks("CALL other(1)"));
+        assert!(residue.anything_asks());
+        assert!(Residue::default().asks_for_last_value("currval"));
     }
 }

@@ -522,7 +522,15 @@ async fn residue(client: &Client) -> Result<Residue, Error> {
             JOIN pg_class parent ON parent.oid = i.inhparent JOIN pg_class child ON child.oid = i.inhrelid
         UNION SELECT target.relname::text, source.relname::text, true FROM pg_constraint k
             JOIN pg_class target ON target.oid = k.confrelid JOIN pg_class source ON source.oid = k.conrelid
-            WHERE k.contype = 'f'";
+            WHERE k.contype = 'f'
+        UNION SELECT c.relname::text, 'currval', x.written FROM (
+            SELECT adrelid, true, adbin::text FROM pg_attrdef
+            UNION ALL SELECT tgrelid, true, tgqual::text FROM pg_trigger
+            UNION ALL SELECT ev_class, false, ev_action::text FROM pg_rewrite
+            UNION ALL SELECT polrelid, false, concat(polqual, polwithcheck) FROM pg_policy) AS x (relation, written, tree)
+            JOIN pg_class c ON c.oid = x.relation
+            WHERE c.relnamespace <> 'pg_catalog'::regnamespace AND c.relnamespace <> 'information_schema'::regnamespace
+                AND x.tree ~ ':funcid (1575|2559) '";
     let system = client.query(system, &[]).await?;
     let system = system.iter().map(|row| text(row, 0));
     let system: HashSet<Box<str>> = system.collect::<Result<_, _>>()?;

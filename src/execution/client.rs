@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use crate::wire::stream::Stream;
 
@@ -82,7 +82,7 @@ impl Client {
         if let Poll::Ready(result) = self.poll_flush(cx) {
             result?;
             while !bytes.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                match self.stream.poll_send(cx, bytes) {
                     Poll::Ready(Ok(0)) => return Err(ClientError::Closed),
                     Poll::Ready(Ok(written)) => {
                         self.sent_bytes += written as u64;
@@ -113,8 +113,7 @@ impl Client {
 
     fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while self.sent < self.outbox.len() {
-            let written =
-                ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox[self.sent..]))?;
+            let written = ready!(self.stream.poll_send(cx, &self.outbox[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(ClientError::Closed));
             }
@@ -144,9 +143,8 @@ impl Client {
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Poll<Result<(), ClientError>> {
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        let bytes = buffer.filled();
+        let read = ready!(self.stream.poll_receive(cx, scratch))?;
+        let bytes = &scratch[..read];
         if bytes.is_empty() {
             return Poll::Ready(Err(ClientError::Closed));
         }

@@ -44,7 +44,7 @@ pub fn plan(
             class: statement.class.clone(),
             plan,
             spread,
-            leaves: leaves(statement, catalog),
+            leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
         }
     });
@@ -64,7 +64,7 @@ pub fn may_have_several_keys(plan: &Result<Plan, Refusal>) -> bool {
 }
 
 /// What the statement may leave behind in its connection.
-fn leaves(statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
+fn leaves(text: &str, statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     let mut leaves = match &statement.body {
         Body::Facts(facts) => facts.leaves.clone(),
         Body::None | Body::Unparsed { .. } => Vec::new(),
@@ -87,7 +87,52 @@ fn leaves(statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     if !harmless {
         leaves.push(Leaves::Unseen);
     }
+    if asks_for_last_value(text, statement, catalog) {
+        leaves.push(Leaves::LastValue);
+    }
     leaves
+}
+
+/// Whether a sequence's last value in the connection may matter.
+fn asks_for_last_value(text: &str, statement: &Statement, catalog: &Catalog) -> bool {
+    let residue = &catalog.residue;
+    let facts = match (&statement.body, &statement.class) {
+        (Body::Facts(facts), _) => facts,
+        (
+            Body::None,
+            Class::Copy(Copy {
+                source: CopySource::Table { name, .. },
+                ..
+            }),
+        ) => return residue.writing_asks(name),
+        // What is only written down does not run.
+        (_, Class::Ddl(_)) if defines_routine(text) => return false,
+        (Body::Unparsed { .. }, _)
+        | (_, Class::Ddl(_) | Class::Do | Class::Call | Class::Unknown) => {
+            return residue.text_asks(text);
+        }
+        (Body::None, _) => return false,
+    };
+    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    let mut relations = relations.filter_map(|relation| match &relation.source {
+        Source::Table(name) => Some((name, relation.access)),
+        _ => None,
+    });
+    let mut inserts = facts.inserts.iter();
+    let mut functions = facts.functions.iter();
+    functions.any(|function| residue.asks_for_last_value(&function.name))
+        || inserts.any(|insert| residue.writing_asks(&insert.table.name))
+        || relations.any(|(name, access)| match access {
+            Access::Read => residue.reading_asks(&name.name),
+            Access::Write => residue.writing_asks(&name.name),
+        })
+}
+
+/// CREATE [OR REPLACE] FUNCTION or PROCEDURE.
+fn defines_routine(text: &str) -> bool {
+    let mut words = text.split_ascii_whitespace().take(4);
+    words
+        .any(|word| word.eq_ignore_ascii_case("function") || word.eq_ignore_ascii_case("procedure"))
 }
 
 fn runs_harmlessly(facts: &Facts, catalog: &Catalog) -> bool {

@@ -205,6 +205,9 @@ reasons! {
     Pinned, "pinned", "0A000",
         "The pool is strict, and the statement would keep its server connection: a temporary table, a session's advisory lock, a cursor WITH HOLD, LOAD, or set_config with a name or value that is not known.",
         "Use what ends with the transaction (ON COMMIT DROP does not, pg_advisory_xact_lock and SET LOCAL do), or a pool of mode \"transaction\".";
+    LastValue, "last_value", "0A000",
+        "currval or lastval, or a function that uses them, on a connection that may hold another client's values: in a pipeline behind other statements, or, once, in the first transaction that uses them.",
+        "Run the transaction again, in a transaction block; or use INSERT ... RETURNING, or a pool of mode \"session\".";
     TextSettings, "text_settings", "0A000",
         "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
         "Set standard_conforming_strings to on and client_encoding to UTF8.";

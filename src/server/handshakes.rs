@@ -13,6 +13,7 @@ pub struct Thread {
 /// Starts the thread.
 pub fn start() -> Result<(Handshakes, Thread), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
         .build()
         .map_err(StartError::Thread)?;
     let handshakes = Handshakes::on(runtime.handle().clone());

@@ -1,4 +1,4 @@
-//! One thread of the data plane: a runtime of its own, commands from the control plane, and the sessions of its clients.
+//! One thread of the data plane: an executor of its own, commands from the control plane, and the sessions of its clients.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::session::report::WorkerReport;
 use crate::session::shared::{Shared, Snapshot};
 use crate::session::worker::{Paused, Worker};
 use crate::wire::answer::{self, Report, Severity};
+use crate::wire::executor::Executor;
+use crate::wire::socket::Home;
 use crate::wire::startup::{self, CancelRequest, Opening, Startup};
 use crate::wire::stream::Stream;
 
@@ -77,15 +79,15 @@ pub fn start(
     commands: Commands,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let name = format!("worker-{}", surroundings.index);
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        // No timers: see `wire::timers`.
-        builder.enable_io().build_local(Default::default())
-    };
     std::thread::Builder::new()
         .name(name)
-        .spawn(move || match runtime() {
-            Ok(runtime) => runtime.block_on(run(surroundings, commands)),
+        .spawn(move || match Executor::new() {
+            Ok(executor) => {
+                let timers = surroundings.shared.timers.clone();
+                // For what blocks: look-ups of names, and hashes by the thousand.
+                let _elsewhere = timers.enter();
+                executor.run(run(surroundings, commands, Rc::clone(&executor)));
+            }
             Err(error) => tracing::error!(%error, "a worker cannot start"),
         })
         .map_err(StartError::Thread)
@@ -113,18 +115,19 @@ pub fn channel() -> (WorkerHandle, Commands) {
     )
 }
 
-async fn run(surroundings: Surroundings, mut commands: Commands) {
+async fn run(surroundings: Surroundings, mut commands: Commands, executor: Rc<Executor>) {
     let worker = Worker::new(
         surroundings.index,
         surroundings.count,
         Arc::clone(&surroundings.shared),
+        Home::Executor(Rc::clone(&executor)),
     );
     let admin = Rc::new(surroundings.admin);
     let mut tick = worker.shared.timers.interval(TICK);
     loop {
         tokio::select! {
             command = commands.receiver.recv() => match command {
-                Some(command) => obey(&worker, &admin, command, &commands.connections),
+                Some(command) => obey(&worker, &admin, command, &commands.connections, &executor),
                 None => break,
             },
             _ = tick.tick() => worker.tick(Instant::now()),
@@ -137,13 +140,15 @@ fn obey(
     admin: &Rc<admin::Access>,
     command: Command,
     connections: &Arc<AtomicUsize>,
+    executor: &Rc<Executor>,
 ) {
     match command {
         Command::Serve(socket) => {
             let connection = Connection::count(connections);
             let (worker, admin) = (Rc::clone(worker), Rc::clone(admin));
-            tokio::task::spawn_local(async move {
-                match socket.into_stream() {
+            // Those who are logged in go first.
+            executor.spawn_newcomer(async move {
+                match socket.into_stream(&worker.home) {
                     Ok(stream) => serve(&worker, &admin, stream, connection).await,
                     Err(error) => tracing::warn!(%error, "a new connection cannot be used"),
                 }
@@ -155,7 +160,7 @@ fn obey(
         }
         Command::Cancel(place, done) => {
             let cancelling = worker.cancel(place);
-            tokio::task::spawn_local(async move {
+            executor.spawn(async move {
                 cancelling.await;
                 let _ = done.send(());
             });
@@ -172,10 +177,10 @@ fn obey(
 }
 
 impl Socket {
-    fn into_stream(self) -> std::io::Result<Stream> {
+    fn into_stream(self, home: &Home) -> std::io::Result<Stream> {
         match self {
-            Socket::Tcp(socket) => Ok(Stream::Tcp(tokio::net::TcpStream::from_std(socket)?)),
-            Socket::Unix(socket) => Ok(Stream::Unix(tokio::net::UnixStream::from_std(socket)?)),
+            Socket::Tcp(socket) => home.adopt(socket).map(Stream::Tcp),
+            Socket::Unix(socket) => home.adopt(socket).map(Stream::Unix),
         }
     }
 }
@@ -282,7 +287,7 @@ async fn session(
     };
     if let Some(session) = begin(worker, arrival).await {
         // A task of its own: what the login needed is not kept for the session's life.
-        tokio::task::spawn_local(async move {
+        worker.home.spawn(async move {
             session.run().await;
             drop(connection);
         });

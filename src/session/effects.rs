@@ -185,7 +185,7 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         Leaves::TemporaryTable => Some(Pin::TemporaryTable),
         Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
         Leaves::Setting => Some(Pin::SetConfig),
-        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen => None,
+        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen | Leaves::LastValue => None,
     })
 }
 
@@ -208,7 +208,7 @@ impl Session {
             {
                 link.writes();
             }
-            if statement.class == Class::Data && statement.leaves.is_empty() {
+            if matches!(statement.class, Class::Data) && statement.leaves.is_empty() {
                 continue;
             }
             matters |= statement.has_effect();
@@ -654,7 +654,9 @@ impl Session {
         self.shard_setting.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {
-            self.settled = self.settings.clone();
+            if !self.settled.is_same(&self.settings) {
+                self.settled = self.settings.clone();
+            }
             if std::mem::take(&mut self.schema_changed) {
                 let shared = &self.worker.shared;
                 // With one shard there is nothing that new definitions could decide: they are read in due time.

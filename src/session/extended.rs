@@ -151,6 +151,12 @@ pub struct Binding<'a> {
     pub destination: Destination,
 }
 
+impl Binding<'_> {
+    pub fn planned(&self) -> &Planned {
+        &self.planned
+    }
+}
+
 impl Session {
     /// One message of the extended protocol.
     pub(super) async fn extended(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
@@ -369,8 +375,10 @@ impl Session {
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
         if let Some(mut binding) = self.begin_bind(body)? {
+            self.will_run(&binding.planned);
             self.attach(binding.destination, Phase::Working).await?;
             self.check_writers(&binding.planned, binding.destination)?;
+            self.check_last_values()?;
             self.hold_for(&mut binding).await?;
             self.finish_bind(&binding);
         }
@@ -548,7 +556,7 @@ impl Session {
         let plain = planned
             .statements
             .iter()
-            .all(|statement| statement.class == Class::Data && statement.leaves.is_empty());
+            .all(|statement| matches!(statement.class, Class::Data) && statement.leaves.is_empty());
         if !plain {
             self.portals.push(Portal {
                 name: Box::from(portal),
@@ -590,6 +598,7 @@ impl Session {
                     return Err(Fault::aborted());
                 }
                 let destination = self.describing(&plan.planned);
+                self.will_run(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
                 self.check_executed(&plan.planned)?;
                 if let Some(executed) = self.executed_by(&plan.planned)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
+use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::respond::Fault;
 use super::route::Destination;
@@ -18,7 +19,7 @@ use crate::backend::pool::{Lending, Lent, Pool};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
-use crate::backend::settings::Settings;
+use crate::backend::settings::{Reported, Settings};
 use crate::config::PoolMode;
 use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
@@ -54,6 +55,7 @@ pub struct Link {
     doubt: Doubt,
     /// Something that may write has run in the open transaction.
     written: bool,
+    pub last_values: LastValues,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +151,10 @@ impl Link {
             pins: Vec::new(),
             doubt: Doubt::None,
             written: false,
+            last_values: match mode {
+                PoolMode::Session => LastValues::Own,
+                PoolMode::Transaction | PoolMode::Strict => LastValues::Anybodys,
+            },
         }
     }
 
@@ -180,6 +186,17 @@ impl Link {
 
     pub fn is_metadata(&self) -> bool {
         self.phase == Phase::Metadata
+    }
+
+    /// From now on it is used for more than Parse and Describe.
+    pub(super) fn at_work(mut self) -> Link {
+        self.phase = Phase::Working;
+        self
+    }
+
+    /// It has these settings, and has reported what the client was told.
+    pub(super) fn is_as(&self, settings: &Settings, reported: &Reported) -> bool {
+        self.lent.settings.is_same(settings) && self.lent.reported.is_same(reported)
     }
 
     pub fn is_kept(&self) -> bool {
@@ -520,8 +537,9 @@ impl Link {
         if !lent.canceller.is_busy() {
             return lent.release(now);
         }
+        let home = worker.home.clone();
         let worker = Rc::clone(worker);
-        tokio::task::spawn_local(async move {
+        home.spawn(async move {
             let rest = async {
                 lent.canceller.rest().await;
                 // A cancel that is late hits this empty query and nobody's statement.
@@ -539,7 +557,7 @@ impl Link {
         if !lent.is_settled() || lent.pipeline.is_in_unit() {
             // Something still runs, or waits for the Sync that would commit it: it is stopped, and the connection is closed.
             let canceller = Rc::clone(&lent.canceller);
-            tokio::task::spawn_local(async move {
+            worker.home.spawn(async move {
                 canceller.cancel().await;
                 drop(lent);
             });
@@ -551,7 +569,8 @@ impl Link {
         let open = lent.status != TransactionStatus::Idle;
         let needs_discard = open || self.keep == Keep::Yes || self.hygiene == Hygiene::Suspect;
         let hygiene = self.hygiene;
-        tokio::task::spawn_local(async move {
+        let home = worker.home.clone();
+        home.spawn(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
                 if open {
@@ -667,15 +686,14 @@ impl Session {
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);
         }
-        self.waits(State::Waiting);
+        self.waits(State::Waiting, Instant::now());
         let lent = pool.checkout().await;
-        self.waits(State::Active);
+        self.waits(State::Active, Instant::now());
         lent.map_err(Fault::Checkout)
     }
 
     /// Begins or ends to wait for a connection.
-    pub(super) fn waits(&mut self, state: State) {
-        let now = Instant::now();
+    pub(super) fn waits(&mut self, state: State, now: Instant) {
         if state == State::Active {
             let waited = microseconds(now - self.waiting_since);
             add(&self.database.counters.wait_microseconds, waited);
@@ -713,7 +731,12 @@ impl Session {
     /// Brings the connection to what the session has set, and begins its transaction there.
     pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         self.bring_settings(phase).await?;
+        let block = match self.transaction {
+            Transaction::Begun(_) => Block::Begun,
+            _ => Block::None,
+        };
         self.begin_there(phase).await?;
+        self.drop_last_values(phase, block);
         self.tell_reported();
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Listener {
             target,
             heard: Vec::new(),
         };
-        tokio::task::spawn_local(ear.run());
+        worker.home.spawn(ear.run());
         Some(listener)
     }
 

@@ -151,6 +151,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         prepared: Default::default(),
         resolved: None,
         behind: Behind::Nothing,
+        asking: Default::default(),
         looked: None,
         untold: None,
         room: Room {

@@ -12,6 +12,7 @@ mod channels;
 mod control;
 mod effects;
 mod extended;
+mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
@@ -57,6 +58,7 @@ use card::{Card, State};
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
+use last_values::Asking;
 use link::Link;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
@@ -135,6 +137,7 @@ pub struct Session {
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
+    asking: Asking,
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.
@@ -486,6 +489,7 @@ impl Session {
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
+        self.asking = Asking::No;
         self.card.begin(self.unit_began);
     }
 }

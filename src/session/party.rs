@@ -139,6 +139,9 @@ impl Session {
                 enlisted.push(self.party.swap_remove(place));
                 continue;
             }
+            if self.transaction == Transaction::Open && self.opened.is_none() {
+                return Err(self.second_shard(Destination::Shard(*shard)));
+            }
             let link = self.take_link(*shard, Phase::Working).await?;
             self.link_up(link);
             let brought = self.bring_up(Phase::Working).await;

@@ -348,7 +348,9 @@ impl Session {
             }
             destination => destination.unwrap_or(Destination::Any),
         };
+        self.will_run(planned);
         self.attach(destination, phase).await?;
+        self.check_last_values()?;
         match self.hold_all(&rewritten.needed).await {
             Ok(()) => self.send_rewritten(planned, rewritten),
             // The error is the answer, but for its end.

@@ -39,7 +39,9 @@ impl Session {
 
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
         if let Some(Decided::Query(planned, destination)) = self.decided.take() {
+            self.will_run(&planned);
             self.attach(destination, Phase::Working).await?;
+            self.check_last_values()?;
             self.forward_query(&planned, frame);
             return Ok(());
         }
@@ -85,7 +87,9 @@ impl Session {
                 Ok(())
             }
             Some(destination) => {
+                self.will_run(&planned);
                 self.attach(destination, Phase::Working).await?;
+                self.check_last_values()?;
                 self.forward_query(&planned, frame);
                 Ok(())
             }
@@ -203,7 +207,11 @@ impl Session {
         if matches!(self.transaction, Transaction::Failed(_)) {
             return self.fail_query(&Fault::aborted());
         }
-        match self.attach(Destination::Any, Phase::Working).await {
+        if asks_last_value(&frame[HEADER..]) {
+            self.will_ask();
+        }
+        let attached = self.attach(Destination::Any, Phase::Working).await;
+        match attached.and_then(|()| self.check_last_values()) {
             Ok(()) => {
                 if let Some(link) = &mut self.link {
                     if !calls_large_object(&frame[HEADER..]) {
@@ -220,6 +228,14 @@ impl Session {
 
 /// A function of the large object API by its OID (`pg_proc.dat`); the others are not known by name.
 fn calls_large_object(body: &[u8]) -> bool {
-    let oid = body.first_chunk().map_or(0, |oid| u32::from_be_bytes(*oid));
-    matches!(oid, 715 | 764 | 767 | 952..=958 | 964 | 1004 | 3170..=3172)
+    matches!(function(body), 715 | 764 | 767 | 952..=958 | 964 | 1004 | 3170..=3172)
+}
+
+/// currval or lastval.
+fn asks_last_value(body: &[u8]) -> bool {
+    matches!(function(body), 1575 | 2559)
+}
+
+fn function(body: &[u8]) -> u32 {
+    body.first_chunk().map_or(0, |oid| u32::from_be_bytes(*oid))
 }

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::card::State;
 use super::channels::speaks_of_channels;
@@ -15,6 +16,7 @@ use super::route::Destination;
 use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
+use crate::sql::class::Class;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{Describe, Execute, Query, Target};
@@ -53,7 +55,7 @@ impl Session {
                     };
                 };
                 self.place = None;
-                self.waits(State::Active);
+                self.waits(State::Active, Instant::now());
                 self.granted = Some(granted);
             }
             if !self.client.inbox.is_empty() && self.take_straight()? == Path::Obstacle {
@@ -107,10 +109,12 @@ impl Session {
                 self.unit_begins();
                 let text = Query::decode(&frame[HEADER..]).ok()?.text;
                 let planned = self.plan(text).ok()?;
-                if planned.statements.len() != 1
-                    || speaks_of_prepared(&planned)
-                    || speaks_of_channels(&planned)
-                {
+                match &planned.statements[..] {
+                    [one] if matches!(one.class, Class::Data) => {}
+                    [_] if !speaks_of_prepared(&planned) && !speaks_of_channels(&planned) => {}
+                    _ => return None,
+                }
+                if self.asks_in_vain(&planned) {
                     return None;
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;
@@ -141,6 +145,10 @@ impl Session {
             b'P' => self.parse(body),
             b'B' => match self.begin_bind(body) {
                 Ok(Some(binding)) => {
+                    if self.asks_in_vain(binding.planned()) {
+                        self.decided = Some(Decided::Bind(binding.destination));
+                        return Path::Obstacle;
+                    }
                     if !self.attach_straight(binding.destination) {
                         self.decided = Some(Decided::Bind(binding.destination));
                         return Path::Obstacle;
@@ -194,8 +202,22 @@ impl Session {
             };
             return here && !link.is_metadata();
         }
-        if self.transaction != Transaction::Idle || !self.kept.is_empty() {
+        if !matches!(self.transaction, Transaction::Idle) {
             return false;
+        }
+        let shard = match destination {
+            Destination::Shard(shard) => shard,
+            Destination::Any => self.database.catalog().home,
+            Destination::Several => return false,
+        };
+        if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
+            if !self.kept[place].is_as(&self.settings, &self.reported) {
+                return false;
+            }
+            let link = self.kept.swap_remove(place).at_work();
+            self.link_up(link);
+            self.send_held();
+            return true;
         }
         if let Some(granted) = self.granted.take() {
             match granted {
@@ -210,11 +232,6 @@ impl Session {
                 }
             }
         }
-        let shard = match destination {
-            Destination::Shard(shard) => shard,
-            Destination::Any => self.database.catalog().home,
-            Destination::Several => return false,
-        };
         let Some(Some(pool)) = self.pools.get(shard.index()) else {
             return false;
         };
@@ -222,7 +239,7 @@ impl Session {
             // Whatever speaks against a wait is said on the long way.
             if let Ok(place) = pool.enqueue(&self.waiter, self.unit_began) {
                 self.place = Some(place);
-                self.waits(State::Waiting);
+                self.waits(State::Waiting, self.unit_began);
             }
             return false;
         };

@@ -20,6 +20,7 @@ use crate::config::{self, Config, User};
 use crate::plan::PlanCache;
 use crate::sharding::ShardId;
 use crate::wire::auth::Credential;
+use crate::wire::socket::Home;
 
 /// Bytes of the read buffer that all sessions of a thread use in turn.
 const SCRATCH: usize = 64 * 1024;
@@ -39,6 +40,8 @@ pub struct Worker {
     /// The number of workers in the process.
     pub count: usize,
     pub shared: Arc<Shared>,
+    /// The thread itself.
+    pub home: Home,
     snapshot: RefCell<Arc<Snapshot>>,
     /// Borrowed only inside one poll.
     pub scratch: RefCell<Box<[u8]>>,
@@ -89,6 +92,8 @@ pub struct Database {
     search_paths: RefCell<HashMap<Box<str>, Box<str>>>,
     pub parse_scopes: RefCell<ParseScopes>,
     paused: Cell<bool>,
+    /// A client has asked for a sequence's last value.
+    pub asks_last_values: Cell<bool>,
 }
 
 /// What a server reported to a connection of this user with these settings.
@@ -132,12 +137,13 @@ pub fn add(counter: &Cell<u64>, amount: u64) {
 }
 
 impl Worker {
-    pub fn new(index: usize, count: usize, shared: Arc<Shared>) -> Rc<Worker> {
+    pub fn new(index: usize, count: usize, shared: Arc<Shared>, home: Home) -> Rc<Worker> {
         let snapshot = shared.snapshot();
         Rc::new(Worker {
             index,
             count,
             shared,
+            home,
             snapshot: RefCell::new(snapshot),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             databases: RefCell::default(),
@@ -176,6 +182,7 @@ impl Worker {
             search_paths: RefCell::default(),
             parse_scopes: RefCell::default(),
             paused: Cell::new(false),
+            asks_last_values: Cell::new(false),
         });
         self.databases
             .borrow_mut()
@@ -307,6 +314,7 @@ impl Worker {
                 parameters: Vec::new(),
             },
             encryption: Arc::clone(&snapshot.server_encryption),
+            home: self.home.clone(),
             timers: self.shared.timers.clone(),
             timeout: settings.connect_timeout,
         };
@@ -397,7 +405,7 @@ impl Worker {
                 add(&database.counters.query_timeouts, 1);
             }
             for canceller in running {
-                tokio::task::spawn_local(canceller.cancel());
+                canceller.cancel_meanwhile();
             }
         }
     }

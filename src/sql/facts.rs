@@ -195,6 +195,8 @@ pub enum Leaves {
     Setting,
     /// A function that may set or take something unseen. Only a planner says so, who knows the catalog.
     Unseen,
+    /// It asks for what `nextval` gave last in the connection: currval, lastval, or what may run them. Only a planner says so.
+    LastValue,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

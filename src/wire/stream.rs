@@ -6,13 +6,13 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
+use super::socket::{Home, Socket};
 use super::tls::ClientCertificate;
 
 /// A silent peer is asked whether it lives after this time.
@@ -32,12 +32,12 @@ const FAREWELL_LIMIT: usize = 64 * 1024;
 /// An enum and not a boxed trait object: it lies on the path of every byte.
 #[derive(Debug)]
 pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Socket),
+    Unix(Socket),
     /// We are the TLS server: the peer is a client.
-    ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    ServerTls(Box<tokio_rustls::server::TlsStream<Socket>>),
     /// We are the TLS client: the peer is a Postgres server.
-    ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    ClientTls(Box<tokio_rustls::client::TlsStream<Socket>>),
 }
 
 /// Who is at the other end, for logs and `SHOW CLIENTS`.
@@ -65,17 +65,16 @@ impl fmt::Display for Peer {
 
 impl Stream {
     pub fn peer(&self) -> Peer {
-        let tcp = |socket: &TcpStream| socket.peer_addr().map_or(Peer::Unknown, Peer::Tcp);
+        let socket = SockRef::from(self);
         match self {
-            Stream::Tcp(socket) => tcp(socket),
-            Stream::ServerTls(tls) => tcp(tls.get_ref().0),
-            Stream::ClientTls(tls) => tcp(tls.get_ref().0),
-            Stream::Unix(socket) => Peer::Unix {
-                pid: socket
-                    .peer_cred()
-                    .ok()
-                    .and_then(|credentials| credentials.pid()),
+            Stream::Unix(_) => Peer::Unix {
+                pid: peer_process(&self.as_fd()),
             },
+            Stream::Tcp(_) | Stream::ServerTls(_) | Stream::ClientTls(_) => {
+                let address = socket.peer_addr().ok();
+                let address = address.and_then(|address| address.as_socket());
+                address.map_or(Peer::Unknown, Peer::Tcp)
+            }
         }
     }
 
@@ -120,6 +119,30 @@ impl Stream {
         }
     }
 
+    /// Reads once, as far as there is room. 0 is the end.
+    #[inline]
+    pub fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Stream::Tcp(socket) | Stream::Unix(socket) = self {
+            return socket.poll_receive(cx, room);
+        }
+        let mut buffer = ReadBuf::new(room);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Writes once, as much as is taken.
+    #[inline]
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(socket) | Stream::Unix(socket) => socket.poll_send(cx, bytes),
+            encrypted => Pin::new(encrypted).poll_write(cx, bytes),
+        }
+    }
+
     /// Sends last words to a peer that is refused, and ends the sending side. Whether they arrive is not our concern any more.
     pub(crate) async fn refuse(&mut self, last_words: &[u8]) {
         if self.write_all(last_words).await.is_err() || self.flush().await.is_err() {
@@ -138,42 +161,43 @@ impl Stream {
     }
 }
 
-impl From<TcpStream> for Stream {
-    fn from(socket: TcpStream) -> Self {
-        Stream::Tcp(socket)
+/// The process at the other end of a Unix socket.
+#[cfg(target_os = "linux")]
+fn peer_process(socket: &BorrowedFd<'_>) -> Option<i32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let credentials = getsockopt(socket, PeerCredentials).ok()?;
+    Some(credentials.pid()).filter(|pid| *pid > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peer_process(_: &BorrowedFd<'_>) -> Option<i32> {
+    None
+}
+
+/// For what runs on a tokio runtime.
+impl TryFrom<tokio::net::TcpStream> for Stream {
+    type Error = io::Error;
+
+    fn try_from(socket: tokio::net::TcpStream) -> io::Result<Self> {
+        Home::Tokio.adopt(socket.into_std()?).map(Stream::Tcp)
     }
 }
 
-impl From<UnixStream> for Stream {
-    fn from(socket: UnixStream) -> Self {
-        Stream::Unix(socket)
+impl TryFrom<tokio::net::UnixStream> for Stream {
+    type Error = io::Error;
+
+    fn try_from(socket: tokio::net::UnixStream) -> io::Result<Self> {
+        Home::Tokio.adopt(socket.into_std()?).map(Stream::Unix)
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Stream::Tcp(socket) => socket.as_fd(),
-            Stream::Unix(socket) => socket.as_fd(),
+            Stream::Tcp(socket) | Stream::Unix(socket) => socket.as_fd(),
             Stream::ServerTls(tls) => tls.get_ref().0.as_fd(),
             Stream::ClientTls(tls) => tls.get_ref().0.as_fd(),
         }
-    }
-}
-
-/// Sends at once, which nearly always can be done, without asking the runtime first; `None`: the socket takes nothing now.
-#[inline]
-fn send(socket: &impl AsFd, bytes: &[u8]) -> Option<io::Result<usize>> {
-    match SockRef::from(socket).send(bytes) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            None
-        }
-        sent => Some(sent),
     }
 }
 
@@ -185,8 +209,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Stream::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Tcp(socket) | Stream::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
             Stream::ServerTls(tls) => Pin::new(tls).poll_read(cx, buf),
             Stream::ClientTls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
@@ -201,14 +224,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => match send(&*socket, buf) {
-                Some(sent) => Poll::Ready(sent),
-                None => Pin::new(socket).poll_write(cx, buf),
-            },
-            Stream::Unix(socket) => match send(&*socket, buf) {
-                Some(sent) => Poll::Ready(sent),
-                None => Pin::new(socket).poll_write(cx, buf),
-            },
+            Stream::Tcp(socket) | Stream::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
             Stream::ServerTls(tls) => Pin::new(tls).poll_write(cx, buf),
             Stream::ClientTls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
@@ -221,8 +237,9 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Stream::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Stream::Tcp(socket) | Stream::Unix(socket) => {
+                Pin::new(socket).poll_write_vectored(cx, bufs)
+            }
             Stream::ServerTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Stream::ClientTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
@@ -231,8 +248,7 @@ impl AsyncWrite for Stream {
     #[inline]
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Tcp(socket) => socket.is_write_vectored(),
-            Stream::Unix(socket) => socket.is_write_vectored(),
+            Stream::Tcp(socket) | Stream::Unix(socket) => socket.is_write_vectored(),
             Stream::ServerTls(tls) => tls.is_write_vectored(),
             Stream::ClientTls(tls) => tls.is_write_vectored(),
         }
@@ -242,8 +258,7 @@ impl AsyncWrite for Stream {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Stream::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Tcp(socket) | Stream::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Stream::ServerTls(tls) => Pin::new(tls).poll_flush(cx),
             Stream::ClientTls(tls) => Pin::new(tls).poll_flush(cx),
         }
@@ -252,8 +267,7 @@ impl AsyncWrite for Stream {
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Stream::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tcp(socket) | Stream::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::ServerTls(tls) => Pin::new(tls).poll_shutdown(cx),
             Stream::ClientTls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
@@ -264,14 +278,15 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn options_peek_and_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (mut ours, mut theirs) = (Stream::from(ours.unwrap()), theirs.unwrap().0);
+        let mut ours = Stream::try_from(ours.unwrap()).unwrap();
+        let mut theirs = theirs.unwrap().0;
         ours.set_options().unwrap();
         assert!(SockRef::from(&ours).tcp_nodelay().unwrap());
         assert!(SockRef::from(&ours).keepalive().unwrap());

@@ -1,12 +1,12 @@
-//! Time limits on threads whose own runtime has no timers: a runtime that keeps a wheel of timers looks at the clock
-//! and at the wheel each time it waits, which for a worker is twice a statement.
+//! Time limits on threads whose own executor has no timers: who keeps a wheel of timers looks at the clock and at the wheel
+//! each time it waits, which for a worker is twice a statement. What blocks is done by the same runtime's threads.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::{EnterGuard, Handle, Runtime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Timeout};
 
 /// The timers of another runtime. What they wake runs where it was polled.
@@ -48,6 +48,11 @@ impl Timers {
             runtime: Handle::current(),
             _thread: None,
         }
+    }
+
+    /// Lets this thread give what blocks to that runtime's threads, as long as the guard lives.
+    pub fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
     }
 
     /// Cuts a future off after a time.

@@ -1,6 +1,6 @@
 //! The program as people run it: what it prints, its exit codes, and how it takes signals.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::raw::Raw;
 use crate::servers::{DEADLINE, wait_until};
 use crate::sharded::configuration;
+use crate::wire_client::{Until, Wire, ask_for, copy_data, copy_done, query};
 
 const SHARDED: &str = r#"
 [[distributions]]
@@ -417,4 +418,56 @@ fn serve_says_what_keeps_it_from_starting() {
         "{}",
         stderr(&found)
     );
+}
+
+/// Resident memory of a process, bytes.
+fn resident(child: &Child) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// 50 MB each way, with messages up to 1 MB, in the memory of a few buffers. In a process of its own, because other tests take memory too.
+#[test]
+fn much_data_streams() {
+    const CHUNK: usize = 1 << 20;
+    let port = free_port();
+    let file = File::new(&listening(port, ""));
+    let serving = Serving::start(&file);
+    serving.says("listening");
+    let address = ([127, 0, 0, 1], port).into();
+    let user = [("user", "app"), ("database", "app")];
+    let mut client = Wire::log_in(address, &user, "").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        client.query("/* trunkline: shard=s1 */ CREATE TABLE heap (line text)"),
+        "C(CREATE TABLE) Z(I)"
+    );
+    let mut line = vec![b'x'; CHUNK - 1];
+    line.push(b'\n');
+    let message = copy_data(&line);
+    client.step(&ask_for(&[query("COPY heap FROM STDIN")], 1));
+    let before = resident(&serving.child);
+    let mut most = 0;
+    for _ in 0..50 {
+        client.stream.write_all(&message).unwrap();
+        most = most.max(resident(&serving.child));
+    }
+    client.send(&copy_done());
+    let said: String = client
+        .read_until(Until::Ready(1))
+        .iter()
+        .map(|message| message.to_string())
+        .collect();
+    assert_eq!(said, "C(COPY 50)Z(I)");
+    client.send(&query("COPY heap TO STDOUT"));
+    let mut received = 0;
+    while let Some(message) = client.read() {
+        received += message.body.len();
+        most = most.max(resident(&serving.child));
+        if message.tag == b'Z' {
+            break;
+        }
+    }
+    assert!(received > 50 * CHUNK, "{received}");
+    assert!(most.saturating_sub(before) < 8 << 20, "{before} {most}");
+    client.query("/* trunkline: shard=s1 */ DROP TABLE heap");
 }

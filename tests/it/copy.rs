@@ -1,7 +1,5 @@
 //! COPY in both directions on one shard, through Trunkline and on one server: the same messages, the same answers.
 
-use std::io::Write;
-
 use crate::proxy::{proxy, same, shards_with};
 use crate::wire_client::{
     Step, Until, ask, ask_for, bind, copy_data, copy_done, copy_fail, execute, flush, parse, query,
@@ -200,51 +198,4 @@ fn what_several_shards_cannot_copy_is_refused() {
     ]));
     assert_eq!(said, "G C(COPY 1) Z(I)");
     assert_eq!(shards_with("settings", "name = 'copied'"), ["s3"]);
-}
-
-/// Resident memory of this process, bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
-/// 50 MB each way, with messages up to 1 MB, in the memory of a few buffers.
-#[test]
-fn much_data_streams() {
-    const CHUNK: usize = 1 << 20;
-    let mut client = proxy().client("trusty");
-    assert_eq!(
-        client.query("/* trunkline: shard=s1 */ CREATE TABLE heap (line text)"),
-        "C(CREATE TABLE) Z(I)"
-    );
-    let mut line = vec![b'x'; CHUNK - 1];
-    line.push(b'\n');
-    let message = copy_data(&line);
-    client.step(&ask_for(&[query("COPY heap FROM STDIN")], 1));
-    let before = resident();
-    let mut most = 0;
-    for _ in 0..50 {
-        client.stream.write_all(&message).unwrap();
-        most = most.max(resident());
-    }
-    client.send(&copy_done());
-    let said: String = client
-        .read_until(Until::Ready(1))
-        .iter()
-        .map(|message| message.to_string())
-        .collect();
-    assert_eq!(said, "C(COPY 50)Z(I)");
-    client.send(&query("COPY heap TO STDOUT"));
-    let mut received = 0;
-    while let Some(message) = client.read() {
-        received += message.body.len();
-        most = most.max(resident());
-        if message.tag == b'Z' {
-            break;
-        }
-    }
-    assert!(received > 50 * CHUNK, "{received}");
-    // Other tests run at the same time, so there is room for them; not for all the data.
-    assert!(most.saturating_sub(before) < 30 << 20, "{before} {most}");
-    client.query("/* trunkline: shard=s1 */ DROP TABLE heap");
 }

@@ -136,7 +136,7 @@ fn psql_works_as_ever() {
         "{said}"
     );
     assert!(
-        said.contains("DETAIL:  Refused by Trunkline: multi_shard_select.\nHINT:  "),
+        said.contains("DETAIL:  Refused by Trunkline: key_update.\nHINT:  "),
         "{said}"
     );
 }
@@ -387,7 +387,7 @@ async fn copies(client: &Client) {
         20_000
     );
     let refused = client
-        .copy_in::<_, bytes::Bytes>("COPY items FROM STDIN")
+        .copy_in::<_, bytes::Bytes>("COPY items (id) FROM STDIN")
         .await
         .map(|_| ())
         .unwrap_err();

@@ -299,16 +299,13 @@ fn more_than_the_limits_is_an_error_that_names_the_table() {
         "20"
     );
 
-    let sharded = start("gather_bytes", "[gather]\nmax_bytes = \"64KB\"\n");
+    let sharded = start("gather_bytes", "[gather]\nmax_bytes = \"64kB\"\n");
     let mut client = sharded.client();
-    run(
-        &mut client,
-        "UPDATE orders SET note = repeat('x', 50000) WHERE customer_id = 4",
-    );
-    run(
-        &mut client,
-        "UPDATE orders SET note = repeat('x', 50000) WHERE customer_id = 5",
-    );
+    for customer in 0..13 {
+        let long =
+            format!("UPDATE orders SET note = repeat('x', 50000) WHERE customer_id = {customer}");
+        run(&mut client, &long);
+    }
     let error = client
         .simple("SELECT max(note) OVER () FROM orders")
         .error

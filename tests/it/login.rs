@@ -8,7 +8,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use trunkline::backend::connect::{Address, ConnectError, Connected, Login, cancel, connect};
+use trunkline::backend::connect::{
+    Address, CancelKey, ConnectError, Connected, Login, cancel, connect,
+};
 use trunkline::config::{
     Certificate, CertificateDemand, ClientTls, Line, Method, Offer, Password, Secret, ServerTls,
     SslMode, User,
@@ -17,6 +19,7 @@ use trunkline::wire::answer::{self, TransactionStatus};
 use trunkline::wire::auth::{AuthSecrets, Challenge, Credential, ProcessSecret, prove};
 use trunkline::wire::handshakes::Handshakes;
 use trunkline::wire::message;
+use trunkline::wire::socket::Home;
 use trunkline::wire::startup::{self, Opening};
 use trunkline::wire::stream::Stream;
 use trunkline::wire::timers::Timers;
@@ -269,6 +272,7 @@ async fn a_server_lets_us_in_by_every_method() {
                 &address,
                 &login(role),
                 &encryption(mode),
+                &Home::Tokio,
                 &Timers::here(),
                 PATIENCE,
             )
@@ -291,6 +295,7 @@ async fn a_server_refuses_in_its_own_words() {
         &server.over_tcp(),
         login,
         &encryption(SslMode::Prefer),
+        &Home::Tokio,
         &Timers::here(),
         PATIENCE,
     )
@@ -313,6 +318,7 @@ async fn a_server_refuses_in_its_own_words() {
             &server.over_tcp(),
             &none,
             &encryption(SslMode::Disable),
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -363,6 +369,7 @@ async fn scram_is_bound_to_certificates_of_every_hash() {
             &server.over_tcp(),
             &login("scram"),
             &encryption(SslMode::Require),
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -385,6 +392,7 @@ async fn a_cancel_request_reaches_its_statement() {
             &server.over_tcp(),
             &login("scram"),
             &encryption,
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -402,8 +410,11 @@ async fn a_cancel_request_reaches_its_statement() {
             &server.over_tcp(),
             &connected.peer,
             &encryption,
-            connected.process_id,
-            &connected.secret_key,
+            CancelKey {
+                process_id: connected.process_id,
+                secret: &connected.secret_key,
+            },
+            &Home::Tokio,
             &Timers::here(),
             PATIENCE,
         )
@@ -434,7 +445,7 @@ fn user(name: &str, method: Method, password: Password) -> User {
 async fn serve(listener: &TcpListener, users: &[User], encryption: &ClientEncryption) {
     let secrets = AuthSecrets::new(&ProcessSecret::random(), users, encryption, None).unwrap();
     loop {
-        let socket = Stream::from(listener.accept().await.unwrap().0);
+        let socket = Stream::try_from(listener.accept().await.unwrap().0).unwrap();
         let mut startup = match startup::open(socket, encryption, &Handshakes::here()).await {
             Ok(Opening::Session(startup)) => startup,
             // psql in its mode "prefer" comes again without TLS, and with a password once it knows that it needs one.

@@ -28,6 +28,7 @@ mod random_scripts;
 mod raw;
 mod result_shapes;
 mod schema_reading;
+mod sequences;
 mod servers;
 mod session_state;
 mod sharded;

@@ -11,6 +11,7 @@ use trunkline::backend::connect::{Address, Login};
 use trunkline::backend::pool::{Lending, Pool, Spec};
 use trunkline::config::{self, ServerTls, SslMode};
 use trunkline::sharding::ShardId;
+use trunkline::wire::socket::Home;
 use trunkline::wire::timers::Timers;
 use trunkline::wire::tls::ServerEncryption;
 
@@ -542,6 +543,7 @@ fn a_pool_goes_on_after_a_pause() {
             parameters: Vec::new(),
         },
         encryption: Arc::new(encryption),
+        home: Home::Tokio,
         timers,
         timeout: Duration::from_secs(10),
     };

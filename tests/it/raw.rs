@@ -9,6 +9,7 @@ use crate::servers::DEADLINE;
 pub struct Raw {
     stream: TcpStream,
     received: Vec<u8>,
+    status: u8,
 }
 
 /// A parameter of an extended query.
@@ -108,6 +109,7 @@ impl Raw {
         let mut raw = Raw {
             stream,
             received: Vec::new(),
+            status: 0,
         };
         let mut startup = 196_608_i32.to_be_bytes().to_vec();
         for text in [
@@ -129,6 +131,11 @@ impl Raw {
             Some(error) => Err(error),
             None => Ok(raw),
         }
+    }
+
+    /// The transaction status that was told last.
+    pub fn status(&self) -> u8 {
+        self.status
     }
 
     /// A simple query.
@@ -201,6 +208,7 @@ impl Raw {
                 b'N' => answer.notices.push(fields(&body)),
                 b'Z' => {
                     answer.status = body[0];
+                    self.status = body[0];
                     return answer;
                 }
                 // Authentication, parameter status, the cancel key, and what confirms Parse, Bind and Describe.

@@ -22,6 +22,11 @@ pub struct Sharded {
 impl Sharded {
     /// Runs `schema` as `app` in the new databases. `distributions` are the `[[distributions]]` and `[[tables]]` of the configuration.
     pub fn start(database: &str, schema: &str, distributions: &str) -> Sharded {
+        Sharded::start_with(database, schema, &configuration(database, distributions))
+    }
+
+    /// The same with a whole configuration.
+    pub fn start_with(database: &str, schema: &str, configuration: &str) -> Sharded {
         std::thread::scope(|scope| {
             for server in all_servers() {
                 scope.spawn(|| {
@@ -34,7 +39,7 @@ impl Sharded {
                 });
             }
         });
-        Sharded::start_proxy(database, &configuration(database, distributions))
+        Sharded::start_proxy(database, configuration)
     }
 
     /// A proxy for databases that exist, ready to plan.
@@ -101,6 +106,7 @@ impl Sharded {
     /// Direct connections to the shards, in order.
     pub fn shards(&self) -> Vec<Raw> {
         let shards = servers().cluster.shards().iter();
+        let shards = shards.take(self.config.shards.len());
         shards
             .map(|shard| Raw::connect(shard.primary.port(), "app", &self.database))
             .collect()
@@ -127,12 +133,17 @@ impl Drop for Sharded {
 
 /// A configuration for the shared cluster with one trusted user.
 pub fn configuration(database: &str, distributions: &str) -> String {
+    configuration_of(servers().cluster.shards().len(), database, distributions)
+}
+
+/// The same for the first so many of its shards.
+pub fn configuration_of(shards: usize, database: &str, distributions: &str) -> String {
     let mut text = format!(
         "workers = 2\nusers = [{{ name = \"app\", auth = \"trust\", admin = true }}]\n\
          databases = [{{ name = \"{database}\", default_shard = \"s1\" }}]\n\
          [limits]\nshutdown_timeout = \"1s\"\n"
     );
-    for shard in servers().cluster.shards() {
+    for shard in servers().cluster.shards().iter().take(shards) {
         let (name, port) = (&shard.name, shard.primary.port());
         text += &format!(
             "[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n"

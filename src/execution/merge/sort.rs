@@ -96,7 +96,9 @@ impl Sorting {
 
     pub fn take(&mut self, shard: usize, row: Row<'_>) -> Result<(), MergeError> {
         let held = &mut self.held[shard];
-        debug_assert_eq!(held.state, State::Waiting, "one row a shard");
+        if held.state != State::Waiting {
+            return Err(MergeError::Malformed("it was not asked for"));
+        }
         let end = row.end_of(self.visible)?;
         held.values.clear();
         held.values.extend_from_slice(row.bytes(2..end));

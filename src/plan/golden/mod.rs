@@ -26,14 +26,16 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 12] = [
+const SHOWN_ELSEWHERE: [Reason; 13] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
+    Reason::RowLimit,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,
+    Reason::LastValue,
     Reason::TextSettings,
     Reason::GatherReadOnly,
     // cache.rs: text_that_is_not_utf8_has_no_plan

@@ -19,8 +19,7 @@ use super::colocated::Anchor;
 use super::counts::CountOperand;
 use super::edit::{Edit, Piece};
 use super::scatter::{
-    Adding, Compared, Comparison, Direction, Fold, Hidden, Kept, Merge, Nulls, Scatter, Shown,
-    Side, SortKey, Text,
+    Adding, Compared, Comparison, Fold, Hidden, Kept, Merge, Scatter, Shown, Side, SortKey, Text,
 };
 
 /// What one server says of the time; others say something else in the same statement.
@@ -597,16 +596,8 @@ impl<'a> Outermost<'a> {
     fn sort_key(&self, item: &OrderItem, column: usize, expression: &Span) -> SortKey {
         SortKey {
             column,
-            direction: if item.descending {
-                Direction::Descending
-            } else {
-                Direction::Ascending
-            },
-            nulls: if item.nulls_first {
-                Nulls::First
-            } else {
-                Nulls::Last
-            },
+            direction: item.direction,
+            nulls: item.nulls,
             text: self.text_of(expression),
         }
     }

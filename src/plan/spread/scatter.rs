@@ -18,6 +18,7 @@ use super::colocated;
 use super::outermost::Outermost;
 
 pub use super::counts::{CountError, CountOperand, Counts};
+pub use crate::sql::select::{Direction, Nulls};
 
 /// A SELECT on several shards.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,18 +58,6 @@ pub struct SortKey {
     pub direction: Direction,
     pub nulls: Nulls,
     pub text: Text,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    Ascending,
-    Descending,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nulls {
-    First,
-    Last,
 }
 
 /// How values are compared if they turn out to be text.
@@ -256,5 +245,142 @@ impl Fold {
         match self {
             Fold::Distinct { order, .. } | Fold::Groups { order, .. } => order,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::golden::{cluster, search_path};
+    use crate::plan::parameters::Parameters;
+    use crate::plan::spread::{Spread, edit};
+    use crate::plan::{PlanCache, Planned};
+    use crate::sql::normalise::Literal;
+
+    /// The shards' text and the counts of each text in turn, as one worker finds them.
+    fn in_turn(texts: &[&str]) -> Vec<(String, Result<Counts, CountError>)> {
+        let mut cache = PlanCache::new(1 << 20);
+        let catalog = Arc::new(cluster(4));
+        let mut literals = Vec::new();
+        let each = texts.iter().map(|text| {
+            let planned = cache
+                .plan(
+                    text.as_bytes(),
+                    &search_path(&["public"]),
+                    &catalog,
+                    &mut literals,
+                )
+                .expect("it has a plan");
+            asked(&planned, text, &literals, &Parameters::NONE)
+        });
+        each.collect()
+    }
+
+    fn asked(
+        planned: &Rc<Planned>,
+        text: &str,
+        literals: &[Literal],
+        parameters: &Parameters<'_>,
+    ) -> (String, Result<Counts, CountError>) {
+        let statement = &planned.statements[0];
+        let Some(Spread::Scatter { scatter, .. }) = statement.spread.as_deref() else {
+            panic!("{statement:?}");
+        };
+        let values = Values {
+            text: text.as_bytes(),
+            literals,
+            parameters,
+        };
+        let whole = statement.range.clone();
+        let asked = edit::apply(&scatter.edits, whole, text.as_bytes(), literals);
+        (
+            String::from_utf8(asked).expect("made of texts"),
+            scatter.counts(&values),
+        )
+    }
+
+    #[test]
+    fn places_and_counts_are_those_of_the_text_at_hand() {
+        let found = in_turn(&[
+            "SELECT 'a', order_id FROM orders WHERE region = 'x' ORDER BY total LIMIT 1 OFFSET 2",
+            "SELECT 'abc', order_id FROM orders WHERE region = 'another' ORDER BY total LIMIT 111 OFFSET 22",
+        ]);
+        assert_eq!(
+            found[1].0,
+            "SELECT 'abc', order_id, (total) AS \"trunkline 1\" FROM orders WHERE region = 'another' ORDER BY total \
+             LIMIT least((111)::bigint::numeric + coalesce((22)::bigint::numeric, 0), 9223372036854775807)::bigint OFFSET 0"
+        );
+        let counts = Counts {
+            limit: Some(111),
+            offset: 22,
+        };
+        assert_eq!(found[1].1, Ok(counts));
+    }
+
+    #[test]
+    fn what_goes_by_literals_is_not_taken_from_another_text() {
+        let found = in_turn(&[
+            "SELECT order_id, total FROM orders ORDER BY 1",
+            "SELECT order_id, total FROM orders ORDER BY 2",
+        ]);
+        assert!(found[0].0.contains("(order_id) AS"), "{}", found[0].0);
+        assert!(found[1].0.contains("(total) AS"), "{}", found[1].0);
+        let found = in_turn(&[
+            "SELECT date_trunc('day', placed_at), count(*) FROM orders GROUP BY date_trunc('day', placed_at)",
+            "SELECT date_trunc('month', placed_at), count(*) FROM orders GROUP BY date_trunc('month', placed_at)",
+        ]);
+        assert!(found[1].0.contains("(date_trunc('month', placed_at)) AS"));
+    }
+
+    #[test]
+    fn counts_are_judged_as_postgres_does() {
+        let text = "SELECT order_id FROM orders LIMIT $1 OFFSET $2";
+        let mut literals = Vec::new();
+        let planned = PlanCache::new(1 << 20)
+            .plan(
+                text.as_bytes(),
+                &search_path(&["public"]),
+                &Arc::new(cluster(4)),
+                &mut literals,
+            )
+            .expect("it has a plan");
+        let counts = |limit: Option<&[u8]>, offset: Option<&[u8]>, format: u8, declared: &[u32]| {
+            let mut raw = Vec::new();
+            for value in [limit, offset] {
+                match value {
+                    Some(value) => {
+                        raw.extend((value.len() as i32).to_be_bytes());
+                        raw.extend(value);
+                    }
+                    None => raw.extend((-1_i32).to_be_bytes()),
+                }
+            }
+            let formats = [0, format];
+            let parameters =
+                Parameters::from_bind(&formats, 2, &raw, declared).expect("well formed");
+            asked(&planned, text, &literals, &parameters).1
+        };
+        let of = |limit, offset| Ok(Counts { limit, offset });
+        assert_eq!(counts(Some(b"5"), Some(b"3"), 0, &[]), of(Some(5), 3));
+        assert_eq!(counts(Some(b" 5 "), None, 0, &[20]), of(Some(5), 0));
+        assert_eq!(counts(None, Some(b"3"), 0, &[]), of(None, 3));
+        let (five, three) = (5_i64.to_be_bytes(), 3_i64.to_be_bytes());
+        assert_eq!(counts(Some(&five), Some(&three), 1, &[]), of(Some(5), 3));
+        let three = 3_i16.to_be_bytes();
+        assert_eq!(
+            counts(Some(&five), Some(&three), 1, &[20, 21]),
+            of(Some(5), 3)
+        );
+        let state = |result: Result<Counts, CountError>| result.map_err(|error| error.sqlstate());
+        assert_eq!(state(counts(Some(b"-1"), None, 0, &[])), Err("2201W"));
+        assert_eq!(
+            state(counts(Some(b"-1"), Some(b"-1"), 0, &[])),
+            Err("2201X")
+        );
+        assert_eq!(state(counts(Some(b"x"), None, 0, &[])), Err("22P02"));
+        assert_eq!(state(counts(Some(b"5"), None, 0, &[1700])), Err("0A000"));
     }
 }

