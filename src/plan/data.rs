@@ -338,7 +338,7 @@ fn relations<'a>(
 
 /// Whether a relation is the target of an INSERT, whose keys are those of its rows. Facts do not tell such a target from that of a DELETE,
 /// but when the statement writes to the table as often as it inserts into it, every write is an INSERT.
-fn stores_only(facts: &Facts, relation: &Relation) -> bool {
+pub fn stores_only(facts: &Facts, relation: &Relation) -> bool {
     let Source::Table(name) = &relation.source else {
         return false;
     };

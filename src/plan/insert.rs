@@ -42,7 +42,7 @@ impl<'a> Inserted<'a> {
     }
 
     /// Where the column's value stands in a row.
-    fn place(&self, column: &str) -> Result<usize, Refusal> {
+    pub fn place(&self, column: &str) -> Result<usize, Refusal> {
         if let Some(columns) = &self.insert.columns {
             return columns
                 .iter()
@@ -114,14 +114,14 @@ impl<'a> Inserted<'a> {
         }
     }
 
-    fn column_type(&self, column: &str) -> Result<KeyType, Refusal> {
+    pub fn column_type(&self, column: &str) -> Result<KeyType, Refusal> {
         self.target
             .type_of(column, self.scope.catalog)
             .ok_or_else(|| self.not_known(column))
     }
 
     /// A shard's own sequence would give this row a number that another shard gives too.
-    fn leaves_nothing_to_a_sequence(&self) -> Result<(), Refusal> {
+    pub fn leaves_nothing_to_a_sequence(&self) -> Result<(), Refusal> {
         if self.scope.catalog.sequences == Sequences::PerShard {
             return Ok(());
         }

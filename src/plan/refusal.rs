@@ -73,6 +73,9 @@ reasons! {
     InsertKeyNotKnown, "insert_key_not_known", "0A000",
         "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
         "Give key columns literals or parameters.";
+    InsertSelectNotColocated, "insert_select_not_colocated", "0A000",
+        "INSERT ... SELECT into a sharded table on several shards, and its rows are not proven to stay on the shards of the rows they are made from.",
+        "Select the key column of a table of the same distribution into the key column, without grouping, DISTINCT or LIMIT; or read the rows and insert them with VALUES or COPY.";
     NullKey, "null_key", "22004",
         "A key column is given, or compared with, NULL: such a row has no shard, such a comparison is never true.",
         "Give key columns values that are not NULL; use IS NULL with /* trunkline: shard=name */ to look for NULL.";

@@ -36,6 +36,8 @@ pub enum Verbatim {
 pub enum Others {
     /// Those that every shard has.
     SharedOnly,
+    /// The same, and sharded tables, which the asker sees to.
+    Sharded,
     /// The same, and each shard must find the same rows in the same order, or their order must not matter.
     SharedAlike,
 }
@@ -109,8 +111,12 @@ impl<'a> Asked<'a> {
             let Source::Table(name) = &relation.source else {
                 continue;
             };
-            if relation.access == Access::Read && !matches!(self.meaning(name), Meaning::Reference)
-            {
+            let is_at_hand = match self.meaning(name) {
+                Meaning::Reference => true,
+                Meaning::Sharded { .. } => others == Others::Sharded,
+                _ => false,
+            };
+            if relation.access == Access::Read && !is_at_hand {
                 return refuse();
             }
         }
@@ -126,7 +132,12 @@ impl<'a> Asked<'a> {
         /// Which of several equal values they keep is not said.
         const DISTINGUISHING: [&str; 6] =
             ["distinct", "group", "over", "union", "intersect", "except"];
-        self.has_word(&PICKING) || others == Others::SharedAlike && self.has_word(&DISTINGUISHING)
+        // A subquery may be run once for all rows.
+        let mut functions = self.facts.functions.iter();
+        let kinds = &self.catalog.functions;
+        self.has_word(&PICKING)
+            || functions.any(|function| kinds.may_be_volatile(&function.name))
+            || others == Others::SharedAlike && self.has_word(&DISTINGUISHING)
     }
 
     fn functions(&self) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@
 //! chance (LIMIT, the order of an aggregate, a volatile function). What differs from server to server is not scattered.
 
 use crate::catalog::{DistributionId, SchemaState};
+use crate::plan::data::stores_only;
 use crate::plan::functions::Functions;
 use crate::plan::proof::Prover;
 use crate::plan::scope::{Meaning, Node, Scope};
@@ -179,15 +180,28 @@ fn leaves_to_chance(select: &Select<'_>, whole: &Span, scope: &Scope<'_>) -> boo
     false
 }
 
-/// Whether all other sharded relations have the key of this one.
+/// Whether all other sharded relations, but those that INSERT only stores into, have the key of this one of the outermost block.
 fn anchored<'a>(relation: usize, scope: &'a Scope<'a>, prover: &Prover<'a>) -> Option<Anchor<'a>> {
-    let (distribution, columns) = sharded(scope, 0, relation)?;
-    let key = nodes(0, relation, columns);
+    anchored_in(0, relation, scope, prover)
+}
+
+/// Likewise, of a relation of any block.
+pub(super) fn anchored_in<'a>(
+    block: usize,
+    relation: usize,
+    scope: &'a Scope<'a>,
+    prover: &Prover<'a>,
+) -> Option<Anchor<'a>> {
+    let (distribution, columns) = sharded(scope, block, relation)?;
+    let key = nodes(block, relation, columns);
     for (block, content) in scope.facts.blocks.iter().enumerate() {
         for other in 0..content.relations.len() {
             let Some((theirs, columns)) = sharded(scope, block, other) else {
                 continue;
             };
+            if stores_only(scope.facts, &content.relations[other]) {
+                continue;
+            }
             let has_key = || {
                 nodes(block, other, columns)
                     .iter()

@@ -134,6 +134,7 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
     everywhere::copies(asked)
         .map(|done| done.map(Spread::Everywhere))
         .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
+        .or_else(|| write::insert_select(asked).map(|done| done.map(Spread::Write)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
 }
 

@@ -1,11 +1,17 @@
-//! UPDATE and DELETE of a sharded table on several shards: every shard changes its own rows, by the client's own text.
+//! UPDATE, DELETE and INSERT ... SELECT of sharded tables on several shards: every shard changes its own rows, by the client's own text.
 //!
-//! That adds up when whether a row is changed, and to what, depends on nothing but the row and what every shard has.
+//! That adds up when whether a row is changed, and to what, depends on nothing but the row, what every shard has, and rows with the row's own
+//! key (`colocated.rs`). A row that is inserted must have the key of the rows that it is made from.
 
-use crate::plan::refusal::Refusal;
+use crate::plan::insert::Inserted;
+use crate::plan::proof::{Prover, exact_equality};
+use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::Meaning;
+use crate::plan::words::ParameterPlaces;
+use crate::sql::facts::{InsertSource, Operand, Presence};
 
 use super::changes::{Asked, Others, Verbatim};
+use super::colocated::anchored_in;
 
 /// The client's text goes to every shard concerned; counts add up, and so do the rows of RETURNING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,5 +38,124 @@ pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
     if !asked.refusal.is_of_several_shards() {
         return Some(Err(asked.refusal.clone()));
     }
-    Some(asked.others(Others::SharedOnly).map(|()| Write))
+    Some(asked.others(Others::Sharded).and_then(|()| {
+        let places = places(asked);
+        let prover = Prover::new(&asked.scope, &places)?;
+        match anchored_in(0, 0, &asked.scope, &prover) {
+            Some(_) => Ok(Write),
+            None => Err(asked.refusal.clone()),
+        }
+    }))
+}
+
+/// INSERT ... SELECT; `None`: it is none into a sharded table.
+pub fn insert_select(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
+    let [insert] = &asked.facts.inserts[..] else {
+        return None;
+    };
+    let InsertSource::Select(block) = insert.source else {
+        return None;
+    };
+    let known = asked.known(&insert.table);
+    let Meaning::Sharded { key, .. } = known.meaning else {
+        return None;
+    };
+    let is_about_shards = asked.refusal.is_of_several_shards()
+        || [Reason::InsertKeyNotKnown, Reason::JoinNotColocated]
+            .iter()
+            .any(|reason| reason.kind().id == asked.refusal.id);
+    if asked.verbatim() != Verbatim::Insert || !is_about_shards {
+        return Some(Err(asked.refusal.clone()));
+    }
+    let places = places(asked);
+    let inserted = Inserted {
+        insert,
+        target: known,
+        key,
+        scope: &asked.scope,
+        places: &places,
+    };
+    Some(stays(asked, &inserted, block).map(|()| Write))
+}
+
+/// Whether each row that is inserted has the key of the rows that it is made from. `block` is that of the query.
+fn stays<'a>(
+    asked: &'a Asked<'a>,
+    inserted: &Inserted<'a>,
+    block: Option<usize>,
+) -> Result<(), Refusal> {
+    asked.others(Others::Sharded)?;
+    inserted.leaves_nothing_to_a_sequence()?;
+    let apart = || {
+        let message = format!(
+            "the rows that are inserted into \"{}\" are not proven to have the shard key of the rows they are made from",
+            inserted.insert.table.name
+        );
+        Refusal::new(Reason::InsertSelectNotColocated, message)
+    };
+    let block = block.filter(|_| is_row_by_row(asked)).ok_or_else(apart)?;
+    let content = &asked.facts.blocks[block];
+    let mut columns = Vec::with_capacity(inserted.key.len());
+    for column in inserted.key {
+        let Some(Operand::Column(reference)) = content.output.get(inserted.place(column)?) else {
+            return Err(apart());
+        };
+        let node = asked.scope.resolve(block, reference).ok_or_else(apart)?;
+        let stored = inserted.column_type(column)?;
+        if !asked
+            .scope
+            .type_of(node)
+            .is_some_and(|read| exact_equality(read, stored))
+        {
+            return Err(apart());
+        }
+        columns.push(node);
+    }
+    let prover = Prover::new(&asked.scope, inserted.places)?;
+    let is_source = |relation: usize| {
+        is_of_distribution(asked.scope.known(block, relation).meaning, inserted)
+            && anchored_in(block, relation, &asked.scope, &prover).is_some_and(|anchor| {
+                let pairs = columns.iter().zip(&anchor.key);
+                anchor.key.len() == columns.len()
+                    && { pairs }.all(|(column, anchor)| prover.equals(*column, *anchor))
+            })
+    };
+    let found = (0..content.relations.len()).any(|relation| {
+        content.relations[relation].presence == Presence::Always && is_source(relation)
+    });
+    if found { Ok(()) } else { Err(apart()) }
+}
+
+fn is_of_distribution(source: Meaning<'_>, inserted: &Inserted<'_>) -> bool {
+    match (source, inserted.target.meaning) {
+        (
+            Meaning::Sharded { distribution, .. },
+            Meaning::Sharded {
+                distribution: other,
+                ..
+            },
+        ) => distribution == other,
+        _ => false,
+    }
+}
+
+/// Every row of the query is made from one row of its joins.
+fn is_row_by_row(asked: &Asked<'_>) -> bool {
+    const NOT: [&str; 11] = [
+        "group", "having", "distinct", "limit", "offset", "fetch", "over", "window", "union",
+        "intersect", "except",
+    ];
+    let kinds = &asked.catalog.functions;
+    let mut functions = asked.facts.functions.iter();
+    !asked.has_word(&NOT)
+        && !functions.any(|function| {
+            kinds.may_aggregate(&function.name) || kinds.may_return_sets(&function.name)
+        })
+}
+
+fn places(asked: &Asked<'_>) -> ParameterPlaces {
+    let inserts = asked.facts.inserts.iter();
+    let targets: Vec<_> = inserts.map(|insert| asked.known(&insert.table)).collect();
+    let text = &asked.text[asked.statement.range.clone()];
+    ParameterPlaces::of(text, &asked.scope, &targets)
 }
