@@ -74,7 +74,7 @@ impl Splitter {
     /// Takes the next bytes of the data.
     pub fn feed(&mut self, bytes: &[u8], locate: &Locate<'_>) -> Result<(), Failure> {
         if self.key.is_empty() {
-            self.to_all(bytes);
+            self.push_all(bytes);
             return Ok(());
         }
         if self.pending.is_empty() {
@@ -111,7 +111,7 @@ impl Splitter {
         Ok(())
     }
 
-    fn to_all(&mut self, bytes: &[u8]) {
+    fn push_all(&mut self, bytes: &[u8]) {
         for output in &mut self.outputs {
             output.extend_from_slice(bytes);
         }
@@ -147,7 +147,7 @@ impl Splitter {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.stage == Stage::Header {
             self.stage = Stage::Rows;
-            self.to_all(row);
+            self.push_all(row);
             return Ok(Some(row.len()));
         }
         if line == b"\\." {
@@ -202,7 +202,7 @@ impl Splitter {
             return Ok(None);
         };
         self.stage = Stage::Rows;
-        self.to_all(header);
+        self.push_all(header);
         Ok(Some(whole))
     }
 
@@ -214,7 +214,7 @@ impl Splitter {
         let count = i16::from_be_bytes(*count);
         if count == -1 {
             self.stage = Stage::Ended;
-            self.to_all(&bytes[..2]);
+            self.push_all(&bytes[..2]);
             return Ok(Some(bytes.len()));
         }
         let mut fields: [Option<&[u8]>; 64] = [None; 64];

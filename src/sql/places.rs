@@ -78,7 +78,7 @@ pub(super) fn lexemes(text: &str, range: Range<usize>) -> Option<Vec<Lexeme>> {
 mod tests {
     use super::*;
 
-    fn rows<'a>(text: &'a str, count: usize) -> Option<Vec<&'a str>> {
+    fn rows(text: &str, count: usize) -> Option<Vec<&str>> {
         let rows = value_rows(text, 0..text.len(), count)?;
         Some(rows.into_iter().map(|row| &text[row]).collect())
     }

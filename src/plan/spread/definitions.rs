@@ -450,11 +450,13 @@ impl<'a> Definitions<'a> {
                         "which columns of table \"{name}\" the foreign key of table \"{table}\" means is not known: list them"
                     ));
                 };
-                let leads = |(own, others): (&Box<str>, &Box<str>)| {
-                    let place = columns.iter().position(|column| column == own);
-                    place.is_some_and(|place| referenced.get(place) == Some(others))
+                let leads = |own: &str, others: &str| {
+                    let place = columns.iter().position(|column| **column == *own);
+                    place.is_some_and(|place| {
+                        referenced.get(place).is_some_and(|column| **column == *others)
+                    })
                 };
-                if key.iter().zip(other_key).all(leads) {
+                if key.iter().zip(other_key).all(|(own, others)| leads(own, others)) {
                     return Ok(());
                 }
                 apart(format!(
@@ -484,10 +486,10 @@ impl<'a> Definitions<'a> {
                 });
         }
         let keys = &self.catalog.primary_keys;
-        let find = |schema: &Box<str>| keys.get(&(schema.clone(), table.name.clone()));
+        let find = |schema: &str| keys.get(&(schema.into(), table.name.clone()));
         let key = match &table.schema {
             Some(schema) => find(schema),
-            None => self.search_path.0.iter().find_map(find),
+            None => self.search_path.0.iter().find_map(|schema| find(schema)),
         };
         key.map(|columns| columns.to_vec())
     }

@@ -49,7 +49,7 @@ enum Kept<'a> {
     PassedOn,
     Dropped,
     /// Bodies of DataRow, and how many bytes may still come.
-    Kept(&'a mut Vec<Vec<u8>>, &'a mut usize),
+    Ordered(&'a mut Vec<Vec<u8>>, &'a mut usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Audience for Said<'_> {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match (tag, &mut self.rows) {
             (b'D', Kept::PassedOn) => branch::pass_on(tag, body, out),
-            (b'D', Kept::Kept(rows, left)) => {
+            (b'D', Kept::Ordered(rows, left)) => {
                 let Some(rest) = left.checked_sub(body.len()) else {
                     return Err(Failure::Ours {
                         sqlstate: "54000",
@@ -217,7 +217,7 @@ impl Session {
             let is_heard = !matches!(answer, Answer::Of(_) | Answer::Agreed(_)) || place == speaker;
             let mut said = Said {
                 rows: match answer {
-                    Answer::InOrder(_) => Kept::Kept(&mut rows[place], &mut left),
+                    Answer::InOrder(_) => Kept::Ordered(&mut rows[place], &mut left),
                     _ if is_heard => Kept::PassedOn,
                     _ => Kept::Dropped,
                 },

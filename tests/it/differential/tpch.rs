@@ -228,7 +228,7 @@ fn order(key: u64, dice: &mut Dice, rows: &mut Vec<String>) {
         let part = 1 + dice.below(PARTS);
         let supplier = 1 + (part + dice.below(4) * 5) % SUPPLIERS;
         let (shipped, committed) = (days + 1 + dice.below(120), days + 30 + dice.below(60));
-        let quantity = if key % 10 == 0 {
+        let quantity = if key.is_multiple_of(10) {
             50
         } else {
             1 + dice.below(50)
