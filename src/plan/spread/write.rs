@@ -116,8 +116,8 @@ fn stays<'a>(
         is_of_distribution(asked.scope.known(block, relation).meaning, inserted)
             && anchored_in(block, relation, &asked.scope, &prover).is_some_and(|anchor| {
                 let pairs = columns.iter().zip(&anchor.key);
-                anchor.key.len() == columns.len()
-                    && { pairs }.all(|(column, anchor)| prover.equals(*column, *anchor))
+                anchor.key.len() == columns.len() && { pairs }
+                    .all(|(column, anchor)| prover.equals(*column, *anchor))
             })
     };
     let found = (0..content.relations.len()).any(|relation| {
@@ -142,8 +142,17 @@ fn is_of_distribution(source: Meaning<'_>, inserted: &Inserted<'_>) -> bool {
 /// Every row of the query is made from one row of its joins.
 fn is_row_by_row(asked: &Asked<'_>) -> bool {
     const NOT: [&str; 11] = [
-        "group", "having", "distinct", "limit", "offset", "fetch", "over", "window", "union",
-        "intersect", "except",
+        "group",
+        "having",
+        "distinct",
+        "limit",
+        "offset",
+        "fetch",
+        "over",
+        "window",
+        "union",
+        "intersect",
+        "except",
     ];
     let kinds = &asked.catalog.functions;
     let mut functions = asked.facts.functions.iter();
