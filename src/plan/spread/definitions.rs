@@ -453,10 +453,16 @@ impl<'a> Definitions<'a> {
                 let leads = |own: &str, others: &str| {
                     let place = columns.iter().position(|column| **column == *own);
                     place.is_some_and(|place| {
-                        referenced.get(place).is_some_and(|column| **column == *others)
+                        referenced
+                            .get(place)
+                            .is_some_and(|column| **column == *others)
                     })
                 };
-                if key.iter().zip(other_key).all(|(own, others)| leads(own, others)) {
+                if key
+                    .iter()
+                    .zip(other_key)
+                    .all(|(own, others)| leads(own, others))
+                {
                     return Ok(());
                 }
                 apart(format!(

@@ -9,6 +9,8 @@ use crate::plan::spread::edit;
 use crate::plan::spread::{Gather, Scatter};
 use crate::session::Session;
 use crate::session::respond::Fault;
+use crate::session::transaction::Transaction;
+use crate::sql::normalise::from_normal;
 
 impl From<MergeError> for Failure {
     fn from(error: MergeError) -> Failure {
@@ -82,9 +84,19 @@ impl Session {
         let Some(first) = links.first_mut() else {
             return Err(Fault::Told);
         };
+        let same = unedited(scatter, call);
         let description = match self.describe_on(first, &text, call.types).await {
             Ok(description) => description,
-            Err(failure) => return self.finish(links, Err(failure)).await,
+            Err(failure) => {
+                let mut failure = without_moved_position(failure, same);
+                // Said of the client's own text, an error points to the right place.
+                if self.transaction != Transaction::Open
+                    && let Err(own) = self.describe_on(first, call.own_text(), call.types).await
+                {
+                    failure = own;
+                }
+                return self.finish(links, Err(failure)).await;
+            }
         };
         let described = columns::decode(description.columns.as_deref().unwrap_or(&[0, 0]));
         let columns = match described {
@@ -128,8 +140,38 @@ impl Session {
             merger: &mut merger,
         };
         let done = self.converse(&mut links, &questions, &mut rows).await;
+        let done = done.map_err(|failure| without_moved_position(failure, same));
         self.finish(links, done).await?;
         self.tell_tag(&format!("SELECT {}", merger.rows()));
         Ok(())
+    }
+}
+
+/// How many characters of the shards' text are the client's, from the start; `None`: all of them.
+fn unedited(scatter: &Scatter, call: &Call<'_>) -> Option<usize> {
+    let first = scatter.edits.first()?;
+    let start = from_normal(call.statement.range.start, call.literals);
+    let end = from_normal(first.range.start, call.literals);
+    let same = String::from_utf8_lossy(call.text.get(start..end)?);
+    Some(same.chars().count())
+}
+
+/// A position behind the first edit is not one in the client's text: none is better than a wrong one.
+fn without_moved_position(failure: Failure, same: Option<usize>) -> Failure {
+    let (Failure::Server { branch, error }, Some(same)) = (&failure, same) else {
+        return failure;
+    };
+    let fields = error.split_inclusive(|byte| *byte == 0);
+    let moved = |field: &[u8]| match field {
+        [b'P', digits @ .., 0] => std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| digits.parse::<usize>().ok())
+            .is_none_or(|position| position > same),
+        _ => false,
+    };
+    let kept: Vec<&[u8]> = fields.filter(|field| !moved(field)).collect();
+    Failure::Server {
+        branch: *branch,
+        error: kept.concat(),
     }
 }

@@ -182,7 +182,6 @@ fn the_corpus_is_right_on_one_shard() {
 }
 
 #[test]
-#[ignore = "an error's position counts what the shards' text has more than the client's"]
 fn errors_point_into_the_text_of_the_client() {
     let (_sharded, mut pair) = spread("differential_position", 4);
     let mut tally = Tally::default();
