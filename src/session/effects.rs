@@ -644,6 +644,10 @@ impl Session {
         self.transaction = super::Transaction::Idle;
         self.opened = None;
         self.opener = Opener::Client;
+        // One connection has ended it by itself (PREPARE TRANSACTION): the others do not stay behind.
+        for link in self.party.drain(..) {
+            link.clean_up(&self.worker);
+        }
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
         self.reported_before = None;

@@ -12,7 +12,8 @@ use super::route::Destination;
 use super::straight::Decided;
 use super::transaction::{Opener, Transaction};
 use crate::backend::pipeline::{Fate, Request};
-use crate::plan::Planned;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::{Plan, Planned, PlannedStatement};
 use crate::sql::class::Class;
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
@@ -62,6 +63,9 @@ impl Session {
                 > 1
         {
             return Err(Fault::ours_in_batch(&ours.class));
+        }
+        if self.is_party() && planned.statements.len() > 1 {
+            check_controls_nothing(&planned)?;
         }
         if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
             return Err(Fault::aborted());
@@ -224,6 +228,21 @@ impl Session {
             Err(fault) => self.fail_query(&fault),
         }
     }
+}
+
+/// What all connections of a transaction must do cannot stand among statements that one of them does.
+fn check_controls_nothing(planned: &Planned) -> Result<(), Fault> {
+    let controls = |statement: &PlannedStatement| {
+        matches!(statement.plan, Ok(Plan::Session)) && statement.class != Class::Empty
+    };
+    if planned.statements.iter().any(controls) {
+        let message = "the transaction works on several shards, and the message has a statement for all of them among others";
+        return Err(Fault::Refused(Refusal::new(
+            Reason::MultiShardMessage,
+            message,
+        )));
+    }
+    Ok(())
 }
 
 /// A function of the large object API by its OID (`pg_proc.dat`); the others are not known by name.

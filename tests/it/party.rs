@@ -169,6 +169,36 @@ fn a_failed_transaction_commits_nothing_anywhere() {
 }
 
 #[test]
+fn what_all_must_do_does_not_stand_among_others() {
+    let sharded = Sharded::start("party_messages", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    run(
+        &mut client,
+        &["BEGIN", &format!("DELETE FROM kv WHERE k = {}", keys[0])],
+    );
+    assert!(value(&mut client, keys[1]).is_some());
+    for message in [
+        "COMMIT; SELECT 1",
+        "SELECT 1; COMMIT",
+        "SAVEPOINT a; SELECT 1",
+    ] {
+        let refused = client.simple(message);
+        assert_eq!(refused.refusal(), Some("multi_shard_message"), "{message}");
+        assert_eq!(refused.status, b'E');
+        run(&mut client, &["ROLLBACK"]);
+        assert!(value(&mut client, keys[0]).is_some());
+        run(
+            &mut client,
+            &["BEGIN", &format!("DELETE FROM kv WHERE k = {}", keys[0])],
+        );
+        assert!(value(&mut client, keys[1]).is_some());
+    }
+    run(&mut client, &["COMMIT"]);
+    assert!(value(&mut client, keys[0]).is_none());
+}
+
+#[test]
 fn the_extended_protocol_goes_from_shard_to_shard() {
     let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
     let sharded = Sharded::start("party_extended", SCHEMA, &format!("{allowed}{TABLES}"));

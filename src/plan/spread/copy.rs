@@ -1,12 +1,13 @@
 //! COPY of a table that is on several shards: which of its values are a row's key.
 
-use crate::catalog::{Catalog, DistributionId, SearchPath};
+use crate::catalog::{Catalog, Column, ColumnDefault, DistributionId, SearchPath, Sequences};
 use crate::sharding::KeyType;
-use crate::sql::Statement;
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::copy::{CopyForm, form};
 use crate::sql::facts::Name;
+use crate::sql::{self, Statement};
 
+use super::everywhere;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Known, Meaning};
 
@@ -68,23 +69,43 @@ pub fn copied(
         (Meaning::Sharded { .. }, CopyDirection::ToClient) => {
             Ok(Some(Copied::Out(CopyOut { form: form()? })))
         }
-        (Meaning::Reference, CopyDirection::FromClient) => Ok(Some(Copied::In(CopyIn {
-            form: form()?,
-            table: name.clone(),
-            key: None,
-        }))),
+        (Meaning::Reference, CopyDirection::FromClient) => {
+            let form = form()?;
+            is_same_on_every_copy(
+                &text[statement.range.clone()],
+                &named,
+                &form,
+                known,
+                catalog,
+            )?;
+            Ok(Some(Copied::In(CopyIn {
+                form,
+                table: name.clone(),
+                key: None,
+            })))
+        }
         (Meaning::Sharded { distribution, key }, CopyDirection::FromClient) => {
             let form = form()?;
             let Some(columns) = known.columns else {
                 let why = format!("the columns of table \"{name}\" are not known yet");
                 return Err(refused(why));
             };
+            if catalog.sequences == Sequences::Refused
+                && let Some(column) = left_out(&form, columns)
+                    .find(|column| column.default == ColumnDefault::Sequence)
+            {
+                let message = format!(
+                    "column \"{}\" of sharded table \"{name}\" would get its value from a sequence",
+                    column.name
+                );
+                return Err(Refusal::new(Reason::SequenceDefault, message));
+            }
             let place = |column: &str| match &form.columns {
                 Some(named) => named.iter().position(|named| **named == *column),
                 // Generated columns are not among a table's COPY data.
                 None => columns
                     .iter()
-                    .filter(|known| known.default != crate::catalog::ColumnDefault::Generated)
+                    .filter(|known| known.default != ColumnDefault::Generated)
                     .position(|known| *known.name == *column),
             };
             let mut places = Vec::with_capacity(key.len());
@@ -111,4 +132,54 @@ pub fn copied(
         }
         _ => Ok(None),
     }
+}
+
+/// The columns that the data have no values for.
+fn left_out<'a>(form: &'a CopyForm, columns: &'a [Column]) -> impl Iterator<Item = &'a Column> {
+    columns.iter().filter(|column| {
+        form.columns
+            .as_ref()
+            .is_some_and(|named| named.iter().all(|named| *named != column.name))
+    })
+}
+
+/// Every shard must store the same rows.
+fn is_same_on_every_copy(
+    text: &str,
+    table: &Name,
+    form: &CopyForm,
+    known: Known<'_>,
+    catalog: &Catalog,
+) -> Result<(), Refusal> {
+    let volatile = |why: String| Err(Refusal::new(Reason::VolatileReferenceWrite, why));
+    let name = &table.name;
+    let Some(columns) = known.columns else {
+        return Err(Refusal::new(
+            Reason::CatalogUnread,
+            format!("the definition of table \"{name}\" has not been read from the servers yet"),
+        ));
+    };
+    let differs = |column: &&Column| {
+        matches!(
+            column.default,
+            ColumnDefault::Volatile | ColumnDefault::Sequence
+        )
+    };
+    if let Some(column) = left_out(form, columns).find(differs) {
+        return volatile(format!(
+            "column \"{}\" of reference table \"{name}\" would get another value on each shard by its default",
+            column.name
+        ));
+    }
+    if everywhere::is_triggered(catalog, table) {
+        return volatile(format!(
+            "table \"{name}\" has triggers, which may do something else on each shard"
+        ));
+    }
+    if sql::words(text).map_or(true, |words| words.iter().any(|word| **word == *"where")) {
+        return volatile(format!(
+            "WHERE may choose other rows for each copy of reference table \"{name}\""
+        ));
+    }
+    Ok(())
 }

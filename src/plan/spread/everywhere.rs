@@ -123,7 +123,7 @@ fn are_equal_after(asked: &Asked<'_>) -> Result<(), Refusal> {
     if asked.has_word(&CLOCK) {
         return Err(volatile("the time is another one on each shard"));
     }
-    if is_triggered(asked, target) {
+    if is_triggered(asked.catalog, target) {
         return Err(volatile(format!(
             "table \"{}\" has triggers, which may do something else on each shard",
             target.name
@@ -187,8 +187,8 @@ fn volatile(message: impl Into<String>) -> Refusal {
 }
 
 /// The name's schema is not known here; a trigger on any table of that name counts.
-fn is_triggered(asked: &Asked<'_>, target: &Name) -> bool {
-    let mut triggered = asked.catalog.details.triggered.iter();
+pub(super) fn is_triggered(catalog: &Catalog, target: &Name) -> bool {
+    let mut triggered = catalog.details.triggered.iter();
     triggered.any(|(schema, name)| {
         *name == target.name
             && target
