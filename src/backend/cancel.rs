@@ -56,6 +56,8 @@ pub struct Canceller {
     peer: Peer,
     /// Requests on their way to the server.
     under_way: Cell<usize>,
+    /// A request was made since [`Canceller::forget_requested`].
+    requested: Cell<bool>,
     /// Who waits until there are none.
     waiting: RefCell<Option<Waker>>,
 }
@@ -68,6 +70,7 @@ impl Canceller {
             target,
             peer,
             under_way: Cell::new(0),
+            requested: Cell::new(false),
             waiting: RefCell::default(),
         })
     }
@@ -80,6 +83,7 @@ impl Canceller {
     pub fn cancel(self: &Rc<Canceller>) -> impl Future<Output = ()> + use<> {
         let canceller = Rc::clone(self);
         canceller.under_way.set(canceller.under_way.get() + 1);
+        canceller.requested.set(true);
         let arrival = Arrival(canceller);
         async move {
             let canceller = &arrival.0;
@@ -119,6 +123,16 @@ impl Canceller {
     /// Likewise, without anybody who waits for it.
     pub fn cancel_meanwhile(self: &Rc<Canceller>) {
         self.target.home.spawn(self.cancel());
+    }
+
+    /// Whether a request was made that may still arrive.
+    pub fn was_requested(&self) -> bool {
+        self.requested.get()
+    }
+
+    /// What was requested has arrived.
+    pub fn forget_requested(&self) {
+        self.requested.set(false);
     }
 
     /// A request is under way: the connection must not be lent to anybody else.

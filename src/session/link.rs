@@ -167,9 +167,21 @@ impl Link {
         self.written = true;
     }
 
-    /// Waits for answers that are still owed, none of which is the client's.
+    /// A request to stop what ran here may still be on its way.
+    pub fn was_cancelled(&self) -> bool {
+        self.lent.canceller.was_requested()
+    }
+
+    /// Waits for answers that are still owed, none of which is the client's, and for requests to stop what was asked.
     pub async fn come_to_rest(&mut self, worker: &Rc<Worker>) -> Result<(), ServerError> {
-        self.lent.come_to_rest(&worker.scratch).await
+        self.lent.come_to_rest(&worker.scratch).await?;
+        if self.lent.canceller.was_requested() {
+            self.lent.canceller.rest().await;
+            // One that is late hits this empty query and nothing that matters.
+            let _ = self.lent.run("", &worker.scratch).await?;
+            self.lent.canceller.forget_requested();
+        }
+        Ok(())
     }
 
     pub fn server(&mut self) -> &mut Server {

@@ -188,7 +188,10 @@ impl Session {
 
     /// Waits for what is owed to us, like the answer to BEGIN. A connection that broke, or goes on, stays unsettled.
     pub(super) async fn settle_links(&mut self, links: &mut [Link]) {
-        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+        for link in links {
+            if link.is_settled() && !link.was_cancelled() {
+                continue;
+            }
             let rest = link.come_to_rest(&self.worker);
             let _ = self.worker.shared.timers.timeout(REST, rest).await;
         }
