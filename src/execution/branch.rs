@@ -60,7 +60,9 @@ pub struct Question<'a> {
 /// Who hears what branches say.
 pub trait Audience {
     /// Whether it can take something of this branch now.
-    fn wants(&self, branch: usize) -> bool;
+    fn wants(&self, _branch: usize) -> bool {
+        true
+    }
 
     /// One message, its type and body. What is for the client is appended to `out`. Errors, notices and ReadyForQuery are not for it.
     fn hear(

@@ -177,12 +177,17 @@ impl Session {
             return;
         }
         for link in links {
-            if link.is_settled() && link.status() == TransactionStatus::Idle {
-                self.link = Some(link);
-                self.detach(now);
-            } else {
-                link.clean_up(&self.worker);
-            }
+            self.let_go(link, now);
+        }
+    }
+
+    /// Gives a connection back whose transaction is over; one that is in another state is cleaned or closed.
+    fn let_go(&mut self, link: Link, now: Instant) {
+        if link.is_settled() && link.status() == TransactionStatus::Idle {
+            self.link = Some(link);
+            self.detach(now);
+        } else {
+            link.clean_up(&self.worker);
         }
     }
 
@@ -316,13 +321,8 @@ impl Session {
         self.begun_ended(outcome);
         let now = Instant::now();
         for mut link in links {
-            if link.is_settled() && link.status() == TransactionStatus::Idle {
-                link.set_settings(&self.settings);
-                self.link = Some(link);
-                self.detach(now);
-            } else {
-                link.clean_up(&self.worker);
-            }
+            link.set_settings(&self.settings);
+            self.let_go(link, now);
         }
         self.card.set_running(None);
         ended?;

@@ -17,7 +17,6 @@ use crate::session::link::Link;
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
 use crate::sharding::ShardId;
-use crate::sql::facts::Leaves;
 
 /// OIDs of types below this one are the same on every server (`FirstNormalObjectId`).
 const FIRST_OWN_OID: u32 = 16_384;
@@ -59,10 +58,6 @@ enum Notices {
 }
 
 impl Audience for Said<'_> {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match (tag, &mut self.rows) {
             (b'D', Kept::PassedOn) => branch::pass_on(tag, body, out),
@@ -171,13 +166,10 @@ impl Session {
             )));
         }
         let own = self.begin_own(call.telling);
-        let mut links = match self.enlist(shards).await {
+        let mut links = match self.enlist_for(call, shards).await {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,
         };
-        for link in &mut links {
-            note(link, call);
-        }
         let outcome = self.change_on(call, &mut links, texts, &answer).await;
         let (done, tag) = match outcome {
             Ok(tag) => (Ok(()), tag),
@@ -274,8 +266,7 @@ impl Session {
         let home = self.database.catalog().home;
         let mut tag = String::new();
         for (place, shard) in shards.iter().enumerate() {
-            let mut links = self.enlist(&[*shard]).await?;
-            note(&mut links[0], call);
+            let mut links = self.enlist_for(call, &[*shard]).await?;
             let mut said = Said {
                 rows: Kept::Dropped,
                 notices: if *shard == home {
@@ -340,16 +331,6 @@ impl Session {
             branch,
             error: with_hint(&error, &hint),
         }
-    }
-}
-
-/// What the connection must remember of a statement.
-fn note(link: &mut Link, call: &Call<'_>) {
-    if call.statement.effect == Effect::Writes {
-        link.writes();
-    }
-    if call.statement.leaves.contains(&Leaves::Unseen) {
-        link.unsettle();
     }
 }
 

@@ -100,10 +100,6 @@ enum Counts {
 }
 
 impl Audience for Ended {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(
         &mut self,
         branch: usize,
@@ -132,10 +128,6 @@ struct Outflow {
 }
 
 impl Audience for Outflow {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(
         &mut self,
         branch: usize,
@@ -217,7 +209,7 @@ impl Session {
             }
         };
         let own = self.begin_own(call.telling);
-        let mut links = match self.enlist(&shards).await {
+        let mut links = match self.enlist_for(call, &shards).await {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,
         };
@@ -230,7 +222,6 @@ impl Session {
             self.show_running(&mut links);
             let mut branches = Vec::with_capacity(links.len());
             for link in &mut links {
-                link.writes();
                 let mut branch = Branch::new(link.server());
                 branch.query(&text);
                 branches.push(branch);
@@ -475,7 +466,7 @@ impl Session {
     /// COPY TO STDOUT.
     pub(super) async fn copy_out(&mut self, call: &Call<'_>, copy: &CopyOut) -> Result<(), Fault> {
         let shards = all_shards(&self.database.catalog());
-        let mut links = self.enlist(&shards).await?;
+        let mut links = self.enlist_for(call, &shards).await?;
         let text = String::from_utf8_lossy(call.own_text()).into_owned();
         let mut outflow = Outflow {
             form: copy.form.format.clone(),

@@ -13,10 +13,6 @@ use crate::wire::answer;
 struct Plans(Vec<Vec<String>>);
 
 impl Audience for Plans {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(
         &mut self,
         branch: usize,
@@ -71,7 +67,7 @@ impl Session {
         let shards = call.shards(&catalog).map_err(Fault::Refused)?;
         let range = call.statement.range.clone();
         let text = edit::apply(edits, range, call.text, call.literals);
-        let mut links = self.enlist(&shards).await?;
+        let mut links = self.enlist_for(call, &shards).await?;
         let question = Question {
             text: &text,
             types: call.types,

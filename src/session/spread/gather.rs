@@ -559,10 +559,6 @@ struct Rows {
 }
 
 impl Audience for Rows {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match tag {
             // Bound: from here on it is a result.
@@ -583,10 +579,6 @@ impl Audience for Rows {
 struct Stored(Vec<u64>);
 
 impl Audience for Stored {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
         if let Some(count) = body.strip_prefix(b"INSERT 0 ").filter(|_| tag == b'C') {
             let digits = std::str::from_utf8(count)

@@ -21,11 +21,13 @@ use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
 use crate::catalog::Catalog;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
+use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
+use crate::sql::facts::Leaves;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 
@@ -72,10 +74,6 @@ pub struct Description {
 }
 
 impl Audience for Description {
-    fn wants(&self, _: usize) -> bool {
-        true
-    }
-
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
         match tag {
             b't' => {
@@ -206,6 +204,24 @@ impl Session {
             Some(columns) => branch::pass_on(b'T', &with_formats(columns, formats), out),
             None => answer::no_data(out),
         }
+    }
+
+    /// Connections to the shards for this statement; they remember what it may do to them.
+    async fn enlist_for(
+        &mut self,
+        call: &Call<'_>,
+        shards: &[ShardId],
+    ) -> Result<Vec<Link>, Fault> {
+        let mut links = self.enlist(shards).await?;
+        for link in &mut links {
+            if call.statement.effect == Effect::Writes {
+                link.writes();
+            }
+            if call.statement.leaves.contains(&Leaves::Unseen) {
+                link.unsettle();
+            }
+        }
+        Ok(links)
     }
 
     /// What ran before in the same unit of work is waited for.
@@ -413,31 +429,20 @@ impl Session {
     }
 }
 
-/// The body of a RowDescription with the formats that a Bind has chosen.
+/// The body of a RowDescription with the formats that a Bind has chosen; one that cannot be read stays as it is.
 fn with_formats(body: &[u8], formats: &[u16]) -> Vec<u8> {
-    /// What follows a column's name: table, attribute, type, size, modifier, format.
-    const FIXED: usize = 18;
-    let mut out = body.to_vec();
-    let mut at = 2;
-    for number in 0.. {
-        let Some(name) = out
-            .get(at..)
-            .and_then(|rest| rest.iter().position(|byte| *byte == 0))
-        else {
-            break;
-        };
-        let end = at + name + 1 + FIXED;
-        let format = match formats {
+    let Ok(mut described) = columns::decode(body) else {
+        return body.to_vec();
+    };
+    for (number, column) in described.iter_mut().enumerate() {
+        column.format = match formats {
             [] => 0,
             [all] => *all,
             each => each.get(number).copied().unwrap_or(0),
         };
-        let Some(place) = out.get_mut(end - 2..end) else {
-            break;
-        };
-        place.copy_from_slice(&format.to_be_bytes());
-        at = end;
     }
+    let mut out = Vec::with_capacity(body.len());
+    columns::encode(&described, &mut out);
     out
 }
 

@@ -80,7 +80,7 @@ impl Session {
             call.text,
             call.literals,
         );
-        let mut links = self.enlist(&shards).await?;
+        let mut links = self.enlist_for(call, &shards).await?;
         let Some(first) = links.first_mut() else {
             return Err(Fault::Told);
         };
