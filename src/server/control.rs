@@ -14,6 +14,8 @@ use crate::admin::Request;
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
+use crate::execution::commit::Unresolved;
+use crate::execution::commit::readiness::Readiness;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Roles, Topology, TopologyError};
@@ -125,7 +127,12 @@ impl Plant {
     }
 
     /// The snapshot with what is known of the servers' definitions.
-    pub fn snapshot(&self, schemas: &HashMap<Box<str>, Schema>, epoch: Epoch) -> Snapshot {
+    pub fn snapshot(
+        &self,
+        schemas: &HashMap<Box<str>, Schema>,
+        readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
+        epoch: Epoch,
+    ) -> Snapshot {
         Snapshot {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
@@ -133,6 +140,7 @@ impl Plant {
             server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::clone(&self.auth),
             roles: self.roles.clone(),
+            readiness,
         }
     }
 
@@ -180,6 +188,9 @@ pub struct Control {
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+    pub unresolved: mpsc::UnboundedReceiver<Unresolved>,
+    /// As of the last look.
+    pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
     pub definitions: Definitions,
 }
 
@@ -386,7 +397,11 @@ impl Control {
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = Arc::new(self.plant.snapshot(&self.definitions.known, self.epoch));
+        let snapshot = Arc::new(self.plant.snapshot(
+            &self.definitions.known,
+            Arc::clone(&self.readiness),
+            self.epoch,
+        ));
         self.shared.replace(Arc::clone(&snapshot));
         ask_all(&self.workers, |done| {
             Command::Follow(Arc::clone(&snapshot), done)
