@@ -9,6 +9,7 @@
 
 pub mod id;
 pub mod readiness;
+pub mod snapshots;
 pub mod words;
 
 use tokio::sync::oneshot;
