@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Problem};
+use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::sharding::ShardId;
@@ -43,6 +44,7 @@ pub struct Access {
     pub requests: mpsc::UnboundedSender<Request>,
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
+    pub recovery: Arc<Recovery>,
     pub phase: watch::Receiver<Phase>,
 }
 
