@@ -5,8 +5,9 @@
 //! Nothing about it is kept anywhere else: a prepared transaction's name ([`id::Gid`]) says where to look. The row is there: commit. It is not, and a row
 //! of the outcome `abort` under the same id could be inserted: roll back. As long as the owner may still decide, its own uncommitted row makes that insertion wait.
 //!
-//! `id.rs` has the names; the owner's side is in `session/party.rs`. `install.rs` makes the table, `recovery.rs` finishes what owners leave behind:
-//! `decision.rs` finds out what was decided, `statements.rs` is what shards are told, `ledger.rs` what administrators see, `removal.rs` takes old rows away.
+//! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`. `install.rs` makes the table, `recovery.rs` finishes what owners
+//! leave behind: `decision.rs` finds out what was decided, `statements.rs` is what shards are asked and told, `ledger.rs` what administrators see,
+//! `removal.rs` takes old rows away.
 
 pub mod decision;
 pub mod id;
@@ -16,6 +17,7 @@ pub mod readiness;
 pub mod recovery;
 mod removal;
 pub mod statements;
+pub mod words;
 
 use tokio::sync::oneshot;
 
