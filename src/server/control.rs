@@ -362,6 +362,16 @@ impl Control {
                     worker.send(Command::Cancel(card, done));
                 }
             }
+            Request::Resolve {
+                id,
+                by_hand,
+                answer,
+            } => {
+                let recovery = Arc::clone(&self.recovery);
+                tokio::spawn(async move {
+                    let _ = answer.send(recovery.resolve(id, by_hand).await);
+                });
+            }
             // Seen by `run`.
             Request::Shutdown => {}
         }

@@ -7,8 +7,9 @@
 //!
 //! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`. `install.rs` makes the table, `recovery.rs` finishes what owners
 //! leave behind: `decision.rs` finds out what was decided, `statements.rs` is what shards are asked and told, `ledger.rs` what administrators see,
-//! `removal.rs` takes old rows away.
+//! `by_hand.rs` what they say, `removal.rs` takes old rows away.
 
+pub mod by_hand;
 pub mod decision;
 pub mod id;
 pub mod install;
