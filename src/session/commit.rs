@@ -131,7 +131,7 @@ impl Session {
             let why = match known.and_then(|known| known.get(shard.index())) {
                 Some(Readiness::Ready) => continue,
                 Some(other) => other.to_string(),
-                None => continue,
+                None => "it has not been asked yet".to_owned(),
             };
             let name = catalog.shards.get(shard.index()).map_or("?", |name| name);
             return refuse(format!("and shard \"{name}\" cannot take part: {why}"));

@@ -4,8 +4,7 @@ use crate::raw::{Answer, Raw};
 use crate::sharded::{Sharded, succeeded};
 use crate::wire_client::{Wire, run as run_one, sync};
 
-const SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS trunkline; CREATE TABLE IF NOT EXISTS trunkline.commits (id text COLLATE \"C\" PRIMARY KEY, outcome text NOT NULL, shards text[] NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());\
-    CREATE TABLE kv (k int PRIMARY KEY, v text, \
+const SCHEMA: &str = "CREATE TABLE kv (k int PRIMARY KEY, v text, \
         other int, CONSTRAINT later UNIQUE (k, other) DEFERRABLE INITIALLY DEFERRED); \
     CREATE TABLE notes (k int, note text); \
     CREATE FUNCTION fails_at_commit() RETURNS trigger LANGUAGE plpgsql AS \
