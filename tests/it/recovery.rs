@@ -1,0 +1,265 @@
+//! Transactions that a proxy left behind, made by hand: each finds its end, whoever of several proxies is first.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use trunkline::cli::local::{Cluster, Server, StopMode};
+
+use crate::raw::{Answer, Raw};
+use crate::servers::{cluster, own_cluster, value, wait_until};
+use crate::sharded::Sharded;
+
+/// A database of its own on the shards of a cluster, and ids of its own.
+struct Stage<'a> {
+    database: String,
+    cluster: &'a Cluster,
+    made: AtomicU64,
+}
+
+impl<'a> Stage<'a> {
+    /// Owned by `app`, with a table `kv` that everyone may use.
+    fn new(database: &str, cluster: &'a Cluster) -> Stage<'a> {
+        for shard in cluster.shards() {
+            let server = &shard.primary;
+            server
+                .run_sql("postgres", &format!("CREATE DATABASE {database} OWNER app"))
+                .unwrap();
+            let table = "CREATE TABLE kv (k text PRIMARY KEY); GRANT ALL ON kv TO PUBLIC";
+            server.run_sql(database, table).unwrap();
+        }
+        Stage {
+            database: database.to_owned(),
+            cluster,
+            made: AtomicU64::new(0),
+        }
+    }
+
+    fn configuration(&self, more: &str) -> String {
+        self.configuration_as("app", more)
+    }
+
+    /// The user's role is the control plane's, too.
+    fn configuration_as(&self, role: &str, more: &str) -> String {
+        let mut text = format!(
+            "workers = 1\nusers = [{{ name = \"app\", auth = \"trust\", admin = true, server_user = \"{role}\" }}]\n\
+             databases = [{{ name = \"{}\", default_shard = \"s1\" }}]\n\
+             [limits]\nshutdown_timeout = \"1s\"\n[pool]\nconnect_timeout = \"2s\"\n\
+             [transactions]\nrecovery_interval = \"100ms\"\n{more}\n",
+            self.database
+        );
+        for shard in self.cluster.shards() {
+            let (name, port) = (&shard.name, shard.primary.port());
+            text += &format!(
+                "[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n"
+            );
+        }
+        text
+    }
+
+    fn proxy(&self) -> Sharded {
+        Sharded::launch(&self.database, &self.configuration(""))
+    }
+
+    fn server(&self, shard: usize) -> &'a Server {
+        &self.cluster.shards()[shard].primary
+    }
+
+    /// A role's connection to a shard.
+    fn connect(&self, shard: usize, role: &str) -> Raw {
+        Raw::connect(self.server(shard).port(), role, &self.database)
+    }
+
+    fn value(&self, shard: usize, sql: &str) -> String {
+        value(self.server(shard), &self.database, sql).unwrap()
+    }
+
+    /// A new transaction's id. Its time is long ago.
+    fn id(&self) -> String {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        format!("0190aabbccdd-00000007-{number:016x}")
+    }
+
+    /// Prepares a transaction's part, with the row that every part has, under the role.
+    fn prepare(&self, shard: usize, role: &str, id: &str, decision_shard: &str) {
+        let mut owner = self.connect(shard, role);
+        run(&mut owner, "BEGIN");
+        run(&mut owner, &format!("INSERT INTO kv VALUES ('{id}')"));
+        run(&mut owner, &row(id, "commit"));
+        run(
+            &mut owner,
+            &format!("PREPARE TRANSACTION 'trunkline:{id}:{shard}:{decision_shard}'"),
+        );
+    }
+
+    fn is_prepared(&self, shard: usize, id: &str) -> bool {
+        let count =
+            format!("SELECT count(*) FROM pg_prepared_xacts WHERE gid LIKE 'trunkline:{id}:%'");
+        self.value(shard, &count) == "1"
+    }
+
+    /// Whether the part's row is there.
+    fn is_committed(&self, shard: usize, id: &str) -> bool {
+        assert!(!self.is_prepared(shard, id), "not finished");
+        self.value(shard, &format!("SELECT count(*) FROM kv WHERE k = '{id}'")) == "1"
+    }
+
+    fn outcome(&self, shard: usize, id: &str) -> String {
+        self.value(
+            shard,
+            &format!("SELECT outcome FROM trunkline.commits WHERE id = '{id}'"),
+        )
+    }
+
+    fn wait_finished(&self, shard: usize, id: &str) {
+        wait_until("the transaction is finished", || {
+            !self.is_prepared(shard, id)
+        });
+    }
+
+    fn wait_installed(&self) {
+        for shard in 0..self.cluster.shards().len() {
+            wait_until("the table is there", || {
+                self.value(shard, "SELECT to_regclass('trunkline.commits') IS NOT NULL") == "t"
+            });
+        }
+    }
+}
+
+fn row(id: &str, outcome: &str) -> String {
+    format!(
+        "INSERT INTO trunkline.commits (id, outcome, shards) VALUES ('{id}', '{outcome}', '{{s1,s2}}')"
+    )
+}
+
+fn run(client: &mut Raw, sql: &str) -> Answer {
+    let answer = client.simple(sql);
+    assert!(answer.error.is_none(), "{sql}: {:?}", answer.error);
+    answer
+}
+
+fn admin(proxy: &Sharded) -> Raw {
+    Raw::connect(proxy.port, "app", "trunkline")
+}
+
+/// The cells of each row, with `-` for NULL.
+fn cells(answer: &Answer) -> Vec<Vec<String>> {
+    let cell = |cell: &Option<Vec<u8>>| match cell {
+        Some(cell) => String::from_utf8(cell.clone()).unwrap(),
+        None => "-".to_owned(),
+    };
+    let row = |row: &Vec<_>| row.iter().map(cell).collect();
+    answer.rows.iter().map(row).collect()
+}
+
+/// Of SHOW TRANSACTIONS: shard, state, outcome and reason of a transaction, where it is shown.
+fn shown(proxy: &Sharded, id: &str) -> Vec<[String; 4]> {
+    let all = cells(&run(&mut admin(proxy), "SHOW TRANSACTIONS"));
+    let of_id = all.into_iter().filter(|row| row[10].contains(id));
+    of_id
+        .map(|row| [&row[1], &row[3], &row[4], &row[9]].map(String::clone))
+        .collect()
+}
+
+/// Waits for something to be shown of a transaction on its one shard.
+fn wait_shown(proxy: &Sharded, id: &str, wanted: impl Fn(&[String; 4]) -> bool) {
+    let mut last = Vec::new();
+    let deadline = std::time::Instant::now() + crate::servers::DEADLINE;
+    while std::time::Instant::now() < deadline {
+        last = shown(proxy, id);
+        if last.len() == 1 && wanted(&last[0]) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("{last:?}");
+}
+
+#[test]
+fn orphans_end_as_their_decision_shard_says() {
+    let stage = Stage::new("recovery_orphans", cluster());
+    let proxies = [stage.proxy(), stage.proxy()];
+    stage.wait_installed();
+    // More of each kind than one, so that the two proxies meet.
+    let ids = || (0..8).map(|_| stage.id()).collect::<Vec<_>>();
+    let (decided, undecided, aborted, seen) = (ids(), ids(), ids(), ids());
+    let mut s1 = stage.connect(0, "app");
+    for id in &decided {
+        run(&mut s1, &row(id, "commit"));
+    }
+    for id in &aborted {
+        run(&mut s1, &row(id, "abort"));
+    }
+    // The decision shard has lost these, and another has committed already.
+    let mut s3 = stage.connect(2, "app");
+    for id in &seen {
+        run(&mut s3, &row(id, "commit"));
+    }
+    for id in decided
+        .iter()
+        .chain(&undecided)
+        .chain(&aborted)
+        .chain(&seen)
+    {
+        stage.prepare(1, "app", id, "s1");
+    }
+    for id in &decided {
+        stage.wait_finished(1, id);
+        assert!(stage.is_committed(1, id));
+    }
+    for id in &undecided {
+        stage.wait_finished(1, id);
+        assert!(!stage.is_committed(1, id));
+        assert_eq!(stage.outcome(0, id), "abort");
+    }
+    for id in &aborted {
+        stage.wait_finished(1, id);
+        assert!(!stage.is_committed(1, id));
+    }
+    for id in &seen {
+        stage.wait_finished(1, id);
+        assert!(stage.is_committed(1, id));
+    }
+    // A late decision loses.
+    let late = s1.simple(&row(&undecided[0], "commit"));
+    assert_eq!(late.error.expect("it is decided").sqlstate(), "23505");
+    drop(proxies);
+}
+
+#[test]
+fn an_owner_who_is_there_decides() {
+    let stage = Stage::new("recovery_owner", cluster());
+    let proxy = stage.proxy();
+    stage.wait_installed();
+    let (kept, left) = (stage.id(), stage.id());
+    let mut owners = [stage.connect(0, "app"), stage.connect(0, "app")];
+    for (owner, id) in owners.iter_mut().zip([&kept, &left]) {
+        run(owner, "BEGIN");
+        run(owner, &row(id, "commit"));
+        stage.prepare(1, "app", id, "s1");
+    }
+    for id in [&kept, &left] {
+        // Old enough for somebody else, who has asked by now.
+        wait_until("recovery has waited for the owner", || {
+            let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'trunkline' \
+                AND query LIKE 'INSERT INTO trunkline.commits%'";
+            stage.value(0, waits) == "t"
+        });
+        wait_shown(&proxy, id, |shown| shown[1] == "prepared");
+        let mut admin = admin(&proxy);
+        let asked = run(&mut admin, &format!("RESOLVE TRANSACTION {id}"));
+        assert_eq!(
+            cells(&asked)[0][1..],
+            ["s2", "-", "its owner may still decide"]
+        );
+        let forced = admin.simple(&format!("RESOLVE TRANSACTION {id} ROLLBACK"));
+        assert_eq!(forced.error.expect("refused").sqlstate(), "55000");
+        assert!(stage.is_prepared(1, id));
+    }
+    let [mut keeps, leaves] = owners;
+    drop(leaves);
+    stage.wait_finished(1, &left);
+    assert!(!stage.is_committed(1, &left));
+    assert!(stage.is_prepared(1, &kept));
+    run(&mut keeps, "COMMIT");
+    stage.wait_finished(1, &kept);
+    assert!(stage.is_committed(1, &kept));
+}
