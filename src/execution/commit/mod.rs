@@ -7,7 +7,7 @@
 //!
 //! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`. `install.rs` makes the table, `recovery.rs` finishes what owners
 //! leave behind: `decision.rs` finds out what was decided, `statements.rs` is what shards are asked and told, `ledger.rs` what administrators see,
-//! `by_hand.rs` what they say, `removal.rs` takes old rows away.
+//! `by_hand.rs` what they say, `removal.rs` takes old rows away. `snapshots.rs` is for queries that must not see half a commit.
 
 pub mod by_hand;
 pub mod decision;
@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod readiness;
 pub mod recovery;
 mod removal;
+pub mod snapshots;
 pub mod statements;
 pub mod words;
 
