@@ -74,8 +74,11 @@ impl<'a> Stage<'a> {
 
     /// A new transaction's id. Its time is long ago.
     fn id(&self) -> String {
+        // Names are unique on a server, whatever the database.
+        let sum = |sum: u32, byte: u8| sum.wrapping_mul(31).wrapping_add(u32::from(byte));
+        let proxy = self.database.bytes().fold(7, sum);
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        format!("0190aabbccdd-00000007-{number:016x}")
+        format!("0190aabbccdd-{proxy:08x}-{number:016x}")
     }
 
     /// Prepares a transaction's part, with the row that every part has, under the role.
@@ -262,4 +265,180 @@ fn an_owner_who_is_there_decides() {
     run(&mut keeps, "COMMIT");
     stage.wait_finished(1, &kept);
     assert!(stage.is_committed(1, &kept));
+}
+
+/// Roles that the control plane cannot be, unless it has their way in.
+#[test]
+fn a_transaction_is_finished_as_its_owner() {
+    let cluster = cluster();
+    for shard in cluster.shards() {
+        let roles = "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN; GRANT member TO keeper; \
+            CREATE ROLE \"Odd \"\"one\" LOGIN; CREATE ROLE stranger LOGIN";
+        shard.primary.run_sql("postgres", roles).unwrap();
+    }
+    let stage = Stage::new("recovery_owners", cluster);
+    for shard in 0..4 {
+        let server = stage.server(shard);
+        server
+            .run_sql(
+                &stage.database,
+                "GRANT CREATE ON DATABASE recovery_owners TO keeper",
+            )
+            .unwrap();
+    }
+    let more = "[[users]]\nname = \"odd\"\nauth = \"trust\"\nserver_user = \"Odd \\\"one\"\n";
+    let proxy = Sharded::launch(&stage.database, &stage.configuration_as("keeper", more));
+    stage.wait_installed();
+    let [by_member, by_odd, by_stranger] = [stage.id(), stage.id(), stage.id()];
+    stage.prepare(1, "member", &by_member, "s1");
+    stage.prepare(1, "Odd \"one", &by_odd, "s1");
+    stage.prepare(1, "stranger", &by_stranger, "s1");
+    stage.wait_finished(1, &by_member);
+    stage.wait_finished(1, &by_odd);
+    wait_shown(&proxy, &by_stranger, |[shard, state, outcome, reason]| {
+        shard == "s2"
+            && state == "in doubt"
+            && outcome == "abort"
+            && reason.contains("permission denied")
+    });
+    let resolve = format!("RESOLVE TRANSACTION {by_stranger}");
+    let resolved = cells(&run(&mut admin(&proxy), &resolve));
+    assert_eq!(resolved[0][..3], ["recovery_owners", "s2", "abort"]);
+    assert!(resolved[0][3].contains("permission denied"), "{resolved:?}");
+    // Somebody who may does it by hand.
+    let gid = format!("trunkline:{by_stranger}:1:s1");
+    let by_hand = format!("ROLLBACK PREPARED '{gid}'");
+    stage.server(1).run_sql(&stage.database, &by_hand).unwrap();
+    wait_until("it is no longer shown", || {
+        shown(&proxy, &by_stranger).is_empty()
+    });
+    let resolved = cells(&run(&mut admin(&proxy), &resolve));
+    assert_eq!(
+        resolved,
+        [[
+            "recovery_owners",
+            "s1",
+            "abort",
+            "nothing of it is prepared"
+        ]]
+    );
+}
+
+#[test]
+fn what_nobody_can_know_is_left_to_an_administrator() {
+    let stage = Stage::new("recovery_lost", cluster());
+    let proxy = stage.proxy();
+    stage.wait_installed();
+    let [committed, rolled_back, elsewhere] = [stage.id(), stage.id(), stage.id()];
+    for id in [&committed, &rolled_back, &elsewhere] {
+        stage.prepare(1, "app", id, "gone");
+        wait_shown(&proxy, id, |[_, state, _, reason]| {
+            state == "in doubt"
+                && reason == "its decision shard \"gone\" is not in the configuration"
+        });
+    }
+    let mut admin = admin(&proxy);
+    let resolve = |id: &str, word: &str| format!("RESOLVE TRANSACTION {id} {word}");
+    let asked = run(&mut admin, &resolve(&committed, ""));
+    assert_eq!(
+        cells(&asked)[0][1..],
+        [
+            "s2",
+            "-",
+            "its decision shard \"gone\" is not in the configuration"
+        ]
+    );
+    run(&mut admin, &resolve(&committed, "COMMIT"));
+    assert!(stage.is_committed(1, &committed));
+    run(&mut admin, &resolve(&rolled_back, "ROLLBACK"));
+    assert!(!stage.is_committed(1, &rolled_back));
+    // A shard that has committed its part knows better than the administrator, and is believed at once.
+    run(&mut stage.connect(3, "app"), &row(&elsewhere, "commit"));
+    stage.wait_finished(1, &elsewhere);
+    assert!(stage.is_committed(1, &elsewhere));
+    let nobody = admin.simple("RESOLVE TRANSACTION 0190aabbccdd-ffffffff-0000000000000000");
+    assert_eq!(nobody.error.expect("unheard of").sqlstate(), "42704");
+    // A name that only begins like ours is shown and left alone.
+    let mut other = stage.connect(2, "app");
+    run(&mut other, "BEGIN");
+    run(&mut other, "INSERT INTO kv VALUES ('x')");
+    run(&mut other, "PREPARE TRANSACTION 'trunkline:recovery_lost'");
+    wait_shown(
+        &proxy,
+        "trunkline:recovery_lost",
+        |[_, state, _, reason]| {
+            state == "in doubt" && reason.starts_with("not the name of a transaction of Trunkline")
+        },
+    );
+    run(&mut other, "ROLLBACK PREPARED 'trunkline:recovery_lost'");
+}
+
+#[test]
+fn shards_that_are_away_are_waited_for() {
+    let mut cluster = own_cluster(2, 0);
+    let (database, id, other) = (
+        "recovery_down",
+        "0190aabbccdd-00000001-0000000000000001",
+        "0190aabbccdd-00000001-0000000000000002",
+    );
+    let proxy = {
+        let stage = Stage::new(database, &cluster);
+        let proxy = stage.proxy();
+        stage.wait_installed();
+        proxy
+    };
+    // The decision shard stops before it is asked.
+    cluster.shards_mut()[0]
+        .primary
+        .stop(StopMode::Kill)
+        .unwrap();
+    let stage = Stage {
+        database: database.to_owned(),
+        cluster: &cluster,
+        made: AtomicU64::new(0),
+    };
+    stage.prepare(1, "app", id, "s1");
+    wait_shown(&proxy, id, |[_, state, outcome, reason]| {
+        state == "in doubt"
+            && outcome == "-"
+            && reason.starts_with("its decision shard \"s1\" cannot be asked: ")
+    });
+    // The participant stops, too: it is still shown.
+    cluster.shards_mut()[1]
+        .primary
+        .stop(StopMode::Kill)
+        .unwrap();
+    wait_shown(&proxy, id, |shown| {
+        shown[3].starts_with("the shard cannot be asked: ")
+    });
+    cluster.shards_mut()[0].primary.start().unwrap();
+    cluster.shards_mut()[1].primary.start().unwrap();
+    let stage = Stage {
+        database: database.to_owned(),
+        cluster: &cluster,
+        made: AtomicU64::new(0),
+    };
+    stage.wait_finished(1, id);
+    assert!(!stage.is_committed(1, id));
+    assert_eq!(stage.outcome(0, id), "abort");
+    // An administrator may decide while the decision shard is down.
+    cluster.shards_mut()[0]
+        .primary
+        .stop(StopMode::Fast)
+        .unwrap();
+    let stage = Stage {
+        database: database.to_owned(),
+        cluster: &cluster,
+        made: AtomicU64::new(0),
+    };
+    stage.prepare(1, "app", other, "s1");
+    let by_hand = format!("RESOLVE TRANSACTION {other} COMMIT");
+    let resolved = cells(&run(&mut admin(&proxy), &by_hand));
+    assert_eq!(resolved[0][1], "s1", "{resolved:?}");
+    assert!(
+        resolved[0][3].starts_with("the shard cannot be asked: "),
+        "{resolved:?}"
+    );
+    assert_eq!(resolved[1][1..], ["s2", "commit", "finished"]);
+    assert!(stage.is_committed(1, other));
 }
