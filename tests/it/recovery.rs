@@ -1,8 +1,19 @@
 //! Transactions that a proxy left behind, made by hand: each finds its end, whoever of several proxies is first.
 
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use trunkline::cli::local::{Cluster, Server, StopMode};
+use tokio::sync::{mpsc, oneshot};
+use trunkline::cli::local::{Cluster, ClusterOptions, Server, ServerOptions, StopMode};
+use trunkline::config;
+use trunkline::execution::commit::id::Gid;
+use trunkline::execution::commit::recovery::Recovery;
+use trunkline::execution::commit::{Outcome, Unresolved, removal};
+use trunkline::sharding::ShardId;
+use trunkline::topology::Topology;
+use trunkline::wire::tls::ServerEncryption;
 
 use crate::raw::{Answer, Raw};
 use crate::servers::{cluster, own_cluster, value, wait_until};
@@ -34,16 +45,27 @@ impl<'a> Stage<'a> {
     }
 
     fn configuration(&self, more: &str) -> String {
-        self.configuration_as("app", more)
+        self.configuration_as(&["app"], more)
     }
 
-    /// The user's role is the control plane's, too.
-    fn configuration_as(&self, role: &str, more: &str) -> String {
+    /// User `app` is the first of these roles on the servers, and so is the control plane.
+    fn configuration_as(&self, roles: &[&str], more: &str) -> String {
+        let user = |(number, role): (usize, &&str)| {
+            let name = match number {
+                0 => "app".to_owned(),
+                _ => format!("user{number}"),
+            };
+            format!(
+                "{{ name = \"{name}\", auth = \"trust\", admin = true, server_user = '{role}' }}"
+            )
+        };
+        let users: Vec<String> = roles.iter().enumerate().map(user).collect();
         let mut text = format!(
-            "workers = 1\nusers = [{{ name = \"app\", auth = \"trust\", admin = true, server_user = \"{role}\" }}]\n\
+            "workers = 1\nusers = [{}]\n\
              databases = [{{ name = \"{}\", default_shard = \"s1\" }}]\n\
              [limits]\nshutdown_timeout = \"1s\"\n[pool]\nconnect_timeout = \"2s\"\n\
              [transactions]\nrecovery_interval = \"100ms\"\n{more}\n",
+            users.join(", "),
             self.database
         );
         for shard in self.cluster.shards() {
@@ -286,8 +308,8 @@ fn a_transaction_is_finished_as_its_owner() {
             )
             .unwrap();
     }
-    let more = "[[users]]\nname = \"odd\"\nauth = \"trust\"\nserver_user = \"Odd \\\"one\"\n";
-    let proxy = Sharded::launch(&stage.database, &stage.configuration_as("keeper", more));
+    let configuration = stage.configuration_as(&["keeper", "Odd \"one"], "");
+    let proxy = Sharded::launch(&stage.database, &configuration);
     stage.wait_installed();
     let [by_member, by_odd, by_stranger] = [stage.id(), stage.id(), stage.id()];
     stage.prepare(1, "member", &by_member, "s1");
@@ -441,4 +463,324 @@ fn shards_that_are_away_are_waited_for() {
     );
     assert_eq!(resolved[1][1..], ["s2", "commit", "finished"]);
     assert!(stage.is_committed(1, other));
+}
+
+fn topology(configuration: &str) -> Arc<Topology> {
+    let config = Arc::new(config::parse(configuration, "test.toml", &|_| None).expect("sound"));
+    let encryption = ServerEncryption::load(&config.server_tls).unwrap();
+    Arc::new(Topology::new(&config, Arc::new(encryption)))
+}
+
+/// What a session has lost sight of: a transaction of shard 0 that may be prepared on shard 1.
+fn unresolved(
+    database: &str,
+    id: &str,
+) -> (
+    Unresolved,
+    oneshot::Receiver<Outcome>,
+    oneshot::Receiver<()>,
+) {
+    let gid = Gid::parse(&format!("trunkline:{id}:1:s1")).unwrap();
+    let (decided, decides) = oneshot::channel();
+    let (finished, finishes) = oneshot::channel();
+    let unresolved = Unresolved {
+        database: Box::from(database),
+        id: gid.id,
+        decision_shard: ShardId(0),
+        prepared: vec![(ShardId(1), gid)],
+        decided: Some(decided),
+        finished: Some(finished),
+    };
+    (unresolved, decides, finishes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_told_as_soon_as_it_is_certain() {
+    let mut cluster = own_cluster(2, 0);
+    let database = "recovery_asked";
+    let stage = Stage::new(database, &cluster);
+    // Only what sessions ask for is done in time here.
+    let slow = stage
+        .configuration("prepare_timeout = \"1s\"")
+        .replace("\"100ms\"", "\"1h\"");
+    {
+        let _installs = stage.proxy();
+        stage.wait_installed();
+    }
+    let recovery = Arc::new(Recovery::new(topology(&slow)));
+    let (ask, asked) = mpsc::unbounded_channel();
+    let running = tokio::spawn(Arc::clone(&recovery).run(asked));
+
+    let [undecided, committed, nothing, away] = [stage.id(), stage.id(), stage.id(), stage.id()];
+    run(&mut stage.connect(0, "app"), &row(&committed, "commit"));
+    run(&mut stage.connect(0, "app"), &row(&away, "commit"));
+    for id in [&undecided, &committed, &away] {
+        stage.prepare(1, "app", id, "s1");
+    }
+    for (id, outcome) in [
+        (&undecided, Outcome::Aborted),
+        (&committed, Outcome::Committed),
+        (&nothing, Outcome::Aborted),
+    ] {
+        let (unresolved, decides, finishes) = unresolved(database, id);
+        ask.send(unresolved).unwrap();
+        assert_eq!(decides.await, Ok(outcome));
+        assert_eq!(finishes.await, Ok(()));
+        assert_eq!(stage.is_committed(1, id), id == &committed);
+    }
+    // The decision is told while the other shard is away.
+    cluster.shards_mut()[1]
+        .primary
+        .stop(StopMode::Kill)
+        .unwrap();
+    let (lost, decides, mut finishes) = unresolved(database, &away);
+    ask.send(lost).unwrap();
+    assert_eq!(decides.await, Ok(Outcome::Committed));
+    wait_until("it is shown", || {
+        let ledger = recovery.ledger();
+        ledger
+            .places()
+            .any(|(_, entries)| entries.iter().any(|entry| entry.gid.contains(&away)))
+    });
+    assert!(finishes.try_recv().is_err());
+    cluster.shards_mut()[1].primary.start().unwrap();
+    assert_eq!(finishes.await, Ok(()));
+    // Without the decision shard nothing is told, and not for ever.
+    cluster.shards_mut()[0]
+        .primary
+        .stop(StopMode::Kill)
+        .unwrap();
+    let (lost, decides, _finishes) = unresolved(database, &away.replace("0190", "0191"));
+    ask.send(lost).unwrap();
+    assert!(decides.await.is_err());
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_when_nothing_can_need_them() {
+    let stage = Stage::new("recovery_removal", cluster());
+    let keeping = stage.configuration("");
+    {
+        let _installs = stage.proxy();
+        stage.wait_installed();
+    }
+    let mut s1 = stage.connect(0, "app");
+    let mut old = |outcome: &str, shards: &str, age: &str| {
+        let id = stage.id();
+        let row = format!(
+            "INSERT INTO trunkline.commits VALUES ('{id}', '{outcome}', '{shards}', now() - interval '{age}')"
+        );
+        run(&mut s1, &row);
+        id
+    };
+    let goes = [
+        old("commit", "{s1,s2}", "61 minutes"),
+        old("abort", "{}", "25 hours"),
+    ];
+    let needed = old("commit", "{s1,s2}", "2 hours");
+    let stays = [
+        old("commit", "{s1,s2}", "59 minutes"),
+        old("abort", "{}", "23 hours"),
+        old("commit", "{s1,gone}", "2 hours"),
+    ];
+    stage.prepare(1, "app", &needed, "s1");
+    let topology = topology(&keeping);
+    removal::remove_old(&topology).await;
+    for id in &goes {
+        assert_eq!(stage.outcome(0, id), "", "{id}");
+    }
+    for id in stays.iter().chain([&needed]) {
+        assert_ne!(stage.outcome(0, id), "", "{id}");
+    }
+    let finish = format!("COMMIT PREPARED 'trunkline:{needed}:1:s1'");
+    run(&mut stage.connect(1, "app"), &finish);
+    removal::remove_old(&topology).await;
+    assert_eq!(stage.outcome(0, &needed), "");
+}
+
+fn trunkline(arguments: &[&str], file: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.env_remove("PGPASSWORD").args(arguments).arg(file);
+    command.output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A file with this configuration, in a folder that goes with it.
+fn file(configuration: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trunkline.toml");
+    std::fs::write(&path, configuration).unwrap();
+    (folder, path)
+}
+
+const DISTRIBUTED: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"text\"]\nshards = [\"s1\", \"s2\"]\n\
+    [[tables]]\nname = \"kv\"\ndistribution = \"d\"\nkey = [\"k\"]\n";
+
+/// A transaction that writes on all shards; the error of its COMMIT.
+fn commit_on_all(proxy: &Sharded, from: usize) -> Option<String> {
+    let mut client = proxy.client();
+    run(&mut client, "BEGIN");
+    for key in from..from + 20 {
+        run(&mut client, &format!("INSERT INTO kv VALUES ('{key}')"));
+    }
+    let answer = client.simple("COMMIT");
+    answer.error.map(|error| error.field('M').to_owned())
+}
+
+#[test]
+fn installing_takes_rights_and_can_be_done_by_somebody_else() {
+    let cluster = own_cluster(2, 0);
+    let stage = Stage::new("recovery_install", &cluster);
+    for shard in 0..2 {
+        let close =
+            "ALTER DATABASE recovery_install OWNER TO postgres; ALTER TABLE kv OWNER TO app";
+        stage.server(shard).run_sql(&stage.database, close).unwrap();
+    }
+    let configuration = stage.configuration("") + DISTRIBUTED;
+    let (_folder, file) = file(&configuration);
+    let denied = "trunkline.commits is not installed: permission denied for database recovery_install (42501)";
+    let tried = trunkline(&["install"], &file);
+    assert_eq!(tried.status.code(), Some(1));
+    assert_eq!(said(&tried).matches(denied).count(), 2, "{}", said(&tried));
+    let checked = trunkline(&["check", "--connect"], &file);
+    assert_eq!(checked.status.code(), Some(0));
+    assert_eq!(
+        said(&checked)
+            .matches("there is no schema trunkline; ")
+            .count(),
+        2,
+        "{}",
+        said(&checked)
+    );
+    assert_eq!(said(&checked).matches("may not create a schema").count(), 2);
+
+    // Without it one shard commits as ever, and several do not.
+    let proxy = Sharded::start_proxy(&stage.database, &configuration);
+    let refused = commit_on_all(&proxy, 0).expect("refused");
+    assert!(refused.contains(denied), "{refused}");
+    assert_eq!(stage.value(0, "SELECT count(*) FROM kv"), "0");
+    run(&mut proxy.client(), "INSERT INTO kv VALUES ('one')");
+    drop(proxy);
+
+    // Several at once, as a role that may.
+    let installing: Vec<_> = (0..4)
+        .map(|_| {
+            let file = file.clone();
+            std::thread::spawn(move || trunkline(&["install", "--user", "postgres"], &file))
+        })
+        .collect();
+    for installed in installing {
+        let installed = installed.join().unwrap();
+        assert_eq!(installed.status.code(), Some(0), "{}", said(&installed));
+        assert_eq!(said(&installed).matches(": it is ready").count(), 2);
+    }
+    let checked = said(&trunkline(&["check", "--connect"], &file));
+    assert!(
+        checked.contains("recovery_install on s2: it is ready"),
+        "{checked}"
+    );
+    assert!(!checked.contains("may not remove old rows"), "{checked}");
+    let proxy = Sharded::start_proxy(&stage.database, &configuration);
+    assert_eq!(commit_on_all(&proxy, 0), None);
+    assert_eq!(
+        stage.value(0, "SELECT count(*) FROM trunkline.commits"),
+        "1"
+    );
+
+    // Clients have nothing to do with the table, unless they say where.
+    let mut client = proxy.client();
+    assert!(
+        client
+            .simple("SELECT * FROM trunkline.commits")
+            .error
+            .is_some()
+    );
+    assert!(
+        client
+            .simple("INSERT INTO trunkline.commits VALUES ('x', 'commit', '{}')")
+            .error
+            .is_some()
+    );
+    let there = run(
+        &mut client,
+        "/* trunkline: shard=s2 */ SELECT outcome FROM trunkline.commits",
+    );
+    assert_eq!(cells(&there), [["commit"]]);
+
+    // Another table of the name is not taken for ours.
+    let other =
+        "DROP TABLE trunkline.commits; CREATE TABLE trunkline.commits (id text PRIMARY KEY)";
+    stage.server(1).run_sql(&stage.database, other).unwrap();
+    let checked = said(&trunkline(&["check", "--connect"], &file));
+    assert!(checked.contains("on s2: trunkline.commits is not installed: trunkline.commits is not the table that Trunkline makes"), "{checked}");
+}
+
+#[test]
+fn a_server_without_prepared_transactions_says_so() {
+    let options = ClusterOptions {
+        shards: Some(2),
+        replicas: Some(0),
+        server: ServerOptions {
+            settings: vec![("max_prepared_transactions".to_owned(), "0".to_owned())],
+            ..ServerOptions::default()
+        },
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let stage = Stage::new("recovery_zero", &cluster);
+    for shard in 0..2 {
+        let own = "ALTER TABLE kv OWNER TO app";
+        stage.server(shard).run_sql(&stage.database, own).unwrap();
+    }
+    let configuration = stage.configuration("") + DISTRIBUTED;
+    let (_folder, file) = file(&configuration);
+    let reason = "its max_prepared_transactions is 0";
+    let installed = trunkline(&["install"], &file);
+    assert_eq!(installed.status.code(), Some(1));
+    assert_eq!(
+        said(&installed).matches(reason).count(),
+        2,
+        "{}",
+        said(&installed)
+    );
+    let checked = said(&trunkline(&["check", "--connect"], &file));
+    assert_eq!(checked.matches(reason).count(), 2, "{checked}");
+    let proxy = Sharded::start_proxy(&stage.database, &configuration);
+    let refused = commit_on_all(&proxy, 0).expect("refused");
+    assert!(refused.contains(reason), "{refused}");
+}
+
+/// The first node of a shard is a standby: nothing is decided by what it shows.
+#[test]
+fn a_standby_in_the_primary_s_place_is_an_error() {
+    let cluster = own_cluster(2, 1);
+    let stage = Stage::new("recovery_standby", &cluster);
+    let standby = cluster.shards()[0].replicas[0].port();
+    let primary = stage.server(0).port();
+    let good = stage.configuration("");
+    let wrong = good.replace(&format!("port = {primary}"), &format!("port = {standby}"));
+    assert_ne!(good, wrong);
+    {
+        let _installs = Sharded::launch(&stage.database, &good);
+        stage.wait_installed();
+    }
+    let (_folder, file) = file(&wrong);
+    let checked = said(&trunkline(&["check", "--connect"], &file));
+    assert!(
+        checked.contains("it is a standby; put the primary first"),
+        "{checked}"
+    );
+    let id = stage.id();
+    stage.prepare(1, "app", &id, "s1");
+    let proxy = Sharded::launch(&stage.database, &wrong);
+    wait_shown(&proxy, &id, |[_, state, outcome, reason]| {
+        state == "in doubt" && outcome == "-" && reason.contains("read-only transaction")
+    });
+    drop(proxy);
+    let _right = Sharded::launch(&stage.database, &good);
+    stage.wait_finished(1, &id);
+    assert!(!stage.is_committed(1, &id));
 }
