@@ -26,6 +26,7 @@ mod pools;
 mod proxy;
 mod random_scripts;
 mod raw;
+mod recovery;
 mod result_shapes;
 mod schema_reading;
 mod sequences;
