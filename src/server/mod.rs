@@ -6,6 +6,7 @@
 
 mod accept;
 mod control;
+mod deadlocks;
 mod handshakes;
 mod login;
 mod worker;
@@ -32,6 +33,7 @@ use crate::wire::tls::TlsError;
 
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
+use deadlocks::Deadlocks;
 use worker::{Command, Surroundings, WorkerHandle};
 
 /// How often draining looks whether clients have left.
@@ -72,6 +74,7 @@ pub struct Handle {
     threads: Vec<std::thread::JoinHandle<()>>,
     accepting: Vec<JoinHandle<()>>,
     watching: JoinHandle<()>,
+    deadlocks: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -119,6 +122,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers.push(handle);
     }
     let watching = tokio::spawn(Arc::clone(&topology).watch());
+    let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
+    let deadlocks = tokio::spawn(deadlocks.run());
     let control = Control {
         path,
         plant,
@@ -176,6 +181,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads,
         accepting,
         watching,
+        deadlocks,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -219,13 +225,14 @@ impl Handle {
             tokio::time::sleep(DRAIN_POLL).await;
         }
         self.watching.abort();
+        self.deadlocks.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| drop(thread.join()))
         });
-        // Only control's clones of the handles keep a worker's loop alive, and that task was aborted.
+        // Only those two tasks' clones of the handles keep a worker's loop alive, and they were aborted.
         let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
     }
 

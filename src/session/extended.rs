@@ -465,6 +465,9 @@ impl Session {
             None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
         let writes = planned.writes();
+        if self.is_party() {
+            self.card.company.runs(statement.text());
+        }
         if let Some(link) = &mut self.link {
             if writes {
                 link.writes();

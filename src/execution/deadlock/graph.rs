@@ -147,8 +147,7 @@ impl Graph<'_> {
         while let Some(node) = rest.pop_front() {
             for wait in self.waits_from(node) {
                 let blocking = self.node(wait.blocking);
-                let is_younger =
-                    |id: TransactionId| id > victim;
+                let is_younger = |id: TransactionId| id > victim;
                 if self.seen[wait.blocking].transaction.is_some_and(is_younger)
                     || reached.contains_key(&blocking)
                 {
@@ -353,7 +352,10 @@ mod tests {
         };
         assert_eq!(changed(|later| later[1].since = Some("later".into())), None);
         assert_eq!(changed(|later| later[1].blockers.clear()), None);
-        assert_eq!(changed(|later| later[0].virtual_transaction = "10/2".into()), None);
+        assert_eq!(
+            changed(|later| later[0].virtual_transaction = "10/2".into()),
+            None
+        );
         assert_eq!(changed(|later| later[3].transaction = None), None);
         assert_eq!(changed(|later| drop(later.pop())), None);
     }
@@ -395,8 +397,7 @@ mod tests {
                 }
             }
         }
-        let left =
-            |one: usize, other: usize| waits(one, other) && !reaches[other][one];
+        let left = |one: usize, other: usize| waits(one, other) && !reaches[other][one];
         let same = |one: usize, other: usize| {
             one == other
                 || (seen[one].transaction.is_some()
@@ -414,7 +415,11 @@ mod tests {
                 for other in (0..count).filter(|other| left(one, *other)) {
                     let next = node(other);
                     if next == path[0] {
-                        found.extend(path.iter().filter_map(|place| seen[*place].transaction).max());
+                        found.extend(
+                            path.iter()
+                                .filter_map(|place| seen[*place].transaction)
+                                .max(),
+                        );
                     } else if !path.contains(&next) {
                         paths.push([&path[..], &[next]].concat());
                     }

@@ -43,7 +43,7 @@ pub enum Audience {
 }
 
 /// Says who waits for whom, a line for each, the victim first. `names` are those of the servers.
-pub fn describe(cycle: &Cycle, seen: &[Seen], names: &[&str], audience: Audience) -> String {
+pub fn describe(cycle: &Cycle, seen: &[Seen], names: &[Box<str>], audience: Audience) -> String {
     let mut said = String::new();
     let role = cycle
         .waits
@@ -54,7 +54,7 @@ pub fn describe(cycle: &Cycle, seen: &[Seen], names: &[&str], audience: Audience
         if !said.is_empty() {
             said.push('\n');
         }
-        let server = names.get(waiting.server).copied().unwrap_or("?");
+        let server = names.get(waiting.server).map_or("?", |name| name);
         // A string takes whatever is written.
         let _ = write!(
             said,
@@ -92,13 +92,16 @@ mod tests {
             role: Some(Box::from(role)),
             statement: Some(Box::from(statement)),
         };
-        let seen = [seen(0, 10, "app", "UPDATE a"), seen(1, 20, "boss", "UPDATE b")];
+        let seen = [
+            seen(0, 10, "app", "UPDATE a"),
+            seen(1, 20, "boss", "UPDATE b"),
+        ];
         let wait = |waiting, blocking| graph::Wait { waiting, blocking };
         let cycle = Cycle {
             victim: id,
             waits: vec![wait(0, 1), wait(1, 0)],
         };
-        let described = |audience| describe(&cycle, &seen, &["s1", "s2"], audience);
+        let described = |audience| describe(&cycle, &seen, &["s1".into(), "s2".into()], audience);
         assert_eq!(
             described(Audience::Victim),
             "Process 10 on shard \"s1\" waits for process 20: UPDATE a\nProcess 20 on shard \"s2\" waits for process 10."

@@ -73,7 +73,9 @@ impl Row {
 /// Asks who waits for whom, and of these processes whatever they do.
 pub fn look(pids: &[i32], table: Table) -> String {
     let noted = match table {
-        Table::There => "SELECT id, pid, virtual_transaction, apart, pg_catalog.encode(statement, 'hex') AS statement FROM trunkline.waits",
+        Table::There => {
+            "SELECT id, pid, virtual_transaction, apart, pg_catalog.encode(statement, 'hex') AS statement FROM trunkline.waits"
+        }
         Table::Missing => {
             "SELECT NULL::text AS id, NULL::integer AS pid, NULL::text AS virtual_transaction, \
              NULL::boolean AS apart, NULL::text AS statement WHERE false"
@@ -210,7 +212,18 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_done_holds_nobody_up() {
-        let idle = [Some("12"), Some("3/4"), Some(""), None, None, None, None, None, None, None];
+        let idle = [
+            Some("12"),
+            Some("3/4"),
+            Some(""),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        ];
         let row = read(|column| idle[column]).unwrap();
         assert!(row.blockers.is_empty());
         assert!(row.holds(Ends::Together) && !row.holds(Ends::Apart));
