@@ -15,6 +15,8 @@ pub struct Details {
     pub immutable_functions: HashSet<Box<str>>,
     /// Tables with triggers of users.
     pub triggered: HashSet<QualifiedName>,
+    /// Tables that show different rows to different users (row security).
+    pub secured: HashSet<QualifiedName>,
     /// Indexes, and sequences that belong to a column: to their tables.
     pub parts: HashMap<QualifiedName, QualifiedName>,
 }
@@ -29,17 +31,19 @@ pub(super) async fn read(client: &Client) -> Result<Details, Error> {
              HAVING bool_and(provolatile = 'i' AND prokind = 'f')",
         )
         .await?,
-        triggered: client
-            .query(
-                "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_trigger t
-                   JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE NOT t.tgisinternal",
-                &[],
-            )
-            .await?
-            .iter()
-            .map(|row| qualified(row, 0))
-            .collect::<Result<_, Error>>()?,
+        triggered: tables(
+            client,
+            "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_trigger t
+               JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE NOT t.tgisinternal",
+        )
+        .await?,
+        secured: tables(
+            client,
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relrowsecurity",
+        )
+        .await?,
         parts: parts(client).await?,
     })
 }
@@ -49,6 +53,11 @@ async fn names(client: &Client, query: &str) -> Result<HashSet<Box<str>>, Error>
     rows.iter()
         .map(|row| Ok(row.try_get::<_, &str>(0)?.into()))
         .collect()
+}
+
+async fn tables(client: &Client, query: &str) -> Result<HashSet<QualifiedName>, Error> {
+    let rows = client.query(query, &[]).await?;
+    rows.iter().map(|row| qualified(row, 0)).collect()
 }
 
 async fn parts(client: &Client) -> Result<HashMap<QualifiedName, QualifiedName>, Error> {

@@ -14,6 +14,7 @@ use crate::admin::Request;
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
+use crate::plan::views;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Roles, Topology, TopologyError};
@@ -143,8 +144,9 @@ impl Plant {
     ) -> HashMap<Box<str>, Arc<Catalog>> {
         let mut catalogs = HashMap::new();
         for (name, configured) in &self.configured {
-            let (catalog, warnings) =
+            let (mut catalog, warnings) =
                 Catalog::assemble(configured.clone(), schemas.get(name), epoch);
+            views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
             }

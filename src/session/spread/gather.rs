@@ -15,7 +15,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_o
 use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin};
+use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin, View};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::respond::Fault;
@@ -209,10 +209,12 @@ impl Session {
             .run_gathered(gathering, &mut gatherer.link, &description)
             .await?;
         let end = match (gatherer.block, gathering.gather.end) {
+            // Temporary tables end with it, and take their views with them.
             (Block::Own, End::Commit) => "COMMIT".to_owned(),
             (Block::Own, End::Rollback) => "ROLLBACK".to_owned(),
             (Block::Client, _) => {
-                let drops = gathering.gather.fetches.iter().map(Fetch::drop);
+                let views = gathering.gather.views.iter().rev().map(View::drop);
+                let drops = views.chain(gathering.gather.fetches.iter().map(Fetch::drop));
                 drops.collect::<Vec<_>>().join("; ")
             }
             (Block::Beside, _) => String::new(),
@@ -267,6 +269,8 @@ impl Session {
                 afterwards.push(fetch.analyze());
             }
         }
+        let views = gathering.gather.views.iter();
+        afterwards.extend(views.map(|view| view.create.to_string()));
         if gatherer.block == Block::Beside {
             afterwards.push("SET TRANSACTION READ ONLY".to_owned());
         }
