@@ -38,4 +38,5 @@ mod spread_failures;
 mod sql_prepared;
 mod tls;
 mod topology;
+mod views;
 mod wire_client;
