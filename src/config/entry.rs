@@ -58,6 +58,7 @@ pub(super) fn pool_mode(entry: Entry<'_>) -> Option<PoolMode> {
 
 pub(super) fn cross_shard_commit(entry: Entry<'_>) -> Option<CrossShardCommit> {
     entry.choice(&[
+        ("atomic", CrossShardCommit::Atomic),
         ("refuse", CrossShardCommit::Refuse),
         ("best_effort", CrossShardCommit::BestEffort),
     ])

@@ -264,6 +264,12 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transactions {
     pub cross_shard_commit: CrossShardCommit,
+    /// Whether `trunkline.commits` is made on shards that lack it.
+    pub install: bool,
+    /// How long shards may take to prepare a commit, before it is given up.
+    pub prepare_timeout: Duration,
+    /// How often shards are asked for prepared transactions whose owner is gone.
+    pub recovery_interval: Duration,
 }
 
 /// How much of tables may travel to one shard for a query. Past it the query ends in an error.
@@ -280,7 +286,9 @@ pub struct Gather {
 /// How a transaction that wrote on several shards commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrossShardCommit {
-    /// It does not: a commit on one shard could fail after that on another is done.
+    /// On all shards or on none.
+    Atomic,
+    /// It does not.
     Refuse,
     /// Shard by shard. What goes wrong in between leaves the transaction half committed, and the client is told.
     BestEffort,

@@ -354,7 +354,20 @@ pub(super) fn transactions(mut section: Section<'_>) -> Transactions {
     let transactions = Transactions {
         cross_shard_commit: section
             .read("cross_shard_commit", cross_shard_commit)
-            .unwrap_or(CrossShardCommit::Refuse),
+            .unwrap_or(CrossShardCommit::Atomic),
+        install: section
+            .read("install", |entry| entry.boolean())
+            .unwrap_or(true),
+        prepare_timeout: section
+            .read("prepare_timeout", |entry| {
+                entry.duration(Duration::from_millis(100)..=Duration::from_secs(3600))
+            })
+            .unwrap_or(Duration::from_secs(10)),
+        recovery_interval: section
+            .read("recovery_interval", |entry| {
+                entry.duration(Duration::from_millis(100)..=Duration::from_secs(3600))
+            })
+            .unwrap_or(Duration::from_secs(2)),
     };
     section.done();
     transactions

@@ -212,7 +212,7 @@ fn the_file_with_everything() {
         config.cross_shard_commit(legacy),
         CrossShardCommit::BestEffort
     );
-    assert_eq!(config.cross_shard_commit(app), CrossShardCommit::Refuse);
+    assert_eq!(config.cross_shard_commit(app), CrossShardCommit::Atomic);
     // The user's word, the database's, the pool's.
     assert_eq!(config.pool_of(user("app"), legacy).size, 3);
     assert_eq!(config.pool_of(user("old"), legacy).size, 2);

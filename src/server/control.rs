@@ -14,7 +14,12 @@ use crate::admin::Request;
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
+<<<<<<< HEAD
 use crate::plan::views;
+=======
+use crate::execution::commit::Unresolved;
+use crate::execution::commit::readiness::Readiness;
+>>>>>>> main
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Roles, Topology, TopologyError};
@@ -126,7 +131,12 @@ impl Plant {
     }
 
     /// The snapshot with what is known of the servers' definitions.
-    pub fn snapshot(&self, schemas: &HashMap<Box<str>, Schema>, epoch: Epoch) -> Snapshot {
+    pub fn snapshot(
+        &self,
+        schemas: &HashMap<Box<str>, Schema>,
+        readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
+        epoch: Epoch,
+    ) -> Snapshot {
         Snapshot {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
@@ -134,6 +144,7 @@ impl Plant {
             server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::clone(&self.auth),
             roles: self.roles.clone(),
+            readiness,
         }
     }
 
@@ -182,6 +193,9 @@ pub struct Control {
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+    pub unresolved: mpsc::UnboundedReceiver<Unresolved>,
+    /// As of the last look.
+    pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
     pub definitions: Definitions,
 }
 
@@ -388,7 +402,11 @@ impl Control {
     /// Puts a new snapshot in force on every worker.
     async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = Arc::new(self.plant.snapshot(&self.definitions.known, self.epoch));
+        let snapshot = Arc::new(self.plant.snapshot(
+            &self.definitions.known,
+            Arc::clone(&self.readiness),
+            self.epoch,
+        ));
         self.shared.replace(Arc::clone(&snapshot));
         ask_all(&self.workers, |done| {
             Command::Follow(Arc::clone(&snapshot), done)

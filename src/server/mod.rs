@@ -84,11 +84,14 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let epoch = Epoch(1);
-    let snapshot = plant.snapshot(&HashMap::new(), epoch);
+    let snapshot = plant.snapshot(&HashMap::new(), Arc::default(), epoch);
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
+    let (unresolve, unresolved) = mpsc::unbounded_channel();
     let timers = Timers::start().map_err(StartError::Thread)?;
-    let shared = Arc::new(Shared::new(snapshot, timers, handshakes, secret, change));
+    let shared = Arc::new(Shared::new(
+        snapshot, timers, handshakes, secret, change, unresolve,
+    ));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),
@@ -125,6 +128,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers: workers.clone(),
         requests: requested,
         changes,
+        unresolved,
+        readiness: Arc::default(),
         definitions: Definitions::default(),
     };
     let control = tokio::spawn(control.run());

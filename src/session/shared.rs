@@ -10,6 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::statement::Definitions;
 use crate::catalog::Catalog;
 use crate::config::{Config, User};
+use crate::execution::commit::Unresolved;
+use crate::execution::commit::id::Proxy;
+use crate::execution::commit::readiness::Readiness;
 use crate::topology::Roles;
 use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
 use crate::wire::handshakes::Handshakes;
@@ -26,6 +29,8 @@ pub struct Snapshot {
     pub auth: Arc<AuthSecrets>,
     /// Where users are looked up that are not configured.
     pub roles: Option<Arc<Roles>>,
+    /// Which shards can take part in commits of several, by the database's name and the shard's place. What is missing has not been asked.
+    pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
 }
 
 impl Snapshot {
@@ -49,6 +54,10 @@ pub struct Shared {
     /// Databases whose definitions a client has changed.
     changed: mpsc::UnboundedSender<SchemaChange>,
     definitions: AtomicU64,
+    /// Commits whose end sessions could not see.
+    unresolved: mpsc::UnboundedSender<Unresolved>,
+    /// This process, in the ids of its transactions.
+    pub proxy: Proxy,
 }
 
 /// A client has changed definitions.
@@ -78,6 +87,7 @@ impl Shared {
         handshakes: Handshakes,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
+        unresolved: mpsc::UnboundedSender<Unresolved>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -89,6 +99,8 @@ impl Shared {
             users: Mutex::default(),
             changed,
             definitions: AtomicU64::new(0),
+            unresolved,
+            proxy: Proxy(rand::random()),
         }
     }
 
@@ -120,6 +132,12 @@ impl Shared {
             followed,
         });
         follows
+    }
+
+    /// Has the control plane find out what became of a commit, and finish it.
+    pub fn resolve(&self, unresolved: Unresolved) {
+        // Nobody receives it only while the process ends; then another proxy, or the next start, finds it on the servers.
+        let _ = self.unresolved.send(unresolved);
     }
 
     /// Gives a session its process id and secret; the id is the wanted one unless another session has it.

@@ -38,5 +38,6 @@ mod spread_failures;
 mod sql_prepared;
 mod tls;
 mod topology;
+mod two_phase;
 mod views;
 mod wire_client;

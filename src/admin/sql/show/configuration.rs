@@ -131,7 +131,7 @@ fn settings(config: &Config) -> Vec<Setting> {
     settings.extend(limits(config));
     settings.extend(pool(config));
     settings.extend(health(config));
-    settings.push(transactions(config));
+    settings.extend(transactions(config));
     settings.extend(gather(config));
     settings
 }
@@ -245,12 +245,25 @@ fn health(config: &Config) -> [Setting; 4] {
     ]
 }
 
-fn transactions(config: &Config) -> Setting {
-    let commit = match config.transactions.cross_shard_commit {
+fn transactions(config: &Config) -> [Setting; 4] {
+    let transactions = &config.transactions;
+    let commit = match transactions.cross_shard_commit {
+        CrossShardCommit::Atomic => "atomic",
         CrossShardCommit::Refuse => "refuse",
         CrossShardCommit::BestEffort => "best_effort",
     };
-    reload("transactions.cross_shard_commit", commit.to_owned())
+    [
+        reload("transactions.cross_shard_commit", commit.to_owned()),
+        reload("transactions.install", transactions.install.to_string()),
+        reload(
+            "transactions.prepare_timeout",
+            span(transactions.prepare_timeout),
+        ),
+        reload(
+            "transactions.recovery_interval",
+            span(transactions.recovery_interval),
+        ),
+    ]
 }
 
 fn gather(config: &Config) -> [Setting; 3] {
