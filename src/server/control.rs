@@ -14,12 +14,9 @@ use crate::admin::Request;
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
-<<<<<<< HEAD
-use crate::plan::views;
-=======
 use crate::execution::commit::Unresolved;
 use crate::execution::commit::readiness::Readiness;
->>>>>>> main
+use crate::plan::views;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Roles, Topology, TopologyError};
