@@ -342,6 +342,14 @@ fn details() -> Arc<Details> {
         immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
         triggered: HashSet::from([name("public.rates")]),
         secured: HashSet::from([name("public.pages")]),
+        tied: HashMap::from([(name("public.events"), "it has triggers".into())]),
+        distinct: HashMap::from([
+            (
+                name("public.orders"),
+                HashSet::from(["customer_id", "order_id"].map(|column| Some(column.into()))),
+            ),
+            (name("public.notes"), HashSet::from([None])),
+        ]),
         parts: HashMap::from([
             (name("public.orders_total"), name("public.orders")),
             (name("public.audit_entry"), name("public.audit")),

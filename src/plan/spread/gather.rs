@@ -28,6 +28,7 @@ use crate::sql::normalise::Literal;
 use crate::sql::{Body, Statement};
 
 use super::edit::{self, Edit};
+pub use columns::travels_in_binary;
 use names::StandIn;
 use piece::Piece;
 use tables::{Table, Tables};

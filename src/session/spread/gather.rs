@@ -232,14 +232,13 @@ impl Session {
         gatherer: &mut Gatherer,
         sources: &mut [Link],
     ) -> Result<(), Failure> {
-        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
         let mut as_text = gathering
             .gather
             .fetches
             .iter()
             .filter(|fetch| fetch.format == CopyFormat::Text);
         if let Some(fetch) = as_text.next()
-            && self.settings.get("extra_float_digits").is_some_and(rounds)
+            && self.rounds_in_text()
         {
             return Err(Failure::Ours {
                 sqlstate: "0A000",
@@ -278,6 +277,12 @@ impl Session {
         self.tell(&mut gatherer.link, &afterwards.join("; "))
             .await?;
         Ok(())
+    }
+
+    /// Whether numbers lose digits when they are written as text.
+    pub(super) fn rounds_in_text(&self) -> bool {
+        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
+        self.settings.get("extra_float_digits").is_some_and(rounds)
     }
 
     /// Fills one table with the rows of the shards that are not the gathering connection's own.

@@ -234,14 +234,20 @@ fn needed(
     Columns::Named { needed, all }
 }
 
+/// Whether values of the type mean the same on another server in their binary form.
+pub fn travels_in_binary(type_oid: u32) -> bool {
+    type_oid < FIRST_OWN_OID && !NUMBERED.contains(&type_oid)
+}
+
 pub fn format(table: &Table<'_>, columns: &Columns) -> CopyFormat {
     let Columns::Named { needed, .. } = columns else {
         return CopyFormat::Text;
     };
-    let of_servers = table.columns.into_iter().flatten().any(|column| {
-        needed.contains(&column.name)
-            && (column.type_oid >= FIRST_OWN_OID || NUMBERED.contains(&column.type_oid))
-    });
+    let of_servers = table
+        .columns
+        .into_iter()
+        .flatten()
+        .any(|column| needed.contains(&column.name) && !travels_in_binary(column.type_oid));
     if of_servers {
         CopyFormat::Text
     } else {
