@@ -141,6 +141,7 @@ fn catalog() -> Arc<Catalog> {
         functions: Default::default(),
         collation: Collation::Bytes,
         details: Default::default(),
+        views: Default::default(),
         residue: Default::default(),
         schema: SchemaState::Read,
     })

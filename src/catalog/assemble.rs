@@ -141,6 +141,7 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            views: Default::default(),
             primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
@@ -180,6 +181,7 @@ impl Catalog {
         catalog.relations.extend(tables);
         let views = view::place(&catalog.relations, schema, configured.home);
         catalog.relations.extend(views);
+        catalog.views = view::spread(&catalog.relations, schema);
         warnings.extend(refused);
         warnings.sort_by_cached_key(ToString::to_string);
         (catalog, warnings)

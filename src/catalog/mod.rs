@@ -17,6 +17,7 @@ mod view;
 pub use assemble::{Configured, ConfiguredTable, Warning};
 pub use build::build;
 pub use resolve::Resolved;
+pub use view::{SpreadView, Writes};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ pub enum Relation {
         placement: Placement,
         columns: Option<Arc<[Column]>>,
     },
-    /// A view (materialised or not) that reads, directly or through other views, a table that is not on one home shard.
+    /// A view (materialised or not) that reads, directly or through other views, rows of several shards.
     ShardedView,
     /// Exists or is configured, but a statement that names it is refused; the text is a sentence that says why.
     Refused(Arc<str>),
@@ -125,6 +126,9 @@ pub struct Catalog {
     pub distributions: Arc<[Distribution]>,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,
+    /// Views that read rows of several shards. In `relations` such a view is a sharded view, or a sharded table when each of its rows has the
+    /// shard key of the rows it is made from (`plan/views.rs`).
+    pub views: HashMap<QualifiedName, SpreadView>,
     /// The columns of tables' primary keys, in the key's order; tables without one are left out.
     pub primary_keys: HashMap<QualifiedName, Arc<[Box<str>]>>,
     /// Functions (lower-case names, any schema) written in a language that can read tables, extensions' functions excepted.

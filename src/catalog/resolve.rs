@@ -1,6 +1,6 @@
 //! A name, as a statement writes it, to the relation it means.
 
-use super::{Catalog, Relation, SchemaState, SearchPath};
+use super::{Catalog, Relation, SchemaState, SearchPath, SpreadView};
 
 /// What a name means along a search path.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +38,22 @@ impl Catalog {
             },
             Some(schema) => self.find(schema, name).unwrap_or(Resolved::Unknown),
             None => self.along(path, name),
+        }
+    }
+
+    /// The view of rows of several shards that a name means.
+    pub fn spread_view(
+        &self,
+        path: &SearchPath,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Option<&SpreadView> {
+        if self.views.is_empty() {
+            return None;
+        }
+        match self.resolve(path, schema, name) {
+            Resolved::Found { schema, .. } => self.views.get(&(schema.into(), name.into())),
+            Resolved::Temporary | Resolved::Unknown => None,
         }
     }
 

@@ -77,6 +77,28 @@ pub struct View {
     pub relations: Vec<QualifiedName>,
     /// Whether it calls one of the opaque functions, which may read anything.
     pub functions: Functions,
+    /// Its query as a server prints it: every relation outside `pg_catalog` has its schema before it. Empty for a materialised view.
+    pub query: Box<str>,
+    /// Whether writing to it does something else than to write to what it reads.
+    pub rules: Rules,
+    pub rights: Rights,
+    pub barrier: Barrier,
+}
+
+/// In whose name a view reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    Owner,
+    /// `security_invoker`
+    Caller,
+}
+
+/// Whether conditions on a view may see rows that it leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    None,
+    /// `security_barrier`
+    Security,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +234,12 @@ async fn kinds(
                     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
                     LEFT JOIN pg_aggregate a ON a.aggfnoid = d.refobjid
                     WHERE r.ev_class = c.oid
-                      AND (d.refobjid IN ({OPAQUE}) OR a.aggtransfn IN ({OPAQUE}) OR a.aggfinalfn IN ({OPAQUE})))
-        FROM {RELATIONS}"
+                      AND (d.refobjid IN ({OPAQUE}) OR a.aggtransfn IN ({OPAQUE}) OR a.aggfinalfn IN ({OPAQUE}))),
+            CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,
+            {}, {}
+        FROM {RELATIONS}",
+        view_option("security_invoker"),
+        view_option("security_barrier"),
     );
     let mut kinds = HashMap::new();
     for row in client.query(&query, &[]).await? {
@@ -236,9 +262,23 @@ async fn kinds(
         } else {
             Functions::Known
         };
+        let query = row.try_get::<_, Option<&str>>(4)?.unwrap_or_default();
+        let (as_caller, is_barrier): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
         let view = || View {
             relations: reads.get(&oid).cloned().unwrap_or_default(),
             functions,
+            query: query.into(),
+            rules,
+            rights: if as_caller {
+                Rights::Caller
+            } else {
+                Rights::Owner
+            },
+            barrier: if is_barrier {
+                Barrier::Security
+            } else {
+                Barrier::None
+            },
         };
         let kind = match row.try_get::<_, &str>(1)? {
             "v" => Kind::View(view()),
@@ -250,6 +290,13 @@ async fn kinds(
         kinds.insert(oid, kind);
     }
     Ok(kinds)
+}
+
+/// Whether an option of a view is on.
+fn view_option(name: &str) -> String {
+    format!(
+        "c.relkind = 'v' AND coalesce((SELECT option_value::bool FROM pg_options_to_table(c.reloptions) WHERE option_name = '{name}'), false)"
+    )
 }
 
 /// Groups rows of (relation, other relation) by the first; relations without a name here (the system's, temporary ones) are left out.

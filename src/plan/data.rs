@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences};
+use crate::catalog::{
+    Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences, Writes,
+};
 use crate::sharding::ShardId;
 use crate::sql;
 use crate::sql::facts::{Access, Doubt, Facts, Name, Relation, Source};
@@ -37,6 +39,7 @@ pub fn target(
     let tables = Tables::of(&scope, &inserted);
     tables.are_known(catalog)?;
     tables.no_doubts(text, facts, catalog)?;
+    views_only_as_tables(facts, catalog, search_path)?;
     no_forbidden_writes(text, facts, catalog, search_path, &tables)?;
 
     let places = ParameterPlaces::of(text, &scope, &inserted);
@@ -449,6 +452,46 @@ impl Sets {
             .filter(|tuple| self.present.insert((distribution.0, tuple.clone())));
         self.sets[place].tuples.extend(fresh);
     }
+}
+
+/// Views that stand for sharded tables are written and locked only when that comes to the same on the one table they read. INSERT never: it
+/// fills the columns that the view leaves out.
+fn views_only_as_tables(
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<(), Refusal> {
+    if catalog.views.is_empty() {
+        return Ok(());
+    }
+    let view = |name: &Name| catalog.spread_view(search_path, name.schema.as_deref(), &name.name);
+    let refused = |what: &str, name: &Name| {
+        Err(Refusal::new(
+            Reason::ViewOverSharded,
+            format!("{what} view \"{}\" of sharded tables", name.name),
+        ))
+    };
+    if let Some(insert) = facts
+        .inserts
+        .iter()
+        .find(|insert| view(&insert.table).is_some())
+    {
+        return refused("rows are inserted by way of", &insert.table);
+    }
+    for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
+        let Source::Table(name) = &relation.source else {
+            continue;
+        };
+        let changed = match relation.access {
+            Access::Write => "rows are changed by way of",
+            Access::Read if facts.locking => "rows are locked by way of",
+            Access::Read => continue,
+        };
+        if view(name).is_some_and(|view| view.writes == Writes::Elsewhere) {
+            return refused(changed, name);
+        }
+    }
+    Ok(())
 }
 
 /// No write to a reference table, no assignment to a key column, no DEFAULT from a sequence.

@@ -23,6 +23,7 @@ pub mod refusal;
 mod scope;
 pub mod spread;
 mod template;
+pub mod views;
 mod words;
 
 #[cfg(test)]

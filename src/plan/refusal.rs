@@ -113,8 +113,8 @@ reasons! {
         "A statement names a table that the configuration leaves out while there is no default shard, or whose definition does not fit its configuration.",
         "Declare the table as sharded, reference or single, or correct its entry.";
     ViewOverSharded, "view_over_sharded", "0A000",
-        "A statement reads a view of sharded or reference tables.",
-        "Write the view's query with the key, or name a shard: /* trunkline: shard=name */.";
+        "A statement reads a view of sharded tables that Trunkline cannot make where the rows are gathered (materialised, opaque functions, row security of its owner's), or changes rows by way of a view that does not keep the shard key.",
+        "Use the view's tables in the statement, or name a shard: /* trunkline: shard=name */.";
     CatalogUnread, "catalog_unread", "57P03",
         "The tables' definitions have not been read from the servers yet, and the statement cannot be judged without them.",
         "Try again when the shards can be reached.";

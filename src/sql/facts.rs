@@ -158,6 +158,8 @@ pub struct Assignment {
     pub table: Name,
     /// Columns that are assigned, folded.
     pub columns: Vec<Box<str>>,
+    /// What each of them gets.
+    pub values: Vec<Operand>,
 }
 
 /// Why a statement cannot be proven to stay on one shard, whatever its predicates say.

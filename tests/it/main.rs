@@ -41,4 +41,5 @@ mod sql_prepared;
 mod tls;
 mod topology;
 mod two_phase;
+mod views;
 mod wire_client;

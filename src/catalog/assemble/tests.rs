@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use super::{Configured, ConfiguredTable, Warning};
 use crate::catalog::schema::{
-    DefinedColumn, Definition, Equality, Functions, Kind, Rules, Schema, Storage, Table, View,
+    Barrier, DefinedColumn, Definition, Equality, Functions, Kind, Rights, Rules, Schema, Storage,
+    Table, View,
 };
 use crate::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
@@ -105,6 +106,10 @@ fn view(relations: &[&str], functions: Functions) -> View {
     View {
         relations: relations.iter().map(|relation| name(relation)).collect(),
         functions,
+        query: "".into(),
+        rules: Rules::None,
+        rights: Rights::Owner,
+        barrier: Barrier::None,
     }
 }
 

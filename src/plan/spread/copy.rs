@@ -84,6 +84,14 @@ pub fn copied(
                 key: None,
             })))
         }
+        (Meaning::Sharded { .. }, CopyDirection::FromClient)
+            if catalog
+                .spread_view(search_path, named.schema.as_deref(), &named.name)
+                .is_some() =>
+        {
+            let message = format!("rows are inserted by way of view \"{name}\" of sharded tables");
+            Err(Refusal::new(Reason::ViewOverSharded, message))
+        }
         (Meaning::Sharded { distribution, key }, CopyDirection::FromClient) => {
             let form = form()?;
             let Some(columns) = known.columns else {

@@ -106,6 +106,13 @@ impl<'a> Definitions<'a> {
     }
 
     fn meaning(&self, name: &'a Name) -> Meaning<'a> {
+        let schema = name.schema.as_deref();
+        if let Some(_view) = self
+            .catalog
+            .spread_view(self.search_path, schema, &name.name)
+        {
+            return Meaning::View;
+        }
         Known::look_up(self.catalog, self.search_path, name).meaning
     }
 

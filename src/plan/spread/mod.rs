@@ -16,6 +16,7 @@ pub mod edit;
 pub mod everywhere;
 pub mod explained;
 pub mod gather;
+pub mod moves;
 mod outermost;
 pub mod rows;
 pub mod scatter;
@@ -25,6 +26,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
+use crate::sharding::ShardId;
 use crate::sql::{Body, Statement, select};
 
 use super::refusal::{Reason, Refusal};
@@ -36,6 +38,7 @@ pub use edit::Edit;
 pub use everywhere::Everywhere;
 use explained::Explained;
 pub use gather::Gather;
+pub use moves::Move;
 pub use rows::Rows;
 pub use scatter::Scatter;
 pub use write::Write;
@@ -54,6 +57,8 @@ pub enum Spread {
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
+    /// UPDATE that gives rows another key.
+    Move(Move),
     /// EXPLAIN of any of these.
     Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
@@ -115,6 +120,14 @@ pub fn spread(
     }))
 }
 
+/// All shards, in their order.
+pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
+    (0..catalog.shards.len())
+        .filter_map(|shard| u16::try_from(shard).ok())
+        .map(ShardId)
+        .collect()
+}
+
 /// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
 /// are compared with those of the select list.
 pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
@@ -135,6 +148,7 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
         .map(|done| done.map(Spread::Everywhere))
         .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
         .or_else(|| write::insert_select(asked).map(|done| done.map(Spread::Write)))
+        .or_else(|| moves::moved(asked).map(|done| done.map(Spread::Move)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
 }
 
@@ -147,6 +161,7 @@ impl Spread {
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
+            Spread::Move(moved) => moved.describe(text),
             Spread::Gather(gather) => gather.describe(text, catalog),
             Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
             Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
@@ -167,6 +182,7 @@ impl Spread {
             Spread::Explain(explained) => explained.move_places(to),
             Spread::Everywhere(_) | Spread::Write(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
+            Spread::Move(moved) => moved.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
         }
     }
@@ -184,6 +200,7 @@ impl Spread {
             Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
+            Spread::Move(moved) => moved.bytes(),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_o
 use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin};
+use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin, View};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::respond::Fault;
@@ -215,10 +215,12 @@ impl Session {
             .run_gathered(gathering, &mut gatherer.link, &description)
             .await?;
         let end = match (gatherer.block, gathering.gather.end) {
+            // Temporary tables end with it, and take their views with them.
             (Block::Own, End::Commit) => "COMMIT".to_owned(),
             (Block::Own, End::Rollback) => "ROLLBACK".to_owned(),
             (Block::Client, _) => {
-                let drops = gathering.gather.fetches.iter().map(Fetch::drop);
+                let views = gathering.gather.views.iter().rev().map(View::drop);
+                let drops = views.chain(gathering.gather.fetches.iter().map(Fetch::drop));
                 drops.collect::<Vec<_>>().join("; ")
             }
             (Block::Beside, _) => String::new(),
@@ -235,14 +237,13 @@ impl Session {
         gatherer: &mut Gatherer,
         sources: &mut [Link],
     ) -> Result<(), Failure> {
-        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
         let mut as_text = gathering
             .gather
             .fetches
             .iter()
             .filter(|fetch| fetch.format == CopyFormat::Text);
         if let Some(fetch) = as_text.next()
-            && self.settings.get("extra_float_digits").is_some_and(rounds)
+            && self.rounds_in_text()
         {
             return Err(Failure::Ours {
                 sqlstate: "0A000",
@@ -273,12 +274,20 @@ impl Session {
                 afterwards.push(fetch.analyze());
             }
         }
+        let views = gathering.gather.views.iter();
+        afterwards.extend(views.map(|view| view.create.to_string()));
         if gatherer.block == Block::Beside {
             afterwards.push("SET TRANSACTION READ ONLY".to_owned());
         }
         self.tell(&mut gatherer.link, &afterwards.join("; "))
             .await?;
         Ok(())
+    }
+
+    /// Whether numbers lose digits when they are written as text.
+    pub(super) fn rounds_in_text(&self) -> bool {
+        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
+        self.settings.get("extra_float_digits").is_some_and(rounds)
     }
 
     /// Fills one table with the rows of the shards that are not the gathering connection's own.

@@ -9,6 +9,7 @@ mod changes;
 pub mod copy;
 mod explain;
 mod gather;
+mod moves;
 pub mod portal;
 mod scatter;
 
@@ -120,12 +121,7 @@ impl<'a> Call<'a> {
     }
 }
 
-pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
-    (0..catalog.shards.len())
-        .filter_map(|shard| u16::try_from(shard).ok())
-        .map(ShardId)
-        .collect()
-}
+pub use crate::plan::spread::all_shards;
 
 impl Session {
     /// A simple query that several shards do.
@@ -180,6 +176,7 @@ impl Session {
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
+            Spread::Move(moved) => self.do_move(call, moved).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
@@ -346,6 +343,23 @@ impl Session {
             _ => Silence::Cancels,
         };
         self.silence(&mut branches, silence).await;
+        attended
+    }
+
+    /// Runs a statement of one connection once for each of these rows of parameters.
+    pub(super) async fn converse_each(
+        &mut self,
+        link: &mut Link,
+        question: &Question<'_>,
+        rows: &[Vec<u8>],
+        audience: &mut impl Audience,
+    ) -> Result<(), Failure> {
+        self.show_running(std::slice::from_mut(link));
+        let mut branch = Branch::new(link.server());
+        branch.ask_each(question, rows);
+        let one = std::slice::from_mut(&mut branch);
+        let attended = branch::attend(&mut self.client, one, &self.worker.scratch, audience).await;
+        self.silence(one, Silence::Waits).await;
         attended
     }
 
