@@ -141,6 +141,7 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            known_sequences: Default::default(),
             primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
@@ -155,6 +156,7 @@ impl Catalog {
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
         catalog.functions = Arc::clone(&schema.functions);
+        catalog.known_sequences = Arc::clone(&schema.sequences);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
         catalog.details = Arc::clone(&schema.details);

@@ -41,7 +41,7 @@ pub use cache::PlanCache;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;
-pub use spread::Spread;
+pub use spread::{Numbered, Spread};
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -70,7 +70,23 @@ pub enum Effect {
     Writes,
 }
 
+impl PlannedStatement {
+    /// What numbers it needs before it can be planned, if it needs any.
+    pub fn numbered(&self) -> Option<&Numbered> {
+        match self.spread.as_deref() {
+            Some(Spread::Numbered(numbered)) => Some(numbered),
+            _ => None,
+        }
+    }
+}
+
 impl Planned {
+    /// Something in it needs numbers.
+    pub fn is_numbered(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.any(|statement| statement.numbered().is_some())
+    }
+
     /// Something in it may write.
     pub fn writes(&self) -> bool {
         let mut statements = self.statements.iter();

@@ -16,6 +16,7 @@ mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
+mod numbers;
 pub mod parse_scope;
 mod party;
 mod pin;

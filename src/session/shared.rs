@@ -49,6 +49,7 @@ pub struct Shared {
     /// Databases whose definitions a client has changed.
     changed: mpsc::UnboundedSender<SchemaChange>,
     definitions: AtomicU64,
+    sequence_resets: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -89,6 +90,7 @@ impl Shared {
             users: Mutex::default(),
             changed,
             definitions: AtomicU64::new(0),
+            sequence_resets: AtomicU64::new(0),
         }
     }
 
@@ -100,6 +102,16 @@ impl Shared {
     /// Statements that are prepared from now on are not the same as those before.
     pub fn definitions_changed(&self) {
         self.definitions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often clients have set sequences to other numbers.
+    pub fn sequence_resets(&self) -> u64 {
+        self.sequence_resets.load(Ordering::Relaxed)
+    }
+
+    /// Numbers that were taken before are not to be used any more.
+    pub fn sequences_were_reset(&self) {
+        self.sequence_resets.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

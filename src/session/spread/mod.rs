@@ -176,6 +176,11 @@ impl Session {
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
+            // It has got them before it comes here.
+            Spread::Numbered(_) => match &call.statement.plan {
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
+            },
         }
     }
 
