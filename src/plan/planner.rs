@@ -131,7 +131,30 @@ fn leaves(text: &str, statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     if asks_for_last_value(text, statement, catalog) {
         leaves.push(Leaves::LastValue);
     }
+    if sets_sequence(text, statement) {
+        leaves.push(Leaves::SetsSequence);
+    }
     leaves
+}
+
+/// Whether the statement may set a sequence to another number, as far as its own words tell.
+fn sets_sequence(text: &str, statement: &Statement) -> bool {
+    let words: &[&str] = match &statement.class {
+        Class::Data => &["setval"],
+        // Sequences that are made anew or altered are definitions, whose changes are seen by themselves.
+        Class::Ddl(_) => &["restart"],
+        Class::Do | Class::Call => &["setval", "restart"],
+        _ => return false,
+    };
+    let holds = |written: Vec<Box<str>>| written.iter().any(|word| words.contains(&&**word));
+    match (&statement.class, &statement.body) {
+        (Class::Data, Body::Facts(facts)) => {
+            let mut functions = facts.functions.iter();
+            functions.any(|function| words.contains(&&*function.name))
+        }
+        (Class::Do, _) => words.iter().any(|word| text.contains(word)),
+        _ => sql::words(text).is_ok_and(holds),
+    }
 }
 
 /// Whether a sequence's last value in the connection may matter.

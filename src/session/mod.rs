@@ -61,6 +61,7 @@ use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::Asking;
 use link::Link;
+use numbers::Sequences;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use respond::{End, Fault};
@@ -139,6 +140,7 @@ pub struct Session {
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
     asking: Asking,
+    sequences: Sequences,
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.

@@ -13,13 +13,14 @@ use super::effects::literal;
 use super::link::{Link, Naming, Phase, run};
 use super::respond::Fault;
 use super::route::Destination;
-use super::statement::Statement;
+use super::statement::{Definitions, Statement};
 use crate::backend::pipeline::Request;
 use crate::backend::position::Shift;
 use crate::catalog::{Epoch, QualifiedName};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::numbered::{self, Number, Written};
 use crate::plan::{Numbered, Planned};
+use crate::sharding::ShardId;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Bind, Parse};
 
@@ -40,7 +41,7 @@ pub struct Stock {
 /// What may have set a sequence to another number since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AsOf {
-    pub epoch: Epoch,
+    pub definitions: Definitions,
     pub resets: u64,
 }
 
@@ -82,6 +83,14 @@ impl Stock {
             };
         }
     }
+}
+
+/// Whether the open transaction may have set a sequence to another number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sequences {
+    #[default]
+    AsOthersSeeThem,
+    Set,
 }
 
 /// A Bind of a statement with its numbers.
@@ -208,6 +217,19 @@ impl Session {
         Ok(given)
     }
 
+    /// A statement that is about to run sets a sequence to another number.
+    pub(super) fn sets_sequence(&mut self) {
+        self.sequences = Sequences::Set;
+        self.worker.shared.sequences_were_reset();
+    }
+
+    /// The transaction has ended: what it set holds for everybody, or never did.
+    pub(super) fn sequences_settle(&mut self) {
+        if std::mem::take(&mut self.sequences) == Sequences::Set {
+            self.worker.shared.sequences_were_reset();
+        }
+    }
+
     /// These numbers, in their order.
     pub(super) async fn draw(&mut self, wanted: &[Number]) -> Result<Vec<i64>, Fault> {
         let mut drawn: HashMap<&QualifiedName, VecDeque<i64>> = HashMap::new();
@@ -237,6 +259,13 @@ impl Session {
         sequence: &QualifiedName,
         count: usize,
     ) -> Result<Vec<i64>, Fault> {
+        if self.sequences == Sequences::Set || self.schema_changed {
+            // Others may not see what it has set, or have to wait for its end.
+            self.end_unit_of_others().await?;
+            self.worker.shared.sequences_were_reset();
+            let numbers = self.ask_home(sequence, count, On::OwnConnection).await?;
+            return exactly(numbers, count, sequence);
+        }
         let as_of = self.numbers_as_of();
         let database = Rc::clone(&self.database);
         let user = Rc::clone(&self.user);
@@ -248,18 +277,9 @@ impl Session {
             return Ok(numbers);
         }
         let block = self.sequence_block();
-        let mut numbers = self.ask_home(sequence, count.max(block)).await?;
-        if numbers.len() < count {
-            let message = format!(
-                "sequence \"{}\" gave {} numbers of {count}",
-                sequence.1,
-                numbers.len()
-            );
-            return Err(Fault::Postgres {
-                sqlstate: "XX000",
-                message,
-            });
-        }
+        let block = count.max(block);
+        let numbers = self.ask_home(sequence, block, On::AnyConnection);
+        let mut numbers = exactly(numbers.await?, block, sequence)?;
         let left = numbers.split_off(count);
         let mut stock = database.numbers.borrow_mut();
         // What was set meanwhile holds for the numbers that are kept, too.
@@ -270,9 +290,10 @@ impl Session {
     }
 
     fn numbers_as_of(&self) -> AsOf {
+        let shared = &self.worker.shared;
         AsOf {
-            epoch: self.database.catalog().epoch,
-            resets: self.worker.shared.sequence_resets(),
+            definitions: shared.definitions(),
+            resets: shared.sequence_resets(),
         }
     }
 
@@ -289,6 +310,7 @@ impl Session {
         &mut self,
         sequence: &QualifiedName,
         count: usize,
+        on: On,
     ) -> Result<Vec<i64>, Fault> {
         let (schema, name) = sequence;
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
@@ -299,48 +321,73 @@ impl Session {
             literal(&name)
         );
         let home = self.database.catalog().home;
-        let worker = Rc::clone(&self.worker);
-        let mut answer = Vec::new();
-        let own = |link: &Link| link.shard() == home;
-        let has_own = self
-            .link
-            .iter()
-            .chain(&self.party)
-            .chain(&self.kept)
-            .any(own);
-        let lent = match self.pool(home)?.try_checkout(Instant::now()) {
-            None if !has_own => Some(self.checkout(home).await?),
-            lent => lent,
+        let free = match on {
+            On::OwnConnection if self.has_connection_to(home) => None,
+            On::OwnConnection | On::AnyConnection => self.pool(home)?.try_checkout(Instant::now()),
         };
-        if let Some(lent) = lent {
-            let mut link = Link::new(lent, Phase::Working, self.mode);
-            let server = link.server();
-            if !server.settings.is_same(&self.settings) {
-                if let Some(sql) = server.settings.statements_to(&self.settings) {
-                    run(server, &sql, &worker).await?;
-                }
-                server.settings = self.settings.clone();
-            }
-            self.card
-                .set_also_running(vec![Rc::clone(&server.canceller)]);
-            let asked = server.capture(&sql, &worker.scratch, &mut answer).await;
-            self.card.set_also_running(Vec::new());
-            asked.map_err(|error| Fault::Broken(error, None))?;
-            link.give_back(&worker, Instant::now());
+        if free.is_none() && self.has_connection_to(home) {
+            self.end_unit_of_others().await?;
+        }
+        let mut answer = Vec::new();
+        let own = self.link.iter_mut().chain(&mut self.party);
+        let mut own = own.chain(&mut self.kept);
+        if free.is_none()
+            && let Some(link) = own.find(|link| link.shard() == home)
+        {
+            let asked = link
+                .server()
+                .capture(&sql, &self.worker.scratch, &mut answer);
+            asked.await.map_err(|error| Fault::Broken(error, None))?;
             return numbers_of(&answer);
         }
-        self.rest().await?;
-        let mut links = self.link.iter_mut().chain(&mut self.party);
-        let link = links.find(|link| own(link));
-        let link = link.or_else(|| self.kept.iter_mut().find(|link| own(link)));
-        let Some(link) = link else {
-            return Err(Fault::Told);
+        let lent = match free {
+            Some(lent) => lent,
+            None => self.checkout(home).await?,
         };
+        let worker = Rc::clone(&self.worker);
+        let mut link = Link::new(lent, Phase::Working, self.mode);
         let server = link.server();
+        if !server.settings.is_same(&self.settings) {
+            if let Some(sql) = server.settings.statements_to(&self.settings) {
+                run(server, &sql, &worker).await?;
+            }
+            server.settings = self.settings.clone();
+        }
+        // The client may cancel it.
+        self.card
+            .set_also_running(vec![Rc::clone(&server.canceller)]);
         let asked = server.capture(&sql, &worker.scratch, &mut answer).await;
+        self.card.set_also_running(Vec::new());
         asked.map_err(|error| Fault::Broken(error, None))?;
+        link.give_back(&worker, Instant::now());
         numbers_of(&answer)
     }
+
+    fn has_connection_to(&self, shard: ShardId) -> bool {
+        let mut links = self.link.iter().chain(&self.party).chain(&self.kept);
+        links.any(|link| link.shard() == shard)
+    }
+}
+
+/// Which connection is asked for numbers, if there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    AnyConnection,
+    OwnConnection,
+}
+
+fn exactly(numbers: Vec<i64>, count: usize, (_, name): &QualifiedName) -> Result<Vec<i64>, Fault> {
+    if numbers.len() == count {
+        return Ok(numbers);
+    }
+    let message = format!(
+        "sequence \"{name}\" gave {} numbers of {count}",
+        numbers.len()
+    );
+    Err(Fault::Postgres {
+        sqlstate: "XX000",
+        message,
+    })
 }
 
 /// The parameters that the client has to bind.
@@ -442,7 +489,7 @@ mod tests {
     fn a_stock_gives_all_or_nothing_and_forgets_what_was_set_anew() {
         let name = |name: &str| (Box::from("public"), Box::from(name));
         let now = AsOf {
-            epoch: Epoch(1),
+            definitions: Definitions::default(),
             resets: 0,
         };
         let mut stock = Stock::default();

@@ -167,6 +167,9 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::SetsSequence) {
+            self.sets_sequence();
+        }
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
@@ -230,7 +233,7 @@ impl Session {
     }
 
     /// What ran before in the same unit of work is waited for.
-    async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
+    pub(super) async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
         let Some(link) = &self.link else {
             return Ok(());
         };
