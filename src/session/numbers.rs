@@ -75,6 +75,27 @@ impl Stock {
         block.extend(numbers);
     }
 
+    /// In front of the others.
+    fn put_back(
+        &mut self,
+        user: &str,
+        sequence: &QualifiedName,
+        numbers: VecDeque<i64>,
+        as_of: AsOf,
+    ) {
+        let kept = self.take_all(user, sequence);
+        self.put(user, sequence, &Vec::from(numbers), as_of);
+        self.put(user, sequence, &kept, as_of);
+    }
+
+    fn take_all(&mut self, user: &str, sequence: &QualifiedName) -> Vec<i64> {
+        let of_user = self.blocks.get_mut(user);
+        let block = of_user.and_then(|of_user| of_user.remove(sequence));
+        let numbers = Vec::from(block.unwrap_or_default());
+        self.kept -= numbers.len();
+        numbers
+    }
+
     fn keep_up(&mut self, now: AsOf) {
         if self.as_of != Some(now) {
             *self = Stock {
@@ -259,7 +280,7 @@ impl Session {
         sequence: &QualifiedName,
         count: usize,
     ) -> Result<Vec<i64>, Fault> {
-        if self.sequences == Sequences::Set || self.schema_changed {
+        if self.has_changed_sequences() {
             // Others may not see what it has set, or have to wait for its end.
             self.end_unit_of_others().await?;
             self.worker.shared.sequences_were_reset();
@@ -289,7 +310,25 @@ impl Session {
         Ok(numbers)
     }
 
-    fn numbers_as_of(&self) -> AsOf {
+    /// Numbers that are not needed after all.
+    pub(super) fn give_back_numbers(
+        &mut self,
+        sequence: &QualifiedName,
+        numbers: VecDeque<i64>,
+        as_of: AsOf,
+    ) {
+        if self.numbers_as_of() == as_of {
+            let mut stock = self.database.numbers.borrow_mut();
+            stock.put_back(&self.user.name, sequence, numbers, as_of);
+        }
+    }
+
+    /// The open transaction may have made sequences or set them to other numbers.
+    pub(super) fn has_changed_sequences(&self) -> bool {
+        self.sequences == Sequences::Set || self.schema_changed
+    }
+
+    pub(super) fn numbers_as_of(&self) -> AsOf {
         let shared = &self.worker.shared;
         AsOf {
             definitions: shared.definitions(),

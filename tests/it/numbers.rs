@@ -91,9 +91,6 @@ fn every_form_of_insert_is_numbered() {
         "INSERT INTO tickets AS t (title) VALUES ('m') ON CONFLICT (id) DO UPDATE SET title = t.title || 'x' RETURNING t.id AS \"number\"",
         "INSERT INTO tickets (id, title) VALUES (nextval('tickets_id_seq'), 'n') RETURNING id",
         "INSERT INTO tickets (id, title) VALUES (nextval('public.tickets_id_seq'::regclass), 'o'), (DEFAULT, 'p') RETURNING id",
-        // What is wrong with it is said as ever, and where.
-        "INSERT INTO tickets (titel) VALUES ('é')",
-        "INSERT INTO tickets (title) VALUES ('a') RETURNING nothing",
         "INSERT INTO tickets (title) VALUES ('b') RETURNING id",
         "INSERT INTO parcels (tenant) VALUES (1), (2), (3), (4), (5) RETURNING no, tenant, label, batch",
         "INSERT INTO parcels VALUES (DEFAULT, 7, 'x') RETURNING no, batch",
@@ -139,6 +136,15 @@ fn every_form_of_insert_is_numbered() {
             );
             same(sql, &answers.0, &answers.1);
         }
+    }
+    // What is wrong with a statement is said as ever, and where.
+    for sql in [
+        "INSERT INTO tickets (titel) VALUES ('é')",
+        "INSERT INTO tickets (title) VALUES ('é') RETURNING nothing",
+        "INSERT INTO tickets VALUES (DEFAULT, 'é') RETURNING nothing",
+        "INSERT INTO parcels (tenant) VALUES (1) ON CONFLICT (no) DO NOTHING",
+    ] {
+        same(sql, &proxy.simple(sql), &plain.simple(sql));
     }
     for table in ["tickets", "parcels", "visits", "\"Odd\""] {
         let sql = format!("SELECT * FROM {table}");
@@ -349,4 +355,103 @@ fn a_sequence_that_was_set_anew() {
     client.simple("TRUNCATE tickets RESTART IDENTITY");
     assert_eq!(id_of(&mut client, insert), 1);
     assert!(id_of(&mut other, insert) < 100);
+}
+
+async fn copy_in(client: &Client, sql: &str, data: &[u8]) -> Result<u64, tokio_postgres::Error> {
+    use futures_util::SinkExt;
+    let sink = client.copy_in(sql).await?;
+    let mut sink = std::pin::pin!(sink);
+    for piece in data.chunks(7000) {
+        sink.send(bytes::Bytes::copy_from_slice(piece)).await?;
+    }
+    sink.finish().await
+}
+
+/// COPY data without the column, in all formats: every row gets its number, and the number its shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_copy_are_numbered() {
+    let sharded = tokio::task::spawn_blocking(|| start("numbers_copy"))
+        .await
+        .unwrap();
+    let client = connect(&sharded).await;
+    let count = async |sql: &str| -> i64 { client.query_one(sql, &[]).await.unwrap().get(0) };
+    let data: String = (1..=20_000).map(|n| format!("title\\t{n}\n")).collect();
+    let sql = "COPY tickets (title) FROM STDIN";
+    assert_eq!(
+        copy_in(&client, sql, data.as_bytes()).await.unwrap(),
+        20_000
+    );
+    let numbered = "SELECT count(*) FROM tickets WHERE title = E'title\\t' || id";
+    assert_eq!(count("SELECT count(*) FROM tickets").await, 20_000);
+    // In the order of the rows, as in Postgres when nobody else takes numbers.
+    assert_eq!(count(numbered).await, 20_000);
+    // What was taken and not used is used by the next.
+    let row = client
+        .query_one("INSERT INTO tickets DEFAULT VALUES RETURNING id", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), 20_001);
+    let csv = b"label,tenant\r\n\"a\nb\",1\r\nnone,2\r\n,3";
+    let sql = "COPY parcels (label, tenant) FROM STDIN (FORMAT csv, HEADER)";
+    assert_eq!(copy_in(&client, sql, csv).await.unwrap(), 3);
+    let rows = client
+        .query(
+            "SELECT no, tenant, label, batch FROM parcels ORDER BY tenant",
+            &[],
+        )
+        .await
+        .unwrap();
+    let rows: Vec<(i32, i32, Option<String>, i32)> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+        .collect();
+    let expected = [
+        (1, 1, Some("a\nb".to_owned()), 1),
+        (2, 2, Some("none".to_owned()), 2),
+        (3, 3, None, 3),
+    ];
+    assert_eq!(rows, expected);
+    let mut binary = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for title in ["x", "yy"] {
+        binary.extend_from_slice(&[0, 1, 0, 0, 0]);
+        binary.push(u8::try_from(title.len()).unwrap());
+        binary.extend_from_slice(title.as_bytes());
+    }
+    binary.extend_from_slice(&[0xff, 0xff]);
+    for sql in [
+        "COPY tickets (title) FROM STDIN (FORMAT binary)",
+        "COPY visits (place) FROM STDIN (FORMAT binary)",
+        "COPY colours (name) FROM STDIN (FORMAT binary)",
+    ] {
+        assert_eq!(copy_in(&client, sql, &binary).await.unwrap(), 2, "{sql}");
+    }
+    assert_eq!(
+        count("SELECT id FROM tickets WHERE title = 'yy'").await,
+        20_003
+    );
+    let visits = client.query("SELECT id FROM visits ORDER BY id DESC", &[]);
+    let visits = visits.await.unwrap();
+    let visits: Vec<i32> = visits.iter().map(|row| row.get(0)).collect();
+    assert_eq!(visits, [100, 90]);
+    // A number does not take the place of a value that is missing, and a bad row names its line.
+    for (sql, data) in [
+        ("COPY parcels (label, tenant) FROM STDIN", &b"a\t1\nb\n"[..]),
+        ("COPY tickets (title) FROM STDIN", b"a\nb\tc\n"),
+    ] {
+        let error = copy_in(&client, sql, data).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        let said = format!("{} {}", error.message(), error.where_().unwrap_or_default());
+        assert_eq!(error.code().code(), "22P04", "{said}");
+        assert!(said.contains("line 2"), "{said}");
+    }
+    // The digits of a number would mean NULL.
+    let sql = "COPY tickets (title) FROM STDIN (NULL '7')";
+    let error = copy_in(&client, sql, b"a\n").await.unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().code().code(), "0A000");
+    for mut shard in sharded.shards() {
+        let copy = shard.simple("SELECT id, name FROM colours ORDER BY id");
+        let text = |text: &str| Some(text.as_bytes().to_vec());
+        let expected = [vec![text("1"), text("x")], vec![text("2"), text("yy")]];
+        assert_eq!(copy.rows, expected);
+    }
 }
