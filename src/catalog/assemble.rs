@@ -142,6 +142,7 @@ impl Catalog {
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
             views: Default::default(),
+            known_sequences: Default::default(),
             primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
@@ -156,6 +157,7 @@ impl Catalog {
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
         catalog.functions = Arc::clone(&schema.functions);
+        catalog.known_sequences = Arc::clone(&schema.sequences);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
         catalog.details = Arc::clone(&schema.details);

@@ -126,10 +126,10 @@ reasons! {
         "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
     Sequence, "sequence", "0A000",
         "A statement that runs away from the home shard uses a sequence, whose numbers would be given by another shard too.",
-        "Ask for the number with a statement of its own and pass it as a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "Ask for the number with a statement of its own and pass it as a value, or write nextval('name') as a value of INSERT ... VALUES.";
     SequenceDefault, "sequence_default", "0A000",
-        "An INSERT into a sharded table leaves a column to a sequence of the shard, whose numbers other shards give too.",
-        "Give the column a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
+        "Use INSERT ... VALUES or COPY, or give the column a value.";
     HomeOnly, "home_only", "0A000",
         "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
         "Use a statement of its own.";

@@ -20,6 +20,7 @@ mod local_cluster;
 mod login;
 mod multi_shard_writes;
 mod notifications;
+mod numbers;
 mod one_server;
 mod party;
 mod pinning;

@@ -165,6 +165,9 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::SetsSequence) {
+            self.sets_sequence();
+        }
         let own = self.begin_atomic_read(call).await?;
         let done = self.spread_now(call).await;
         self.end_own(own, done).await
@@ -181,6 +184,11 @@ impl Session {
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
+            // It has got them before it comes here.
+            Spread::Numbered(_) => match &call.statement.plan {
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
+            },
         }
     }
 
@@ -228,7 +236,7 @@ impl Session {
     }
 
     /// What ran before in the same unit of work is waited for.
-    async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
+    pub(super) async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
         let Some(link) = &self.link else {
             return Ok(());
         };
