@@ -7,6 +7,7 @@ mod authentication;
 mod cancelling;
 mod command_line;
 mod copy;
+mod deadlocks;
 mod demo;
 mod differential;
 mod drivers;

@@ -299,6 +299,11 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             sum(&|d| total(d.query_timeouts)),
         ),
         Family::counter(
+            "deadlocks",
+            "Statements ended because they were in a deadlock across shards.",
+            sum(&|d| total(d.deadlocks)),
+        ),
+        Family::counter(
             "received",
             "Received from clients.",
             sum(&|d| total(d.received_bytes)),
