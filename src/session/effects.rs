@@ -5,9 +5,9 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use super::link::{Link, Naming};
+use super::own_settings::OwnSettings;
 use super::parse_scope;
 use super::pin::Pin;
-use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
@@ -15,7 +15,7 @@ use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::backend::settings;
-use crate::plan::{self, Planned, PlannedStatement};
+use crate::plan::{Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
@@ -45,7 +45,7 @@ pub enum Effect {
     /// DEALLOCATE ALL of these.
     ClosedAll(HashMap<Box<[u8]>, Rc<Statement>>),
     /// SET or RESET of a setting of ours, with what was set before.
-    ShardSet(ShardSetting),
+    ShardSet(OwnSettings),
     /// A Parse of ours.
     Injected(Rc<Statement>),
     /// Somebody asked what the statement takes and returns.
@@ -189,6 +189,18 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
     })
 }
 
+/// Why Postgres prepares no transaction with such a statement, as what follows "it".
+fn unpreparable(class: &Class) -> Option<&'static str> {
+    match class {
+        Class::Ddl(Ddl::Temporary) => Some("used temporary tables"),
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify => Some("used LISTEN or NOTIFY"),
+        Class::Declare {
+            hold: Hold::With, ..
+        } => Some("declared a cursor WITH HOLD"),
+        _ => None,
+    }
+}
+
 impl Session {
     /// Takes note of statements that are about to run on the current connection; the token under which their end is told.
     pub(super) fn note(&mut self, planned: &Rc<Planned>) -> Option<Token> {
@@ -203,10 +215,11 @@ impl Session {
     ) -> Option<Token> {
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
-            if statement.effect == plan::Effect::Writes
-                && let Some(link) = &mut self.link
-            {
-                link.writes();
+            if let Some(link) = &mut self.link {
+                link.note(statement.effect);
+                if let Some(reason) = unpreparable(&statement.class) {
+                    link.cannot_prepare(reason);
+                }
             }
             if matches!(statement.class, Class::Data) && statement.leaves.is_empty() {
                 continue;
@@ -387,7 +400,7 @@ impl Session {
                     self.prepared.entry(name).or_insert(statement);
                 }
             }
-            Effect::ShardSet(before) => self.shard_setting = before,
+            Effect::ShardSet(before) => self.own_settings = before,
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {
                     link.forget(statement.id);
@@ -623,7 +636,7 @@ impl Session {
         self.settings = super::Settings::default();
         self.prepared.clear();
         self.unlisten_all();
-        self.shard_setting.clear();
+        self.own_settings.clear();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
         self.find_search_path();
@@ -656,7 +669,7 @@ impl Session {
         self.portals.clear();
         self.untold = None;
         self.batch.close_portals();
-        self.shard_setting.transaction_ended(kept);
+        self.own_settings.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {
             if !self.settled.is_same(&self.settings) {

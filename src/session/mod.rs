@@ -9,6 +9,7 @@
 
 pub mod card;
 mod channels;
+mod commit;
 mod control;
 mod effects;
 mod extended;
@@ -16,7 +17,8 @@ mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
-pub mod parse_scope;
+pub mod own_settings;
+mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
@@ -61,10 +63,10 @@ use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::Asking;
 use link::Link;
+use own_settings::OwnSettings;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use respond::{End, Fault};
-use route::ShardSetting;
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -133,7 +135,7 @@ pub struct Session {
     reported: Reported,
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
-    shard_setting: ShardSetting,
+    own_settings: OwnSettings,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
@@ -156,6 +158,8 @@ pub struct Session {
     schema_changed: bool,
     /// Told when the definitions that this session has changed are known here.
     catalog_follows: Option<oneshot::Receiver<()>>,
+    /// Told when the session's last commit is visible on all its shards.
+    commit_follows: Option<oneshot::Receiver<()>>,
     /// Portals whose execution changes the session.
     portals: Vec<Portal>,
     /// The `search_path` of a fresh connection of this user.
@@ -205,6 +209,7 @@ impl Session {
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
             self.follow_catalog().await;
+            self.follow_commit().await;
             if self.doubts_pins() {
                 self.look_at_pins().await;
             }

@@ -17,10 +17,8 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
     [[tables]]\nname = \"numbered\"\nplacement = \"reference\"\n\
     [[tables]]\nname = \"made_reference\"\nplacement = \"reference\"\n";
 
-const ALLOWED: &str = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
-
 fn start(database: &str) -> Sharded {
-    Sharded::start(database, SCHEMA, &format!("{ALLOWED}{TABLES}"))
+    Sharded::start(database, SCHEMA, TABLES)
 }
 
 /// A client of the proxy and one of a server that has all rows; both are told the same.
@@ -452,7 +450,8 @@ fn a_definition_that_fails_on_one_shard() {
 
 #[test]
 fn nothing_is_written_on_several_shards_unless_it_is_allowed() {
-    let sharded = Sharded::start("writes_refused", SCHEMA, TABLES);
+    let refuse = "[transactions]\ncross_shard_commit = \"refuse\"\n";
+    let sharded = Sharded::start("writes_refused", SCHEMA, &format!("{refuse}{TABLES}"));
     let mut client = sharded.client();
     for sql in [
         &many_rows(0, 40),

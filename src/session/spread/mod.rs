@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod atomic;
 mod changes;
 pub mod copy;
 mod explain;
@@ -24,7 +25,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -168,6 +169,12 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        let own = self.begin_atomic_read(call).await?;
+        let done = self.spread_now(call).await;
+        self.end_own(own, done).await
+    }
+
+    async fn spread_now(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
@@ -215,9 +222,7 @@ impl Session {
     ) -> Result<Vec<Link>, Fault> {
         let mut links = self.enlist(shards).await?;
         for link in &mut links {
-            if call.statement.effect == Effect::Writes {
-                link.writes();
-            }
+            link.note(call.statement.effect);
             if call.statement.leaves.contains(&Leaves::Unseen) {
                 link.unsettle();
             }
