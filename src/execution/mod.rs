@@ -10,6 +10,7 @@ pub mod client;
 pub mod columns;
 pub mod commit;
 pub mod copy;
+pub mod delivery;
 pub mod gather;
 pub mod merge;
 pub mod relay;
