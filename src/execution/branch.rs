@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use super::client::{Client, ClientError};
 use crate::backend::pipeline::{Event, Fate, Request};
 use crate::backend::server::{Server, ServerError};
+use crate::plan::Refusal;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Describe, Execute, Target};
 
@@ -37,6 +38,8 @@ pub enum Failure {
         words: Option<Vec<u8>>,
     },
     Client(ClientError),
+    /// What turns out to be refused.
+    Refused(Refusal),
     /// What Trunkline itself has against it.
     Ours {
         sqlstate: &'static str,

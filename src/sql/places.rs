@@ -150,6 +150,66 @@ pub fn update_parts(text: &str, range: Range<usize>) -> Option<UpdateParts> {
     })
 }
 
+/// The parts of an INSERT of a query's rows, as they stand in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsertParts {
+    /// The table, with its schema and alias if they are written.
+    pub table: Range<usize>,
+    pub query: Range<usize>,
+}
+
+/// `None` for forms that are not this plain: WITH in front, OVERRIDING, ON CONFLICT, RETURNING, a query that does not begin with SELECT, WITH or
+/// TABLE.
+pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
+    let lexemes = lexemes(text, range)?;
+    let is = |at: usize, word: &str| {
+        lexemes.get(at).is_some_and(|lexeme| {
+            lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word)
+        })
+    };
+    let kind = |at: usize| lexemes.get(at).map(|lexeme| lexeme.kind);
+    if !is(0, "insert") || !is(1, "into") {
+        return None;
+    }
+    let mut at = 2;
+    super::identifier(text, lexemes.get(at)?)?;
+    while kind(at + 1) == Some(Kind::Dot) {
+        at += 2;
+        super::identifier(text, lexemes.get(at)?)?;
+    }
+    if is(at + 1, "as") {
+        at += 2;
+        super::identifier(text, lexemes.get(at)?)?;
+    }
+    let table = lexemes[2].range().start..lexemes[at].range().end;
+    at += 1;
+    let begins = |at: usize| ["select", "with", "table"].iter().any(|word| is(at, word));
+    if kind(at) == Some(Kind::OpenParen) && !begins(at + 1) {
+        while kind(at)? != Kind::CloseParen {
+            at += 1;
+        }
+        at += 1;
+    }
+    if !begins(at) {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for (place, lexeme) in lexemes.iter().enumerate().skip(at) {
+        match lexeme.kind {
+            Kind::OpenParen | Kind::OpenBracket => depth += 1,
+            Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+            Kind::Word if depth == 0 => {
+                if is(place, "returning") || is(place, "on") && is(place + 1, "conflict") {
+                    return None;
+                }
+            }
+            _ => {}
+        }
+    }
+    let query = lexemes[at].range().start..lexemes.last()?.range().end;
+    Some(InsertParts { table, query })
+}
+
 /// Where an expression ends that begins here: before a comma or the next clause of an UPDATE.
 fn end_of_expression(text: &str, lexemes: &[Lexeme], start: usize) -> Option<usize> {
     let mut depth = 0_usize;
@@ -263,6 +323,34 @@ mod tests {
             "WITH x AS (SELECT 1) UPDATE t SET a = 1",
         ] {
             assert_eq!(update_parts(text, 0..text.len()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_insert_of_a_query_has_parts() {
+        let parts = |text: &str| {
+            let parts = insert_parts(text, 0..text.len())?;
+            Some((text[parts.table].to_owned(), text[parts.query].to_owned()))
+        };
+        let of = |table: &str, query: &str| Some((table.to_owned(), query.to_owned()));
+        assert_eq!(
+            parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON conflict = 1 -- h"),
+            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON conflict = 1").filter(|_| false)
+        );
+        assert_eq!(
+            parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON true -- h"),
+            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON true")
+        );
+        assert_eq!(parts("INSERT INTO a TABLE b"), of("a", "TABLE b"));
+        for text in [
+            "WITH x AS (SELECT 1) INSERT INTO a SELECT * FROM x",
+            "INSERT INTO a (b) VALUES (1)",
+            "INSERT INTO a (SELECT 1)",
+            "INSERT INTO a SELECT 1 ON CONFLICT DO NOTHING",
+            "INSERT INTO a SELECT 1 RETURNING b",
+            "INSERT INTO a OVERRIDING USER VALUE SELECT 1",
+        ] {
+            assert_eq!(parts(text), None, "{text}");
         }
     }
 

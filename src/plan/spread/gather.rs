@@ -22,7 +22,7 @@ use crate::plan::functions::{Functions, home_only};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{KeySet, Target, Verb};
 use crate::sharding::ShardId;
-use crate::sql::class::Class;
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::facts::{Access, Doubt, Facts};
 use crate::sql::normalise::Literal;
 use crate::sql::{Body, Statement};
@@ -46,6 +46,7 @@ pub struct Gather {
     /// The statement's bytes in the text, and what is replaced in them where it runs.
     pub whole: Range<usize>,
     pub edits: Vec<Edit>,
+    pub gives: Gives,
     pub in_place: InPlace,
     pub end: End,
 }
@@ -189,6 +190,23 @@ const WITHOUT_EFFECT: [&str; 67] = [
     "variance",
 ];
 
+/// What the text that runs over the rows gives the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    Rows,
+    /// The data of a COPY.
+    Copy,
+}
+
+/// A query in a text, which the statement around it hands on.
+pub struct Query<'a> {
+    pub text: &'a str,
+    /// The statement's bytes, and those of the query in it.
+    pub whole: Range<usize>,
+    pub query: Range<usize>,
+    pub facts: &'a Facts,
+}
+
 /// How the statement is gathered. `refusal` is why it is not done on one shard, and is given back when this does not help.
 pub fn gather(
     text: &str,
@@ -197,12 +215,44 @@ pub fn gather(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Gather, Refusal> {
-    let (Class::Data, None, Body::Facts(facts)) =
-        (&statement.class, &statement.hint, &statement.body)
-    else {
+    let (None, Body::Facts(facts)) = (&statement.hint, &statement.body) else {
         return Err(refusal);
     };
-    if !only_reads(facts) || goes_too_far(&refusal) {
+    let (gives, query_range) = match &statement.class {
+        Class::Data => (Gives::Rows, statement.range.clone()),
+        Class::Copy(Copy {
+            direction: CopyDirection::ToClient,
+            source: CopySource::Query(query),
+        }) => (Gives::Copy, query.clone()),
+        _ => return Err(refusal),
+    };
+    if !only_reads(facts) {
+        return Err(refusal);
+    }
+    let asked = Query {
+        text,
+        whole: statement.range.clone(),
+        query: query_range,
+        facts,
+    };
+    let gather = query(asked, catalog, search_path, refusal)?;
+    Ok(Gather { gives, ..gather })
+}
+
+/// How a query is gathered that only reads, whatever is done with its rows.
+pub fn query(
+    asked: Query<'_>,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+    refusal: Refusal,
+) -> Result<Gather, Refusal> {
+    let Query {
+        text,
+        whole,
+        query,
+        facts,
+    } = asked;
+    if goes_too_far(&refusal) {
         return Err(refusal);
     }
     let views = views::seen(facts, catalog, search_path)?;
@@ -221,7 +271,7 @@ pub fn gather(
         Some(_) => catalog.home,
         None => tables.shard(catalog),
     };
-    let Some(piece) = Piece::read(text, statement.range.clone()) else {
+    let Some(piece) = Piece::read(text, query) else {
         return Err(refusal);
     };
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
@@ -242,7 +292,7 @@ pub fn gather(
     };
     let of_views = || views.iter().map(|view| (&view.piece, &*view.facts));
     let by_views = columns::Uses::of(of_views());
-    let by_all = columns::Uses::of([(&piece, &**facts)].into_iter().chain(of_views()));
+    let by_all = columns::Uses::of([(&piece, facts)].into_iter().chain(of_views()));
     let fetches = fetched.iter().map(|table| {
         let uses = match table.places[..] {
             [] => &by_views,
@@ -265,10 +315,11 @@ pub fn gather(
         shard,
         fetches: fetches.collect(),
         views: made,
-        whole: statement.range.clone(),
+        whole,
         edits,
+        gives: Gives::Rows,
         in_place: tables.in_place(shard),
-        end: end([&**facts]
+        end: end([facts]
             .into_iter()
             .chain(views.iter().map(|view| &*view.facts))),
     })
@@ -289,16 +340,21 @@ fn stand_ins<'a>(fetched: &[&Table<'a>], views: &[Seen<'a>]) -> Vec<StandIn<'a>>
 
 /// Whether the statement writes nothing, locks nothing and leaves nothing behind.
 fn only_reads(facts: &Facts) -> bool {
-    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    let mut relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    leaves_nothing(facts)
+        && facts.inserts.is_empty()
+        && relations.all(|relation| relation.access == Access::Read)
+}
+
+/// Whether the statement, besides what it writes, locks nothing and leaves nothing behind.
+pub fn leaves_nothing(facts: &Facts) -> bool {
     let is_read = |doubt: &Doubt| match doubt {
         Doubt::Natural => true,
         Doubt::Unread(what) => Doubt::NAMES.contains(&&**what),
         Doubt::Merge | Doubt::SelectInto => false,
     };
     !facts.locking
-        && facts.inserts.is_empty()
         && facts.leaves.is_empty()
-        && relations.clone().all(|relation| relation.access == Access::Read)
         && facts.doubts.iter().all(is_read)
         // A setting for the rest of the transaction is wanted on all its shards.
         && !facts.functions.iter().any(|function| &*function.name == "set_config")

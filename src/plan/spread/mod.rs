@@ -12,6 +12,7 @@ mod colocated;
 pub mod copy;
 pub mod counts;
 pub mod definitions;
+pub mod delivery;
 pub mod edit;
 pub mod everywhere;
 pub mod explained;
@@ -35,6 +36,7 @@ use super::refusal::{Reason, Refusal};
 use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
 use definitions::Place;
+pub use delivery::Delivery;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
 use explained::Explained;
@@ -61,6 +63,8 @@ pub enum Spread {
     Write(Write),
     /// UPDATE that gives rows another key.
     Move(Move),
+    /// INSERT ... SELECT of rows from other shards.
+    Delivery(Box<Delivery>),
     /// EXPLAIN of any of these.
     Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
@@ -163,9 +167,19 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
     everywhere::copies(asked)
         .map(|done| done.map(Spread::Everywhere))
         .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
-        .or_else(|| write::insert_select(asked).map(|done| done.map(Spread::Write)))
+        .or_else(|| insert_select(asked))
         .or_else(|| moves::moved(asked).map(|done| done.map(Spread::Move)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+}
+
+/// INSERT ... SELECT: each shard its own rows, or rows of others are brought.
+fn insert_select(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    match write::insert_select(asked) {
+        Some(Ok(write)) => Some(Ok(Spread::Write(write))),
+        refused => delivery::delivered(asked)
+            .map(|done| done.map(|delivery| Spread::Delivery(Box::new(delivery))))
+            .or(refused.map(|done| done.map(Spread::Write))),
+    }
 }
 
 impl Spread {
@@ -178,6 +192,7 @@ impl Spread {
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
             Spread::Move(moved) => moved.describe(text),
+            Spread::Delivery(delivery) => delivery.describe(text, catalog),
             Spread::Gather(gather) => gather.describe(text, catalog),
             Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
             Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
@@ -200,6 +215,7 @@ impl Spread {
             Spread::Everywhere(_) | Spread::Write(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
             Spread::Move(moved) => moved.move_places(to),
+            Spread::Delivery(delivery) => delivery.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
             Spread::Numbered(numbered) => numbered.move_places(to),
         }
@@ -220,6 +236,7 @@ impl Spread {
             Spread::Rows(rows) => rows.bytes(),
             Spread::Move(moved) => moved.bytes(),
             Spread::Numbered(numbered) => numbered.bytes(),
+            Spread::Delivery(delivery) => size_of::<Delivery>() + delivery.bytes(),
         }
     }
 }

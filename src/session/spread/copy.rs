@@ -55,10 +55,19 @@ enum Ending {
 }
 
 /// Waits until every shard asks for data.
-struct Asked {
+pub(super) struct Asked {
     said: Vec<bool>,
     /// The body of CopyInResponse.
     response: Vec<u8>,
+}
+
+impl Asked {
+    pub(super) fn new(shards: usize) -> Asked {
+        Asked {
+            said: vec![false; shards],
+            response: Vec::new(),
+        }
+    }
 }
 
 impl Audience for Asked {
@@ -104,13 +113,13 @@ impl Tally {
 }
 
 /// Shards end their COPY FROM; one branch of those that all got the same counts.
-struct Ended {
-    tally: Tally,
-    counts: Counts,
+pub(super) struct Ended {
+    pub tally: Tally,
+    pub counts: Counts,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Counts {
+pub(super) enum Counts {
     All,
     First,
 }
@@ -240,10 +249,7 @@ impl Session {
             Err(fault) => return self.end_own(own, Err(fault)).await,
         };
         let text = String::from_utf8_lossy(&copy.text(call.own_text())).into_owned();
-        let mut asked = Asked {
-            said: vec![false; links.len()],
-            response: Vec::new(),
-        };
+        let mut asked = Asked::new(links.len());
         let result = {
             self.show_running(&mut links);
             let mut branches = Vec::with_capacity(links.len());

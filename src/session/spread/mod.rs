@@ -7,6 +7,7 @@
 mod atomic;
 mod changes;
 pub mod copy;
+mod delivery;
 mod explain;
 mod gather;
 mod moves;
@@ -180,6 +181,7 @@ impl Session {
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
             Spread::Move(moved) => self.do_move(call, moved).await,
+            Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
@@ -401,6 +403,7 @@ impl Session {
             Failure::Broken { error, words, .. } => Fault::Broken(error, words),
             // The next step of the session finds it gone.
             Failure::Client(_) => Fault::Told,
+            Failure::Refused(refusal) => Fault::Refused(refusal),
             Failure::Ours {
                 sqlstate,
                 message,

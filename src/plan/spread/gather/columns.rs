@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::catalog::Catalog;
-use crate::sql::facts::{Doubt, Facts, Source};
+use crate::sql::facts::{Access, Doubt, Facts, Source};
 use crate::sql::lexer::Kind;
 
 use super::piece::Piece;
@@ -79,7 +79,8 @@ impl WholeRows {
         }
         let mut called: HashMap<&str, usize> = HashMap::new();
         let mut own = HashSet::new();
-        for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
+        let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+        for relation in relations.filter(|relation| relation.access == Access::Read) {
             let name = match &relation.source {
                 Source::Table(name) => Some(&*name.name),
                 Source::Cte(name) => Some(&**name),

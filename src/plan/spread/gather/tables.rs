@@ -9,7 +9,7 @@ use crate::plan::scope::{Node, Scope};
 use crate::plan::words::ParameterPlaces;
 use crate::plan::{KeySet, KeyTuple, Typing};
 use crate::sharding::ShardId;
-use crate::sql::facts::{Facts, Name, Source};
+use crate::sql::facts::{Access, Facts, Name, Source};
 
 use super::views::Seen;
 use super::{Origin, keys_of};
@@ -57,6 +57,10 @@ impl<'a> Tables<'a> {
         };
         for (block, content) in facts.blocks.iter().enumerate() {
             for (relation, content) in content.relations.iter().enumerate() {
+                // Its target is none of what a query reads.
+                if content.access == Access::Write {
+                    continue;
+                }
                 if let Source::Table(name) = &content.source {
                     let resolved = catalog.resolve(search_path, name.schema.as_deref(), &name.name);
                     found.add(name, resolved, Some((block, relation)), &content.alias)?;

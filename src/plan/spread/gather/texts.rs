@@ -118,7 +118,7 @@ impl View {
 }
 
 impl CopyFormat {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             CopyFormat::Binary => "binary",
             CopyFormat::Text => "text",

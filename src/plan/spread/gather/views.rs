@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, QualifiedName, Relation, Resolved, SearchPath, Spr
 use crate::plan::functions::Functions;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sql::class::Class;
-use crate::sql::facts::{self, Facts, Source};
+use crate::sql::facts::{self, Access, Facts, Source};
 use crate::sql::{self, Body};
 
 use super::names::{self, StandIn};
@@ -39,7 +39,8 @@ pub fn seen<'a>(
         seen: Vec::new(),
         open: HashSet::new(),
     };
-    for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
+    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    for relation in relations.filter(|relation| relation.access == Access::Read) {
         let Source::Table(name) = &relation.source else {
             continue;
         };
