@@ -402,8 +402,41 @@ impl Server {
         sql: &str,
         scratch: &RefCell<Box<[u8]>>,
     ) -> Result<Result<(), Vec<u8>>, ServerError> {
+        self.queue(sql);
+        self.heard(scratch).await
+    }
+
+    /// Runs statements of our own to their end; everything the server says is appended to `out`.
+    pub async fn capture(
+        &mut self,
+        sql: &str,
+        scratch: &RefCell<Box<[u8]>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ServerError> {
+        self.queue(sql);
+        self.hear(scratch, out).await
+    }
+
+    /// Statements of our own, to be sent with what is sent next.
+    pub fn queue(&mut self, sql: &str) {
+        message::encode_query(sql.as_bytes(), &mut self.outbox);
+        self.unnamed = None;
+        self.pipeline.expect(Request::Query, Fate::Forward, None);
+    }
+
+    /// Statements of our own, which the operating system has when this returns.
+    pub async fn send(&mut self, sql: &str) -> Result<(), ServerError> {
+        self.queue(sql);
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Waits for the end of statements of our own and gives the ErrorResponse body if there was one.
+    pub async fn heard(
+        &mut self,
+        scratch: &RefCell<Box<[u8]>>,
+    ) -> Result<Result<(), Vec<u8>>, ServerError> {
         let mut out = Vec::new();
-        self.capture(sql, scratch, &mut out).await?;
+        self.hear(scratch, &mut out).await?;
         let mut rest = &out[..];
         while rest.len() >= HEADER {
             let length = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
@@ -416,16 +449,11 @@ impl Server {
         Ok(Ok(()))
     }
 
-    /// Runs statements of our own to their end; everything the server says is appended to `out`.
-    pub async fn capture(
+    async fn hear(
         &mut self,
-        sql: &str,
         scratch: &RefCell<Box<[u8]>>,
         out: &mut Vec<u8>,
     ) -> Result<(), ServerError> {
-        message::encode_query(sql.as_bytes(), &mut self.outbox);
-        self.unnamed = None;
-        self.pipeline.expect(Request::Query, Fate::Forward, None);
         let mut events = Vec::new();
         std::future::poll_fn(|cx| {
             loop {

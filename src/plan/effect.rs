@@ -34,8 +34,8 @@ pub fn of(
         | Class::ResetAll
         | Class::Show(_)
         | Class::Prepare { .. }
-        | Class::Deallocate(_)
-        | Class::Lock => Effect::Reads,
+        | Class::Deallocate(_) => Effect::Reads,
+        Class::Lock => Effect::Locks,
         // The query of a cursor was judged when it was declared.
         Class::Fetch | Class::CloseCursor => Effect::Reads,
         Class::Explain { query } => {
@@ -105,7 +105,17 @@ fn of_body(statement: &Statement, catalog: &Catalog, search_path: &SearchPath) -
             .iter()
             .any(|function| may_write(&function.name, catalog))
         && read.all(|name| only_reads(name, statement, catalog, search_path));
-    if reads { Effect::Reads } else { Effect::Writes }
+    match (reads, facts.locking || facts.functions.iter().any(locks)) {
+        (true, false) => Effect::Reads,
+        (true, true) => Effect::Locks,
+        (false, _) => Effect::Writes,
+    }
+}
+
+/// An advisory lock until the end of the transaction.
+fn locks(function: &Name) -> bool {
+    let name = &*function.name;
+    name.starts_with("pg_advisory_xact_") || name.starts_with("pg_try_advisory_xact_")
 }
 
 fn writes_rows(facts: &Facts) -> bool {
@@ -155,7 +165,6 @@ mod tests {
         for text in [
             "SELECT * FROM orders",
             "SELECT count(*), nextval('s') FROM orders o NATURAL JOIN countries",
-            "SELECT * FROM orders WHERE customer_id = 5 FOR UPDATE",
             "WITH w AS (SELECT 1) SELECT * FROM w, order_totals",
             "VALUES (1)",
             "EXPLAIN DELETE FROM orders",
@@ -169,9 +178,22 @@ mod tests {
             "VACUUM",
             "REINDEX TABLE orders",
             "PREPARE p AS DELETE FROM orders",
-            "SELECT pg_advisory_xact_lock(1)",
+            "SELECT pg_advisory_lock(1)",
         ] {
             assert_eq!(effect(text), Effect::Reads, "{text}");
+        }
+    }
+
+    #[test]
+    fn locks_that_the_commit_ends_are_no_mere_reading() {
+        for text in [
+            "SELECT * FROM orders WHERE customer_id = 5 FOR UPDATE",
+            "SELECT * FROM orders WHERE id IN (SELECT order_id FROM order_lines FOR KEY SHARE)",
+            "LOCK TABLE orders",
+            "SELECT pg_advisory_xact_lock(1)",
+            "SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock_shared(1, 2)",
+        ] {
+            assert_eq!(effect(text), Effect::Locks, "{text}");
         }
     }
 

@@ -63,18 +63,21 @@ pub struct PlannedStatement {
 }
 
 /// What a statement does to what its transaction's commit makes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
     /// Nothing, for certain: if the commit were lost, nobody could tell.
+    #[default]
     Reads,
+    /// Nothing, yet it keeps others from doing something until the commit.
+    Locks,
     Writes,
 }
 
 impl Planned {
-    /// Something in it may write.
-    pub fn writes(&self) -> bool {
-        let mut statements = self.statements.iter();
-        statements.any(|statement| statement.effect == Effect::Writes)
+    /// The most that a statement in it does.
+    pub fn effect(&self) -> Effect {
+        let effects = self.statements.iter().map(|statement| statement.effect);
+        effects.max().unwrap_or_default()
     }
 
     /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.

@@ -189,7 +189,10 @@ reasons! {
         "Use a transaction for each shard.";
     CrossShardCommit, "cross_shard_commit", "0A000",
         "A transaction has written on several shards, and nothing makes its commit happen on all of them or on none.",
-        "Write on one shard in a transaction, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
+        "Mend what the message says, or set cross_shard_commit = \"best_effort\" for the database: shards then commit one after the other.";
+    CannotPrepare, "cannot_prepare", "0A000",
+        "A transaction has written on several shards, and Postgres cannot prepare it on more than one of them: temporary tables, LISTEN, NOTIFY, cursors WITH HOLD and exported snapshots stand in its way. It is rolled back on all.",
+        "Do that in a transaction of its own.";
     ExplainForm, "explain_form", "0A000",
         "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
         "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";

@@ -15,7 +15,7 @@ use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::backend::settings;
-use crate::plan::{self, Planned, PlannedStatement};
+use crate::plan::{Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
@@ -189,6 +189,18 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
     })
 }
 
+/// Why Postgres prepares no transaction with such a statement, as what follows "it".
+fn unpreparable(class: &Class) -> Option<&'static str> {
+    match class {
+        Class::Ddl(Ddl::Temporary) => Some("used temporary tables"),
+        Class::Listen(_) | Class::Unlisten(_) | Class::Notify => Some("used LISTEN or NOTIFY"),
+        Class::Declare {
+            hold: Hold::With, ..
+        } => Some("declared a cursor WITH HOLD"),
+        _ => None,
+    }
+}
+
 impl Session {
     /// Takes note of statements that are about to run on the current connection; the token under which their end is told.
     pub(super) fn note(&mut self, planned: &Rc<Planned>) -> Option<Token> {
@@ -203,10 +215,11 @@ impl Session {
     ) -> Option<Token> {
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
-            if statement.effect == plan::Effect::Writes
-                && let Some(link) = &mut self.link
-            {
-                link.writes();
+            if let Some(link) = &mut self.link {
+                link.note(statement.effect);
+                if let Some(reason) = unpreparable(&statement.class) {
+                    link.cannot_prepare(reason);
+                }
             }
             if matches!(statement.class, Class::Data) && statement.leaves.is_empty() {
                 continue;

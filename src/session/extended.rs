@@ -464,11 +464,9 @@ impl Session {
             Some(known) => self.note_portal(bind.portal, &Rc::new(known), None),
             None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
-        let writes = planned.writes();
+        let effect = planned.effect();
         if let Some(link) = &mut self.link {
-            if writes {
-                link.writes();
-            }
+            link.note(effect);
             let name = naming.of(statement);
             bind.encode_as(bind.portal, name, link.server().outbox());
             link.server()

@@ -23,6 +23,7 @@ use crate::backend::settings::{Reported, Settings};
 use crate::config::PoolMode;
 use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
+use crate::plan::Effect;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
@@ -53,8 +54,10 @@ pub struct Link {
     pins: Vec<Pin>,
     /// Whether what it is kept for may have ended.
     doubt: Doubt,
-    /// Something that may write has run in the open transaction.
-    written: bool,
+    /// The most that has run in the open transaction.
+    effect: Effect,
+    /// What the open transaction has done that Postgres prepares no transaction with.
+    unpreparable: Option<&'static str>,
     pub last_values: LastValues,
 }
 
@@ -150,7 +153,8 @@ impl Link {
             hygiene: Hygiene::Clean,
             pins: Vec::new(),
             doubt: Doubt::None,
-            written: false,
+            effect: Effect::Reads,
+            unpreparable: None,
             last_values: match mode {
                 PoolMode::Session => LastValues::Own,
                 PoolMode::Transaction | PoolMode::Strict => LastValues::Anybodys,
@@ -158,13 +162,27 @@ impl Link {
         }
     }
 
-    pub fn has_written(&self) -> bool {
-        self.written
+    pub fn effect(&self) -> Effect {
+        self.effect
     }
 
-    /// What runs from now on may write.
-    pub fn writes(&mut self) {
-        self.written = true;
+    pub fn has_written(&self) -> bool {
+        self.effect == Effect::Writes
+    }
+
+    /// Something that does so much is about to run.
+    pub fn note(&mut self, effect: Effect) {
+        self.effect = self.effect.max(effect);
+    }
+
+    /// Why the open transaction cannot be prepared here, as far as that is known.
+    pub fn unpreparable(&self) -> Option<&'static str> {
+        self.unpreparable
+    }
+
+    /// From now on the open transaction cannot be prepared here. `reason` goes after "it".
+    pub fn cannot_prepare(&mut self, reason: &'static str) {
+        self.unpreparable.get_or_insert(reason);
     }
 
     /// A request to stop what ran here may still be on its way.
@@ -680,6 +698,7 @@ impl Session {
 
     /// Takes a connection: one that this session keeps, or one of the pool.
     pub(super) async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
+        self.check_follows()?;
         if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
             let mut link = self.kept.swap_remove(place);
             link.phase = phase;
@@ -878,7 +897,8 @@ impl Session {
         let Some(mut link) = self.link.take() else {
             return;
         };
-        link.written = false;
+        link.effect = Effect::Reads;
+        link.unpreparable = None;
         self.card.set_running(None);
         self.card.enter(State::Idle, now);
         match link.keep {

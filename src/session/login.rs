@@ -168,6 +168,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         local: Settings::default(),
         channels: Default::default(),
         catalog_follows: None,
+        commit_follows: None,
         unit_began: now,
         waiting_since: now,
         transaction_began: None,

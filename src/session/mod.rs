@@ -9,6 +9,7 @@
 
 pub mod card;
 mod channels;
+mod commit;
 mod control;
 mod effects;
 mod extended;
@@ -155,6 +156,8 @@ pub struct Session {
     schema_changed: bool,
     /// Told when the definitions that this session has changed are known here.
     catalog_follows: Option<oneshot::Receiver<()>>,
+    /// Told when the session's last commit is visible on all its shards.
+    commit_follows: Option<oneshot::Receiver<()>>,
     /// Portals whose execution changes the session.
     portals: Vec<Portal>,
     /// The `search_path` of a fresh connection of this user.
@@ -204,6 +207,7 @@ impl Session {
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
             self.follow_catalog().await;
+            self.follow_commit().await;
             if self.doubts_pins() {
                 self.look_at_pins().await;
             }

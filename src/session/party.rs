@@ -14,10 +14,9 @@ use super::respond::Fault;
 use super::route::Destination;
 use super::transaction::{Opener, Prologue, Transaction};
 use crate::backend::pipeline::{Committed, Fate};
-use crate::config::CrossShardCommit;
 use crate::execution::relay::{Broken, Reading, Turn};
-use crate::plan::Planned;
 use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::{Effect, Planned};
 use crate::sharding::ShardId;
 use crate::sql::class::{Chain, Class};
 use crate::wire::answer::{self, TransactionStatus};
@@ -341,97 +340,27 @@ impl Session {
         Ok(())
     }
 
-    /// Commits those that have only read first, then those that have written.
-    async fn commit(&mut self, links: &mut [Link]) -> Result<(), Fault> {
-        let writers = links.iter().filter(|link| link.has_written()).count();
-        if writers > 1 && !self.commits_apart() {
-            self.roll_back(links).await;
-            let message = format!("the transaction has written on {writers} shards");
-            return Err(Fault::Refused(Refusal::new(
-                Reason::CrossShardCommit,
-                message,
-            )));
-        }
-        links.sort_by_key(Link::has_written);
-        let worker = std::rc::Rc::clone(&self.worker);
-        let mut committed = Vec::new();
-        for place in 0..links.len() {
-            let link = &mut links[place];
-            match run(link.server(), "COMMIT", &worker).await {
-                Ok(()) if link.has_written() => committed.push(link.shard()),
-                Ok(()) => {}
-                Err(fault) => {
-                    self.roll_back(&mut links[place + 1..]).await;
-                    return Err(self.half_committed(&committed, fault));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// A unit of work that would write on a second shard could not be committed at its Sync: better it is refused here.
     pub(super) fn check_writers(
         &self,
         planned: &Planned,
         destination: Destination,
     ) -> Result<(), Fault> {
-        if self.opener != Opener::Unit || !planned.writes() || self.commits_apart() {
+        if self.opener != Opener::Unit || planned.effect() != Effect::Writes {
             return Ok(());
         }
-        let elsewhere = |link: &Link| match destination {
-            Destination::Shard(shard) => link.shard() != shard,
+        let elsewhere = |link: &&Link| match destination {
+            Destination::Shard(shard) => link.has_written() && link.shard() != shard,
             Destination::Any | Destination::Several => false,
         };
-        let mut others = self.party.iter().chain(&self.link);
-        if others.any(|link| link.has_written() && elsewhere(link)) {
-            let message = "the statements of this unit of work write on several shards";
-            return Err(Fault::Refused(Refusal::new(
-                Reason::CrossShardCommit,
-                message,
-            )));
+        let others = self.party.iter().chain(&self.link).filter(elsewhere);
+        let mut writers: Vec<ShardId> = others.map(Link::shard).collect();
+        if writers.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Whether shards may commit one after the other, each on its own.
-    pub(super) fn commits_apart(&self) -> bool {
-        self.database.catalog().cross_shard_commit == CrossShardCommit::BestEffort
-    }
-
-    /// What a client is told when a shard did not commit: that others have, if they have.
-    fn half_committed(&self, committed: &[ShardId], fault: Fault) -> Fault {
-        if committed.is_empty() {
-            return fault;
+        if let Destination::Shard(shard) = destination {
+            writers.push(shard);
         }
-        let catalog = self.database.catalog();
-        let names: Vec<&str> = committed
-            .iter()
-            .filter_map(|shard| catalog.shards.get(shard.index()).map(|name| &**name))
-            .collect();
-        let mut said = Vec::new();
-        fault.write(answer::Severity::Error, &mut said);
-        let reason = said
-            .get(crate::wire::frame::HEADER..)
-            .and_then(answer::ErrorFields::parse)
-            .map_or_else(String::new, |fields| {
-                String::from_utf8_lossy(fields.message).into_owned()
-            });
-        Fault::Postgres {
-            sqlstate: "40003",
-            message: format!(
-                "the transaction is committed on {} and not on the other shards: {reason}",
-                names.join(", ")
-            ),
-        }
-    }
-
-    async fn roll_back(&mut self, links: &mut [Link]) {
-        let worker = std::rc::Rc::clone(&self.worker);
-        for link in links {
-            if link.is_settled() && link.status() != TransactionStatus::Idle {
-                // A connection that cannot be rolled back is closed, which does the same.
-                let _ = run(link.server(), "ROLLBACK", &worker).await;
-            }
-        }
+        self.check_commit(&writers)
     }
 }

@@ -43,7 +43,10 @@ impl Session {
                 self.database.counters.overstayed(overstay);
                 return Poll::Ready(Err(End::Overstayed(overstay)));
             }
-            if self.catalog_follows.is_some() || (!self.kept.is_empty() && self.doubts_pins()) {
+            if self.catalog_follows.is_some()
+                || self.commit_follows.is_some()
+                || (!self.kept.is_empty() && self.doubts_pins())
+            {
                 return Poll::Ready(Ok(()));
             }
             if let Some(place) = &mut self.place {

@@ -39,4 +39,5 @@ mod spread_failures;
 mod sql_prepared;
 mod tls;
 mod topology;
+mod two_phase;
 mod wire_client;

@@ -5,10 +5,11 @@
 //! Nothing about it is kept anywhere else: a prepared transaction's name ([`id::Gid`]) says where to look. The row is there: commit. It is not, and a row
 //! of the outcome `abort` under the same id could be inserted: roll back. As long as the owner may still decide, its own uncommitted row makes that insertion wait.
 //!
-//! `id.rs` has the names; the owner's side is in `session/party.rs`.
+//! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`.
 
 pub mod id;
 pub mod readiness;
+pub mod words;
 
 use tokio::sync::oneshot;
 

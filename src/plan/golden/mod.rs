@@ -31,6 +31,7 @@ const SHOWN_ELSEWHERE: [Reason; 13] = [
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
+    Reason::CannotPrepare,
     Reason::RowLimit,
     Reason::SettingInBatch,
     Reason::Execute,

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use super::{Call, Description, Telling, all_shards};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
-use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::everywhere::{self, Everywhere};
 use crate::plan::spread::rows::Rows;
 use crate::plan::{Effect, Planned};
@@ -154,16 +153,8 @@ impl Session {
         answer: Answer,
     ) -> Result<(), Fault> {
         let writes = call.statement.effect == Effect::Writes;
-        if writes
-            && shards.len() > 1
-            && self.transaction == Transaction::Idle
-            && !self.commits_apart()
-        {
-            let message = format!("the statement writes on {} shards", shards.len());
-            return Err(Fault::Refused(Refusal::new(
-                Reason::CrossShardCommit,
-                message,
-            )));
+        if writes && shards.len() > 1 && self.transaction == Transaction::Idle {
+            self.check_commit(shards)?;
         }
         let own = self.begin_own(call.telling);
         let mut links = match self.enlist_for(call, shards).await {

@@ -162,6 +162,7 @@ impl Session {
             ))),
         };
         if let Ok(true) = writable {
+            link.cannot_prepare("used temporary tables, for a query over rows of several shards");
             return Ok(Some(Gatherer {
                 link,
                 block: Block::Client,

@@ -24,7 +24,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -214,9 +214,7 @@ impl Session {
     ) -> Result<Vec<Link>, Fault> {
         let mut links = self.enlist(shards).await?;
         for link in &mut links {
-            if call.statement.effect == Effect::Writes {
-                link.writes();
-            }
+            link.note(call.statement.effect);
             if call.statement.leaves.contains(&Leaves::Unseen) {
                 link.unsettle();
             }
