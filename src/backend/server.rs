@@ -449,7 +449,8 @@ impl Server {
         Ok(Ok(()))
     }
 
-    async fn hear(
+    /// Waits for the end of statements of our own; everything the server says is appended to `out`.
+    pub async fn hear(
         &mut self,
         scratch: &RefCell<Box<[u8]>>,
         out: &mut Vec<u8>,

@@ -164,10 +164,10 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
     })
 }
 
-/// Permanent relations outside the system's schemas; a fragment of FROM and WHERE for the queries below.
+/// Permanent relations outside the system's schemas; a fragment of FROM and WHERE for the queries below. What is in schema `trunkline` is our own.
 const RELATIONS: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'trunkline')";
 
 /// Functions whose body may read tables or take numbers from sequences: written here, in a language that can, and not declared to do without.
 /// The functions of extensions are left out, as are all in C. Temporary functions belong to a session, which must call them as `pg_temp.name`.

@@ -193,6 +193,9 @@ reasons! {
     CannotPrepare, "cannot_prepare", "0A000",
         "A transaction has written on several shards, and Postgres cannot prepare it on more than one of them: temporary tables, LISTEN, NOTIFY, cursors WITH HOLD and exported snapshots stand in its way. It is rolled back on all.",
         "Do that in a transaction of its own.";
+    AtomicRead, "atomic_read", "0A000",
+        "Under trunkline.read_consistency = 'atomic' a query reads several shards in a transaction whose snapshots were not taken together.",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, after trunkline.read_consistency was set, or run the query outside a transaction block.";
     ExplainForm, "explain_form", "0A000",
         "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
         "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";

@@ -2,12 +2,14 @@
 //! definitions; draining.
 //!
 //! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
-//! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define.
+//! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define,
+//! `readiness.rs` for which of them can commit together.
 
 mod accept;
 mod control;
 mod handshakes;
 mod login;
+mod readiness;
 mod worker;
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, Access, Phase, Request};
 use crate::catalog::Epoch;
 use crate::config::{Config, Problem};
+use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::topology::Topology;
@@ -32,6 +35,7 @@ use crate::wire::tls::TlsError;
 
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
+use readiness::Survey;
 use worker::{Command, Surroundings, WorkerHandle};
 
 /// How often draining looks whether clients have left.
@@ -72,6 +76,7 @@ pub struct Handle {
     threads: Vec<std::thread::JoinHandle<()>>,
     accepting: Vec<JoinHandle<()>>,
     watching: JoinHandle<()>,
+    recovering: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -96,12 +101,16 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         &config,
         Arc::clone(&plant.server_side.encryption),
     ));
+    let mut readiness = Survey::default();
+    readiness.ask(&topology, |_| true);
+    let recovery = Arc::new(Recovery::new(Arc::clone(&topology)));
     let (requests, requested) = mpsc::unbounded_channel();
     let (phase, phases) = watch::channel(Phase::Serving);
     let access = Access {
         requests,
         shared: Arc::clone(&shared),
         topology: Arc::clone(&topology),
+        recovery: Arc::clone(&recovery),
         phase: phases,
     };
 
@@ -119,7 +128,10 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers.push(handle);
     }
     let watching = tokio::spawn(Arc::clone(&topology).watch());
-    let control = Control {
+    let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
+    // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
+    readiness.first().await;
+    let mut control = Control {
         path,
         plant,
         epoch,
@@ -128,10 +140,13 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers: workers.clone(),
         requests: requested,
         changes,
-        unresolved,
-        readiness: Arc::default(),
         definitions: Definitions::default(),
+        readiness,
+        recovery,
     };
+    if !control.readiness.known().is_empty() {
+        control.publish().await;
+    }
     let control = tokio::spawn(control.run());
 
     let addresses = listeners
@@ -176,6 +191,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads,
         accepting,
         watching,
+        recovering,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -219,6 +235,7 @@ impl Handle {
             tokio::time::sleep(DRAIN_POLL).await;
         }
         self.watching.abort();
+        self.recovering.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use super::link::{Link, Naming};
+use super::own_settings::OwnSettings;
 use super::parse_scope;
 use super::pin::Pin;
-use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
@@ -45,7 +45,7 @@ pub enum Effect {
     /// DEALLOCATE ALL of these.
     ClosedAll(HashMap<Box<[u8]>, Rc<Statement>>),
     /// SET or RESET of a setting of ours, with what was set before.
-    ShardSet(ShardSetting),
+    ShardSet(OwnSettings),
     /// A Parse of ours.
     Injected(Rc<Statement>),
     /// Somebody asked what the statement takes and returns.
@@ -400,7 +400,7 @@ impl Session {
                     self.prepared.entry(name).or_insert(statement);
                 }
             }
-            Effect::ShardSet(before) => self.shard_setting = before,
+            Effect::ShardSet(before) => self.own_settings = before,
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {
                     link.forget(statement.id);
@@ -636,7 +636,7 @@ impl Session {
         self.settings = super::Settings::default();
         self.prepared.clear();
         self.unlisten_all();
-        self.shard_setting.clear();
+        self.own_settings.clear();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
         self.find_search_path();
@@ -668,7 +668,7 @@ impl Session {
         self.portals.clear();
         self.untold = None;
         self.batch.close_portals();
-        self.shard_setting.transaction_ended(kept);
+        self.own_settings.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {
             if !self.settled.is_same(&self.settings) {

@@ -10,9 +10,10 @@ use super::Session;
 use super::control::{Control, is_ours};
 use super::effects::{Effect, Looking, Parsing};
 use super::link::{Link, Naming, Phase};
+use super::own_settings::OwnSetting;
 use super::prepared::Untold;
 use super::respond::{End, Fault};
-use super::route::{ChosenBy, Destination};
+use super::route::Destination;
 use super::shape::Difference;
 use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
@@ -317,7 +318,7 @@ impl Session {
                 plan: Err(refusal),
                 spread: None,
                 ..
-            }) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
+            }) if !self.own_settings.has_shard() => Err(Fault::Refused(refusal.clone())),
             _ => Ok(()),
         }
     }
@@ -763,11 +764,11 @@ impl Session {
                 }
                 _ => {}
             }
-            let shard_setting = is_ours(&planned.class).then(|| self.shard_setting.clone());
+            let own_settings = is_ours(&planned.class).then(|| self.own_settings.clone());
             if let Class::Show(name) = &planned.class
-                && let Some(by) = ChosenBy::named(name)
+                && let Some(setting) = OwnSetting::named(name)
             {
-                self.show_setting(by, &mut bytes);
+                self.show_setting(setting, &mut bytes);
             } else {
                 let text = String::from_utf8_lossy(
                     &statement.text()[Planned::range_of(planned, &plan.literals)],
@@ -787,7 +788,7 @@ impl Session {
                     });
                 }
             }
-            if let Some(before) = shard_setting {
+            if let Some(before) = own_settings {
                 self.answer_undoable(bytes, Effect::ShardSet(before));
                 return Ok(());
             }

@@ -666,6 +666,9 @@ impl Session {
                 (Phase::Metadata, Phase::Working) => self.leave_metadata().await?,
             }
         }
+        if phase == Phase::Working {
+            self.take_snapshots_together().await?;
+        }
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,

@@ -17,7 +17,8 @@ mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
-pub mod parse_scope;
+pub mod own_settings;
+mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
@@ -61,10 +62,10 @@ use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::Asking;
 use link::Link;
+use own_settings::OwnSettings;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use respond::{End, Fault};
-use route::ShardSetting;
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -133,7 +134,7 @@ pub struct Session {
     reported: Reported,
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
-    shard_setting: ShardSetting,
+    own_settings: OwnSettings,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,

@@ -116,6 +116,7 @@ impl Session {
 
     /// A connection to each of these shards that is in the session's transaction, if there is one, and as the session wants it.
     pub(super) async fn enlist(&mut self, shards: &[ShardId]) -> Result<Vec<Link>, Fault> {
+        self.take_snapshots_together().await?;
         let mut enlisted = Vec::with_capacity(shards.len());
         let result = self.enlist_into(shards, &mut enlisted).await;
         if let Err(fault) = result {

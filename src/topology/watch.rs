@@ -9,10 +9,12 @@ use tokio::task::JoinSet;
 
 use super::connect::{self, Login, NodeError};
 use super::node::{APPLICATION_NAME, Node};
+use super::primary::{Primaries, Primary};
 use super::shard::{NodeStatus, Shard};
 use crate::catalog;
 use crate::catalog::schema::{self, Schema};
 use crate::config::{self, Config, Method, User};
+use crate::sharding::ShardId;
 use crate::wire::tls::ServerEncryption;
 
 /// How long reading the definitions of a database may take.
@@ -29,6 +31,8 @@ struct Watched {
     encryption: Arc<ServerEncryption>,
     /// In the order of the configuration.
     shards: Vec<Arc<Shard>>,
+    /// For each database those of each shard, both in the order of the configuration.
+    primaries: Vec<Vec<Primaries>>,
 }
 
 /// Why something could not be had from a shard.
@@ -42,7 +46,7 @@ pub enum TopologyError {
         host: String,
         port: u16,
         #[source]
-        error: NodeError,
+        error: Arc<NodeError>,
     },
 }
 
@@ -127,18 +131,42 @@ impl Topology {
             .iter()
             .find(|known| known.name == database)
             .expect("a catalog is made of known databases only");
-        let place = watched.config.shards[configured.home.index()]
-            .nodes
-            .first()
-            .expect("a shard without nodes is refused");
+        let place = first_node(&watched.config.shards[configured.home.index()]);
         watched
             .read_from(place, declared)
             .await
             .map_err(|error| TopologyError::Node {
                 host: place.host.clone(),
                 port: place.port,
-                error,
+                error: Arc::new(error),
             })
+    }
+
+    /// The configuration that is followed at the moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.current().config.clone()
+    }
+
+    /// Lends a connection to the first node of a shard, in a database. It is the control plane's own, as its own role. Takes no longer than
+    /// `pool.connect_timeout`. To hold one and wait for another is to ask for a deadlock: there are few of them.
+    pub async fn primary(&self, database: &str, shard: ShardId) -> Result<Primary, TopologyError> {
+        let watched = self.current();
+        let place = watched
+            .config
+            .databases
+            .iter()
+            .position(|known| known.name == database)
+            .ok_or_else(|| {
+                TopologyError::Configuration(format!("there is no database {database:?}"))
+            })?;
+        let primaries = watched.primaries[place].get(shard.index()).ok_or_else(|| {
+            TopologyError::Configuration(format!("there is no shard of number {}", shard.0))
+        })?;
+        primaries.get().await.map_err(|error| TopologyError::Node {
+            host: primaries.place.host.clone(),
+            port: primaries.place.port,
+            error,
+        })
     }
 }
 
@@ -162,8 +190,18 @@ impl Watched {
                 ))
             })
             .collect();
+        let timeout = config.pool.connect_timeout;
+        let primaries = config.databases.iter().map(|database| {
+            let of_shard = |shard: &config::Shard| {
+                let place = first_node(shard);
+                let login = login(config, database, place);
+                Primaries::new(place, &login, &encryption, timeout)
+            };
+            config.shards.iter().map(of_shard).collect()
+        });
         Watched {
             config: config.clone(),
+            primaries: primaries.collect(),
             encryption,
             shards,
         }
@@ -191,6 +229,14 @@ impl Watched {
             .map_err(|_| NodeError::Slow(LONGEST_SCHEMA_READ))?
             .map_err(NodeError::from)
     }
+}
+
+/// Taken as the primary.
+fn first_node(shard: &config::Shard) -> &config::Node {
+    shard
+        .nodes
+        .first()
+        .expect("a shard without nodes is refused")
 }
 
 fn first_database(config: &Config) -> &config::Database {

@@ -452,7 +452,8 @@ fn a_definition_that_fails_on_one_shard() {
 
 #[test]
 fn nothing_is_written_on_several_shards_unless_it_is_allowed() {
-    let sharded = Sharded::start("writes_refused", SCHEMA, TABLES);
+    let refuse = "[transactions]\ncross_shard_commit = \"refuse\"\n";
+    let sharded = Sharded::start("writes_refused", SCHEMA, &format!("{refuse}{TABLES}"));
     let mut client = sharded.client();
     for sql in [
         &many_rows(0, 40),

@@ -71,7 +71,8 @@ fn one_writer_and_many_readers() {
 
 #[test]
 fn a_commit_on_several_writers_is_refused_unless_it_is_allowed() {
-    let sharded = Sharded::start("party_refused", SCHEMA, TABLES);
+    let refuse = "[transactions]\ncross_shard_commit = \"refuse\"\n";
+    let sharded = Sharded::start("party_refused", SCHEMA, &format!("{refuse}{TABLES}"));
     let keys = keys(&sharded);
     let mut client = sharded.client();
     let write = |key: i32| format!("UPDATE kv SET v = 'new' WHERE k = {key}");

@@ -26,12 +26,13 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 13] = [
+const SHOWN_ELSEWHERE: [Reason; 15] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
     Reason::CannotPrepare,
+    Reason::AtomicRead,
     Reason::RowLimit,
     Reason::SettingInBatch,
     Reason::Execute,

@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod atomic;
 mod changes;
 pub mod copy;
 mod explain;
@@ -167,6 +168,12 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        let own = self.begin_atomic_read(call).await?;
+        let done = self.spread_now(call).await;
+        self.end_own(own, done).await
+    }
+
+    async fn spread_now(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
