@@ -58,29 +58,29 @@ enum Fault {
     /// No byte passes between a proxy and a shard for a while.
     Freeze(usize, usize),
     /// The next connection of the proxy that comes to the step is reset there.
-    CutAt(usize, &'static str, Step),
+    CutAt(usize, Step),
     /// It stands still there for a while.
-    LateAt(usize, &'static str, Step),
+    LateAt(usize, Step),
     /// The proxy is killed when one has come there; what was held still arrives.
-    KillProxyAt(usize, &'static str, Step),
+    KillProxyAt(usize, Step),
     /// The shard is.
-    KillShardAt(usize, &'static str, Step),
+    KillShardAt(usize, Step),
 }
 
 impl Fault {
     fn any(random: &mut SmallRng) -> Fault {
         let (proxy, shard) = (random.random_range(0..2), random.random_range(0..4));
-        let (place, step) = *STEPS.choose(random).expect("there are some");
+        let (_, step) = *STEPS.choose(random).expect("there are some");
         match random.random_range(0..9) {
             0 => Fault::KillProxy(proxy),
             1 => Fault::KillShard(shard),
             2 => Fault::StopShard(shard),
             3 => Fault::Cut(proxy, shard),
             4 => Fault::Freeze(proxy, shard),
-            5 => Fault::CutAt(proxy, place, step),
-            6 => Fault::LateAt(proxy, place, step),
-            7 => Fault::KillProxyAt(proxy, place, step),
-            _ => Fault::KillShardAt(proxy, place, step),
+            5 => Fault::CutAt(proxy, step),
+            6 => Fault::LateAt(proxy, step),
+            7 => Fault::KillProxyAt(proxy, step),
+            _ => Fault::KillShardAt(proxy, step),
         }
     }
 }
@@ -289,10 +289,10 @@ impl Conductor {
                 let _frozen = self.relays[proxy].freeze(shard);
                 std::thread::sleep(SPELL);
             }
-            Fault::CutAt(proxy, _, step)
-            | Fault::LateAt(proxy, _, step)
-            | Fault::KillProxyAt(proxy, _, step)
-            | Fault::KillShardAt(proxy, _, step) => {
+            Fault::CutAt(proxy, step)
+            | Fault::LateAt(proxy, step)
+            | Fault::KillProxyAt(proxy, step)
+            | Fault::KillShardAt(proxy, step) => {
                 let arrives = self.relays[proxy].arm(step);
                 let held = arrives.recv_timeout(PATIENCE).expect("somebody commits");
                 match fault {

@@ -16,8 +16,9 @@ use tokio::sync::{oneshot, watch};
 /// Bytes in front of a message's body.
 const HEADER: usize = 5;
 
-/// The protocol's version in a startup packet. Anything else there is a request for encryption, or to cancel something.
-const VERSION_3: u32 = 196_608;
+/// The protocol's version in a startup packet, and what stands there in a cancel request.
+const VERSION_3: u32 = 3 << 16;
+const CANCEL: u32 = (1234 << 16) | 5678;
 
 /// A statement of a commit of several shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,22 +276,26 @@ impl Passage<'_> {
         let mut received = Vec::new();
         let mut begun = self.direction == Direction::ToProxy;
         loop {
-            while let Some(length) = length_of(&received, begun) {
-                let message: Vec<u8> = received.drain(..length).collect();
-                if begun {
-                    self.held(&message);
-                } else {
+            let mut passed = 0;
+            while let Some(length) = length_of(&received[passed..], begun) {
+                let message = &received[passed..passed + length];
+                if !begun {
                     let version = message[4..8].try_into().map(u32::from_be_bytes).unwrap();
-                    // Others end after this packet.
                     assert!(
-                        version >> 16 == VERSION_3 >> 16 || version >> 16 == 1234,
+                        version == VERSION_3 || version == CANCEL,
                         "the relay reads plain text only"
                     );
                     begun = true;
+                } else if let Some(step) = self.step(message) {
+                    self.pass(&received[..passed], &mut to).await;
+                    received.drain(..passed);
+                    passed = 0;
+                    self.hold(step);
                 }
-                self.moves().await;
-                let _ = to.write_all(&message).await;
+                passed += length;
             }
+            self.pass(&received[..passed], &mut to).await;
+            received.drain(..passed);
             match from.read_buf(&mut received).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
@@ -298,6 +303,14 @@ impl Passage<'_> {
         }
         self.moves().await;
         let _ = to.shutdown().await;
+    }
+
+    /// Sends it on, as soon as bytes may move.
+    async fn pass(&self, messages: &[u8], to: &mut (impl AsyncWriteExt + Unpin)) {
+        if !messages.is_empty() {
+            self.moves().await;
+            let _ = to.write_all(messages).await;
+        }
     }
 
     /// Waits until bytes may move.
@@ -309,19 +322,19 @@ impl Passage<'_> {
         let _ = motion.wait_for(|motion| *motion == Motion::Moving).await;
     }
 
-    /// Follows the talk, and stills the connection when it has come to the step that is waited for.
-    fn held(&self, message: &[u8]) {
+    /// Follows the talk. The step that the connection comes to with this message.
+    fn step(&self, message: &[u8]) -> Option<Step> {
         let mut talk = self.connection.talk.lock().unwrap();
-        let step = match self.direction {
+        match self.direction {
             Direction::ToServer => talk.told(message).map(Step::Before),
             Direction::ToProxy => talk.answered(message).map(Step::After),
-        };
-        drop(talk);
-        let Some(step) = step else { return };
+        }
+    }
+
+    /// Stills the connection and tells the test, when the step is waited for.
+    fn hold(&self, step: Step) {
         let mut armed = self.board.armed.lock().unwrap();
-        if armed.as_ref().is_some_and(|(wanted, _)| *wanted == step)
-            && let Some((_, tell)) = armed.take()
-        {
+        if let Some((_, tell)) = armed.take_if(|(wanted, _)| *wanted == step) {
             self.connection.motion.send_replace(Motion::Still);
             // A test that waits no longer has it stand still all the same.
             let _ = tell.send(Held {
