@@ -25,7 +25,10 @@ const ACCOUNTS: i32 = 32;
 /// Of each account, at first.
 const BALANCE: i64 = 1000;
 
-const CLIENTS: u64 = 8;
+const CLIENTS: usize = 8;
+
+/// What a client waits after something failed.
+const REST: Duration = Duration::from_millis(20);
 
 /// Transfers that must succeed after a fault before the next round.
 const PROGRESS: usize = 6;
@@ -105,62 +108,63 @@ struct Counter {
     ledger: Mutex<Vec<Transfer>>,
     committed: AtomicUsize,
     sums: AtomicUsize,
+    /// What reads have shown that must not be.
+    wrong: Mutex<Vec<String>>,
+}
+
+/// Whether a connection may be used again.
+enum Done {
+    Well,
+    Badly,
 }
 
 impl Counter {
     /// One client, until the counter closes.
-    fn serve(&self, client: u64, seed: u64) {
-        let mut random = SmallRng::seed_from_u64(seed.wrapping_add(client));
+    fn serve(&self, place: usize, seed: u64) {
+        let mut random = SmallRng::seed_from_u64(seed.wrapping_add(place as u64));
+        // Every proxy always has clients.
+        let proxy = self.proxies[place % 2];
         let mut connection = None;
-        let mut number = i64::try_from(client).expect("small") * 1_000_000_000;
+        let mut number = i64::try_from(place).expect("small") * 1_000_000_000;
         loop {
             let _inside = self.door.read().expect("nobody panics inside");
             if self.closed.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(mut client) = connection.take().or_else(|| self.connect(&mut random)) else {
-                std::thread::sleep(Duration::from_millis(20));
+            let Some(mut client) = connection.take().or_else(|| connect(proxy)) else {
+                std::thread::sleep(REST);
                 continue;
             };
-            if random.random_ratio(1, 5) {
-                self.sum(&mut client);
+            let done = if random.random_ratio(1, 5) {
+                self.sum(&mut client)
             } else {
                 number += 1;
-                self.transfer(&mut client, number, &mut random);
+                self.transfer(&mut client, number, &mut random)
+            };
+            match done {
+                Done::Well => connection = Some(client),
+                Done::Badly => std::thread::sleep(REST),
             }
-            // One that failed is not used again.
-            if client.status() == b'I' {
-                connection = Some(client);
+        }
+    }
+
+    fn sum(&self, client: &mut Raw) -> Done {
+        match client.try_simple("SELECT sum(balance) FROM accounts") {
+            Ok(answer) if answer.error.is_none() => {
+                let sum = answer.rows[0][0].as_deref().expect("there are accounts");
+                let sum = std::str::from_utf8(sum).expect("text");
+                if SUMS == Sums::Atomic && sum != total().to_string() {
+                    let torn = format!("an atomic sum is {sum} and not {}", total());
+                    self.wrong.lock().expect("nobody panics").push(torn);
+                }
+                self.sums.fetch_add(1, Ordering::Relaxed);
+                Done::Well
             }
+            Ok(_) | Err(_) => Done::Badly,
         }
     }
 
-    fn connect(&self, random: &mut SmallRng) -> Option<Raw> {
-        let port = *self.proxies.choose(random).expect("two");
-        let mut client = Raw::attempt(port, "app", "app", PATIENCE).ok()?.ok()?;
-        if SUMS == Sums::Atomic {
-            let atomic = "SET trunkline.read_consistency = 'atomic'";
-            succeeded(atomic, &client.try_simple(atomic).ok()?);
-        }
-        Some(client)
-    }
-
-    fn sum(&self, client: &mut Raw) {
-        let Ok(answer) = client.try_simple("SELECT sum(balance) FROM accounts") else {
-            return;
-        };
-        if answer.error.is_some() {
-            return;
-        }
-        let sum = answer.rows[0][0].as_deref().expect("there are accounts");
-        let sum = std::str::from_utf8(sum).expect("text");
-        if SUMS == Sums::Atomic {
-            assert_eq!(sum, total().to_string(), "an atomic read is torn");
-        }
-        self.sums.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn transfer(&self, client: &mut Raw, number: i64, random: &mut SmallRng) {
+    fn transfer(&self, client: &mut Raw, number: i64, random: &mut SmallRng) -> Done {
         // Of different shards mostly: those of one shard have nothing to agree upon.
         let shards = *[1, 2, 2, 2, 3, 4].choose(random).expect("some");
         let mut gains = BTreeMap::new();
@@ -189,7 +193,20 @@ impl Counter {
             words,
         };
         self.ledger.lock().expect("nobody panics").push(transfer);
+        match told {
+            Told::Committed => Done::Well,
+            Told::Failed | Told::Unknown => Done::Badly,
+        }
     }
+}
+
+fn connect(proxy: u16) -> Option<Raw> {
+    let mut client = Raw::attempt(proxy, "app", "app", PATIENCE).ok()?.ok()?;
+    if SUMS == Sums::Atomic {
+        let atomic = "SET trunkline.read_consistency = 'atomic'";
+        succeeded(atomic, &client.try_simple(atomic).ok()?);
+    }
+    Some(client)
 }
 
 /// What the client is told in the end.
@@ -468,6 +485,7 @@ fn the_bank_loses_and_makes_nothing() {
         ledger: Mutex::default(),
         committed: AtomicUsize::new(0),
         sums: AtomicUsize::new(0),
+        wrong: Mutex::default(),
     };
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -492,6 +510,7 @@ fn run(conductor: &mut Conductor, counter: &Counter, rounds: u32, seed: u64) {
     let mut random = SmallRng::seed_from_u64(seed);
     for round in 0..rounds {
         let fault = Fault::any(&mut random);
+        println!("round {round}: {fault:?}");
         let begun = Instant::now();
         conductor.inflict(fault);
         let inflicted = begun.elapsed();
@@ -507,7 +526,15 @@ fn run(conductor: &mut Conductor, counter: &Counter, rounds: u32, seed: u64) {
         let alone = counter.door.write().expect("nobody panics inside");
         let shut = begun.elapsed();
         let ledger = std::mem::take(&mut *counter.ledger.lock().expect("nobody panics"));
-        let audited = conductor.audit(&ledger);
+        let mut audited = conductor.audit(&ledger);
+        let torn = std::mem::take(&mut *counter.wrong.lock().expect("nobody panics"));
+        if !torn.is_empty() {
+            audited = Err(format!(
+                "{}\n{}",
+                torn.join("\n"),
+                audited.err().unwrap_or_default()
+            ));
+        }
         drop(alone);
         if let Err(wrong) = audited {
             panic!("round {round} of seed {seed}, {fault:?}:\n{wrong}");
@@ -519,7 +546,7 @@ fn run(conductor: &mut Conductor, counter: &Counter, rounds: u32, seed: u64) {
                 .count()
         };
         println!(
-            "round {round}, {fault:?}: {} committed, {} failed, {} unknown; fault {inflicted:?}, progress {progressed:?}, shut {shut:?}, audit {:?}",
+            "    {} committed, {} failed, {} unknown; fault {inflicted:?}, progress {progressed:?}, shut {shut:?}, audit {:?}",
             count(Told::Committed),
             count(Told::Failed),
             count(Told::Unknown),
