@@ -270,6 +270,8 @@ pub struct Transactions {
     pub prepare_timeout: Duration,
     /// How often shards are asked for prepared transactions whose owner is gone.
     pub recovery_interval: Duration,
+    /// How long a statement of a transaction on several shards runs before it is looked for deadlocks; `None`: never.
+    pub deadlock_timeout: Option<Duration>,
 }
 
 /// How much of tables may travel to one shard for a query. Past it the query ends in an error.

@@ -7,6 +7,7 @@
 
 mod accept;
 mod control;
+mod deadlocks;
 mod handshakes;
 mod login;
 mod readiness;
@@ -35,6 +36,7 @@ use crate::wire::tls::TlsError;
 
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
+use deadlocks::Deadlocks;
 use readiness::Survey;
 use worker::{Command, Surroundings, WorkerHandle};
 
@@ -77,6 +79,7 @@ pub struct Handle {
     accepting: Vec<JoinHandle<()>>,
     watching: JoinHandle<()>,
     recovering: JoinHandle<()>,
+    deadlocks: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -131,6 +134,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
     // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
     readiness.first().await;
+    let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
+    let deadlocks = tokio::spawn(deadlocks.run());
     let mut control = Control {
         path,
         plant,
@@ -192,6 +197,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         accepting,
         watching,
         recovering,
+        deadlocks,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -236,13 +242,14 @@ impl Handle {
         }
         self.watching.abort();
         self.recovering.abort();
+        self.deadlocks.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| drop(thread.join()))
         });
-        // Only control's clones of the handles keep a worker's loop alive, and that task was aborted.
+        // Only those two tasks' clones of the handles keep a worker's loop alive, and they were aborted.
         let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
     }
 

@@ -44,11 +44,11 @@ impl Survey {
             if wanted(known) && self.asked.insert(name.clone()) {
                 let topology = Arc::clone(topology);
                 let mode = match config.transactions.install {
-                    true => Mode::Install,
+                    true => Mode::Install { keeper: None },
                     false => Mode::Look,
                 };
                 self.asking.spawn(async move {
-                    let found = install::readiness_of_all(&topology, &name, mode).await;
+                    let found = install::readiness_of_all(&topology, &name, &mode).await;
                     (name, found)
                 });
             }

@@ -659,6 +659,7 @@ impl Session {
         self.opener = Opener::Client;
         // One connection has ended it by itself (PREPARE TRANSACTION): the others do not stay behind.
         for link in self.party.drain(..) {
+            self.card.company.disband();
             link.clean_up(&self.worker);
         }
         let kept = !self.failed && self.outcome != Some(Committed::No);
@@ -707,6 +708,8 @@ impl Session {
     pub(super) fn begun_ended(&mut self, committed: Committed) {
         self.outcome = Some(committed);
         self.failed = false;
+        self.transaction_began = None;
+        self.card.company.disband();
         if let (Some(before), Committed::No) = (self.reported_before.take(), committed) {
             before.tell(&self.reported, &mut self.client.outbox);
             self.reported = before;

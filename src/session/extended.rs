@@ -466,6 +466,9 @@ impl Session {
             None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
         let effect = planned.effect();
+        if self.is_party() {
+            self.card.company.runs(statement.text());
+        }
         if let Some(link) = &mut self.link {
             link.note(effect);
             let name = naming.of(statement);

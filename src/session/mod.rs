@@ -34,6 +34,7 @@ pub mod statement;
 mod straight;
 mod take;
 pub mod transaction;
+pub mod waits;
 pub mod worker;
 
 use std::pin::Pin;
@@ -463,6 +464,7 @@ impl Session {
             link.clean_up(&self.worker);
         }
         self.unlisten_all();
+        self.card.company.disband();
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
         let told = std::future::poll_fn(|cx| self.client.poll_close(cx));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::statement::Definitions;
 use crate::catalog::Catalog;
@@ -56,6 +56,8 @@ pub struct Shared {
     definitions: AtomicU64,
     /// Commits whose end sessions could not see.
     unresolved: mpsc::UnboundedSender<Unresolved>,
+    /// Told when a request over several shards has begun to take long.
+    pub long_wait: Notify,
     /// This process, in the ids of its transactions.
     pub proxy: Proxy,
 }
@@ -100,6 +102,7 @@ impl Shared {
             changed,
             definitions: AtomicU64::new(0),
             unresolved,
+            long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
         }
     }

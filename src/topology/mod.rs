@@ -21,4 +21,4 @@ pub use health::{Lsn, NodeState, Role, SystemIdentifier, Timeline};
 pub use primary::{Identity, Primary};
 pub use roles::{Census, RoleError, Roles};
 pub use shard::NodeStatus;
-pub use watch::{Topology, TopologyError};
+pub use watch::{Topology, TopologyError, control_role};

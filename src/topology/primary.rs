@@ -1,7 +1,6 @@
 //! Connections of the control plane to shards' primaries, in every database: for bookkeeping, never for clients' statements.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bb8::{ManageConnection, PooledConnection};
@@ -11,6 +10,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::connect::{self, Encryption, Login, NodeError};
 use super::node::APPLICATION_NAME;
 use super::pool::Connections;
+use super::watch::TopologyError;
 use crate::config;
 use crate::wire::tls::ServerEncryption;
 
@@ -28,7 +28,7 @@ const WHO: &str =
 
 /// Of one database on one shard. Opens nothing before somebody asks.
 pub(super) struct Primaries {
-    pub place: config::Node,
+    place: config::Node,
     connections: Connections<Dialer>,
 }
 
@@ -52,8 +52,13 @@ impl Primaries {
         }
     }
 
-    pub async fn get(&self) -> Result<Primary, Arc<NodeError>> {
-        let mut link = self.connections.get().await?;
+    pub async fn lend(&self) -> Result<Primary, TopologyError> {
+        let lent = self.connections.get().await;
+        let mut link = lent.map_err(|error| TopologyError::Node {
+            host: self.place.host.clone(),
+            port: self.place.port,
+            error,
+        })?;
         link.end = End::Close;
         Ok(Primary(link))
     }

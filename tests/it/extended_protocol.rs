@@ -433,18 +433,21 @@ fn statements_and_portals_are_closed() {
 fn two_shards_in_one_unit_are_one_transaction() {
     let [one, other, third, ..] = keys(2_600_000).map(|key| key.to_string());
     let mut client = proxy().client("trusty");
-    // Two writers cannot commit as one.
-    let said = client.ask(&[
-        run(INSERT, &[Some(&one), Some("a")]),
-        run(INSERT, &[Some(&other), Some("b")]),
-        run("SELECT 1", &[]),
-        sync(),
-    ]);
-    let done = "1 2 C(INSERT 0 1)";
-    assert!(
-        said.starts_with(&format!("{done} 1 E(ERROR 0A000 ")) && said.ends_with(") Z(I)"),
-        "{said}"
-    );
+    // Two writers commit as one.
+    let gone = "DELETE FROM customers WHERE id = $1";
+    for (sql, done) in [(INSERT, "1 2 C(INSERT 0 1)"), (gone, "1 2 C(DELETE 1)")] {
+        let values = |key| match sql == INSERT {
+            true => vec![Some(key), Some("a")],
+            false => vec![Some(key)],
+        };
+        let said = client.ask(&[
+            run(sql, &values(&*one)),
+            run(sql, &values(&*other)),
+            run("SELECT 1", &[]),
+            sync(),
+        ]);
+        assert_eq!(said, format!("{done} {done} 1 2 D(1) C(SELECT 1) Z(I)"));
+    }
     // An error undoes what came before it on another shard.
     let said = client.ask(&[
         run(INSERT, &[Some(&one), Some("a")]),

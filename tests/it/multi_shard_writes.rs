@@ -17,10 +17,8 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
     [[tables]]\nname = \"numbered\"\nplacement = \"reference\"\n\
     [[tables]]\nname = \"made_reference\"\nplacement = \"reference\"\n";
 
-const ALLOWED: &str = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
-
 fn start(database: &str) -> Sharded {
-    Sharded::start(database, SCHEMA, &format!("{ALLOWED}{TABLES}"))
+    Sharded::start(database, SCHEMA, TABLES)
 }
 
 /// A client of the proxy and one of a server that has all rows; both are told the same.

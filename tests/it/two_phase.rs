@@ -368,6 +368,14 @@ fn an_atomic_read_sees_all_of_a_commit_or_nothing() {
     );
 }
 
+struct SetAtEnd<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn atomic_reads_beside_commits_see_sums_that_do_not_change() {
     let cluster = Cluster::start("two_phase_sums");
@@ -400,6 +408,8 @@ fn atomic_reads_beside_commits_see_sums_that_do_not_change() {
             })
             .collect();
         run(&mut client, &["SET trunkline.read_consistency = 'atomic'"]);
+        // Also when an assertion fails.
+        let end = SetAtEnd(&done);
         let (mut torn, mut read) = (0, 0);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(3);
         while std::time::Instant::now() < deadline || read < 20 {
@@ -415,7 +425,7 @@ fn atomic_reads_beside_commits_see_sums_that_do_not_change() {
             assert_eq!(first(&sum), "3200");
             read += 1;
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
         let committed: i32 = writers
             .into_iter()
             .map(|writer| writer.join().unwrap())

@@ -7,6 +7,7 @@ use thiserror::Error;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::id::identifier;
 use super::readiness::Readiness;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Primary, Topology, TopologyError};
@@ -33,9 +34,10 @@ GRANT USAGE ON SCHEMA trunkline TO PUBLIC;
 GRANT SELECT, INSERT ON trunkline.commits TO PUBLIC;";
 
 /// Whether missing things are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    Install,
+    /// `keeper`: a role that may then remove old rows, too.
+    Install { keeper: Option<String> },
     /// Only looks.
     Look,
 }
@@ -58,7 +60,7 @@ pub async fn readiness(
     topology: &Topology,
     database: &str,
     shard: ShardId,
-    mode: Mode,
+    mode: &Mode,
 ) -> Readiness {
     let looking = async {
         let primary = topology.primary(database, shard).await?;
@@ -77,14 +79,15 @@ pub async fn readiness(
 pub async fn readiness_of_all(
     topology: &Arc<Topology>,
     database: &str,
-    mode: Mode,
+    mode: &Mode,
 ) -> Vec<Readiness> {
     let shards = topology.config().shards.len();
     let asked: Vec<_> = (0..shards)
         .map(|shard| {
             let (topology, database) = (Arc::clone(topology), database.to_owned());
             let shard = ShardId(u16::try_from(shard).expect("shards are counted in u16"));
-            tokio::spawn(async move { readiness(&topology, &database, shard, mode).await })
+            let mode = mode.clone();
+            tokio::spawn(async move { readiness(&topology, &database, shard, &mode).await })
         })
         .collect();
     let mut found = Vec::new();
@@ -96,13 +99,24 @@ pub async fn readiness_of_all(
 }
 
 /// On a connection that nobody else uses. After an error it may be in a transaction.
-pub async fn look_or_install(client: &Primary, mode: Mode) -> Result<Readiness, Trouble> {
+async fn look_or_install(client: &Primary, mode: &Mode) -> Result<Readiness, Trouble> {
     let before = look(client).await?;
-    match (&before, mode) {
-        (Readiness::NotInstalled(_), Mode::Install) => {}
-        _ => return Ok(before),
+    let keeper = match mode {
+        Mode::Look => return Ok(before),
+        Mode::Install { keeper } => keeper.as_ref(),
+    };
+    // Who owns the table needs no right.
+    let keeper = keeper.filter(|keeper| **keeper != client.identity().role);
+    let wanted = match before {
+        Readiness::NotInstalled(_) => true,
+        // That setting takes a restart; the table does not hang on it.
+        Readiness::Ready | Readiness::NoPreparedTransactions => keeper.is_some(),
+        Readiness::Unknown(_) => false,
+    };
+    if !wanted {
+        return Ok(before);
     }
-    match install(client).await {
+    match install(client, keeper.map(|role| &**role)).await {
         Ok(()) => Ok(look(client).await?),
         Err(error) => match error.code() {
             // The server said no; what is wrong is for its administrator to see.
@@ -116,13 +130,17 @@ pub async fn look_or_install(client: &Primary, mode: Mode) -> Result<Readiness, 
 }
 
 /// All of it or nothing.
-async fn install(client: &Client) -> Result<(), tokio_postgres::Error> {
+async fn install(client: &Client, keeper: Option<&str>) -> Result<(), tokio_postgres::Error> {
+    let grant = keeper.map_or_else(String::new, |role| {
+        let role = identifier(role);
+        format!("GRANT SELECT, INSERT, DELETE ON trunkline.commits TO {role};")
+    });
     let mut attempts = 2;
     loop {
         attempts -= 1;
         let made = client
             .batch_execute(&format!(
-                "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); {STATEMENTS} COMMIT"
+                "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); {STATEMENTS} {grant} COMMIT"
             ))
             .await;
         match made {
@@ -182,4 +200,37 @@ async fn look(client: &Client) -> Result<Readiness, tokio_postgres::Error> {
     } else {
         Ok(Readiness::Ready)
     }
+}
+
+/// What the role of the control plane may do on a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Schemas in the database.
+    pub may_create: bool,
+    /// Old rows.
+    pub may_remove: bool,
+    /// Roles whose prepared transactions it cannot finish.
+    pub out_of_reach: Vec<String>,
+}
+
+/// `roles`: those that prepare transactions. One that does not exist is in reach.
+pub async fn rights(client: &Primary, roles: &[&str]) -> Result<Rights, tokio_postgres::Error> {
+    // Before 16 a member could always SET ROLE.
+    let privilege = match client.identity().server_version {
+        160_000.. => "SET",
+        _ => "MEMBER",
+    };
+    let ask = format!(
+        "SELECT has_database_privilege(current_database(), 'CREATE'),
+            (SELECT has_table_privilege(c.oid, 'DELETE') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = 'trunkline' AND c.relname = 'commits'),
+            ARRAY(SELECT rolname::text FROM pg_roles
+                  WHERE rolname::text = ANY ($1) AND NOT pg_has_role(session_user, oid, '{privilege}') ORDER BY rolname)"
+    );
+    let row = client.query_one(&ask, &[&roles]).await?;
+    Ok(Rights {
+        may_create: row.try_get(0)?,
+        may_remove: row.try_get::<_, Option<bool>>(1)? == Some(true),
+        out_of_reach: row.try_get(2)?,
+    })
 }

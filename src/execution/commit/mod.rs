@@ -16,7 +16,7 @@ pub mod install;
 pub mod ledger;
 pub mod readiness;
 pub mod recovery;
-mod removal;
+pub mod removal;
 pub mod snapshots;
 pub mod statements;
 pub mod words;

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 use super::decision::{self, Verdict, shard_named, within};
 use super::id::{Gid, TransactionId};
@@ -222,9 +223,18 @@ impl Recovery {
         let finished = within(async {
             let shard = self.shard(place)?;
             let primary = self.topology.primary(&place.database, shard).await?;
-            let finished = statements::finish(&primary, prepared, outcome).await?;
-            primary.release();
-            Ok(finished)
+            match statements::finish(&primary, prepared, outcome).await {
+                Ok(finished) => {
+                    primary.release();
+                    Ok(finished)
+                }
+                Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    drop(primary);
+                    let finished = self.finish_as_owner(place, shard, prepared, outcome).await;
+                    finished.unwrap_or(Err(error.into()))
+                }
+                Err(error) => Err(error.into()),
+            }
         });
         match finished.await {
             Ok(finished) => {
@@ -238,6 +248,26 @@ impl Recovery {
             Err(Trouble::Postgres(error)) => Err(NodeError::described(&error)),
             Err(trouble) => Err(trouble.to_string()),
         }
+    }
+
+    /// `None`: its owner is not a role whose password is known here.
+    async fn finish_as_owner(
+        &self,
+        place: &Place,
+        shard: ShardId,
+        prepared: &Prepared,
+        outcome: Outcome,
+    ) -> Option<Result<Finished, Trouble>> {
+        let owner = prepared.owner.as_deref()?;
+        let primary = self
+            .topology
+            .primary_as(owner, &place.database, shard)
+            .await?;
+        let finish = async {
+            let primary = primary?;
+            Ok(statements::finish(&primary, prepared, outcome).await?)
+        };
+        Some(finish.await)
     }
 
     /// Does for a session what it could not: finds out what became of its transaction, and finishes it. As long as somebody waits for it; then the

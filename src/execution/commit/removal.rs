@@ -50,7 +50,7 @@ pub async fn remove_old(topology: &Arc<Topology>) {
 }
 
 /// Removes what is old in one database; `shards`: their names. Gives the number of rows.
-pub async fn remove(topology: &Topology, database: &str, shards: &[&str]) -> Result<u64, Trouble> {
+async fn remove(topology: &Topology, database: &str, shards: &[&str]) -> Result<u64, Trouble> {
     let ids = || (0..).take(shards.len()).map(ShardId);
     let choosing = ids().map(|shard| old(topology, database, shard, shards));
     let chosen = all(join_all(choosing).await)?;

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row};
 
 use super::Outcome;
-use super::id::{TransactionId, quoted};
+use super::id::{TransactionId, identifier, quoted};
 use crate::topology::Primary;
 
 /// How long an attempt to abort waits for an owner who may still decide. Long against the time between its two statements would hold up others.
@@ -114,7 +114,7 @@ pub enum Finished {
     Before,
 }
 
-/// COMMIT PREPARED or ROLLBACK PREPARED. That takes the role that prepared, or a superuser. After an error the connection may have that role.
+/// COMMIT PREPARED or ROLLBACK PREPARED. That takes the role that prepared, or a superuser. After an error the connection may still have that role.
 pub async fn finish(
     client: &Primary,
     prepared: &Prepared,
@@ -127,7 +127,7 @@ pub async fn finish(
         .filter(|owner| !identity.superuser && **owner != identity.role);
     if let Some(owner) = other {
         client
-            .batch_execute(&format!("SET ROLE \"{}\"", owner.replace('"', "\"\"")))
+            .batch_execute(&format!("SET ROLE {}", identifier(owner)))
             .await?;
     }
     let word = match outcome {

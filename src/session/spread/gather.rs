@@ -179,6 +179,11 @@ impl Session {
         // Without success it is not in a known state, and is closed.
         brought?;
         run(link.server(), "SET TRANSACTION READ WRITE", &self.worker).await?;
+        links.push(link);
+        self.join(links);
+        let Some(link) = links.pop() else {
+            return Err(Fault::Told);
+        };
         Ok(Some(Gatherer {
             link,
             block: Block::Beside,
@@ -413,6 +418,7 @@ impl Session {
 
     /// A connection beside the client's transaction goes back to its pool.
     async fn leave_beside(&mut self, mut link: Link) {
+        self.card.company.leave(link.canceller());
         if !link.is_settled() {
             stop(link.server());
             return link.clean_up(&self.worker);

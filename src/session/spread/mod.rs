@@ -164,6 +164,7 @@ impl Session {
     /// Does the statement; its answer up to CommandComplete is the client's then.
     pub(super) async fn spread(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         self.check_not_aborted()?;
+        self.card.company.runs(call.own_text());
         if self.link.as_ref().is_some_and(Link::is_metadata) {
             self.leave_metadata().await?;
         }
@@ -413,6 +414,7 @@ impl Session {
     async fn lose_party(&mut self, links: Vec<Link>) {
         self.card.set_running(None);
         self.card.set_also_running(Vec::new());
+        self.card.company.disband();
         let mut begin = String::from("BEGIN");
         if let Some(opened) = self.opened.take() {
             begin = opened.begin().to_owned();
