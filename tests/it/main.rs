@@ -6,6 +6,7 @@
 mod authentication;
 mod cancelling;
 mod command_line;
+mod commit;
 mod copy;
 mod deadlocks;
 mod demo;
