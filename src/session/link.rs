@@ -682,6 +682,10 @@ impl Session {
         if phase == Phase::Working {
             self.take_snapshots_together().await?;
         }
+        if self.link.is_some() {
+            // The transaction has all its connections, and one of them works.
+            return Box::pin(self.attach(destination, phase)).await;
+        }
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
