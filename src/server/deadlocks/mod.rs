@@ -31,11 +31,8 @@ use crate::wire::answer::{self, Report, Severity};
 use places::Places;
 use shards::{Install, Look, Shards};
 
-/// From one round to the next, when something waits for a lock: this part of the time limit.
+/// From one round to the next, when something waits for a lock: this part of the time limit at least.
 const ROUNDS: u32 = 8;
-
-/// Or, up to the time limit, so many times as long as the round took: it must not be the asking that keeps servers busy.
-const LEISURE: u32 = 4;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -120,7 +117,9 @@ impl Deadlocks {
         let timeout = config.transactions.deadlock_timeout.unwrap_or_default();
         let pause = match finding {
             Finding::Work => timeout,
-            Finding::Wait => (begun.elapsed() * LEISURE).clamp(timeout / ROUNDS, timeout),
+            Finding::Wait if !self.suspects.is_empty() => timeout / ROUNDS,
+            // It must not be the asking that keeps servers busy.
+            Finding::Wait => begun.elapsed().clamp(timeout / ROUNDS, timeout),
         };
         pause.max(SHORTEST_PAUSE)
     }
