@@ -399,6 +399,9 @@ impl Session {
             } else {
                 self.card.enter(State::IdleInTransaction, now);
             }
+            if status == TransactionStatus::Failed {
+                self.fail_others();
+            }
         }
     }
 
