@@ -79,6 +79,11 @@ fn field(answer: &Answer, row: usize) -> String {
     String::from_utf8(value).expect("text")
 }
 
+/// What begins after this is younger, by clocks that count milliseconds.
+fn a_moment_passes() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
 fn update(key: i32, value: &str) -> String {
     format!("UPDATE kv SET v = '{value}' WHERE k = {key}")
 }
@@ -129,6 +134,7 @@ fn opposite_orders_through_two_proxies() {
     for protocol in [Protocol::Simple, Protocol::Extended] {
         let (mut old, mut young) = (proxies.one.client(), proxies.other.client());
         run(&mut old, &["BEGIN", &update(first, "old")]);
+        a_moment_passes();
         run(&mut young, &["BEGIN", &update(second, "young")]);
         let (of_old, of_young) = (update(second, "old, too"), update(first, "young, too"));
         let old = ask(old, &of_old, protocol);
@@ -161,6 +167,7 @@ fn three_in_a_circle() {
     ];
     for (place, client) in clients.iter_mut().enumerate() {
         run(client, &["BEGIN", &update(proxies.key(place), "own")]);
+        a_moment_passes();
     }
     let mut asked: Vec<_> = clients
         .into_iter()
@@ -193,6 +200,7 @@ fn through_a_transaction_on_one_shard() {
             (between, proxies.one.client(), proxies.other.client());
         run(&mut between, &["BEGIN", &update(third, "between")]);
         run(&mut old, &["BEGIN", &update(first, "old")]);
+        a_moment_passes();
         run(&mut young, &["BEGIN", &update(second, "young")]);
         let of_between = update(first, "between, too");
         let between = ask(between, &of_between, Protocol::Simple);
@@ -236,6 +244,7 @@ fn a_statement_over_all_shards_against_a_transaction() {
         // The same with a transaction that is older.
         let (mut single, mut spread) = (proxies.one.client(), proxies.other.client());
         run(&mut spread, &["BEGIN", "SELECT count(*) FROM kv"]);
+        a_moment_passes();
         run(&mut single, &["BEGIN", &update(second, "younger")]);
         let spread = ask(spread, everything, protocol);
         proxies.wait_for_waits(1, 1);
@@ -289,6 +298,7 @@ fn a_victim_s_next_statements_are_not_hit() {
             _ => Protocol::Extended,
         };
         run(&mut old, &["BEGIN", &update(first, "old")]);
+        a_moment_passes();
         run(
             &mut young,
             &["BEGIN", "SAVEPOINT s", &update(second, "young")],
