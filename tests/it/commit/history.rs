@@ -699,5 +699,15 @@ fn what_clients_see_can_have_happened() {
         count(Told::Unknown)
     );
     let anomalies = history.check();
-    assert!(anomalies.is_empty(), "seed {seed}: {anomalies:#?}");
+    let said = format!("{anomalies:?}");
+    let concerned = history
+        .transactions
+        .iter()
+        .filter(|one| said.contains(&one.number.to_string()));
+    let concerned: Vec<String> = concerned.map(|one| format!("{one:?}")).collect();
+    assert!(
+        anomalies.is_empty(),
+        "seed {seed}: {said}\n{}",
+        concerned.join("\n")
+    );
 }
