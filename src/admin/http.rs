@@ -52,6 +52,7 @@ async fn metrics(State(access): State<Access>) -> Response {
         &access.shared.snapshot(),
         &reports,
         &access.topology.nodes(),
+        &access.recovery.ledger(),
         access.shared.clients(),
     ) {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

@@ -14,6 +14,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Problem};
+use crate::execution::commit::Outcome;
+use crate::execution::commit::by_hand::{NotResolved, Resolved};
+use crate::execution::commit::id::TransactionId;
+use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::sharding::ShardId;
@@ -27,6 +31,12 @@ pub enum Request {
     /// Stop lending connections of the database (`None`: of all); answered when all that were lent have come back.
     Pause(Option<Box<str>>, oneshot::Sender<()>),
     Resume(Option<Box<str>>, oneshot::Sender<()>),
+    /// Finish what is prepared of a transaction; as what, when nobody can know.
+    Resolve {
+        id: TransactionId,
+        by_hand: Option<Outcome>,
+        answer: oneshot::Sender<Result<Vec<Resolved>, NotResolved>>,
+    },
     /// Finish transactions, then exit.
     Shutdown,
     /// Cancel what the client with this key runs; answered when its server has been told.
@@ -43,6 +53,7 @@ pub struct Access {
     pub requests: mpsc::UnboundedSender<Request>,
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
+    pub recovery: Arc<Recovery>,
     pub phase: watch::Receiver<Phase>,
 }
 

@@ -22,12 +22,14 @@ use tokio_util::codec::Framed;
 
 use super::{Access, Gone, Request};
 use crate::config::Problem;
+use crate::execution::commit::by_hand::NotResolved;
 use crate::wire::answer::{self as wire, TransactionStatus};
 use crate::wire::startup::Startup;
 use crate::wire::stream::{Peer, Stream};
 
 use answer::{Answers, Statement};
 use command::{Command, SyntaxError};
+
 use held::Held;
 use inbox::{Heard, Inbox, Unreadable, Violation};
 use table::Table;
@@ -64,6 +66,8 @@ pub enum Failure {
     Reload(Vec<Problem>),
     #[error(transparent)]
     Gone(#[from] Gone),
+    #[error(transparent)]
+    NotResolved(#[from] NotResolved),
     #[error("a prepared statement is one command")]
     SeveralInOne,
     #[error("commands take no parameters: write the value into the command")]
@@ -279,6 +283,18 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
                 .ask(|answer| Request::Resume(database, answer))
                 .await?;
         }
+        Command::Resolve { id, by_hand } => {
+            let (id, by_hand) = (*id, *by_hand);
+            let resolved = access
+                .ask(|answer| Request::Resolve {
+                    id,
+                    by_hand,
+                    answer,
+                })
+                .await??;
+            tracing::info!(%id, "an administrator's RESOLVE TRANSACTION was done");
+            return Ok(Outcome::Rows(show::transactions::resolved(&resolved)));
+        }
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
     tracing::info!(
@@ -305,6 +321,7 @@ impl Command {
             Command::Reload => "RELOAD",
             Command::Pause(_) => "PAUSE",
             Command::Resume(_) => "RESUME",
+            Command::Resolve { .. } => "RESOLVE",
             Command::Shutdown => "SHUTDOWN",
         }
     }
@@ -319,6 +336,8 @@ impl Failure {
             Failure::Gone(_) => "57P01",
             Failure::Parameters | Failure::ResultFormats { .. } => "08P01",
             Failure::TooManyHeld(_) => "53400",
+            Failure::NotResolved(NotResolved::Unheard(_)) => "42704",
+            Failure::NotResolved(_) => "55000",
         }
     }
 
@@ -342,6 +361,12 @@ impl Failure {
                 let commands: Vec<&str> = command::COMMANDS.iter().map(|(form, _)| *form).collect();
                 Some(format!("Commands: {}.", commands.join(", ")))
             }
+            Failure::NotResolved(NotResolved::Unheard(_)) => {
+                Some("SHOW TRANSACTIONS lists them.".to_owned())
+            }
+            Failure::NotResolved(_) => Some(
+                "RESOLVE TRANSACTION without COMMIT or ROLLBACK does what is right.".to_owned(),
+            ),
             Failure::UnknownDatabase(_) => Some("SHOW DATABASES lists them.".to_owned()),
             _ => None,
         }

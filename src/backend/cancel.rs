@@ -7,10 +7,13 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::connect::{self, Address, CancelKey, ConnectError, Connected, Login};
+use crate::wire::answer::ErrorFields;
 use crate::wire::socket::Home;
 use crate::wire::stream::Peer;
 use crate::wire::timers::Timers;
 use crate::wire::tls::ServerEncryption;
+
+const QUERY_CANCELED: &str = "57014";
 
 /// Where and how connections are made.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ pub struct Canceller {
     under_way: Cell<usize>,
     /// A request was made since [`Canceller::forget_requested`].
     requested: Cell<bool>,
+    /// What takes the place of the server's error when the request stops a statement.
+    instead: RefCell<Option<Box<[u8]>>>,
     /// Who waits until there are none.
     waiting: RefCell<Option<Waker>>,
 }
@@ -71,6 +76,7 @@ impl Canceller {
             peer,
             under_way: Cell::new(0),
             requested: Cell::new(false),
+            instead: RefCell::default(),
             waiting: RefCell::default(),
         })
     }
@@ -125,6 +131,20 @@ impl Canceller {
         self.target.home.spawn(self.cancel());
     }
 
+    /// Likewise; the client is told this ErrorResponse instead of the server's.
+    pub fn cancel_because(self: &Rc<Canceller>, error: Box<[u8]>) {
+        *self.instead.borrow_mut() = Some(error);
+        self.cancel_meanwhile();
+    }
+
+    /// What is told instead of this error, given its body.
+    pub fn instead_of(&self, error: &[u8]) -> Option<Box<[u8]>> {
+        let mut instead = self.instead.borrow_mut();
+        instead.as_ref()?;
+        let was_stopped = ErrorFields::parse(error)?.sqlstate == QUERY_CANCELED;
+        if was_stopped { instead.take() } else { None }
+    }
+
     /// Whether a request was made that may still arrive.
     pub fn was_requested(&self) -> bool {
         self.requested.get()
@@ -133,6 +153,7 @@ impl Canceller {
     /// What was requested has arrived.
     pub fn forget_requested(&self) {
         self.requested.set(false);
+        *self.instead.borrow_mut() = None;
     }
 
     /// A request is under way: the connection must not be lent to anybody else.

@@ -273,9 +273,15 @@ impl Server {
             if tag == b'E' {
                 self.look_for_stale(&chunk[at + HEADER..at + here]);
             }
-            let verdict = self
+            let mut verdict = self
                 .pipeline
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
+            if tag == b'E'
+                && verdict != Verdict::Swallow
+                && let Some(error) = self.canceller.instead_of(&chunk[at + HEADER..at + here])
+            {
+                verdict = Verdict::Instead(error);
+            }
             self.notice(tag, at, here, chunk);
             let end = at + here;
             // The run always ends where this message begins.
@@ -449,7 +455,8 @@ impl Server {
         Ok(Ok(()))
     }
 
-    async fn hear(
+    /// Waits for the end of statements of our own; everything the server says is appended to `out`.
+    pub async fn hear(
         &mut self,
         scratch: &RefCell<Box<[u8]>>,
         out: &mut Vec<u8>,

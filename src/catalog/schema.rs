@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Error, Row};
 use super::details::{self, Details};
 use super::functions::FunctionKinds;
 use super::residue::{Residue, Routine, Runs, When};
-use super::{Collation, Column, ColumnDefault, QualifiedName};
+use super::{Collation, Column, ColumnDefault, Given, Numbers, QualifiedName};
 
 /// The definitions of one database on one server.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,7 @@ pub struct Schema {
     /// Names of functions, procedures and aggregates whose body Postgres or a C library does not bring; with the name in lower case, too.
     pub opaque_functions: HashSet<Box<str>>,
     pub functions: Arc<FunctionKinds>,
+    pub sequences: Arc<HashSet<QualifiedName>>,
     /// The database's.
     pub collation: Collation,
     pub residue: Arc<Residue>,
@@ -146,7 +147,8 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
     let names = names(client).await?;
     let encoding: Box<str> = text(&encoding, 0)?;
     let collation = default_collation(client).await?;
-    let mut columns = columns(client, collation).await?;
+    let numbers = numbers(client).await?;
+    let mut columns = columns(client, collation, &numbers).await?;
     // Clients get texts as UTF-8, whose bytes may be in another order.
     let recoded = |collation: Collation| match &*encoding {
         "UTF8" => collation,
@@ -181,15 +183,16 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         system_relations: system_relations(client).await?,
         opaque_functions: opaque_functions(client).await?,
         functions: Arc::new(function_kinds(client).await?),
+        sequences: Arc::new(sequences(client).await?),
         residue: Arc::new(residue(client).await?),
         details: Arc::new(details::read(client).await?),
     })
 }
 
-/// Permanent relations outside the system's schemas; a fragment of FROM and WHERE for the queries below.
+/// Permanent relations outside the system's schemas; a fragment of FROM and WHERE for the queries below. What is in schema `trunkline` is our own.
 const RELATIONS: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'trunkline')";
 
 /// Functions whose body may read tables or take numbers from sequences: written here, in a language that can, and not declared to do without.
 /// The functions of extensions are left out, as are all in C. Temporary functions belong to a session, which must call them as `pg_temp.name`.
@@ -354,6 +357,7 @@ async fn default_collation(client: &Client) -> Result<Collation, Error> {
 async fn columns(
     client: &Client,
     default_collation: Collation,
+    numbers: &HashMap<(u32, i16), Arc<Numbers>>,
 ) -> Result<HashMap<u32, Vec<DefinedColumn>>, Error> {
     let domains = domains(client).await?;
     let query = format!(
@@ -361,7 +365,7 @@ async fn columns(
             def.adbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid
                    AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})),
-            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}
+            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}, a.attnum
          FROM pg_attribute a
            LEFT JOIN pg_attrdef def ON def.adrelid = a.attrelid AND def.adnum = a.attnum
            LEFT JOIN pg_collation coll ON coll.oid = a.attcollation
@@ -372,13 +376,54 @@ async fn columns(
     );
     let mut columns: HashMap<u32, Vec<DefinedColumn>> = HashMap::new();
     for row in client.query(&query, &[]).await? {
-        columns.entry(row.try_get(0)?).or_default().push(column(
-            &row,
-            &domains,
-            default_collation,
-        )?);
+        let relation: u32 = row.try_get(0)?;
+        let mut defined = column(&row, &domains, default_collation)?;
+        defined.column.numbers = numbers.get(&(relation, row.try_get(13)?)).cloned();
+        columns.entry(relation).or_default().push(defined);
     }
     Ok(columns)
+}
+
+/// Columns, by relation and `attnum`, that take the next number of one sequence and do nothing else with it: serial, identity, and what is written
+/// like a serial's default.
+async fn numbers(client: &Client) -> Result<HashMap<(u32, i16), Arc<Numbers>>, Error> {
+    let query = format!(
+        "SELECT def.adrelid, def.adnum, n.nspname::text, s.relname::text, ''
+         FROM pg_attrdef def
+           JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid AND d.refclassid = 'pg_class'::regclass
+           JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' AND s.relpersistence <> 't'
+           JOIN pg_namespace n ON n.oid = s.relnamespace
+         WHERE CASE WHEN def.adbin::text ~ '{SEQUENCE_CALL}'
+           THEN pg_get_expr(def.adbin, def.adrelid) = format('nextval(%L::regclass)', s.oid::regclass::text) END
+         UNION ALL
+         SELECT a.attrelid, a.attnum, n.nspname::text, s.relname::text, a.attidentity::text
+         FROM pg_attribute a
+           JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+             AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'
+           JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' AND s.relpersistence <> 't'
+           JOIN pg_namespace n ON n.oid = s.relnamespace
+         WHERE a.attidentity <> ''"
+    );
+    let mut numbers = HashMap::new();
+    for row in client.query(&query, &[]).await? {
+        let given = match row.try_get::<_, &str>(4)? {
+            "a" => Given::Overriding,
+            "d" => Given::AsIdentity,
+            _ => Given::Freely,
+        };
+        let sequence = (text(&row, 2)?, text(&row, 3)?);
+        let numbered = Arc::new(Numbers { sequence, given });
+        numbers.insert((row.try_get(0)?, row.try_get(1)?), numbered);
+    }
+    Ok(numbers)
+}
+
+async fn sequences(client: &Client) -> Result<HashSet<QualifiedName>, Error> {
+    let query = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'S' AND c.relpersistence <> 't'";
+    let rows = client.query(query, &[]).await?;
+    let names = rows.iter().map(|row| Ok((text(row, 0)?, text(row, 1)?)));
+    names.collect()
 }
 
 /// `DEFAULT_COLLATION_OID`: the database's.
@@ -428,6 +473,7 @@ fn column(
             name: text(row, 1)?,
             type_oid,
             default,
+            numbers: None,
             collation,
         },
         modifier,

@@ -1,5 +1,6 @@
 //! `trunkline check`: every mistake of a configuration file, and with `--connect` a look at every node.
 
+mod commits;
 mod nodes;
 mod server;
 mod trouble;

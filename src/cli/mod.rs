@@ -7,6 +7,7 @@
 mod check;
 pub mod demo;
 mod import;
+mod install;
 pub mod local;
 mod route;
 mod serve;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Prints the equivalent of a configuration of PgBouncer or PgDog.
     Import(import::Arguments),
+    /// Makes on every shard what commits of several shards need.
+    Install(install::Arguments),
     /// Runs the proxy.
     Serve(serve::Arguments),
     /// Explains where statements go, from a configuration file alone.
@@ -43,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
     }

@@ -270,6 +270,8 @@ pub struct Transactions {
     pub prepare_timeout: Duration,
     /// How often shards are asked for prepared transactions whose owner is gone.
     pub recovery_interval: Duration,
+    /// How long a statement of a transaction on several shards runs before it is looked for deadlocks; `None`: never.
+    pub deadlock_timeout: Option<Duration>,
 }
 
 /// How much of tables may travel to one shard for a query. Past it the query ends in an error.
@@ -389,12 +391,24 @@ pub struct Database {
     pub server_database: String,
     /// Name of the shard that is home to sequences and to tables not named here.
     pub default_shard: Option<String>,
-    /// `sequences = "per_shard"`: the administrator made shards' sequences disjoint.
-    pub sequences_per_shard: bool,
+    pub sequences: Sequences,
+    /// How many numbers are taken from a sequence at a time.
+    pub sequence_block: u32,
     /// Before that of `[transactions]`.
     pub cross_shard_commit: Option<CrossShardCommit>,
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+}
+
+/// What gives the rows of sharded tables their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// The home shard's sequence, for all shards.
+    Home,
+    /// Each shard's own: the administrator made them disjoint.
+    PerShard,
+    /// Nothing: they have to be given.
+    Refused,
 }
 
 #[derive(Clone, Debug)]

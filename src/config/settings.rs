@@ -368,6 +368,11 @@ pub(super) fn transactions(mut section: Section<'_>) -> Transactions {
                 entry.duration(Duration::from_millis(100)..=Duration::from_secs(3600))
             })
             .unwrap_or(Duration::from_secs(2)),
+        deadlock_timeout: section
+            .read("deadlock_timeout", |entry| {
+                entry.duration_or_off(Duration::from_millis(10)..=Duration::from_secs(3600))
+            })
+            .unwrap_or(Some(Duration::from_secs(1))),
     };
     section.done();
     transactions

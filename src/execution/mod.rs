@@ -1,7 +1,8 @@
 //! Running a plan: the relay between one client and one server connection, and what several servers do together.
 //!
 //! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows, `gather.rs` for rows that go
-//! from some to another, `copy.rs` for rows that come from the client. `commit/` is the commit of several shards.
+//! from some to another, `copy.rs` for rows that come from the client. `commit/` is the commit of several shards,
+//! `deadlock/` finds those that wait for each other on different shards.
 //!
 //! This room never decides where a statement goes and never reads SQL.
 
@@ -10,6 +11,7 @@ pub mod client;
 pub mod columns;
 pub mod commit;
 pub mod copy;
+pub mod deadlock;
 pub mod delivery;
 pub mod gather;
 pub mod merge;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::catalog::{
-    Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences, Writes,
+    Catalog, ColumnDefault, DistributionId, Given, SchemaState, SearchPath, Sequences, Writes,
 };
 use crate::sharding::ShardId;
 use crate::sql;
@@ -525,6 +525,7 @@ fn no_forbidden_writes(
             ),
         ));
     }
+    not_overridden(text, facts, catalog, search_path)?;
     for assignment in &facts.assignments {
         let known = Known::look_up(catalog, search_path, &assignment.table);
         let Meaning::Sharded { key, .. } = known.meaning else {
@@ -549,7 +550,7 @@ fn no_forbidden_writes(
             column.is_some_and(|column| column.default == ColumnDefault::Sequence)
         };
         // Facts do not tell what is assigned: a DEFAULT anywhere may be this column's.
-        if catalog.sequences == Sequences::Refused
+        if catalog.sequences != Sequences::PerShard
             && sql::words(text).is_ok_and(|words| words.iter().any(|word| **word == *"default"))
             && let Some(column) = assignment
                 .columns
@@ -558,6 +559,48 @@ fn no_forbidden_writes(
         {
             let message = format!(
                 "column \"{column}\" of sharded table \"{table}\" may get its value from a sequence"
+            );
+            return Err(Refusal::new(Reason::SequenceDefault, message));
+        }
+    }
+    Ok(())
+}
+
+/// With OVERRIDING USER VALUE the values that are given for identity columns are not those that are stored.
+fn not_overridden(
+    text: &str,
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<(), Refusal> {
+    let words = sql::words(text).unwrap_or_default();
+    let has = |wanted: &str| words.iter().any(|word| **word == *wanted);
+    if facts.inserts.is_empty() || !(has("overriding") && has("user")) {
+        return Ok(());
+    }
+    for insert in &facts.inserts {
+        let known = Known::look_up(catalog, search_path, &insert.table);
+        let Meaning::Sharded { key, .. } = known.meaning else {
+            continue;
+        };
+        let is_given = |name: &str| {
+            let listed = insert.columns.as_ref();
+            listed.is_none_or(|listed| listed.iter().any(|column| **column == *name))
+        };
+        let matters = |name: &str| {
+            catalog.sequences != Sequences::PerShard || key.iter().any(|key| **key == *name)
+        };
+        let mut columns = known.columns.into_iter().flatten();
+        let overridden = columns.find(|column| {
+            let numbers = column.numbers.as_ref();
+            numbers.is_some_and(|numbers| numbers.given != Given::Freely)
+                && is_given(&column.name)
+                && matters(&column.name)
+        });
+        if let Some(column) = overridden {
+            let message = format!(
+                "OVERRIDING USER VALUE: column \"{}\" of sharded table \"{}\" would get its value from a sequence",
+                column.name, insert.table.name
             );
             return Err(Refusal::new(Reason::SequenceDefault, message));
         }

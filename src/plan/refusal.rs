@@ -126,10 +126,10 @@ reasons! {
         "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
     Sequence, "sequence", "0A000",
         "A statement that runs away from the home shard uses a sequence, whose numbers would be given by another shard too.",
-        "Ask for the number with a statement of its own and pass it as a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "Ask for the number with a statement of its own and pass it as a value, or write nextval('name') as a value of INSERT ... VALUES.";
     SequenceDefault, "sequence_default", "0A000",
-        "An INSERT into a sharded table leaves a column to a sequence of the shard, whose numbers other shards give too.",
-        "Give the column a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
+        "Use INSERT ... VALUES or COPY, or give the column a value.";
     HomeOnly, "home_only", "0A000",
         "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
         "Use a statement of its own.";
@@ -193,6 +193,9 @@ reasons! {
     CannotPrepare, "cannot_prepare", "0A000",
         "A transaction has written on several shards, and Postgres cannot prepare it on more than one of them: temporary tables, LISTEN, NOTIFY, cursors WITH HOLD and exported snapshots stand in its way. It is rolled back on all.",
         "Do that in a transaction of its own.";
+    AtomicRead, "atomic_read", "0A000",
+        "Under trunkline.read_consistency = 'atomic' a query reads several shards in a transaction whose snapshots were not taken together.",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, after trunkline.read_consistency was set, or run the query outside a transaction block.";
     ExplainForm, "explain_form", "0A000",
         "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
         "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";

@@ -9,13 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::StartError;
+use super::readiness::{Known, Survey};
 use super::worker::{Command, WorkerHandle};
 use crate::admin::Request;
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
-use crate::execution::commit::Unresolved;
 use crate::execution::commit::readiness::Readiness;
+use crate::execution::commit::recovery::Recovery;
 use crate::plan::views;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
@@ -28,6 +29,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often definitions are read without being asked, to see what was changed past the proxy.
 const REFRESH: Duration = Duration::from_secs(60);
+
+/// Time between attempts to find shards ready for commits of several that were not, though they could be asked.
+const READINESS: Duration = Duration::from_secs(10);
 
 /// How often a pause looks whether connections have come back.
 const PAUSE_POLL: Duration = Duration::from_millis(20);
@@ -131,7 +135,7 @@ impl Plant {
     pub fn snapshot(
         &self,
         schemas: &HashMap<Box<str>, Schema>,
-        readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
+        readiness: Arc<Known>,
         epoch: Epoch,
     ) -> Snapshot {
         Snapshot {
@@ -190,10 +194,9 @@ pub struct Control {
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
-    pub unresolved: mpsc::UnboundedReceiver<Unresolved>,
-    /// As of the last look.
-    pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
     pub definitions: Definitions,
+    pub readiness: Survey,
+    pub recovery: Arc<Recovery>,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -246,6 +249,7 @@ impl Control {
     pub async fn run(mut self) {
         let mut refresh = tokio::time::interval(REFRESH);
         let mut retry = tokio::time::interval(RETRY);
+        let mut readiness = tokio::time::interval(READINESS);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -257,8 +261,22 @@ impl Control {
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
                 Some(Ok((database, schema))) = self.definitions.reading.join_next() => self.read(database, schema).await,
-                _ = retry.tick() => self.read_all(|known| !known),
-                _ = refresh.tick() => self.read_all(|_| true),
+                changed = self.readiness.answer() => if changed {
+                    self.publish().await;
+                },
+                _ = retry.tick() => {
+                    self.read_all(|known| !known);
+                    let away = |shard: &Readiness| matches!(shard, Readiness::Unknown(_));
+                    self.readiness.ask(&self.topology, |known| known.iter().any(away));
+                }
+                _ = readiness.tick() => {
+                    let unready = |shard: &Readiness| *shard != Readiness::Ready;
+                    self.readiness.ask(&self.topology, |known| known.iter().any(unready));
+                }
+                _ = refresh.tick() => {
+                    self.read_all(|_| true);
+                    self.readiness.ask(&self.topology, |_| true);
+                }
             }
         }
     }
@@ -346,6 +364,16 @@ impl Control {
                     worker.send(Command::Cancel(card, done));
                 }
             }
+            Request::Resolve {
+                id,
+                by_hand,
+                answer,
+            } => {
+                let recovery = Arc::clone(&self.recovery);
+                tokio::spawn(async move {
+                    let _ = answer.send(recovery.resolve(id, by_hand).await);
+                });
+            }
             // Seen by `run`.
             Request::Shutdown => {}
         }
@@ -390,18 +418,20 @@ impl Control {
         self.definitions
             .known
             .retain(|name, _| self.plant.configured.contains_key(name));
+        self.readiness.follow(&self.plant.config);
         self.publish().await;
         self.read_all(|_| true);
+        self.readiness.ask(&self.topology, |_| true);
         tracing::info!("the configuration was read again");
         Ok(())
     }
 
     /// Puts a new snapshot in force on every worker.
-    async fn publish(&mut self) {
+    pub async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
         let snapshot = Arc::new(self.plant.snapshot(
             &self.definitions.known,
-            Arc::clone(&self.readiness),
+            self.readiness.known(),
             self.epoch,
         ));
         self.shared.replace(Arc::clone(&snapshot));

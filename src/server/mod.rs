@@ -2,12 +2,15 @@
 //! definitions; draining.
 //!
 //! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
-//! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define.
+//! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define,
+//! `readiness.rs` for which of them can commit together.
 
 mod accept;
 mod control;
+mod deadlocks;
 mod handshakes;
 mod login;
+mod readiness;
 mod worker;
 
 use std::collections::HashMap;
@@ -23,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, Access, Phase, Request};
 use crate::catalog::Epoch;
 use crate::config::{Config, Problem};
+use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::topology::Topology;
@@ -32,6 +36,8 @@ use crate::wire::tls::TlsError;
 
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
+use deadlocks::Deadlocks;
+use readiness::Survey;
 use worker::{Command, Surroundings, WorkerHandle};
 
 /// How often draining looks whether clients have left.
@@ -72,6 +78,8 @@ pub struct Handle {
     threads: Vec<std::thread::JoinHandle<()>>,
     accepting: Vec<JoinHandle<()>>,
     watching: JoinHandle<()>,
+    recovering: JoinHandle<()>,
+    deadlocks: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -96,12 +104,16 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         &config,
         Arc::clone(&plant.server_side.encryption),
     ));
+    let mut readiness = Survey::default();
+    readiness.ask(&topology, |_| true);
+    let recovery = Arc::new(Recovery::new(Arc::clone(&topology)));
     let (requests, requested) = mpsc::unbounded_channel();
     let (phase, phases) = watch::channel(Phase::Serving);
     let access = Access {
         requests,
         shared: Arc::clone(&shared),
         topology: Arc::clone(&topology),
+        recovery: Arc::clone(&recovery),
         phase: phases,
     };
 
@@ -119,7 +131,12 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers.push(handle);
     }
     let watching = tokio::spawn(Arc::clone(&topology).watch());
-    let control = Control {
+    let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
+    // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
+    readiness.first().await;
+    let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
+    let deadlocks = tokio::spawn(deadlocks.run());
+    let mut control = Control {
         path,
         plant,
         epoch,
@@ -128,10 +145,13 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers: workers.clone(),
         requests: requested,
         changes,
-        unresolved,
-        readiness: Arc::default(),
         definitions: Definitions::default(),
+        readiness,
+        recovery,
     };
+    if !control.readiness.known().is_empty() {
+        control.publish().await;
+    }
     let control = tokio::spawn(control.run());
 
     let addresses = listeners
@@ -176,6 +196,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads,
         accepting,
         watching,
+        recovering,
+        deadlocks,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -219,13 +241,15 @@ impl Handle {
             tokio::time::sleep(DRAIN_POLL).await;
         }
         self.watching.abort();
+        self.recovering.abort();
+        self.deadlocks.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| drop(thread.join()))
         });
-        // Only control's clones of the handles keep a worker's loop alive, and that task was aborted.
+        // Only those two tasks' clones of the handles keep a worker's loop alive, and they were aborted.
         let _ = tokio::time::timeout(Duration::from_secs(5), joined).await;
     }
 

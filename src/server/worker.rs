@@ -13,6 +13,7 @@ use crate::admin;
 use crate::session::login::{Arrival, begin};
 use crate::session::report::WorkerReport;
 use crate::session::shared::{Shared, Snapshot};
+use crate::session::waits::{LongWait, Sentence};
 use crate::session::worker::{Paused, Worker};
 use crate::wire::answer::{self, Report, Severity};
 use crate::wire::executor::Executor;
@@ -31,6 +32,10 @@ pub enum Command {
     /// Cancel what the client of this card runs; answered when its server has been told.
     Cancel(usize, oneshot::Sender<()>),
     Report(oneshot::Sender<WorkerReport>),
+    /// The requests over several shards that take long.
+    LongWaits(oneshot::Sender<Vec<LongWait>>),
+    /// End the statement of a deadlock's victim; answered whether there was one to end.
+    EndDeadlock(Sentence, oneshot::Sender<bool>),
     SetPaused(Option<Box<str>>, Paused),
     /// Whether every pool of the database (or of all) is at rest.
     IsQuiet(Option<Box<str>>, oneshot::Sender<bool>),
@@ -167,6 +172,12 @@ fn obey(
         }
         Command::Report(answer) => {
             let _ = answer.send(WorkerReport::of(worker));
+        }
+        Command::LongWaits(answer) => {
+            let _ = answer.send(worker.long_waits(Instant::now()));
+        }
+        Command::EndDeadlock(sentence, done) => {
+            let _ = done.send(worker.execute(sentence));
         }
         Command::SetPaused(database, paused) => worker.set_paused(database.as_deref(), paused),
         Command::IsQuiet(database, answer) => {

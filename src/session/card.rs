@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::waits::Company;
 use crate::backend::cancel::Canceller;
 use crate::config::{Config, Limits};
 use crate::sharding::ShardId;
@@ -44,6 +45,8 @@ pub struct Card {
     running: RefCell<Option<Rc<Canceller>>>,
     /// The others of a statement that runs on several shards.
     also_running: RefCell<Vec<Rc<Canceller>>>,
+    /// The connections of its transaction, when that works on several shards.
+    pub company: Company,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -168,7 +171,7 @@ impl Card {
         .map(|(_, _, overstay)| overstay)
     }
 
-    fn is_past(&self, state: State, limit: Option<Duration>, now: Instant) -> bool {
+    pub(super) fn is_past(&self, state: State, limit: Option<Duration>, now: Instant) -> bool {
         self.state.get() == state
             && limit.is_some_and(|limit| now.saturating_duration_since(self.since.get()) >= limit)
     }
@@ -243,6 +246,7 @@ impl Card {
             overdue: Cell::new(false),
             running: RefCell::default(),
             also_running: RefCell::default(),
+            company: Company::default(),
             waker: RefCell::default(),
         })
     }

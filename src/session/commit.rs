@@ -79,7 +79,7 @@ impl Session {
                     return checked;
                 }
                 let mut parts = links.split_off(lockers);
-                let done = match self.commit_one_by_one(links).await {
+                let done = match self.commit_readers(links).await {
                     Ok(()) => self.commit_together(&mut parts).await,
                     Err(fault) => {
                         self.roll_back(&mut parts).await;
@@ -90,8 +90,17 @@ impl Session {
                 done
             }
             _ => {
-                links[lockers..].rotate_left(writers - lockers);
-                self.commit_one_by_one(links).await
+                let mut parts = links.split_off(lockers);
+                parts.rotate_left(writers - lockers);
+                let done = match self.commit_readers(links).await {
+                    Ok(()) => self.commit_one_by_one(&mut parts).await,
+                    Err(fault) => {
+                        self.roll_back(&mut parts).await;
+                        Err(fault)
+                    }
+                };
+                links.append(&mut parts);
+                done
             }
         }
     }
@@ -122,12 +131,35 @@ impl Session {
             let why = match known.and_then(|known| known.get(shard.index())) {
                 Some(Readiness::Ready) => continue,
                 Some(other) => other.to_string(),
-                None => continue,
+                None => "it has not been asked yet".to_owned(),
             };
             let name = catalog.shards.get(shard.index()).map_or("?", |name| name);
             return refuse(format!("and shard \"{name}\" cannot take part: {why}"));
         }
         Ok(())
+    }
+
+    /// Of those that have only read, all at the same time. One that fails, as it may when it is serializable, leaves nothing behind.
+    async fn commit_readers(&mut self, links: &mut [Link]) -> Result<(), Fault> {
+        self.settle_links(links).await;
+        for link in links.iter_mut() {
+            link.server().queue("COMMIT");
+        }
+        let worker = Rc::clone(&self.worker);
+        let timeout = worker.config().transactions.prepare_timeout;
+        let answers = round(links.iter_mut(), &worker, timeout).await;
+        match answers.into_iter().find_map(Result::err) {
+            None => Ok(()),
+            Some(Trouble::Said(error)) => Err(Fault::Server(error)),
+            Some(Trouble::Lost(error)) => Err(Fault::Broken(error, None)),
+            Some(Trouble::Slow) => Err(Fault::Limit {
+                sqlstate: "40000",
+                message: format!(
+                    "the transaction is rolled back: a shard that it has only read did not end it within {timeout:?}"
+                ),
+                hint: Some("Run the transaction again."),
+            }),
+        }
     }
 
     /// The first that fails ends it; those behind it are rolled back.

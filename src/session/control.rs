@@ -2,8 +2,9 @@
 
 use super::Session;
 use super::link::Phase;
+use super::own_settings::OwnSetting;
 use super::respond::Fault;
-use super::route::{ChosenBy, Destination};
+use super::route::Destination;
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
 use crate::plan::PlannedStatement;
@@ -30,7 +31,7 @@ impl PlannedStatement {
 pub(super) fn is_ours(class: &Class) -> bool {
     match class {
         Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => {
-            ChosenBy::named(name).is_some()
+            OwnSetting::named(name).is_some()
         }
         _ => false,
     }
@@ -373,13 +374,15 @@ impl Session {
         Ok(())
     }
 
-    /// SET, RESET and SHOW of `trunkline.shard` and `trunkline.key`.
+    /// SET, RESET and SHOW of what no server knows.
     fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
         self.check_not_aborted()?;
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match class {
             Class::Set { scope, name, value } => {
-                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
+                let Some(setting) = OwnSetting::named(name) else {
+                    return Ok(Control::Forward);
+                };
                 let values: &[Box<str>] = match value {
                     SetValue::Default => &[],
                     SetValue::Given { values, .. } => values,
@@ -391,29 +394,30 @@ impl Session {
                         "SET LOCAL can only be used in transaction blocks",
                     );
                 } else {
-                    self.shard_setting
-                        .set(by, values, *scope, &catalog)
-                        .map_err(Fault::Refused)?;
+                    self.own_settings.set(setting, values, *scope, &catalog)?;
                     if self.transaction == Transaction::Idle {
-                        self.shard_setting.transaction_ended(true);
+                        self.own_settings.transaction_ended(true);
                     }
                 }
                 answer::command_complete(out, "SET");
             }
             Class::Reset(name) => {
-                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
-                self.shard_setting
-                    .set(by, &[], Scope::Session, &catalog)
-                    .map_err(Fault::Refused)?;
+                let Some(setting) = OwnSetting::named(name) else {
+                    return Ok(Control::Forward);
+                };
+                self.own_settings
+                    .set(setting, &[], Scope::Session, &catalog)?;
                 if self.transaction == Transaction::Idle {
-                    self.shard_setting.transaction_ended(true);
+                    self.own_settings.transaction_ended(true);
                 }
                 answer::command_complete(out, "RESET");
             }
             Class::Show(name) => {
-                let by = ChosenBy::named(name).unwrap_or(ChosenBy::Shard);
+                let Some(setting) = OwnSetting::named(name) else {
+                    return Ok(Control::Forward);
+                };
                 answer::row_description(out, &[name]);
-                self.show_setting(by, out);
+                self.show_setting(setting, out);
             }
             _ => return Ok(Control::Forward),
         }
@@ -421,8 +425,8 @@ impl Session {
     }
 
     /// The row of SHOW, without its description.
-    pub(super) fn show_setting(&self, by: ChosenBy, out: &mut Vec<u8>) {
-        let shown = self.shard_setting.shown(by);
+    pub(super) fn show_setting(&self, setting: OwnSetting, out: &mut Vec<u8>) {
+        let shown = self.own_settings.shown(setting);
         answer::data_row(out, &[Some(&shown)]);
         answer::command_complete(out, "SHOW");
     }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use super::link::{Link, Naming};
+use super::own_settings::OwnSettings;
 use super::parse_scope;
 use super::pin::Pin;
-use super::route::ShardSetting;
 use super::search_path;
 use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
@@ -45,7 +45,7 @@ pub enum Effect {
     /// DEALLOCATE ALL of these.
     ClosedAll(HashMap<Box<[u8]>, Rc<Statement>>),
     /// SET or RESET of a setting of ours, with what was set before.
-    ShardSet(ShardSetting),
+    ShardSet(OwnSettings),
     /// A Parse of ours.
     Injected(Rc<Statement>),
     /// Somebody asked what the statement takes and returns.
@@ -185,7 +185,11 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         Leaves::TemporaryTable => Some(Pin::TemporaryTable),
         Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
         Leaves::Setting => Some(Pin::SetConfig),
-        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen | Leaves::LastValue => None,
+        Leaves::AdvisoryUnlock
+        | Leaves::LargeObject
+        | Leaves::Unseen
+        | Leaves::LastValue
+        | Leaves::SetsSequence => None,
     })
 }
 
@@ -225,6 +229,9 @@ impl Session {
                 continue;
             }
             matters |= statement.has_effect();
+            if statement.leaves.contains(&Leaves::SetsSequence) {
+                self.sets_sequence();
+            }
             if let Some(reason) = statement.pin() {
                 self.pin(reason);
             }
@@ -270,6 +277,9 @@ impl Session {
                 && let Some(link) = &mut self.link
             {
                 link.unsettle();
+            }
+            if one.leaves.contains(&Leaves::SetsSequence) {
+                self.sets_sequence();
             }
         }
     }
@@ -400,7 +410,7 @@ impl Session {
                     self.prepared.entry(name).or_insert(statement);
                 }
             }
-            Effect::ShardSet(before) => self.shard_setting = before,
+            Effect::ShardSet(before) => self.own_settings = before,
             Effect::Injected(statement) => {
                 if let Some(link) = &mut self.link {
                     link.forget(statement.id);
@@ -636,7 +646,7 @@ impl Session {
         self.settings = super::Settings::default();
         self.prepared.clear();
         self.unlisten_all();
-        self.shard_setting.clear();
+        self.own_settings.clear();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
         self.find_search_path();
@@ -659,16 +669,18 @@ impl Session {
         self.opener = Opener::Client;
         // One connection has ended it by itself (PREPARE TRANSACTION): the others do not stay behind.
         for link in self.party.drain(..) {
+            self.card.company.disband();
             link.clean_up(&self.worker);
         }
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
+        self.sequences_settle();
         self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();
         self.untold = None;
         self.batch.close_portals();
-        self.shard_setting.transaction_ended(kept);
+        self.own_settings.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {
             if !self.settled.is_same(&self.settings) {
@@ -707,6 +719,8 @@ impl Session {
     pub(super) fn begun_ended(&mut self, committed: Committed) {
         self.outcome = Some(committed);
         self.failed = false;
+        self.transaction_began = None;
+        self.card.company.disband();
         if let (Some(before), Committed::No) = (self.reported_before.take(), committed) {
             before.tell(&self.reported, &mut self.client.outbox);
             self.reported = before;

@@ -10,9 +10,10 @@ use super::Session;
 use super::control::{Control, is_ours};
 use super::effects::{Effect, Looking, Parsing};
 use super::link::{Link, Naming, Phase};
+use super::own_settings::OwnSetting;
 use super::prepared::Untold;
 use super::respond::{End, Fault};
-use super::route::{ChosenBy, Destination};
+use super::route::Destination;
 use super::shape::Difference;
 use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
@@ -317,7 +318,7 @@ impl Session {
                 plan: Err(refusal),
                 spread: None,
                 ..
-            }) if !self.shard_setting.is_set() => Err(Fault::Refused(refusal.clone())),
+            }) if !self.own_settings.has_shard() => Err(Fault::Refused(refusal.clone())),
             _ => Ok(()),
         }
     }
@@ -374,7 +375,21 @@ impl Session {
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
-        if let Some(mut binding) = self.begin_bind(body)? {
+        let mut begun = self.begin_bind(body)?;
+        let numbered;
+        if let Some(Binding {
+            bind,
+            statement,
+            naming,
+            destination: Destination::Several,
+            ..
+        }) = &begun
+        {
+            numbered = self.bind_with_numbers(bind, statement, *naming).await?;
+            let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
+            begun = self.begin_bind_of(bind, &numbered.body, numbered.statement, *naming)?;
+        }
+        if let Some(mut binding) = begun {
             self.will_run(&binding.planned);
             self.attach(binding.destination, Phase::Working).await?;
             self.check_writers(&binding.planned, binding.destination)?;
@@ -385,10 +400,21 @@ impl Session {
         Ok(())
     }
 
-    /// Finds out where a Bind goes; `None` when the session has answered it.
+    /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.
     pub(super) fn begin_bind<'a>(&mut self, body: &'a [u8]) -> Result<Option<Binding<'a>>, Fault> {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
         let (statement, naming) = self.statement(bind.statement)?;
+        self.begin_bind_of(bind, body, statement, naming)
+    }
+
+    /// Likewise, of this statement.
+    fn begin_bind_of<'a>(
+        &mut self,
+        bind: Bind<'a>,
+        body: &'a [u8],
+        statement: Rc<Statement>,
+        naming: Naming,
+    ) -> Result<Option<Binding<'a>>, Fault> {
         let plan = self.plan_statement(&statement)?;
         if matches!(self.transaction, Transaction::Failed(_))
             && !Self::ends_transaction(&plan.planned)
@@ -427,7 +453,8 @@ impl Session {
             }
         };
         self.check_writers(&plan.planned, destination)?;
-        if destination == Destination::Several {
+        // What needs numbers goes the long way, where it gets them.
+        if destination == Destination::Several && !plan.planned.is_numbered() {
             let own = SpreadPortal::new(body, &statement, &plan);
             let own = OwnPortal::Spread(Rc::new(own));
             self.batch.portals.push((Box::from(bind.portal), own));
@@ -465,6 +492,9 @@ impl Session {
             None => self.note_portal(bind.portal, planned, shift.cloned()),
         }
         let effect = planned.effect();
+        if self.is_party() {
+            self.card.company.runs(statement.text());
+        }
         if let Some(link) = &mut self.link {
             link.note(effect);
             let name = naming.of(statement);
@@ -763,11 +793,11 @@ impl Session {
                 }
                 _ => {}
             }
-            let shard_setting = is_ours(&planned.class).then(|| self.shard_setting.clone());
+            let own_settings = is_ours(&planned.class).then(|| self.own_settings.clone());
             if let Class::Show(name) = &planned.class
-                && let Some(by) = ChosenBy::named(name)
+                && let Some(setting) = OwnSetting::named(name)
             {
-                self.show_setting(by, &mut bytes);
+                self.show_setting(setting, &mut bytes);
             } else {
                 let text = String::from_utf8_lossy(
                     &statement.text()[Planned::range_of(planned, &plan.literals)],
@@ -787,7 +817,7 @@ impl Session {
                     });
                 }
             }
-            if let Some(before) = shard_setting {
+            if let Some(before) = own_settings {
                 self.answer_undoable(bytes, Effect::ShardSet(before));
                 return Ok(());
             }

@@ -14,6 +14,7 @@ use super::statement::{Source, Statement};
 use super::transaction::Transaction;
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
+use crate::backend::cancel::Canceller;
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool};
 use crate::backend::position::Shift;
@@ -185,6 +186,10 @@ impl Link {
         self.unpreparable.get_or_insert(reason);
     }
 
+    pub(super) fn canceller(&self) -> &Rc<Canceller> {
+        &self.lent.canceller
+    }
+
     /// A request to stop what ran here may still be on its way.
     pub fn was_cancelled(&self) -> bool {
         self.lent.canceller.was_requested()
@@ -262,6 +267,11 @@ impl Link {
     /// Something was sent since the server was last ready.
     pub fn is_in_unit(&self) -> bool {
         self.lent.pipeline.is_in_unit()
+    }
+
+    /// It is between two units of work.
+    pub fn is_clear(&self) -> bool {
+        self.is_settled() && !self.is_in_unit()
     }
 
     pub fn is_mid_message(&self) -> bool {
@@ -565,6 +575,7 @@ impl Link {
         let mut lent = self.lent;
         lent.shown = Shown::Own;
         if !lent.canceller.is_busy() {
+            lent.canceller.forget_requested();
             return lent.release(now);
         }
         let home = worker.home.clone();
@@ -576,6 +587,7 @@ impl Link {
                 lent.run("", &worker.scratch).await
             };
             if let Ok(Ok(_)) = worker.shared.timers.timeout(CLEAN_UP, rest).await {
+                lent.canceller.forget_requested();
                 lent.release(Instant::now());
             }
         });
@@ -603,6 +615,7 @@ impl Link {
         home.spawn(async move {
             let cleaned = async {
                 lent.canceller.rest().await;
+                lent.canceller.forget_requested();
                 if open {
                     lent.run("ROLLBACK", &worker.scratch).await?.ok();
                 }
@@ -666,6 +679,9 @@ impl Session {
                 (Phase::Metadata, Phase::Working) => self.leave_metadata().await?,
             }
         }
+        if phase == Phase::Working {
+            self.take_snapshots_together().await?;
+        }
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,
@@ -674,6 +690,7 @@ impl Session {
         if let Some(place) = self.party.iter().position(|link| link.shard() == shard) {
             let link = self.party.swap_remove(place);
             self.link_up(link);
+            self.join(&[]);
             self.send_held();
             return Ok(());
         }
@@ -684,6 +701,7 @@ impl Session {
             self.link = None;
             self.card.set_running(None);
         })?;
+        self.join(&[]);
         self.send_held();
         Ok(())
     }
@@ -736,7 +754,7 @@ impl Session {
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
-    fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
+    pub(super) fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
         if let Some(Some(pool)) = self.pools.get(shard.index())
             && pool.lending() != Lending::Closed
         {

@@ -7,10 +7,10 @@ use super::card::{Card, Identity};
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
+use super::own_settings::OwnSettings;
 use super::parse_scope::Given;
 use super::prepared::Behind;
 use super::respond::{End, Fault};
-use super::route::ShardSetting;
 use super::search_path;
 use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
@@ -147,11 +147,12 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         scope,
         reported: greeting.reported,
         reported_before: None,
-        shard_setting: ShardSetting::default(),
+        own_settings: OwnSettings::default(),
         prepared: Default::default(),
         resolved: None,
         behind: Behind::Nothing,
         asking: Default::default(),
+        sequences: Default::default(),
         looked: None,
         untold: None,
         room: Room {

@@ -17,6 +17,8 @@ mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
+mod numbers;
+pub mod own_settings;
 pub mod parse_scope;
 mod party;
 mod pin;
@@ -33,6 +35,7 @@ pub mod statement;
 mod straight;
 mod take;
 pub mod transaction;
+pub mod waits;
 pub mod worker;
 
 use std::pin::Pin;
@@ -61,10 +64,11 @@ use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::Asking;
 use link::Link;
+use numbers::Sequences;
+use own_settings::OwnSettings;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use respond::{End, Fault};
-use route::ShardSetting;
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -133,12 +137,13 @@ pub struct Session {
     reported: Reported,
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
-    shard_setting: ShardSetting,
+    own_settings: OwnSettings,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
     asking: Asking,
+    sequences: Sequences,
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.
@@ -462,6 +467,7 @@ impl Session {
             link.clean_up(&self.worker);
         }
         self.unlisten_all();
+        self.card.company.disband();
         self.worker.shared.dismiss(self.card.process_id.get());
         self.worker.cards.remove(self.card.place.get());
         let told = std::future::poll_fn(|cx| self.client.poll_close(cx));

@@ -22,7 +22,7 @@ use crate::sql::class::{Chain, Class};
 use crate::wire::answer::{self, TransactionStatus};
 
 /// How long a connection may take to answer what it owes before it is given up.
-const REST: Duration = Duration::from_secs(5);
+pub(super) const REST: Duration = Duration::from_secs(5);
 
 impl Session {
     /// The connection that works now makes room for one to another shard, and stays in the transaction.
@@ -116,12 +116,14 @@ impl Session {
 
     /// A connection to each of these shards that is in the session's transaction, if there is one, and as the session wants it.
     pub(super) async fn enlist(&mut self, shards: &[ShardId]) -> Result<Vec<Link>, Fault> {
+        self.take_snapshots_together().await?;
         let mut enlisted = Vec::with_capacity(shards.len());
         let result = self.enlist_into(shards, &mut enlisted).await;
         if let Err(fault) = result {
             self.dismiss(enlisted).await;
             return Err(fault);
         }
+        self.join(&enlisted);
         Ok(enlisted)
     }
 
@@ -175,6 +177,7 @@ impl Session {
             }
             return;
         }
+        self.card.company.disband();
         for link in links {
             self.let_go(link, now);
         }
@@ -225,6 +228,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
         self.rest().await?;
+        self.card.company.runs(text.as_bytes());
         match class {
             Class::Commit { chain } => self.end_party(Committed::Yes, *chain, out).await?,
             Class::Rollback { chain } => self.end_party(Committed::No, *chain, out).await?,

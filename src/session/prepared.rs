@@ -232,7 +232,7 @@ impl Session {
         planned: &Planned,
     ) -> Result<Vec<(usize, Bound)>, Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
-        let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
+        let chosen = self.own_settings.shard(&catalog).map_err(Fault::Refused)?;
         let mut bounds = Vec::new();
         for (place, one) in planned.statements.iter().enumerate() {
             let Class::Execute {

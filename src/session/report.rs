@@ -72,6 +72,7 @@ pub struct DatabaseReport {
     pub client_idle_timeouts: u64,
     pub idle_transaction_timeouts: u64,
     pub query_timeouts: u64,
+    pub deadlocks: u64,
     pub plan_cache: cache::Counters,
 }
 
@@ -149,6 +150,7 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
             client_idle_timeouts: counters.client_idle_timeouts.get(),
             idle_transaction_timeouts: counters.idle_transaction_timeouts.get(),
             query_timeouts: counters.query_timeouts.get(),
+            deadlocks: counters.deadlocks.get(),
             plan_cache: database.plans.borrow().counters(),
         }
     });

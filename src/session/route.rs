@@ -6,13 +6,12 @@ use super::Session;
 use super::prepared::speaks_of_prepared;
 use super::respond::Fault;
 use super::statement::{Statement, StatementPlan};
-use crate::catalog::{Catalog, Epoch};
+use crate::catalog::Catalog;
 use crate::config::PoolMode;
-use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
-use crate::sql::class::{Class, Scope};
+use crate::sql::class::Class;
 
 /// Where a statement goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,120 +21,6 @@ pub enum Destination {
     Shard(ShardId),
     /// What the statement's spread says.
     Several,
-}
-
-/// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
-#[derive(Clone, Default)]
-pub struct ShardSetting {
-    current: Option<Chosen>,
-    /// As of the last commit.
-    settled: Option<Chosen>,
-    /// SET LOCAL: to the end of the transaction.
-    local: Option<Chosen>,
-}
-
-/// A shard that the application chose.
-#[derive(Clone)]
-pub struct Chosen {
-    pub name: ChosenBy,
-    pub values: Vec<Box<str>>,
-    shard: ShardId,
-    epoch: Epoch,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChosenBy {
-    Shard,
-    Key,
-}
-
-impl ChosenBy {
-    /// From a setting's name.
-    pub fn named(name: &str) -> Option<ChosenBy> {
-        match name {
-            "trunkline.shard" => Some(ChosenBy::Shard),
-            "trunkline.key" => Some(ChosenBy::Key),
-            _ => None,
-        }
-    }
-}
-
-fn look_up(by: ChosenBy, values: &[Box<str>], catalog: &Catalog) -> Result<ShardId, Refusal> {
-    match (by, values) {
-        (ChosenBy::Shard, [name]) => from_setting(Setting::Shard(name), catalog),
-        (ChosenBy::Shard, _) => Err(Refusal::new(
-            Reason::UnknownShard,
-            "trunkline.shard takes one shard's name",
-        )),
-        (ChosenBy::Key, values) => from_setting(Setting::Key(values), catalog),
-    }
-}
-
-impl ShardSetting {
-    /// SET; an empty value, as RESET, ends the choice.
-    pub fn set(
-        &mut self,
-        by: ChosenBy,
-        values: &[Box<str>],
-        scope: Scope,
-        catalog: &Catalog,
-    ) -> Result<(), Refusal> {
-        let chosen = if values.iter().all(|value| value.is_empty()) {
-            None
-        } else {
-            let shard = look_up(by, values, catalog)?;
-            Some(Chosen {
-                name: by,
-                values: values.to_vec(),
-                shard,
-                epoch: catalog.epoch,
-            })
-        };
-        match scope {
-            Scope::Session => (self.current, self.local) = (chosen, None),
-            Scope::Local => self.local = chosen,
-        }
-        Ok(())
-    }
-
-    pub fn clear(&mut self) {
-        *self = ShardSetting::default();
-    }
-
-    pub fn is_set(&self) -> bool {
-        self.current.is_some() || self.local.is_some()
-    }
-
-    pub fn transaction_ended(&mut self, kept: bool) {
-        if self.current.is_none() && self.settled.is_none() && self.local.is_none() {
-            return;
-        }
-        self.local = None;
-        if kept {
-            self.settled = self.current.clone();
-        } else {
-            self.current = self.settled.clone();
-        }
-    }
-
-    /// What the application chose, as it wrote it.
-    pub fn shown(&self, by: ChosenBy) -> String {
-        let chosen = self.local.as_ref().or(self.current.as_ref());
-        chosen
-            .filter(|chosen| chosen.name == by)
-            .map_or_else(String::new, |chosen| chosen.values.join(", "))
-    }
-
-    pub fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
-        let Some(chosen) = self.local.as_mut().or(self.current.as_mut()) else {
-            return Ok(None);
-        };
-        if chosen.epoch != catalog.epoch {
-            chosen.shard = look_up(chosen.name, &chosen.values, catalog)?;
-            chosen.epoch = catalog.epoch;
-        }
-        Ok(Some(chosen.shard))
-    }
 }
 
 impl Session {
@@ -216,7 +101,7 @@ impl Session {
             Vec::new()
         };
         let catalog = self.database.catalog();
-        let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
+        let chosen = self.own_settings.shard(&catalog).map_err(Fault::Refused)?;
         let mut destination = None;
         for (place, statement) in planned.statements.iter().enumerate() {
             if self.mode == PoolMode::Strict {
@@ -236,6 +121,10 @@ impl Session {
                     if matches!(statement.class, Class::Prepare { .. }) =>
                 {
                     bind(target, &catalog, values).unwrap_or(Bound::Any)
+                }
+                // The shard's own sequences give what other shards' give.
+                (_, Some(_)) if statement.numbered().is_some() => {
+                    return Ok(Some(Destination::Several));
                 }
                 (_, Some(shard)) => Bound::Shard(shard),
                 (Ok(Plan::Relay(target)), None) => match bind(target, &catalog, values) {

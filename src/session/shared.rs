@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::statement::Definitions;
 use crate::catalog::Catalog;
@@ -56,8 +56,11 @@ pub struct Shared {
     definitions: AtomicU64,
     /// Commits whose end sessions could not see.
     unresolved: mpsc::UnboundedSender<Unresolved>,
+    /// Told when a request over several shards has begun to take long.
+    pub long_wait: Notify,
     /// This process, in the ids of its transactions.
     pub proxy: Proxy,
+    sequence_resets: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -100,7 +103,9 @@ impl Shared {
             changed,
             definitions: AtomicU64::new(0),
             unresolved,
+            long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
+            sequence_resets: AtomicU64::new(0),
         }
     }
 
@@ -112,6 +117,16 @@ impl Shared {
     /// Statements that are prepared from now on are not the same as those before.
     pub fn definitions_changed(&self) {
         self.definitions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often clients have set sequences to other numbers.
+    pub fn sequence_resets(&self) -> u64 {
+        self.sequence_resets.load(Ordering::Relaxed)
+    }
+
+    /// Numbers that were taken before are not to be used any more.
+    pub fn sequences_were_reset(&self) {
+        self.sequence_resets.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -76,6 +76,9 @@ impl Session {
         if speaks_of_channels(&planned) && self.listens_itself() && !self.is_failed() {
             return self.channels_query(&planned).await;
         }
+        if planned.is_numbered() && !self.is_failed() {
+            return self.query_with_numbers(&planned, text).await;
+        }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,
             // A failed transaction says so before it says anything else.
@@ -111,6 +114,9 @@ impl Session {
 
     pub(super) fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
         let token = self.note(planned);
+        if self.is_party() {
+            self.card.company.runs(text_of(frame));
+        }
         if let Some(link) = &mut self.link {
             link.forget_unnamed();
             link.send(frame, Request::Query, token);
@@ -228,6 +234,12 @@ impl Session {
             Err(fault) => self.fail_query(&fault),
         }
     }
+}
+
+/// What a Query message asks.
+fn text_of(frame: &[u8]) -> &[u8] {
+    let text = frame.get(HEADER..).unwrap_or_default();
+    text.strip_suffix(b"\0").unwrap_or(text)
 }
 
 /// What all connections of a transaction must do cannot stand among statements that one of them does.

@@ -89,7 +89,8 @@ impl Session {
         }
         let is_plain = matches!(self.transaction, Transaction::Idle | Transaction::Open)
             && !self.batch.is_skipping()
-            && !self.link.as_ref().is_some_and(Link::is_copying);
+            && !self.link.as_ref().is_some_and(Link::is_copying)
+            && !self.may_be_hit();
         match tag {
             _ if !is_plain => Path::Obstacle,
             b'Q' => self.straight_query(frame).unwrap_or(Path::Obstacle),

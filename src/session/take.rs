@@ -108,6 +108,9 @@ impl Session {
     }
 
     async fn message(&mut self, tag: u8, frame: &[u8]) -> Result<(), End> {
+        if self.is_party() {
+            self.let_cancels_arrive().await?;
+        }
         match tag {
             b'Q' | b'F' if self.link.as_ref().is_some_and(Link::is_copying) => {
                 Err(End::CopyInterrupted(tag))

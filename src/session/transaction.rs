@@ -35,6 +35,17 @@ pub struct Prologue {
     judgement: Judgement,
     /// The savepoints in it, with the length of `text` after each.
     savepoints: Vec<(Box<str>, usize)>,
+    snapshots: Snapshots,
+}
+
+/// How the shards' snapshots of a transaction were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Snapshots {
+    /// Each when its shard was first asked.
+    #[default]
+    Apart,
+    /// All before the first statement, so that they go together.
+    Together,
 }
 
 /// Whether a server may refuse a prologue.
@@ -66,6 +77,7 @@ impl Prologue {
             begin: begin.len(),
             judgement,
             savepoints: Vec::new(),
+            snapshots: Snapshots::Apart,
         };
         prologue.push(begin);
         prologue
@@ -79,6 +91,21 @@ impl Prologue {
     /// No server can refuse it, so that what follows may be sent without waiting for its answer.
     pub fn cannot_fail(&self) -> bool {
         self.judgement == Judgement::CannotFail
+    }
+
+    /// Whether all statements of the transaction see one snapshot, as far as the words in it say so.
+    pub fn keeps_snapshot(&self) -> bool {
+        let words = self.text.to_ascii_lowercase();
+        words.contains("repeatable") || words.contains("serializable")
+    }
+
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots
+    }
+
+    pub fn taken_together(mut self) -> Prologue {
+        self.snapshots = Snapshots::Together;
+        self
     }
 
     pub fn text(&self) -> &str {

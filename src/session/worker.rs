@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::card::{Cards, Overstay};
 use super::listener::Listener;
+use super::numbers::Stock;
 use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
+use super::waits::Several;
 use crate::backend::cancel::Target;
 use crate::backend::connect::{Address, Login};
 use crate::backend::pool::{Lending, Pool, Spec};
@@ -52,6 +54,8 @@ pub struct Worker {
     users: RefCell<HashMap<Box<str>, Known>>,
     pub statements: RefCell<Statements>,
     pub cards: Cards,
+    /// Those whose sessions work on several shards.
+    pub several: Several,
     draining: Cell<bool>,
     tidied_at: Cell<Instant>,
 }
@@ -94,6 +98,8 @@ pub struct Database {
     paused: Cell<bool>,
     /// A client has asked for a sequence's last value.
     pub asks_last_values: Cell<bool>,
+    /// Taken from sequences for statements to come.
+    pub numbers: RefCell<Stock>,
 }
 
 /// What a server reported to a connection of this user with these settings.
@@ -118,6 +124,8 @@ pub struct Counters {
     pub client_idle_timeouts: Cell<u64>,
     pub idle_transaction_timeouts: Cell<u64>,
     pub query_timeouts: Cell<u64>,
+    /// Statements that were ended because they were in a deadlock.
+    pub deadlocks: Cell<u64>,
 }
 
 impl Counters {
@@ -152,6 +160,7 @@ impl Worker {
             users: RefCell::default(),
             statements: RefCell::default(),
             cards: Cards::default(),
+            several: Several::default(),
             draining: Cell::new(false),
             tidied_at: Cell::new(Instant::now()),
         })
@@ -183,6 +192,7 @@ impl Worker {
             parse_scopes: RefCell::default(),
             paused: Cell::new(false),
             asks_last_values: Cell::new(false),
+            numbers: RefCell::default(),
         });
         self.databases
             .borrow_mut()
@@ -396,6 +406,11 @@ impl Worker {
         self.statements.borrow_mut().sweep();
         self.cards.wake_overdue(now - OVERDUE);
         let config = self.config();
+        if let Some(timeout) = config.transactions.deadlock_timeout
+            && self.several.has_news(timeout, now)
+        {
+            self.shared.long_wait.notify_one();
+        }
         for card in self.cards.overstaying(now, &config.limits) {
             let running = card.all_running();
             if running.is_empty() {

@@ -199,6 +199,8 @@ pub enum Leaves {
     Unseen,
     /// It asks for what `nextval` gave last in the connection: currval, lastval, or what may run them. Only a planner says so.
     LastValue,
+    /// It may set a sequence to another number: setval, RESTART. Only a planner says so.
+    SetsSequence,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

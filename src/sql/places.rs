@@ -28,6 +28,15 @@ pub fn value_rows(text: &str, range: Range<usize>, count: usize) -> Option<Vec<R
     found
 }
 
+/// Where the inside of the first parentheses of a statement begins.
+pub fn first_list(statement: &str) -> Option<usize> {
+    let lexemes = lexemes(statement, 0..statement.len())?;
+    let open = lexemes
+        .iter()
+        .find(|lexeme| lexeme.kind == Kind::OpenParen)?;
+    Some(open.end as usize)
+}
+
 /// The parenthesised groups from here on, as long as commas stand between them.
 fn rows(lexemes: &[Lexeme]) -> Option<Vec<Range<usize>>> {
     let mut rows = Vec::new();

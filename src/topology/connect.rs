@@ -32,19 +32,21 @@ pub enum NodeError {
     #[error("no answer within {0:?}")]
     Slow(Duration),
     /// No connection, no login, or an error instead of the answer.
-    #[error("{}", described(.0))]
+    #[error("{}", NodeError::described(.0))]
     Postgres(#[from] tokio_postgres::Error),
     /// What it said cannot be what Postgres says.
     #[error("{0}")]
     Strange(String),
 }
 
-/// With the cause, which the error itself keeps to its `source`.
-fn described(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), error.source()) {
-        (Some(said), _) => format!("{} ({})", said.message(), said.code().code()),
-        (None, Some(source)) => format!("{error}: {source}"),
-        (None, None) => error.to_string(),
+impl NodeError {
+    /// With the cause, which the error itself keeps to its `source`.
+    pub fn described(error: &tokio_postgres::Error) -> String {
+        match (error.as_db_error(), error.source()) {
+            (Some(said), _) => format!("{} ({})", said.message(), said.code().code()),
+            (None, Some(source)) => format!("{error}: {source}"),
+            (None, None) => error.to_string(),
+        }
     }
 }
 

@@ -9,10 +9,12 @@ use tokio::task::JoinSet;
 
 use super::connect::{self, Login, NodeError};
 use super::node::{APPLICATION_NAME, Node};
+use super::primary::{Primaries, Primary};
 use super::shard::{NodeStatus, Shard};
 use crate::catalog;
 use crate::catalog::schema::{self, Schema};
-use crate::config::{self, Config, Method, User};
+use crate::config::{self, Config, Method, Secret, User};
+use crate::sharding::ShardId;
 use crate::wire::tls::ServerEncryption;
 
 /// How long reading the definitions of a database may take.
@@ -29,6 +31,8 @@ struct Watched {
     encryption: Arc<ServerEncryption>,
     /// In the order of the configuration.
     shards: Vec<Arc<Shard>>,
+    /// For each database those of each shard, both in the order of the configuration.
+    primaries: Vec<Vec<Primaries>>,
 }
 
 /// Why something could not be had from a shard.
@@ -42,7 +46,7 @@ pub enum TopologyError {
         host: String,
         port: u16,
         #[source]
-        error: NodeError,
+        error: Arc<NodeError>,
     },
 }
 
@@ -127,22 +131,74 @@ impl Topology {
             .iter()
             .find(|known| known.name == database)
             .expect("a catalog is made of known databases only");
-        let place = watched.config.shards[configured.home.index()]
-            .nodes
-            .first()
-            .expect("a shard without nodes is refused");
+        let place = first_node(&watched.config.shards[configured.home.index()]);
         watched
             .read_from(place, declared)
             .await
             .map_err(|error| TopologyError::Node {
                 host: place.host.clone(),
                 port: place.port,
-                error,
+                error: Arc::new(error),
             })
+    }
+
+    /// The configuration that is followed at the moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.current().config.clone()
+    }
+
+    /// Lends a connection to the first node of a shard, in a database. It is the control plane's own, as its own role. Takes no longer than
+    /// `pool.connect_timeout`. To hold one and wait for another is to ask for a deadlock: there are few of them.
+    pub async fn primary(&self, database: &str, shard: ShardId) -> Result<Primary, TopologyError> {
+        let watched = self.current();
+        let (place, _) = watched.find(database, shard)?;
+        watched.primaries[place][shard.index()].lend().await
+    }
+
+    /// The same as another role; `None` where the configuration has no way in for it. Such a connection is used once.
+    pub async fn primary_as(
+        &self,
+        role: &str,
+        database: &str,
+        shard: ShardId,
+    ) -> Option<Result<Primary, TopologyError>> {
+        let watched = self.current();
+        let config = &watched.config;
+        let is_it = |user: &&User| user.server_user == role && has_way_in(user);
+        let user = config.users.iter().find(is_it)?;
+        let (place, node) = match watched.find(database, shard) {
+            Ok(found) => found,
+            Err(error) => return Some(Err(error)),
+        };
+        let login = Login {
+            database: database_on(node, &config.databases[place]).to_owned(),
+            user: user.server_user.clone(),
+            password: user.server_password.clone(),
+        };
+        let timeout = config.pool.connect_timeout;
+        let primaries = Primaries::new(node, &login, &watched.encryption, timeout);
+        Some(primaries.lend().await)
     }
 }
 
 impl Watched {
+    /// The place of a database, and the node that is taken for a shard's primary.
+    fn find(
+        &self,
+        database: &str,
+        shard: ShardId,
+    ) -> Result<(usize, &config::Node), TopologyError> {
+        let mut databases = self.config.databases.iter();
+        let place = databases.position(|known| known.name == database);
+        let place = place.ok_or_else(|| {
+            TopologyError::Configuration(format!("there is no database {database:?}"))
+        })?;
+        let shard = self.config.shards.get(shard.index()).ok_or_else(|| {
+            TopologyError::Configuration(format!("there is no shard of number {}", shard.0))
+        })?;
+        Ok((place, first_node(shard)))
+    }
+
     /// `known` are the shards as they were watched before.
     fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>, known: &[Arc<Shard>]) -> Self {
         let shards = config
@@ -162,8 +218,18 @@ impl Watched {
                 ))
             })
             .collect();
+        let timeout = config.pool.connect_timeout;
+        let primaries = config.databases.iter().map(|database| {
+            let of_shard = |shard: &config::Shard| {
+                let place = first_node(shard);
+                let login = login(config, database, place);
+                Primaries::new(place, &login, &encryption, timeout)
+            };
+            config.shards.iter().map(of_shard).collect()
+        });
         Watched {
             config: config.clone(),
+            primaries: primaries.collect(),
             encryption,
             shards,
         }
@@ -193,6 +259,14 @@ impl Watched {
     }
 }
 
+/// Taken as the primary.
+fn first_node(shard: &config::Shard) -> &config::Node {
+    shard
+        .nodes
+        .first()
+        .expect("a shard without nodes is refused")
+}
+
 fn first_database(config: &Config) -> &config::Database {
     config
         .databases
@@ -200,26 +274,44 @@ fn first_database(config: &Config) -> &config::Database {
         .expect("a configuration without databases is refused")
 }
 
-/// The control plane's way into a node: as the first user whose server password is known or who needs none, else as the role that looks up
-/// users, else as the first of all.
+/// The control plane's way into a node.
 fn login(config: &Config, database: &config::Database, node: &config::Node) -> Login {
-    let able = |user: &&User| user.server_password.is_some() || user.auth == Some(Method::Trust);
-    let of = |user: &User| (user.server_user.clone(), user.server_password.clone());
+    let (user, password) = control_login(config);
+    Login {
+        database: database_on(node, database).to_owned(),
+        user: user.to_owned(),
+        password: password.cloned(),
+    }
+}
+
+/// A database's name on a node.
+fn database_on<'a>(node: &'a config::Node, database: &'a config::Database) -> &'a str {
+    node.database
+        .as_deref()
+        .unwrap_or(&database.server_database)
+}
+
+/// The role that the control plane is on the servers.
+pub fn control_role(config: &Config) -> &str {
+    control_login(config).0
+}
+
+/// The first user whose server password is known or who needs none, else the role that looks up users, else the first of all.
+fn control_login(config: &Config) -> (&str, Option<&Secret>) {
+    let able = config.users.iter().find(|user| has_way_in(user)).map(of);
     let asker = || {
         let query = config.authentication.query.as_ref()?;
-        Some((query.user.clone(), query.password.clone()))
+        Some((&*query.user, query.password.as_ref()))
     };
-    let able = config.users.iter().find(able).map(of);
-    let (user, password) = able
-        .or_else(asker)
+    able.or_else(asker)
         .or_else(|| config.users.first().map(of))
-        .unwrap_or_default();
-    Login {
-        database: node
-            .database
-            .clone()
-            .unwrap_or_else(|| database.server_database.clone()),
-        user,
-        password,
-    }
+        .unwrap_or_default()
+}
+
+fn has_way_in(user: &User) -> bool {
+    user.server_password.is_some() || user.auth == Some(Method::Trust)
+}
+
+fn of(user: &User) -> (&str, Option<&Secret>) {
+    (&user.server_user, user.server_password.as_ref())
 }

@@ -180,8 +180,7 @@ fn parameters_come_with_the_query() {
 
 #[test]
 fn a_transaction_sees_what_it_has_done() {
-    let best_effort = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
-    let sharded = start("gather_transaction", best_effort);
+    let sharded = start("gather_transaction", "");
     let (mut client, mut other) = (sharded.client(), sharded.client());
     const COUNT: &str = "SELECT count(DISTINCT o.note) FROM orders o JOIN customers c ON c.customer_id = o.order_id";
     assert_eq!(value(&mut client, COUNT), "40");

@@ -152,8 +152,7 @@ fn savepoints_and_settings_are_on_every_shard() {
 
 #[test]
 fn a_failed_transaction_commits_nothing_anywhere() {
-    let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
-    let sharded = Sharded::start("party_failed", SCHEMA, &format!("{allowed}{TABLES}"));
+    let sharded = Sharded::start("party_failed", SCHEMA, TABLES);
     let keys = keys(&sharded);
     let mut client = sharded.client();
     run(
@@ -201,8 +200,7 @@ fn what_all_must_do_does_not_stand_among_others() {
 
 #[test]
 fn the_extended_protocol_goes_from_shard_to_shard() {
-    let allowed = "[transactions]\ncross_shard_commit = \"best_effort\"\n";
-    let sharded = Sharded::start("party_extended", SCHEMA, &format!("{allowed}{TABLES}"));
+    let sharded = Sharded::start("party_extended", SCHEMA, TABLES);
     let keys = keys(&sharded);
     let mut client = sharded.client();
     let mut step = |sql: &str| {

@@ -10,8 +10,7 @@ const SCHEMA: &str = "CREATE TABLE kv (v text, k int PRIMARY KEY, n numeric);
     CREATE TABLE words (w text PRIMARY KEY, n int);
     CREATE TABLE countries (code text PRIMARY KEY, name text)";
 
-const TABLES: &str = "[transactions]\ncross_shard_commit = \"best_effort\"\n\
-    [[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
+const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
     [[distributions]]\nname = \"t\"\nstrategy = \"hash\"\nkey = [\"text\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
     [[tables]]\nname = \"kv\"\ndistribution = \"d\"\nkey = [\"k\"]\n\
     [[tables]]\nname = \"words\"\ndistribution = \"t\"\nkey = [\"w\"]\n\

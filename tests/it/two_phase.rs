@@ -4,8 +4,7 @@ use crate::raw::{Answer, Raw};
 use crate::sharded::{Sharded, succeeded};
 use crate::wire_client::{Wire, run as run_one, sync};
 
-const SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS trunkline; CREATE TABLE IF NOT EXISTS trunkline.commits (id text COLLATE \"C\" PRIMARY KEY, outcome text NOT NULL, shards text[] NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());\
-    CREATE TABLE kv (k int PRIMARY KEY, v text, \
+const SCHEMA: &str = "CREATE TABLE kv (k int PRIMARY KEY, v text, \
         other int, CONSTRAINT later UNIQUE (k, other) DEFERRABLE INITIALLY DEFERRED); \
     CREATE TABLE notes (k int, note text); \
     CREATE FUNCTION fails_at_commit() RETURNS trigger LANGUAGE plpgsql AS \
@@ -27,7 +26,11 @@ struct Cluster {
 
 impl Cluster {
     fn start(name: &str) -> Cluster {
-        let sharded = Sharded::start(name, SCHEMA, TABLES);
+        Cluster::start_with(name, "")
+    }
+
+    fn start_with(name: &str, settings: &str) -> Cluster {
+        let sharded = Sharded::start(name, SCHEMA, &format!("{settings}{TABLES}"));
         let mut client = sharded.client();
         for key in 0..32 {
             let sql = format!("INSERT INTO kv VALUES ({key}, 'old', 0)");
@@ -262,4 +265,173 @@ fn a_batch_of_the_extended_protocol_commits_at_its_sync() {
     assert!(answer.contains("23514"), "{answer}");
     assert_eq!(cluster.values(), ["batch", "batch", "old", "old"]);
     assert_eq!(cluster.committed(), ["1", "1", "0", "0"]);
+}
+
+/// A transaction that has committed on one shard and is still prepared on another, as after a proxy's death at the worst moment.
+fn half_committed(cluster: &Cluster, id: &str) {
+    let mut shards = cluster.sharded.shards();
+    let row = format!(
+        "INSERT INTO trunkline.commits (id, outcome, shards) VALUES ('{id}', 'commit', ARRAY['s1', 's2'])"
+    );
+    run(&mut shards[1], &["BEGIN", &cluster.write(1, "both"), &row]);
+    let prepare = format!("PREPARE TRANSACTION 'trunkline:{id}:1:s1'");
+    run(&mut shards[1], &[&prepare]);
+    run(
+        &mut shards[0],
+        &["BEGIN", &cluster.write(0, "both"), &row, "COMMIT"],
+    );
+}
+
+const EVERYTHING: &str = "SELECT v FROM kv WHERE v = 'both'";
+
+#[test]
+fn an_atomic_read_sees_all_of_a_commit_or_nothing() {
+    let slow = "[transactions]\nrecovery_interval = \"1h\"\n";
+    let cluster = Cluster::start_with("two_phase_atomic", slow);
+    let id = "0191a0000000-00000007-0123456789abcdef";
+    half_committed(&cluster, id);
+    let mut client = cluster.sharded.client();
+    assert_eq!(client.simple(EVERYTHING).rows.len(), 1, "half of it");
+    run(&mut client, &["SET trunkline.read_consistency = 'atomic'"]);
+    assert_eq!(
+        first(&client.simple("SHOW trunkline.read_consistency")),
+        "atomic"
+    );
+    let gathered = "SELECT a.v FROM kv a JOIN kv b ON a.v = b.v AND b.v = 'both'";
+    for query in [
+        EVERYTHING,
+        gathered,
+        "COPY (SELECT 1) TO STDOUT",
+        "COPY kv TO STDOUT",
+    ] {
+        if query.starts_with("COPY (") {
+            run(&mut client, &[query]);
+            continue;
+        }
+        assert_eq!(fails(&mut client, query), "40001", "{query}");
+        assert_eq!(client.status(), b'I');
+    }
+    // What lives on one shard is no matter of several.
+    let one = format!("SELECT v FROM kv WHERE k = {}", cluster.keys[0]);
+    assert_eq!(first(&client.simple(&one)), "both");
+    // A block in which each statement has its own snapshot cannot promise it.
+    run(&mut client, &["BEGIN"]);
+    assert_eq!(client.simple(EVERYTHING).refusal(), Some("atomic_read"));
+    run(
+        &mut client,
+        &["ROLLBACK", "BEGIN ISOLATION LEVEL REPEATABLE READ"],
+    );
+    assert_eq!(
+        fails(&mut client, &one),
+        "40001",
+        "the snapshots of all shards"
+    );
+    run(&mut client, &["ROLLBACK"]);
+
+    let mut second = cluster.sharded.shards().swap_remove(1);
+    run(
+        &mut second,
+        &[&format!("COMMIT PREPARED 'trunkline:{id}:1:s1'")],
+    );
+    assert_eq!(client.simple(EVERYTHING).rows.len(), 2);
+    assert_eq!(client.simple(gathered).rows.len(), 4);
+    run(
+        &mut client,
+        &[
+            "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            "SET LOCAL work_mem = '5MB'",
+            &one,
+        ],
+    );
+    let mut other = cluster.sharded.client();
+    run(&mut other, &["UPDATE kv SET v = 'later'"]);
+    assert_eq!(
+        client.simple(EVERYTHING).rows.len(),
+        2,
+        "one snapshot of all shards"
+    );
+    assert_eq!(client.simple(gathered).rows.len(), 4);
+    assert_eq!(
+        first(&client.simple("SELECT DISTINCT current_setting('work_mem') FROM kv")),
+        "5MB"
+    );
+    run(&mut client, &["COMMIT"]);
+    assert_eq!(client.simple(EVERYTHING).rows.len(), 0);
+    run(&mut client, &["RESET trunkline.read_consistency"]);
+    assert_eq!(
+        first(&client.simple("SHOW trunkline.read_consistency")),
+        "off"
+    );
+    assert_eq!(
+        fails(&mut client, "SET trunkline.read_consistency = 'always'"),
+        "22023"
+    );
+}
+
+struct SetAtEnd<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn atomic_reads_beside_commits_see_sums_that_do_not_change() {
+    let cluster = Cluster::start("two_phase_sums");
+    let mut client = cluster.sharded.client();
+    run(&mut client, &["UPDATE kv SET other = 100 WHERE k < 32"]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+    let (torn, read, committed) = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (cluster, is_done) = (&cluster, &is_done);
+                scope.spawn(move || {
+                    let mut client = cluster.sharded.client();
+                    let mut committed = 0;
+                    let add = |shard: usize, amount: i32| {
+                        let key = cluster.keys[shard];
+                        format!("UPDATE kv SET other = other + {amount} WHERE k = {key}")
+                    };
+                    while !is_done() {
+                        // In one order, so that they wait for each other and for nothing else.
+                        let (from, to) = (writer, writer + 1);
+                        run(
+                            &mut client,
+                            &["BEGIN", &add(from, -1), &add(to, 1), "COMMIT"],
+                        );
+                        committed += 1;
+                    }
+                    committed
+                })
+            })
+            .collect();
+        run(&mut client, &["SET trunkline.read_consistency = 'atomic'"]);
+        // Also when an assertion fails.
+        let end = SetAtEnd(&done);
+        let (mut torn, mut read) = (0, 0);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(3);
+        while std::time::Instant::now() < deadline || read < 20 {
+            let sum = client.simple("SELECT sum(other) FROM kv");
+            if sum
+                .error
+                .as_ref()
+                .is_some_and(|error| error.sqlstate() == "40001")
+            {
+                torn += 1;
+                continue;
+            }
+            assert_eq!(first(&sum), "3200");
+            read += 1;
+        }
+        drop(end);
+        let committed: i32 = writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .sum();
+        (torn, read, committed)
+    });
+    println!("{read} reads, {torn} given up, {committed} commits");
+    assert!(committed > 0);
 }

@@ -15,6 +15,8 @@ use crate::admin::shard_name;
 use crate::backend::pool::Lending;
 use crate::catalog::SchemaState;
 use crate::config::Config;
+use crate::execution::commit::ledger::{Entry, Ledger, State as CommitState};
+use crate::execution::commit::readiness::Readiness;
 use crate::session::card::State;
 use crate::session::report::{DatabaseReport, PoolReport, WorkerReport};
 use crate::session::shared::Snapshot;
@@ -25,6 +27,7 @@ pub fn text(
     snapshot: &Snapshot,
     reports: &[WorkerReport],
     nodes: &[NodeStatus],
+    transactions: &Ledger,
     clients: usize,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("trunkline");
@@ -32,6 +35,7 @@ pub fn text(
     families.extend(by_database(snapshot, reports));
     families.extend(by_pool(&snapshot.config, reports));
     families.extend(by_node(nodes));
+    families.extend(prepared(snapshot, transactions));
     families.extend(snapshot.roles.as_deref().into_iter().flat_map(looked_up));
     registry.register_collector(Box::new(Families(families)));
     let mut text = String::new();
@@ -295,6 +299,11 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             sum(&|d| total(d.query_timeouts)),
         ),
         Family::counter(
+            "deadlocks",
+            "Statements ended because they were in a deadlock across shards.",
+            sum(&|d| total(d.deadlocks)),
+        ),
+        Family::counter(
             "received",
             "Received from clients.",
             sum(&|d| total(d.received_bytes)),
@@ -472,6 +481,70 @@ fn by_node(nodes: &[NodeStatus]) -> Vec<Family> {
             each(&|n| n.round_trip.map(|time| time.as_secs_f64())),
         )
         .of(Unit::Seconds),
+    ]
+}
+
+/// Commits of several shards: which shards can, and what is left of those that nobody has finished.
+fn prepared(snapshot: &Snapshot, ledger: &Ledger) -> Vec<Family> {
+    let each = |value: &dyn Fn(&[Entry]) -> f64| {
+        let labelled = ledger.places().map(|(place, entries)| {
+            let labels = vec![
+                ("database", place.database.to_string()),
+                ("shard", place.shard.to_string()),
+            ];
+            (labels, value(entries))
+        });
+        labelled.collect::<Vec<_>>()
+    };
+    let in_doubt = |entry: &&Entry| matches!(entry.state, CommitState::InDoubt { .. });
+    let oldest = |entries: &[Entry]| entries.iter().map(Entry::age).max().unwrap_or_default();
+    let resolved = ledger
+        .resolved()
+        .iter()
+        .map(|((database, outcome), number)| {
+            let labels = vec![
+                ("database", database.to_string()),
+                ("outcome", (*outcome).to_owned()),
+            ];
+            (labels, total(*number))
+        });
+    let mut ready = Vec::new();
+    for (database, shards) in snapshot.readiness.iter().collect::<BTreeMap<_, _>>() {
+        for (shard, readiness) in snapshot.config.shards.iter().zip(shards) {
+            let labels = vec![
+                ("database", database.to_string()),
+                ("shard", shard.name.clone()),
+            ];
+            ready.push((labels, truth(*readiness == Readiness::Ready)));
+        }
+    }
+    vec![
+        Family::gauge(
+            "commit_ready",
+            "1 when the shard can take part in commits of several shards.",
+            ready,
+        ),
+        Family::gauge(
+            "prepared_transactions",
+            "Transactions of Trunkline that the shard has prepared, by the last look.",
+            each(&|entries| count(entries.len())),
+        ),
+        Family::gauge(
+            "in_doubt_transactions",
+            "Those of them that cannot be finished now. SHOW TRANSACTIONS says why.",
+            each(&|entries| count(entries.iter().filter(in_doubt).count())),
+        ),
+        Family::gauge(
+            "oldest_prepared_transaction",
+            "How long ago the oldest of them was prepared.",
+            each(&|entries| oldest(entries).as_secs_f64()),
+        )
+        .of(Unit::Seconds),
+        Family::counter(
+            "prepared_transactions_resolved",
+            "Prepared transactions that were finished for an owner who did not.",
+            resolved.collect(),
+        ),
     ]
 }
 

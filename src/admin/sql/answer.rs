@@ -43,6 +43,7 @@ impl Statement {
     fn columns(&self) -> &'static [Column] {
         match &*self.0 {
             Command::Show(what) => show::columns(what),
+            Command::Resolve { .. } => show::transactions::RESOLVED,
             Command::Reload | Command::Pause(_) | Command::Resume(_) | Command::Shutdown => &[],
         }
     }

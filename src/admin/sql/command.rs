@@ -2,6 +2,9 @@
 //!
 //! A word has no case unless it is in double quotes; a string is in single quotes or between `$$`; comments are as in SQL.
 
+use crate::execution::commit::Outcome;
+use crate::execution::commit::id::{Gid, TransactionId};
+
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -10,6 +13,11 @@ pub enum Command {
     /// `None`: every database.
     Pause(Option<String>),
     Resume(Option<String>),
+    /// `by_hand`: what shall become of it when nobody can know.
+    Resolve {
+        id: TransactionId,
+        by_hand: Option<Outcome>,
+    },
     Shutdown,
 }
 
@@ -34,6 +42,7 @@ pub enum Show {
     Stats,
     StatsTotals,
     Tables,
+    Transactions,
     Users,
     Version,
 }
@@ -81,6 +90,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "the same under PgBouncer's shorter names",
     ),
     ("SHOW TABLES", "where the rows of each table are"),
+    (
+        "SHOW TRANSACTIONS",
+        "transactions that shards have prepared, and why they wait",
+    ),
     ("SHOW USERS", "users, their limits and connections"),
     ("SHOW VERSION", "the version of this program"),
     (
@@ -92,6 +105,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "lend no more server connections; answered when all that were lent have come back",
     ),
     ("RESUME [database]", "lend them again"),
+    (
+        "RESOLVE TRANSACTION id [COMMIT|ROLLBACK]",
+        "finish what is prepared of it; COMMIT or ROLLBACK decide only when its decision shard is lost",
+    ),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -107,6 +124,8 @@ pub enum SyntaxError {
     },
     #[error("{found} is not understood at its place")]
     Unexpected { found: String },
+    #[error("{found} is not the id of a transaction")]
+    NotAnId { found: String },
     #[error("a quote or comment is not closed")]
     Unterminated,
     #[error("commands take no parameters: write the value into the command")]
@@ -132,6 +151,7 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
         Some("RELOAD") => done(rest, Command::Reload),
         Some("PAUSE") => database(rest).map(Command::Pause),
         Some("RESUME") => database(rest).map(Command::Resume),
+        Some("RESOLVE") => resolve(rest),
         Some("SHUTDOWN") => done(rest, Command::Shutdown),
         _ => Err(SyntaxError::Unknown(first.shown())),
     }
@@ -159,6 +179,7 @@ fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
         Some("STATS") => Show::Stats,
         Some("STATS_TOTALS") => Show::StatsTotals,
         Some("TABLES") => Show::Tables,
+        Some("TRANSACTIONS") => Show::Transactions,
         Some("USERS") => Show::Users,
         Some("VERSION") => Show::Version,
         _ => return Err(SyntaxError::Unknown(format!("SHOW {}", first.shown()))),
@@ -192,6 +213,35 @@ fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
         sql: sql.clone(),
         database,
     })
+}
+
+/// The id may be written as the whole name of a prepared transaction, in quotes.
+fn resolve(tokens: &[Token]) -> Result<Command, SyntaxError> {
+    let missing = |expected| SyntaxError::Missing {
+        after: "RESOLVE",
+        expected,
+    };
+    let (first, rest) = tokens
+        .split_first()
+        .ok_or_else(|| missing("TRANSACTION and its id"))?;
+    if first.keyword().as_deref() != Some("TRANSACTION") {
+        return Err(SyntaxError::Unexpected {
+            found: first.shown(),
+        });
+    }
+    let (id, rest) = rest.split_first().ok_or_else(|| missing("its id"))?;
+    let (Token::Word(text) | Token::Quoted(text) | Token::Text(text)) = id else {
+        return Err(SyntaxError::Unexpected { found: id.shown() });
+    };
+    let read = TransactionId::parse(text).or_else(|_| Gid::parse(text).map(|gid| gid.id));
+    let id = read.map_err(|_| SyntaxError::NotAnId { found: id.shown() })?;
+    let word = rest.first().and_then(Token::keyword);
+    let (by_hand, rest) = match word.as_deref() {
+        Some("COMMIT") => (Some(Outcome::Committed), &rest[1..]),
+        Some("ROLLBACK") => (Some(Outcome::Aborted), &rest[1..]),
+        _ => (None, rest),
+    };
+    done(rest, Command::Resolve { id, by_hand })
 }
 
 /// A database's name, or nothing.
@@ -396,6 +446,30 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_to_resolve() {
+        let text = "0193aabbccdd-00000007-0123456789abcdef";
+        let id = TransactionId::parse(text).unwrap();
+        let resolve = |by_hand| Command::Resolve { id, by_hand };
+        let named = format!("resolve transaction 'trunkline:{text}:0:s1' commit");
+        assert_eq!(one(&format!("RESOLVE TRANSACTION {text};")), resolve(None));
+        assert_eq!(one(&named), resolve(Some(Outcome::Committed)));
+        let back = format!("RESOLVE TRANSACTION '{text}' ROLLBACK");
+        assert_eq!(one(&back), resolve(Some(Outcome::Aborted)));
+        assert_eq!(
+            wrong("RESOLVE TRANSACTION 12"),
+            "12 is not the id of a transaction"
+        );
+        assert_eq!(
+            wrong("RESOLVE"),
+            "RESOLVE ends too early: TRANSACTION and its id is missing"
+        );
+        assert_eq!(
+            wrong(&format!("RESOLVE TRANSACTION {text} MAYBE")),
+            "MAYBE is not understood at its place"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         assert_eq!(wrong("SELECT 1"), "there is no command SELECT");
         assert_eq!(
@@ -437,7 +511,11 @@ mod tests {
         for (form, _) in COMMANDS {
             let text = form
                 .replace("[database]", "app")
-                .replace("[IN database]", "IN app");
+                .replace("[IN database]", "IN app")
+                .replace(
+                    "id [COMMIT|ROLLBACK]",
+                    "0193aabbccdd-00000007-0123456789abcdef COMMIT",
+                );
             assert!(parse(&text).is_ok(), "{text}");
         }
     }

@@ -10,6 +10,7 @@ mod map;
 mod pools;
 mod route;
 mod stats;
+pub mod transactions;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -53,6 +54,7 @@ pub fn columns(show: &Show) -> &'static [Column] {
         Show::Stats => stats::STATS,
         Show::StatsTotals => stats::STATS_TOTALS,
         Show::Tables => map::TABLES,
+        Show::Transactions => transactions::TRANSACTIONS,
         Show::Users => configuration::USERS,
         Show::Version => VERSION_COLUMNS,
     }
@@ -73,6 +75,7 @@ pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
         Show::Tables => map::tables(&snapshot, &mut table),
         Show::Nodes => map::nodes(&access.topology.nodes(), &mut table),
         Show::Shards => map::shards(&snapshot, &access.topology.nodes(), &mut table),
+        Show::Transactions => transactions::transactions(&access.recovery.ledger(), &mut table),
         Show::Route { sql, database } => {
             route::route(&snapshot, sql, database.as_deref(), &mut table)?
         }
@@ -137,7 +140,11 @@ mod tests {
         for (form, _) in COMMANDS {
             let text = form
                 .replace(" [IN database]", "")
-                .replace(" [database]", "");
+                .replace(" [database]", "")
+                .replace(
+                    "id [COMMIT|ROLLBACK]",
+                    "0193aabbccdd-00000007-0123456789abcdef",
+                );
             if let [Command::Show(show)] = &parse(&text).unwrap()[..] {
                 golden.push_str(&format!("{text}\n"));
                 for column in columns(show) {

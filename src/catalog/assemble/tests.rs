@@ -71,6 +71,7 @@ fn column(column: &str, key_type: KeyType) -> DefinedColumn {
         name: column.into(),
         type_oid: key_type.oid(),
         default: ColumnDefault::Plain,
+        numbers: None,
         collation: Collation::Bytes,
     };
     DefinedColumn {
@@ -142,6 +143,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
         ]),
         opaque_functions: HashSet::new(),
         functions: Default::default(),
+        sequences: Default::default(),
         collation: Collation::Language,
         residue: Default::default(),
         details: Default::default(),

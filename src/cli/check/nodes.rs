@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::commits;
 use super::server::{self, Identities, Place, Server, describe};
 use super::trouble::Trouble;
 use crate::config::{Config, Method, Node, Password, User};
@@ -59,6 +60,7 @@ async fn look_at_all(config: &Config, encryption: &ServerEncryption) -> Verdict 
             warn_of_connections(config, &found);
         }
     }
+    commits::report(config, encryption).await;
     let untried = config
         .users
         .iter()

@@ -51,7 +51,6 @@ pub fn text(cluster: &Cluster, addresses: Addresses) -> String {
          \n[listen]\naddresses = [\"{clients}\"]\nhttp = \"{http}\"\n\
          \n[log]\nfilter = \"warn\"\n\
          \n[server_tls]\nmode = \"disable\"\n\
-         \n# So that everything can be tried: shards commit one after the other.\n[transactions]\ncross_shard_commit = \"best_effort\"\n\
          \n[[users]]\nname = \"{application}\"\npassword = \"{password}\"\nadmin = true\n\
          \n[[databases]]\nname = \"{application}\"\ndefault_shard = \"{home}\"\n\
          {shards}{distributions}{tables}",

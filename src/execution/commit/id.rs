@@ -137,6 +137,11 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// A name as it is, whatever is in it.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,20 @@
 //! Nothing about it is kept anywhere else: a prepared transaction's name ([`id::Gid`]) says where to look. The row is there: commit. It is not, and a row
 //! of the outcome `abort` under the same id could be inserted: roll back. As long as the owner may still decide, its own uncommitted row makes that insertion wait.
 //!
-//! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`.
+//! `id.rs` has the names, `words.rs` the statements; the owner is `session/commit.rs`. `install.rs` makes the table, `recovery.rs` finishes what owners
+//! leave behind: `decision.rs` finds out what was decided, `statements.rs` is what shards are asked and told, `ledger.rs` what administrators see,
+//! `by_hand.rs` what they say, `removal.rs` takes old rows away. `snapshots.rs` is for queries that must not see half a commit.
 
+pub mod by_hand;
+pub mod decision;
 pub mod id;
+pub mod install;
+pub mod ledger;
 pub mod readiness;
+pub mod recovery;
+pub mod removal;
+pub mod snapshots;
+pub mod statements;
 pub mod words;
 
 use tokio::sync::oneshot;
@@ -21,6 +31,16 @@ use crate::sharding::ShardId;
 pub enum Outcome {
     Committed,
     Aborted,
+}
+
+impl Outcome {
+    /// As the table has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Committed => "commit",
+            Outcome::Aborted => "abort",
+        }
+    }
 }
 
 /// A transaction whose owner has lost sight of it.

@@ -40,3 +40,30 @@ pub fn commit_prepared(gid: &Gid) -> String {
 pub fn rollback_prepared(gid: &Gid) -> String {
     format!("ROLLBACK PREPARED {}", quoted(&gid.to_string()))
 }
+
+/// Which transactions are over.
+pub const FIRST_LOOK: &str = "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text";
+
+/// Names of what is prepared: one column.
+pub const PREPARED: &str = "SELECT gid FROM pg_catalog.pg_prepared_xacts \
+    WHERE pg_catalog.starts_with(gid, 'trunkline:') AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+
+/// Commits that were not over in `snapshot` and are in that of this transaction, each with each of its shards: two columns.
+pub fn committed_since(snapshot: &str) -> String {
+    let snapshot = format!("{}::pg_catalog.pg_snapshot", quoted(snapshot));
+    format!(
+        "SELECT c.id, s.name FROM trunkline.commits AS c, pg_catalog.unnest(c.shards) AS s (name) \
+         WHERE c.outcome OPERATOR(pg_catalog.=) 'commit'::pg_catalog.text AND c.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin({snapshot}) \
+         AND NOT pg_catalog.pg_visible_in_snapshot(c.xid, {snapshot})"
+    )
+}
+
+/// Which of these have committed in the snapshot of this transaction.
+pub fn among_committed<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    let ids: Vec<String> = ids.map(quoted).collect();
+    format!(
+        "SELECT id FROM trunkline.commits WHERE outcome OPERATOR(pg_catalog.=) 'commit'::pg_catalog.text \
+         AND id OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[])",
+        ids.join(", ")
+    )
+}

@@ -21,8 +21,9 @@ use crate::catalog::details::Details;
 use crate::catalog::functions::FunctionKinds;
 use crate::catalog::schema::{Barrier, Rights};
 use crate::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
-    QualifiedName, Relation, SchemaState, SearchPath, Sequences, SpreadView, Undeclared, Writes,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Given, Numbers,
+    Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences, SpreadView, Undeclared,
+    Writes,
 };
 use crate::config::CrossShardCommit;
 use crate::plan::views;
@@ -86,6 +87,31 @@ pub fn cluster(shards: u16) -> Catalog {
                 "customer_id bigint",
                 "amount numeric",
             ],
+        ),
+        table(
+            "public.tickets",
+            sharded(0, &["ticket_id"]),
+            &["ticket_id bigint serial", "title text"],
+        ),
+        table(
+            "public.parcels",
+            customers(),
+            &[
+                "parcel_id integer always",
+                "customer_id bigint",
+                "label text",
+                "batch bigint serial",
+            ],
+        ),
+        table(
+            "public.visits",
+            sharded(0, &["visit_id"]),
+            &["visit_id bigint identity", "place text"],
+        ),
+        table(
+            "public.colours",
+            Placement::Reference,
+            &["colour_id integer serial", "name text"],
         ),
         table(
             "public.notes",
@@ -177,11 +203,15 @@ pub fn cluster(shards: u16) -> Catalog {
             .collect(),
         home: ShardId(0),
         undeclared: Undeclared::Home,
-        sequences: Sequences::Refused,
+        sequences: Sequences::Home,
         cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
         views: HashMap::new(),
+        known_sequences: Arc::new(HashSet::from([
+            name("public.tickets_ticket_id_seq"),
+            name("public.numbers"),
+        ])),
         primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         functions: Arc::new(FunctionKinds {
@@ -405,8 +435,9 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, type_name) = (next(), next());
-        let default = match next() {
-            "sequence" => ColumnDefault::Sequence,
+        let kind = next();
+        let default = match kind {
+            "sequence" | "serial" | "identity" | "always" => ColumnDefault::Sequence,
             "volatile" => ColumnDefault::Volatile,
             _ => ColumnDefault::Plain,
         };
@@ -415,10 +446,23 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         } else {
             KeyType::parse_name(type_name).expect("a type's name").oid()
         };
+        let given = match kind {
+            "serial" => Some(Given::Freely),
+            "identity" => Some(Given::AsIdentity),
+            "always" => Some(Given::Overriding),
+            _ => None,
+        };
+        let numbers = given.map(|given| {
+            Arc::new(Numbers {
+                sequence: self::name(&format!("{qualified}_{name}_seq")),
+                given,
+            })
+        });
         Column {
             name: name.into(),
             type_oid,
             default,
+            numbers,
             collation: if matches!(type_name, "text" | "char") {
                 Collation::Language
             } else {

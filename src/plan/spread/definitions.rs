@@ -373,7 +373,7 @@ impl<'a> Definitions<'a> {
         ];
         let numbers = words.iter().find(|word| NUMBERING.contains(&&*word.word));
         match (numbers, self.catalog.sequences) {
-            (Some(word), Sequences::Refused) => {
+            (Some(word), Sequences::Home | Sequences::Refused) => {
                 let message = format!(
                     "the rows of sharded table \"{table}\" would get the same numbers on each shard ({})",
                     word.word

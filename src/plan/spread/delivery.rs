@@ -18,7 +18,7 @@ use crate::sql::normalise::{Literal, from_normal};
 use crate::sql::places::insert_parts;
 
 use super::changes::{Asked, Verbatim};
-use super::copy::CopyKey;
+use super::copy::{CopyKey, ValueOf};
 use super::edit::Edit;
 use super::gather::{self, CopyFormat, Gather, Query, travels_in_binary};
 
@@ -145,8 +145,9 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
                 places: &places,
             };
             inserted.leaves_nothing_to_a_sequence()?;
-            let column = |column: &Box<str>| -> Result<(usize, KeyType), Refusal> {
-                Ok((inserted.place(column)?, inserted.column_type(column)?))
+            let column = |column: &Box<str>| -> Result<(ValueOf, KeyType), Refusal> {
+                let place = ValueOf::Row(inserted.place(column)?);
+                Ok((place, inserted.column_type(column)?))
             };
             Destination::Keys(CopyKey {
                 distribution: *distribution,
@@ -201,13 +202,17 @@ impl Delivery {
             Given::First(all) => all.get(..columns)?,
             Given::Listed(_) => return None,
         };
-        let keys: &[(usize, KeyType)] = match &self.to {
+        let keys: &[(ValueOf, KeyType)] = match &self.to {
             Destination::Keys(key) => &key.columns,
             Destination::Shard(_) => &[],
         };
         let nulls: Option<Vec<String>> = keys
             .iter()
-            .map(|(place, _)| Some(format!("{} IS NULL", quoted(&given.get(*place)?.0))))
+            .map(|(value, _)| match value {
+                ValueOf::Row(place) => Some(format!("{} IS NULL", quoted(&given.get(*place)?.0))),
+                // Such statements are refused.
+                ValueOf::Number(_) => None,
+            })
             .collect();
         let nulls = nulls?;
         let names: Vec<String> = given.iter().map(|(name, _)| quoted(name)).collect();

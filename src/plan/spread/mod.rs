@@ -5,7 +5,7 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions.
+//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
@@ -18,6 +18,7 @@ pub mod everywhere;
 pub mod explained;
 pub mod gather;
 pub mod moves;
+pub mod numbered;
 mod outermost;
 pub mod rows;
 pub mod scatter;
@@ -41,6 +42,7 @@ pub use everywhere::Everywhere;
 use explained::Explained;
 pub use gather::Gather;
 pub use moves::Move;
+pub use numbered::Numbered;
 pub use rows::Rows;
 pub use scatter::Scatter;
 pub use write::Write;
@@ -71,6 +73,8 @@ pub enum Spread {
     CopyOut(CopyOut),
     /// On one of them, over rows that the others send.
     Gather(Gather),
+    /// Numbers are written into it first, and it is planned anew.
+    Numbered(Numbered),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -82,6 +86,9 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    if let Some(numbered) = numbered::numbered(text, statement, catalog, search_path) {
+        return Ok(Rc::new(Spread::Numbered(numbered)));
+    }
     // Whoever names a shard wants that one.
     if statement.hint.is_some() {
         return Err(refusal);
@@ -135,12 +142,21 @@ pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
 /// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
 /// are compared with those of the select list.
 pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
+    if names_sequence(text, statement.clone()) {
+        return true;
+    }
     let Some(select) = select::read(text, statement) else {
         return false;
     };
     let orders = select.order_by.iter().map(|item| &item.expression);
     let mut compared = select.group_by.iter().chain(orders);
     compared.any(|expression| select.has_literal(expression))
+}
+
+/// Whether another literal may name a sequence that is known.
+fn names_sequence(text: &str, statement: Range<usize>) -> bool {
+    let words = crate::sql::words(&text[statement]);
+    words.is_ok_and(|words| words.iter().any(|word| &**word == "nextval"))
 }
 
 /// A statement that changes rows; `None`: it is none.
@@ -181,6 +197,7 @@ impl Spread {
             Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
             Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
             Spread::CopyOut(_) => "goes    to every shard".to_owned(),
+            Spread::Numbered(numbered) => numbered.describe(),
         }
     }
 
@@ -200,6 +217,7 @@ impl Spread {
             Spread::Move(moved) => moved.move_places(to),
             Spread::Delivery(delivery) => delivery.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
+            Spread::Numbered(numbered) => numbered.move_places(to),
         }
     }
 
@@ -217,6 +235,7 @@ impl Spread {
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
             Spread::Move(moved) => moved.bytes(),
+            Spread::Numbered(numbered) => numbered.bytes(),
             Spread::Delivery(delivery) => size_of::<Delivery>() + delivery.bytes(),
         }
     }

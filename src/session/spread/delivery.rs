@@ -231,7 +231,7 @@ impl Session {
             },
             header: false,
         };
-        let mut splitter = Splitter::new(form, delivery.table.clone(), key, targets.len());
+        let mut splitter = Splitter::new(form, delivery.table.clone(), key, &[], targets.len());
         deliver(
             client,
             &mut source,

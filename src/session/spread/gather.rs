@@ -184,6 +184,7 @@ impl Session {
         // Without success it is not in a known state, and is closed.
         brought?;
         run(link.server(), "SET TRANSACTION READ WRITE", &self.worker).await?;
+        self.join(std::slice::from_ref(&link));
         Ok(Gatherer {
             link,
             block: Block::Beside,
@@ -457,6 +458,7 @@ impl Session {
 
     /// A connection beside the client's transaction goes back to its pool.
     pub(super) async fn leave_beside(&mut self, mut link: Link) {
+        self.card.company.leave(link.canceller());
         if !link.is_settled() {
             stop(link.server());
             return link.clean_up(&self.worker);

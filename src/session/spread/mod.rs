@@ -4,6 +4,7 @@
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
 //! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
 
+mod atomic;
 mod changes;
 pub mod copy;
 mod delivery;
@@ -160,10 +161,20 @@ impl Session {
     /// Does the statement; its answer up to CommandComplete is the client's then.
     pub(super) async fn spread(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         self.check_not_aborted()?;
+        self.card.company.runs(call.own_text());
         if self.link.as_ref().is_some_and(Link::is_metadata) {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::SetsSequence) {
+            self.sets_sequence();
+        }
+        let own = self.begin_atomic_read(call).await?;
+        let done = self.spread_now(call).await;
+        self.end_own(own, done).await
+    }
+
+    async fn spread_now(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
@@ -175,6 +186,11 @@ impl Session {
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
+            // It has got them before it comes here.
+            Spread::Numbered(_) => match &call.statement.plan {
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
+            },
         }
     }
 
@@ -222,7 +238,7 @@ impl Session {
     }
 
     /// What ran before in the same unit of work is waited for.
-    async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
+    pub(super) async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
         let Some(link) = &self.link else {
             return Ok(());
         };
@@ -427,6 +443,7 @@ impl Session {
     async fn lose_party(&mut self, links: Vec<Link>) {
         self.card.set_running(None);
         self.card.set_also_running(Vec::new());
+        self.card.company.disband();
         let mut begin = String::from("BEGIN");
         if let Some(opened) = self.opened.take() {
             begin = opened.begin().to_owned();

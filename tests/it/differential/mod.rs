@@ -120,10 +120,7 @@ fn seed() -> u64 {
 fn spread(database: &str, shards: usize) -> (Sharded, Pair) {
     let names: Vec<String> = (1..=shards).map(|shard| format!("\"s{shard}\"")).collect();
     let tables = SPREAD_TABLES.replace("SHARDS", &names.join(", "));
-    let configuration = configuration_of(shards, database, &tables).replace(
-        "default_shard = \"s1\"",
-        "default_shard = \"s1\", cross_shard_commit = \"best_effort\"",
-    );
+    let configuration = configuration_of(shards, database, &tables);
     let sharded = Sharded::start_with(database, SPREAD_SCHEMA, &configuration);
     let stock = Stock {
         inserts: stock::inserts(),

@@ -144,6 +144,10 @@ fn reload(key: &'static str, value: impl Into<Option<String>>) -> Setting {
     }
 }
 
+fn or_off(limit: Option<std::time::Duration>) -> String {
+    limit.map_or_else(|| "off".to_owned(), span)
+}
+
 fn tls(config: &Config) -> [Setting; 6] {
     let (mode, offer) = match &config.listen.tls {
         ClientTls::Disable => ("disable", None),
@@ -245,7 +249,7 @@ fn health(config: &Config) -> [Setting; 4] {
     ]
 }
 
-fn transactions(config: &Config) -> [Setting; 4] {
+fn transactions(config: &Config) -> [Setting; 5] {
     let transactions = &config.transactions;
     let commit = match transactions.cross_shard_commit {
         CrossShardCommit::Atomic => "atomic",
@@ -262,6 +266,10 @@ fn transactions(config: &Config) -> [Setting; 4] {
         reload(
             "transactions.recovery_interval",
             span(transactions.recovery_interval),
+        ),
+        reload(
+            "transactions.deadlock_timeout",
+            or_off(transactions.deadlock_timeout),
         ),
     ]
 }
