@@ -428,7 +428,11 @@ impl Session {
             self.lose_party(links).await;
         } else {
             self.dismiss(links).await;
-            if done.is_err() {
+            // What is refused fails the transaction when the client is told.
+            if done
+                .as_ref()
+                .is_err_and(|failure| !matches!(failure, Failure::Refused(_)))
+            {
                 self.fail_party().await;
             }
         }
