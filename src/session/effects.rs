@@ -205,6 +205,9 @@ impl Session {
         planned: &Rc<Planned>,
         changes: Vec<Change>,
     ) -> Option<Token> {
+        if self.taken.is_some() {
+            self.takes_elsewhere(planned);
+        }
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
             if statement.effect == plan::Effect::Writes
@@ -464,6 +467,7 @@ impl Session {
                 }
             }
             Class::Discard(Discard::All) => self.discarded_all(),
+            Class::Discard(Discard::Sequences) => self.taken = None,
             Class::Ddl(Ddl::Schema) => self.schema_changed = true,
             _ => {}
         }
@@ -630,6 +634,7 @@ impl Session {
     }
 
     fn discarded_all(&mut self) {
+        self.taken = None;
         self.settings = super::Settings::default();
         self.prepared.clear();
         self.unlisten_all();
@@ -661,6 +666,9 @@ impl Session {
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
         self.sequences_settle();
+        if let Some(taken) = &mut self.taken {
+            taken.transaction_ended();
+        }
         self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();

@@ -50,6 +50,7 @@ pub struct Shared {
     changed: mpsc::UnboundedSender<SchemaChange>,
     definitions: AtomicU64,
     sequence_resets: AtomicU64,
+    pub last_unique_id: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -91,6 +92,7 @@ impl Shared {
             changed,
             definitions: AtomicU64::new(0),
             sequence_resets: AtomicU64::new(0),
+            last_unique_id: AtomicU64::new(0),
         }
     }
 

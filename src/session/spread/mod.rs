@@ -24,7 +24,9 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{
+    Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values,
+};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -169,6 +171,11 @@ impl Session {
         self.end_unit_of_others().await?;
         if call.statement.leaves.contains(&Leaves::SetsSequence) {
             self.sets_sequence();
+        }
+        if let Some(taken) = &mut self.taken
+            && call.statement.takes == Takes::Numbers
+        {
+            taken.doubt();
         }
         match call.spread {
             Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
