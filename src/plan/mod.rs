@@ -22,6 +22,7 @@ mod proof;
 pub mod refusal;
 mod scope;
 pub mod spread;
+mod takes;
 mod template;
 pub mod views;
 mod words;
@@ -61,6 +62,14 @@ pub struct PlannedStatement {
     pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
     pub effect: Effect,
+    pub takes: Takes,
+}
+
+/// What a statement may take from sequences on its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    Nothing,
+    Numbers,
 }
 
 /// What a statement does to what its transaction's commit makes last.
@@ -107,6 +116,7 @@ impl Planned {
                 spread: None,
                 leaves: Vec::new(),
                 effect: Effect::Writes,
+                takes: Takes::Numbers,
             }],
         }
     }

@@ -27,7 +27,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -168,6 +168,11 @@ impl Session {
         self.end_unit_of_others().await?;
         if call.statement.leaves.contains(&Leaves::SetsSequence) {
             self.sets_sequence();
+        }
+        if let Some(taken) = &mut self.taken
+            && call.statement.takes == Takes::Numbers
+        {
+            taken.doubt();
         }
         let own = self.begin_atomic_read(call).await?;
         let done = self.spread_now(call).await;
