@@ -194,7 +194,7 @@ impl Session {
         values: &Values<'_>,
     ) -> Result<Destination, Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
-        let chosen = self.shard_setting.shard(&catalog).map_err(Fault::Refused)?;
+        let chosen = self.own_settings.shard(&catalog).map_err(Fault::Refused)?;
         let otherwise = statement.numbered().map(|numbered| &numbered.otherwise);
         match (otherwise, chosen) {
             (_, Some(shard)) => Ok(Destination::Shard(shard)),
