@@ -692,6 +692,8 @@ impl Session {
         }
         if phase == Phase::Working {
             self.take_snapshots_together().await?;
+            // One of those with the snapshots: it may be to this shard, and must not be replaced by another.
+            self.party.extend(self.link.take());
         }
         if self.link.is_some() {
             // The transaction has all its connections, and one of them works.

@@ -700,10 +700,11 @@ fn what_clients_see_can_have_happened() {
     );
     let anomalies = history.check();
     let said = format!("{anomalies:?}");
+    let words: BTreeSet<&str> = said.split(|c: char| !c.is_ascii_digit()).collect();
     let concerned = history
         .transactions
         .iter()
-        .filter(|one| said.contains(&one.number.to_string()));
+        .filter(|one| words.contains(&*one.number.to_string()));
     let concerned: Vec<String> = concerned.map(|one| format!("{one:?}")).collect();
     assert!(
         anomalies.is_empty(),
