@@ -100,6 +100,28 @@ impl Planned {
         effects.max().unwrap_or_default()
     }
 
+    /// The same without numbers, for servers that know the last values which it asks for.
+    pub fn as_it_is(&self) -> Planned {
+        let statements = self.statements.iter().map(|one| {
+            let (plan, spread) = match one.numbered() {
+                Some(numbered) => (numbered.otherwise.clone(), None),
+                None => (one.plan.clone(), one.spread.clone()),
+            };
+            PlannedStatement {
+                range: one.range.clone(),
+                class: one.class.clone(),
+                plan,
+                spread,
+                leaves: one.leaves.clone(),
+                effect: one.effect,
+                takes: one.takes,
+            }
+        });
+        Planned {
+            statements: statements.collect(),
+        }
+    }
+
     /// Something in it needs numbers.
     pub fn is_numbered(&self) -> bool {
         let mut statements = self.statements.iter();

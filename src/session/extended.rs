@@ -9,7 +9,6 @@ use std::rc::Rc;
 use super::Session;
 use super::control::{Control, is_ours};
 use super::effects::{Effect, Looking, Parsing};
-use super::last_values::unknown_last;
 use super::link::{Link, Naming, Phase};
 use super::own_settings::OwnSetting;
 use super::prepared::Untold;
@@ -142,6 +141,13 @@ pub struct Portal {
     planned: Rc<Planned>,
     /// It was bound to a text in which a name was replaced.
     shift: Option<Shift>,
+}
+
+/// Who knows the last values that a statement asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskedOf {
+    Unknown,
+    Server,
 }
 
 /// A Bind whose destination is known.
@@ -377,6 +383,7 @@ impl Session {
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
         let mut begun = self.begin_bind(body)?;
+        let mut asked_of = AskedOf::Unknown;
         let numbered;
         if let Some(binding) = &mut begun
             && binding.destination == Destination::Several
@@ -395,17 +402,17 @@ impl Session {
                     let statement = Rc::clone(&numbered.statement);
                     begun = self.begin_bind_of(bind, &numbered.body, statement, naming)?;
                 }
-                None => binding.destination = self.bind_as_it_is(binding)?,
+                None => {
+                    binding.destination = self.bind_as_it_is(binding)?;
+                    asked_of = AskedOf::Server;
+                }
             }
-        }
-        if self.taken.is_some()
-            && let Some(binding) = &begun
-            && !binding.planned.is_numbered()
-        {
-            self.check_asking(&binding.planned)?;
         }
         if let Some(mut binding) = begun {
             self.will_run(&binding.planned);
+            if asked_of == AskedOf::Server {
+                self.asks_server();
+            }
             self.attach(binding.destination, Phase::Working).await?;
             self.check_writers(&binding.planned, binding.destination)?;
             self.check_last_values()?;
@@ -433,10 +440,8 @@ impl Session {
             literals: &plan.literals,
             parameters: &parameters,
         };
-        match &plan.planned.statements[..] {
-            [one] => self.destination_as_it_is(one, &values),
-            _ => Err(unknown_last()),
-        }
+        let destination = self.destination(&plan.planned.as_it_is(), &values)?;
+        Ok(destination.unwrap_or(Destination::Any))
     }
 
     /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.

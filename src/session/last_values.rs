@@ -30,6 +30,8 @@ pub enum Asking {
     #[default]
     No,
     Yes,
+    /// Of sequences of which a server knows better than the session.
+    OfServer,
 }
 
 /// The numbers that Trunkline has taken for this session's statements, the last of each sequence. No server knows of them.
@@ -173,14 +175,16 @@ impl Session {
         }
     }
 
-    /// A server would be asked in a form that does not tell of which sequence.
-    pub(super) fn check_asking(&mut self, planned: &Planned) -> Result<(), Fault> {
+    /// The statements at hand ask for what only a server knows.
+    pub(super) fn asks_server(&mut self) {
+        self.asking = Asking::OfServer;
+    }
+
+    /// Whether a server that is asked might give an older number than Trunkline has taken since.
+    fn misleads(&self) -> bool {
         let memory = self.memory();
-        let misleads = |taken: &Taken| taken.may_mislead(memory);
-        if self.taken.as_deref().is_some_and(misleads) && self.asks(planned) {
-            return Err(unknown_last());
-        }
-        Ok(())
+        let taken = self.taken.as_deref();
+        taken.is_some_and(|taken| taken.may_mislead(memory))
     }
 
     /// Whether statements ask for a sequence's last value.
@@ -219,7 +223,13 @@ impl Session {
     /// To be called behind it.
     pub(super) fn check_last_values(&mut self) -> Result<(), Fault> {
         let own = |link: &Link| link.last_values == LastValues::Own;
-        if std::mem::take(&mut self.asking) == Asking::No || self.link.as_ref().is_none_or(own) {
+        match std::mem::take(&mut self.asking) {
+            Asking::No => return Ok(()),
+            // The statement does not tell of which sequence.
+            Asking::Yes if self.misleads() => return Err(unknown_last()),
+            Asking::Yes | Asking::OfServer => {}
+        }
+        if self.link.as_ref().is_none_or(own) {
             return Ok(());
         }
         let message = "the connection may hold another client's values of sequences";
@@ -237,7 +247,7 @@ impl Session {
         let catalog = self.database.catalog();
         let expected = self.database.asks_last_values.get() || catalog.residue.anything_asks();
         let block = block == Block::Begun && phase == Phase::Working;
-        let asking = self.asking == Asking::Yes;
+        let asking = self.asking != Asking::No;
         let Some(link) = &mut self.link else { return };
         if link.last_values == LastValues::Own || !(asking || expected && (block || link.is_kept()))
         {

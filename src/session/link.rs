@@ -695,10 +695,6 @@ impl Session {
             // One of those with the snapshots: it may be to this shard, and must not be replaced by another.
             self.party.extend(self.link.take());
         }
-        if self.link.is_some() {
-            // The transaction has all its connections, and one of them works.
-            return Box::pin(self.attach(destination, phase)).await;
-        }
         let shard = match destination {
             Destination::Shard(shard) => shard,
             Destination::Any => self.database.catalog().home,

@@ -21,7 +21,7 @@ use crate::backend::position::Shift;
 use crate::catalog::{Epoch, QualifiedName};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::numbered::{self, Number, Written};
-use crate::plan::{Bound, Numbered, Parameters, Plan, Planned, PlannedStatement, Values, bind};
+use crate::plan::{Numbered, Planned};
 use crate::sharding::ShardId;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Bind, Parse};
@@ -145,7 +145,6 @@ impl Session {
         let text = given;
         let planned = self.plan(&text)?;
         check_has_numbers(&planned)?;
-        self.check_asking(&planned)?;
         match self.destination_of_query(&planned, &text)? {
             Some(Destination::Several) => self.spread_query(&planned, &text).await,
             destination => {
@@ -167,46 +166,16 @@ impl Session {
 
     /// A simple query that asks for last values which its server knows.
     async fn query_as_it_is(&mut self, planned: &Rc<Planned>, text: &[u8]) -> Result<(), Fault> {
-        let literals = std::mem::take(&mut self.literals);
-        let values = Values {
-            text,
-            literals: &literals,
-            parameters: &Parameters::NONE,
-        };
-        let destination = match &planned.statements[..] {
-            [one] => self.destination_as_it_is(one, &values),
-            _ => Err(unknown_last()),
-        };
-        self.literals = literals;
+        let destination = self.destination_of_query(&planned.as_it_is(), text)?;
         self.will_run(planned);
-        self.attach(destination?, Phase::Working).await?;
+        self.asks_server();
+        self.attach(destination.unwrap_or(Destination::Any), Phase::Working)
+            .await?;
         self.check_last_values()?;
         let mut frame = Vec::with_capacity(text.len() + 6);
         message::encode_query(text, &mut frame);
         self.forward_query(planned, &frame);
         Ok(())
-    }
-
-    /// Where a statement goes without numbers of ours.
-    pub(super) fn destination_as_it_is(
-        &mut self,
-        statement: &PlannedStatement,
-        values: &Values<'_>,
-    ) -> Result<Destination, Fault> {
-        let catalog = std::sync::Arc::clone(&self.database.catalog());
-        let chosen = self.own_settings.shard(&catalog).map_err(Fault::Refused)?;
-        let otherwise = statement.numbered().map(|numbered| &numbered.otherwise);
-        match (otherwise, chosen) {
-            (_, Some(shard)) => Ok(Destination::Shard(shard)),
-            (Some(Ok(Plan::Relay(target))), None) => {
-                match bind(target, &catalog, values).map_err(Fault::Refused)? {
-                    Bound::Any => Ok(Destination::Any),
-                    Bound::Shard(shard) => Ok(Destination::Shard(shard)),
-                }
-            }
-            (Some(Err(refusal)), None) => Err(Fault::Refused(refusal.clone())),
-            (Some(Ok(Plan::Session)) | None, None) => Err(unknown_last()),
-        }
     }
 
     /// A Bind of a statement that needs numbers, with them; `None`: its server has them.

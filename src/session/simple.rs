@@ -5,7 +5,6 @@ use std::rc::Rc;
 use super::Session;
 use super::channels::speaks_of_channels;
 use super::control::Control;
-use super::last_values::unknown_last;
 use super::link::{Link, Phase};
 use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
@@ -79,9 +78,6 @@ impl Session {
         }
         if planned.is_numbered() && !self.is_failed() {
             return self.query_with_numbers(&planned, text).await;
-        }
-        if self.taken.is_some() && !self.is_failed() {
-            self.check_asking(&planned)?;
         }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,
@@ -222,9 +218,6 @@ impl Session {
             return self.fail_query(&Fault::aborted());
         }
         if asks_last_value(&frame[HEADER..]) {
-            if self.taken.is_some() {
-                return self.fail_query(&unknown_last());
-            }
             self.will_ask();
         }
         let attached = self.attach(Destination::Any, Phase::Working).await;

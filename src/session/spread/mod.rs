@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Session;
+use super::last_values::unknown_last;
 use super::link::Link;
 use super::respond::Fault;
 use super::transaction::{Prologue, Transaction};
@@ -166,6 +167,10 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::LastValue) {
+            // The connections are lent to several statements each, whose values they may hold.
+            return Err(unknown_last());
+        }
         if call.statement.leaves.contains(&Leaves::SetsSequence) {
             self.sets_sequence();
         }
