@@ -67,7 +67,8 @@ impl Session {
         self.opener = Opener::Client;
         if self.transaction == Transaction::Open {
             let mut unsaid = Vec::new();
-            return self.end_party(wanted, Chain::No, &mut unsaid).await;
+            let ended = self.end_party(wanted, Chain::No, &mut unsaid).await?;
+            return check_ended(wanted, ended);
         }
         if self.transaction != Transaction::Idle {
             self.begun_ended(wanted);
@@ -252,8 +253,12 @@ impl Session {
         self.settle_others().await;
         self.card.company.runs(text.as_bytes());
         match class {
-            Class::Commit { chain } => self.end_party(Committed::Yes, *chain, out).await?,
-            Class::Rollback { chain } => self.end_party(Committed::No, *chain, out).await?,
+            Class::Commit { chain } => {
+                self.end_party(Committed::Yes, *chain, out).await?;
+            }
+            Class::Rollback { chain } => {
+                self.end_party(Committed::No, *chain, out).await?;
+            }
             Class::Begin => return Ok(Control::Forward),
             Class::RollbackTo(_) => {
                 self.tell_party(text).await?;
@@ -318,13 +323,13 @@ impl Session {
         told
     }
 
-    /// COMMIT or ROLLBACK on all connections, which then go back to their pools.
+    /// COMMIT or ROLLBACK on all connections, which then go back to their pools. Which of the two it was: a failed transaction rolls back.
     pub(super) async fn end_party(
         &mut self,
         wanted: Committed,
         chain: Chain,
         out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Committed, Fault> {
         let failed = |link: &Link| link.status() != TransactionStatus::InTransaction;
         let fails = self.link.iter().chain(&self.party).any(failed);
         let mut links: Vec<Link> = self.link.take().into_iter().collect();
@@ -363,7 +368,7 @@ impl Session {
                 Committed::No => "ROLLBACK",
             },
         );
-        Ok(())
+        Ok(outcome)
     }
 
     /// A unit of work that would write on a second shard could not be committed at its Sync: better it is refused here.
@@ -389,4 +394,16 @@ impl Session {
         }
         self.check_commit(&writers)
     }
+}
+
+/// What was answered as done must not be rolled back unsaid.
+pub(super) fn check_ended(wanted: Committed, ended: Committed) -> Result<(), Fault> {
+    if wanted == ended {
+        return Ok(());
+    }
+    Err(Fault::Limit {
+        sqlstate: "40000",
+        message: "the transaction is rolled back: one of its connections had failed or was in no transaction".to_owned(),
+        hint: Some("Run it again."),
+    })
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::Session;
 use super::last_values::unknown_last;
 use super::link::Link;
+use super::party::check_ended;
 use super::respond::Fault;
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
@@ -300,7 +301,7 @@ impl Session {
             Transaction::Open => {
                 let mut unsaid = Vec::new();
                 let ended = self.end_party(wanted, Chain::No, &mut unsaid).await;
-                done.and(ended)
+                done.and_then(|()| check_ended(wanted, ended?))
             }
             _ => {
                 self.begun_ended(wanted);
