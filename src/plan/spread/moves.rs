@@ -204,11 +204,10 @@ fn way(asked: &Asked<'_>, assignment: &Assignment, key: &[Box<str>]) -> Result<W
         return Err(refused(why));
     }
     let distinct = details.distinct.get(&qualified);
-    let is_distinct = |column: &Box<str>| {
-        !key.contains(column)
-            && distinct.is_some_and(|distinct| {
-                distinct.contains(&None) || distinct.contains(&Some(column.clone()))
-            })
+    let is_distinct = |column: &str| {
+        let is_it = |known: &Option<Box<str>>| known.as_deref().is_none_or(|known| known == column);
+        !key.iter().any(|key| **key == *column)
+            && distinct.is_some_and(|distinct| distinct.iter().any(is_it))
     };
     if let Some(column) = assignment.columns.iter().find(|column| is_distinct(column)) {
         return Err(refused(&format!(

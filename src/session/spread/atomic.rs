@@ -53,12 +53,13 @@ impl Session {
                 return Err(Fault::Refused(Refusal::new(Reason::AtomicRead, message)));
             }
         }
-        let catalog = self.database.catalog();
-        let shards = match call.spread {
-            Spread::Scatter { .. } => call.shards(&catalog).map_err(Fault::Refused)?,
-            _ => all_shards(&catalog),
+        let shards = {
+            let catalog = self.database.catalog();
+            match call.spread {
+                Spread::Scatter { .. } => call.shards(&catalog).map_err(Fault::Refused)?,
+                _ => all_shards(&catalog),
+            }
         };
-        drop(catalog);
         self.agree(&shards, Prologue::new(BEGIN)).await?;
         Ok(Own::Yes)
     }
