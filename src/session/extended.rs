@@ -278,7 +278,7 @@ impl Session {
             return Ok(());
         }
         let parsing = Parsing {
-            statement,
+            statement: self.statement_for_servers(&statement, naming, &plan)?,
             naming,
             name,
             before,
@@ -670,6 +670,7 @@ impl Session {
                 if matches!(self.transaction, Transaction::Failed(_)) {
                     return Err(Fault::aborted());
                 }
+                let statement = self.statement_for_servers(&statement, naming, &plan)?;
                 let destination = self.describing(&plan.planned);
                 self.will_run(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
