@@ -438,7 +438,7 @@ impl Session {
         name: Option<Box<[u8]>>,
         before: Option<Rc<Statement>>,
     ) {
-        let is_it = |known: &Rc<Statement>| Rc::ptr_eq(known, statement);
+        let is_it = |known: &Rc<Statement>| known.is_parsed_as(statement);
         match name {
             Some(name) => {
                 if self.prepared.get(&name).is_some_and(is_it) {

@@ -279,7 +279,7 @@ impl Session {
             return Ok(());
         }
         let parsing = Parsing {
-            statement,
+            statement: self.statement_for_servers(&statement, naming, &plan)?,
             naming,
             name,
             before,
@@ -672,6 +672,7 @@ impl Session {
                 if matches!(self.transaction, Transaction::Failed(_)) {
                     return Err(Fault::aborted());
                 }
+                let statement = self.statement_for_servers(&statement, naming, &plan)?;
                 let destination = self.describing(&plan.planned);
                 self.will_run(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;

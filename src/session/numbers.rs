@@ -15,7 +15,7 @@ use super::last_values::{Known, unknown_last};
 use super::link::{Link, Naming, Phase, run};
 use super::respond::Fault;
 use super::route::Destination;
-use super::statement::{Definitions, Statement};
+use super::statement::{Definitions, Statement, StatementPlan};
 use crate::backend::pipeline::Request;
 use crate::backend::position::Shift;
 use crate::catalog::{Epoch, QualifiedName};
@@ -235,27 +235,67 @@ impl Session {
         let count = u16::try_from(count).map_err(|_| too_many_parameters(count))?;
         let written = Written::Parameters(own.saturating_add(1));
         let (text, _) = numbered::write(&[numbered], written, statement.text(), literals);
+        let types = (0..usize::from(count)).map(|place| match place < usize::from(own) {
+            true => statement.types.get(place).copied().unwrap_or(0),
+            false => BIGINT,
+        });
+        let given = self.statement_of(&text, types.collect(), naming)?;
+        let described = statement.for_servers.borrow();
+        let described = described.as_ref().unwrap_or(statement);
+        given.has_shape_beside(described, numbered.numbers.len(), BIGINT);
+        *statement.with_numbers.borrow_mut() = Some((epoch, Rc::clone(&given)));
+        Ok(given)
+    }
+
+    /// What a server is given to parse and describe in the place of a statement with functions that it does not have.
+    pub(super) fn statement_for_servers(
+        &self,
+        statement: &Rc<Statement>,
+        naming: Naming,
+        plan: &StatementPlan,
+    ) -> Result<Rc<Statement>, Fault> {
+        let mut statements = plan.planned.statements.iter();
+        let Some(numbered) = statements.find_map(|one| one.numbered()) else {
+            return Ok(Rc::clone(statement));
+        };
+        if !numbered.numbers.contains(&Number::UniqueId) {
+            return Ok(Rc::clone(statement));
+        }
+        if let Some(known) = &*statement.for_servers.borrow() {
+            return Ok(Rc::clone(known));
+        }
+        // It takes and returns the same.
+        let zeros = vec![0; numbered.numbers.len()];
+        let written = Written::Literals(&zeros);
+        let (text, _) = numbered::write(&[numbered], written, statement.text(), &plan.literals);
+        let given = self.statement_of(&text, statement.types.to_vec(), naming)?;
+        *statement.for_servers.borrow_mut() = Some(Rc::clone(&given));
+        Ok(given)
+    }
+
+    fn statement_of(
+        &self,
+        text: &[u8],
+        types: Vec<u32>,
+        naming: Naming,
+    ) -> Result<Rc<Statement>, Fault> {
+        let count = u16::try_from(types.len()).map_err(|_| too_many_parameters(types.len()))?;
         let mut body = vec![0];
-        body.extend_from_slice(&text);
+        body.extend_from_slice(text);
         body.push(0);
         body.extend_from_slice(&count.to_be_bytes());
-        for place in 0..usize::from(count) {
-            let declared = match place < usize::from(own) {
-                true => statement.types.get(place).copied().unwrap_or(0),
-                false => BIGINT,
-            };
+        for declared in types {
             body.extend_from_slice(&declared.to_be_bytes());
         }
         let parse = Parse::decode(&body).map_err(Fault::Violation)?;
         let mut statements = self.worker.statements.borrow_mut();
-        let given = if naming == Naming::Unnamed || self.sees_own_definitions() {
-            statements.own(&parse, &self.meaning())
-        } else {
-            statements.shared(&parse, &self.meaning())
-        };
-        given.has_shape_beside(statement, numbered.numbers.len(), BIGINT);
-        *statement.with_numbers.borrow_mut() = Some((epoch, Rc::clone(&given)));
-        Ok(given)
+        Ok(
+            if naming == Naming::Unnamed || self.sees_own_definitions() {
+                statements.own(&parse, &self.meaning())
+            } else {
+                statements.shared(&parse, &self.meaning())
+            },
+        )
     }
 
     /// A statement that is about to run sets a sequence to another number.

@@ -34,6 +34,8 @@ pub struct Statement {
     pub plan: RefCell<Option<StatementPlan>>,
     /// The same with parameters of ours for the numbers that it needs.
     pub with_numbers: RefCell<Option<(Epoch, Rc<Statement>)>>,
+    /// What servers parse and describe in its place, because it calls what only Trunkline has.
+    pub for_servers: RefCell<Option<Rc<Statement>>>,
     /// Its name on servers when clients prepare it under a name.
     pub server_name: Box<[u8]>,
     /// A server has accepted it once.
@@ -129,6 +131,12 @@ impl Statement {
             Some(shape) => self.described(shape.clone()) == Difference::None,
             None => true,
         }
+    }
+
+    /// Servers have been given `other` for it.
+    pub fn is_parsed_as(self: &Rc<Statement>, other: &Rc<Statement>) -> bool {
+        let for_servers = self.for_servers.borrow();
+        Rc::ptr_eq(for_servers.as_ref().unwrap_or(self), other)
     }
 
     /// It returns what clients know `other` to return, and takes so many parameters of a type more.
@@ -343,6 +351,7 @@ impl Statements {
             scope: Rc::clone(&meaning.scope),
             plan: RefCell::new(None),
             with_numbers: RefCell::new(None),
+            for_servers: RefCell::new(None),
             server_name,
             accepted: Cell::new(false),
             definitions: meaning.definitions,

@@ -599,6 +599,37 @@ fn unique_ids() {
     ] {
         assert_eq!(error_of(&mut client, sql), "unique_id", "{sql}");
     }
+    let answer = client.extended("SELECT trunkline.unique_id()", &[], Format::Text);
+    succeeded("SELECT trunkline.unique_id()", &answer);
+    assert_eq!(answer.columns[0][0].0, "unique_id");
+    // Prepared once, it gives another id each time, and takes what its client knows.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = connect(&sharded).await;
+        let insert =
+            "INSERT INTO tickets (id, title) VALUES (trunkline.unique_id(), $1) RETURNING id";
+        let insert = client.prepare(insert).await.unwrap();
+        assert_eq!(insert.params(), [tokio_postgres::types::Type::TEXT]);
+        let select = client
+            .prepare("SELECT trunkline.unique_id()")
+            .await
+            .unwrap();
+        let mut last = 0;
+        for _ in 0..3 {
+            for (statement, values) in [
+                (
+                    &insert,
+                    &[&"z" as &(dyn tokio_postgres::types::ToSql + Sync)][..],
+                ),
+                (&select, &[]),
+            ] {
+                let row = client.query_one(statement, values).await.unwrap();
+                let id: i64 = row.get(0);
+                assert!(id > last);
+                last = id;
+            }
+        }
+    });
     let nobody = Sharded::start_proxy("numbers_unique", &configuration);
     assert_eq!(error_of(&mut nobody.client(), without), "unique_id");
 }
