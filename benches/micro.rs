@@ -90,6 +90,7 @@ fn catalog() -> Arc<Catalog> {
         type_oid,
         default: ColumnDefault::Plain,
         collation: Collation::Bytes,
+        numbers: None,
     };
     let table = |name: &str, key: &str, others: &[&str]| {
         let placement = Placement::Sharded {
@@ -141,6 +142,8 @@ fn catalog() -> Arc<Catalog> {
         functions: Default::default(),
         collation: Collation::Bytes,
         details: Default::default(),
+        views: Default::default(),
+        known_sequences: Default::default(),
         residue: Default::default(),
         schema: SchemaState::Read,
     })

@@ -141,6 +141,8 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             relations: configured.tables.iter().map(unread).collect(),
+            views: Default::default(),
+            known_sequences: Default::default(),
             primary_keys: Default::default(),
             opaque_functions: Default::default(),
             functions: Default::default(),
@@ -155,6 +157,7 @@ impl Catalog {
         catalog.schema = SchemaState::Read;
         catalog.opaque_functions = schema.opaque_functions.clone();
         catalog.functions = Arc::clone(&schema.functions);
+        catalog.known_sequences = Arc::clone(&schema.sequences);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
         catalog.details = Arc::clone(&schema.details);
@@ -180,6 +183,13 @@ impl Catalog {
         catalog.relations.extend(tables);
         let views = view::place(&catalog.relations, schema, configured.home);
         catalog.relations.extend(views);
+        catalog.views = view::spread(&catalog.relations, schema);
+        if catalog.details.schemas.contains("trunkline") {
+            let own = ("trunkline".into(), "commits".into());
+            let why =
+                "each shard has its own, of commits of several shards; a hint names the shard";
+            catalog.relations.insert(own, Relation::Refused(why.into()));
+        }
         warnings.extend(refused);
         warnings.sort_by_cached_key(ToString::to_string);
         (catalog, warnings)

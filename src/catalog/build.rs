@@ -78,9 +78,10 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
                 true => Undeclared::Home,
                 false => Undeclared::Refused,
             },
-            sequences: match declared.sequences_per_shard {
-                true => Sequences::PerShard,
-                false => Sequences::Refused,
+            sequences: match declared.sequences {
+                config::Sequences::Home => Sequences::Home,
+                config::Sequences::PerShard => Sequences::PerShard,
+                config::Sequences::Refused => Sequences::Refused,
             },
             cross_shard_commit: config.cross_shard_commit(declared),
             distributions: distributions.into(),

@@ -1,6 +1,6 @@
 //! A name, as a statement writes it, to the relation it means.
 
-use super::{Catalog, Relation, SchemaState, SearchPath};
+use super::{Catalog, QualifiedName, Relation, SchemaState, SearchPath, SpreadView};
 
 /// What a name means along a search path.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +39,39 @@ impl Catalog {
             Some(schema) => self.find(schema, name).unwrap_or(Resolved::Unknown),
             None => self.along(path, name),
         }
+    }
+
+    /// The view of rows of several shards that a name means.
+    pub fn spread_view(
+        &self,
+        path: &SearchPath,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Option<&SpreadView> {
+        if self.views.is_empty() {
+            return None;
+        }
+        match self.resolve(path, schema, name) {
+            Resolved::Found { schema, .. } => self.views.get(&(schema.into(), name.into())),
+            Resolved::Temporary | Resolved::Unknown => None,
+        }
+    }
+
+    /// The sequence that a name means along a search path; what is no sequence but hides one is an error of the server's.
+    pub fn sequence(
+        &self,
+        path: &SearchPath,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Option<QualifiedName> {
+        let in_schema = |schema: &str| (Box::from(schema), Box::from(name));
+        let is_known = |name: &QualifiedName| self.known_sequences.contains(name);
+        if let Some(schema) = schema {
+            return Some(in_schema(schema)).filter(is_known);
+        }
+        let places = path.0.iter().map(|schema| in_schema(schema));
+        let mut taken = places.filter(|name| is_known(name) || self.relations.contains_key(name));
+        taken.next().filter(is_known)
     }
 
     fn along<'a>(&'a self, path: &'a SearchPath, name: &str) -> Resolved<'a> {

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Error, Row};
 use super::details::{self, Details};
 use super::functions::FunctionKinds;
 use super::residue::{Residue, Routine, Runs, When};
-use super::{Collation, Column, ColumnDefault, QualifiedName};
+use super::{Collation, Column, ColumnDefault, Given, Numbers, QualifiedName};
 
 /// The definitions of one database on one server.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,7 @@ pub struct Schema {
     /// Names of functions, procedures and aggregates whose body Postgres or a C library does not bring; with the name in lower case, too.
     pub opaque_functions: HashSet<Box<str>>,
     pub functions: Arc<FunctionKinds>,
+    pub sequences: Arc<HashSet<QualifiedName>>,
     /// The database's.
     pub collation: Collation,
     pub residue: Arc<Residue>,
@@ -77,6 +78,28 @@ pub struct View {
     pub relations: Vec<QualifiedName>,
     /// Whether it calls one of the opaque functions, which may read anything.
     pub functions: Functions,
+    /// Its query as a server prints it: every relation outside `pg_catalog` has its schema before it. Empty for a materialised view.
+    pub query: Box<str>,
+    /// Whether writing to it does something else than to write to what it reads.
+    pub rules: Rules,
+    pub rights: Rights,
+    pub barrier: Barrier,
+}
+
+/// In whose name a view reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    Owner,
+    /// `security_invoker`
+    Caller,
+}
+
+/// Whether conditions on a view may see rows that it leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    None,
+    /// `security_barrier`
+    Security,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +147,8 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
     let names = names(client).await?;
     let encoding: Box<str> = text(&encoding, 0)?;
     let collation = default_collation(client).await?;
-    let mut columns = columns(client, collation).await?;
+    let numbers = numbers(client).await?;
+    let mut columns = columns(client, collation, &numbers).await?;
     // Clients get texts as UTF-8, whose bytes may be in another order.
     let recoded = |collation: Collation| match &*encoding {
         "UTF8" => collation,
@@ -159,6 +183,7 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         system_relations: system_relations(client).await?,
         opaque_functions: opaque_functions(client).await?,
         functions: Arc::new(function_kinds(client).await?),
+        sequences: Arc::new(sequences(client).await?),
         residue: Arc::new(residue(client).await?),
         details: Arc::new(details::read(client).await?),
     })
@@ -212,8 +237,12 @@ async fn kinds(
                     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
                     LEFT JOIN pg_aggregate a ON a.aggfnoid = d.refobjid
                     WHERE r.ev_class = c.oid
-                      AND (d.refobjid IN ({OPAQUE}) OR a.aggtransfn IN ({OPAQUE}) OR a.aggfinalfn IN ({OPAQUE})))
-        FROM {RELATIONS}"
+                      AND (d.refobjid IN ({OPAQUE}) OR a.aggtransfn IN ({OPAQUE}) OR a.aggfinalfn IN ({OPAQUE}))),
+            CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,
+            {}, {}
+        FROM {RELATIONS}",
+        view_option("security_invoker"),
+        view_option("security_barrier"),
     );
     let mut kinds = HashMap::new();
     for row in client.query(&query, &[]).await? {
@@ -236,9 +265,23 @@ async fn kinds(
         } else {
             Functions::Known
         };
+        let query = row.try_get::<_, Option<&str>>(4)?.unwrap_or_default();
+        let (as_caller, is_barrier): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
         let view = || View {
             relations: reads.get(&oid).cloned().unwrap_or_default(),
             functions,
+            query: query.into(),
+            rules,
+            rights: if as_caller {
+                Rights::Caller
+            } else {
+                Rights::Owner
+            },
+            barrier: if is_barrier {
+                Barrier::Security
+            } else {
+                Barrier::None
+            },
         };
         let kind = match row.try_get::<_, &str>(1)? {
             "v" => Kind::View(view()),
@@ -250,6 +293,13 @@ async fn kinds(
         kinds.insert(oid, kind);
     }
     Ok(kinds)
+}
+
+/// Whether an option of a view is on.
+fn view_option(name: &str) -> String {
+    format!(
+        "c.relkind = 'v' AND coalesce((SELECT option_value::bool FROM pg_options_to_table(c.reloptions) WHERE option_name = '{name}'), false)"
+    )
 }
 
 /// Groups rows of (relation, other relation) by the first; relations without a name here (the system's, temporary ones) are left out.
@@ -307,6 +357,7 @@ async fn default_collation(client: &Client) -> Result<Collation, Error> {
 async fn columns(
     client: &Client,
     default_collation: Collation,
+    numbers: &HashMap<(u32, i16), Arc<Numbers>>,
 ) -> Result<HashMap<u32, Vec<DefinedColumn>>, Error> {
     let domains = domains(client).await?;
     let query = format!(
@@ -314,7 +365,7 @@ async fn columns(
             def.adbin::text ~ '{SEQUENCE_CALL}' OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid
                    AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ({OPAQUE})),
-            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}
+            coalesce(coll.collisdeterministic, true), coll.oid, coll.collprovider::text, coll.collcollate::text, {}, a.attnum
          FROM pg_attribute a
            LEFT JOIN pg_attrdef def ON def.adrelid = a.attrelid AND def.adnum = a.attnum
            LEFT JOIN pg_collation coll ON coll.oid = a.attcollation
@@ -325,13 +376,54 @@ async fn columns(
     );
     let mut columns: HashMap<u32, Vec<DefinedColumn>> = HashMap::new();
     for row in client.query(&query, &[]).await? {
-        columns.entry(row.try_get(0)?).or_default().push(column(
-            &row,
-            &domains,
-            default_collation,
-        )?);
+        let relation: u32 = row.try_get(0)?;
+        let mut defined = column(&row, &domains, default_collation)?;
+        defined.column.numbers = numbers.get(&(relation, row.try_get(13)?)).cloned();
+        columns.entry(relation).or_default().push(defined);
     }
     Ok(columns)
+}
+
+/// Columns, by relation and `attnum`, that take the next number of one sequence and do nothing else with it: serial, identity, and what is written
+/// like a serial's default.
+async fn numbers(client: &Client) -> Result<HashMap<(u32, i16), Arc<Numbers>>, Error> {
+    let query = format!(
+        "SELECT def.adrelid, def.adnum, n.nspname::text, s.relname::text, ''
+         FROM pg_attrdef def
+           JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = def.oid AND d.refclassid = 'pg_class'::regclass
+           JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' AND s.relpersistence <> 't'
+           JOIN pg_namespace n ON n.oid = s.relnamespace
+         WHERE CASE WHEN def.adbin::text ~ '{SEQUENCE_CALL}'
+           THEN pg_get_expr(def.adbin, def.adrelid) = format('nextval(%L::regclass)', s.oid::regclass::text) END
+         UNION ALL
+         SELECT a.attrelid, a.attnum, n.nspname::text, s.relname::text, a.attidentity::text
+         FROM pg_attribute a
+           JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+             AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'
+           JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' AND s.relpersistence <> 't'
+           JOIN pg_namespace n ON n.oid = s.relnamespace
+         WHERE a.attidentity <> ''"
+    );
+    let mut numbers = HashMap::new();
+    for row in client.query(&query, &[]).await? {
+        let given = match row.try_get::<_, &str>(4)? {
+            "a" => Given::Overriding,
+            "d" => Given::AsIdentity,
+            _ => Given::Freely,
+        };
+        let sequence = (text(&row, 2)?, text(&row, 3)?);
+        let numbered = Arc::new(Numbers { sequence, given });
+        numbers.insert((row.try_get(0)?, row.try_get(1)?), numbered);
+    }
+    Ok(numbers)
+}
+
+async fn sequences(client: &Client) -> Result<HashSet<QualifiedName>, Error> {
+    let query = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'S' AND c.relpersistence <> 't'";
+    let rows = client.query(query, &[]).await?;
+    let names = rows.iter().map(|row| Ok((text(row, 0)?, text(row, 1)?)));
+    names.collect()
 }
 
 /// `DEFAULT_COLLATION_OID`: the database's.
@@ -381,6 +473,7 @@ fn column(
             name: text(row, 1)?,
             type_oid,
             default,
+            numbers: None,
             collation,
         },
         modifier,

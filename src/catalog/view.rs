@@ -1,12 +1,65 @@
-//! Places views by what they read.
+//! Places views by what they read, and keeps the definitions of those that read rows of several shards.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::assemble::plain;
-use super::schema::{Definition, Functions, Kind, Schema, View};
-use super::{Placement, QualifiedName, Relation};
+use super::schema::{Barrier, Definition, Functions, Kind, Rights, Rules, Schema, View};
+use super::{Column, Placement, QualifiedName, Relation};
 use crate::sharding::ShardId;
+
+/// A view, not a materialised one, that reads rows of several shards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpreadView {
+    /// Its query, with a schema before every name outside `pg_catalog`.
+    pub query: Box<str>,
+    /// The tables and views that it reads directly.
+    pub reads: Vec<QualifiedName>,
+    pub columns: Arc<[Column]>,
+    pub rights: Rights,
+    pub barrier: Barrier,
+    pub writes: Writes,
+}
+
+/// What UPDATE and DELETE of a view come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Something that is not known: its rules or triggers decide, or it is not known what it is made of.
+    Elsewhere,
+    /// What they come to on the one table it reads, if the server allows them.
+    AsToTable,
+}
+
+/// Those of the views that several shards have rows for. What writing to them comes to is not looked at here, only where it surely is not known.
+pub(super) fn spread(
+    relations: &HashMap<QualifiedName, Relation>,
+    schema: &Schema,
+) -> HashMap<QualifiedName, SpreadView> {
+    let sharded = schema
+        .relations
+        .iter()
+        .filter(|(name, _)| relations.get(*name) == Some(&Relation::ShardedView));
+    let views = sharded.filter_map(|(name, definition)| match &definition.kind {
+        Kind::View(view) if view.functions == Functions::Known => {
+            let ruled = view.rules == Rules::Some || schema.details.triggered.contains(name);
+            let spread = SpreadView {
+                query: view.query.clone(),
+                reads: view.relations.clone(),
+                columns: plain(&definition.columns).unwrap_or_default(),
+                rights: view.rights,
+                barrier: view.barrier,
+                writes: if ruled {
+                    Writes::Elsewhere
+                } else {
+                    Writes::AsToTable
+                },
+            };
+            Some((name.clone(), spread))
+        }
+        _ => None,
+    });
+    views.collect()
+}
 
 /// Every view of the schema; `tables` are placed already.
 pub(super) fn place(

@@ -2,12 +2,16 @@
 
 use super::authentication::Sources;
 use super::section::{Entry, Section};
-use super::{CrossShardCommit, Database, Line, Node, PoolMode, Shard, User, secret};
+use super::{CrossShardCommit, Database, Line, Node, PoolMode, Sequences, Shard, User, secret};
 
 /// The name of the admin database, which no other database may have.
 pub const ADMIN_DATABASE: &str = "trunkline";
 
 pub(super) const MOST_POOLED: usize = 10_000;
+/// Numbers that are taken from a sequence at a time: few are lost when a process ends, and few statements wait for more.
+const SEQUENCE_BLOCK: u32 = 32;
+/// A server makes them all before it answers.
+const MOST_NUMBERS: usize = 100_000;
 /// `ShardId` has 16 bits; far more than this many primaries is a mistake in the file.
 const MOST_SHARDS: usize = 10_000;
 
@@ -134,11 +138,19 @@ pub(super) fn database(
     }
     let server_database = section.read("server_database", |entry| entry.name());
     let default_shard = section.read("default_shard", |entry| entry.reference("shard", shards));
-    let sequences_per_shard = section
+    let sequences = section
         .read("sequences", |entry| {
-            entry.choice(&[("refused", false), ("per_shard", true)])
+            entry.choice(&[
+                ("home", Sequences::Home),
+                ("per_shard", Sequences::PerShard),
+                ("refused", Sequences::Refused),
+            ])
         })
-        .unwrap_or(false);
+        .unwrap_or(Sequences::Home);
+    let sequence_block = section
+        .read("sequence_block", |entry| entry.whole(1..=MOST_NUMBERS))
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(SEQUENCE_BLOCK);
     let cross_shard_commit = section.read("cross_shard_commit", cross_shard_commit);
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
@@ -150,7 +162,8 @@ pub(super) fn database(
         server_database: server_database.unwrap_or_else(|| name.clone()),
         name,
         default_shard,
-        sequences_per_shard,
+        sequences,
+        sequence_block,
         cross_shard_commit,
         pool_mode,
         pool_size,

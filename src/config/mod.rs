@@ -391,12 +391,24 @@ pub struct Database {
     pub server_database: String,
     /// Name of the shard that is home to sequences and to tables not named here.
     pub default_shard: Option<String>,
-    /// `sequences = "per_shard"`: the administrator made shards' sequences disjoint.
-    pub sequences_per_shard: bool,
+    pub sequences: Sequences,
+    /// How many numbers are taken from a sequence at a time.
+    pub sequence_block: u32,
     /// Before that of `[transactions]`.
     pub cross_shard_commit: Option<CrossShardCommit>,
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+}
+
+/// What gives the rows of sharded tables their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// The home shard's sequence, for all shards.
+    Home,
+    /// Each shard's own: the administrator made them disjoint.
+    PerShard,
+    /// Nothing: they have to be given.
+    Refused,
 }
 
 #[derive(Clone, Debug)]

@@ -204,8 +204,12 @@ fn the_file_with_everything() {
         panic!("two databases")
     };
     assert_eq!(
-        (legacy.server_database.as_str(), legacy.sequences_per_shard),
-        ("legacy_production", true)
+        (
+            legacy.server_database.as_str(),
+            legacy.sequences,
+            legacy.sequence_block
+        ),
+        ("legacy_production", Sequences::PerShard, 32)
     );
     // The database's word, that of [transactions].
     assert_eq!(

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use super::client::{Client, ClientError};
 use crate::backend::pipeline::{Event, Fate, Request};
 use crate::backend::server::{Server, ServerError};
+use crate::plan::Refusal;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{self, Describe, Execute, Target};
 
@@ -37,6 +38,8 @@ pub enum Failure {
         words: Option<Vec<u8>>,
     },
     Client(ClientError),
+    /// What turns out to be refused.
+    Refused(Refusal),
     /// What Trunkline itself has against it.
     Ours {
         sqlstate: &'static str,
@@ -130,6 +133,11 @@ impl<'a> Branch<'a> {
     /// Runs a statement; the result is not described again.
     pub fn ask(&mut self, question: &Question<'_>) {
         self.parse(question.text, question.types);
+        self.bind_and_execute(question);
+        self.sync();
+    }
+
+    fn bind_and_execute(&mut self, question: &Question<'_>) {
         encode_bind(question, self.server.outbox());
         self.expect(Request::Bind);
         Execute {
@@ -138,6 +146,19 @@ impl<'a> Branch<'a> {
         }
         .encode(self.server.outbox());
         self.expect(Request::Execute);
+    }
+
+    /// Runs a statement once for each of these values, which stand behind the formats of all: what Bind has between the names and the result formats.
+    pub fn ask_each(&mut self, question: &Question<'_>, rows: &[Vec<u8>]) {
+        self.parse(question.text, question.types);
+        for row in rows {
+            let parameters = [question.parameters, row].concat();
+            let question = Question {
+                parameters: &parameters,
+                ..question.clone()
+            };
+            self.bind_and_execute(&question);
+        }
         self.sync();
     }
 

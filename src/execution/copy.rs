@@ -4,10 +4,12 @@
 //! and passes every row on as it came. What a row means beyond its key is for the shard to judge.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use memchr::{memchr, memchr_iter};
 
 use super::branch::Failure;
+use crate::plan::spread::copy::{NumberedColumn, ValueOf};
 use crate::sharding::{KeyType, KeyValue};
 use crate::sql::copy::{CopyForm, CopyFormat};
 
@@ -27,8 +29,10 @@ pub type Locate<'a> = dyn Fn(&[KeyValue]) -> Result<usize, String> + 'a;
 pub struct Splitter {
     form: CopyForm,
     table: Box<str>,
-    /// For each column of the key its place in a row, its type, and the distribution's type. Empty: every branch gets all rows.
-    key: Vec<(usize, KeyType, KeyType)>,
+    /// For each column of the key its place, its type, and the distribution's type. Empty: every branch gets all rows.
+    key: Vec<(ValueOf, KeyType, KeyType)>,
+    /// For each column that is numbered the numbers of the rows to come.
+    pub numbers: Vec<Numbers>,
     stage: Stage,
     /// Rows seen, the header line included.
     line: u64,
@@ -37,6 +41,12 @@ pub struct Splitter {
     /// What is for each branch.
     pub outputs: Vec<Vec<u8>>,
     values: Vec<KeyValue>,
+}
+
+/// What stands in front of each row, in a column of its own.
+pub struct Numbers {
+    pub column: NumberedColumn,
+    pub left: VecDeque<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +61,14 @@ impl Splitter {
     pub fn new(
         form: CopyForm,
         table: Box<str>,
-        key: Vec<(usize, KeyType, KeyType)>,
+        key: Vec<(ValueOf, KeyType, KeyType)>,
+        numbered: &[NumberedColumn],
         branches: usize,
     ) -> Splitter {
+        let numbers = numbered.iter().map(|column| Numbers {
+            column: column.clone(),
+            left: VecDeque::new(),
+        });
         let stage = if form.header || form.format == CopyFormat::Binary {
             Stage::Header
         } else {
@@ -63,6 +78,7 @@ impl Splitter {
             form,
             table,
             key,
+            numbers: numbers.collect(),
             stage,
             line: 0,
             pending: Vec::new(),
@@ -71,9 +87,14 @@ impl Splitter {
         }
     }
 
-    /// Takes the next bytes of the data.
+    /// No row can be passed on before it has more numbers.
+    pub fn needs_numbers(&self) -> bool {
+        self.numbers.iter().any(|numbers| numbers.left.is_empty())
+    }
+
+    /// Takes the next bytes of the data. Where numbers are missing it keeps them, and goes on when it is fed again, if with nothing.
     pub fn feed(&mut self, bytes: &[u8], locate: &Locate<'_>) -> Result<(), Failure> {
-        if self.key.is_empty() {
+        if self.key.is_empty() && self.numbers.is_empty() {
             self.push_all(bytes);
             return Ok(());
         }
@@ -94,19 +115,111 @@ impl Splitter {
         Ok(())
     }
 
-    /// The data have ended; the last row need not have an end of its own.
+    /// The data have ended; the last row need not have an end of its own. Where numbers are missing it is to be called again.
     pub fn finish(&mut self, locate: &Locate<'_>) -> Result<(), Failure> {
         if self.pending.is_empty() || self.stage == Stage::Ended {
             return Ok(());
         }
-        if self.form.format == CopyFormat::Binary {
-            return Err(self.complaint("22P04", "unexpected EOF in COPY data"));
-        }
         let mut pending = std::mem::take(&mut self.pending);
-        pending.push(b'\n');
-        let whole = pending.len();
-        if self.rows(&pending, locate)? < whole {
-            return Err(self.complaint("22P04", "unterminated CSV quoted field"));
+        let taken = self.rows(&pending, locate)?;
+        pending.drain(..taken);
+        if !pending.is_empty() && self.stage != Stage::Ended && !self.needs_numbers() {
+            if self.form.format == CopyFormat::Binary {
+                return Err(self.complaint("22P04", "unexpected EOF in COPY data"));
+            }
+            let before: Vec<usize> = self.outputs.iter().map(Vec::len).collect();
+            pending.push(b'\n');
+            let taken = self.rows(&pending, locate)?;
+            if taken < pending.len() {
+                return Err(self.complaint("22P04", "unterminated CSV quoted field"));
+            }
+            // Other lines may end in another way, and this one in none.
+            for (output, before) in self.outputs.iter_mut().zip(before) {
+                if output.len() > before {
+                    output.pop();
+                }
+            }
+            pending.clear();
+        }
+        self.pending = pending;
+        Ok(())
+    }
+
+    /// Some of the data have not been passed on.
+    pub fn is_behind(&self) -> bool {
+        !self.pending.is_empty() && self.stage != Stage::Ended
+    }
+
+    /// One row, with its numbers in front, for one branch or for all.
+    fn push_row(&mut self, row: &[u8], branch: Option<usize>) {
+        let outputs = match branch {
+            Some(branch) => std::slice::from_mut(&mut self.outputs[branch]),
+            None => &mut self.outputs[..],
+        };
+        let delimiter = match &self.form.format {
+            CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. } => *delimiter,
+            CopyFormat::Binary => 0,
+        };
+        for output in outputs {
+            for numbers in &self.numbers {
+                if let Some(number) = numbers.left.front() {
+                    output.extend_from_slice(number.to_string().as_bytes());
+                    output.push(delimiter);
+                }
+            }
+            output.extend_from_slice(row);
+        }
+        for numbers in &mut self.numbers {
+            numbers.left.pop_front();
+        }
+    }
+
+    /// The header of text and CSV, with the names of the numbered columns.
+    fn push_header(&mut self, row: &[u8]) {
+        let mut header = Vec::new();
+        for numbers in &self.numbers {
+            header.extend_from_slice(numbers.column.name.as_bytes());
+            if let CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. } =
+                &self.form.format
+            {
+                header.push(*delimiter);
+            }
+        }
+        header.extend_from_slice(row);
+        self.push_all(&header);
+    }
+
+    /// A tuple of binary data, likewise.
+    fn push_tuple(&mut self, tuple: &[u8], branch: Option<usize>) -> Result<(), Failure> {
+        if self.numbers.is_empty() {
+            self.push_row(tuple, branch);
+            return Ok(());
+        }
+        let own = tuple
+            .first_chunk()
+            .map_or(0, |count| i16::from_be_bytes(*count));
+        let more = i16::try_from(self.numbers.len()).unwrap_or(i16::MAX);
+        let mut numbered = own.saturating_add(more).to_be_bytes().to_vec();
+        for numbers in &self.numbers {
+            let number = numbers.left.front().copied().unwrap_or_default();
+            let Some(bytes) = of_width(number, numbers.column.width) else {
+                let why = format!(
+                    "{number} is out of range for column {}",
+                    numbers.column.name
+                );
+                return Err(self.complaint("22003", &why));
+            };
+            let length = u32::try_from(bytes.len()).expect("8 bytes at most");
+            numbered.extend_from_slice(&length.to_be_bytes());
+            numbered.extend_from_slice(&bytes);
+        }
+        for numbers in &mut self.numbers {
+            numbers.left.pop_front();
+        }
+        numbered.extend_from_slice(tuple.get(2..).unwrap_or_default());
+        match branch {
+            Some(branch) => self.outputs[branch].extend_from_slice(&numbered),
+            None => self.push_all(&numbered),
         }
         Ok(())
     }
@@ -122,6 +235,9 @@ impl Splitter {
         let mut at = 0;
         while self.stage != Stage::Ended {
             let rest = &bytes[at..];
+            if self.stage == Stage::Rows && self.needs_numbers() {
+                return Ok(at);
+            }
             let length = match (&self.form.format, self.stage) {
                 (CopyFormat::Binary, Stage::Header) => self.binary_header(rest)?,
                 (CopyFormat::Binary, _) => self.tuple(rest, locate)?,
@@ -147,7 +263,7 @@ impl Splitter {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.stage == Stage::Header {
             self.stage = Stage::Rows;
-            self.push_all(row);
+            self.push_header(row);
             return Ok(Some(row.len()));
         }
         if line == b"\\." {
@@ -157,15 +273,40 @@ impl Splitter {
         let mut values = std::mem::take(&mut self.values);
         values.clear();
         let found = self.key_of_line(line, &mut values);
-        let branch = found.and_then(|()| locate(&values));
+        let branch = found.and_then(|()| self.branch(&values, locate));
         self.values = values;
         let branch = branch.map_err(|why| self.complaint("22P04", &why))?;
-        self.outputs[branch].extend_from_slice(row);
+        self.push_row(row, branch);
         Ok(Some(row.len()))
     }
 
+    /// `None`: all of them.
+    fn branch(&self, key: &[KeyValue], locate: &Locate<'_>) -> Result<Option<usize>, String> {
+        match self.key.is_empty() {
+            true => Ok(None),
+            false => locate(key).map(Some),
+        }
+    }
+
+    /// The number that the row to come has for a column of the key.
+    fn number(&self, place: usize, key_type: KeyType) -> Result<KeyValue, String> {
+        let numbers = self.numbers.get(place);
+        let number = numbers.and_then(|numbers| numbers.left.front());
+        let number = *number.ok_or("a number is missing")?;
+        let value = KeyValue::Int(number);
+        let converted = key_type.convert(value, KeyType::BigInt);
+        converted.map_err(|error| error.to_string())
+    }
+
     fn key_of_line(&self, line: &[u8], values: &mut Vec<KeyValue>) -> Result<(), String> {
-        for (place, column_type, key_type) in &self.key {
+        for (value_of, column_type, key_type) in &self.key {
+            let place = match value_of {
+                ValueOf::Row(place) => place,
+                ValueOf::Number(place) => {
+                    values.push(self.number(*place, *key_type)?);
+                    continue;
+                }
+            };
             let value = match &self.form.format {
                 CopyFormat::Csv {
                     delimiter,
@@ -241,7 +382,16 @@ impl Splitter {
         let mut values = std::mem::take(&mut self.values);
         values.clear();
         let mut located = Ok(());
-        for (place, column_type, key_type) in &self.key {
+        for (value_of, column_type, key_type) in &self.key {
+            let place = match value_of {
+                ValueOf::Row(place) => place,
+                ValueOf::Number(place) => {
+                    located = self
+                        .number(*place, *key_type)
+                        .map(|value| values.push(value));
+                    continue;
+                }
+            };
             let value = fields
                 .get(*place)
                 .copied()
@@ -259,10 +409,10 @@ impl Splitter {
                 break;
             }
         }
-        let branch = located.and_then(|()| locate(&values));
+        let branch = located.and_then(|()| self.branch(&values, locate));
         self.values = values;
         let branch = branch.map_err(|why| self.complaint("22P04", &why))?;
-        self.outputs[branch].extend_from_slice(tuple);
+        self.push_tuple(tuple, branch)?;
         Ok(Some(at))
     }
 
@@ -272,6 +422,15 @@ impl Splitter {
             message: format!("COPY {}, line {}: {why}", self.table, self.line),
             hint: None,
         }
+    }
+}
+
+/// A number as a type of so many bytes has it, if it can have it.
+fn of_width(number: i64, width: usize) -> Option<Vec<u8>> {
+    match width {
+        2 => Some(i16::try_from(number).ok()?.to_be_bytes().to_vec()),
+        4 => Some(i32::try_from(number).ok()?.to_be_bytes().to_vec()),
+        _ => Some(number.to_be_bytes().to_vec()),
     }
 }
 
@@ -503,7 +662,8 @@ mod tests {
             format,
             header,
         };
-        let mut splitter = Splitter::new(form, "t".into(), vec![(place, key_type, key_type)], 2);
+        let key = vec![(ValueOf::Row(place), key_type, key_type)];
+        let mut splitter = Splitter::new(form, "t".into(), key, &[], 2);
         let locate = |key: &[KeyValue]| match &key[0] {
             KeyValue::Int(number) => Ok(usize::from(number % 2 != 0)),
             KeyValue::Text(text) => Ok(usize::from(text.len() % 2 != 0)),
@@ -523,7 +683,7 @@ mod tests {
     #[test]
     fn rows_go_by_their_key_however_the_data_are_cut() {
         let data = b"a\\\tb\t1\nx\\\ny\t2\nlast\t3";
-        let expected = [b"x\\\ny\t2\n".to_vec(), b"a\\\tb\t1\nlast\t3\n".to_vec()];
+        let expected = [b"x\\\ny\t2\n".to_vec(), b"a\\\tb\t1\nlast\t3".to_vec()];
         for step in 1..data.len() {
             let found = split(text(), false, 1, KeyType::Integer, data, step).unwrap();
             assert_eq!(found, expected, "{step}");

@@ -12,6 +12,7 @@ pub mod columns;
 pub mod commit;
 pub mod copy;
 pub mod deadlock;
+pub mod delivery;
 pub mod gather;
 pub mod merge;
 pub mod relay;

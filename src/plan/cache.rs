@@ -340,6 +340,9 @@ fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
 /// Whether the plans are those of every text of this shape. Those of several shards may go by what literals are: `ORDER BY 1` is not `ORDER BY 2`.
 fn holds_for_shape(planned: &Planned, text: &[u8], literals: &[Literal]) -> bool {
     let goes_by_literals = |statement: &PlannedStatement| {
+        if let Some(numbered) = statement.numbered() {
+            return !numbered.holds_for_shape();
+        }
         (statement.plan.is_err() || may_have_several_keys(&statement.plan))
             && std::str::from_utf8(text).is_ok_and(|text| {
                 spread::goes_by_literals(text, Planned::range_of(statement, literals))

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{Catalog, ColumnDefault, DistributionId, SchemaState, SearchPath, Sequences};
+use crate::catalog::{
+    Catalog, ColumnDefault, DistributionId, Given, SchemaState, SearchPath, Sequences, Writes,
+};
 use crate::sharding::ShardId;
 use crate::sql;
 use crate::sql::facts::{Access, Doubt, Facts, Name, Relation, Source};
@@ -37,6 +39,7 @@ pub fn target(
     let tables = Tables::of(&scope, &inserted);
     tables.are_known(catalog)?;
     tables.no_doubts(text, facts, catalog)?;
+    views_only_as_tables(facts, catalog, search_path)?;
     no_forbidden_writes(text, facts, catalog, search_path, &tables)?;
 
     let places = ParameterPlaces::of(text, &scope, &inserted);
@@ -451,6 +454,46 @@ impl Sets {
     }
 }
 
+/// Views that stand for sharded tables are written and locked only when that comes to the same on the one table they read. INSERT never: it
+/// fills the columns that the view leaves out.
+fn views_only_as_tables(
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<(), Refusal> {
+    if catalog.views.is_empty() {
+        return Ok(());
+    }
+    let view = |name: &Name| catalog.spread_view(search_path, name.schema.as_deref(), &name.name);
+    let refused = |what: &str, name: &Name| {
+        Err(Refusal::new(
+            Reason::ViewOverSharded,
+            format!("{what} view \"{}\" of sharded tables", name.name),
+        ))
+    };
+    if let Some(insert) = facts
+        .inserts
+        .iter()
+        .find(|insert| view(&insert.table).is_some())
+    {
+        return refused("rows are inserted by way of", &insert.table);
+    }
+    for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
+        let Source::Table(name) = &relation.source else {
+            continue;
+        };
+        let changed = match relation.access {
+            Access::Write => "rows are changed by way of",
+            Access::Read if facts.locking => "rows are locked by way of",
+            Access::Read => continue,
+        };
+        if view(name).is_some_and(|view| view.writes == Writes::Elsewhere) {
+            return refused(changed, name);
+        }
+    }
+    Ok(())
+}
+
 /// No write to a reference table, no assignment to a key column, no DEFAULT from a sequence.
 fn no_forbidden_writes(
     text: &str,
@@ -482,6 +525,7 @@ fn no_forbidden_writes(
             ),
         ));
     }
+    not_overridden(text, facts, catalog, search_path)?;
     for assignment in &facts.assignments {
         let known = Known::look_up(catalog, search_path, &assignment.table);
         let Meaning::Sharded { key, .. } = known.meaning else {
@@ -506,7 +550,7 @@ fn no_forbidden_writes(
             column.is_some_and(|column| column.default == ColumnDefault::Sequence)
         };
         // Facts do not tell what is assigned: a DEFAULT anywhere may be this column's.
-        if catalog.sequences == Sequences::Refused
+        if catalog.sequences != Sequences::PerShard
             && sql::words(text).is_ok_and(|words| words.iter().any(|word| **word == *"default"))
             && let Some(column) = assignment
                 .columns
@@ -515,6 +559,48 @@ fn no_forbidden_writes(
         {
             let message = format!(
                 "column \"{column}\" of sharded table \"{table}\" may get its value from a sequence"
+            );
+            return Err(Refusal::new(Reason::SequenceDefault, message));
+        }
+    }
+    Ok(())
+}
+
+/// With OVERRIDING USER VALUE the values that are given for identity columns are not those that are stored.
+fn not_overridden(
+    text: &str,
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<(), Refusal> {
+    let words = sql::words(text).unwrap_or_default();
+    let has = |wanted: &str| words.iter().any(|word| **word == *wanted);
+    if facts.inserts.is_empty() || !(has("overriding") && has("user")) {
+        return Ok(());
+    }
+    for insert in &facts.inserts {
+        let known = Known::look_up(catalog, search_path, &insert.table);
+        let Meaning::Sharded { key, .. } = known.meaning else {
+            continue;
+        };
+        let is_given = |name: &str| {
+            let listed = insert.columns.as_ref();
+            listed.is_none_or(|listed| listed.iter().any(|column| **column == *name))
+        };
+        let matters = |name: &str| {
+            catalog.sequences != Sequences::PerShard || key.iter().any(|key| **key == *name)
+        };
+        let mut columns = known.columns.into_iter().flatten();
+        let overridden = columns.find(|column| {
+            let numbers = column.numbers.as_ref();
+            numbers.is_some_and(|numbers| numbers.given != Given::Freely)
+                && is_given(&column.name)
+                && matters(&column.name)
+        });
+        if let Some(column) = overridden {
+            let message = format!(
+                "OVERRIDING USER VALUE: column \"{}\" of sharded table \"{}\" would get its value from a sequence",
+                column.name, insert.table.name
             );
             return Err(Refusal::new(Reason::SequenceDefault, message));
         }

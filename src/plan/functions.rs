@@ -54,7 +54,7 @@ impl<'a> Functions<'a> {
 
     pub fn no_sequence_away_from_home(&self, catalog: &Catalog) -> Result<(), Refusal> {
         match (self.sequence, catalog.sequences) {
-            (Some(function), Sequences::Refused) => Err(Refusal::new(
+            (Some(function), Sequences::Home | Sequences::Refused) => Err(Refusal::new(
                 Reason::Sequence,
                 format!("{function}() in a statement that does not run on the home shard"),
             )),

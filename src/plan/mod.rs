@@ -23,6 +23,7 @@ pub mod refusal;
 mod scope;
 pub mod spread;
 mod template;
+pub mod views;
 mod words;
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ pub use cache::PlanCache;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;
-pub use spread::Spread;
+pub use spread::{Numbered, Spread};
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -73,11 +74,27 @@ pub enum Effect {
     Writes,
 }
 
+impl PlannedStatement {
+    /// What numbers it needs before it can be planned, if it needs any.
+    pub fn numbered(&self) -> Option<&Numbered> {
+        match self.spread.as_deref() {
+            Some(Spread::Numbered(numbered)) => Some(numbered),
+            _ => None,
+        }
+    }
+}
+
 impl Planned {
     /// The most that a statement in it does.
     pub fn effect(&self) -> Effect {
         let effects = self.statements.iter().map(|statement| statement.effect);
         effects.max().unwrap_or_default()
+    }
+
+    /// Something in it needs numbers.
+    pub fn is_numbered(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.any(|statement| statement.numbered().is_some())
     }
 
     /// For a text that cannot be read: the only shard judges it. It may do anything to the connection.

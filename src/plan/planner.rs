@@ -1,14 +1,18 @@
 //! The cascade, first match wins: the session itself, the only shard, a hint, the class of the statement, its facts.
 
+use std::rc::Rc;
+
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::facts::{Access, Facts, Leaves, Name, Source};
-use crate::sql::{Body, Statement};
+use crate::sql::{self, Body, Statement};
 
 use super::refusal::{Reason, Refusal};
+use super::spread::numbered::{Written, numbered, write};
 use super::{
-    Arity, KeyTuple, Plan, Planned, PlannedStatement, Target, classes, data, effect, hint, spread,
+    Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
+    effect, hint, spread,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -18,9 +22,19 @@ pub fn plan(
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Planned {
-    let planned = statements.iter().map(|statement| {
+    let planned = statements.iter().enumerate().map(|(place, statement)| {
         let mut plan = decide(text, statement, catalog, search_path);
+        let numbered = numbered(text, statement, catalog, search_path);
         let spread = match &plan {
+            // Wherever it would go without: a number may decide that.
+            _ if let Some(numbered) = numbered => {
+                let refusal = refusal_with_numbers(&numbered, text, place, catalog, search_path);
+                let needed = Refusal::new(Reason::SequenceDefault, "the statement needs numbers");
+                plan = Err(refusal.clone().unwrap_or(needed));
+                refusal
+                    .is_none()
+                    .then(|| Rc::new(Spread::Numbered(numbered)))
+            }
             Err(refusal) => {
                 let refusal = refusal.clone();
                 match spread::spread(text, statement, catalog, search_path, refusal) {
@@ -50,6 +64,33 @@ pub fn plan(
     });
     Planned {
         statements: planned.collect(),
+    }
+}
+
+/// Why a statement is refused even when it has its numbers: then none are taken.
+fn refusal_with_numbers(
+    numbered: &Numbered,
+    text: &str,
+    place: usize,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<Refusal> {
+    let written = Written::Parameters(numbered.parameters.saturating_add(1));
+    let (text, _) = write(&[numbered], written, text.as_bytes(), &[]);
+    let text = String::from_utf8(text).ok()?;
+    let statements = sql::read(&text).ok()?;
+    let statement = statements.get(place)?;
+    let one = std::slice::from_ref(statement);
+    match plan(&text, one, catalog, search_path).statements.pop()? {
+        PlannedStatement {
+            plan: Err(refusal),
+            spread: None,
+            ..
+        } => Some(Refusal {
+            position: None,
+            ..refusal
+        }),
+        _ => None,
     }
 }
 
@@ -90,7 +131,30 @@ fn leaves(text: &str, statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     if asks_for_last_value(text, statement, catalog) {
         leaves.push(Leaves::LastValue);
     }
+    if sets_sequence(text, statement) {
+        leaves.push(Leaves::SetsSequence);
+    }
     leaves
+}
+
+/// Whether the statement may set a sequence to another number, as far as its own words tell.
+fn sets_sequence(text: &str, statement: &Statement) -> bool {
+    let words: &[&str] = match &statement.class {
+        Class::Data => &["setval"],
+        // Sequences that are made anew or altered are definitions, whose changes are seen by themselves.
+        Class::Ddl(_) => &["restart"],
+        Class::Do | Class::Call => &["setval", "restart"],
+        _ => return false,
+    };
+    let holds = |written: Vec<Box<str>>| written.iter().any(|word| words.contains(&&**word));
+    match (&statement.class, &statement.body) {
+        (Class::Data, Body::Facts(facts)) => {
+            let mut functions = facts.functions.iter();
+            functions.any(|function| words.contains(&&*function.name))
+        }
+        (Class::Do, _) => words.iter().any(|word| text.contains(word)),
+        _ => sql::words(text).is_ok_and(holds),
+    }
 }
 
 /// Whether a sequence's last value in the connection may matter.

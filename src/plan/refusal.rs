@@ -113,8 +113,8 @@ reasons! {
         "A statement names a table that the configuration leaves out while there is no default shard, or whose definition does not fit its configuration.",
         "Declare the table as sharded, reference or single, or correct its entry.";
     ViewOverSharded, "view_over_sharded", "0A000",
-        "A statement reads a view of sharded or reference tables.",
-        "Write the view's query with the key, or name a shard: /* trunkline: shard=name */.";
+        "A statement reads a view of sharded tables that Trunkline cannot make where the rows are gathered (materialised, opaque functions, row security of its owner's), or changes rows by way of a view that does not keep the shard key.",
+        "Use the view's tables in the statement, or name a shard: /* trunkline: shard=name */.";
     CatalogUnread, "catalog_unread", "57P03",
         "The tables' definitions have not been read from the servers yet, and the statement cannot be judged without them.",
         "Try again when the shards can be reached.";
@@ -126,10 +126,10 @@ reasons! {
         "Name the shard: /* trunkline: shard=name */ or /* trunkline: key=value */.";
     Sequence, "sequence", "0A000",
         "A statement that runs away from the home shard uses a sequence, whose numbers would be given by another shard too.",
-        "Ask for the number with a statement of its own and pass it as a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "Ask for the number with a statement of its own and pass it as a value, or write nextval('name') as a value of INSERT ... VALUES.";
     SequenceDefault, "sequence_default", "0A000",
-        "An INSERT into a sharded table leaves a column to a sequence of the shard, whose numbers other shards give too.",
-        "Give the column a value, or make the sequences of the shards disjoint and set sequences = \"per_shard\".";
+        "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
+        "Use INSERT ... VALUES or COPY, or give the column a value.";
     HomeOnly, "home_only", "0A000",
         "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
         "Use a statement of its own.";

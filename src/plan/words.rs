@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Placement, Relation};
 use crate::sharding::{KeyType, ShardId};
-use crate::sql::facts::{Cast, Conjunct, InsertSource, Operand};
+use crate::sql::facts::{Cast, Conjunct, InsertSource, Operand, Source};
 use crate::sql::{self};
 
 use super::functions::{is_bound_to_home, is_opaque};
@@ -120,6 +120,9 @@ impl ParameterPlaces {
                     .for_each(|operand| places.add(operand, column_type, arity));
             }
         }
+        if scope.facts.inserts.is_empty() && !scope.facts.assignments.is_empty() {
+            places.assigned(scope);
+        }
         for (insert, target) in scope.facts.inserts.iter().zip(targets) {
             let InsertSource::Values(rows) = &insert.source else {
                 continue;
@@ -136,6 +139,24 @@ impl ParameterPlaces {
             }
         }
         places
+    }
+
+    /// What UPDATE gives columns of its target, the outermost block's first relation.
+    fn assigned(&mut self, scope: &Scope<'_>) {
+        let [assignment] = &scope.facts.assignments[..] else {
+            return;
+        };
+        let block = scope.facts.blocks.first();
+        let target = block.and_then(|block| block.relations.first());
+        if !target.is_some_and(
+            |target| matches!(&target.source, Source::Table(name) if *name == assignment.table),
+        ) {
+            return;
+        }
+        let target = scope.known(0, 0);
+        for (column, value) in assignment.columns.iter().zip(&assignment.values) {
+            self.add(value, target.type_of(column, scope.catalog), Arity::One);
+        }
     }
 
     fn add(&mut self, operand: &Operand, column_type: Option<KeyType>, arity: Arity) {

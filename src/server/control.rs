@@ -17,6 +17,7 @@ use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
+use crate::plan::views;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::topology::{Roles, Topology, TopologyError};
@@ -155,8 +156,9 @@ impl Plant {
     ) -> HashMap<Box<str>, Arc<Catalog>> {
         let mut catalogs = HashMap::new();
         for (name, configured) in &self.configured {
-            let (catalog, warnings) =
+            let (mut catalog, warnings) =
                 Catalog::assemble(configured.clone(), schemas.get(name), epoch);
+            views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
             }

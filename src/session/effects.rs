@@ -185,7 +185,11 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         Leaves::TemporaryTable => Some(Pin::TemporaryTable),
         Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
         Leaves::Setting => Some(Pin::SetConfig),
-        Leaves::AdvisoryUnlock | Leaves::LargeObject | Leaves::Unseen | Leaves::LastValue => None,
+        Leaves::AdvisoryUnlock
+        | Leaves::LargeObject
+        | Leaves::Unseen
+        | Leaves::LastValue
+        | Leaves::SetsSequence => None,
     })
 }
 
@@ -225,6 +229,9 @@ impl Session {
                 continue;
             }
             matters |= statement.has_effect();
+            if statement.leaves.contains(&Leaves::SetsSequence) {
+                self.sets_sequence();
+            }
             if let Some(reason) = statement.pin() {
                 self.pin(reason);
             }
@@ -270,6 +277,9 @@ impl Session {
                 && let Some(link) = &mut self.link
             {
                 link.unsettle();
+            }
+            if one.leaves.contains(&Leaves::SetsSequence) {
+                self.sets_sequence();
             }
         }
     }
@@ -664,6 +674,7 @@ impl Session {
         }
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
+        self.sequences_settle();
         self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();

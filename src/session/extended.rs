@@ -375,7 +375,21 @@ impl Session {
     }
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
-        if let Some(mut binding) = self.begin_bind(body)? {
+        let mut begun = self.begin_bind(body)?;
+        let numbered;
+        if let Some(Binding {
+            bind,
+            statement,
+            naming,
+            destination: Destination::Several,
+            ..
+        }) = &begun
+        {
+            numbered = self.bind_with_numbers(bind, statement, *naming).await?;
+            let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
+            begun = self.begin_bind_of(bind, &numbered.body, numbered.statement, *naming)?;
+        }
+        if let Some(mut binding) = begun {
             self.will_run(&binding.planned);
             self.attach(binding.destination, Phase::Working).await?;
             self.check_writers(&binding.planned, binding.destination)?;
@@ -386,10 +400,21 @@ impl Session {
         Ok(())
     }
 
-    /// Finds out where a Bind goes; `None` when the session has answered it.
+    /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.
     pub(super) fn begin_bind<'a>(&mut self, body: &'a [u8]) -> Result<Option<Binding<'a>>, Fault> {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
         let (statement, naming) = self.statement(bind.statement)?;
+        self.begin_bind_of(bind, body, statement, naming)
+    }
+
+    /// Likewise, of this statement.
+    fn begin_bind_of<'a>(
+        &mut self,
+        bind: Bind<'a>,
+        body: &'a [u8],
+        statement: Rc<Statement>,
+        naming: Naming,
+    ) -> Result<Option<Binding<'a>>, Fault> {
         let plan = self.plan_statement(&statement)?;
         if matches!(self.transaction, Transaction::Failed(_))
             && !Self::ends_transaction(&plan.planned)
@@ -428,7 +453,8 @@ impl Session {
             }
         };
         self.check_writers(&plan.planned, destination)?;
-        if destination == Destination::Several {
+        // What needs numbers goes the long way, where it gets them.
+        if destination == Destination::Several && !plan.planned.is_numbered() {
             let own = SpreadPortal::new(body, &statement, &plan);
             let own = OwnPortal::Spread(Rc::new(own));
             self.batch.portals.push((Box::from(bind.portal), own));

@@ -765,7 +765,7 @@ impl Session {
     }
 
     /// The pool of a shard; looked up once, and again after a reload has closed it.
-    fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
+    pub(super) fn pool(&mut self, shard: ShardId) -> Result<Rc<Pool>, Fault> {
         if let Some(Some(pool)) = self.pools.get(shard.index())
             && pool.lending() != Lending::Closed
         {

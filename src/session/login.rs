@@ -152,6 +152,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         resolved: None,
         behind: Behind::Nothing,
         asking: Default::default(),
+        sequences: Default::default(),
         looked: None,
         untold: None,
         room: Room {

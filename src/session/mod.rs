@@ -17,8 +17,9 @@ mod last_values;
 mod link;
 pub mod listener;
 pub mod login;
+mod numbers;
 pub mod own_settings;
-mod parse_scope;
+pub mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
@@ -63,6 +64,7 @@ use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::Asking;
 use link::Link;
+use numbers::Sequences;
 use own_settings::OwnSettings;
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
@@ -141,6 +143,7 @@ pub struct Session {
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
     behind: Behind,
     asking: Asking,
+    sequences: Sequences,
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.

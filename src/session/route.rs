@@ -122,6 +122,10 @@ impl Session {
                 {
                     bind(target, &catalog, values).unwrap_or(Bound::Any)
                 }
+                // The shard's own sequences give what other shards' give.
+                (_, Some(_)) if statement.numbered().is_some() => {
+                    return Ok(Some(Destination::Several));
+                }
                 (_, Some(shard)) => Bound::Shard(shard),
                 (Ok(Plan::Relay(target)), None) => match bind(target, &catalog, values) {
                     Ok(bound) => bound,

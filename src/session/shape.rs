@@ -50,6 +50,15 @@ impl Shape {
         })
     }
 
+    /// Of what returns the same and takes so many parameters of a type more.
+    pub fn taking(&self, more: usize, of_type: u32) -> Shape {
+        let own = self.parameters.iter().copied();
+        Shape {
+            parameters: own.chain(std::iter::repeat_n(of_type, more)).collect(),
+            ..self.clone()
+        }
+    }
+
     pub fn difference(&self, other: &Shape) -> Difference {
         let same_type = |one: u32, two: u32| {
             let numbered = |kind| kind >= NUMBERED_BY_THE_SERVER;

@@ -60,6 +60,7 @@ pub struct Shared {
     pub long_wait: Notify,
     /// This process, in the ids of its transactions.
     pub proxy: Proxy,
+    sequence_resets: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -104,6 +105,7 @@ impl Shared {
             unresolved,
             long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
+            sequence_resets: AtomicU64::new(0),
         }
     }
 
@@ -115,6 +117,16 @@ impl Shared {
     /// Statements that are prepared from now on are not the same as those before.
     pub fn definitions_changed(&self) {
         self.definitions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often clients have set sequences to other numbers.
+    pub fn sequence_resets(&self) -> u64 {
+        self.sequence_resets.load(Ordering::Relaxed)
+    }
+
+    /// Numbers that were taken before are not to be used any more.
+    pub fn sequences_were_reset(&self) {
+        self.sequence_resets.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -76,6 +76,9 @@ impl Session {
         if speaks_of_channels(&planned) && self.listens_itself() && !self.is_failed() {
             return self.channels_query(&planned).await;
         }
+        if planned.is_numbered() && !self.is_failed() {
+            return self.query_with_numbers(&planned, text).await;
+        }
         let destination = match self.destination_of_query(&planned, text) {
             Ok(destination) => destination,
             // A failed transaction says so before it says anything else.

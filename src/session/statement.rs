@@ -32,6 +32,8 @@ pub struct Statement {
     /// What it was read under.
     pub scope: Rc<ParseScope>,
     pub plan: RefCell<Option<StatementPlan>>,
+    /// The same with parameters of ours for the numbers that it needs.
+    pub with_numbers: RefCell<Option<(Epoch, Rc<Statement>)>>,
     /// Its name on servers when clients prepare it under a name.
     pub server_name: Box<[u8]>,
     /// A server has accepted it once.
@@ -126,6 +128,15 @@ impl Statement {
         match &*other.shape.borrow() {
             Some(shape) => self.described(shape.clone()) == Difference::None,
             None => true,
+        }
+    }
+
+    /// It returns what clients know `other` to return, and takes so many parameters of a type more.
+    pub fn has_shape_beside(&self, other: &Statement, more: usize, of_type: u32) {
+        let known = &mut *self.shape.borrow_mut();
+        if known.is_none() {
+            let shape = other.shape.borrow();
+            *known = shape.as_ref().map(|shape| shape.taking(more, of_type));
         }
     }
 
@@ -331,6 +342,7 @@ impl Statements {
             types,
             scope: Rc::clone(&meaning.scope),
             plan: RefCell::new(None),
+            with_numbers: RefCell::new(None),
             server_name,
             accepted: Cell::new(false),
             definitions: meaning.definitions,

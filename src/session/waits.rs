@@ -233,7 +233,7 @@ impl Session {
     /// The connections that work for the session now are in the same transaction, or statement, when there are several.
     pub(super) fn join(&self, enlisted: &[Link]) {
         let all = enlisted.iter().chain(&self.party).chain(&self.link);
-        if all.clone().count() < 2 {
+        if all.clone().count() < 2 && !self.card.company.exists() {
             return;
         }
         let ends = match self.transaction {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::card::{Cards, Overstay};
 use super::listener::Listener;
+use super::numbers::Stock;
 use super::parse_scope::ParseScopes;
 use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
@@ -97,6 +98,8 @@ pub struct Database {
     paused: Cell<bool>,
     /// A client has asked for a sequence's last value.
     pub asks_last_values: Cell<bool>,
+    /// Taken from sequences for statements to come.
+    pub numbers: RefCell<Stock>,
 }
 
 /// What a server reported to a connection of this user with these settings.
@@ -189,6 +192,7 @@ impl Worker {
             parse_scopes: RefCell::default(),
             paused: Cell::new(false),
             asks_last_values: Cell::new(false),
+            numbers: RefCell::default(),
         });
         self.databases
             .borrow_mut()

@@ -158,6 +158,8 @@ pub struct Assignment {
     pub table: Name,
     /// Columns that are assigned, folded.
     pub columns: Vec<Box<str>>,
+    /// What each of them gets.
+    pub values: Vec<Operand>,
 }
 
 /// Why a statement cannot be proven to stay on one shard, whatever its predicates say.
@@ -197,6 +199,8 @@ pub enum Leaves {
     Unseen,
     /// It asks for what `nextval` gave last in the connection: currval, lastval, or what may run them. Only a planner says so.
     LastValue,
+    /// It may set a sequence to another number: setval, RESTART. Only a planner says so.
+    SetsSequence,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

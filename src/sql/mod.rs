@@ -12,6 +12,7 @@ mod cursor;
 pub mod definition;
 pub mod facts;
 mod hint;
+pub mod insertion;
 pub mod lexer;
 mod names;
 pub mod normalise;
@@ -136,6 +137,19 @@ pub fn read(text: &str) -> Result<Vec<Statement>, SqlError> {
 /// All identifiers in a text, keywords included, folded, once each: for a proof that no sharded table is named in it.
 pub fn words(text: &str) -> Result<Vec<Box<str>>, SqlError> {
     Ok(identifiers(text, &Source::lex(text)?.lexemes))
+}
+
+/// The number of the highest parameter in a text, 0 without one; `None` when it is not a text or the number not a parameter's.
+pub fn highest_parameter(text: &str) -> Option<u16> {
+    let source = Source::lex(text).ok()?;
+    let mut parameters = source
+        .lexemes
+        .iter()
+        .filter(|lexeme| lexeme.kind == Kind::Param);
+    parameters.try_fold(0, |highest: u16, lexeme| {
+        let number = text[lexeme.range()].strip_prefix('$')?.parse().ok()?;
+        Some(highest.max(number))
+    })
 }
 
 /// The name that a lexeme of a text is, in quotes or not, folded; `None` for what is no name.

@@ -1,4 +1,4 @@
-//! Places in a statement's text that facts do not tell: where the rows of an INSERT stand.
+//! Places in a statement's text that facts do not tell: where the rows of an INSERT stand, and the parts of an UPDATE.
 
 use std::ops::Range;
 
@@ -26,6 +26,15 @@ pub fn value_rows(text: &str, range: Range<usize>, count: usize) -> Option<Vec<R
         }
     }
     found
+}
+
+/// Where the inside of the first parentheses of a statement begins.
+pub fn first_list(statement: &str) -> Option<usize> {
+    let lexemes = lexemes(statement, 0..statement.len())?;
+    let open = lexemes
+        .iter()
+        .find(|lexeme| lexeme.kind == Kind::OpenParen)?;
+    Some(open.end as usize)
 }
 
 /// The parenthesised groups from here on, as long as commas stand between them.
@@ -56,6 +65,174 @@ fn rows(lexemes: &[Lexeme]) -> Option<Vec<Range<usize>>> {
         }
     }
     Some(rows)
+}
+
+/// The parts of an UPDATE of one table, as they stand in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateParts {
+    /// With its schema, if that is written.
+    pub name: Range<usize>,
+    pub alias: Option<Range<usize>>,
+    /// Columns, folded, with what they get.
+    pub assigned: Vec<(Box<str>, Range<usize>)>,
+    pub condition: Option<Range<usize>>,
+    pub returning: Option<Range<usize>>,
+}
+
+/// `None` for forms that are not this plain: WITH, ONLY, FROM, several columns at once, a part of a column, DEFAULT, WHERE CURRENT OF.
+pub fn update_parts(text: &str, range: Range<usize>) -> Option<UpdateParts> {
+    let lexemes = lexemes(text, range)?;
+    let is = |at: usize, word: &str| {
+        lexemes.get(at).is_some_and(|lexeme| {
+            lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word)
+        })
+    };
+    let name_at = |at: usize| super::identifier(text, lexemes.get(at)?);
+    let span = |from: usize, to: usize| -> Option<Range<usize>> {
+        let (first, last) = (lexemes.get(from)?, lexemes.get(to.checked_sub(1)?)?);
+        (from < to).then(|| first.range().start..last.range().end)
+    };
+    if !is(0, "update") || is(1, "only") && !is(2, "set") {
+        return None;
+    }
+    let mut at = 1;
+    name_at(at)?;
+    while lexemes.get(at + 1)?.kind == Kind::Dot {
+        at += 2;
+        name_at(at)?;
+    }
+    at += 1;
+    let name = span(1, at)?;
+    let mut alias = None;
+    if !is(at, "set") {
+        at += usize::from(is(at, "as"));
+        name_at(at)?;
+        alias = span(at, at + 1);
+        at += 1;
+    }
+    if !is(at, "set") {
+        return None;
+    }
+    let mut assigned = Vec::new();
+    loop {
+        let column = name_at(at + 1)?;
+        let equals = lexemes.get(at + 2)?;
+        if &text[equals.range()] != "=" || is(at + 3, "default") {
+            return None;
+        }
+        let end = end_of_expression(text, &lexemes, at + 3)?;
+        assigned.push((column, span(at + 3, end)?));
+        at = end;
+        if lexemes.get(at).map(|lexeme| lexeme.kind) != Some(Kind::Comma) {
+            break;
+        }
+    }
+    let mut condition = None;
+    if is(at, "where") {
+        if is(at + 1, "current") && is(at + 2, "of") {
+            return None;
+        }
+        let end = end_of_expression(text, &lexemes, at + 1)?;
+        condition = Some(span(at + 1, end)?);
+        at = end;
+    }
+    let mut returning = None;
+    if is(at, "returning") {
+        returning = Some(span(at + 1, lexemes.len())?);
+        at = lexemes.len();
+    }
+    (at == lexemes.len()).then_some(UpdateParts {
+        name,
+        alias,
+        assigned,
+        condition,
+        returning,
+    })
+}
+
+/// The parts of an INSERT of a query's rows, as they stand in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsertParts {
+    /// The table, with its schema and alias if they are written.
+    pub table: Range<usize>,
+    pub query: Range<usize>,
+}
+
+/// `None` for forms that are not this plain: WITH in front, OVERRIDING, ON CONFLICT, RETURNING, a query that does not begin with SELECT, WITH or
+/// TABLE.
+pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
+    let lexemes = lexemes(text, range)?;
+    let is = |at: usize, word: &str| {
+        lexemes.get(at).is_some_and(|lexeme| {
+            lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word)
+        })
+    };
+    let kind = |at: usize| lexemes.get(at).map(|lexeme| lexeme.kind);
+    if !is(0, "insert") || !is(1, "into") {
+        return None;
+    }
+    let mut at = 2;
+    super::identifier(text, lexemes.get(at)?)?;
+    while kind(at + 1) == Some(Kind::Dot) {
+        at += 2;
+        super::identifier(text, lexemes.get(at)?)?;
+    }
+    if is(at + 1, "as") {
+        at += 2;
+        super::identifier(text, lexemes.get(at)?)?;
+    }
+    let table = lexemes[2].range().start..lexemes[at].range().end;
+    at += 1;
+    let begins = |at: usize| ["select", "with", "table"].iter().any(|word| is(at, word));
+    if kind(at) == Some(Kind::OpenParen) && !begins(at + 1) {
+        while kind(at)? != Kind::CloseParen {
+            at += 1;
+        }
+        at += 1;
+    }
+    if !begins(at) {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for (place, lexeme) in lexemes.iter().enumerate().skip(at) {
+        match lexeme.kind {
+            Kind::OpenParen | Kind::OpenBracket => depth += 1,
+            Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+            Kind::Word if depth == 0 => {
+                if is(place, "returning") || is(place, "on") && is(place + 1, "conflict") {
+                    return None;
+                }
+            }
+            _ => {}
+        }
+    }
+    let query = lexemes[at].range().start..lexemes.last()?.range().end;
+    Some(InsertParts { table, query })
+}
+
+/// Where an expression ends that begins here: before a comma or the next clause of an UPDATE.
+fn end_of_expression(text: &str, lexemes: &[Lexeme], start: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (at, lexeme) in lexemes.iter().enumerate().skip(start) {
+        let word = |at: usize| match lexemes[at].kind {
+            Kind::Word => text[lexemes[at].range()].to_ascii_lowercase(),
+            _ => String::new(),
+        };
+        match lexeme.kind {
+            Kind::OpenParen | Kind::OpenBracket => depth += 1,
+            Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+            Kind::Comma if depth == 0 => return Some(at),
+            // IS DISTINCT FROM
+            Kind::Word if depth == 0 && word(at) == "from" && word(at - 1) == "distinct" => {}
+            Kind::Word if depth == 0 => {
+                if ["from", "where", "returning"].contains(&word(at).as_str()) {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(lexemes.len())
 }
 
 /// Those of one statement, without comments.
@@ -103,6 +280,78 @@ mod tests {
             rows("INSERT INTO t VALUES (1) , (2) -- (3)", 2),
             Some(vec!["(1)", "(2)"])
         );
+    }
+
+    #[test]
+    fn an_update_has_parts() {
+        let text = "UPDATE a.\"T\" AS x SET k = $1, b = CASE WHEN c IS DISTINCT FROM 2 THEN f(1, 2) END /* , */ \
+            WHERE x.c = ANY (ARRAY[1, 2]) AND extract(year FROM d) = 3 RETURNING k, b";
+        let parts = update_parts(text, 0..text.len()).expect("it is plain");
+        let of = |range: &Range<usize>| &text[range.clone()];
+        assert_eq!(
+            (of(&parts.name), parts.alias.as_ref().map(of)),
+            ("a.\"T\"", Some("x"))
+        );
+        let assigned = parts.assigned.iter();
+        assert_eq!(
+            assigned
+                .map(|(column, value)| (&**column, of(value)))
+                .collect::<Vec<_>>(),
+            [
+                ("k", "$1"),
+                ("b", "CASE WHEN c IS DISTINCT FROM 2 THEN f(1, 2) END")
+            ]
+        );
+        assert_eq!(
+            parts.condition.as_ref().map(of),
+            Some("x.c = ANY (ARRAY[1, 2]) AND extract(year FROM d) = 3")
+        );
+        assert_eq!(parts.returning.as_ref().map(of), Some("k, b"));
+    }
+
+    #[test]
+    fn what_is_not_plain_has_no_parts() {
+        for text in [
+            "UPDATE ONLY t SET a = 1",
+            "UPDATE t * SET a = 1",
+            "UPDATE t SET (a, b) = (1, 2)",
+            "UPDATE t SET a[1] = 2",
+            "UPDATE t SET a.b = 2",
+            "UPDATE t SET a = DEFAULT",
+            "UPDATE t SET a = 1 FROM u",
+            "UPDATE t SET a = 1 WHERE CURRENT OF c",
+            "WITH x AS (SELECT 1) UPDATE t SET a = 1",
+        ] {
+            assert_eq!(update_parts(text, 0..text.len()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_insert_of_a_query_has_parts() {
+        let parts = |text: &str| {
+            let parts = insert_parts(text, 0..text.len())?;
+            Some((text[parts.table].to_owned(), text[parts.query].to_owned()))
+        };
+        let of = |table: &str, query: &str| Some((table.to_owned(), query.to_owned()));
+        assert_eq!(
+            parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON conflict = 1 -- h"),
+            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON conflict = 1").filter(|_| false)
+        );
+        assert_eq!(
+            parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON true -- h"),
+            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON true")
+        );
+        assert_eq!(parts("INSERT INTO a TABLE b"), of("a", "TABLE b"));
+        for text in [
+            "WITH x AS (SELECT 1) INSERT INTO a SELECT * FROM x",
+            "INSERT INTO a (b) VALUES (1)",
+            "INSERT INTO a (SELECT 1)",
+            "INSERT INTO a SELECT 1 ON CONFLICT DO NOTHING",
+            "INSERT INTO a SELECT 1 RETURNING b",
+            "INSERT INTO a OVERRIDING USER VALUE SELECT 1",
+        ] {
+            assert_eq!(parts(text), None, "{text}");
+        }
     }
 
     #[test]

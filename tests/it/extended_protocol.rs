@@ -497,7 +497,7 @@ fn two_shards_in_one_unit_are_one_transaction() {
     let said = client.ask(&[
         run(SELECT, &[Some(&other)]),
         sync(),
-        run("UPDATE customers SET id = 5", &[]),
+        run("MERGE INTO customers USING (SELECT 5 AS x) AS s ON false WHEN NOT MATCHED THEN DO NOTHING", &[]),
         sync(),
     ]);
     let aborted = "E(ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block) Z(E)";
@@ -512,7 +512,7 @@ fn two_shards_in_one_unit_are_one_transaction() {
 fn what_no_value_can_make_right_is_refused_at_once() {
     let mut client = proxy().client("trusty");
     let said = client.ask(&[
-        parse("s", "UPDATE customers SET id = 5", &[]),
+        parse("s", "MERGE INTO customers USING (SELECT 5 AS x) AS s ON false WHEN NOT MATCHED THEN DO NOTHING", &[]),
         describe(b'S', "s"),
         sync(),
     ]);
@@ -527,7 +527,7 @@ fn what_no_value_can_make_right_is_refused_at_once() {
     );
     client.query("BEGIN");
     let said = client.ask(&[
-        parse("", "UPDATE customers SET id = 5", &[]),
+        parse("", "MERGE INTO customers USING (SELECT 5 AS x) AS s ON false WHEN NOT MATCHED THEN DO NOTHING", &[]),
         sync(),
         run("SELECT 1", &[]),
         sync(),

@@ -335,7 +335,6 @@ fn copies_of_reference_tables_stay_equal() {
         "INSERT INTO stamped VALUES (2, now())",
         "INSERT INTO stamped VALUES (2, 'now')",
         "INSERT INTO stamped VALUES (2, '2020-01-01', ' Today ')",
-        "INSERT INTO numbered (name) VALUES ('x')",
         "UPDATE countries SET name = random()::text",
     ] {
         let refused = both.proxy.simple(sql);

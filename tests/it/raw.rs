@@ -1,7 +1,8 @@
 //! A client that shows every byte of an answer: tags, types, formats, notices and all fields of errors, which drivers hide.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use crate::servers::DEADLINE;
 
@@ -103,9 +104,19 @@ impl Raw {
 
     /// The error is what the other side says before it closes the connection.
     pub fn try_connect(port: u16, user: &str, database: &str) -> Result<Raw, Message> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        Raw::attempt(port, user, database, DEADLINE).expect("it listens and answers in time")
+    }
+
+    /// The same where the other side may be gone, or go. An answer that takes longer than `patience` is an error.
+    pub fn attempt(
+        port: u16,
+        user: &str,
+        database: &str,
+        patience: Duration,
+    ) -> io::Result<Result<Raw, Message>> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
         let mut raw = Raw {
             stream,
             received: Vec::new(),
@@ -125,12 +136,12 @@ impl Raw {
             startup.push(0);
         }
         let length = i32::try_from(startup.len() + 4).unwrap();
-        raw.stream.write_all(&length.to_be_bytes()).unwrap();
-        raw.stream.write_all(&startup).unwrap();
-        match raw.answer().error {
+        raw.stream.write_all(&length.to_be_bytes())?;
+        raw.stream.write_all(&startup)?;
+        Ok(match raw.try_answer()?.error {
             Some(error) => Err(error),
             None => Ok(raw),
-        }
+        })
     }
 
     /// The transaction status that was told last.
@@ -140,10 +151,15 @@ impl Raw {
 
     /// A simple query.
     pub fn simple(&mut self, sql: &str) -> Answer {
+        self.try_simple(sql).expect("an answer comes in time")
+    }
+
+    /// The same where the other side may go.
+    pub fn try_simple(&mut self, sql: &str) -> io::Result<Answer> {
         let mut out = Vec::new();
         put(&mut out, b'Q', |body| string(body, sql));
-        self.stream.write_all(&out).unwrap();
-        self.answer()
+        self.stream.write_all(&out)?;
+        self.try_answer()
     }
 
     /// Parse, Bind, Describe, Execute, Sync in one go.
@@ -187,9 +203,13 @@ impl Raw {
 
     /// Bytes as they are, then everything up to ReadyForQuery.
     fn answer(&mut self) -> Answer {
+        self.try_answer().expect("an answer comes in time")
+    }
+
+    fn try_answer(&mut self) -> io::Result<Answer> {
         let mut answer = Answer::default();
         loop {
-            let (tag, body) = self.message();
+            let (tag, body) = self.message()?;
             match tag {
                 b'T' => answer.columns.push(columns(&body)),
                 b'D' => answer.rows.push(row(&body)),
@@ -202,14 +222,14 @@ impl Raw {
                     let is_last = error.field('V') == "FATAL";
                     answer.error = Some(error);
                     if is_last {
-                        return answer;
+                        return Ok(answer);
                     }
                 }
                 b'N' => answer.notices.push(fields(&body)),
                 b'Z' => {
                     answer.status = body[0];
                     self.status = body[0];
-                    return answer;
+                    return Ok(answer);
                 }
                 // Authentication, parameter status, the cancel key, and what confirms Parse, Bind and Describe.
                 b'R' | b'S' | b'K' | b'1' | b'2' | b'n' | b't' => {}
@@ -221,22 +241,21 @@ impl Raw {
         }
     }
 
-    fn message(&mut self) -> (u8, Vec<u8>) {
+    fn message(&mut self) -> io::Result<(u8, Vec<u8>)> {
         loop {
             if self.received.len() >= 5 {
                 let length = u32::from_be_bytes(self.received[1..5].try_into().unwrap()) as usize;
                 if self.received.len() > length {
                     let rest = self.received.split_off(length + 1);
                     let message = std::mem::replace(&mut self.received, rest);
-                    return (message[0], message[5..].to_vec());
+                    return Ok((message[0], message[5..].to_vec()));
                 }
             }
             let mut chunk = [0; 65_536];
-            let read = self
-                .stream
-                .read(&mut chunk)
-                .expect("an answer comes in time");
-            assert_ne!(read, 0, "the connection was closed");
+            let read = self.stream.read(&mut chunk)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             self.received.extend_from_slice(&chunk[..read]);
         }
     }

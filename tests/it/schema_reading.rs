@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 use trunkline::catalog::schema::{
-    Definition, Equality, Functions, Kind, Rules, Schema, Storage, read,
+    Barrier, Definition, Equality, Functions, Kind, Rights, Rules, Schema, Storage, read,
 };
 use trunkline::catalog::{ColumnDefault, QualifiedName};
 use trunkline::sharding::KeyType;
@@ -62,6 +62,8 @@ const DEFINITIONS: &str = r#"
     CREATE VIEW peeking AS SELECT "Peek"('a');
     CREATE VIEW gathering AS SELECT peek_all('a');
     CREATE VIEW of_system AS SELECT relname FROM pg_class, information_schema.tables;
+    CREATE VIEW barred WITH (security_barrier, security_invoker = on) AS SELECT id FROM measured;
+    CREATE RULE never AS ON DELETE TO barred DO INSTEAD NOTHING;
     CREATE MATERIALIZED VIEW stored AS SELECT id FROM outer_view;
 "#;
 
@@ -223,6 +225,19 @@ fn views(schema: &Schema) {
         definition(schema, "stored").kind,
         Kind::Materialised(_)
     ));
+    let Kind::View(barred) = &definition(schema, "barred").kind else {
+        panic!("it is a view");
+    };
+    // Whatever the role's search path is.
+    assert!(
+        barred.query.contains("FROM public.measured"),
+        "{}",
+        barred.query
+    );
+    assert_eq!(
+        (barred.barrier, barred.rights, barred.rules),
+        (Barrier::Security, Rights::Caller, Rules::Some)
+    );
 }
 
 fn functions(schema: &Schema) {

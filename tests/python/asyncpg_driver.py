@@ -74,8 +74,8 @@ async def transactions(conn):
 
 
 async def refused(conn):
-    error = await fails(asyncpg.FeatureNotSupportedError, conn.fetch("UPDATE items SET tenant = 1"))
-    assert error.detail.startswith("Refused by Trunkline: key_update"), error.detail
+    error = await fails(asyncpg.FeatureNotSupportedError, conn.fetch("MERGE INTO items USING (SELECT 5 AS x) AS s ON false WHEN NOT MATCHED THEN DO NOTHING"))
+    assert error.detail.startswith("Refused by Trunkline: merge"), error.detail
     error = await fails(asyncpg.UndefinedTableError, conn.fetch("SELECT * FROM nowhere"))
     assert error.sqlstate == "42P01"
     error = await fails(asyncpg.DivisionByZeroError, conn.fetch("SELECT 1/(tenant - 201) FROM items WHERE tenant = $1", 201))

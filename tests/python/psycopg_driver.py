@@ -89,7 +89,7 @@ def transactions(dsn):
 
 def refused(conn):
     for statement, code in [
-        ("UPDATE items SET tenant = 1", "0A000"),
+        ("MERGE INTO items USING (SELECT 5 AS x) AS s ON false WHEN NOT MATCHED THEN DO NOTHING", "0A000"),
         ("INSERT INTO items VALUES (NULL, 1, 'x')", "22004"),
     ]:
         try:

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use super::{Configured, ConfiguredTable, Warning};
 use crate::catalog::schema::{
-    DefinedColumn, Definition, Equality, Functions, Kind, Rules, Schema, Storage, Table, View,
+    Barrier, DefinedColumn, Definition, Equality, Functions, Kind, Rights, Rules, Schema, Storage,
+    Table, View,
 };
 use crate::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
@@ -70,6 +71,7 @@ fn column(column: &str, key_type: KeyType) -> DefinedColumn {
         name: column.into(),
         type_oid: key_type.oid(),
         default: ColumnDefault::Plain,
+        numbers: None,
         collation: Collation::Bytes,
     };
     DefinedColumn {
@@ -105,6 +107,10 @@ fn view(relations: &[&str], functions: Functions) -> View {
     View {
         relations: relations.iter().map(|relation| name(relation)).collect(),
         functions,
+        query: "".into(),
+        rules: Rules::None,
+        rights: Rights::Owner,
+        barrier: Barrier::None,
     }
 }
 
@@ -137,6 +143,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
         ]),
         opaque_functions: HashSet::new(),
         functions: Default::default(),
+        sequences: Default::default(),
         collation: Collation::Language,
         residue: Default::default(),
         details: Default::default(),

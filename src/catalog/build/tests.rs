@@ -108,7 +108,7 @@ fn tables_homes_and_sequences() {
     let app = build(&config, "app").expect("sound");
     assert_eq!(
         (app.home, app.undeclared, app.sequences),
-        (ShardId(0), Undeclared::Home, Sequences::Refused)
+        (ShardId(0), Undeclared::Home, Sequences::Home)
     );
     let legacy = build(&config, "legacy").expect("sound");
     assert_eq!(

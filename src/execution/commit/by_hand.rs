@@ -100,6 +100,9 @@ impl Recovery {
                     result: match result {
                         Ok(Finished::Now) => Done::Finished,
                         Ok(Finished::Before) => Done::FinishedBefore,
+                        Ok(Finished::Soon) => {
+                            Done::Left("somebody else is finishing it".to_owned())
+                        }
                         Err(reason) => Done::Left(reason),
                     },
                 });

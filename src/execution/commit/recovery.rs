@@ -191,9 +191,13 @@ impl Recovery {
             }
         }
         for (prepared, outcome, result) in self.finish(place, decided).await {
-            if let Err(reason) = result {
-                let outcome = Some(outcome);
-                left.push(Entry::new(prepared, State::InDoubt { outcome, reason }));
+            match result {
+                Ok(Finished::Now | Finished::Before) => {}
+                Ok(Finished::Soon) => left.push(Entry::new(prepared, State::Prepared)),
+                Err(reason) => {
+                    let outcome = Some(outcome);
+                    left.push(Entry::new(prepared, State::InDoubt { outcome, reason }));
+                }
             }
         }
         left.sort_by(|a, b| (a.prepared, &a.gid).cmp(&(b.prepared, &b.gid)));
@@ -353,7 +357,10 @@ impl Recovery {
                 Ok(None) => None,
                 Ok(Some(prepared)) => {
                     let result = self.finish_one(&place, &prepared, outcome).await;
-                    result.is_err().then_some((place, gid))
+                    match result {
+                        Ok(Finished::Now | Finished::Before) => None,
+                        Ok(Finished::Soon) | Err(_) => Some((place, gid)),
+                    }
                 }
                 Err(trouble) => {
                     let mut ledger = self.ledger();

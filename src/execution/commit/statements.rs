@@ -31,7 +31,7 @@ pub struct Prepared {
 pub async fn prepared(client: &Client) -> Result<Vec<Prepared>, Error> {
     let query = "SELECT gid, owner::text, prepared, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts
         WHERE gid LIKE 'trunkline:%' AND database = current_database() ORDER BY prepared, gid";
-    let rows = client.query(query, &[]).await?;
+    let rows = client.query_typed(query, &[]).await?;
     rows.iter().map(read_prepared).collect()
 }
 
@@ -62,18 +62,16 @@ pub async fn outcomes(
     let query = "SELECT id, outcome FROM trunkline.commits WHERE id = ANY ($1)";
     let mut found = HashMap::new();
     for row in client.query(query, &[&texts]).await? {
-        let known = ids
-            .iter()
-            .zip(&texts)
-            .find(|(_, text)| **text == row.get::<_, &str>(0));
-        if let Some((id, _)) = known {
-            let outcome = match row.try_get::<_, &str>(1)? {
-                "commit" => Outcome::Committed,
-                // The table's check allows nothing else.
-                _ => Outcome::Aborted,
-            };
-            found.insert(*id, outcome);
-        }
+        // A text that is no id was not asked for.
+        let Ok(id) = TransactionId::parse(row.try_get(0)?) else {
+            continue;
+        };
+        let outcome = match row.try_get::<_, &str>(1)? {
+            "commit" => Outcome::Committed,
+            // The table's check allows nothing else.
+            _ => Outcome::Aborted,
+        };
+        found.insert(id, outcome);
     }
     Ok(found)
 }
@@ -112,6 +110,8 @@ pub enum Finished {
     Now,
     /// Somebody else was faster.
     Before,
+    /// Nobody yet; somebody else is at it.
+    Soon,
 }
 
 /// COMMIT PREPARED or ROLLBACK PREPARED. That takes the role that prepared, or a superuser. After an error the connection may still have that role.
@@ -142,7 +142,11 @@ pub async fn finish(
     }
     match said {
         Ok(()) => Ok(Finished::Now),
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(Finished::Before),
-        Err(error) => Err(error),
+        Err(error) => match error.code() {
+            Some(code) if *code == SqlState::UNDEFINED_OBJECT => Ok(Finished::Before),
+            // "Prepared transaction with identifier ... is busy."
+            Some(code) if *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Ok(Finished::Soon),
+            _ => Err(error),
+        },
     }
 }

@@ -11,18 +11,22 @@
 //! | countries, currencies, units, rates | reference; units.added has a default of the clock, rates a trigger |
 //! | settings, app.customers | single on s1 |
 //! | audit | single on s3 |
-//! | order_totals, legacy | a view of sharded tables; a table that is refused |
+//! | order_totals, legacy | a materialised view of sharded tables; a table that is refused |
+//! | `VIEWS` | what their queries make of them; hushed rules writes |
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalog::details::Details;
 use crate::catalog::functions::FunctionKinds;
+use crate::catalog::schema::{Barrier, Rights};
 use crate::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
-    QualifiedName, Relation, SchemaState, SearchPath, Sequences, Undeclared,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Given, Numbers,
+    Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences, SpreadView, Undeclared,
+    Writes,
 };
 use crate::config::CrossShardCommit;
+use crate::plan::views;
 use crate::sharding::buckets::Buckets;
 use crate::sharding::geo::{Geo, Region};
 use crate::sharding::hash::{Function, Hash};
@@ -83,6 +87,31 @@ pub fn cluster(shards: u16) -> Catalog {
                 "customer_id bigint",
                 "amount numeric",
             ],
+        ),
+        table(
+            "public.tickets",
+            sharded(0, &["ticket_id"]),
+            &["ticket_id bigint serial", "title text"],
+        ),
+        table(
+            "public.parcels",
+            customers(),
+            &[
+                "parcel_id integer always",
+                "customer_id bigint",
+                "label text",
+                "batch bigint serial",
+            ],
+        ),
+        table(
+            "public.visits",
+            sharded(0, &["visit_id"]),
+            &["visit_id bigint identity", "place text"],
+        ),
+        table(
+            "public.colours",
+            Placement::Reference,
+            &["colour_id integer serial", "name text"],
         ),
         table(
             "public.notes",
@@ -167,17 +196,22 @@ pub fn cluster(shards: u16) -> Catalog {
             ),
         ),
     ];
-    Catalog {
+    let mut catalog = Catalog {
         epoch: Epoch(1),
         shards: (1..=shards)
             .map(|number| format!("s{number}").into())
             .collect(),
         home: ShardId(0),
         undeclared: Undeclared::Home,
-        sequences: Sequences::Refused,
+        sequences: Sequences::Home,
         cross_shard_commit: CrossShardCommit::Refuse,
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
+        views: HashMap::new(),
+        known_sequences: Arc::new(HashSet::from([
+            name("public.tickets_ticket_id_seq"),
+            name("public.numbers"),
+        ])),
         primary_keys: primary_keys(),
         opaque_functions: HashSet::from(["monthly_report".into()]),
         functions: Arc::new(FunctionKinds {
@@ -189,7 +223,126 @@ pub fn cluster(shards: u16) -> Catalog {
         residue: Default::default(),
         details: details(),
         schema: SchemaState::Read,
+    };
+    for view in VIEWS {
+        add(view, &mut catalog);
     }
+    views::place(&mut catalog);
+    catalog
+}
+
+/// Name, columns, what it reads, and its query as a server prints it.
+type Defined = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static str,
+);
+
+const VIEWS: [Defined; 12] = [
+    (
+        "public.big_orders",
+        &["id bigint", "customer bigint", "total numeric"],
+        &["public.orders"],
+        " SELECT o.order_id AS id,\n    o.customer_id AS customer,\n    o.total\n   FROM public.orders o\n  WHERE o.total > 100::numeric;",
+    ),
+    (
+        "public.orders_of",
+        &["customer bigint", "orders bigint", "name text"],
+        &["public.orders", "public.customers"],
+        " SELECT c.customer_id AS customer,\n    count(*) AS orders,\n    c.name\n   FROM public.customers c\n     JOIN public.orders USING (customer_id)\n  GROUP BY c.customer_id, c.name;",
+    ),
+    (
+        "public.big_here",
+        &["customer bigint", "total numeric", "country text"],
+        &["public.big_orders", "public.countries"],
+        " SELECT b.customer,\n    b.total,\n    countries.name AS country\n   FROM public.big_orders b\n     CROSS JOIN public.countries;",
+    ),
+    (
+        "public.big_twice",
+        &["customer bigint", "again bigint"],
+        &["public.big_orders"],
+        " SELECT big_orders.customer,\n    big_orders.customer AS again\n   FROM public.big_orders;",
+    ),
+    (
+        "public.hushed",
+        &["customer_id bigint", "total numeric"],
+        &["public.orders"],
+        " SELECT orders.customer_id,\n    orders.total\n   FROM public.orders;",
+    ),
+    (
+        "public.region_totals",
+        &["region text", "total numeric"],
+        &["public.orders"],
+        " SELECT orders.region,\n    sum(orders.total) AS total\n   FROM public.orders\n  GROUP BY orders.region;",
+    ),
+    (
+        "app.regions",
+        &["region text", "biggest numeric", "name text"],
+        &[
+            "public.region_totals",
+            "public.big_orders",
+            "public.settings",
+        ],
+        " SELECT r.region,\n    ( SELECT max(big_orders.total) AS max\n           FROM public.big_orders) AS biggest,\n    settings.name\n   FROM public.region_totals r,\n    public.settings;",
+    ),
+    (
+        "public.names",
+        &["name text"],
+        &["public.customers"],
+        " SELECT customers.name\n   FROM public.customers;",
+    ),
+    (
+        "public.newest",
+        &["customer_id bigint", "order_id bigint"],
+        &["public.orders"],
+        " SELECT orders.customer_id,\n    orders.order_id\n   FROM public.orders\n  ORDER BY orders.placed_at DESC\n LIMIT 10;",
+    ),
+    (
+        "public.placed",
+        &["name text", "place text"],
+        &["public.customers"],
+        " SELECT customers.name,\n    customers.ctid AS place\n   FROM public.customers;",
+    ),
+    (
+        "public.own_pages",
+        &["title text"],
+        &["public.pages"],
+        " SELECT pages.title\n   FROM public.pages;",
+    ),
+    (
+        "public.numbered",
+        &["customer_id bigint", "number bigint"],
+        &["public.customers"],
+        " SELECT customers.customer_id,\n    nextval('numbers'::regclass) AS number\n   FROM public.customers;",
+    ),
+];
+
+/// As if the servers had the view.
+fn add((view, columns, reads, query): Defined, catalog: &mut Catalog) {
+    let (view, relation) = table(view, Placement::Reference, columns);
+    let Relation::Table {
+        columns: Some(columns),
+        ..
+    } = relation
+    else {
+        return;
+    };
+    let spread = SpreadView {
+        query: query.into(),
+        reads: reads.iter().map(|read| name(read)).collect(),
+        columns,
+        rights: Rights::Owner,
+        barrier: Barrier::None,
+        writes: match &*view.1 {
+            "hushed" => Writes::Elsewhere,
+            _ => Writes::AsToTable,
+        },
+    };
+    catalog
+        .relations
+        .insert(view.clone(), Relation::ShardedView);
+    catalog.views.insert(view, spread);
 }
 
 /// As in a database whose collation is "C".
@@ -218,6 +371,15 @@ fn details() -> Arc<Details> {
         schemas: HashSet::from(["public".into(), "app".into(), "pg_catalog".into()]),
         immutable_functions: HashSet::from(["lower".into(), "upper".into(), "abs".into()]),
         triggered: HashSet::from([name("public.rates")]),
+        secured: HashSet::from([name("public.pages")]),
+        tied: HashMap::from([(name("public.events"), "it has triggers".into())]),
+        distinct: HashMap::from([
+            (
+                name("public.orders"),
+                HashSet::from(["customer_id", "order_id"].map(|column| Some(column.into()))),
+            ),
+            (name("public.notes"), HashSet::from([None])),
+        ]),
         parts: HashMap::from([
             (name("public.orders_total"), name("public.orders")),
             (name("public.audit_entry"), name("public.audit")),
@@ -252,6 +414,10 @@ pub fn forget_columns(catalog: &mut Catalog) {
     catalog
         .relations
         .retain(|_, relation| matches!(relation, Relation::Table { .. }));
+    let views = std::mem::take(&mut catalog.views);
+    catalog
+        .relations
+        .retain(|name, _| !views.contains_key(name));
     for relation in catalog.relations.values_mut() {
         if let Relation::Table { columns, .. } = relation {
             *columns = None;
@@ -269,8 +435,9 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();
         let (name, type_name) = (next(), next());
-        let default = match next() {
-            "sequence" => ColumnDefault::Sequence,
+        let kind = next();
+        let default = match kind {
+            "sequence" | "serial" | "identity" | "always" => ColumnDefault::Sequence,
             "volatile" => ColumnDefault::Volatile,
             _ => ColumnDefault::Plain,
         };
@@ -279,10 +446,23 @@ fn table(qualified: &str, placement: Placement, columns: &[&str]) -> (QualifiedN
         } else {
             KeyType::parse_name(type_name).expect("a type's name").oid()
         };
+        let given = match kind {
+            "serial" => Some(Given::Freely),
+            "identity" => Some(Given::AsIdentity),
+            "always" => Some(Given::Overriding),
+            _ => None,
+        };
+        let numbers = given.map(|given| {
+            Arc::new(Numbers {
+                sequence: self::name(&format!("{qualified}_{name}_seq")),
+                given,
+            })
+        });
         Column {
             name: name.into(),
             type_oid,
             default,
+            numbers,
             collation: if matches!(type_name, "text" | "char") {
                 Collation::Language
             } else {

@@ -1,13 +1,13 @@
 //! Golden cases: `tests/golden/plan/*.txt`, planned against the catalog of `catalog.rs` and bound, so that the shard shows.
 //!
 //! A case is directives, SQL, `----`, and what is expected, up to an empty line; `#` begins a comment. Directives:
-//! `@search_path a, b` | `@schema unread` | `@sequences per_shard` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
+//! `@search_path a, b` | `@schema unread` | `@sequences per_shard` or `refused` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
 //! Run with UPDATE_GOLDEN=1 to write what is found; read the difference before believing it.
 
 mod catalog;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use super::explain::{Explanation, Outcome, explain};
 use super::parameters::Parameters;
 use super::plan;
 use super::refusal::{Reason, Refusal};
+use super::spread::numbered::{Written, write};
 use super::spread::scatter::{Direction, Fold, Merge, Nulls, SortKey};
 use super::spread::{Spread, edit};
 use crate::sql;
@@ -174,6 +175,7 @@ impl Case {
                 catalog::forget_columns(&mut self.catalog);
             }
             ("collation", "C") => catalog::order_by_bytes(&mut self.catalog),
+            ("sequences", "refused") => self.catalog.sequences = Sequences::Refused,
             ("sequences", "per_shard") => self.catalog.sequences = Sequences::PerShard,
             ("shards", "1") => self.catalog = cluster(1),
             ("param", value) => self.parameters.push(Given::read(value)),
@@ -221,8 +223,15 @@ impl Case {
 impl Case {
     /// What the shards are asked, and what becomes of their rows.
     fn show_spread(&self, spread: &Spread, range: Range<usize>) -> String {
-        let Spread::Scatter { scatter, .. } = spread else {
-            return String::new();
+        let scatter = match spread {
+            Spread::Scatter { scatter, .. } => scatter,
+            Spread::Numbered(numbered) => {
+                let written = Written::Parameters(numbered.parameters + 1);
+                let (text, _) = write(&[numbered], written, self.sql.as_bytes(), &[]);
+                let text = String::from_utf8(text).expect("made of texts");
+                return format!("  {}\n", text.replace('\n', "\n  "));
+            }
+            _ => return String::new(),
         };
         let (mut normal, mut literals) = (Vec::new(), Vec::new());
         normalise(self.sql.as_bytes(), &mut normal, &mut literals).expect("it was read");

@@ -1,11 +1,13 @@
 //! COPY of a table that is on several shards: which of its values are a row's key.
 
-use crate::catalog::{Catalog, Column, ColumnDefault, DistributionId, SearchPath, Sequences};
+use crate::catalog::{
+    Catalog, Column, ColumnDefault, DistributionId, QualifiedName, SearchPath, Sequences,
+};
 use crate::sharding::KeyType;
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
-use crate::sql::copy::{CopyForm, form};
+use crate::sql::copy::{CopyForm, CopyFormat, form};
 use crate::sql::facts::Name;
-use crate::sql::{self, Statement};
+use crate::sql::{self, Statement, places};
 
 use super::everywhere;
 use crate::plan::refusal::{Reason, Refusal};
@@ -19,14 +21,36 @@ pub struct CopyIn {
     pub table: Box<str>,
     /// `None`: every shard gets all rows.
     pub key: Option<CopyKey>,
+    /// Columns that every row gets a number for, in front of its own values.
+    pub numbered: Vec<NumberedColumn>,
+    /// Where in the statement the list of columns begins.
+    list: usize,
+}
+
+/// A column that the data leave to a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumberedColumn {
+    pub name: Box<str>,
+    pub sequence: QualifiedName,
+    /// How many bytes its type has.
+    pub width: usize,
+}
+
+/// Where a value of a row's key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueOf {
+    /// At this place of the client's row.
+    Row(usize),
+    /// The number for this one of the numbered columns.
+    Number(usize),
 }
 
 /// Which values of a row are its key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CopyKey {
     pub distribution: DistributionId,
-    /// For each column of the key its place in a row, and its type.
-    pub columns: Vec<(usize, KeyType)>,
+    /// For each column of the key its place, and its type.
+    pub columns: Vec<(ValueOf, KeyType)>,
 }
 
 /// COPY TO STDOUT: all rows of all shards.
@@ -71,18 +95,24 @@ pub fn copied(
         }
         (Meaning::Reference, CopyDirection::FromClient) => {
             let form = form()?;
-            is_same_on_every_copy(
-                &text[statement.range.clone()],
-                &named,
-                &form,
-                known,
-                catalog,
-            )?;
+            let own = &text[statement.range.clone()];
+            let (numbered, list) = numbered(own, &form, known, catalog);
+            is_same_on_every_copy(own, &named, &form, known, &numbered, catalog)?;
             Ok(Some(Copied::In(CopyIn {
                 form,
                 table: name.clone(),
                 key: None,
+                numbered,
+                list,
             })))
+        }
+        (Meaning::Sharded { .. }, CopyDirection::FromClient)
+            if catalog
+                .spread_view(search_path, named.schema.as_deref(), &named.name)
+                .is_some() =>
+        {
+            let message = format!("rows are inserted by way of view \"{name}\" of sharded tables");
+            Err(Refusal::new(Reason::ViewOverSharded, message))
         }
         (Meaning::Sharded { distribution, key }, CopyDirection::FromClient) => {
             let form = form()?;
@@ -90,9 +120,13 @@ pub fn copied(
                 let why = format!("the columns of table \"{name}\" are not known yet");
                 return Err(refused(why));
             };
-            if catalog.sequences == Sequences::Refused
-                && let Some(column) = left_out(&form, columns)
-                    .find(|column| column.default == ColumnDefault::Sequence)
+            let own = &text[statement.range.clone()];
+            let (numbered, list) = numbered(own, &form, known, catalog);
+            let number = |column: &str| numbered.iter().position(|one| *one.name == *column);
+            if catalog.sequences != Sequences::PerShard
+                && let Some(column) = left_out(&form, columns).find(|column| {
+                    column.default == ColumnDefault::Sequence && number(&column.name).is_none()
+                })
             {
                 let message = format!(
                     "column \"{}\" of sharded table \"{name}\" would get its value from a sequence",
@@ -110,7 +144,8 @@ pub fn copied(
             };
             let mut places = Vec::with_capacity(key.len());
             for column in key {
-                let Some(place) = place(column) else {
+                let given = place(column).map(ValueOf::Row);
+                let Some(place) = given.or_else(|| number(column).map(ValueOf::Number)) else {
                     let message = format!("COPY into \"{name}\" has no key column \"{column}\"");
                     return Err(Refusal::new(Reason::InsertWithoutKey, message));
                 };
@@ -128,9 +163,80 @@ pub fn copied(
                     distribution,
                     columns: places,
                 }),
+                numbered,
+                list,
             })))
         }
         _ => Ok(None),
+    }
+}
+
+/// The columns that the data leave to sequences, as far as numbers can be written into the data; and where the list of columns begins.
+fn numbered(
+    statement: &str,
+    form: &CopyForm,
+    known: Known<'_>,
+    catalog: &Catalog,
+) -> (Vec<NumberedColumn>, usize) {
+    let left = left_out(form, known.columns.unwrap_or_default());
+    let left = left.filter(|column| column.default == ColumnDefault::Sequence);
+    let columns: Option<Vec<NumberedColumn>> = left
+        .map(|column| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            // A header has its name, too.
+            let is_written = !form.header || column.name.bytes().all(is_plain);
+            Some(NumberedColumn {
+                name: is_written.then(|| column.name.clone())?,
+                sequence: column.numbers.as_ref()?.sequence.clone(),
+                width: match KeyType::from_oid(column.type_oid)? {
+                    KeyType::SmallInt => 2,
+                    KeyType::Integer => 4,
+                    KeyType::BigInt => 8,
+                    _ => return None,
+                },
+            })
+        })
+        .collect();
+    let list = places::first_list(statement);
+    match (columns, list) {
+        (Some(columns), Some(list))
+            if catalog.sequences == Sequences::Home && takes_numbers(&form.format) =>
+        {
+            (columns, list)
+        }
+        _ => (Vec::new(), 0),
+    }
+}
+
+/// Whether the digits of a number mean that number.
+fn takes_numbers(format: &CopyFormat) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b'-';
+    match format {
+        CopyFormat::Text { delimiter, null } => !is_part(delimiter) && !null.iter().all(is_part),
+        CopyFormat::Csv {
+            delimiter,
+            quote,
+            escape,
+            null,
+        } => {
+            let special = [delimiter, quote, escape];
+            !special.into_iter().any(is_part) && (null.is_empty() || !null.iter().all(is_part))
+        }
+        CopyFormat::Binary => true,
+    }
+}
+
+impl CopyIn {
+    /// The statement as shards get it.
+    pub fn text(&self, statement: &[u8]) -> Vec<u8> {
+        let (before, behind) = statement.split_at(self.list.min(statement.len()));
+        let mut text = before.to_vec();
+        for column in &self.numbered {
+            let quoted = format!("\"{}\", ", column.name.replace('"', "\"\""));
+            text.extend_from_slice(quoted.as_bytes());
+        }
+        text.extend_from_slice(behind);
+        text
     }
 }
 
@@ -149,6 +255,7 @@ fn is_same_on_every_copy(
     table: &Name,
     form: &CopyForm,
     known: Known<'_>,
+    numbered: &[NumberedColumn],
     catalog: &Catalog,
 ) -> Result<(), Refusal> {
     let volatile = |why: String| Err(Refusal::new(Reason::VolatileReferenceWrite, why));
@@ -160,10 +267,12 @@ fn is_same_on_every_copy(
         ));
     };
     let differs = |column: &&Column| {
-        matches!(
-            column.default,
-            ColumnDefault::Volatile | ColumnDefault::Sequence
-        )
+        let is_numbered = numbered.iter().any(|one| one.name == column.name);
+        !is_numbered
+            && matches!(
+                column.default,
+                ColumnDefault::Volatile | ColumnDefault::Sequence
+            )
     };
     if let Some(column) = left_out(form, columns).find(differs) {
         return volatile(format!(

@@ -106,6 +106,13 @@ impl<'a> Definitions<'a> {
     }
 
     fn meaning(&self, name: &'a Name) -> Meaning<'a> {
+        let schema = name.schema.as_deref();
+        if let Some(_view) = self
+            .catalog
+            .spread_view(self.search_path, schema, &name.name)
+        {
+            return Meaning::View;
+        }
         Known::look_up(self.catalog, self.search_path, name).meaning
     }
 
@@ -366,7 +373,7 @@ impl<'a> Definitions<'a> {
         ];
         let numbers = words.iter().find(|word| NUMBERING.contains(&&*word.word));
         match (numbers, self.catalog.sequences) {
-            (Some(word), Sequences::Refused) => {
+            (Some(word), Sequences::Home | Sequences::Refused) => {
                 let message = format!(
                     "the rows of sharded table \"{table}\" would get the same numbers on each shard ({})",
                     word.word

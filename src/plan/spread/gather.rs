@@ -4,7 +4,8 @@
 //! Postgres's own: collations, numerics, windows, outer joins. What could tell the temporary table from the real one is refused.
 //!
 //! `tables.rs` finds what is fetched and from where, `columns.rs` which columns, `conditions.rs` which rows; `names.rs` sees to it that every name means
-//! the temporary table; `texts.rs` writes what is sent beside the client's text. All but `tables.rs` and `names.rs` only make the transfer smaller.
+//! the temporary table; `views.rs` makes views over temporary tables; `texts.rs` writes what is sent beside the client's text. `columns.rs` and
+//! `conditions.rs` only make the transfer smaller.
 
 mod columns;
 mod conditions;
@@ -12,6 +13,7 @@ mod names;
 mod piece;
 mod tables;
 mod texts;
+mod views;
 
 use std::ops::Range;
 
@@ -20,14 +22,17 @@ use crate::plan::functions::{Functions, home_only};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{KeySet, Target, Verb};
 use crate::sharding::ShardId;
-use crate::sql::class::Class;
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::facts::{Access, Doubt, Facts};
 use crate::sql::normalise::Literal;
 use crate::sql::{Body, Statement};
 
 use super::edit::{self, Edit};
+pub use columns::travels_in_binary;
+use names::StandIn;
 use piece::Piece;
-use tables::Tables;
+use tables::{Table, Tables};
+use views::Seen;
 
 /// A query that one shard does over rows of several.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +41,12 @@ pub struct Gather {
     pub shard: ShardId,
     /// Each table once, in the order in which the statement names them.
     pub fetches: Vec<Fetch>,
+    /// Views that are made anew once the tables are there, in this order.
+    pub views: Vec<View>,
     /// The statement's bytes in the text, and what is replaced in them where it runs.
     pub whole: Range<usize>,
     pub edits: Vec<Edit>,
+    pub gives: Gives,
     pub in_place: InPlace,
     pub end: End,
 }
@@ -57,6 +65,14 @@ pub struct Fetch {
     /// The columns of the primary key that the temporary table needs; mostly none.
     pub primary_key: Vec<Box<str>>,
     pub format: CopyFormat,
+}
+
+/// A view over the temporary tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    pub schema: Box<str>,
+    pub name: Box<str>,
+    pub create: Box<str>,
 }
 
 /// The shards that have the rows.
@@ -174,6 +190,23 @@ const WITHOUT_EFFECT: [&str; 67] = [
     "variance",
 ];
 
+/// What the text that runs over the rows gives the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    Rows,
+    /// The data of a COPY.
+    Copy,
+}
+
+/// A query in a text, which the statement around it hands on.
+pub struct Query<'a> {
+    pub text: &'a str,
+    /// The statement's bytes, and those of the query in it.
+    pub whole: Range<usize>,
+    pub query: Range<usize>,
+    pub facts: &'a Facts,
+}
+
 /// How the statement is gathered. `refusal` is why it is not done on one shard, and is given back when this does not help.
 pub fn gather(
     text: &str,
@@ -182,15 +215,48 @@ pub fn gather(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Gather, Refusal> {
-    let (Class::Data, None, Body::Facts(facts)) =
-        (&statement.class, &statement.hint, &statement.body)
-    else {
+    let (None, Body::Facts(facts)) = (&statement.hint, &statement.body) else {
         return Err(refusal);
     };
-    if !only_reads(facts) || goes_too_far(&refusal) {
+    let (gives, query_range) = match &statement.class {
+        Class::Data => (Gives::Rows, statement.range.clone()),
+        Class::Copy(Copy {
+            direction: CopyDirection::ToClient,
+            source: CopySource::Query(query),
+        }) => (Gives::Copy, query.clone()),
+        _ => return Err(refusal),
+    };
+    if !only_reads(facts) {
         return Err(refusal);
     }
-    let Some(tables) = Tables::of(facts, catalog, search_path) else {
+    let asked = Query {
+        text,
+        whole: statement.range.clone(),
+        query: query_range,
+        facts,
+    };
+    let gather = query(asked, catalog, search_path, refusal)?;
+    Ok(Gather { gives, ..gather })
+}
+
+/// How a query is gathered that only reads, whatever is done with its rows.
+pub fn query(
+    asked: Query<'_>,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+    refusal: Refusal,
+) -> Result<Gather, Refusal> {
+    let Query {
+        text,
+        whole,
+        query,
+        facts,
+    } = asked;
+    if goes_too_far(&refusal) {
+        return Err(refusal);
+    }
+    let views = views::seen(facts, catalog, search_path)?;
+    let Some(tables) = Tables::of(facts, &views, catalog, search_path) else {
         return Err(refusal);
     };
     let functions = Functions::of(facts, catalog);
@@ -205,7 +271,7 @@ pub fn gather(
         Some(_) => catalog.home,
         None => tables.shard(catalog),
     };
-    let Some(piece) = Piece::read(text, statement.range.clone()) else {
+    let Some(piece) = Piece::read(text, query) else {
         return Err(refusal);
     };
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
@@ -213,18 +279,27 @@ pub fn gather(
     if fetched.is_empty() {
         return Err(refusal);
     }
-    let edits = names::edits(&piece, facts, &tables, &fetched, search_path)?;
+    let stand_ins = stand_ins(&fetched, &views);
+    names::are_clear(facts, &tables, &views, &stand_ins, search_path)?;
+    let edits = names::edits(&piece, facts, &stand_ins)?;
+    let made = views.iter().map(|view| view.made(&tables, &stand_ins));
+    let made = made.collect::<Result<_, _>>()?;
     let sources = tables::Sources::new(text, facts, catalog, search_path);
     let reading = conditions::Reading {
         piece: &piece,
         facts,
         tables: &tables,
     };
-    let whole_rows = columns::WholeRows::of(&piece, facts);
-    let keys = columns::PrimaryKeys::of(&piece);
+    let of_views = || views.iter().map(|view| (&view.piece, &*view.facts));
+    let by_views = columns::Uses::of(of_views());
+    let by_all = columns::Uses::of([(&piece, facts)].into_iter().chain(of_views()));
     let fetches = fetched.iter().map(|table| {
-        let primary_key = keys.needed(table, catalog);
-        let needed = columns::needed(table, &piece, &whole_rows, primary_key);
+        let uses = match table.places[..] {
+            [] => &by_views,
+            _ => &by_all,
+        };
+        let primary_key = uses.primary_key(table, catalog);
+        let needed = uses.needed(table, primary_key);
         Fetch {
             schema: table.schema.into(),
             table: table.name.into(),
@@ -239,25 +314,47 @@ pub fn gather(
     Ok(Gather {
         shard,
         fetches: fetches.collect(),
-        whole: statement.range.clone(),
+        views: made,
+        whole,
         edits,
+        gives: Gives::Rows,
         in_place: tables.in_place(shard),
-        end: end(facts),
+        end: end([facts]
+            .into_iter()
+            .chain(views.iter().map(|view| &*view.facts))),
     })
+}
+
+/// What hides permanent relations while the statement runs.
+fn stand_ins<'a>(fetched: &[&Table<'a>], views: &[Seen<'a>]) -> Vec<StandIn<'a>> {
+    let tables = fetched.iter().map(|table| StandIn {
+        schema: table.schema,
+        name: table.name,
+    });
+    let views = views.iter().map(|view| StandIn {
+        schema: &view.name.0,
+        name: &view.name.1,
+    });
+    tables.chain(views).collect()
 }
 
 /// Whether the statement writes nothing, locks nothing and leaves nothing behind.
 fn only_reads(facts: &Facts) -> bool {
-    let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    let mut relations = facts.blocks.iter().flat_map(|block| &block.relations);
+    leaves_nothing(facts)
+        && facts.inserts.is_empty()
+        && relations.all(|relation| relation.access == Access::Read)
+}
+
+/// Whether the statement, besides what it writes, locks nothing and leaves nothing behind.
+pub fn leaves_nothing(facts: &Facts) -> bool {
     let is_read = |doubt: &Doubt| match doubt {
         Doubt::Natural => true,
         Doubt::Unread(what) => Doubt::NAMES.contains(&&**what),
         Doubt::Merge | Doubt::SelectInto => false,
     };
     !facts.locking
-        && facts.inserts.is_empty()
         && facts.leaves.is_empty()
-        && relations.clone().all(|relation| relation.access == Access::Read)
         && facts.doubts.iter().all(is_read)
         // A setting for the rest of the transaction is wanted on all its shards.
         && !facts.functions.iter().any(|function| &*function.name == "set_config")
@@ -270,13 +367,10 @@ fn goes_too_far(refusal: &Refusal) -> bool {
         .any(|reason| reason.kind().id == refusal.id)
 }
 
-fn end(facts: &Facts) -> End {
+fn end<'a>(run: impl Iterator<Item = &'a Facts>) -> End {
     let is_known = |name: &str| WITHOUT_EFFECT.contains(&name);
-    if facts
-        .functions
-        .iter()
-        .all(|function| function.schema.is_none() && is_known(&function.name))
-    {
+    let mut functions = run.flat_map(|facts| &facts.functions);
+    if functions.all(|function| function.schema.is_none() && is_known(&function.name)) {
         End::Rollback
     } else {
         End::Commit
@@ -320,6 +414,9 @@ impl Gather {
             }
             lines.push(line);
         }
+        for view in &self.views {
+            lines.push(format!("view    {}.{}", view.schema, view.name));
+        }
         if !self.edits.is_empty() {
             let runs = self.text(text.as_bytes(), &[]);
             lines.push(format!("runs    {}", String::from_utf8_lossy(&runs)));
@@ -360,7 +457,9 @@ impl Gather {
                 + fetch.conditions.len() * size_of::<Range<usize>>()
                 + keys
         };
+        let view = |view: &View| size_of::<View>() + view.create.len() + 2 * NAME;
         self.edits.len() * (size_of::<Edit>() + NAME)
+            + self.views.iter().map(view).sum::<usize>()
             + self.fetches.iter().map(fetch).sum::<usize>()
     }
 }

@@ -5,17 +5,20 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions.
+//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
 pub mod copy;
 pub mod counts;
 pub mod definitions;
+pub mod delivery;
 pub mod edit;
 pub mod everywhere;
 pub mod explained;
 pub mod gather;
+pub mod moves;
+pub mod numbered;
 mod outermost;
 pub mod rows;
 pub mod scatter;
@@ -25,6 +28,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
+use crate::sharding::ShardId;
 use crate::sql::{Body, Statement, select};
 
 use super::refusal::{Reason, Refusal};
@@ -32,10 +36,13 @@ use super::refusal::{Reason, Refusal};
 use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
 use definitions::Place;
+pub use delivery::Delivery;
 pub use edit::Edit;
 pub use everywhere::Everywhere;
 use explained::Explained;
 pub use gather::Gather;
+pub use moves::Move;
+pub use numbered::Numbered;
 pub use rows::Rows;
 pub use scatter::Scatter;
 pub use write::Write;
@@ -54,6 +61,10 @@ pub enum Spread {
     Rows(Rows),
     /// Every shard changes its own rows.
     Write(Write),
+    /// UPDATE that gives rows another key.
+    Move(Move),
+    /// INSERT ... SELECT of rows from other shards.
+    Delivery(Box<Delivery>),
     /// EXPLAIN of any of these.
     Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
@@ -62,6 +73,8 @@ pub enum Spread {
     CopyOut(CopyOut),
     /// On one of them, over rows that the others send.
     Gather(Gather),
+    /// Numbers are written into it first, and it is planned anew.
+    Numbered(Numbered),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -73,6 +86,9 @@ pub fn spread(
     search_path: &SearchPath,
     refusal: Refusal,
 ) -> Result<Rc<Spread>, Refusal> {
+    if let Some(numbered) = numbered::numbered(text, statement, catalog, search_path) {
+        return Ok(Rc::new(Spread::Numbered(numbered)));
+    }
     // Whoever names a shard wants that one.
     if statement.hint.is_some() {
         return Err(refusal);
@@ -115,15 +131,32 @@ pub fn spread(
     }))
 }
 
+/// All shards, in their order.
+pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
+    (0..catalog.shards.len())
+        .filter_map(|shard| u16::try_from(shard).ok())
+        .map(ShardId)
+        .collect()
+}
+
 /// Whether how a statement is spread depends on the values of literals in it: those of GROUP BY and ORDER BY may be numbers of columns, and
 /// are compared with those of the select list.
 pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
+    if names_sequence(text, statement.clone()) {
+        return true;
+    }
     let Some(select) = select::read(text, statement) else {
         return false;
     };
     let orders = select.order_by.iter().map(|item| &item.expression);
     let mut compared = select.group_by.iter().chain(orders);
     compared.any(|expression| select.has_literal(expression))
+}
+
+/// Whether another literal may name a sequence that is known.
+fn names_sequence(text: &str, statement: Range<usize>) -> bool {
+    let words = crate::sql::words(&text[statement]);
+    words.is_ok_and(|words| words.iter().any(|word| &**word == "nextval"))
 }
 
 /// A statement that changes rows; `None`: it is none.
@@ -134,8 +167,19 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
     everywhere::copies(asked)
         .map(|done| done.map(Spread::Everywhere))
         .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
-        .or_else(|| write::insert_select(asked).map(|done| done.map(Spread::Write)))
+        .or_else(|| insert_select(asked))
+        .or_else(|| moves::moved(asked).map(|done| done.map(Spread::Move)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+}
+
+/// INSERT ... SELECT: each shard its own rows, or rows of others are brought.
+fn insert_select(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    match write::insert_select(asked) {
+        Some(Ok(write)) => Some(Ok(Spread::Write(write))),
+        refused => delivery::delivered(asked)
+            .map(|done| done.map(|delivery| Spread::Delivery(Box::new(delivery))))
+            .or(refused.map(|done| done.map(Spread::Write))),
+    }
 }
 
 impl Spread {
@@ -147,10 +191,13 @@ impl Spread {
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
+            Spread::Move(moved) => moved.describe(text),
+            Spread::Delivery(delivery) => delivery.describe(text, catalog),
             Spread::Gather(gather) => gather.describe(text, catalog),
             Spread::CopyIn(copy) if copy.key.is_none() => "goes    to every shard".to_owned(),
             Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
             Spread::CopyOut(_) => "goes    to every shard".to_owned(),
+            Spread::Numbered(numbered) => numbered.describe(),
         }
     }
 
@@ -167,7 +214,10 @@ impl Spread {
             Spread::Explain(explained) => explained.move_places(to),
             Spread::Everywhere(_) | Spread::Write(_) => {}
             Spread::Rows(rows) => rows.move_places(to),
+            Spread::Move(moved) => moved.move_places(to),
+            Spread::Delivery(delivery) => delivery.move_places(to),
             Spread::Gather(gather) => gather.move_places(to),
+            Spread::Numbered(numbered) => numbered.move_places(to),
         }
     }
 
@@ -184,6 +234,9 @@ impl Spread {
             Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) | Spread::Write(_) => 0,
             Spread::Rows(rows) => rows.bytes(),
+            Spread::Move(moved) => moved.bytes(),
+            Spread::Numbered(numbered) => numbered.bytes(),
+            Spread::Delivery(delivery) => size_of::<Delivery>() + delivery.bytes(),
         }
     }
 }

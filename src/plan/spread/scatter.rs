@@ -5,11 +5,13 @@
 
 use std::mem::size_of;
 
-use crate::catalog::{Catalog, SearchPath};
+use crate::catalog::{Catalog, DistributionId, SearchPath};
 use crate::plan::bind::Values;
+use crate::plan::proof::Prover;
+use crate::plan::scope::{Meaning, Node, Scope};
 use crate::plan::words::ParameterPlaces;
-use crate::plan::{proof::Prover, scope::Scope};
 use crate::sql::class::Class;
+use crate::sql::facts::Operand;
 use crate::sql::select::{self, SetOperation};
 use crate::sql::{Body, Statement};
 
@@ -172,6 +174,85 @@ pub fn scatter(
     let prover = Prover::new(&scope, &places).ok()?;
     let anchor = colocated::anchor(&select, &scope, &prover)?;
     Outermost::new(&select, &scope, &prover, &anchor).scatter()
+}
+
+/// A query whose rows are those of all shards together, each with the key of the rows that it is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keyed {
+    pub distribution: DistributionId,
+    /// For each column of the key in turn, the places in the select list that have it, at least one.
+    pub places: Vec<Vec<usize>>,
+    /// Whether each row is a row of one table.
+    pub made_from: MadeFrom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MadeFrom {
+    /// The statement's only relation.
+    OneTable,
+    More,
+}
+
+/// Whether all shards' rows of a query can stand for a table that is sharded by some of its columns.
+pub fn keyed(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<Keyed> {
+    let found = scatter(text, statement, catalog, search_path)?;
+    let Body::Facts(facts) = &statement.body else {
+        return None;
+    };
+    let is_plain = found.merge == Merge::Concat
+        && (found.limit, found.offset) == (None, None)
+        && !facts.locking
+        && !facts
+            .functions
+            .iter()
+            .any(|function| catalog.functions.may_be_volatile(&function.name));
+    if !is_plain {
+        return None;
+    }
+    let select = select::read(text, statement.range.clone())?;
+    let scope = Scope::new(facts, catalog, search_path);
+    let places = ParameterPlaces::of(&text[statement.range.clone()], &scope, &[]);
+    let prover = Prover::new(&scope, &places).ok()?;
+    let anchor = colocated::anchor(&select, &scope, &prover)?;
+    let block = facts.blocks.first()?;
+    let has = |key: Node<'_>, operand: &Operand| {
+        let Operand::Column(reference) = operand else {
+            return false;
+        };
+        let node = scope.resolve(0, reference);
+        node.is_some_and(|node| {
+            scope.type_of(node) == scope.type_of(key) && prover.equals(node, key)
+        })
+    };
+    let places_of = |key: Node<'_>| {
+        let output = block.output.iter().enumerate();
+        let having = output.filter(|(_, operand)| has(key, operand));
+        let places: Vec<usize> = having.map(|(place, _)| place).collect();
+        (!places.is_empty()).then_some(places)
+    };
+    let Node::Column { relation, .. } = *anchor.key.first()? else {
+        return None;
+    };
+    let Meaning::Sharded { distribution, .. } = scope.known(0, relation).meaning else {
+        return None;
+    };
+    Some(Keyed {
+        distribution,
+        places: anchor
+            .key
+            .iter()
+            .map(|key| places_of(*key))
+            .collect::<Option<_>>()?,
+        made_from: match (&facts.blocks[..], &block.relations[..]) {
+            ([_], [_]) => MadeFrom::OneTable,
+            _ => MadeFrom::More,
+        },
+    })
 }
 
 impl Scatter {

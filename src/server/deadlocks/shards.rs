@@ -107,7 +107,7 @@ impl Shards {
             let known = self.known.get(&(Box::from(database), shard));
             let table = known.and_then(|known| known.table);
             let able = known.is_none_or(|known| known.may_be_asked(now));
-            able.then(|| async move {
+            able.then_some(async move {
                 let look = in_time(look(topology, database, shard, &pids, table));
                 (shard, look.await)
             })
@@ -144,7 +144,7 @@ impl Shards {
         let writing = notes.into_iter().filter_map(|(shard, notes)| {
             let known = self.known.get(&(Box::from(database), shard))?;
             let table = known.table;
-            known.wants(&notes, now).then(|| async move {
+            known.wants(&notes, now).then_some(async move {
                 let sql = table::note(proxy, &notes);
                 let write = in_time(write(topology, database, shard, &sql, table, install));
                 (shard, write.await, notes)

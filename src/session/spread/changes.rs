@@ -18,13 +18,13 @@ use crate::session::transaction::Transaction;
 use crate::sharding::ShardId;
 
 /// OIDs of types below this one are the same on every server (`FirstNormalObjectId`).
-const FIRST_OWN_OID: u32 = 16_384;
+pub(super) const FIRST_OWN_OID: u32 = 16_384;
 
 /// The most bytes of rows that are kept to be brought into the order of the statement's own rows.
-const MOST_KEPT: usize = 64 << 20;
+pub(super) const MOST_KEPT: usize = 64 << 20;
 
 /// How shards' answers become the client's.
-enum Answer {
+pub(super) enum Answer {
     /// Counts add up, rows come shard by shard.
     All,
     /// The same, with rows in the order of the statement's: for each of these the place of its shard.
@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Runs a text on each shard in one transaction and tells the client what came of it.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         call: &Call<'_>,
         shards: &[ShardId],
@@ -239,7 +239,7 @@ impl Session {
     }
 
     /// The parameters' types as this shard numbers them. A shard's text may lack the places that tell a parameter's type.
-    async fn types_on(
+    pub(super) async fn types_on(
         &mut self,
         call: &Call<'_>,
         link: &mut Link,

@@ -7,16 +7,23 @@ use crate::execution::branch::{self, Audience, Branch, Failure};
 use crate::execution::client::ClientError;
 use crate::execution::copy::{Locate, Splitter};
 use crate::plan::bind::shard_of;
+use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::copy::{CopyIn, CopyOut};
 use crate::session::link::Link;
+use crate::session::numbers::AsOf;
 use crate::session::respond::{End, Fault};
 use crate::session::{HIGH_WATER, Session};
 use crate::sharding::{KeyValue, ShardId};
 use crate::sql::copy::CopyFormat;
+use crate::wire::answer::Severity;
 use crate::wire::frame::{self, Frame, HEADER};
 
 /// What a shard gets in one CopyData message, bytes, about.
 const CHUNK: usize = 32 * 1024;
+
+/// Rows that numbers are taken for at first, and at most.
+const FIRST_NUMBERS: usize = 32;
+const MOST_NUMBERS: usize = 8192;
 
 /// A COPY FROM STDIN on its way.
 pub struct SplitCopy {
@@ -29,6 +36,15 @@ pub struct SplitCopy {
     telling: Telling,
     /// Bytes of a CopyData message that are still to come.
     rest: usize,
+    /// When the first numbers were taken.
+    as_of: AsOf,
+}
+
+/// Why the client's data are looked away from.
+enum Step {
+    Ended(Ending),
+    /// Rows wait for numbers.
+    Numbers,
 }
 
 /// How the client ended its data.
@@ -39,10 +55,19 @@ enum Ending {
 }
 
 /// Waits until every shard asks for data.
-struct Asked {
+pub(super) struct Asked {
     said: Vec<bool>,
     /// The body of CopyInResponse.
     response: Vec<u8>,
+}
+
+impl Asked {
+    pub(super) fn new(shards: usize) -> Asked {
+        Asked {
+            said: vec![false; shards],
+            response: Vec::new(),
+        }
+    }
 }
 
 impl Audience for Asked {
@@ -88,13 +113,13 @@ impl Tally {
 }
 
 /// Shards end their COPY FROM; one branch of those that all got the same counts.
-struct Ended {
-    tally: Tally,
-    counts: Counts,
+pub(super) struct Ended {
+    pub tally: Tally,
+    pub counts: Counts,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Counts {
+pub(super) enum Counts {
     All,
     First,
 }
@@ -208,16 +233,23 @@ impl Session {
                     .collect()
             }
         };
+        let mut splitter = Splitter::new(
+            copy.form.clone(),
+            copy.table.clone(),
+            key,
+            &copy.numbered,
+            shards.len(),
+        );
+        let as_of = self.numbers_as_of();
+        self.check_numbers_of_others(&splitter)?;
+        self.draw_rows(&mut splitter, FIRST_NUMBERS).await?;
         let own = self.begin_own(call.telling);
         let mut links = match self.enlist_for(call, &shards).await {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,
         };
-        let text = String::from_utf8_lossy(call.own_text()).into_owned();
-        let mut asked = Asked {
-            said: vec![false; links.len()],
-            response: Vec::new(),
-        };
+        let text = String::from_utf8_lossy(&copy.text(call.own_text())).into_owned();
+        let mut asked = Asked::new(links.len());
         let result = {
             self.show_running(&mut links);
             let mut branches = Vec::with_capacity(links.len());
@@ -232,8 +264,8 @@ impl Session {
         if let Err(failure) = result {
             return self.abandon_copy(links, own, failure).await;
         }
-        branch::pass_on(b'G', &asked.response, &mut self.client.outbox);
-        let splitter = Splitter::new(copy.form.clone(), copy.table.clone(), key, links.len());
+        let response = without_columns(&asked.response, copy.numbered.len());
+        branch::pass_on(b'G', &response, &mut self.client.outbox);
         self.copy_in = Some(Box::new(SplitCopy {
             links,
             shards,
@@ -242,6 +274,7 @@ impl Session {
             own,
             telling: call.telling,
             rest: 0,
+            as_of,
         }));
         Ok(())
     }
@@ -256,10 +289,14 @@ impl Session {
         let SplitCopy {
             links,
             own,
-            splitter: _,
+            splitter,
             distribution,
+            as_of,
             ..
         } = *copy;
+        for numbers in splitter.numbers {
+            self.give_back_numbers(&numbers.column.sequence, numbers.left, as_of);
+        }
         let done = match moved {
             Ok(Ending::Done) => self.end_copy(links, own, distribution.is_some()).await,
             Ok(Ending::Failed(words)) => self.fail_copy(links, own, &words).await,
@@ -310,7 +347,44 @@ impl Session {
             .iter_mut()
             .map(|link| Branch::new(link.server()))
             .collect();
-        std::future::poll_fn(|cx| self.poll_rows(cx, &mut branches, splitter, rest, &locate)).await
+        let mut count = FIRST_NUMBERS;
+        loop {
+            let step = std::future::poll_fn(|cx| {
+                self.poll_rows(cx, &mut branches, splitter, rest, &locate)
+            });
+            match step.await? {
+                Step::Ended(ending) => return Ok(ending),
+                Step::Numbers => {
+                    count = (2 * count).min(MOST_NUMBERS);
+                    let drawn = self.draw_rows(splitter, count).await;
+                    drawn.map_err(|fault| Stopped::Failure(failure_of(&fault)))?;
+                    splitter.feed(&[], &locate).map_err(Stopped::Failure)?;
+                }
+            }
+        }
+    }
+
+    /// Numbers for so many rows to come.
+    async fn draw_rows(&mut self, splitter: &mut Splitter, rows: usize) -> Result<(), Fault> {
+        for numbers in &mut splitter.numbers {
+            let sequence = numbers.column.sequence.clone();
+            numbers
+                .left
+                .extend(self.take_numbers(&sequence, rows).await?);
+        }
+        Ok(())
+    }
+
+    /// While a COPY goes on, its numbers are taken beside the transaction, which must not keep others from them.
+    fn check_numbers_of_others(&self, splitter: &Splitter) -> Result<(), Fault> {
+        if splitter.numbers.is_empty() || !self.has_changed_sequences() {
+            return Ok(());
+        }
+        let message = "the transaction has made or set sequences, whose numbers nobody else can take before its end";
+        Err(Fault::Refused(Refusal::new(
+            Reason::SequenceDefault,
+            message,
+        )))
     }
 
     fn poll_rows(
@@ -320,7 +394,7 @@ impl Session {
         splitter: &mut Splitter,
         rest: &mut usize,
         locate: &Locate<'_>,
-    ) -> Poll<Result<Ending, Stopped>> {
+    ) -> Poll<Result<Step, Stopped>> {
         loop {
             if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
                 return Poll::Ready(Err(Stopped::End(End::Client)));
@@ -370,7 +444,7 @@ impl Session {
             }
             match ending {
                 Err(stopped) => return Poll::Ready(Err(stopped)),
-                Ok(Some(ending)) => return Poll::Ready(Ok(ending)),
+                Ok(Some(step)) => return Poll::Ready(Ok(step)),
                 Ok(None) => {}
             }
             match self
@@ -512,8 +586,11 @@ fn take_data(
     limit: usize,
     splitter: &mut Splitter,
     locate: &Locate<'_>,
-) -> Result<Option<Ending>, Stopped> {
+) -> Result<Option<Step>, Stopped> {
     while *taken < inbox.len() {
+        if splitter.is_behind() && splitter.needs_numbers() {
+            return Ok(Some(Step::Numbers));
+        }
         if *rest > 0 {
             let end = inbox.len().min(*taken + *rest);
             splitter
@@ -527,15 +604,21 @@ fn take_data(
             frame::first(inbox, *taken, limit).map_err(|error| Stopped::End(End::Frame(error)))?;
         match frame {
             Frame::Whole { tag, range } => {
+                let start = *taken;
                 *taken = range.end;
                 let body = &inbox[range][HEADER..];
                 match tag {
                     b'd' => splitter.feed(body, locate).map_err(Stopped::Failure)?,
                     b'c' => {
                         splitter.finish(locate).map_err(Stopped::Failure)?;
-                        return Ok(Some(Ending::Done));
+                        if splitter.is_behind() {
+                            // It is looked at again when there are numbers.
+                            *taken = start;
+                            return Ok(Some(Step::Numbers));
+                        }
+                        return Ok(Some(Step::Ended(Ending::Done)));
                     }
-                    b'f' => return Ok(Some(Ending::Failed(body.to_vec()))),
+                    b'f' => return Ok(Some(Step::Ended(Ending::Failed(body.to_vec())))),
                     // A server that reads COPY data ignores them.
                     b'H' | b'S' => {}
                     other => return Err(Stopped::End(End::CopyInterrupted(other))),
@@ -552,6 +635,26 @@ fn take_data(
         }
     }
     Ok(None)
+}
+
+/// A CopyInResponse without its first columns, which the client does not know of.
+fn without_columns(response: &[u8], count: usize) -> Vec<u8> {
+    let formats = response.get(3 + 2 * count..).unwrap_or_default();
+    let left = u16::try_from(formats.len() / 2).expect("fewer than there were");
+    let mut body = response.get(..1).unwrap_or(&[0]).to_vec();
+    body.extend_from_slice(&left.to_be_bytes());
+    body.extend_from_slice(formats);
+    body
+}
+
+/// As if a shard had said it.
+fn failure_of(fault: &Fault) -> Failure {
+    let mut said = Vec::new();
+    fault.write(Severity::Error, &mut said);
+    Failure::Server {
+        branch: 0,
+        error: said.split_off(HEADER.min(said.len())),
+    }
 }
 
 fn push_data(data: &[u8], out: &mut Vec<u8>) {

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use super::{Call, Description, Telling, all_shards, with_formats};
 use crate::backend::server::Server;
 use crate::catalog::Catalog;
+use crate::config;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_on};
 use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, InPlace, Origin};
+use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::respond::Fault;
@@ -48,8 +49,8 @@ enum Block {
 }
 
 /// Where rows are gathered.
-struct Gatherer {
-    link: Link,
+pub(super) struct Gatherer {
+    pub link: Link,
     block: Block,
 }
 
@@ -64,10 +65,13 @@ struct Transfer<'a> {
 }
 
 /// One execution.
-struct Gathering<'a> {
+pub(super) struct Gathering<'a> {
     call: &'a Call<'a>,
     gather: &'a Gather,
     transfers: Vec<Transfer<'a>>,
+    /// What else is made where rows are gathered, once they are there.
+    pub also: Vec<String>,
+    timeout: Duration,
     limits: Limits,
     size: Size,
 }
@@ -76,16 +80,7 @@ impl Session {
     pub(super) async fn gather(&mut self, call: &Call<'_>, gather: &Gather) -> Result<(), Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
-        let mut gathering = Gathering {
-            call,
-            gather,
-            transfers: transfers(call, gather, &catalog),
-            limits: Limits {
-                rows: config.gather.max_rows as u64,
-                bytes: config.gather.max_bytes.0,
-            },
-            size: Size::default(),
-        };
+        let mut gathering = Gathering::new(call, gather, &catalog, &config.gather);
         let own = self.transaction == Transaction::Idle;
         let mut links = self.enlist(&gathering.shards()).await?;
         let gatherer = match own {
@@ -111,12 +106,7 @@ impl Session {
             .collect();
         self.card.set_also_running(running);
         let done = self
-            .gather_on(
-                &mut gathering,
-                &mut gatherer,
-                &mut links,
-                config.gather.timeout,
-            )
+            .gather_on(&mut gathering, &mut gatherer, &mut links)
             .await;
         let Gatherer { link, block } = gatherer;
         match block {
@@ -146,22 +136,8 @@ impl Session {
         let Some(mut link) = take_of(links, gather.shard) else {
             return Ok(None);
         };
-        let writable = match link.ask(MODES, &self.worker).await.as_deref() {
-            Some(modes) if modes.starts_with("off") => Ok(true),
-            // Another connection would read its tables at another moment, and without what this one has written.
-            Some(modes)
-                if gather.in_place == InPlace::Nothing
-                    || modes.ends_with(" read committed")
-                        && !links.iter().chain([&link]).any(Link::has_written) =>
-            {
-                Ok(false)
-            }
-            _ => Err(Fault::Refused(Refusal::new(
-                Reason::GatherReadOnly,
-                "the query needs rows of several shards in temporary tables, which a transaction that only reads cannot have",
-            ))),
-        };
-        if let Ok(true) = writable {
+        let modes = link.ask(MODES, &self.worker).await;
+        if modes.as_ref().is_some_and(|modes| modes.starts_with("off")) {
             link.cannot_prepare("used temporary tables, for a query over rows of several shards");
             return Ok(Some(Gatherer {
                 link,
@@ -169,8 +145,37 @@ impl Session {
             }));
         }
         links.push(link);
-        writable?;
-        let lent = self.checkout(gather.shard).await?;
+        if !sees_the_same(gather, modes.as_deref(), links) {
+            return Err(Fault::Refused(Refusal::new(
+                Reason::GatherReadOnly,
+                "the query needs rows of several shards in temporary tables, which a transaction that only reads cannot have",
+            )));
+        }
+        self.beside(gather.shard).await.map(Some)
+    }
+
+    /// Whether a connection beside the participants of the client's transaction would read what they read.
+    pub(super) async fn may_gather_beside(
+        &mut self,
+        links: &mut [Link],
+        gather: &Gather,
+    ) -> Result<(), Fault> {
+        let modes = match links.first_mut() {
+            Some(first) => first.ask(MODES, &self.worker).await,
+            None => None,
+        };
+        if sees_the_same(gather, modes.as_deref(), links) {
+            return Ok(());
+        }
+        Err(Fault::Refused(Refusal::new(
+            Reason::GatherReadOnly,
+            "the query also reads reference or single tables, which another connection would see as of another moment",
+        )))
+    }
+
+    /// A connection that gathers beside the participants, in a transaction that begins as the client's did.
+    pub(super) async fn beside(&mut self, shard: ShardId) -> Result<Gatherer, Fault> {
+        let lent = self.checkout(shard).await?;
         self.link_up(Link::new(lent, Phase::Working, self.mode));
         let brought = self.bring_up(Phase::Working).await;
         let Some(mut link) = self.link.take() else {
@@ -179,15 +184,11 @@ impl Session {
         // Without success it is not in a known state, and is closed.
         brought?;
         run(link.server(), "SET TRANSACTION READ WRITE", &self.worker).await?;
-        links.push(link);
-        self.join(links);
-        let Some(link) = links.pop() else {
-            return Err(Fault::Told);
-        };
-        Ok(Some(Gatherer {
+        self.join(std::slice::from_ref(&link));
+        Ok(Gatherer {
             link,
             block: Block::Beside,
-        }))
+        })
     }
 
     /// Brings the rows, runs the query and tells the client its answer.
@@ -196,7 +197,6 @@ impl Session {
         gathering: &mut Gathering<'_>,
         gatherer: &mut Gatherer,
         sources: &mut [Link],
-        timeout: Duration,
     ) -> Result<(), Failure> {
         let call = gathering.call;
         let description = self
@@ -205,20 +205,21 @@ impl Session {
         if call.statement.leaves.contains(&Leaves::Unseen) {
             gatherer.link.unsettle();
         }
-        let worker = Rc::clone(&self.worker);
-        let bringing = self.bring(gathering, gatherer, sources);
-        match worker.shared.timers.timeout(timeout, bringing).await {
-            Ok(brought) => brought?,
-            Err(_) => return Err(gathering.too_slow(timeout)),
-        }
-        let tag = self
-            .run_gathered(gathering, &mut gatherer.link, &description)
-            .await?;
+        self.bring_in_time(gathering, gatherer, sources).await?;
+        let tag = match gathering.gather.gives {
+            Gives::Rows => {
+                self.run_gathered(gathering, &mut gatherer.link, &description)
+                    .await?
+            }
+            Gives::Copy => self.copy_gathered(gathering, &mut gatherer.link).await?,
+        };
         let end = match (gatherer.block, gathering.gather.end) {
+            // Temporary tables end with it, and take their views with them.
             (Block::Own, End::Commit) => "COMMIT".to_owned(),
             (Block::Own, End::Rollback) => "ROLLBACK".to_owned(),
             (Block::Client, _) => {
-                let drops = gathering.gather.fetches.iter().map(Fetch::drop);
+                let views = gathering.gather.views.iter().rev().map(View::drop);
+                let drops = views.chain(gathering.gather.fetches.iter().map(Fetch::drop));
                 drops.collect::<Vec<_>>().join("; ")
             }
             (Block::Beside, _) => String::new(),
@@ -228,6 +229,21 @@ impl Session {
         Ok(())
     }
 
+    pub(super) async fn bring_in_time(
+        &mut self,
+        gathering: &mut Gathering<'_>,
+        gatherer: &mut Gatherer,
+        sources: &mut [Link],
+    ) -> Result<(), Failure> {
+        let worker = Rc::clone(&self.worker);
+        let timeout = gathering.timeout;
+        let bringing = self.bring(gathering, gatherer, sources);
+        match worker.shared.timers.timeout(timeout, bringing).await {
+            Ok(brought) => brought,
+            Err(_) => Err(gathering.too_slow(timeout)),
+        }
+    }
+
     /// Makes the temporary tables and fills them.
     async fn bring(
         &mut self,
@@ -235,14 +251,13 @@ impl Session {
         gatherer: &mut Gatherer,
         sources: &mut [Link],
     ) -> Result<(), Failure> {
-        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
         let mut as_text = gathering
             .gather
             .fetches
             .iter()
             .filter(|fetch| fetch.format == CopyFormat::Text);
         if let Some(fetch) = as_text.next()
-            && self.settings.get("extra_float_digits").is_some_and(rounds)
+            && self.rounds_in_text()
         {
             return Err(Failure::Ours {
                 sqlstate: "0A000",
@@ -273,12 +288,21 @@ impl Session {
                 afterwards.push(fetch.analyze());
             }
         }
+        let views = gathering.gather.views.iter();
+        afterwards.extend(views.map(|view| view.create.to_string()));
+        afterwards.append(&mut gathering.also);
         if gatherer.block == Block::Beside {
             afterwards.push("SET TRANSACTION READ ONLY".to_owned());
         }
         self.tell(&mut gatherer.link, &afterwards.join("; "))
             .await?;
         Ok(())
+    }
+
+    /// Whether numbers lose digits when they are written as text.
+    pub(super) fn rounds_in_text(&self) -> bool {
+        let rounds = |digits: &str| digits.trim().parse::<i32>().is_ok_and(|digits| digits < 1);
+        self.settings.get("extra_float_digits").is_some_and(rounds)
     }
 
     /// Fills one table with the rows of the shards that are not the gathering connection's own.
@@ -379,6 +403,22 @@ impl Session {
         Ok(answer.tag)
     }
 
+    /// Runs the client's COPY; its data are the client's, its tag is given.
+    async fn copy_gathered(
+        &mut self,
+        gathering: &Gathering<'_>,
+        link: &mut Link,
+    ) -> Result<Vec<u8>, Failure> {
+        let call = gathering.call;
+        let text = utf8(gathering.gather.text(call.text, call.literals))?;
+        let mut data = Data(Vec::new());
+        let mut branch = Branch::new(link.server());
+        branch.query(&text);
+        let branches = std::slice::from_mut(&mut branch);
+        branch::attend(&mut self.client, branches, &self.worker.scratch, &mut data).await?;
+        Ok(data.0)
+    }
+
     /// Runs statements of ours; how many rows each of those that store some has stored.
     async fn tell(&mut self, link: &mut Link, sql: &str) -> Result<Vec<u64>, Failure> {
         let mut stored = Stored(Vec::new());
@@ -417,7 +457,7 @@ impl Session {
     }
 
     /// A connection beside the client's transaction goes back to its pool.
-    async fn leave_beside(&mut self, mut link: Link) {
+    pub(super) async fn leave_beside(&mut self, mut link: Link) {
         self.card.company.leave(link.canceller());
         if !link.is_settled() {
             stop(link.server());
@@ -434,15 +474,35 @@ impl Session {
 }
 
 /// Stops what runs. A server that waits for COPY data hears nothing else, and one that does not overlooks it.
-fn stop(server: &mut Server) {
+pub(super) fn stop(server: &mut Server) {
     server.push(COPY_FAIL);
     server.pipeline.copy_ended();
     server.canceller.cancel_meanwhile();
 }
 
-impl Gathering<'_> {
+impl<'a> Gathering<'a> {
+    pub(super) fn new(
+        call: &'a Call<'a>,
+        gather: &'a Gather,
+        catalog: &Catalog,
+        config: &config::Gather,
+    ) -> Gathering<'a> {
+        Gathering {
+            call,
+            gather,
+            transfers: transfers(call, gather, catalog),
+            also: Vec::new(),
+            timeout: config.timeout,
+            limits: Limits {
+                rows: config.max_rows as u64,
+                bytes: config.max_bytes.0,
+            },
+            size: Size::default(),
+        }
+    }
+
     /// Those that send rows, and the one that gathers them, in their order.
-    fn shards(&self) -> Vec<ShardId> {
+    pub(super) fn shards(&self) -> Vec<ShardId> {
         let sending = self
             .transfers
             .iter()
@@ -544,6 +604,14 @@ fn transfers<'a>(call: &Call<'_>, gather: &'a Gather, catalog: &Catalog) -> Vec<
     gather.fetches.iter().map(transfer).collect()
 }
 
+/// Whether a query reads on another connection what it would in this transaction: not tables at another moment, or without what was written.
+fn sees_the_same(gather: &Gather, modes: Option<&str>, links: &[Link]) -> bool {
+    modes.is_some_and(|modes| {
+        gather.in_place == InPlace::Nothing
+            || modes.ends_with(" read committed") && !links.iter().any(Link::has_written)
+    })
+}
+
 /// The link to this shard.
 fn take_of(links: &mut Vec<Link>, shard: ShardId) -> Option<Link> {
     let place = links.iter().position(|link| link.shard() == shard)?;
@@ -576,6 +644,20 @@ impl Audience for Rows {
             }
             b'D' => pass_on(tag, body, out),
             b'C' => self.tag = body.to_vec(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a COPY to the client says. The tag is kept until all is done.
+struct Data(Vec<u8>);
+
+impl Audience for Data {
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        match tag {
+            b'H' | b'd' | b'c' => pass_on(tag, body, out),
+            b'C' => self.0 = body.to_vec(),
             _ => {}
         }
         Ok(())

@@ -7,8 +7,10 @@
 mod atomic;
 mod changes;
 pub mod copy;
+mod delivery;
 mod explain;
 mod gather;
+mod moves;
 pub mod portal;
 mod scatter;
 
@@ -120,12 +122,7 @@ impl<'a> Call<'a> {
     }
 }
 
-pub fn all_shards(catalog: &Catalog) -> Vec<ShardId> {
-    (0..catalog.shards.len())
-        .filter_map(|shard| u16::try_from(shard).ok())
-        .map(ShardId)
-        .collect()
-}
+pub use crate::plan::spread::all_shards;
 
 impl Session {
     /// A simple query that several shards do.
@@ -169,6 +166,9 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::SetsSequence) {
+            self.sets_sequence();
+        }
         let own = self.begin_atomic_read(call).await?;
         let done = self.spread_now(call).await;
         self.end_own(own, done).await
@@ -180,10 +180,17 @@ impl Session {
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
+            Spread::Move(moved) => self.do_move(call, moved).await,
+            Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
+            // It has got them before it comes here.
+            Spread::Numbered(_) => match &call.statement.plan {
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
+            },
         }
     }
 
@@ -231,7 +238,7 @@ impl Session {
     }
 
     /// What ran before in the same unit of work is waited for.
-    async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
+    pub(super) async fn end_unit_of_others(&mut self) -> Result<(), Fault> {
         let Some(link) = &self.link else {
             return Ok(());
         };
@@ -349,6 +356,23 @@ impl Session {
         attended
     }
 
+    /// Runs a statement of one connection once for each of these rows of parameters.
+    pub(super) async fn converse_each(
+        &mut self,
+        link: &mut Link,
+        question: &Question<'_>,
+        rows: &[Vec<u8>],
+        audience: &mut impl Audience,
+    ) -> Result<(), Failure> {
+        self.show_running(std::slice::from_mut(link));
+        let mut branch = Branch::new(link.server());
+        branch.ask_each(question, rows);
+        let one = std::slice::from_mut(&mut branch);
+        let attended = branch::attend(&mut self.client, one, &self.worker.scratch, audience).await;
+        self.silence(one, Silence::Waits).await;
+        attended
+    }
+
     /// Cancel requests of the client go to all of these.
     pub(super) fn show_running(&mut self, links: &mut [Link]) {
         let running = links
@@ -379,6 +403,7 @@ impl Session {
             Failure::Broken { error, words, .. } => Fault::Broken(error, words),
             // The next step of the session finds it gone.
             Failure::Client(_) => Fault::Told,
+            Failure::Refused(refusal) => Fault::Refused(refusal),
             Failure::Ours {
                 sqlstate,
                 message,

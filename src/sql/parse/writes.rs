@@ -163,18 +163,30 @@ impl Extraction {
         assignments: &[ast::Assignment],
         block: usize,
     ) -> Result<(), Unread> {
-        let mut columns = Vec::new();
+        let (mut columns, mut values) = (Vec::new(), Vec::new());
         for assignment in assignments {
             match &assignment.target {
-                ast::AssignmentTarget::ColumnName(name) => columns.push(first_part(name)?),
+                ast::AssignmentTarget::ColumnName(name) => {
+                    columns.push(first_part(name)?);
+                    // A part of a column's value is not the whole.
+                    values.push(match name.0.len() {
+                        1 => conditions::operand(&assignment.value),
+                        _ => Operand::Unknown,
+                    });
+                }
                 ast::AssignmentTarget::Tuple(names) => {
                     for name in names {
                         columns.push(first_part(name)?);
+                        values.push(Operand::Unknown);
                     }
                 }
             }
         }
-        self.facts.assignments.push(Assignment { table, columns });
+        self.facts.assignments.push(Assignment {
+            table,
+            columns,
+            values,
+        });
         self.walk(
             assignments
                 .iter()

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::catalog::Catalog;
-use crate::sql::facts::{Doubt, Facts, Source};
+use crate::sql::facts::{Access, Doubt, Facts, Source};
 use crate::sql::lexer::Kind;
 
 use super::piece::Piece;
@@ -19,8 +19,43 @@ const NUMBERED: [u32; 24] = [
     4089, 4090, 4096, 4097, 4191, 4192, 1033, 1034,
 ];
 
+/// What the texts that run need of tables: the statement, and the queries of views.
+pub struct Uses<'p> {
+    names: HashSet<&'p str>,
+    whole_rows: WholeRows,
+    primary_keys: PrimaryKeys,
+}
+
+impl<'p> Uses<'p> {
+    pub fn of<'a: 'p>(texts: impl Iterator<Item = (&'p Piece<'a>, &'p Facts)>) -> Uses<'p> {
+        let mut uses = Uses {
+            names: HashSet::new(),
+            whole_rows: WholeRows::Of(HashSet::new()),
+            primary_keys: PrimaryKeys::Unneeded,
+        };
+        for (piece, facts) in texts {
+            uses.names.extend(piece.names());
+            uses.whole_rows = uses.whole_rows.and(WholeRows::of(piece, facts));
+            if let PrimaryKeys::Needed = PrimaryKeys::of(piece) {
+                uses.primary_keys = PrimaryKeys::Needed;
+            }
+        }
+        uses
+    }
+
+    /// The columns of the table's primary key, when the temporary table needs it.
+    pub fn primary_key<'c>(&self, table: &Table<'_>, catalog: &'c Catalog) -> &'c [Box<str>] {
+        self.primary_keys.needed(table, catalog)
+    }
+
+    /// At least one column, because rows count too.
+    pub fn needed(&self, table: &Table<'_>, primary_key: &[Box<str>]) -> Columns {
+        needed(table, &self.names, &self.whole_rows, primary_key)
+    }
+}
+
 /// Whether rows are used as wholes somewhere, so that no column can be left out.
-pub enum WholeRows {
+enum WholeRows {
     /// `*`, a NATURAL join, an alias that renames: of any table.
     All,
     /// Tables' names and aliases that stand as values.
@@ -28,7 +63,7 @@ pub enum WholeRows {
 }
 
 impl WholeRows {
-    pub fn of(piece: &Piece<'_>, facts: &Facts) -> WholeRows {
+    fn of(piece: &Piece<'_>, facts: &Facts) -> WholeRows {
         let renamed = |doubt: &Doubt| matches!(doubt, Doubt::Natural | Doubt::Unread(_));
         if facts.doubts.iter().any(renamed) || (0..piece.len()).any(|at| is_wildcard(piece, at)) {
             return WholeRows::All;
@@ -44,7 +79,8 @@ impl WholeRows {
         }
         let mut called: HashMap<&str, usize> = HashMap::new();
         let mut own = HashSet::new();
-        for relation in facts.blocks.iter().flat_map(|block| &block.relations) {
+        let relations = facts.blocks.iter().flat_map(|block| &block.relations);
+        for relation in relations.filter(|relation| relation.access == Access::Read) {
             let name = match &relation.source {
                 Source::Table(name) => Some(&*name.name),
                 Source::Cte(name) => Some(&**name),
@@ -59,6 +95,17 @@ impl WholeRows {
         }
         let is_value = |name: &&str| standing.get(name) > called.get(name);
         WholeRows::Of(own.into_iter().filter(is_value).map(Box::from).collect())
+    }
+
+    /// Those of two texts.
+    fn and(self, other: WholeRows) -> WholeRows {
+        match (self, other) {
+            (WholeRows::Of(mut one), WholeRows::Of(other)) => {
+                one.extend(other);
+                WholeRows::Of(one)
+            }
+            (WholeRows::All, _) | (_, WholeRows::All) => WholeRows::All,
+        }
     }
 
     /// Whether the table's rows are used as wholes under any of its names.
@@ -128,13 +175,13 @@ fn begins_operand(piece: &Piece<'_>, at: usize) -> bool {
 }
 
 /// Whether temporary tables need primary keys: only GROUP BY asks for them, to see what depends on what.
-pub enum PrimaryKeys {
+enum PrimaryKeys {
     Needed,
     Unneeded,
 }
 
 impl PrimaryKeys {
-    pub fn of(piece: &Piece<'_>) -> PrimaryKeys {
+    fn of(piece: &Piece<'_>) -> PrimaryKeys {
         if (0..piece.len())
             .any(|at| piece.is_word(Some(at), &["group"]) && piece.is_word(Some(at + 1), &["by"]))
         {
@@ -146,7 +193,7 @@ impl PrimaryKeys {
 
     /// The columns of the table's primary key, when the temporary table needs it. A key without the columns by which the table is sharded
     /// holds on each shard only.
-    pub fn needed<'c>(&self, table: &Table<'_>, catalog: &'c Catalog) -> &'c [Box<str>] {
+    fn needed<'c>(&self, table: &Table<'_>, catalog: &'c Catalog) -> &'c [Box<str>] {
         let key = catalog
             .primary_keys
             .get(&(table.schema.into(), table.name.into()));
@@ -161,10 +208,9 @@ impl PrimaryKeys {
     }
 }
 
-/// At least one column, because rows count too.
-pub fn needed(
+fn needed(
     table: &Table<'_>,
-    piece: &Piece<'_>,
+    names: &HashSet<&str>,
     whole_rows: &WholeRows,
     primary_key: &[Box<str>],
 ) -> Columns {
@@ -172,7 +218,6 @@ pub fn needed(
         return Columns::Unknown;
     };
     let all: Vec<Box<str>> = columns.iter().map(|column| column.name.clone()).collect();
-    let names = piece.names();
     let is_needed =
         |column: &str| names.contains(column) || primary_key.iter().any(|key| **key == *column);
     let mut needed: Vec<Box<str>> = if whole_rows.concern(table) {
@@ -190,14 +235,20 @@ pub fn needed(
     Columns::Named { needed, all }
 }
 
+/// Whether values of the type mean the same on another server in their binary form.
+pub fn travels_in_binary(type_oid: u32) -> bool {
+    type_oid < FIRST_OWN_OID && !NUMBERED.contains(&type_oid)
+}
+
 pub fn format(table: &Table<'_>, columns: &Columns) -> CopyFormat {
     let Columns::Named { needed, .. } = columns else {
         return CopyFormat::Text;
     };
-    let of_servers = table.columns.into_iter().flatten().any(|column| {
-        needed.contains(&column.name)
-            && (column.type_oid >= FIRST_OWN_OID || NUMBERED.contains(&column.type_oid))
-    });
+    let of_servers = table
+        .columns
+        .into_iter()
+        .flatten()
+        .any(|column| needed.contains(&column.name) && !travels_in_binary(column.type_oid));
     if of_servers {
         CopyFormat::Text
     } else {

@@ -12,7 +12,8 @@ use crate::sql::facts::{Facts, Source};
 use crate::sql::lexer::Kind;
 
 use super::piece::Piece;
-use super::tables::{Table, Tables};
+use super::tables::Tables;
+use super::views::Seen;
 
 /// What rows have besides their columns: another in a temporary table.
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
@@ -105,22 +106,19 @@ pub fn none_asks_for_the_table_itself(
     }
 }
 
-/// What is replaced in the text so that names with a schema find the temporary tables.
+/// A temporary table or view, by the name of the permanent one: it hides every other relation of its name.
+#[derive(Clone, Copy, Debug)]
+pub struct StandIn<'a> {
+    pub schema: &'a str,
+    pub name: &'a str,
+}
+
+/// What is replaced in the text so that names with a schema find the temporary relations.
 pub fn edits(
     piece: &Piece<'_>,
     facts: &Facts,
-    tables: &Tables<'_>,
-    fetched: &[&Table<'_>],
-    search_path: &SearchPath,
+    stand_ins: &[StandIn<'_>],
 ) -> Result<Vec<Edit>, Refusal> {
-    if search_path
-        .0
-        .iter()
-        .any(|schema| schema.starts_with("pg_temp"))
-    {
-        return Err(misleading("search_path names pg_temp".to_owned()));
-    }
-    one_table_a_name(facts, tables, fetched)?;
     let mut edits = Vec::new();
     for at in 0..piece.len() {
         if is_only(piece, at) {
@@ -134,11 +132,9 @@ pub fn edits(
         let (Some(schema), Some(name)) = (piece.identifier(at), piece.identifier(at + 2)) else {
             continue;
         };
-        let is_meant = |table: &&&Table<'_>| table.schema == schema && table.name == name;
+        let is_meant = |stand_in: &StandIn<'_>| stand_in.schema == schema && stand_in.name == name;
         // A function may have a table's name.
-        if !fetched.iter().any(|table| is_meant(&table))
-            || piece.kind(Some(at + 3)) == Some(Kind::OpenParen)
-        {
+        if !stand_ins.iter().any(is_meant) || piece.kind(Some(at + 3)) == Some(Kind::OpenParen) {
             continue;
         }
         let is_alias = |alias: &str| alias == schema;
@@ -157,33 +153,42 @@ pub fn edits(
     Ok(edits)
 }
 
-/// A temporary table hides every other of its name.
-fn one_table_a_name(
+/// Whether a name without a schema finds the same relation as before, or what stands in for it.
+pub fn are_clear(
     facts: &Facts,
     tables: &Tables<'_>,
-    fetched: &[&Table<'_>],
+    views: &[Seen<'_>],
+    stand_ins: &[StandIn<'_>],
+    search_path: &SearchPath,
 ) -> Result<(), Refusal> {
+    let path = || search_path.0.iter();
+    if path().any(|schema| schema.starts_with("pg_temp")) {
+        return Err(misleading("search_path names pg_temp".to_owned()));
+    }
+    // Their queries leave it out.
+    if !views.is_empty() && path().any(|schema| **schema == *"pg_catalog") {
+        return Err(misleading("search_path names pg_catalog".to_owned()));
+    }
     let mut names = HashSet::new();
-    if let Some(twice) = fetched.iter().find(|table| !names.insert(table.name)) {
-        return Err(misleading(format!(
-            "two schemas have a table \"{}\"",
-            twice.name
-        )));
+    let twice = |name: &str| Err(misleading(format!("two schemas have a table \"{name}\"")));
+    if let Some(stand_in) = stand_ins
+        .iter()
+        .find(|stand_in| !names.insert(stand_in.name))
+    {
+        return twice(stand_in.name);
     }
     for table in &tables.tables {
-        if fetched.iter().any(|fetched| std::ptr::eq(*fetched, table))
-            || !names.contains(table.name)
-        {
+        let is_replaced = stand_ins
+            .iter()
+            .any(|stand_in| (stand_in.schema, stand_in.name) == (table.schema, table.name));
+        if is_replaced || !names.contains(table.name) {
             continue;
         }
         let unqualified = table.places.iter().any(|(block, relation)| {
             matches!(&facts.blocks[*block].relations[*relation].source, Source::Table(name) if name.schema.is_none())
         });
         if unqualified {
-            return Err(misleading(format!(
-                "two schemas have a table \"{}\"",
-                table.name
-            )));
+            return twice(table.name);
         }
     }
     match tables

@@ -9,8 +9,9 @@ use crate::plan::scope::{Node, Scope};
 use crate::plan::words::ParameterPlaces;
 use crate::plan::{KeySet, KeyTuple, Typing};
 use crate::sharding::ShardId;
-use crate::sql::facts::{Facts, Name, Source};
+use crate::sql::facts::{Access, Facts, Name, Source};
 
+use super::views::Seen;
 use super::{Origin, keys_of};
 
 /// One table of the catalog, with the places where the statement reads it: block and relation.
@@ -20,8 +21,18 @@ pub struct Table<'a> {
     pub placement: &'a Placement,
     pub columns: Option<&'a [Column]>,
     pub places: Vec<(usize, usize)>,
-    /// What the statement calls it, place by place.
+    /// What the statement calls it, place by place, and views.
     pub aliases: Vec<&'a str>,
+    pub readers: Readers,
+}
+
+/// Who reads a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// The statement, in the places that it names.
+    Statement,
+    /// A view, too, or only a view: what the statement says of the table's rows does not hold for all of them.
+    View,
 }
 
 /// All relations that the statement reads.
@@ -32,9 +43,11 @@ pub struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// `None` when one of them is not a known table or of the system's: a view of sharded tables, a temporary table, a name not known.
+    /// Also of the views that it reads. `None` when one of them is not a known table, one of these views or of the system's: a temporary table,
+    /// a name not known.
     pub fn of(
         facts: &'a Facts,
+        views: &'a [Seen<'a>],
         catalog: &'a Catalog,
         search_path: &'a SearchPath,
     ) -> Option<Tables<'a>> {
@@ -44,10 +57,22 @@ impl<'a> Tables<'a> {
         };
         for (block, content) in facts.blocks.iter().enumerate() {
             for (relation, content) in content.relations.iter().enumerate() {
+                // Its target is none of what a query reads.
+                if content.access == Access::Write {
+                    continue;
+                }
                 if let Source::Table(name) = &content.source {
                     let resolved = catalog.resolve(search_path, name.schema.as_deref(), &name.name);
-                    found.add(name, resolved, (block, relation), &content.alias)?;
+                    found.add(name, resolved, Some((block, relation)), &content.alias)?;
                 }
+            }
+        }
+        for relation in views.iter().flat_map(Seen::relations) {
+            if let Source::Table(name) = &relation.source {
+                // `pg_catalog` goes without saying.
+                let schema = name.schema.as_deref().unwrap_or("pg_catalog");
+                let resolved = catalog.resolve(search_path, Some(schema), &name.name);
+                found.add(name, resolved, None, &relation.alias)?;
             }
         }
         Some(found)
@@ -57,7 +82,7 @@ impl<'a> Tables<'a> {
         &mut self,
         name: &'a Name,
         resolved: Resolved<'a>,
-        place: (usize, usize),
+        place: Option<(usize, usize)>,
         alias: &'a str,
     ) -> Option<()> {
         let Resolved::Found { schema, relation } = resolved else {
@@ -68,22 +93,32 @@ impl<'a> Tables<'a> {
             Relation::Table { placement, columns } => {
                 let same =
                     |table: &&mut Table<'_>| table.schema == schema && *table.name == *name.name;
+                let readers = match place {
+                    Some(_) => Readers::Statement,
+                    None => Readers::View,
+                };
                 match self.tables.iter_mut().find(same) {
                     Some(table) => {
-                        table.places.push(place);
+                        table.places.extend(place);
                         table.aliases.push(alias);
+                        if readers == Readers::View {
+                            table.readers = readers;
+                        }
                     }
                     None => self.tables.push(Table {
                         schema,
                         name: &name.name,
                         placement,
                         columns: columns.as_deref(),
-                        places: vec![place],
+                        places: place.into_iter().collect(),
                         aliases: vec![alias],
+                        readers,
                     }),
                 }
             }
-            Relation::ShardedView | Relation::Refused(_) => return None,
+            // It is among the views.
+            Relation::ShardedView => {}
+            Relation::Refused(_) => return None,
         }
         Some(())
     }
@@ -167,10 +202,12 @@ impl<'a> Sources<'a> {
             Placement::Single(shard) => Origin::One(*shard),
             Placement::Reference => Origin::Every,
             Placement::Sharded { distribution, key } => match self.keys(table, key) {
-                Some(tuples) if !self.doubtful => Origin::Keys(keys_of(KeySet {
-                    distribution: *distribution,
-                    tuples,
-                })),
+                Some(tuples) if !self.doubtful && table.readers == Readers::Statement => {
+                    Origin::Keys(keys_of(KeySet {
+                        distribution: *distribution,
+                        tuples,
+                    }))
+                }
                 _ => Origin::Every,
             },
         }

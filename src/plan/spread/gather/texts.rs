@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::sql::normalise::{Literal, from_normal};
 
-use super::{Columns, CopyFormat, Fetch};
+use super::{Columns, CopyFormat, Fetch, View};
 
 /// A condition with such a string stays where it is: it may mean another moment each time it is read, or (a backslash at the end of a pattern) be an
 /// error that the statement would not come to.
@@ -111,8 +111,14 @@ impl Fetch {
     }
 }
 
+impl View {
+    pub fn drop(&self) -> String {
+        format!("DROP VIEW pg_temp.{}", quoted(&self.name))
+    }
+}
+
 impl CopyFormat {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             CopyFormat::Binary => "binary",
             CopyFormat::Text => "text",
@@ -131,7 +137,7 @@ fn is_unsteady(range: &Range<usize>, text: &[u8], literals: &[Literal]) -> bool 
         .any(|word| condition.windows(word.len()).any(|window| window == *word))
 }
 
-fn list(names: &[Box<str>]) -> String {
+pub fn list(names: &[Box<str>]) -> String {
     names
         .iter()
         .map(|name| quoted(name))
@@ -139,6 +145,6 @@ fn list(names: &[Box<str>]) -> String {
         .join(", ")
 }
 
-fn quoted(name: &str) -> String {
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,0 +1,273 @@
+//! INSERT ... SELECT whose rows belong elsewhere than what they are made from.
+//!
+//! The query is gathered, on a connection beside those that store. What it gives is stored there in an empty copy of the table first, so that
+//! Postgres itself makes the columns' types of its values, and goes from there to the shards of the rows' keys by COPY. Columns that the
+//! statement leaves out get their defaults where the rows arrive.
+//!
+//! COPY stores rows as INSERT does, but knows neither ON CONFLICT nor RETURNING, and does nothing where row security is.
+
+use std::ops::Range;
+
+use crate::catalog::{Column, Placement, Relation, Resolved};
+use crate::plan::insert::Inserted;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::words::ParameterPlaces;
+use crate::sharding::{KeyType, ShardId};
+use crate::sql::facts::InsertSource;
+use crate::sql::normalise::{Literal, from_normal};
+use crate::sql::places::insert_parts;
+
+use super::changes::{Asked, Verbatim};
+use super::copy::{CopyKey, ValueOf};
+use super::edit::Edit;
+use super::gather::{self, CopyFormat, Gather, Query, travels_in_binary};
+
+/// The copy of the table: no name that a client's table may have is like it.
+const STAND_IN: &str = "pg_temp.\"trunkline rows\"";
+
+/// Rows from where they are gathered to where they belong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// Its text stores the query's rows where they are gathered.
+    pub gather: Gather,
+    pub schema: Box<str>,
+    pub table: Box<str>,
+    pub to: Destination,
+    /// The query in the text: it says how many columns there are.
+    query: Range<usize>,
+    /// Those that rows are given for, or all, of which the query gives the first ones.
+    columns: Given,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Given {
+    Listed(Vec<(Box<str>, u32)>),
+    First(Vec<(Box<str>, u32)>),
+}
+
+/// Where rows are stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Destination {
+    /// On the shards of their keys.
+    Keys(CopyKey),
+    Shard(ShardId),
+}
+
+/// A delivery of as many columns as its query has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub format: CopyFormat,
+    /// An empty copy of the table, where the rows are gathered.
+    pub create: String,
+    /// Whether the key is missing in a row; one row with one column, if so. Empty: no row has a key.
+    pub without_key: String,
+    pub copy_out: String,
+    pub copy_in: String,
+}
+
+/// `None`: it is no such statement.
+pub fn delivered(asked: &Asked<'_>) -> Option<Result<Delivery, Refusal>> {
+    let [insert] = &asked.facts.inserts[..] else {
+        return None;
+    };
+    if !matches!(insert.source, InsertSource::Select(_)) || asked.verbatim() != Verbatim::Insert {
+        return None;
+    }
+    let is_about_shards = asked.refusal.is_of_several_shards()
+        || [
+            Reason::InsertKeyNotKnown,
+            Reason::JoinNotColocated,
+            Reason::InsertSelectNotColocated,
+            Reason::ViewOverSharded,
+            Reason::NaturalJoin,
+        ]
+        .iter()
+        .any(|reason| reason.kind().id == asked.refusal.id);
+    if !is_about_shards {
+        return None;
+    }
+    plan(asked).transpose()
+}
+
+fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
+    let [insert] = &asked.facts.inserts[..] else {
+        return Ok(None);
+    };
+    let name = &insert.table;
+    let resolved = (asked.catalog).resolve(asked.search_path, name.schema.as_deref(), &name.name);
+    let Resolved::Found {
+        schema,
+        relation:
+            Relation::Table {
+                placement,
+                columns: Some(columns),
+            },
+    } = resolved
+    else {
+        return Ok(None);
+    };
+    let qualified = (Box::from(schema), name.name.clone());
+    if asked.catalog.views.contains_key(&qualified) {
+        return Ok(None);
+    }
+    if asked.target() != Some(name) || !gather::leaves_nothing(asked.facts) {
+        return Ok(None);
+    }
+    let refuse = |why: &str| {
+        Err(Refusal::new(
+            Reason::InsertSelectNotColocated,
+            format!(
+                "rows from other shards cannot be brought to table \"{}\": {why}",
+                name.name
+            ),
+        ))
+    };
+    let range = asked.statement.range.clone();
+    let Some(parts) = insert_parts(asked.text, range.clone()) else {
+        return refuse(
+            "the statement has ON CONFLICT, RETURNING or OVERRIDING, or is not a plain INSERT ... SELECT",
+        );
+    };
+    if asked.catalog.details.secured.contains(&qualified) {
+        return refuse("it has row security");
+    }
+    let to = match placement {
+        Placement::Reference => return Ok(None),
+        Placement::Single(shard) => Destination::Shard(*shard),
+        Placement::Sharded { distribution, key } => {
+            let places = ParameterPlaces::of(&asked.text[range.clone()], &asked.scope, &[]);
+            let target = asked.known(name);
+            let inserted = Inserted {
+                insert,
+                target,
+                key,
+                scope: &asked.scope,
+                places: &places,
+            };
+            inserted.leaves_nothing_to_a_sequence()?;
+            let column = |column: &Box<str>| -> Result<(ValueOf, KeyType), Refusal> {
+                let place = ValueOf::Row(inserted.place(column)?);
+                Ok((place, inserted.column_type(column)?))
+            };
+            Destination::Keys(CopyKey {
+                distribution: *distribution,
+                columns: key.iter().map(column).collect::<Result<_, _>>()?,
+            })
+        }
+    };
+    let typed = |column: &Column| (column.name.clone(), column.type_oid);
+    let columns = match &insert.columns {
+        None => Given::First(columns.iter().map(typed).collect()),
+        Some(listed) => {
+            let find = |name: &Box<str>| columns.iter().find(|column| column.name == *name);
+            match listed.iter().map(|name| find(name).map(typed)).collect() {
+                Some(listed) => Given::Listed(listed),
+                // The server says which there is not.
+                None => return Err(asked.refusal.clone()),
+            }
+        }
+    };
+    let mut gather = gather::query(
+        Query {
+            text: asked.text,
+            whole: range,
+            query: parts.query.clone(),
+            facts: asked.facts,
+        },
+        asked.catalog,
+        asked.search_path,
+        asked.refusal.clone(),
+    )?;
+    gather.edits.insert(0, Edit::replace(parts.table, STAND_IN));
+    Ok(Some(Delivery {
+        gather,
+        schema: schema.into(),
+        table: name.name.clone(),
+        to,
+        query: parts.query,
+        columns,
+    }))
+}
+
+impl Delivery {
+    /// The query in the client's text.
+    pub fn query<'t>(&self, text: &'t [u8], literals: &[Literal]) -> &'t [u8] {
+        &text[from_normal(self.query.start, literals)..from_normal(self.query.end, literals)]
+    }
+
+    /// What is done when the query has so many columns; `None`: it does not fit.
+    pub fn load(&self, columns: usize) -> Option<Load> {
+        let given = match &self.columns {
+            Given::Listed(listed) if listed.len() == columns => listed,
+            Given::First(all) => all.get(..columns)?,
+            Given::Listed(_) => return None,
+        };
+        let keys: &[(ValueOf, KeyType)] = match &self.to {
+            Destination::Keys(key) => &key.columns,
+            Destination::Shard(_) => &[],
+        };
+        let nulls: Option<Vec<String>> = keys
+            .iter()
+            .map(|(value, _)| match value {
+                ValueOf::Row(place) => Some(format!("{} IS NULL", quoted(&given.get(*place)?.0))),
+                // Such statements are refused.
+                ValueOf::Number(_) => None,
+            })
+            .collect();
+        let nulls = nulls?;
+        let names: Vec<String> = given.iter().map(|(name, _)| quoted(name)).collect();
+        let names = names.join(", ");
+        let format = if given.iter().all(|(_, oid)| travels_in_binary(*oid)) {
+            CopyFormat::Binary
+        } else {
+            CopyFormat::Text
+        };
+        let table = format!("{}.{}", quoted(&self.schema), quoted(&self.table));
+        Some(Load {
+            format,
+            create: format!(
+                "CREATE TEMPORARY TABLE {STAND_IN} ON COMMIT DROP AS SELECT * FROM {table} WITH NO DATA"
+            ),
+            without_key: match &nulls[..] {
+                [] => String::new(),
+                nulls => format!(
+                    "SELECT 'NULL' FROM {STAND_IN} WHERE {} LIMIT 1",
+                    nulls.join(" OR ")
+                ),
+            },
+            copy_out: format!(
+                "COPY {STAND_IN} ({names}) TO STDOUT (FORMAT {})",
+                format.name()
+            ),
+            copy_in: format!(
+                "COPY {table} ({names}) FROM STDIN (FORMAT {})",
+                format.name()
+            ),
+        })
+    }
+
+    pub(super) fn describe(&self, text: &str, catalog: &crate::catalog::Catalog) -> String {
+        let gathered = self.gather.describe(text, catalog);
+        let to = match &self.to {
+            Destination::Keys(_) => "the shards of the rows' keys".to_owned(),
+            Destination::Shard(shard) => format!("shard {}", catalog.shards[shard.index()]),
+        };
+        format!("{gathered}\nstores  on {to}")
+    }
+
+    pub(super) fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
+        self.gather.move_places(to);
+        self.query = to(self.query.start)..to(self.query.end);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        /// A box with a name.
+        const NAME: usize = 64;
+        let (Given::Listed(columns) | Given::First(columns)) = &self.columns;
+        self.gather.bytes() + (columns.len() + 4) * NAME
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,273 @@
+//! INSERT ... SELECT that brings rows to other shards. `plan/spread/delivery.rs` says what is done, `execution/delivery.rs` moves the rows.
+//!
+//! The query is gathered on a connection beside those of the transaction: temporary tables on one of them would keep it from being prepared.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::copy::{Asked, Counts, Ended, Tally};
+use super::gather::{Gatherer, Gathering};
+use super::{Call, all_shards};
+use crate::backend::pipeline::Committed;
+use crate::execution::branch::{self, Branch, Failure, Question};
+use crate::execution::columns;
+use crate::execution::copy::Splitter;
+use crate::execution::delivery::deliver;
+use crate::plan::Effect;
+use crate::plan::bind::shard_of;
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::spread::delivery::{Delivery, Destination, Load};
+use crate::plan::spread::gather;
+use crate::session::Session;
+use crate::session::link::Link;
+use crate::session::respond::Fault;
+use crate::session::transaction::Transaction;
+use crate::sharding::{KeyValue, ShardId};
+use crate::sql::copy::{CopyForm, CopyFormat};
+
+impl Session {
+    pub(super) async fn do_delivery(
+        &mut self,
+        call: &Call<'_>,
+        delivery: &Delivery,
+    ) -> Result<(), Fault> {
+        let catalog = Arc::clone(&self.database.catalog());
+        let config = Arc::clone(&self.worker.shared.snapshot().config);
+        let mut gathering = Gathering::new(call, &delivery.gather, &catalog, &config.gather);
+        let to = match &delivery.to {
+            Destination::Keys(_) => all_shards(&catalog),
+            Destination::Shard(shard) => vec![*shard],
+        };
+        let writes = call.statement.effect == Effect::Writes;
+        if writes && to.len() > 1 && self.transaction == Transaction::Idle {
+            self.check_commit(&to)?;
+        }
+        let mut shards = gathering.shards();
+        shards.extend_from_slice(&to);
+        shards.sort_unstable();
+        shards.dedup();
+        let fresh = self.transaction == Transaction::Idle;
+        let own = self.begin_own(call.telling);
+        let mut links = match self.enlist(&shards).await {
+            Ok(links) => links,
+            Err(fault) => return self.end_own(own, Err(fault)).await,
+        };
+        // A transaction that was just begun has nothing that others do not see.
+        let seen = match fresh {
+            true => Ok(()),
+            false => self.may_gather_beside(&mut links, &delivery.gather).await,
+        };
+        let beside = match seen {
+            Ok(()) => self.beside(delivery.gather.shard).await,
+            Err(fault) => Err(fault),
+        };
+        for link in links.iter_mut().filter(|link| to.contains(&link.shard())) {
+            link.note(call.statement.effect);
+        }
+        let mut gatherer = match beside {
+            Ok(gatherer) => gatherer,
+            Err(fault) => {
+                let dismissed = self.finish(links, Ok(())).await;
+                return self.end_own(own, dismissed.and(Err(fault))).await;
+            }
+        };
+        let all = links.iter_mut().chain([&mut gatherer.link]);
+        let running = all
+            .map(|link| Rc::clone(&link.server().canceller))
+            .collect();
+        self.card.set_also_running(running);
+        let outcome = self
+            .deliver_on(
+                call,
+                delivery,
+                &mut gathering,
+                &mut gatherer,
+                &mut links,
+                &to,
+            )
+            .await;
+        let (done, rows) = match outcome {
+            Ok(rows) => (Ok(()), rows),
+            Err(failure) => (Err(failure), 0),
+        };
+        if done.is_err() {
+            self.abandon_participants(&mut links).await;
+        }
+        self.leave_beside(gatherer.link).await;
+        let done = self.finish(links, done).await;
+        if done.is_ok() {
+            self.statement_done(&call.statement.class, Committed::No);
+        }
+        self.end_own(own, done).await?;
+        self.tell_tag(&format!("INSERT 0 {rows}"));
+        Ok(())
+    }
+
+    /// How many rows are stored.
+    async fn deliver_on(
+        &mut self,
+        call: &Call<'_>,
+        delivery: &Delivery,
+        gathering: &mut Gathering<'_>,
+        gatherer: &mut Gatherer,
+        links: &mut [Link],
+        to: &[ShardId],
+    ) -> Result<u64, Failure> {
+        // What is wrong with the statement is said in its own words.
+        let own = &mut links[0];
+        let description = self.describe_on(own, call.own_text(), call.types).await?;
+        let query = delivery.query(call.text, call.literals);
+        let described = self.describe_on(own, query, &description.types).await?;
+        let columns = described.columns.as_deref().map(columns::decode);
+        let load = match columns {
+            Some(Ok(columns)) => delivery.load(columns.len()),
+            _ => None,
+        };
+        let load = load.ok_or_else(|| refused(delivery, "it gives too few columns"))?;
+        if load.format == gather::CopyFormat::Text && self.rounds_in_text() {
+            return Err(refused(
+                delivery,
+                "they would travel as text, and extra_float_digits rounds numbers in it",
+            ));
+        }
+        gathering.also = vec![load.create.clone()];
+        self.bring_in_time(gathering, gatherer, links).await?;
+        self.store_beside(call, delivery, &mut gatherer.link, &description.types)
+            .await?;
+        if !load.without_key.is_empty() {
+            let found = gatherer.link.ask(&load.without_key, &self.worker).await;
+            if found.is_some() {
+                return Err(Failure::Refused(Refusal::new(
+                    Reason::NullKey,
+                    format!("a key column of table \"{}\" would be NULL", delivery.table),
+                )));
+            }
+        }
+        let mut targets: Vec<&mut Link> = links
+            .iter_mut()
+            .filter(|link| to.contains(&link.shard()))
+            .collect();
+        self.move_to(delivery, &load, &mut gatherer.link, &mut targets)
+            .await
+    }
+
+    /// Runs the query where the rows were gathered, into an empty copy of the table.
+    async fn store_beside(
+        &mut self,
+        call: &Call<'_>,
+        delivery: &Delivery,
+        link: &mut Link,
+        types: &[u32],
+    ) -> Result<(), Failure> {
+        let text = delivery.gather.text(call.text, call.literals);
+        let mut branch = Branch::new(link.server());
+        branch.ask(&Question {
+            text: &text,
+            types,
+            parameters: call.raw_parameters,
+            formats: &[],
+        });
+        let mut ended = Ended {
+            tally: Tally::default(),
+            counts: Counts::All,
+        };
+        let one = std::slice::from_mut(&mut branch);
+        branch::attend(&mut self.client, one, &self.worker.scratch, &mut ended).await
+    }
+
+    async fn move_to(
+        &mut self,
+        delivery: &Delivery,
+        load: &Load,
+        from: &mut Link,
+        to: &mut [&mut Link],
+    ) -> Result<u64, Failure> {
+        let catalog = Arc::clone(&self.database.catalog());
+        let shards: Vec<ShardId> = to.iter().map(|link| link.shard()).collect();
+        let mut targets: Vec<Branch<'_>> = to
+            .iter_mut()
+            .map(|link| Branch::new(link.server()))
+            .collect();
+        for target in &mut targets {
+            target.query(&load.copy_in);
+        }
+        let mut asked = Asked::new(targets.len());
+        let (client, scratch) = (&mut self.client, &self.worker.scratch);
+        branch::attend(client, &mut targets, scratch, &mut asked).await?;
+        let mut source = Branch::new(from.server());
+        source.query(&load.copy_out);
+        let distribution = match &delivery.to {
+            Destination::Keys(key) => catalog.distributions.get(usize::from(key.distribution.0)),
+            Destination::Shard(_) => None,
+        };
+        let locate = |key: &[KeyValue]| -> Result<usize, String> {
+            let Some(distribution) = distribution else {
+                return Ok(0);
+            };
+            let shard = shard_of(distribution, key).map_err(|refusal| refusal.message)?;
+            shards
+                .iter()
+                .position(|known| *known == shard)
+                .ok_or_else(|| "the row's shard is not among those that store".to_owned())
+        };
+        let key = match (&delivery.to, distribution) {
+            (Destination::Keys(key), Some(distribution)) => {
+                let types = distribution.map.key_types();
+                let columns = key.columns.iter().zip(types);
+                columns
+                    .map(|((place, column), key_type)| (*place, *column, *key_type))
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        let form = CopyForm {
+            columns: None,
+            format: match load.format {
+                gather::CopyFormat::Binary => CopyFormat::Binary,
+                gather::CopyFormat::Text => CopyFormat::Text {
+                    delimiter: b'\t',
+                    null: Box::from(&b"\\N"[..]),
+                },
+            },
+            header: false,
+        };
+        let mut splitter = Splitter::new(form, delivery.table.clone(), key, &[], targets.len());
+        deliver(
+            client,
+            &mut source,
+            &mut targets,
+            scratch,
+            &mut splitter,
+            &locate,
+        )
+        .await?;
+        let mut ended = Ended {
+            tally: Tally::default(),
+            counts: Counts::All,
+        };
+        for target in &mut targets {
+            target.server.push(&[b'c', 0, 0, 0, 4]);
+            target.server.pipeline.copy_ended();
+        }
+        branch::attend(client, &mut targets, scratch, &mut ended).await?;
+        Ok(ended.tally.rows)
+    }
+
+    /// After a failure: those that wait for data get no more.
+    async fn abandon_participants(&mut self, links: &mut [Link]) {
+        for link in links.iter_mut().filter(|link| !link.is_settled()) {
+            super::gather::stop(link.server());
+        }
+        self.settle_links(links).await;
+    }
+}
+
+fn refused(delivery: &Delivery, why: &str) -> Failure {
+    Failure::Refused(Refusal::new(
+        Reason::InsertSelectNotColocated,
+        format!(
+            "rows from other shards cannot be brought to table \"{}\": {why}",
+            delivery.table
+        ),
+    ))
+}
