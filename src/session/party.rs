@@ -334,6 +334,9 @@ impl Session {
         let fails = self.link.iter().chain(&self.party).any(failed);
         let mut links: Vec<Link> = self.link.take().into_iter().collect();
         links.append(&mut self.party);
+        // No deadlock is ended from here on: the request could hit the decision.
+        self.card.company.disband();
+        self.settle_links(&mut links).await;
         let begin = self.opened.as_ref().map(|opened| opened.begin().to_owned());
         let outcome = if fails { Committed::No } else { wanted };
         let ended = match outcome {
