@@ -185,10 +185,14 @@ impl Catalog {
         catalog.relations.extend(views);
         catalog.views = view::spread(&catalog.relations, schema);
         if catalog.details.schemas.contains("trunkline") {
-            let own = ("trunkline".into(), "commits".into());
-            let why =
-                "each shard has its own, of commits of several shards; a hint names the shard";
-            catalog.relations.insert(own, Relation::Refused(why.into()));
+            let why: Arc<str> =
+                "it is Trunkline's own, and each shard has another; a hint names the shard".into();
+            for name in ["commits", "waits"] {
+                let own = ("trunkline".into(), name.into());
+                catalog
+                    .relations
+                    .insert(own, Relation::Refused(Arc::clone(&why)));
+            }
         }
         warnings.extend(refused);
         warnings.sort_by_cached_key(ToString::to_string);

@@ -72,6 +72,9 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let workers = root
         .read("workers", |entry| entry.whole(1..=1024))
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let proxy_id = root
+        .read("proxy_id", |entry| entry.whole(0..=1023))
+        .and_then(|number| u16::try_from(number).ok());
     let pool = settings::pool(root.section("pool"));
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
@@ -129,6 +132,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         limits,
         server_tls,
         workers,
+        proxy_id,
         pool,
         health,
         transactions,

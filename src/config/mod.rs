@@ -43,6 +43,8 @@ pub struct Config {
     pub server_tls: ServerTls,
     /// Number of worker threads of the data plane.
     pub workers: usize,
+    /// What tells this process's unique ids from those of others.
+    pub proxy_id: Option<u16>,
     /// Defaults for every pool.
     pub pool: Pool,
     pub health: Health,

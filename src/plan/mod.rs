@@ -22,6 +22,7 @@ mod proof;
 pub mod refusal;
 mod scope;
 pub mod spread;
+mod takes;
 mod template;
 pub mod views;
 mod words;
@@ -61,6 +62,14 @@ pub struct PlannedStatement {
     pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
     pub effect: Effect,
+    pub takes: Takes,
+}
+
+/// What a statement may take from sequences on its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    Nothing,
+    Numbers,
 }
 
 /// What a statement does to what its transaction's commit makes last.
@@ -91,6 +100,28 @@ impl Planned {
         effects.max().unwrap_or_default()
     }
 
+    /// The same without numbers, for servers that know the last values which it asks for.
+    pub fn as_it_is(&self) -> Planned {
+        let statements = self.statements.iter().map(|one| {
+            let (plan, spread) = match one.numbered() {
+                Some(numbered) => (numbered.otherwise.clone(), None),
+                None => (one.plan.clone(), one.spread.clone()),
+            };
+            PlannedStatement {
+                range: one.range.clone(),
+                class: one.class.clone(),
+                plan,
+                spread,
+                leaves: one.leaves.clone(),
+                effect: one.effect,
+                takes: one.takes,
+            }
+        });
+        Planned {
+            statements: statements.collect(),
+        }
+    }
+
     /// Something in it needs numbers.
     pub fn is_numbered(&self) -> bool {
         let mut statements = self.statements.iter();
@@ -107,6 +138,7 @@ impl Planned {
                 spread: None,
                 leaves: Vec::new(),
                 effect: Effect::Writes,
+                takes: Takes::Numbers,
             }],
         }
     }

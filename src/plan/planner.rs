@@ -12,7 +12,7 @@ use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
 use super::{
     Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
-    effect, hint, spread,
+    effect, hint, spread, takes,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -27,13 +27,20 @@ pub fn plan(
         let numbered = numbered(text, statement, catalog, search_path);
         let spread = match &plan {
             // Wherever it would go without: a number may decide that.
-            _ if let Some(numbered) = numbered => {
+            _ if let Some(mut numbered) = numbered => {
+                numbered.otherwise = plan.clone();
                 let refusal = refusal_with_numbers(&numbered, text, place, catalog, search_path);
                 let needed = Refusal::new(Reason::SequenceDefault, "the statement needs numbers");
                 plan = Err(refusal.clone().unwrap_or(needed));
                 refusal
                     .is_none()
                     .then(|| Rc::new(Spread::Numbered(numbered)))
+            }
+            _ if calls_unique_id(statement) => {
+                let message =
+                    "trunkline.unique_id() stands where no number can be put in its place";
+                plan = Err(Refusal::new(Reason::UniqueId, message));
+                None
             }
             Err(refusal) => {
                 let refusal = refusal.clone();
@@ -60,11 +67,21 @@ pub fn plan(
             spread,
             leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
+            takes: takes::of(text, statement, catalog, search_path),
         }
     });
     Planned {
         statements: planned.collect(),
     }
+}
+
+fn calls_unique_id(statement: &Statement) -> bool {
+    let Body::Facts(facts) = &statement.body else {
+        return false;
+    };
+    facts.functions.iter().any(|function| {
+        &*function.name == "unique_id" && function.schema.as_deref() == Some("trunkline")
+    })
 }
 
 /// Why a statement is refused even when it has its numbers: then none are taken.

@@ -130,6 +130,9 @@ reasons! {
     SequenceDefault, "sequence_default", "0A000",
         "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
         "Use INSERT ... VALUES or COPY, or give the column a value.";
+    UniqueId, "unique_id", "0A000",
+        "trunkline.unique_id() stands where Trunkline cannot put a number in its place, or the configuration has no proxy_id.",
+        "Write it as a value of INSERT ... VALUES, or in a SELECT without tables, and give every proxy a proxy_id of its own.";
     HomeOnly, "home_only", "0A000",
         "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
         "Use a statement of its own.";
@@ -212,8 +215,8 @@ reasons! {
         "The pool is strict, and the statement would keep its server connection: a temporary table, a session's advisory lock, a cursor WITH HOLD, LOAD, or set_config with a name or value that is not known.",
         "Use what ends with the transaction (ON COMMIT DROP does not, pg_advisory_xact_lock and SET LOCAL do), or a pool of mode \"transaction\".";
     LastValue, "last_value", "0A000",
-        "currval or lastval, or a function that uses them, on a connection that may hold another client's values: in a pipeline behind other statements, or, once, in the first transaction that uses them.",
-        "Run the transaction again, in a transaction block; or use INSERT ... RETURNING, or a pool of mode \"session\".";
+        "currval or lastval, or a function that uses them, on a connection that may hold another client's values: in a pipeline behind other statements, or, once, in the first transaction that uses them. Or it is not known which number was taken last, because Trunkline has taken some and a server others, or because the statement does not tell of which sequence.",
+        "Run the transaction again, in a transaction block, and write currval('name') in a SELECT without tables or as a value of INSERT ... VALUES; or use INSERT ... RETURNING, or a pool of mode \"session\".";
     TextSettings, "text_settings", "0A000",
         "standard_conforming_strings is off or client_encoding is not UTF8: the text of statements could be read differently here and on a server.",
         "Set standard_conforming_strings to on and client_encoding to UTF8.";

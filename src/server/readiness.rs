@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::config::{Config, CrossShardCommit, Database};
+use crate::config::{Config, CrossShardCommit, Database, Node};
 use crate::execution::commit::install::{self, Mode};
 use crate::execution::commit::readiness::Readiness;
 use crate::topology::Topology;
@@ -17,12 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// By the database's name and the shard's place.
 pub type Known = HashMap<Box<str>, Vec<Readiness>>;
 
+/// A shard's name and nodes: when they are others, so is the shard.
+type Shard = (String, Vec<Node>);
+
 /// The answers, and the asking.
 #[derive(Default)]
 pub struct Survey {
     known: Arc<Known>,
     asking: JoinSet<(Box<str>, Vec<Readiness>)>,
     asked: HashSet<Box<str>>,
+    /// Whose places the answers speak of.
+    shards: Vec<Shard>,
 }
 
 impl Survey {
@@ -34,6 +39,7 @@ impl Survey {
     /// Asks about every database that commits on several shards and of which that is wanted, given what is known of its shards.
     pub fn ask(&mut self, topology: &Arc<Topology>, wanted: impl Fn(&[Readiness]) -> bool) {
         let config = topology.config();
+        self.follow(&config);
         for database in config
             .databases
             .iter()
@@ -81,15 +87,26 @@ impl Survey {
         let _ = tokio::time::timeout(PATIENCE, answers).await;
     }
 
-    /// Forgets databases that are no longer concerned.
+    /// Forgets what was said of other shards, and databases that are no longer concerned.
     pub fn follow(&mut self, config: &Config) {
+        let shard = |shard: &crate::config::Shard| (shard.name.clone(), shard.nodes.clone());
+        let shards: Vec<Shard> = config.shards.iter().map(shard).collect();
+        if self.shards != shards {
+            *self = Survey {
+                shards,
+                ..Survey::default()
+            };
+            return;
+        }
         let concerned = |name: &str| {
             let database = config.databases.iter().find(|one| one.name == *name);
             database.is_some_and(|database| concerned(config, database))
         };
-        let mut known = Known::clone(&self.known);
-        known.retain(|name, _| concerned(name));
-        self.known = Arc::new(known);
+        if self.known.keys().any(|name| !concerned(name)) {
+            let mut known = Known::clone(&self.known);
+            known.retain(|name, _| concerned(name));
+            self.known = Arc::new(known);
+        }
     }
 
     fn take(&mut self, database: Box<str>, found: Vec<Readiness>) -> bool {
@@ -102,9 +119,10 @@ impl Survey {
         if before == Some(&now) {
             return false;
         }
-        for (shard, now) in now.iter().enumerate() {
-            let news = before.and_then(|before| before.get(shard)) != Some(now);
+        for (place, now) in now.iter().enumerate() {
+            let news = before.and_then(|before| before.get(place)) != Some(now);
             if news && *now != Readiness::Ready {
+                let shard = self.shards.get(place).map_or("?", |(name, _)| name);
                 tracing::warn!(%database, shard, "a shard cannot take part in commits of several: {now}");
             }
         }
@@ -131,6 +149,30 @@ fn concerned(config: &Config, database: &Database) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_of_other_shards_is_forgotten() {
+        let config = |shards: &str| {
+            let text = format!(
+                "users = [{{ name = \"u\", auth = \"trust\" }}]\ndatabases = [{{ name = \"app\", default_shard = \"a\" }}]\n{shards}"
+            );
+            crate::config::parse(&text, "test.toml", &|_| None).expect("sound")
+        };
+        let shard = |name: &str| {
+            format!("[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"{name}\" }}]\n")
+        };
+        let (a, b) = (shard("a"), shard("b"));
+        let mut survey = Survey::default();
+        survey.follow(&config(&format!("{a}{b}")));
+        survey.take(Box::from("app"), vec![Readiness::Ready; 2]);
+        survey.follow(&config(&format!("{a}{b}")));
+        assert_eq!(survey.known().len(), 1);
+        survey.follow(&config(&format!("{b}{a}")));
+        assert_eq!(survey.known().len(), 0);
+        survey.take(Box::from("app"), vec![Readiness::Ready; 2]);
+        survey.follow(&config(&a));
+        assert_eq!(survey.known().len(), 0);
+    }
 
     #[test]
     fn a_shard_that_goes_down_stays_as_ready_as_it_was() {

@@ -217,6 +217,9 @@ impl Session {
         planned: &Rc<Planned>,
         changes: Vec<Change>,
     ) -> Option<Token> {
+        if self.taken.is_some() {
+            self.takes_elsewhere(planned);
+        }
         let mut matters = !changes.is_empty();
         for (place, statement) in planned.statements.iter().enumerate() {
             if let Some(link) = &mut self.link {
@@ -477,6 +480,7 @@ impl Session {
                 }
             }
             Class::Discard(Discard::All) => self.discarded_all(),
+            Class::Discard(Discard::Sequences) => self.taken = None,
             Class::Ddl(Ddl::Schema) => self.schema_changed = true,
             _ => {}
         }
@@ -643,6 +647,7 @@ impl Session {
     }
 
     fn discarded_all(&mut self) {
+        self.taken = None;
         self.settings = super::Settings::default();
         self.prepared.clear();
         self.unlisten_all();
@@ -675,6 +680,9 @@ impl Session {
         let kept = !self.failed && self.outcome != Some(Committed::No);
         self.outcome = None;
         self.sequences_settle();
+        if let Some(taken) = &mut self.taken {
+            taken.transaction_ended();
+        }
         self.reported_before = None;
         self.savepoints.clear();
         self.portals.clear();

@@ -143,6 +143,13 @@ pub struct Portal {
     shift: Option<Shift>,
 }
 
+/// Who knows the last values that a statement asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskedOf {
+    Unknown,
+    Server,
+}
+
 /// A Bind whose destination is known.
 pub struct Binding<'a> {
     bind: Bind<'a>,
@@ -376,21 +383,36 @@ impl Session {
 
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
         let mut begun = self.begin_bind(body)?;
+        let mut asked_of = AskedOf::Unknown;
         let numbered;
-        if let Some(Binding {
-            bind,
-            statement,
-            naming,
-            destination: Destination::Several,
-            ..
-        }) = &begun
+        if let Some(binding) = &mut begun
+            && binding.destination == Destination::Several
         {
-            numbered = self.bind_with_numbers(bind, statement, *naming).await?;
-            let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
-            begun = self.begin_bind_of(bind, &numbered.body, numbered.statement, *naming)?;
+            let Binding {
+                bind,
+                statement,
+                naming,
+                ..
+            } = &*binding;
+            match self.bind_with_numbers(bind, statement, *naming).await? {
+                Some(given) => {
+                    numbered = given;
+                    let naming = *naming;
+                    let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
+                    let statement = Rc::clone(&numbered.statement);
+                    begun = self.begin_bind_of(bind, &numbered.body, statement, naming)?;
+                }
+                None => {
+                    binding.destination = self.bind_as_it_is(binding)?;
+                    asked_of = AskedOf::Server;
+                }
+            }
         }
         if let Some(mut binding) = begun {
             self.will_run(&binding.planned);
+            if asked_of == AskedOf::Server {
+                self.asks_server();
+            }
             self.attach(binding.destination, Phase::Working).await?;
             self.check_writers(&binding.planned, binding.destination)?;
             self.check_last_values()?;
@@ -398,6 +420,28 @@ impl Session {
             self.finish_bind(&binding);
         }
         Ok(())
+    }
+
+    /// Where a statement goes whose last values its server knows.
+    fn bind_as_it_is(&mut self, binding: &Binding<'_>) -> Result<Destination, Fault> {
+        let Binding {
+            bind, statement, ..
+        } = binding;
+        let plan = self.plan_statement(statement)?;
+        let parameters = Parameters::from_bind(
+            bind.formats.raw(),
+            bind.parameter_count,
+            bind.raw_values(),
+            &statement.types,
+        )
+        .map_err(Fault::MalformedBind)?;
+        let values = Values {
+            text: statement.text(),
+            literals: &plan.literals,
+            parameters: &parameters,
+        };
+        let destination = self.destination(&plan.planned.as_it_is(), &values)?;
+        Ok(destination.unwrap_or(Destination::Any))
     }
 
     /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.
@@ -494,6 +538,9 @@ impl Session {
         let effect = planned.effect();
         if self.is_party() {
             self.card.company.runs(statement.text());
+        }
+        if self.taken.is_some() {
+            self.takes_elsewhere(planned);
         }
         if let Some(link) = &mut self.link {
             link.note(effect);
@@ -950,6 +997,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             spread: None,
             leaves: one.leaves.clone(),
             effect: one.effect,
+            takes: one.takes,
         }],
     })
 }

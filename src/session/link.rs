@@ -330,6 +330,17 @@ impl Link {
         );
     }
 
+    /// Makes the server's transaction fail, without a word to the client and without waiting for it.
+    pub fn fail_meanwhile(&mut self) {
+        self.forget_unnamed();
+        message::encode_query(FAIL.as_bytes(), self.lent.outbox());
+        let nothing = Fate::Refuse(Box::default());
+        self.lent.pipeline.expect(Request::Query, nothing, None);
+        // What does not leave now leaves with the next that is asked there.
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let _ = self.lent.poll_flush(&mut nobody);
+    }
+
     pub fn sync(&mut self, fate: Fate) {
         message::encode_sync(self.lent.outbox());
         self.lent.pipeline.expect(Request::Sync, fate, None);

@@ -153,6 +153,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         behind: Behind::Nothing,
         asking: Default::default(),
         sequences: Default::default(),
+        taken: None,
         looked: None,
         untold: None,
         room: Room {

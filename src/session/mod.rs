@@ -62,7 +62,7 @@ use card::{Card, State};
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
-use last_values::Asking;
+use last_values::{Asking, Taken};
 use link::Link;
 use numbers::Sequences;
 use own_settings::OwnSettings;
@@ -144,6 +144,7 @@ pub struct Session {
     behind: Behind,
     asking: Asking,
     sequences: Sequences,
+    taken: Option<Box<Taken>>,
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.
@@ -398,6 +399,9 @@ impl Session {
                 self.detach(now);
             } else {
                 self.card.enter(State::IdleInTransaction, now);
+            }
+            if status == TransactionStatus::Failed {
+                self.fail_others();
             }
         }
     }

@@ -6,10 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Session;
 use super::effects::literal;
+use super::last_values::{Known, unknown_last};
 use super::link::{Link, Naming, Phase, run};
 use super::respond::Fault;
 use super::route::Destination;
@@ -124,7 +126,7 @@ impl Session {
     /// A simple query whose statements need numbers.
     pub(super) async fn query_with_numbers(
         &mut self,
-        planned: &Planned,
+        planned: &Rc<Planned>,
         text: &[u8],
     ) -> Result<(), Fault> {
         let literals = self.literals.clone();
@@ -134,7 +136,9 @@ impl Session {
             .iter()
             .flat_map(|numbered| numbered.numbers.iter().cloned())
             .collect();
-        let numbers = self.draw(&wanted).await?;
+        let Some(numbers) = self.draw(&wanted).await? else {
+            return self.query_as_it_is(planned, text).await;
+        };
         let written = Written::Literals(&numbers);
         let (given, replaced) = numbered::write(&needed, written, text, &literals);
         let shift = Shift::new(text, 0, replaced);
@@ -160,13 +164,27 @@ impl Session {
         }
     }
 
-    /// A Bind of a statement that needs numbers, with them.
+    /// A simple query that asks for last values which its server knows.
+    async fn query_as_it_is(&mut self, planned: &Rc<Planned>, text: &[u8]) -> Result<(), Fault> {
+        let destination = self.destination_of_query(&planned.as_it_is(), text)?;
+        self.will_run(planned);
+        self.asks_server();
+        self.attach(destination.unwrap_or(Destination::Any), Phase::Working)
+            .await?;
+        self.check_last_values()?;
+        let mut frame = Vec::with_capacity(text.len() + 6);
+        message::encode_query(text, &mut frame);
+        self.forward_query(planned, &frame);
+        Ok(())
+    }
+
+    /// A Bind of a statement that needs numbers, with them; `None`: its server has them.
     pub(super) async fn bind_with_numbers(
         &mut self,
         bind: &Bind<'_>,
         statement: &Rc<Statement>,
         naming: Naming,
-    ) -> Result<NumberedBind, Fault> {
+    ) -> Result<Option<NumberedBind>, Fault> {
         self.check_not_aborted()?;
         let plan = self.plan_statement(statement)?;
         let mut statements = plan.planned.statements.iter();
@@ -188,11 +206,13 @@ impl Session {
         let given = self.statement_with_numbers(statement, naming, numbered, plan.epoch)?;
         let given_plan = self.plan_statement(&given)?;
         check_has_numbers(&given_plan.planned)?;
-        let numbers = self.draw(&numbered.numbers).await?;
-        Ok(NumberedBind {
+        let Some(numbers) = self.draw(&numbered.numbers).await? else {
+            return Ok(None);
+        };
+        Ok(Some(NumberedBind {
             body: encode_bind(bind, &numbers)?,
             statement: given,
-        })
+        }))
     }
 
     /// The statement with parameters in the places of numbers; made once for each catalog.
@@ -251,27 +271,99 @@ impl Session {
         }
     }
 
-    /// These numbers, in their order.
-    pub(super) async fn draw(&mut self, wanted: &[Number]) -> Result<Vec<i64>, Fault> {
-        let mut drawn: HashMap<&QualifiedName, VecDeque<i64>> = HashMap::new();
+    /// These numbers, in their order; `None`: a server knows the last values that are asked for.
+    async fn draw(&mut self, wanted: &[Number]) -> Result<Option<Vec<i64>>, Fault> {
+        let Some(last) = self.last_of(wanted)? else {
+            return Ok(None);
+        };
+        let mut drawn: Vec<(&QualifiedName, VecDeque<i64>)> = Vec::new();
         for number in wanted {
             if let Number::Next(sequence) = number
-                && !drawn.contains_key(sequence)
+                && !drawn.iter().any(|(name, _)| *name == sequence)
             {
                 let count = wanted.iter().filter(|other| *other == number).count();
                 let numbers = self.take_numbers(sequence, count).await?;
-                drawn.insert(sequence, numbers.into());
+                drawn.push((sequence, numbers.into()));
             }
         }
-        let numbers = wanted.iter().map(|number| match number {
-            Number::Next(sequence) => {
-                let block = drawn.get_mut(sequence);
-                let next = block.and_then(VecDeque::pop_front);
-                Ok(next.expect("as many were taken as are wanted"))
+        self.remember_taken(&drawn);
+        let mut last = last.into_iter();
+        let mut numbers = Vec::with_capacity(wanted.len());
+        for number in wanted {
+            let next = match number {
+                Number::Next(sequence) => {
+                    let mut drawn = drawn.iter_mut();
+                    let block = drawn.find(|(name, _)| *name == sequence);
+                    block.and_then(|(_, block)| block.pop_front())
+                }
+                Number::Current(_) | Number::Last => last.next(),
+                Number::UniqueId => Some(self.unique_id()?),
+            };
+            numbers.push(next.expect("as many were taken as are wanted"));
+        }
+        Ok(Some(numbers))
+    }
+
+    /// The last values that are wanted; `None`: a server knows them.
+    fn last_of(&self, wanted: &[Number]) -> Result<Option<Vec<i64>>, Fault> {
+        let (mut here, mut there) = (Vec::new(), 0);
+        for number in wanted {
+            let known = match number {
+                Number::Current(sequence) => {
+                    // Which of them comes first is for a server to say.
+                    if wanted.contains(&Number::Next(sequence.clone())) {
+                        return Err(unknown_last());
+                    }
+                    self.knows_last(Some(sequence))
+                }
+                Number::Last if wanted.iter().any(|one| matches!(one, Number::Next(_))) => {
+                    return Err(unknown_last());
+                }
+                Number::Last => self.knows_last(None),
+                Number::Next(_) | Number::UniqueId => continue,
+            };
+            match known {
+                Known::Here(value) => here.push(value),
+                Known::AtServer => there += 1,
+                Known::Nowhere => return Err(unknown_last()),
             }
-            Number::UniqueId => Err(no_unique_ids()),
-        });
-        numbers.collect()
+        }
+        match (here.len(), there) {
+            (_, 0) => Ok(Some(here)),
+            (0, there) if there == wanted.len() => Ok(None),
+            _ => Err(unknown_last()),
+        }
+    }
+
+    fn unique_id(&self) -> Result<i64, Fault> {
+        let Some(proxy) = self.worker.config().proxy_id else {
+            let message = "trunkline.unique_id() needs a proxy_id in the configuration";
+            return Err(Fault::Refused(Refusal::new(Reason::UniqueId, message)));
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_millis());
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        unique_id(&self.worker.shared.last_unique_id, now, proxy).ok_or_else(|| {
+            let message = "the clock says that it is 2093, up to which there are unique ids";
+            Fault::Refused(Refusal::new(Reason::UniqueId, message))
+        })
+    }
+
+    /// What currval and lastval give from now on.
+    fn remember_taken(&mut self, drawn: &[(&QualifiedName, VecDeque<i64>)]) {
+        if drawn.is_empty() {
+            return;
+        }
+        let taken = self.taken.get_or_insert_default();
+        for (sequence, numbers) in drawn {
+            if let Some(number) = numbers.back() {
+                taken.take(sequence, *number);
+            }
+        }
+        if drawn.len() > 1 {
+            // In which order they are taken for a row is for a server to say.
+            taken.doubt_last();
+        }
     }
 
     /// The sequence's next numbers.
@@ -515,9 +607,21 @@ fn number_in(row: &[u8]) -> Option<i64> {
     std::str::from_utf8(row.get(6..)?).ok()?.parse().ok()
 }
 
-fn no_unique_ids() -> Fault {
-    let message = "trunkline.unique_id() needs to know which proxy this is";
-    Fault::Refused(Refusal::new(Reason::SequenceDefault, message))
+/// Identifiers of one proxy: 41 bits of milliseconds since 2024, 10 bits of the proxy, 12 bits of a counter.
+pub fn unique_id(last: &AtomicU64, milliseconds: u64, proxy: u16) -> Option<i64> {
+    const SINCE: u64 = 1_704_067_200_000;
+    const COUNTER: u32 = 12;
+    const PROXY: u32 = 10;
+    let now = milliseconds.saturating_sub(SINCE) << COUNTER;
+    // A counter that is used up runs into the next millisecond, and a clock that goes back is not followed.
+    let next = |last: u64| now.max(last + 1);
+    let last = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(next(last))
+    });
+    let own = next(last.unwrap_or_default());
+    let (time, count) = (own >> COUNTER, own & ((1 << COUNTER) - 1));
+    let id = (((time << PROXY) | u64::from(proxy)) << COUNTER) | count;
+    i64::try_from(id).ok()
 }
 
 #[cfg(test)]
@@ -540,6 +644,29 @@ mod tests {
         let later = AsOf { resets: 1, ..now };
         assert_eq!(stock.take("one", &name("s"), 1, later), None);
         assert_eq!(stock.kept, 0);
+    }
+
+    #[test]
+    fn unique_ids_are_unique_and_in_order() {
+        let (one, two) = (AtomicU64::new(0), AtomicU64::new(0));
+        let now = 1_800_000_000_000;
+        let mut ids = Vec::new();
+        for (last, proxy) in [(&one, 3), (&two, 1023)] {
+            let mut own = Vec::new();
+            for step in 0..20_000 {
+                // The clock stands still, and goes back.
+                let clock = if step < 15_000 { now } else { now - 5 };
+                own.push(unique_id(last, clock, proxy).expect("it is not that late"));
+            }
+            assert!(own.is_sorted_by(|one, other| one < other));
+            ids.extend(own);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 40_000);
+        let later = unique_id(&one, now + 1000, 0).expect("it is not that late");
+        assert!(ids.iter().all(|id| *id < later && *id > 0));
+        assert_eq!(unique_id(&one, 5_000_000_000_000, 0), None);
     }
 
     #[test]

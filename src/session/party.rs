@@ -218,6 +218,27 @@ impl Session {
             // Its error is what was wanted.
             let _ = run(link.server(), FAIL, &worker).await;
         }
+        self.fail_others();
+    }
+
+    /// The transaction has failed on the connection that works now: the others fail too, so that it holds no locks, as on one server.
+    /// Nobody waits for it here.
+    pub(super) fn fail_others(&mut self) {
+        for link in &mut self.party {
+            if link.is_clear() && link.status() == TransactionStatus::InTransaction {
+                link.fail_meanwhile();
+            }
+        }
+    }
+
+    /// What [`Session::fail_others`] has asked for is done.
+    async fn settle_others(&mut self) {
+        if self.party.iter().all(Link::is_settled) {
+            return;
+        }
+        let mut party = std::mem::take(&mut self.party);
+        self.settle_links(&mut party).await;
+        self.party = party;
     }
 
     /// A statement that every connection of the transaction must see; appends its answer.
@@ -228,6 +249,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
         self.rest().await?;
+        self.settle_others().await;
         self.card.company.runs(text.as_bytes());
         match class {
             Class::Commit { chain } => self.end_party(Committed::Yes, *chain, out).await?,

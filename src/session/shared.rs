@@ -61,6 +61,7 @@ pub struct Shared {
     /// This process, in the ids of its transactions.
     pub proxy: Proxy,
     sequence_resets: AtomicU64,
+    pub last_unique_id: AtomicU64,
 }
 
 /// A client has changed definitions.
@@ -106,6 +107,7 @@ impl Shared {
             long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
             sequence_resets: AtomicU64::new(0),
+            last_unique_id: AtomicU64::new(0),
         }
     }
 

@@ -61,6 +61,8 @@ pub enum Call {
     Next(SequenceName),
     /// `currval('name')`
     Current(SequenceName),
+    /// `currval(pg_get_serial_sequence('table', 'column'))`
+    CurrentOf(SequenceName, Box<str>),
     /// `lastval()`
     Last,
     /// `trunkline.unique_id()`
@@ -233,11 +235,29 @@ fn take_call(cursor: &mut Cursor<'_>) -> Option<Call> {
         (None | Some("pg_catalog"), "nextval", name) => {
             Some(Call::Next(sequence(cursor.text(), name)?))
         }
-        (None | Some("pg_catalog"), "currval", name) => {
-            Some(Call::Current(sequence(cursor.text(), name)?))
-        }
+        (None | Some("pg_catalog"), "currval", name) => sequence(cursor.text(), name)
+            .map(Call::Current)
+            .or_else(|| serial(cursor.text(), name)),
         _ => None,
     }
+}
+
+/// `pg_get_serial_sequence('table', 'column')`
+fn serial(text: &str, argument: &[Lexeme]) -> Option<Call> {
+    let mut cursor = Cursor::new(text, argument);
+    if !cursor.take("pg_get_serial_sequence") {
+        return None;
+    }
+    let inside = cursor.parenthesised()?;
+    let ([table, comma, column], true) = (inside, cursor.at_end()) else {
+        return None;
+    };
+    let literal = |lexeme: &Lexeme| literal_text(text.as_bytes(), &Literal::of(lexeme)?).ok();
+    if comma.kind != Kind::Comma {
+        return None;
+    }
+    let table = SequenceName::read(&literal(table)?)?;
+    Some(Call::CurrentOf(table, literal(column)?.into()))
 }
 
 /// `'name'` or `'name'::regclass`
@@ -285,7 +305,7 @@ mod tests {
         };
         assert_eq!(
             (&text[names_end - 3..names_end], &text[end - 3..end]),
-            (", b", " */)")
+            (", b", "*/)")
         );
         assert_eq!(overriding, None);
         assert_eq!(rows, [["1", "f(2, (3))"], ["DEFAULT", "'),('"]]);
@@ -345,6 +365,13 @@ mod tests {
                 ),
                 ("lastval()".to_owned(), Call::Last),
             ]
+        );
+        assert_eq!(
+            found("SELECT currval(pg_get_serial_sequence('T', 'Id'))"),
+            [(
+                "currval(pg_get_serial_sequence('T', 'Id'))".to_owned(),
+                Call::CurrentOf(name(None, "t"), "Id".into())
+            )]
         );
         assert_eq!(
             found("SELECT trunkline . unique_id ( )"),

@@ -19,6 +19,7 @@ mod hidden_changes;
 mod limits;
 mod local_cluster;
 mod login;
+mod moves;
 mod multi_shard_writes;
 mod notifications;
 mod numbers;

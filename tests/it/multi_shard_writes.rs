@@ -327,6 +327,11 @@ fn copies_of_reference_tables_stay_equal() {
         Format::Binary,
         Order::Given,
     );
+    // One number for all copies.
+    both.simple(
+        "INSERT INTO numbered (name) VALUES ('x') RETURNING id",
+        Order::Given,
+    );
     for table in ["countries", "stamped", "numbered"] {
         both.same_copies(table, &sharded);
     }

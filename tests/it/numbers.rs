@@ -455,3 +455,191 @@ async fn rows_of_copy_are_numbered() {
         assert_eq!(copy.rows, expected);
     }
 }
+
+fn error_of(client: &mut Raw, sql: &str) -> String {
+    let answer = client.simple(sql);
+    let error = answer
+        .error
+        .as_ref()
+        .unwrap_or_else(|| panic!("{sql}: {}", answer.shown()));
+    answer
+        .refusal()
+        .map_or_else(|| error.sqlstate().to_owned(), str::to_owned)
+}
+
+/// currval and lastval know what Trunkline has taken for their own session, and nothing else.
+#[test]
+fn last_values_of_numbers_that_trunkline_took() {
+    let sharded = start("numbers_last");
+    let (mut client, mut other) = (sharded.client(), sharded.client());
+    let insert = "INSERT INTO tickets (title) VALUES ('a'), ('b') RETURNING id";
+    assert_eq!(
+        error_of(&mut client, "SELECT currval('tickets_id_seq')"),
+        "55000"
+    );
+    id_of(&mut client, insert);
+    id_of(
+        &mut other,
+        "INSERT INTO tickets DEFAULT VALUES RETURNING id",
+    );
+    for sql in [
+        "SELECT currval('tickets_id_seq')",
+        "SELECT lastval()",
+        "SELECT pg_catalog.currval('public.tickets_id_seq'::regclass)",
+        "SELECT currval(pg_get_serial_sequence('tickets', 'id'))",
+        "BEGIN; SELECT lastval(); COMMIT",
+    ] {
+        assert_eq!(id_of(&mut client, sql), 2, "{sql}");
+    }
+    for sql in ["SELECT currval('tickets_id_seq')", "SELECT lastval()"] {
+        let plain = sharded
+            .plain()
+            .simple("SELECT nextval('few'); SELECT currval('few'), lastval()");
+        let mut expected = plain.columns[1].clone();
+        expected.retain(|column| sql.contains(&column.0));
+        for (answer, format) in [
+            (client.simple(sql), 0),
+            (client.extended(sql, &[], Format::Binary), 1),
+        ] {
+            let value = answer.rows[0][0].clone().unwrap();
+            let two = if format == 0 {
+                b"2".to_vec()
+            } else {
+                2_i64.to_be_bytes().to_vec()
+            };
+            assert_eq!(value, two, "{sql}");
+            expected[0].3 = format;
+            assert_eq!(answer.columns, [expected.clone()], "{sql}");
+        }
+    }
+    assert!(id_of(&mut other, "SELECT lastval()") > 2);
+    // As a key.
+    let child = "INSERT INTO parcels (tenant, label) VALUES (currval('tickets_id_seq'), 'child') RETURNING tenant";
+    assert_eq!(id_of(&mut client, child), 2);
+    assert_eq!(id_of(&mut client, "SELECT currval('tickets_id_seq')"), 2);
+    // Of two columns' sequences neither is known to be the last.
+    assert_eq!(error_of(&mut client, "SELECT lastval()"), "55000");
+    // What a server takes in its transaction it knows; who was last of both is not known.
+    client.simple("BEGIN");
+    let few = id_of(&mut client, "SELECT nextval('few')");
+    assert_eq!(id_of(&mut client, "SELECT currval('few')"), few);
+    assert_eq!(id_of(&mut client, "SELECT lastval()"), few);
+    id_of(&mut client, insert);
+    assert!(id_of(&mut client, "SELECT lastval()") > few);
+    assert_eq!(id_of(&mut client, "SELECT currval('few')"), few);
+    client.simple("SELECT nextval('few')");
+    assert_eq!(
+        error_of(&mut client, "SELECT currval('tickets_id_seq')"),
+        "last_value"
+    );
+    client.simple("ROLLBACK");
+    // In a form that does not tell of which sequence.
+    id_of(&mut client, insert);
+    assert_eq!(
+        error_of(
+            &mut client,
+            "SELECT id FROM tickets WHERE id = currval('tickets_id_seq')"
+        ),
+        "last_value"
+    );
+    assert_eq!(
+        error_of(&mut client, "SELECT currval('tick' || 'ets_id_seq')"),
+        "last_value"
+    );
+    client.simple("DISCARD SEQUENCES");
+    assert_eq!(
+        error_of(&mut client, "SELECT currval('tickets_id_seq')"),
+        "55000"
+    );
+    assert_eq!(error_of(&mut client, child), "last_value");
+}
+
+/// Ids without a server: as values, as keys, by both protocols.
+#[test]
+fn unique_ids() {
+    let configuration = crate::sharded::configuration("numbers_unique", TABLES);
+    let without = "SELECT trunkline.unique_id()";
+    let sharded = Sharded::start_with(
+        "numbers_unique",
+        SCHEMA,
+        &format!("proxy_id = 5\n{configuration}"),
+    );
+    let mut client = sharded.client();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let answer = client.simple("SELECT trunkline.unique_id(), trunkline.unique_id() AS b");
+        let names: Vec<&str> = answer.columns[0].iter().map(|column| &*column.0).collect();
+        assert_eq!(names, ["unique_id", "b"]);
+        for value in &answer.rows[0] {
+            let text = String::from_utf8(value.clone().unwrap()).unwrap();
+            ids.push(text.parse::<i64>().unwrap());
+        }
+        let insert = "INSERT INTO tickets (id, title) VALUES (trunkline.unique_id(), $1), (trunkline.unique_id(), $1) RETURNING id";
+        let answer = client.extended(insert, &[text("x")], Format::Binary);
+        succeeded(insert, &answer);
+        for row in answer.rows {
+            let bytes: [u8; 8] = row[0].clone().unwrap().try_into().unwrap();
+            ids.push(i64::from_be_bytes(bytes));
+        }
+        ids.push(id_of(
+            &mut client,
+            "INSERT INTO tickets VALUES (trunkline.unique_id(), 'y') RETURNING id",
+        ));
+    }
+    assert!(ids.is_sorted_by(|one, other| one < other));
+    assert!(ids.iter().all(|id| (id >> 12) & 1023 == 5));
+    assert_eq!(rows(&sharded, "SELECT id FROM tickets").len(), 150);
+    for mut shard in sharded.shards() {
+        assert!(!shard.simple("SELECT id FROM tickets").rows.is_empty());
+    }
+    for sql in [
+        "UPDATE tickets SET id = trunkline.unique_id()",
+        "SELECT trunkline.unique_id() FROM tickets",
+        "SELECT trunkline.unique_id(), generate_series(1, 2)",
+    ] {
+        assert_eq!(error_of(&mut client, sql), "unique_id", "{sql}");
+    }
+    let nobody = Sharded::start_proxy("numbers_unique", &configuration);
+    assert_eq!(error_of(&mut nobody.client(), without), "unique_id");
+}
+
+/// Without its default shard a database has no numbers; one clear error, and all is well when it is back.
+#[test]
+fn without_the_default_shard_there_are_no_numbers() {
+    let sharded = start("numbers_down");
+    let mut client = sharded.client();
+    assert_eq!(
+        id_of(
+            &mut client,
+            "INSERT INTO tickets DEFAULT VALUES RETURNING id"
+        ),
+        1
+    );
+    let home = &crate::servers::cluster().shards()[0].primary;
+    let allow = |allowed: bool| {
+        let sql = format!("ALTER DATABASE numbers_down ALLOW_CONNECTIONS {allowed}");
+        home.run_sql("postgres", &sql).unwrap();
+    };
+    allow(false);
+    home.run_sql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'numbers_down'",
+    )
+    .unwrap();
+    let many = vec!["(DEFAULT)"; 100].join(", ");
+    let insert = format!("INSERT INTO tickets (id) VALUES {many}");
+    let failed = client.simple(&insert);
+    allow(true);
+    let error = failed.error.expect("no numbers");
+    let said = error.field('M');
+    assert!(
+        said.contains("not currently accepting connections"),
+        "{error:?}"
+    );
+    crate::servers::wait_until("the default shard is back", || {
+        client.simple(&insert).error.is_none()
+    });
+    let ids = rows(&sharded, "SELECT id FROM tickets");
+    assert_eq!(ids.len(), 101);
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 101);
+}

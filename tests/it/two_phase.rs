@@ -335,6 +335,21 @@ fn an_atomic_read_sees_all_of_a_commit_or_nothing() {
     );
     assert_eq!(client.simple(EVERYTHING).rows.len(), 2);
     assert_eq!(client.simple(gathered).rows.len(), 4);
+    // Whichever shard is asked first: its snapshot is that of the others.
+    for key in &cluster.keys {
+        let first_asked = format!("SELECT v FROM kv WHERE k = {key}");
+        run(
+            &mut client,
+            &["BEGIN ISOLATION LEVEL REPEATABLE READ", &first_asked],
+        );
+        let connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'";
+        let mut shards = cluster.sharded.shards();
+        let in_transaction = shards
+            .iter_mut()
+            .map(|shard| first(&shard.simple(connections)));
+        assert_eq!(in_transaction.collect::<Vec<_>>(), ["1"; 4]);
+        run(&mut client, &["COMMIT"]);
+    }
     run(
         &mut client,
         &[

@@ -187,7 +187,7 @@ fn volatile(message: impl Into<String>) -> Refusal {
 }
 
 /// The name's schema is not known here; a trigger on any table of that name counts.
-pub(super) fn is_triggered(catalog: &Catalog, target: &Name) -> bool {
+pub fn is_triggered(catalog: &Catalog, target: &Name) -> bool {
     let mut triggered = catalog.details.triggered.iter();
     triggered.any(|(schema, name)| {
         *name == target.name

@@ -156,7 +156,11 @@ pub fn goes_by_literals(text: &str, statement: Range<usize>) -> bool {
 /// Whether another literal may name a sequence that is known.
 fn names_sequence(text: &str, statement: Range<usize>) -> bool {
     let words = crate::sql::words(&text[statement]);
-    words.is_ok_and(|words| words.iter().any(|word| &**word == "nextval"))
+    words.is_ok_and(|words| {
+        words
+            .iter()
+            .any(|word| matches!(&**word, "nextval" | "currval"))
+    })
 }
 
 /// A statement that changes rows; `None`: it is none.

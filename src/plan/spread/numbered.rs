@@ -7,9 +7,11 @@
 use std::ops::Range;
 
 use crate::catalog::{Catalog, ColumnDefault, Given, QualifiedName, SearchPath, Sequences};
+use crate::plan::Plan;
+use crate::plan::refusal::Refusal;
 use crate::plan::scope::{Known, Meaning};
 use crate::sql::class::Class;
-use crate::sql::facts::{Facts, Insert, InsertSource, Operand};
+use crate::sql::facts::{Facts, Insert, InsertSource, Name, Operand};
 use crate::sql::insertion::{
     Call, ColumnList, Insertion, Overriding, Rows, SequenceName, calls, insertion,
 };
@@ -25,6 +27,8 @@ pub struct Numbered {
     pub numbers: Vec<Number>,
     /// The highest parameter of the client's.
     pub parameters: u16,
+    /// What is done with the statement as it is, when its server knows the last values that it asks for.
+    pub otherwise: Result<Plan, Refusal>,
     naming: Naming,
 }
 
@@ -32,6 +36,10 @@ pub struct Numbered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Number {
     Next(QualifiedName),
+    /// What the session was given last of this sequence.
+    Current(QualifiedName),
+    /// What it was given last of any.
+    Last,
     UniqueId,
 }
 
@@ -78,6 +86,7 @@ pub fn numbered(
         edits: Vec::new(),
         numbers: Vec::new(),
         parameters: highest_parameter(&text[statement.range.clone()])?,
+        otherwise: Ok(Plan::Session),
         naming: Naming::Definition,
     };
     match &facts.inserts[..] {
@@ -88,7 +97,10 @@ pub fn numbered(
             numbered.give_columns(&left, &read);
             numbered.give_values(&left, &read, insert, catalog, search_path);
         }
-        [] if is_one_row(facts) => numbered.give_unique_ids(text, statement.range.clone())?,
+        [] if is_one_row(facts) => {
+            let calls = calls(text, statement.range.clone())?;
+            numbered.give_calls(calls, catalog, search_path);
+        }
         _ => return None,
     }
     if numbered.numbers.is_empty() {
@@ -100,7 +112,8 @@ pub fn numbered(
 
 /// A query without tables whose select list is evaluated once.
 fn is_one_row(facts: &Facts) -> bool {
-    let is_known = |name: &str| name == "unique_id";
+    const KNOWN: [&str; 4] = ["unique_id", "currval", "lastval", "pg_get_serial_sequence"];
+    let is_known = |name: &str| KNOWN.contains(&name);
     facts.doubts.is_empty()
         && matches!(&facts.blocks[..], [block] if block.relations.is_empty())
         && facts
@@ -116,6 +129,8 @@ struct Left<'a> {
     /// The others.
     added: Vec<Column<'a>>,
     gives: Gives,
+    /// The sequences that the table's columns may take numbers from while a server stores a row; `None`: another one.
+    taken_there: Vec<Option<&'a QualifiedName>>,
 }
 
 struct Listed<'a> {
@@ -180,6 +195,15 @@ impl<'a> Left<'a> {
                 .collect(),
             added: Vec::new(),
             gives,
+            taken_there: match (gives, known.columns) {
+                (Gives::Numbers, _) => Vec::new(),
+                (Gives::Nothing, None) => vec![None],
+                (Gives::Nothing, Some(columns)) => columns
+                    .iter()
+                    .filter(|column| column.default == ColumnDefault::Sequence)
+                    .map(|column| column.numbers.as_ref().map(|numbers| &numbers.sequence))
+                    .collect(),
+            },
         };
         for column in columns {
             if column.default != ColumnDefault::Sequence {
@@ -211,6 +235,18 @@ impl<'a> Left<'a> {
             }
         }
         Some(left)
+    }
+
+    /// Whether a server takes nothing that the number could be.
+    fn lets(&self, number: &Number) -> bool {
+        match number {
+            Number::Next(_) | Number::UniqueId => true,
+            Number::Current(sequence) => {
+                let mut there = self.taken_there.iter();
+                there.all(|taken| taken.is_some_and(|taken| taken != sequence))
+            }
+            Number::Last => self.taken_there.is_empty(),
+        }
     }
 
     fn must_override(&self) -> bool {
@@ -301,19 +337,16 @@ impl Numbered {
         for (place, row) in places.iter().zip(rows) {
             for ((value, operand), listed) in place.values.iter().zip(row).zip(&left.listed) {
                 let number = match (&listed.default, &value.call) {
-                    (Some(column), _) if *operand == Operand::Default => next(column),
-                    (_, Some(Call::UniqueId)) => Number::UniqueId,
-                    (_, Some(Call::Next(name))) if left.gives == Gives::Numbers => {
-                        match known_sequence(name, catalog, search_path) {
-                            Some(sequence) => {
-                                self.naming = Naming::Literal;
-                                Number::Next(sequence)
-                            }
-                            None => continue,
-                        }
+                    (Some(column), _) if *operand == Operand::Default => Some(next(column)),
+                    // Elsewhere a server takes it by itself.
+                    (_, Some(Call::Next(_))) if left.gives == Gives::Nothing => None,
+                    (_, Some(call)) => {
+                        let number = self.meant(call, catalog, search_path);
+                        number.filter(|number| left.lets(number))
                     }
-                    _ => continue,
+                    _ => None,
                 };
+                let Some(number) = number else { continue };
                 let with = vec![self.number(number)];
                 self.edit(value.range.clone(), with);
             }
@@ -328,20 +361,73 @@ impl Numbered {
         }
     }
 
-    fn give_unique_ids(&mut self, text: &str, range: Range<usize>) -> Option<()> {
-        for (range, call) in calls(text, range)? {
-            if call != Call::UniqueId {
-                continue;
-            }
+    /// In a query: the calls that give what a client was given, and unique ids.
+    fn give_calls(
+        &mut self,
+        calls: Vec<(Range<usize>, Call)>,
+        catalog: &Catalog,
+        search_path: &SearchPath,
+    ) {
+        for (range, call) in calls {
             // The result's column has the name that a call would give it.
+            let name = match &call {
+                Call::Next(_) => continue,
+                Call::Current(_) | Call::CurrentOf(..) => "currval",
+                Call::Last => "lastval",
+                Call::UniqueId => "unique_id",
+            };
+            let Some(number) = self.meant(&call, catalog, search_path) else {
+                continue;
+            };
             let with = vec![
                 Piece::Text("(SELECT ".into()),
-                self.number(Number::UniqueId),
-                Piece::Text("::bigint AS unique_id)".into()),
+                self.number(number),
+                Piece::Text(format!("::bigint AS {name})").into()),
             ];
             self.edit(range, with);
         }
-        Some(())
+    }
+
+    /// What a call gives.
+    fn meant(
+        &mut self,
+        call: &Call,
+        catalog: &Catalog,
+        search_path: &SearchPath,
+    ) -> Option<Number> {
+        if *call == Call::UniqueId {
+            return Some(Number::UniqueId);
+        }
+        if catalog.sequences != Sequences::Home || catalog.shards.len() == 1 {
+            return None;
+        }
+        let known = |name: &SequenceName| known_sequence(name, catalog, search_path);
+        let number = match call {
+            Call::Next(name) => Number::Next(known(name)?),
+            Call::Current(name) => Number::Current(known(name)?),
+            Call::CurrentOf(table, column) => {
+                let table = Name {
+                    schema: table.schema.clone(),
+                    name: table.name.clone(),
+                };
+                let known = Known::look_up(catalog, search_path, &table);
+                let mut columns = known.columns?.iter();
+                let column = columns.find(|known| known.name == *column)?;
+                Number::Current(column.numbers.as_ref()?.sequence.clone())
+            }
+            Call::Last => Number::Last,
+            Call::UniqueId => Number::UniqueId,
+        };
+        if number != Number::Last {
+            self.naming = Naming::Literal;
+        }
+        Some(number)
+    }
+
+    /// Last values are asked for, and nothing is taken.
+    pub fn only_asks(&self) -> bool {
+        let asks = |number: &Number| matches!(number, Number::Current(_) | Number::Last);
+        self.numbers.iter().all(asks)
     }
 
     /// Whether the sequences are the same for every text of this shape.
@@ -352,14 +438,13 @@ impl Numbered {
     pub(super) fn describe(&self) -> String {
         let next = |number: &Number| match number {
             Number::Next((schema, name)) => Some(format!("{schema}.{name}")),
-            Number::UniqueId => None,
+            Number::Current((schema, name)) => Some(format!("the last of {schema}.{name}")),
+            Number::Last => Some("the last of all".to_owned()),
+            Number::UniqueId => Some("unique ids".to_owned()),
         };
         let mut names: Vec<String> = self.numbers.iter().filter_map(next).collect();
         names.sort();
         names.dedup();
-        if names.is_empty() {
-            names.push("unique ids".to_owned());
-        }
         let count = match self.numbers.len() {
             1 => "1 number".to_owned(),
             count => format!("{count} numbers"),

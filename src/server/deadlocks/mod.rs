@@ -31,7 +31,7 @@ use crate::wire::answer::{self, Report, Severity};
 use places::Places;
 use shards::{Install, Look, Shards};
 
-/// From one round to the next, when something waits for a lock: this part of the time limit, and so many times as long as the round took.
+/// From one round to the next, when something waits for a lock: this part of the time limit at least.
 const ROUNDS: u32 = 8;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -117,7 +117,9 @@ impl Deadlocks {
         let timeout = config.transactions.deadlock_timeout.unwrap_or_default();
         let pause = match finding {
             Finding::Work => timeout,
-            Finding::Wait => (timeout / ROUNDS).max(begun.elapsed() * ROUNDS),
+            Finding::Wait if !self.suspects.is_empty() => timeout / ROUNDS,
+            // It must not be the asking that keeps servers busy.
+            Finding::Wait => begun.elapsed().clamp(timeout / ROUNDS, timeout),
         };
         pause.max(SHORTEST_PAUSE)
     }

@@ -17,7 +17,7 @@ use crate::topology::{NodeError, Primary, Topology, TopologyError};
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// For how long a shard that gave no answer is not asked again.
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// For how long a shard that could not be written to is not written to again.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);

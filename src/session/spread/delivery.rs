@@ -240,7 +240,8 @@ impl Session {
             &mut splitter,
             &locate,
         )
-        .await?;
+        .await
+        .map_err(as_of_insert)?;
         let mut ended = Ended {
             tally: Tally::default(),
             counts: Counts::All,
@@ -249,7 +250,9 @@ impl Session {
             target.server.push(&[b'c', 0, 0, 0, 4]);
             target.server.pipeline.copy_ended();
         }
-        branch::attend(client, &mut targets, scratch, &mut ended).await?;
+        branch::attend(client, &mut targets, scratch, &mut ended)
+            .await
+            .map_err(as_of_insert)?;
         Ok(ended.tally.rows)
     }
 
@@ -262,6 +265,33 @@ impl Session {
     }
 }
 
+/// A shard's error without the line of its context that speaks of a COPY, of which the client knows nothing.
+fn as_of_insert(failure: Failure) -> Failure {
+    let Failure::Server { branch, error } = failure else {
+        return failure;
+    };
+    let mut out = Vec::with_capacity(error.len());
+    for field in error.split(|byte| *byte == 0) {
+        let kept = match field.split_first() {
+            None => continue,
+            Some((b'W', lines)) => {
+                let lines = String::from_utf8_lossy(lines);
+                let own = lines.lines().filter(|line| !line.starts_with("COPY "));
+                let own: Vec<&str> = own.collect();
+                if own.is_empty() {
+                    continue;
+                }
+                format!("W{}", own.join("\n")).into_bytes()
+            }
+            Some(_) => field.to_vec(),
+        };
+        out.extend_from_slice(&kept);
+        out.push(0);
+    }
+    out.push(0);
+    Failure::Server { branch, error: out }
+}
+
 fn refused(delivery: &Delivery, why: &str) -> Failure {
     Failure::Refused(Refusal::new(
         Reason::InsertSelectNotColocated,
@@ -270,4 +300,28 @@ fn refused(delivery: &Delivery, why: &str) -> Failure {
             delivery.table
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_speak_of_the_copy() {
+        let without = |error: &[u8]| match as_of_insert(Failure::Server {
+            branch: 0,
+            error: error.to_vec(),
+        }) {
+            Failure::Server { error, .. } => error,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            without(b"SERROR\0C23505\0WCOPY t, line 1: \"x\"\0nkey\0\0"),
+            b"SERROR\0C23505\0nkey\0\0"
+        );
+        assert_eq!(
+            without(b"SERROR\0WPL/pgSQL function f() line 1 at RAISE\nCOPY t, line 1\0\0"),
+            b"SERROR\0WPL/pgSQL function f() line 1 at RAISE\0\0"
+        );
+    }
 }

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Session;
+use super::last_values::unknown_last;
 use super::link::Link;
 use super::respond::Fault;
 use super::transaction::{Prologue, Transaction};
@@ -27,7 +28,7 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -166,8 +167,17 @@ impl Session {
             self.leave_metadata().await?;
         }
         self.end_unit_of_others().await?;
+        if call.statement.leaves.contains(&Leaves::LastValue) {
+            // The connections are lent to several statements each, whose values they may hold.
+            return Err(unknown_last());
+        }
         if call.statement.leaves.contains(&Leaves::SetsSequence) {
             self.sets_sequence();
+        }
+        if let Some(taken) = &mut self.taken
+            && call.statement.takes == Takes::Numbers
+        {
+            taken.doubt();
         }
         let own = self.begin_atomic_read(call).await?;
         let done = self.spread_now(call).await;
@@ -428,7 +438,11 @@ impl Session {
             self.lose_party(links).await;
         } else {
             self.dismiss(links).await;
-            if done.is_err() {
+            // What is refused fails the transaction when the client is told.
+            if done
+                .as_ref()
+                .is_err_and(|failure| !matches!(failure, Failure::Refused(_)))
+            {
                 self.fail_party().await;
             }
         }

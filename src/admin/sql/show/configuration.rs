@@ -126,6 +126,10 @@ fn settings(config: &Config) -> Vec<Setting> {
         restart("log.format", Some(log_format(config.log.format).to_owned())),
         restart("log.filter", Some(config.log.filter.clone())),
     ];
+    settings.push(reload(
+        "proxy_id",
+        config.proxy_id.map(|number| number.to_string()),
+    ));
     settings.extend(tls(config));
     settings.extend(authentication(config));
     settings.extend(limits(config));

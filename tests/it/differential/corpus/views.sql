@@ -102,7 +102,7 @@ SELECT * FROM with_lone
 
 SELECT feel, n, ids FROM shown
 
-SELECT item FROM whole WHERE id < 3
+SELECT item::text FROM whole WHERE id < 3
 
 SELECT (item).name FROM whole
 
