@@ -458,7 +458,7 @@ impl Work {
     fn work(&self, place: usize, proxy: u16, seed: u64) {
         let mut random = SmallRng::seed_from_u64(seed.wrapping_add(place as u64));
         let mut connection: Option<(Raw, usize)> = None;
-        let mut number = Number::try_from(place).expect("small") * 1_000_000_000;
+        let mut number = Number::try_from(place + 1).expect("small") * 1_000_000_000;
         while !self.closed.load(Ordering::Relaxed) {
             let Some((mut client, session)) = connection.take().or_else(|| self.connect(proxy))
             else {

@@ -140,7 +140,7 @@ fn comes_true(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// The program, as a process that can be killed. It serves when it has been started.
+/// The program, as a process that can be killed.
 struct Proxy {
     port: u16,
     folder: TempDir,
@@ -148,7 +148,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// In front of these servers.
+    /// In front of these servers; it serves.
     fn start(servers: &[u16]) -> Proxy {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
@@ -174,13 +174,13 @@ impl Proxy {
             folder,
             child: None,
         };
-        proxy.start_again();
+        proxy.launch();
+        proxy.await_service();
         proxy
     }
 
-    /// On the same port with the same configuration; waits until it commits on several shards.
-    fn start_again(&mut self) {
-        self.launch();
+    /// Waits until it commits on several shards.
+    fn await_service(&mut self) {
         let serves = comes_true(DEADLINE, || {
             let child = self.child.as_mut().expect("it was launched");
             let ended = child.try_wait().expect("it is ours");
@@ -190,6 +190,7 @@ impl Proxy {
         assert!(serves, "the proxy does not serve");
     }
 
+    /// Always on the same port with the same configuration.
     fn launch(&mut self) {
         let log = File::options()
             .create(true)
