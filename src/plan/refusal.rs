@@ -74,14 +74,14 @@ reasons! {
         "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
         "Give key columns literals or parameters.";
     InsertSelectNotColocated, "insert_select_not_colocated", "0A000",
-        "INSERT ... SELECT into a sharded table on several shards, and its rows are not proven to stay on the shards of the rows they are made from.",
-        "Select the key column of a table of the same distribution into the key column, without grouping, DISTINCT or LIMIT; or read the rows and insert them with VALUES or COPY.";
+        "INSERT ... SELECT whose rows may belong on other shards than those they are made from, and that has ON CONFLICT, RETURNING or OVERRIDING, or a table with row security, so that the rows cannot be brought there.",
+        "Select the key column of a table of the same distribution into the key column, without grouping, DISTINCT or LIMIT; leave the clauses out; or read the rows and insert them with VALUES or COPY.";
     NullKey, "null_key", "22004",
         "A key column is given, or compared with, NULL: such a row has no shard, such a comparison is never true.",
         "Give key columns values that are not NULL; use IS NULL with /* trunkline: shard=name */ to look for NULL.";
     KeyUpdate, "key_update", "0A000",
-        "An UPDATE, or ON CONFLICT DO UPDATE, assigns a key column: the row might have to move to another shard.",
-        "Leave key columns out of SET; to move a row, insert it with its new key and delete the old one.";
+        "An UPDATE, or ON CONFLICT DO UPDATE, assigns a key column, and the rows cannot move: they get different keys, the table has triggers, row security or foreign keys that refer to it, or the statement is not a plain UPDATE of one table.",
+        "Assign every key column one literal or parameter, and nothing else that is unique; or insert the row with its new key and delete the old one.";
     KeyValue, "key_value", "22023",
         "A value for a key column cannot be read as the key's type, is out of its range, or is not compared exactly.",
         "Write the value as the column's type does, or cast it to that type.";

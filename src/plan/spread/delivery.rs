@@ -20,7 +20,7 @@ use crate::sql::places::insert_parts;
 use super::changes::{Asked, Verbatim};
 use super::copy::{CopyKey, ValueOf};
 use super::edit::Edit;
-use super::gather::{self, CopyFormat, Gather, Query, travels_in_binary};
+use super::gather::{self, CopyFormat, Gather, Needs, Query, travels_in_binary};
 
 /// The copy of the table: no name that a client's table may have is like it.
 const STAND_IN: &str = "pg_temp.\"trunkline rows\"";
@@ -176,6 +176,7 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
             whole: range,
             query: parts.query.clone(),
             facts: asked.facts,
+            needs: Needs::Anyway,
         },
         asked.catalog,
         asked.search_path,

@@ -205,6 +205,16 @@ pub struct Query<'a> {
     pub whole: Range<usize>,
     pub query: Range<usize>,
     pub facts: &'a Facts,
+    pub needs: Needs,
+}
+
+/// Whether there is a reason to gather.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Only that rows are elsewhere.
+    Rows,
+    /// Another than that.
+    Anyway,
 }
 
 /// How the statement is gathered. `refusal` is why it is not done on one shard, and is given back when this does not help.
@@ -234,6 +244,7 @@ pub fn gather(
         whole: statement.range.clone(),
         query: query_range,
         facts,
+        needs: Needs::Rows,
     };
     let gather = query(asked, catalog, search_path, refusal)?;
     Ok(Gather { gives, ..gather })
@@ -251,6 +262,7 @@ pub fn query(
         whole,
         query,
         facts,
+        needs,
     } = asked;
     if goes_too_far(&refusal) {
         return Err(refusal);
@@ -276,7 +288,7 @@ pub fn query(
     };
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
     let fetched = tables.fetched(shard);
-    if fetched.is_empty() {
+    if fetched.is_empty() && needs == Needs::Rows {
         return Err(refusal);
     }
     let stand_ins = stand_ins(&fetched, &views);

@@ -26,8 +26,18 @@ INSERT INTO "Odd Table" ("Key", "Mixed Case") SELECT "Key" + 1000, "Mixed Case" 
 SELECT * FROM "Odd Table" ORDER BY 1
 INSERT INTO side.things (id, v) SELECT t.id + 1000, t.v FROM side.things t
 SELECT * FROM side.things ORDER BY id
+INSERT INTO nodes (id, title) SELECT g, 'made ' || g FROM generate_series(800000, 800099) AS g
+INSERT INTO nodes (id, title) SELECT 900000 + x, y FROM (VALUES (1, 'a'), (2, 'b'), (3, 'c')) AS v (x, y)
+SELECT * FROM nodes WHERE id >= 800000 ORDER BY id
 ROLLBACK
 SELECT count(*), sum(id) FROM nodes
+
+# line by line
+BEGIN
+INSERT INTO nodes (id, title) SELECT rank + 800000, colour FROM colours WHERE rank IS NOT NULL
+INSERT INTO nodes (id) SELECT 910000 + generate_series(1, 20)
+SELECT * FROM nodes WHERE id >= 800000 ORDER BY id
+ROLLBACK
 
 # line by line
 BEGIN
