@@ -34,6 +34,12 @@ pub enum Error {
         least: u64,
         most: u64,
     },
+    #[error("wrong result of {what}: {found}, expected {expected}")]
+    Wrong {
+        what: String,
+        found: String,
+        expected: String,
+    },
     #[error("stopped by a signal")]
     Stopped,
 }

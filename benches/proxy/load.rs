@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::postgres::{DATABASE, USER};
+use crate::postgres::USER;
 use crate::process;
 use crate::subjects::Entrant;
 
@@ -52,6 +52,16 @@ pub enum Pace {
     PerSecond(u32),
 }
 
+impl Pace {
+    fn shared_by(self, streams: usize) -> Pace {
+        let count = u32::try_from(streams).unwrap_or(u32::MAX).max(1);
+        match self {
+            Pace::Saturated => Pace::Saturated,
+            Pace::PerSecond(rate) => Pace::PerSecond((rate / count).max(1)),
+        }
+    }
+}
+
 /// Where pgbench is and how long it is watched.
 #[derive(Debug)]
 pub struct Load {
@@ -80,8 +90,8 @@ pub struct Work {
 pub struct Run {
     /// That ended in the window.
     pub transactions: u64,
-    /// That were sent in all, before and after the window too.
-    pub sent: u64,
+    /// That were sent to each of the entrant's databases in all, before and after the window too.
+    pub sent: Vec<u64>,
     pub window: Duration,
     /// Of the proxy in the window; zero without a proxy.
     pub cpu: Duration,
@@ -115,16 +125,15 @@ struct Logged {
 }
 
 impl Load {
-    /// Returns the number of transactions run.
-    pub async fn warm_up(&self, work: &Work, entrant: &Entrant) -> Result<u64> {
-        let output = process::run(
-            self.pgbench(work, entrant)
-                .arg("-t")
-                .arg(WARM_UP.to_string())
-                .arg(DATABASE),
-        )
-        .await?;
-        reported_transactions(&output)
+    /// Returns the number of transactions run in each of the entrant's databases.
+    pub async fn warm_up(&self, work: &Work, entrant: &Entrant) -> Result<Vec<u64>> {
+        let mut run = Vec::new();
+        for (database, work) in work.spread(entrant) {
+            let mut pgbench = self.pgbench(&work, entrant);
+            pgbench.arg("-t").arg(WARM_UP.to_string()).arg(database);
+            run.push(reported_transactions(&process::run(&mut pgbench).await?)?);
+        }
+        Ok(run)
     }
 
     /// One window with all of `entrants` under load. The same `seed` gives each of them the same keys, and with a pace the same
@@ -137,25 +146,37 @@ impl Load {
         seed: u32,
     ) -> Result<Vec<Run>> {
         let mut streams = Vec::new();
-        for &entrant in entrants {
-            streams.push(Stream::start(self, work, entrant, pace, seed)?);
+        for (place, &entrant) in entrants.iter().enumerate() {
+            let parts = work.spread(entrant);
+            let pace = pace.shared_by(parts.len());
+            for (database, work) in parts {
+                let stream = Stream::start(self, &work, (entrant, database), pace, seed)?;
+                streams.push((place, work.threads(), stream));
+            }
         }
-        for stream in &mut streams {
-            stream.wait_until_running(work.threads()).await?;
+        for (_, threads, stream) in &mut streams {
+            stream.wait_until_running(*threads).await?;
         }
         let marks = || entrants.iter().map(|e| Mark::of(e)).collect::<Result<_>>();
         let before: Vec<Mark> = marks()?;
         tokio::time::sleep(self.window).await;
         let after: Vec<Mark> = marks()?;
         // All are told before any is waited for: nobody runs on alone and warms the machine for the next window.
-        for stream in &mut streams {
+        for (_, _, stream) in &mut streams {
             stream.stop().await?;
         }
-        let mut runs = Vec::new();
-        for ((stream, before), after) in streams.into_iter().zip(before).zip(after) {
-            runs.push(stream.finish(before, after).await?);
+        let mut found: Vec<Found> = entrants.iter().map(|_| Found::default()).collect();
+        for (place, _, stream) in streams {
+            stream
+                .finish(before[place], after[place], &mut found[place])
+                .await?;
         }
-        Ok(runs)
+        let marks = before.into_iter().zip(after);
+        found
+            .into_iter()
+            .zip(marks)
+            .map(|(found, (before, after))| found.run(before, after))
+            .collect()
     }
 
     fn pgbench(&self, work: &Work, entrant: &Entrant) -> Command {
@@ -181,6 +202,22 @@ impl Load {
 }
 
 impl Work {
+    /// What each of the entrant's databases gets of it. There must be a client for each.
+    fn spread<'a>(&self, entrant: &'a Entrant) -> Vec<(&'a str, Work)> {
+        let count = u32::try_from(entrant.databases.len()).unwrap_or(u32::MAX);
+        let share =
+            |whole: u32, place: u32| (whole / count + u32::from(place < whole % count)).max(1);
+        let part = |(place, database): (u32, &'a String)| {
+            let work = Work {
+                clients: share(self.clients, place),
+                jobs: share(self.jobs, place),
+                ..self.clone()
+            };
+            (database.as_str(), work)
+        };
+        (0..).zip(&entrant.databases).map(part).collect()
+    }
+
     /// pgbench starts no more threads than it has clients.
     fn threads(&self) -> usize {
         self.jobs.min(self.clients) as usize
@@ -194,8 +231,15 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(load: &Load, work: &Work, entrant: &Entrant, pace: Pace, seed: u32) -> Result<Stream> {
-        let logs = load.logs.join(entrant.subject.name());
+    fn start(
+        load: &Load,
+        work: &Work,
+        (entrant, database): (&Entrant, &str),
+        pace: Pace,
+        seed: u32,
+    ) -> Result<Stream> {
+        let name = format!("{}-{database}", entrant.subject.name());
+        let logs = load.logs.join(name);
         std::fs::create_dir(&logs)
             .map_err(|e| Error::io(format!("create {}", logs.display()), e))?;
         let mut command = load.pgbench(work, entrant);
@@ -209,7 +253,7 @@ impl Stream {
             command.arg(format!("--rate={rate}"));
         }
         let child = command
-            .arg(DATABASE)
+            .arg(database)
             .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -265,7 +309,7 @@ impl Stream {
         kill(pid, Signal::SIGALRM).map_err(|e| Error::io("stop pgbench", e.into()))
     }
 
-    async fn finish(self, before: Mark, after: Mark) -> Result<Run> {
+    async fn finish(self, before: Mark, after: Mark, found: &mut Found) -> Result<()> {
         let output = self
             .child
             .wait_with_output()
@@ -282,19 +326,39 @@ impl Stream {
         let report = text(&output.stdout);
         let logged = take_logs(&self.logs).map_err(|e| Error::io("read pgbench's logs", e))?;
         let [from, to] = [before.at, after.at].map(microseconds);
-        let inside: Vec<Duration> = logged
+        let inside = logged
             .iter()
             .filter(|transaction| from < transaction.end && transaction.end <= to)
-            .map(|transaction| transaction.took)
-            .collect();
-        let transactions = inside.len() as u64;
-        let [p50, p99] = percentiles(inside, [50, 99]).ok_or_else(|| Error::Pgbench {
+            .map(|transaction| transaction.took);
+        found.inside.extend(inside);
+        found.sent.push(reported_transactions(&report)?);
+        found.report = report;
+        Ok(())
+    }
+}
+
+/// What an entrant's streams have in their logs.
+#[derive(Default)]
+struct Found {
+    /// What transactions of the window took.
+    inside: Vec<Duration>,
+    /// By each stream, in and outside the window.
+    sent: Vec<u64>,
+    /// The last pgbench's, for an error.
+    report: String,
+}
+
+impl Found {
+    fn run(self, before: Mark, after: Mark) -> Result<Run> {
+        let [from, to] = [before.at, after.at].map(microseconds);
+        let transactions = self.inside.len() as u64;
+        let [p50, p99] = percentiles(self.inside, [50, 99]).ok_or(Error::Pgbench {
             what: "logs",
-            output: report.clone(),
+            output: self.report,
         })?;
         Ok(Run {
             transactions,
-            sent: reported_transactions(&report)?,
+            sent: self.sent,
             window: Duration::from_micros(u64::try_from(to - from).unwrap_or(u64::MAX)),
             cpu: after.cpu.saturating_sub(before.cpu),
             p50,
@@ -360,7 +424,7 @@ fn logged(line: &str) -> Option<Logged> {
 }
 
 /// For each percentage the smallest value that at least so many do not exceed.
-fn percentiles<const N: usize>(
+pub fn percentiles<const N: usize>(
     mut latencies: Vec<Duration>,
     percentages: [usize; N],
 ) -> Option<[Duration; N]> {

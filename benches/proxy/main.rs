@@ -1,5 +1,5 @@
 //! What a proxy costs: CPU time of a statement, throughput, latency, memory, logins; directly, through a plain byte forwarder, through
-//! PgBouncer and through Trunkline.
+//! PgBouncer and through Trunkline. And what statements over several shards cost, beside what a client or a server does without a proxy.
 //!
 //! Everything runs on this machine over loopback TCP, in servers made for the occasion. The measure that counts is the CPU time of the
 //! proxy process per statement: unlike throughput it does not depend on how much of the machine pgbench and Postgres take. But it does
@@ -16,11 +16,12 @@
 //!
 //! The subjects share one Postgres server, so that its caches and buffers are the same for all (with a server each, the sets of pages
 //! would push each other out of the machine's caches); only the subject with four shards has three more. Poolers may open the same number
-//! of server connections in total.
+//! of server connections in total. What concerns several shards (`cases/several/`) has four servers of its own, each with its own rows.
 //!
 //! ```text
 //! cargo bench --bench proxy -- --smoke
 //! cargo bench --bench proxy -- --cases point_select --modes together --protocols prepared --subjects pgbouncer,trunkline --rounds 8
+//! cargo bench --bench proxy -- --only two_shard_commit,copy_from --smoke
 //! cargo bench --bench proxy -- --trunkline /some/other/build/of/trunkline
 //! ```
 //!
@@ -52,14 +53,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cases::{Bench, Case};
+use crate::cases::{Bench, Case, several};
 use crate::error::{Error, Result};
 use crate::load::{Load, Protocol};
 use crate::postgres::Binaries;
 use crate::report::Results;
 use crate::subjects::{Settings, Sockets, Subject, Tls};
 
-/// The fleet of the four-shard subject; the first server also serves everybody else.
+/// The fleet of the subjects with four servers; the first also serves everybody else.
 const SERVERS: usize = 4;
 
 /// Under load at the same time through one subject.
@@ -84,7 +85,7 @@ pub enum Mode {
 )]
 struct Args {
     /// What to measure [default: all, with --smoke point_select]
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, visible_alias = "only", value_delimiter = ',')]
     cases: Option<Vec<Case>>,
     /// Times every subject is measured in every protocol [default: 10, with --smoke 5]
     #[arg(long)]
@@ -211,12 +212,24 @@ async fn measure_all(args: &Args) -> Result<()> {
         true => vec![Case::PointSelect],
         false => Case::value_variants().to_vec(),
     });
-    let mut bench = prepare(args, seconds, args.scale.unwrap_or(scale).max(1)).await?;
+    let scale = args.scale.unwrap_or(scale).max(1);
+    let servers = match cases.iter().any(|case| case.has_pgbench()) {
+        true => Servers::WithPgbench { scale },
+        false => Servers::OfEachCase,
+    };
+    let mut bench = prepare(args, seconds, servers).await?;
     for case in cases {
+        eprintln!("{}", name(case));
         match case {
             Case::Idle => cases::idle::run(&mut bench).await?,
             Case::Large => cases::large::run(&mut bench).await?,
             Case::Storm => cases::storm::run(&mut bench).await?,
+            Case::TwoShardCommit => several::commit::run(&mut bench).await?,
+            Case::AtomicRead => several::atomic::run(&mut bench).await?,
+            Case::ScatterAggregate => several::aggregate::run(&mut bench).await?,
+            Case::MergeSort => several::sort::run(&mut bench).await?,
+            Case::CopyFrom => several::copy::run(&mut bench).await?,
+            Case::Gather => several::gather::run(&mut bench).await?,
             statements => cases::statements::run(&mut bench, statements, &length).await?,
         }
     }
@@ -235,8 +248,20 @@ async fn measure_all(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Starts the servers.
-async fn prepare(args: &Args, seconds: u32, scale: u32) -> Result<Bench> {
+/// As in the command line.
+fn name(case: Case) -> String {
+    let value = case.to_possible_value();
+    value.map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+/// What is started before the first case.
+#[derive(Clone, Copy)]
+enum Servers {
+    WithPgbench { scale: u32 },
+    OfEachCase,
+}
+
+async fn prepare(args: &Args, seconds: u32, servers: Servers) -> Result<Bench> {
     raise_file_limit()?;
     let settings = Settings {
         pool_size: args.pool_size,
@@ -258,16 +283,20 @@ async fn prepare(args: &Args, seconds: u32, scale: u32) -> Result<Bench> {
     let output = create(&args.output)?;
     let folder = postgres::temporary_folder()?;
     let binaries = Binaries::find()?;
-    let count = match subjects.contains(&Subject::TrunklineFourShards) {
-        true => SERVERS,
-        false => 1,
+    let (scale, servers) = match servers {
+        Servers::OfEachCase => (0, Vec::new()),
+        Servers::WithPgbench { scale } => {
+            let count = match subjects.iter().any(|subject| subject.has_four_servers()) {
+                true => SERVERS,
+                false => 1,
+            };
+            let version = &binaries.version;
+            eprintln!("starting {count} server(s), Postgres {version}, scale {scale}");
+            let path = folder.path();
+            let fleet = postgres::start_fleet(&binaries, path, count, scale, MOST_CLIENTS).await?;
+            (scale, fleet)
+        }
     };
-    eprintln!(
-        "starting {count} server(s), Postgres {}, scale {scale}",
-        binaries.version
-    );
-    let servers =
-        postgres::start_fleet(&binaries, folder.path(), count, scale, MOST_CLIENTS).await?;
     let load = Load {
         pgbench: binaries.program("pgbench"),
         logs: folder.path().join("pgbench"),

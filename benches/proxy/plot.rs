@@ -54,7 +54,10 @@ fn bar(body: &mut String, y: f64, row: &Row<'_>) {
         return;
     };
     let colour = match row.first.subject {
-        Subject::Direct | Subject::Pgbouncer | Subject::Forwarder => "#b0b0b0",
+        Subject::Direct
+        | Subject::Pgbouncer
+        | Subject::PgbouncerFourServers
+        | Subject::Forwarder => "#b0b0b0",
         Subject::Trunkline | Subject::TrunklineTwoWorkers => "#3b7dd8",
         Subject::TrunklineFourShards => "#1d4f91",
     };

@@ -20,7 +20,7 @@ pub const DATABASE: &str = "bench";
 const LOCAL: &str = "127.0.0.1";
 
 /// Server and client programs of one Postgres version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Binaries {
     folder: PathBuf,
     /// Like `15.18`.
@@ -142,6 +142,15 @@ pub fn temporary_folder() -> Result<TempDir> {
     Ok(folder)
 }
 
+/// A folder in one that servers may enter, which they may enter too.
+pub fn subfolder(parent: &Path, name: &str) -> Result<PathBuf> {
+    let folder = parent.join(name);
+    std::fs::create_dir(&folder)
+        .map_err(|e| Error::io(format!("create {}", folder.display()), e))?;
+    give_away(&folder)?;
+    Ok(folder)
+}
+
 fn give_away(folder: &Path) -> Result<()> {
     let failed = |e| {
         Error::io(
@@ -155,14 +164,53 @@ fn give_away(folder: &Path) -> Result<()> {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).map_err(failed)
 }
 
-/// One server with pgbench's tables in the database [`DATABASE`]; stopped when dropped.
+/// Whether a server waits for its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It does not: what is measured is not the disk.
+    Off,
+    /// As in production: a commit is on disk before it is answered.
+    On,
+}
+
+/// What servers are started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Most connections, and most prepared transactions.
+    pub connections: u32,
+    pub durability: Durability,
+    /// Whether a query may have several processes, and machine code made for it: less even, where many servers share a machine.
+    pub speedups: Speedups,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speedups {
+    AsInstalled,
+    Off,
+}
+
+/// One server with the database [`DATABASE`]; stopped when dropped.
 #[derive(Debug)]
 pub struct Server {
     pub port: u16,
     _process: Running,
 }
 
-/// Starts servers that all hold the same rows: a key's shard is then whatever the proxy under test says.
+/// Starts servers with an empty database each.
+pub async fn start_empty_fleet(
+    binaries: &Binaries,
+    folder: &Path,
+    count: usize,
+    setup: Setup,
+) -> Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for number in 0..count {
+        servers.push(Server::start(binaries, folder, number, setup).await?);
+    }
+    Ok(servers)
+}
+
+/// Starts servers that all hold the same rows of pgbench's: a key's shard is then whatever the proxy under test says.
 pub async fn start_fleet(
     binaries: &Binaries,
     folder: &Path,
@@ -170,10 +218,13 @@ pub async fn start_fleet(
     scale: u32,
     clients: u32,
 ) -> Result<Vec<Server>> {
-    let mut servers = Vec::new();
-    for number in 0..count {
-        servers.push(Server::start(binaries, folder, number, clients).await?);
-    }
+    let setup = Setup {
+        // The forwarder and direct clients have one each.
+        connections: 100 + 3 * clients,
+        durability: Durability::Off,
+        speedups: Speedups::AsInstalled,
+    };
+    let servers = start_empty_fleet(binaries, folder, count, setup).await?;
     for server in &servers {
         server.load(binaries, scale).await?;
     }
@@ -185,7 +236,7 @@ impl Server {
         binaries: &Binaries,
         folder: &Path,
         number: usize,
-        clients: u32,
+        setup: Setup,
     ) -> Result<Server> {
         let data = folder.join(format!("server{number}"));
         let mut initdb = as_server_account(binaries.program("initdb"))?;
@@ -212,20 +263,30 @@ impl Server {
             .arg(&data)
             .arg("-p")
             .arg(port.to_string());
-        for setting in [
+        let durable = match setup.durability {
+            Durability::Off => "off",
+            Durability::On => "on",
+        };
+        let mut settings = [
             "listen_addresses=127.0.0.1",
             &format!("unix_socket_directories={}", folder.display()),
             "shared_buffers=256MB",
-            // The forwarder and direct clients have one each.
-            &format!("max_connections={}", 100 + 3 * clients),
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
+            &format!("max_connections={}", setup.connections),
+            &format!("max_prepared_transactions={}", setup.connections),
+            &format!("fsync={durable}"),
+            &format!("synchronous_commit={durable}"),
+            &format!("full_page_writes={durable}"),
             "max_wal_size=4GB",
             // Nothing may run beside the load.
             "autovacuum=off",
             "checkpoint_timeout=1h",
-        ] {
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if setup.speedups == Speedups::Off {
+            settings.extend(["max_parallel_workers_per_gather=0", "jit=off"].map(str::to_owned));
+        }
+        for setting in settings {
             postgres.arg("-c").arg(setting);
         }
         // SIGQUIT is the immediate shutdown; the data is thrown away with the folder.
@@ -253,6 +314,11 @@ impl Server {
         })
     }
 
+    /// Runs SQL over a connection of its own and returns what it prints.
+    pub async fn run(&self, binaries: &Binaries, sql: &str) -> Result<String> {
+        process::run(&mut binaries.psql(LOCAL, self.port, sql)).await
+    }
+
     async fn load(&self, binaries: &Binaries, scale: u32) -> Result<()> {
         let mut pgbench = tokio::process::Command::new(binaries.program("pgbench"));
         pgbench.args(["-i", "-q", "-I", "dtGvp", "-h", "127.0.0.1", "-U", USER]);
@@ -263,14 +329,14 @@ impl Server {
             .arg(scale.to_string())
             .arg(DATABASE);
         process::run(&mut pgbench).await?;
-        process::run(&mut binaries.psql(LOCAL, self.port, "CHECKPOINT")).await?;
+        self.run(binaries, "CHECKPOINT").await?;
         Ok(())
     }
 
     /// The lookups in `pgbench_accounts` that the server has counted.
     pub async fn lookups(&self, binaries: &Binaries) -> Result<u64> {
         let sql = "SELECT idx_scan FROM pg_stat_user_tables WHERE relname = 'pgbench_accounts'";
-        let counted = process::run(&mut binaries.psql(LOCAL, self.port, sql)).await?;
+        let counted = self.run(binaries, sql).await?;
         Ok(counted.trim().parse().unwrap_or(0))
     }
 

@@ -108,7 +108,7 @@ impl Record {
 pub struct Measure {
     pub bench: &'static str,
     /// Which variety.
-    pub kind: &'static str,
+    pub kind: String,
     pub subject: Subject,
     pub round: u32,
     #[serde(flatten)]
@@ -116,10 +116,15 @@ pub struct Measure {
 }
 
 impl Measure {
-    pub fn new(bench: &'static str, kind: &'static str, subject: Subject, round: u32) -> Measure {
+    pub fn new(
+        bench: &'static str,
+        kind: impl Into<String>,
+        subject: Subject,
+        round: u32,
+    ) -> Measure {
         Measure {
             bench,
-            kind,
+            kind: kind.into(),
             subject,
             round,
             values: BTreeMap::new(),
@@ -140,13 +145,15 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<20} {:<9} {:<10}",
+            "{:<20} {:<22} {:<18}",
             self.bench,
             self.kind,
             self.subject.name()
         )?;
         for (name, value) in &self.values {
-            write!(f, "  {name} {value:.1}")?;
+            // A ratio says little without its second digit.
+            let digits = if value.abs() < 10.0 { 2 } else { 1 };
+            write!(f, "  {name} {value:.digits$}")?;
         }
         Ok(())
     }
@@ -216,25 +223,33 @@ impl Results {
             quartiles(of_subject().map(value).collect()).map_or(0.0, |[_, median, _]| median)
         };
         // Within a round both saw the same machine; the median of such ratios is steadier than the ratio of medians.
-        let ratios = of_subject().filter_map(|record| {
-            let base = self.records.iter().find(|base| {
-                base.subject == Subject::Pgbouncer && base.round() == record.round()
-            })?;
-            Some(record.cpu_us_per_statement / base.cpu_us_per_statement)
-        });
+        let ratios = of_subject().filter_map(|record| self.ratio(record, Subject::Pgbouncer));
+        let beside = of_subject()
+            .filter(|record| record.subject == Subject::TrunklineFourShards)
+            .filter_map(|record| self.ratio(record, Subject::PgbouncerFourServers));
         Row {
             first,
             cpu: middle(|r| r.cpu_us_per_statement),
             ratio: quartiles(ratios.collect()).filter(|_| first.subject != Subject::Direct),
+            to_four_servers: quartiles(beside.collect()),
             tps: middle(|r| r.tps),
             p50: middle(|r| r.p50_ms),
             p99: middle(|r| r.p99_ms),
         }
     }
 
+    /// Of the CPU time, to that of another subject in the same round.
+    fn ratio(&self, record: &Record, to: Subject) -> Option<f64> {
+        let mut records = self.records.iter();
+        let base = records.find(|base| base.subject == to && base.round() == record.round())?;
+        Some(record.cpu_us_per_statement / base.cpu_us_per_statement)
+    }
+
     fn measure_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let key = |measure: &Measure| (measure.bench, measure.kind, measure.subject);
+        fn key(measure: &Measure) -> (&str, &str, Subject) {
+            (measure.bench, &measure.kind, measure.subject)
+        }
         for (at, first) in self.measures.iter().enumerate() {
             if self.measures[..at]
                 .iter()
@@ -242,7 +257,7 @@ impl Results {
             {
                 continue;
             }
-            let mut medians = Measure::new(first.bench, first.kind, first.subject, 0);
+            let mut medians = Measure::new(first.bench, first.kind.clone(), first.subject, 0);
             for &name in first.values.keys() {
                 let same = self
                     .measures
@@ -266,6 +281,8 @@ pub struct Row<'a> {
     pub cpu: f64,
     /// Quartiles of the CPU time's ratio to PgBouncer's.
     pub ratio: Option<[f64; 3]>,
+    /// Of four shards: the same to PgBouncer with as many servers.
+    to_four_servers: Option<[f64; 3]>,
     pub tps: f64,
     pub p50: f64,
     pub p99: f64,
@@ -308,7 +325,14 @@ impl fmt::Display for Row<'_> {
             self.p50,
             self.p99,
             self.first.version,
-        )
+        )?;
+        match self.to_four_servers {
+            None => Ok(()),
+            Some([low, median, high]) => write!(
+                f,
+                "; to pgbouncer-4-servers {median:.2} ({low:.2} to {high:.2})"
+            ),
+        }
     }
 }
 

@@ -23,6 +23,11 @@ pub enum Subject {
     /// `forwarder.rs`, the floor.
     Forwarder,
     Pgbouncer,
+    /// Four databases, each on a server of its own, and a fourth of the clients in each: as many servers to talk to as Trunkline has with four
+    /// shards, and no shard to find.
+    #[value(name = "pgbouncer-4-servers")]
+    #[serde(rename = "pgbouncer-4-servers")]
+    PgbouncerFourServers,
     /// One shard: the least there is to decide.
     Trunkline,
     /// `pgbench_accounts` hashed by its key over four shards.
@@ -41,10 +46,23 @@ impl Subject {
             Subject::Direct => "direct",
             Subject::Forwarder => "forwarder",
             Subject::Pgbouncer => "pgbouncer",
+            Subject::PgbouncerFourServers => "pgbouncer-4-servers",
             Subject::Trunkline => "trunkline",
             Subject::TrunklineFourShards => "trunkline-4-shards",
             Subject::TrunklineTwoWorkers => "trunkline-2-workers",
         }
+    }
+
+    fn is_pgbouncer(self) -> bool {
+        matches!(self, Subject::Pgbouncer | Subject::PgbouncerFourServers)
+    }
+
+    /// Whether it needs more than one server.
+    pub fn has_four_servers(self) -> bool {
+        matches!(
+            self,
+            Subject::PgbouncerFourServers | Subject::TrunklineFourShards
+        )
     }
 }
 
@@ -94,6 +112,8 @@ pub struct Entrant {
     /// An address, or the folder of a Unix socket.
     pub host: String,
     pub port: u16,
+    /// Its clients are spread evenly over these; each is on a server of its own.
+    pub databases: Vec<String>,
     /// What it says of itself.
     pub version: String,
     pub pgbouncer_mode: Option<PgbouncerMode>,
@@ -129,7 +149,10 @@ pub fn installed_pgbouncer() -> Option<PathBuf> {
 pub fn choose(asked: Option<&[Subject]>, settings: &Settings) -> Result<Vec<Subject>> {
     let absent = "PgBouncer was not found; install it (Debian: `apt-get install pgbouncer`) or set PGBOUNCER";
     match asked {
-        Some(asked) if asked.contains(&Subject::Pgbouncer) && settings.pgbouncer.is_none() => {
+        Some(asked)
+            if asked.iter().any(|subject| subject.is_pgbouncer())
+                && settings.pgbouncer.is_none() =>
+        {
             Err(Error::Missing(absent.to_owned()))
         }
         Some(asked) => Ok(asked.to_vec()),
@@ -138,12 +161,13 @@ pub fn choose(asked: Option<&[Subject]>, settings: &Settings) -> Result<Vec<Subj
                 Subject::Direct,
                 Subject::Forwarder,
                 Subject::Pgbouncer,
+                Subject::PgbouncerFourServers,
                 Subject::Trunkline,
                 Subject::TrunklineFourShards,
             ];
             if settings.pgbouncer.is_none() {
                 eprintln!("{absent}; going on without it and without ratios");
-                all.retain(|&subject| subject != Subject::Pgbouncer);
+                all.retain(|subject| !subject.is_pgbouncer());
             }
             Ok(all)
         }
@@ -168,12 +192,15 @@ impl Lineup {
                     subject,
                     host: site.host(),
                     port: site.servers[0].port,
+                    databases: vec![DATABASE.to_owned()],
                     version: format!("Postgres {}", site.binaries.version),
                     pgbouncer_mode: None,
                     process: None,
                 }),
                 Subject::Forwarder => entrants.push(site.start_forwarder().await?),
-                Subject::Pgbouncer => entrants.extend(site.start_pgbouncer().await?),
+                Subject::Pgbouncer | Subject::PgbouncerFourServers => {
+                    entrants.extend(site.start_pgbouncer(subject).await?);
+                }
                 Subject::Trunkline | Subject::TrunklineTwoWorkers => {
                     entrants.push(site.start_trunkline(subject, &site.servers[..1]).await?);
                 }
@@ -212,6 +239,16 @@ impl Site<'_> {
         }
     }
 
+    /// What its clients connect to; with several, the place is that of the server.
+    fn databases(&self, subject: Subject) -> Vec<String> {
+        match subject {
+            Subject::PgbouncerFourServers => (0..self.servers.len())
+                .map(|number| format!("{DATABASE}{number}"))
+                .collect(),
+            _ => vec![DATABASE.to_owned()],
+        }
+    }
+
     /// Starts a proxy and waits until a query goes through it.
     async fn start(
         &self,
@@ -225,12 +262,17 @@ impl Site<'_> {
         let mut process = Running::start(subject.name(), command, &log, Signal::SIGTERM)?;
         let host = self.host();
         let sql = "SELECT abalance FROM pgbench_accounts WHERE aid = 1";
-        let probe = self.binaries.psql(&host, port, sql);
-        process.wait_until_ready(port, probe).await?;
+        let databases = self.databases(subject);
+        for database in &databases {
+            let mut probe = self.binaries.psql(&host, port, sql);
+            probe.arg("-d").arg(database);
+            process.wait_until_ready(port, probe).await?;
+        }
         Ok(Entrant {
             subject,
             host,
             port,
+            databases,
             version,
             pgbouncer_mode,
             process: Some(process),
@@ -252,7 +294,7 @@ impl Site<'_> {
             .await
     }
 
-    async fn start_pgbouncer(&self) -> Result<Vec<Entrant>> {
+    async fn start_pgbouncer(&self, subject: Subject) -> Result<Vec<Entrant>> {
         let program = self
             .settings
             .pgbouncer
@@ -273,33 +315,46 @@ impl Site<'_> {
         for &mode in modes {
             let port = postgres::free_port()?;
             let file = self.folder.join(format!("pgbouncer-{port}.ini"));
-            write(&file, &self.pgbouncer_config(mode, port, prepares))?;
+            write(&file, &self.pgbouncer_config(subject, mode, port, prepares))?;
             let mut command = postgres::as_server_account(program)?;
             command.arg("-q").arg(&file).current_dir(self.folder);
             let version = version.clone();
-            let entrant = self.start(Subject::Pgbouncer, &mut command, port, version, Some(mode));
+            let entrant = self.start(subject, &mut command, port, version, Some(mode));
             entrants.push(entrant.await?);
         }
         Ok(entrants)
     }
 
-    fn pgbouncer_config(&self, mode: PgbouncerMode, port: u16, prepares: bool) -> String {
+    fn pgbouncer_config(
+        &self,
+        subject: Subject,
+        mode: PgbouncerMode,
+        port: u16,
+        prepares: bool,
+    ) -> String {
         let settings = self.settings;
+        let databases = self.databases(subject);
+        // A pool is one database's: as many connections in all as the other subjects have.
+        let share =
+            (settings.pool_size / u32::try_from(databases.len()).unwrap_or(u32::MAX)).max(1);
         let (mode_name, pool_size) = match mode {
-            PgbouncerMode::Transaction => ("transaction", settings.pool_size),
+            PgbouncerMode::Transaction => ("transaction", share),
             // pgbench starts when all its clients are in.
-            PgbouncerMode::Session => ("session", settings.pool_size.max(settings.clients)),
+            PgbouncerMode::Session => ("session", share.max(settings.clients)),
         };
         let unix = match settings.sockets {
             Sockets::Loopback => String::new(),
             Sockets::Unix => self.host(),
         };
-        let mut ini = format!(
-            "[databases]\n{DATABASE} = host={host} port={server} dbname={DATABASE}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+        let mut ini = "[databases]\n".to_owned();
+        for (database, server) in databases.iter().zip(self.servers) {
+            let (host, port) = (self.host(), server.port);
+            ini += &format!("{database} = host={host} port={port} dbname={DATABASE}\n");
+        }
+        ini += &format!(
+            "\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir = {unix}\nauth_type = trust\nauth_file = {users}\npool_mode = {mode_name}\ndefault_pool_size = {pool_size}\n\
              max_client_conn = {most}\nlog_connections = 0\nlog_disconnections = 0\n",
-            host = self.host(),
-            server = self.servers[0].port,
             users = self.folder.join("pgbouncer-users.txt").display(),
             most = settings.clients + SPARE_CLIENTS,
         );

@@ -2,6 +2,7 @@
 
 pub mod idle;
 pub mod large;
+pub mod several;
 pub mod statements;
 pub mod storm;
 
@@ -40,12 +41,48 @@ pub enum Case {
     Large,
     /// Ten thousand logins
     Storm,
+    /// Commits on two shards and on one, beside what a client does without a proxy
+    TwoShardCommit,
+    /// A sum over four shards while transfers between them commit, with and without atomic reads
+    AtomicRead,
+    /// count and sum over 10 million rows, beside the slowest shard
+    ScatterAggregate,
+    /// ORDER BY of a million rows
+    MergeSort,
+    /// COPY FROM split over four shards, beside one Postgres
+    CopyFrom,
+    /// A join that is not colocated, beside COPY TO | COPY FROM
+    Gather,
+}
+
+impl Case {
+    /// Whether it runs on the servers with pgbench's tables; the others start their own.
+    pub fn has_pgbench(self) -> bool {
+        match self {
+            Case::PointSelect
+            | Case::Answer22kb
+            | Case::Pipeline
+            | Case::UnixSockets
+            | Case::Clients
+            | Case::Workers
+            | Case::Idle
+            | Case::Large
+            | Case::Storm => true,
+            Case::TwoShardCommit
+            | Case::AtomicRead
+            | Case::ScatterAggregate
+            | Case::MergeSort
+            | Case::CopyFrom
+            | Case::Gather => false,
+        }
+    }
 }
 
 /// One run of the benchmark. Dropping it stops the servers and removes what they wrote.
 #[derive(Debug)]
 pub struct Bench {
     pub binaries: Binaries,
+    /// With pgbench's tables; none when no case wants them.
     pub servers: Vec<Server>,
     pub settings: Settings,
     pub load: Load,

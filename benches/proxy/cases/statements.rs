@@ -46,7 +46,12 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         bench: bench_name,
         work,
         modes: vec![Mode::Together],
-        subjects: bench.subjects.clone(),
+        // Its clients are in four databases, and it is there to be compared with four shards.
+        subjects: (bench.subjects.iter().copied())
+            .filter(|&subject| {
+                case == Case::PointSelect || subject != Subject::PgbouncerFourServers
+            })
+            .collect(),
         sockets: Sockets::Loopback,
         pool_size: bench.settings.pool_size,
         rounds: length.rounds,
@@ -120,7 +125,15 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
                 ..plan("workers", work)
             }]
         }
-        Case::Idle | Case::Large | Case::Storm => Vec::new(),
+        Case::Idle
+        | Case::Large
+        | Case::Storm
+        | Case::TwoShardCommit
+        | Case::AtomicRead
+        | Case::ScatterAggregate
+        | Case::MergeSort
+        | Case::CopyFrom
+        | Case::Gather => Vec::new(),
     })
 }
 
@@ -140,13 +153,13 @@ async fn measure(bench: &mut Bench, plan: &Plan, length: &Length) -> Result<()> 
     let protocol = plan.work.protocol;
     let lineup = Lineup::start(&plan.subjects, &bench.site(&settings)).await?;
     let before = bench.lookups().await?;
-    let mut through_four_shards = 0;
+    let mut sent = Sent::default();
     for &subject in &plan.subjects {
         let warmed = bench
             .load
             .warm_up(&plan.work, lineup.get(subject, protocol))
             .await?;
-        through_four_shards += in_four_shards(subject, warmed);
+        sent.add(subject, &warmed);
     }
     for &mode in &plan.modes {
         for number in 1..=plan.rounds {
@@ -166,7 +179,7 @@ async fn measure(bench: &mut Bench, plan: &Plan, length: &Length) -> Result<()> 
             for group in groups {
                 let runs = bench.load.measure(&plan.work, &group, pace, number).await?;
                 for (entrant, run) in group.into_iter().zip(runs) {
-                    through_four_shards += in_four_shards(entrant.subject, run.sent);
+                    sent.add(entrant.subject, &run.sent);
                     let round = Round {
                         mode,
                         bench: bench_name(plan.bench, mode),
@@ -184,10 +197,7 @@ async fn measure(bench: &mut Bench, plan: &Plan, length: &Length) -> Result<()> 
     // Server processes report their counters for certain only when they end.
     drop(lineup);
     bench
-        .prove_spread(
-            &before,
-            through_four_shards * u64::from(plan.work.statements),
-        )
+        .prove_spread(&before, &sent, u64::from(plan.work.statements))
         .await
 }
 
@@ -200,10 +210,28 @@ fn bench_name(plan: &'static str, mode: Mode) -> &'static str {
     }
 }
 
-fn in_four_shards(subject: Subject, transactions: u64) -> u64 {
-    match subject {
-        Subject::TrunklineFourShards => transactions,
-        _ => 0,
+/// Transactions that went to more servers than the first.
+#[derive(Default)]
+struct Sent {
+    /// Through the proxy that finds the shard.
+    routed: u64,
+    /// By clients of each server's own database.
+    placed: Vec<u64>,
+}
+
+impl Sent {
+    /// So many in each of the subject's databases.
+    fn add(&mut self, subject: Subject, transactions: &[u64]) {
+        match subject {
+            Subject::TrunklineFourShards => self.routed += transactions.iter().sum::<u64>(),
+            Subject::PgbouncerFourServers => {
+                self.placed.resize(transactions.len(), 0);
+                for (sum, count) in self.placed.iter_mut().zip(transactions) {
+                    *sum += count;
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -228,15 +256,16 @@ impl Bench {
     }
 
     /// Every server holds all rows, so a router that always picked one shard would go unnoticed (and be cheaper): count what arrived.
-    async fn prove_spread(&self, before: &[u64], sent: u64) -> Result<()> {
-        if sent == 0 {
+    async fn prove_spread(&self, before: &[u64], sent: &Sent, statements: u64) -> Result<()> {
+        if sent.routed == 0 {
             return Ok(());
         }
         let shards = self.servers.len() as u64;
         for ((shard, server), before) in self.servers.iter().enumerate().zip(before).skip(1) {
             // Even over the shards; random keys over buckets stay far inside a fifth of that.
-            let fair = sent / shards;
-            let (least, most) = (fair - fair / 5, fair + fair / 5);
+            let fair = sent.routed * statements / shards;
+            let placed = sent.placed.get(shard).copied().unwrap_or(0) * statements;
+            let (least, most) = (placed + fair - fair / 5, placed + fair + fair / 5);
             server
                 .wait_for_lookups(&self.binaries, before + least..=before + most)
                 .await
