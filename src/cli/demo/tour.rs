@@ -113,7 +113,8 @@ pub async fn show(cluster: &Cluster, access: &Access) -> Result<usize, DemoError
         }
     }
     wrong += usize::from(!show_transaction(cluster, &application, stops.len() + 1).await?);
-    let all = stops.len() + 1;
+    wrong += usize::from(!show_commit(cluster, &application, stops.len() + 2).await?);
+    let all = stops.len() + 2;
     println!("\n{} of {all} went where they should", all - wrong);
     Ok(wrong)
 }
@@ -273,7 +274,7 @@ async fn route(admin: &Client, sql: &str) -> Result<Option<String>, DemoError> {
     }))
 }
 
-/// The last stop: a transaction stays on its shard. Rolled back, so that the tour can be taken again.
+/// A transaction stays on its shard. Rolled back, so that the tour can be taken again.
 async fn show_transaction(
     cluster: &Cluster,
     client: &Client,
@@ -281,37 +282,118 @@ async fn show_transaction(
 ) -> Result<bool, DemoError> {
     let customer = 42;
     let home = home_of(cluster, "customers", &format!("customer_id = {customer}"))?;
-    let name = &cluster.shards()[home].name;
     println!(
         "{number:>2}. A transaction: no server is taken before the first statement that needs one"
     );
     let statements = [
-        "BEGIN".to_owned(),
-        format!(
-            "INSERT INTO orders (customer_id, order_id, status, placed_on) \
-             VALUES ({customer}, 1000, 'open', '2026-05-01') RETURNING current_setting('port') AS port"
+        ("BEGIN".to_owned(), None),
+        (
+            format!(
+                "INSERT INTO orders (customer_id, order_id, status, placed_on) \
+                 VALUES ({customer}, 1000, 'open', '2026-05-01') RETURNING current_setting('port') AS port"
+            ),
+            Some(home),
         ),
-        format!(
-            "UPDATE orders SET status = 'paid' WHERE customer_id = {customer} AND order_id = 1000 \
-             RETURNING current_setting('port') AS port"
+        (
+            format!(
+                "UPDATE orders SET status = 'paid' WHERE customer_id = {customer} AND order_id = 1000 \
+                 RETURNING current_setting('port') AS port"
+            ),
+            Some(home),
         ),
-        "ROLLBACK".to_owned(),
+        ("ROLLBACK".to_owned(), None),
     ];
+    run_all(cluster, client, &statements).await
+}
+
+/// The last stop: a transaction that writes on two shards leaves its id on both of them.
+async fn show_commit(cluster: &Cluster, client: &Client, number: usize) -> Result<bool, DemoError> {
+    println!(
+        "{number:>2}. A transaction over two shards: it commits on both or on neither, whoever dies meanwhile"
+    );
+    let update = |customer: i64| -> Result<(String, Option<usize>), DemoError> {
+        let home = home_of(cluster, "customers", &format!("customer_id = {customer}"))?;
+        let sql = format!(
+            "UPDATE customers SET name = name WHERE customer_id = {customer} \
+             RETURNING current_setting('port') AS port"
+        );
+        Ok((sql, Some(home)))
+    };
+    let first = update(42)?;
+    let mut others = (1..100).map(update);
+    let second = loop {
+        match others.next() {
+            Some(Ok((_, home))) if home == first.1 => {}
+            Some(other) => break other?,
+            None => {
+                return Err(DemoError::Data("all customers are on one shard".to_owned()));
+            }
+        }
+    };
+    let mut on = [first.1, second.1].map(|home| home.unwrap_or_default());
+    on.sort_unstable();
+    let before = commits(cluster)?;
+    let statements = [
+        ("BEGIN".to_owned(), None),
+        first,
+        second,
+        ("COMMIT".to_owned(), None),
+    ];
+    let went_right = run_all(cluster, client, &statements).await?;
+    let after = commits(cluster)?;
+    let grown = before.iter().zip(&after).enumerate();
+    let grown: Vec<usize> = grown
+        .filter(|(_, (before, after))| before != after)
+        .map(|(place, _)| place)
+        .collect();
+    let names: Vec<&str> = grown
+        .iter()
+        .map(|place| cluster.shards()[*place].name.as_str())
+        .collect();
+    if grown == on {
+        println!(
+            "    -> committed together: {} have a row of it in trunkline.commits",
+            names.join(" and ")
+        );
+    } else {
+        println!("    -> WRONG: it left its row on these shards: {names:?}");
+    }
+    Ok(went_right && grown == on)
+}
+
+/// How many commits of several shards each shard knows of, asked directly.
+fn commits(cluster: &Cluster) -> Result<Vec<Option<String>>, DemoError> {
+    let mut commits = Vec::new();
+    for shard in cluster.shards() {
+        let count = "SELECT count(*) FROM trunkline.commits WHERE outcome = 'commit'";
+        let rows = shard.primary.run_sql(cluster.application(), count)?;
+        commits.push(rows.into_iter().flatten().next().flatten());
+    }
+    Ok(commits)
+}
+
+/// Sends statements, some of which a certain shard must answer; whether all were.
+async fn run_all(
+    cluster: &Cluster,
+    client: &Client,
+    statements: &[(String, Option<usize>)],
+) -> Result<bool, DemoError> {
     let mut went_right = true;
-    for sql in statements {
+    for (sql, expected) in statements {
         println!("    {sql}");
-        match port_of_simple(client, &sql).await {
+        let right = expected.map_or("none", |place| &cluster.shards()[place].name);
+        match port_of_simple(client, sql).await {
             Ok(None) => {}
-            Ok(Some(port)) if shard_at(cluster, port) == Some(home) => {
-                println!("    -> {name} (the server on port {port} answered)");
+            Ok(Some(port)) if shard_at(cluster, port) == *expected => {
+                println!("    -> {right} (the server on port {port} answered)");
             }
             Ok(Some(port)) => {
                 went_right = false;
-                println!("    -> WRONG: the server on port {port} answered, and right is {name}");
+                println!("    -> WRONG: the server on port {port} answered, and right is {right}");
             }
             Err(e) => {
                 let Some(error) = e.as_db_error() else {
-                    return Err(DemoError::statement(&sql, &e));
+                    return Err(DemoError::statement(sql, &e));
                 };
                 went_right = false;
                 println!("    -> WRONG: {}", refusal(error));
