@@ -252,6 +252,10 @@ impl Session {
             });
         }
         let mut ready = commit.get_ready(&worker, timeout).await;
+        if ready[0].is_ok() && commit.links[0].status() != TransactionStatus::InTransaction {
+            // A COMMIT of what has failed is no error to Postgres.
+            ready[0] = Err(Trouble::Slow);
+        }
         if ready.iter().all(Result::is_ok) {
             match commit.decide(&worker, timeout).await {
                 Ok(()) => {}

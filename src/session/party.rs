@@ -330,13 +330,13 @@ impl Session {
         chain: Chain,
         out: &mut Vec<u8>,
     ) -> Result<Committed, Fault> {
-        let failed = |link: &Link| link.status() != TransactionStatus::InTransaction;
-        let fails = self.link.iter().chain(&self.party).any(failed);
         let mut links: Vec<Link> = self.link.take().into_iter().collect();
         links.append(&mut self.party);
         // No deadlock is ended from here on: the request could hit the decision.
         self.card.company.disband();
         self.settle_links(&mut links).await;
+        let failed = |link: &Link| link.status() != TransactionStatus::InTransaction;
+        let fails = links.iter().any(failed);
         let begin = self.opened.as_ref().map(|opened| opened.begin().to_owned());
         let outcome = if fails { Committed::No } else { wanted };
         let ended = match outcome {
