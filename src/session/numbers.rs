@@ -17,6 +17,7 @@ use super::respond::Fault;
 use super::route::Destination;
 use super::statement::{Definitions, Statement, StatementPlan};
 use crate::backend::pipeline::Request;
+use crate::backend::pool::Lent;
 use crate::backend::position::Shift;
 use crate::catalog::{Epoch, QualifiedName};
 use crate::plan::refusal::{Reason, Refusal};
@@ -515,6 +516,19 @@ impl Session {
             Some(lent) => lent,
             None => self.checkout(home).await?,
         };
+        match self.ask_beside(lent, &sql).await {
+            // One that was idle may have gone unseen. What it gave is lost, as numbers may be.
+            Err(Fault::Broken(..)) => {
+                let lent = self.checkout(home).await?;
+                self.ask_beside(lent, &sql).await
+            }
+            asked => asked,
+        }
+    }
+
+    /// On a connection of the pool.
+    async fn ask_beside(&mut self, lent: Lent, sql: &str) -> Result<Vec<i64>, Fault> {
+        let mut answer = Vec::new();
         let worker = Rc::clone(&self.worker);
         let mut link = Link::new(lent, Phase::Working, self.mode);
         let server = link.server();
@@ -527,7 +541,7 @@ impl Session {
         // The client may cancel it.
         self.card
             .set_also_running(vec![Rc::clone(&server.canceller)]);
-        let asked = server.capture(&sql, &worker.scratch, &mut answer).await;
+        let asked = server.capture(sql, &worker.scratch, &mut answer).await;
         self.card.set_also_running(Vec::new());
         asked.map_err(|error| Fault::Broken(error, None))?;
         link.give_back(&worker, Instant::now());

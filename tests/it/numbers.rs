@@ -662,9 +662,9 @@ fn without_the_default_shard_there_are_no_numbers() {
     let failed = client.simple(&insert);
     allow(true);
     let error = failed.error.expect("no numbers");
-    let said = error.field('M');
+    // The server's own words, or that there was no connection.
     assert!(
-        said.contains("not currently accepting connections"),
+        ["55000", "57P01", "08006", "08001"].contains(&error.sqlstate()),
         "{error:?}"
     );
     crate::servers::wait_until("the default shard is back", || {
