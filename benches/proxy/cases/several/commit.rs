@@ -143,7 +143,8 @@ fn measures(windows: &[((Reach, Way), Window)], clients: u64, round: u32) -> Vec
             Reach::Two => "two_shard_commit",
             Reach::One => "one_shard_commit",
         };
-        let kind = format!("{}, {clients} clients", way.name());
+        let plural = if clients == 1 { "" } else { "s" };
+        let kind = format!("{}, {clients} client{plural}", way.name());
         let subject = match way {
             Way::Through(_) => Subject::TrunklineFourShards,
             Way::Plain | Way::Blocks => Subject::Direct,
