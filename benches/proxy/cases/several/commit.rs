@@ -95,6 +95,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (1, Duration::from_millis(500)),
         false => (5, bench.load.window),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let cluster = accounts(bench, "two_shard_commit").await?;
     let atomic = proxy(&cluster, Commit::Atomic).await?;
     let best_effort = proxy(&cluster, Commit::BestEffort).await?;

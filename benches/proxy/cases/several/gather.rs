@@ -39,6 +39,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (40_000, 2),
         false => (400_000, 5),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let tables = "CREATE TABLE readings (id bigint NOT NULL, sensor bigint NOT NULL, unit text NOT NULL, payload text NOT NULL); \
                   CREATE TABLE sensors (id bigint NOT NULL, weight bigint NOT NULL)";
     let cluster = Cluster::start(bench, "gather", Durability::Off, tables).await?;
