@@ -23,6 +23,7 @@ help:
 	@echo 'make lint         formatting and clippy'
 	@echo 'make check        lint and test'
 	@echo 'make bench        cost per statement, beside PgBouncer (BENCH_ARGS); bench-smoke: the same in two minutes'
+	@echo 'make bench-several  statements over several shards only, beside servers without a proxy (BENCH_ARGS, like --smoke)'
 	@echo 'make build        the debug build; release: the optimised one'
 
 build: has-cargo
@@ -48,6 +49,11 @@ bench: has-cargo has-postgres has-pgbouncer
 
 bench-smoke: has-cargo has-postgres has-pgbouncer
 	$(CARGO) bench --locked --bench proxy -- --smoke $(BENCH_ARGS)
+
+# A part of `make bench`.
+bench-several: has-cargo has-postgres
+	$(CARGO) bench --locked --bench proxy -- \
+		--only two_shard_commit,atomic_read,scatter_aggregate,merge_sort,copy_from,gather $(BENCH_ARGS)
 
 lint: has-cargo has-lints
 	$(CARGO) fmt --check
@@ -101,5 +107,5 @@ $(VENV)/drivers: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/requirements.txt
 	@touch $@
 
-.PHONY: all help build release demo test suites has-suite-tools bench bench-smoke lint check clean
+.PHONY: all help build release demo test suites has-suite-tools bench bench-smoke bench-several lint check clean
 .PHONY: has-cargo has-lints has-postgres has-pgbouncer

@@ -87,7 +87,7 @@ struct Args {
     /// What to measure [default: all, with --smoke point_select]
     #[arg(long, visible_alias = "only", value_delimiter = ',')]
     cases: Option<Vec<Case>>,
-    /// Times every subject is measured in every protocol [default: 10, with --smoke 5]
+    /// Times every subject is measured in every protocol [default: 10, with --smoke 5; several shards: by case]
     #[arg(long)]
     rounds: Option<u32>,
     /// Seconds of one measurement [default: 3, with --smoke 1]
@@ -311,6 +311,7 @@ async fn prepare(args: &Args, seconds: u32, servers: Servers) -> Result<Bench> {
         settings,
         load,
         smoke: args.smoke,
+        rounds: args.rounds.map(|rounds| rounds.max(1)),
         subjects,
         output,
         results: Results::default(),

@@ -145,7 +145,7 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<20} {:<22} {:<18}",
+            "{:<20} {:<23} {:<18}",
             self.bench,
             self.kind,
             self.subject.name()

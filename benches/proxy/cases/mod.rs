@@ -87,6 +87,8 @@ pub struct Bench {
     pub settings: Settings,
     pub load: Load,
     pub smoke: bool,
+    /// As asked for.
+    pub rounds: Option<u32>,
     /// To be compared.
     pub subjects: Vec<Subject>,
     pub output: File,

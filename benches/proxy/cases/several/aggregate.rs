@@ -23,6 +23,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (100_000, 5),
         false => (2_500_000, 10),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let table = "CREATE TABLE items (id bigint NOT NULL, v integer NOT NULL)";
     let cluster = Cluster::start(bench, "scatter_aggregate", Durability::Off, table).await?;
     cluster

@@ -38,6 +38,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (1, Duration::from_millis(1000)),
         false => (5, bench.load.window),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let cluster = commit::accounts(bench, "atomic_read").await?;
     for writers in [0, WRITERS] {
         for round in 1..=rounds {

@@ -9,7 +9,7 @@ use crate::load::percentiles;
 use crate::report::Measure;
 
 /// Before the window: connections to servers are opened, plans and pages cached.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,6 +95,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (1, Duration::from_millis(500)),
         false => (5, bench.load.window),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let cluster = accounts(bench, "two_shard_commit").await?;
     let atomic = proxy(&cluster, Commit::Atomic).await?;
     let best_effort = proxy(&cluster, Commit::BestEffort).await?;
@@ -143,7 +144,8 @@ fn measures(windows: &[((Reach, Way), Window)], clients: u64, round: u32) -> Vec
             Reach::Two => "two_shard_commit",
             Reach::One => "one_shard_commit",
         };
-        let kind = format!("{}, {clients} clients", way.name());
+        let plural = if clients == 1 { "" } else { "s" };
+        let kind = format!("{}, {clients} client{plural}", way.name());
         let subject = match way {
             Way::Through(_) => Subject::TrunklineFourShards,
             Way::Plain | Way::Blocks => Subject::Direct,

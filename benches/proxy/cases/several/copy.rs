@@ -54,6 +54,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (32 << 20, 2),
         false => (512 << 20, 5),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let columns = "(id bigint, device integer, at timestamptz, note text)";
     let tables = format!(
         "CREATE UNLOGGED TABLE events {columns}; CREATE UNLOGGED TABLE events_here {columns}"

@@ -24,6 +24,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
         true => (50_000, 2),
         false => (250_000, 10),
     };
+    let rounds = bench.rounds.unwrap_or(rounds);
     let table = "CREATE TABLE sorted (id bigint NOT NULL, v integer NOT NULL, name text NOT NULL)";
     let cluster = Cluster::start(bench, "merge_sort", Durability::Off, table).await?;
     cluster
