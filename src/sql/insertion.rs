@@ -281,7 +281,9 @@ fn sequence(text: &str, argument: &[Lexeme]) -> Option<SequenceName> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<(ColumnList, Option<Overriding>, Vec<Vec<&str>>)> {
+    type Read<'a> = (ColumnList, Option<Overriding>, Vec<Vec<&'a str>>);
+
+    fn read(text: &str) -> Option<Read<'_>> {
         let insertion = insertion(text, 0..text.len())?;
         let rows = match &insertion.rows {
             Rows::Default(range) => vec![vec![&text[range.clone()]]],
