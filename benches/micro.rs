@@ -89,6 +89,7 @@ fn catalog() -> Arc<Catalog> {
         name: name.into(),
         type_oid,
         default: ColumnDefault::Plain,
+        numbers: None,
         collation: Collation::Bytes,
         numbers: None,
     };
@@ -137,6 +138,7 @@ fn catalog() -> Arc<Catalog> {
         }]
         .into(),
         relations,
+        known_sequences: Default::default(),
         primary_keys: Default::default(),
         opaque_functions: Default::default(),
         functions: Default::default(),
