@@ -198,10 +198,11 @@ pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
         match lexeme.kind {
             Kind::OpenParen | Kind::OpenBracket => depth += 1,
             Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
-            Kind::Word if depth == 0 => {
-                if is(place, "returning") || is(place, "on") && is(place + 1, "conflict") {
-                    return None;
-                }
+            Kind::Word
+                if depth == 0
+                    && (is(place, "returning") || is(place, "on") && is(place + 1, "conflict")) =>
+            {
+                return None;
             }
             _ => {}
         }
@@ -224,10 +225,10 @@ fn end_of_expression(text: &str, lexemes: &[Lexeme], start: usize) -> Option<usi
             Kind::Comma if depth == 0 => return Some(at),
             // IS DISTINCT FROM
             Kind::Word if depth == 0 && word(at) == "from" && word(at - 1) == "distinct" => {}
-            Kind::Word if depth == 0 => {
-                if ["from", "where", "returning"].contains(&word(at).as_str()) {
-                    return Some(at);
-                }
+            Kind::Word
+                if depth == 0 && ["from", "where", "returning"].contains(&word(at).as_str()) =>
+            {
+                return Some(at);
             }
             _ => {}
         }

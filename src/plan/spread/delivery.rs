@@ -145,13 +145,16 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
                 places: &places,
             };
             inserted.leaves_nothing_to_a_sequence()?;
-            let column = |column: &Box<str>| -> Result<(ValueOf, KeyType), Refusal> {
+            let column = |column: &str| -> Result<(ValueOf, KeyType), Refusal> {
                 let place = ValueOf::Row(inserted.place(column)?);
                 Ok((place, inserted.column_type(column)?))
             };
             Destination::Keys(CopyKey {
                 distribution: *distribution,
-                columns: key.iter().map(column).collect::<Result<_, _>>()?,
+                columns: key
+                    .iter()
+                    .map(|name| column(name))
+                    .collect::<Result<_, _>>()?,
             })
         }
     };
@@ -159,7 +162,7 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
     let columns = match &insert.columns {
         None => Given::First(columns.iter().map(typed).collect()),
         Some(listed) => {
-            let find = |name: &Box<str>| columns.iter().find(|column| column.name == *name);
+            let find = |name: &str| columns.iter().find(|column| *column.name == *name);
             match listed.iter().map(|name| find(name).map(typed)).collect() {
                 Some(listed) => Given::Listed(listed),
                 // The server says which there is not.

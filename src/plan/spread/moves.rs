@@ -204,10 +204,10 @@ fn way(asked: &Asked<'_>, assignment: &Assignment, key: &[Box<str>]) -> Result<W
         return Err(refused(why));
     }
     let distinct = details.distinct.get(&qualified);
-    let is_distinct = |column: &Box<str>| {
-        !key.contains(column)
+    let is_distinct = |column: &str| {
+        key.iter().all(|key| **key != *column)
             && distinct.is_some_and(|distinct| {
-                distinct.contains(&None) || distinct.contains(&Some(column.clone()))
+                distinct.contains(&None) || distinct.contains(&Some(column.into()))
             })
     };
     if let Some(column) = assignment.columns.iter().find(|column| is_distinct(column)) {
