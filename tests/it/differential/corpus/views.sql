@@ -140,7 +140,7 @@ UPDATE editable SET qty = qty + 1 WHERE item_id = 3
 SELECT item_id, part, qty FROM parts ORDER BY 1, 2
 UPDATE editable SET qty = qty * 2, label = 'all' WHERE qty > 2
 SELECT item_id, part, qty, label FROM editable ORDER BY 1, 2
-DELETE FROM editable WHERE item_id = 2 RETURNING item_id, part
+DELETE FROM editable WHERE item_id = 2 AND part = 1 RETURNING item_id, part
 DELETE FROM editable WHERE part = 1
 SELECT item_id, part, qty, label FROM parts ORDER BY 1, 2
 SELECT g, n FROM by_group ORDER BY g
