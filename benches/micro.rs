@@ -91,7 +91,6 @@ fn catalog() -> Arc<Catalog> {
         default: ColumnDefault::Plain,
         numbers: None,
         collation: Collation::Bytes,
-        numbers: None,
     };
     let table = |name: &str, key: &str, others: &[&str]| {
         let placement = Placement::Sharded {
@@ -145,7 +144,6 @@ fn catalog() -> Arc<Catalog> {
         collation: Collation::Bytes,
         details: Default::default(),
         views: Default::default(),
-        known_sequences: Default::default(),
         residue: Default::default(),
         schema: SchemaState::Read,
     })
