@@ -10,9 +10,18 @@ use crate::sql::class::Scope;
 /// What the session has set of Trunkline's own settings.
 #[derive(Clone, Default)]
 pub struct OwnSettings {
+    history: History,
     /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
     chosen: Scoped<Option<Chosen>>,
     reads: Scoped<ReadConsistency>,
+}
+
+/// Most sessions never set any, and need not look at the end of each transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum History {
+    #[default]
+    NeverSet,
+    Set,
 }
 
 /// A setting's value, and those that it goes back to.
@@ -119,6 +128,7 @@ impl OwnSettings {
         scope: Scope,
         catalog: &Catalog,
     ) -> Result<(), Fault> {
+        self.history = History::Set;
         let absent = values.iter().all(|value| value.is_empty());
         match setting {
             OwnSetting::ReadConsistency => {
@@ -161,6 +171,9 @@ impl OwnSettings {
     }
 
     pub fn transaction_ended(&mut self, kept: bool) {
+        if self.history == History::NeverSet {
+            return;
+        }
         self.chosen.transaction_ended(kept);
         self.reads.transaction_ended(kept);
     }
