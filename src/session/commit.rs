@@ -484,6 +484,16 @@ fn said_no(shard: &str, error: Vec<u8>) -> Fault {
         );
         return Fault::Refused(Refusal::new(Reason::CannotPrepare, message));
     }
+    // The row that aborts it stands there already.
+    if fields.sqlstate == "23505" && error.split(|byte| *byte == 0).any(|f| f == b"strunkline") {
+        return Fault::Limit {
+            sqlstate: "40001",
+            message: format!(
+                "the transaction is rolled back: shard \"{shard}\" took so long to get ready that it was given up"
+            ),
+            hint: Some("Run the transaction again."),
+        };
+    }
     Fault::Server(error)
 }
 

@@ -71,7 +71,7 @@ fn spread(sharded: &Sharded, table: &str) -> Vec<String> {
 
 #[test]
 fn a_row_moves_with_all_that_it_has() {
-    let (sharded, mut client) = start("moves_row", "best_effort");
+    let (sharded, mut client) = start("moves_row", "atomic");
     run(
         &mut client,
         "INSERT INTO notes (id, n, body, mood, brief, stamp) OVERRIDING SYSTEM VALUE VALUES (1, 7, 'one', 'wild', 'abc', '2020-01-01 00:00+00')",

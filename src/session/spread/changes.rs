@@ -190,7 +190,9 @@ impl Session {
         let description = self
             .describe_on(&mut links[speaker], call.own_text(), call.types)
             .await?;
-        if call.telling == Telling::Description && description.columns.is_some() {
+        let describes = call.telling == Telling::Description && description.columns.is_some();
+        // Rows that are kept to the end are described there, so that an error comes without.
+        if describes && !matches!(answer, Answer::InOrder(_)) {
             self.tell_columns(&description, call.formats);
         }
         let mut tags: Vec<Vec<u8>> = Vec::with_capacity(links.len());
@@ -230,6 +232,9 @@ impl Session {
             tags.push(tag);
         }
         if let Answer::InOrder(places) = answer {
+            if describes {
+                self.tell_columns(&description, call.formats);
+            }
             tell_in_order(places, rows, &mut self.client.outbox);
         }
         Ok(match answer {
