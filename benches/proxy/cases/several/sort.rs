@@ -33,7 +33,7 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
             let last = first + each - 1;
             // The shards' numbers lie among each other.
             format!(
-                "INSERT INTO sorted SELECT n, n * 7919 % 1000003, md5(n::text) FROM generate_series({first}, {last}) n; \
+                "INSERT INTO sorted SELECT n, n::bigint * 7919 % 1000003, md5(n::text) FROM generate_series({first}, {last}) n; \
                  CREATE INDEX ON sorted (v, id); CREATE INDEX ON sorted (name, id)"
             )
         })
