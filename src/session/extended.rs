@@ -24,6 +24,7 @@ use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::plan::{Parameters, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, ConfigValue, CopyDirection};
+use crate::sql::normalise::Literal;
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
 use crate::wire::message::{Bind, Close, Describe, Execute, Parse, Target};
@@ -428,6 +429,17 @@ impl Session {
             bind, statement, ..
         } = binding;
         let plan = self.plan_statement(statement)?;
+        self.destination_of_bind(bind, statement, &plan.literals, &plan.planned.as_it_is())
+    }
+
+    /// Where a Bind's values take a statement.
+    fn destination_of_bind(
+        &mut self,
+        bind: &Bind<'_>,
+        statement: &Statement,
+        literals: &[Literal],
+        planned: &Planned,
+    ) -> Result<Destination, Fault> {
         let parameters = Parameters::from_bind(
             bind.formats.raw(),
             bind.parameter_count,
@@ -437,10 +449,10 @@ impl Session {
         .map_err(Fault::MalformedBind)?;
         let values = Values {
             text: statement.text(),
-            literals: &plan.literals,
+            literals,
             parameters: &parameters,
         };
-        let destination = self.destination(&plan.planned.as_it_is(), &values)?;
+        let destination = self.destination(planned, &values)?;
         Ok(destination.unwrap_or(Destination::Any))
     }
 
@@ -479,22 +491,7 @@ impl Session {
         let decided = self.decided.take();
         let destination = match decided {
             Some(Decided::Bind(destination)) => destination,
-            _ => {
-                let parameters = Parameters::from_bind(
-                    bind.formats.raw(),
-                    bind.parameter_count,
-                    bind.raw_values(),
-                    &statement.types,
-                )
-                .map_err(Fault::MalformedBind)?;
-                let values = Values {
-                    text: statement.text(),
-                    literals: &plan.literals,
-                    parameters: &parameters,
-                };
-                self.destination(&plan.planned, &values)?
-                    .unwrap_or(Destination::Any)
-            }
+            _ => self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?,
         };
         self.check_writers(&plan.planned, destination)?;
         // What needs numbers goes the long way, where it gets them.

@@ -50,14 +50,7 @@ fn state(answer: &Answer) -> &str {
 }
 
 fn rows(client: &mut Raw, sql: &str) -> Vec<String> {
-    let text = |row: &Vec<Option<Vec<u8>>>| {
-        let fields = row.iter().map(|field| match field {
-            Some(field) => String::from_utf8(field.clone()).expect("text"),
-            None => "NULL".to_owned(),
-        });
-        fields.collect::<Vec<_>>().join(" ")
-    };
-    run(client, sql).rows.iter().map(text).collect()
+    run(client, sql).lines()
 }
 
 /// How many rows each shard has.

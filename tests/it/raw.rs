@@ -57,6 +57,18 @@ impl Message {
 }
 
 impl Answer {
+    /// Each row's values, with blanks between them.
+    pub fn lines(&self) -> Vec<String> {
+        let text = |row: &Vec<Option<Vec<u8>>>| {
+            let fields = row.iter().map(|field| match field {
+                Some(field) => String::from_utf8(field.clone()).expect("text"),
+                None => "NULL".to_owned(),
+            });
+            fields.collect::<Vec<_>>().join(" ")
+        };
+        self.rows.iter().map(text).collect()
+    }
+
     /// The rows as a set: sorted.
     pub fn sorted(mut self) -> Answer {
         self.rows.sort_unstable();
