@@ -14,6 +14,7 @@ mod position;
 mod primary;
 mod roles;
 mod shard;
+pub mod view;
 mod watch;
 
 pub use connect::{Login, NodeError};
