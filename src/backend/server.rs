@@ -1,6 +1,6 @@
 //! One connection to a server: its socket, what it still owes, and what it remembers of earlier clients.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -11,9 +11,10 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 
 use super::again;
-use super::cancel::{Canceller, Target};
+use super::cancel::Canceller;
 use super::connect::Connected;
 use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
+use super::pool::{Seat, Spec};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use crate::sharding::ShardId;
@@ -47,6 +48,8 @@ pub enum ServerError {
     Length(u32),
     #[error("no answer in time")]
     Timeout,
+    #[error("its node is no longer the one to use")]
+    Severed,
 }
 
 /// What a client is shown as its transaction status.
@@ -66,6 +69,10 @@ pub struct Server {
     stream: Stream,
     pub canceller: Rc<Canceller>,
     pub shard: ShardId,
+    pub seat: Seat,
+    /// Its node's place in the shard.
+    pub node: usize,
+    severed: Rc<Cell<bool>>,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
@@ -105,8 +112,8 @@ struct Scan {
 impl Server {
     pub fn new(
         connected: Connected,
-        target: &Target,
-        shard: ShardId,
+        spec: &Spec,
+        severed: Rc<Cell<bool>>,
         now: Instant,
         expires_at: Option<Instant>,
     ) -> Server {
@@ -118,12 +125,15 @@ impl Server {
         Server {
             stream: connected.stream,
             canceller: Canceller::new(
-                target.clone(),
+                spec.target.clone(),
                 connected.peer,
                 connected.process_id,
                 connected.secret_key,
             ),
-            shard,
+            shard: spec.shard,
+            seat: spec.seat,
+            node: spec.node,
+            severed,
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
@@ -165,6 +175,9 @@ impl Server {
     /// Sends what is on its way.
     #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
+        if self.severed.get() {
+            return Poll::Ready(Err(ServerError::Severed));
+        }
         if self.outbox.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }

@@ -16,7 +16,7 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::cancel::Canceller;
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
-use crate::backend::pool::{Lending, Lent, Pool};
+use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
 use crate::backend::server::{Server, ServerError, Shown};
@@ -773,7 +773,10 @@ impl Session {
         {
             return Ok(Rc::clone(pool));
         }
-        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
+        let Some(pool) = self
+            .worker
+            .pool(&self.database, &self.user, shard, Seat::Primary)
+        else {
             let message = format!(
                 "shard {} of database \"{}\" is no longer configured",
                 shard.0, self.database.name

@@ -16,7 +16,7 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
-use crate::backend::pool::{Lent, Waiter};
+use crate::backend::pool::{Lent, Seat, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, User};
@@ -211,7 +211,7 @@ async fn open(
     };
     // Then the process id that the client is told is its server's, as applications that look themselves up there expect.
     let own = if mode == PoolMode::Session && shards == 1 {
-        let pool = worker.pool(&database, user, home);
+        let pool = worker.pool(&database, user, home, Seat::Primary);
         let pool = pool.ok_or_else(reconfigured)?;
         Some(pool.checkout().await.map_err(Fault::Checkout)?)
     } else {
@@ -270,7 +270,8 @@ async fn greet(
         });
     }
     let home = database.catalog().home;
-    let pool = worker.pool(database, user, home).ok_or_else(reconfigured)?;
+    let pool = worker.pool(database, user, home, Seat::Primary);
+    let pool = pool.ok_or_else(reconfigured)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(error, None);
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
