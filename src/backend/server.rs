@@ -17,6 +17,7 @@ use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdi
 use super::pool::{Seat, Spec};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
+use super::undone::Undone;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
@@ -27,7 +28,7 @@ use crate::wire::stream::Stream;
 const CARRY_LIMIT: usize = 16 * 1024;
 
 /// The most that is kept of what was sent last.
-const LAST_LIMIT: usize = 4 * 1024;
+const LAST_LIMIT: usize = 16 * 1024;
 
 /// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
 const SENT_LIMIT: usize = 256 * 1024;
@@ -78,6 +79,7 @@ pub struct Server {
     sent: usize,
     /// What was sent last, while that is short: it may have to be sent again.
     last: Vec<u8>,
+    since_ready: SinceReady,
     /// Written, but perhaps still inside the TLS layer.
     unflushed: bool,
     pub pipeline: Pipeline,
@@ -95,6 +97,15 @@ pub struct Server {
     pub connected_at: Instant,
     pub expires_at: Option<Instant>,
     pub used_at: Instant,
+}
+
+/// What has happened since the server was last ready.
+#[derive(Clone, Copy, Debug, Default)]
+struct SinceReady {
+    /// How often all that was on its way has left.
+    sent: u32,
+    /// It has said something.
+    heard: bool,
 }
 
 /// Where the reading stands between two reads of the socket.
@@ -137,6 +148,7 @@ impl Server {
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
+            since_ready: SinceReady::default(),
             unflushed: false,
             pipeline: Pipeline::default(),
             scan: Scan::default(),
@@ -194,6 +206,7 @@ impl Server {
         }
         if self.sent > 0 {
             self.sent = 0;
+            self.since_ready.sent += 1;
             if self.outbox.len() <= LAST_LIMIT {
                 std::mem::swap(&mut self.outbox, &mut self.last);
             } else {
@@ -239,6 +252,7 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
+        self.since_ready.heard = true;
         Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
     }
 
@@ -274,7 +288,7 @@ impl Server {
             }
             let whole = 1 + length as usize;
             let here = whole.min(left.len());
-            if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
+            if here < whole && self.pipeline.inspects(tag) && whole <= CARRY_LIMIT {
                 self.scan.carry.extend_from_slice(left);
                 break;
             }
@@ -340,6 +354,23 @@ impl Server {
         &self.last
     }
 
+    /// What this connection, which is lost, was asked and has not said a word to.
+    pub fn take_undone(&mut self) -> Option<Undone> {
+        let bytes = match self.since_ready {
+            SinceReady { heard: true, .. } => return None,
+            SinceReady { sent: 0, .. } if self.sent < SENT_LIMIT => &self.outbox,
+            SinceReady { sent: 1, .. } if self.backlog() == 0 => &self.last,
+            _ => return None,
+        };
+        match Undone::of(bytes.clone(), std::mem::take(&mut self.pipeline)) {
+            Ok(undone) => Some(undone),
+            Err(owed) => {
+                self.pipeline = owed;
+                None
+            }
+        }
+    }
+
     /// What a message says about this connection itself.
     fn notice(&mut self, tag: u8, at: usize, here: usize, chunk: &mut [u8]) {
         let body = &mut chunk[at + HEADER..at + here];
@@ -356,6 +387,7 @@ impl Server {
                     }
                 }
                 self.scan.failed = false;
+                self.since_ready = SinceReady::default();
             }
             b'E' => self.scan.failed = true,
             b'S' => {

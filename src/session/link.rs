@@ -806,7 +806,7 @@ impl Session {
         Ok(())
     }
 
-    async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
+    pub(super) async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::anew::Attempts;
 use super::card::{Card, Identity};
 use super::effects::literal;
 use super::extended::Batch;
@@ -131,6 +132,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         transaction: Transaction::Idle,
         batch: Batch::default(),
         decided: None,
+        anew: None,
+        attempts: Attempts::default(),
         waiter: Waiter::new(now),
         place: None,
         granted: None,

@@ -7,6 +7,7 @@
 //!
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
+mod anew;
 pub mod card;
 mod channels;
 mod commit;
@@ -58,6 +59,7 @@ use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
+use anew::{Anew, Attempts};
 use card::{Card, State};
 use channels::Channels;
 use effects::Effect;
@@ -111,6 +113,9 @@ pub struct Session {
     batch: Batch,
     /// For the message that the straight path could not deal with.
     decided: Option<Decided>,
+    /// A unit of work whose connection broke, on its way to another one.
+    anew: Option<Box<Anew>>,
+    attempts: Attempts,
     waiter: Rc<Waiter>,
     /// Its place in the queue for a connection.
     place: Option<Place>,
@@ -212,6 +217,9 @@ impl Session {
     /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
+            if let Some(anew) = self.anew.take() {
+                self.begin_anew(*anew).await?;
+            }
             self.follow_catalog().await;
             self.follow_commit().await;
             if self.doubts_pins() {
@@ -324,6 +332,7 @@ impl Session {
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
+                Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
                 Event::StaleUnseen => self.ask_again(),
@@ -374,7 +383,6 @@ impl Session {
         let query = microseconds(now - self.unit_began);
         add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
-        let between_statements = link.is_settled();
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
                 add(&counters.transactions, 1);
@@ -392,17 +400,23 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if between_statements {
-            self.effects.clear();
-            if status == TransactionStatus::Idle {
-                self.note_reported();
-                self.detach(now);
-            } else {
-                self.card.enter(State::IdleInTransaction, now);
-            }
-            if status == TransactionStatus::Failed {
-                self.fail_others();
-            }
+        self.between_units(status, now);
+    }
+
+    /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    fn between_units(&mut self, status: TransactionStatus, now: Instant) {
+        if !self.link.as_ref().is_some_and(Link::is_settled) {
+            return;
+        }
+        self.effects.clear();
+        if status == TransactionStatus::Idle {
+            self.note_reported();
+            self.detach(now);
+        } else {
+            self.card.enter(State::IdleInTransaction, now);
+        }
+        if status == TransactionStatus::Failed {
+            self.fail_others();
         }
     }
 
@@ -416,10 +430,15 @@ impl Session {
             Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
             Broken::Server(error) => error,
         };
-        let Some(link) = self.link.take() else {
+        let Some(mut link) = self.link.take() else {
             return Err(End::ServerLost(error, self.last_words.take()));
         };
         self.card.set_running(None);
+        self.was_lost(&mut link, &error);
+        if let Some(anew) = self.may_begin_anew(&mut link, &error) {
+            self.anew = Some(Box::new(anew));
+            return Ok(());
+        }
         if self.transaction == Transaction::Open || link.is_kept() || link.is_mid_message() {
             let told = if link.is_mid_message() {
                 End::Client
@@ -430,13 +449,19 @@ impl Session {
         }
         let closing = link.is_closing();
         drop(link);
+        let words = self.last_words.take();
+        self.unit_lost(&Fault::Broken(error, words), closing);
+        Ok(())
+    }
+
+    /// The unit of work at hand was not done, and its connection is gone. `closing`: the client has sent its end.
+    fn unit_lost(&mut self, fault: &Fault, closing: bool) {
         for token in 0..self.effects.len() {
             self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }
         self.effects.clear();
         if !self.failed {
-            Fault::Broken(error, self.last_words.take())
-                .write(answer::Severity::Error, &mut self.client.outbox);
+            fault.write(answer::Severity::Error, &mut self.client.outbox);
         }
         self.failed = false;
         self.fail_begun();
@@ -449,7 +474,6 @@ impl Session {
         } else {
             self.batch.skip();
         }
-        Ok(())
     }
 
     /// The last words to the client; the connections go back, cleaned.
@@ -503,6 +527,7 @@ impl Session {
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
+        self.attempts = Attempts::First;
         self.asking = Asking::No;
         self.card.begin(self.unit_began);
     }

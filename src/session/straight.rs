@@ -43,7 +43,8 @@ impl Session {
                 self.database.counters.overstayed(overstay);
                 return Poll::Ready(Err(End::Overstayed(overstay)));
             }
-            if self.catalog_follows.is_some()
+            if self.anew.is_some()
+                || self.catalog_follows.is_some()
                 || self.commit_follows.is_some()
                 || (!self.kept.is_empty() && self.doubts_pins())
             {
