@@ -8,6 +8,7 @@
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
 pub mod card;
+pub mod causal;
 mod channels;
 mod commit;
 mod control;
