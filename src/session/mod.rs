@@ -9,6 +9,7 @@
 
 mod anew;
 pub mod card;
+pub mod causal;
 mod channels;
 mod commit;
 mod control;

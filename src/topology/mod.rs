@@ -6,6 +6,7 @@
 //! `watch.rs` holds all shards, `shard.rs` asks one's nodes and logs, `node.rs` is one node with its pool, `connect.rs` opens a connection, `position.rs` is what is asked.
 //! `primary.rs` has what is lent, `pool.rs` the pool under both. `roles.rs` asks a server for users that are not configured.
 
+pub mod choice;
 pub mod connect;
 mod health;
 mod node;
