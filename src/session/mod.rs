@@ -60,6 +60,7 @@ use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
 use card::{Card, State};
+use causal::Causal;
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
@@ -139,6 +140,7 @@ pub struct Session {
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
     own_settings: OwnSettings,
+    causal: Causal,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
