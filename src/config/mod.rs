@@ -24,6 +24,7 @@ pub use load::{load, parse};
 pub use problem::Problem;
 pub use reads::{Balance, CausalReads, Failover, FailoverMode, PrimaryReads, ReadFrom, Reads};
 pub use rules::{Asking, Method, Origin, Rule, Rules};
+pub use value::duration;
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;

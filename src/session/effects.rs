@@ -472,6 +472,7 @@ impl Session {
                 self.settings.reset_all();
                 self.settings_changed();
                 self.settings.add(&self.startup_settings);
+                self.own_settings.reset_all();
             }
             Class::Deallocate(None) => {
                 self.prepared.clear();
@@ -652,6 +653,7 @@ impl Session {
         self.prepared.clear();
         self.unlisten_all();
         self.own_settings.clear();
+        self.causal.forget();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
         self.find_search_path();

@@ -842,7 +842,7 @@ impl Session {
             if let Class::Show(name) = &planned.class
                 && let Some(setting) = OwnSetting::named(name)
             {
-                self.show_setting(setting, &mut bytes);
+                self.show_setting(setting, &mut bytes)?;
             } else {
                 let text = String::from_utf8_lossy(
                     &statement.text()[Planned::range_of(planned, &plan.literals)],

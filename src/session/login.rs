@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use super::anew::Attempts;
 use super::card::{Card, Identity};
+use super::causal::Causal;
+use super::control::bad_token;
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
-use super::own_settings::OwnSettings;
+use super::own_settings::{OwnSetting, OwnSettings};
 use super::parse_scope::Given;
 use super::prepared::Behind;
 use super::respond::{End, Fault};
@@ -61,6 +63,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         mode,
         greeting,
         own,
+        own_settings,
+        causal,
     } = match open(worker, &name, &user, &parameters).await {
         Ok(opening) => opening,
         Err(fault) => {
@@ -150,7 +154,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         scope,
         reported: greeting.reported,
         reported_before: None,
-        own_settings: OwnSettings::default(),
+        own_settings,
+        causal,
         prepared: Default::default(),
         resolved: None,
         behind: Behind::Nothing,
@@ -190,6 +195,8 @@ struct Opening {
     greeting: Greeting,
     /// The server connection of a session that keeps one and can have no other.
     own: Option<Lent>,
+    own_settings: OwnSettings,
+    causal: Causal,
 }
 
 async fn open(
@@ -207,6 +214,7 @@ async fn open(
         });
     };
     let mode = config.pool_of(user, configured).mode;
+    let (own_settings, causal) = own_settings(&database, parameters)?;
     let greeting = greet(worker, &database, user, parameters).await?;
     let (shards, home) = {
         let catalog = database.catalog();
@@ -225,6 +233,8 @@ async fn open(
         mode,
         greeting,
         own,
+        own_settings,
+        causal,
     })
 }
 
@@ -333,9 +343,36 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         }
     };
     for (name, value) in parameters {
-        set(name, value);
+        if own_setting(name).is_none() {
+            set(name, value);
+        }
     }
     settings
+}
+
+fn own_setting(name: &str) -> Option<OwnSetting> {
+    OwnSetting::named(&name.to_ascii_lowercase())
+}
+
+/// Trunkline's own settings in a startup packet.
+fn own_settings(
+    database: &Database,
+    parameters: &[(String, String)],
+) -> Result<(OwnSettings, Causal), Fault> {
+    let (mut settings, mut causal) = (OwnSettings::default(), Causal::default());
+    let given = parameters
+        .iter()
+        .filter_map(|(name, value)| Some((own_setting(name)?, value)));
+    for (setting, value) in given {
+        let catalog = database.catalog();
+        match setting {
+            OwnSetting::Token => causal
+                .adopt(value, &catalog.shards, Instant::now())
+                .map_err(|why| bad_token(value, why))?,
+            setting => settings.set_at_startup(setting, value, &catalog)?,
+        }
+    }
+    Ok((settings, causal))
 }
 
 #[cfg(test)]

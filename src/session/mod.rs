@@ -62,6 +62,7 @@ use crate::wire::answer::TransactionStatus;
 
 use anew::{Anew, Attempts};
 use card::{Card, State};
+use causal::Causal;
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
@@ -144,6 +145,7 @@ pub struct Session {
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
     own_settings: OwnSettings,
+    causal: Causal,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
