@@ -611,6 +611,12 @@ impl Pool {
         state.open == state.idle.len()
     }
 
+    /// Connections that clients have.
+    pub fn in_use(&self) -> usize {
+        let state = self.state.borrow();
+        state.open - state.idle.len() - state.connecting
+    }
+
     pub fn census(&self, now: Instant) -> Census {
         let state = self.state.borrow();
         Census {

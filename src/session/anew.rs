@@ -5,12 +5,12 @@
 
 use std::rc::Rc;
 
+use super::Session;
 use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
 use super::transaction::Transaction;
-use super::Session;
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
 use crate::plan::{Effect, Planned};
@@ -93,6 +93,9 @@ impl Session {
             return None;
         }
         self.attempts = Attempts::Second;
+        if link.is_replica() {
+            self.reads.has_failed(NodePlace(link.server().node));
+        }
         Some(Anew {
             undone,
             shard,
@@ -116,7 +119,10 @@ impl Session {
     /// The plans of what the client asked; `None` where they are not at hand.
     fn planned(&mut self, undone: &Undone) -> Option<Vec<Rc<Planned>>> {
         let mut plans = Vec::new();
-        for asked in undone.messages().filter(|asked| asked.whose == Whose::Client) {
+        for asked in undone
+            .messages()
+            .filter(|asked| asked.whose == Whose::Client)
+        {
             match asked.tag {
                 b'Q' => {
                     let text = Query::decode(asked.body).ok()?.text;
@@ -140,7 +146,10 @@ impl Session {
             return self.unnamed.clone();
         }
         let known = self.prepared.values().chain(&self.unnamed);
-        known.into_iter().find(|one| *one.server_name == *name).cloned()
+        known
+            .into_iter()
+            .find(|one| *one.server_name == *name)
+            .cloned()
     }
 
     /// Sends what was lost to another connection; the client is told when that cannot be done.
@@ -235,7 +244,4 @@ enum Sent {
     Before,
     /// Its Parse is among what is sent again.
     Along,
-}
-impl Session {
-    pub(super) fn marked(&mut self, _value: Option<&[u8]>, _status: crate::wire::answer::TransactionStatus) {}
 }

@@ -10,9 +10,10 @@ use super::control::bad_token;
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
-use super::own_settings::{OwnSetting, OwnSettings};
+use super::own_settings::{OwnSetting, OwnSettings, ReadDefaults, ReadPolicy};
 use super::parse_scope::Given;
 use super::prepared::Behind;
+use super::reads::Reads;
 use super::respond::{End, Fault};
 use super::search_path;
 use super::shared::{Admission, ClientPlace, UserAdmission};
@@ -23,10 +24,12 @@ use crate::backend::pool::{Lent, Seat, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, User};
+use crate::topology::choice;
 use crate::wire::answer::{self, Report, Severity, TransactionStatus};
 use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
+use crate::wire::stream::Peer;
 
 /// Bytes of a name that Postgres keeps: NAMEDATALEN less its NUL.
 const LONGEST_NAME: usize = 63;
@@ -118,6 +121,13 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         settings: &greeting.settings,
         local: &Settings::default(),
     });
+    let defaults = ReadDefaults::of(&config, &user, &database.name);
+    let read_policy = ReadPolicy::of(&own_settings, &defaults, mode);
+    let address = match client.stream().peer() {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix { .. } | Peer::Unknown => None,
+    };
+    let reads = Reads::new(choice::client_hash(address));
     let session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,
@@ -154,6 +164,9 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         scope,
         reported: greeting.reported,
         reported_before: None,
+        read_policy,
+        configured: worker.configured.get(),
+        reads,
         own_settings,
         causal,
         prepared: Default::default(),

@@ -25,6 +25,7 @@ pub mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
+mod reads;
 pub mod report;
 pub mod respond;
 mod route;
@@ -69,9 +70,10 @@ use extended::{Batch, Portal};
 use last_values::{Asking, Taken};
 use link::Link;
 use numbers::Sequences;
-use own_settings::OwnSettings;
+use own_settings::{OwnSettings, ReadPolicy};
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
+use reads::Reads;
 use respond::{End, Fault};
 use shape::Difference;
 use shared::{Admission, UserAdmission};
@@ -145,6 +147,11 @@ pub struct Session {
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
     own_settings: OwnSettings,
+    /// What its reads do, as of the last look at what it has set and what is configured.
+    read_policy: ReadPolicy,
+    /// Which configuration that was.
+    configured: u64,
+    reads: Reads,
     causal: Causal,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
@@ -386,6 +393,9 @@ impl Session {
         let query = microseconds(now - self.unit_began);
         add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
+        if link.is_replica() {
+            add(&counters.replica_queries, 1);
+        }
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
                 add(&counters.transactions, 1);
@@ -403,6 +413,9 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
+        if status == TransactionStatus::Idle {
+            self.mark();
+        }
         self.between_units(status, now);
     }
 
@@ -438,6 +451,11 @@ impl Session {
         };
         self.card.set_running(None);
         self.was_lost(&mut link, &error);
+        if link.owes_only_mark() {
+            // The client has its answer.
+            self.wrote(link.shard());
+            return Ok(());
+        }
         if let Some(anew) = self.may_begin_anew(&mut link, &error) {
             self.anew = Some(Box::new(anew));
             return Ok(());
@@ -531,6 +549,10 @@ impl Session {
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
         self.attempts = Attempts::First;
+        if !self.own_settings.is_untouched() || self.configured != self.worker.configured.get() {
+            self.look_at_read_policy();
+        }
+        self.reads.begin();
         self.asking = Asking::No;
         self.card.begin(self.unit_began);
     }

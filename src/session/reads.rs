@@ -7,31 +7,31 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
 use super::card::State;
 use super::link::Link;
+use super::own_settings::{OwnSettings, ReadConsistency, ReadDefaults, ReadPolicy};
 use super::respond::Fault;
 use super::transaction::Transaction;
-use crate::backend::pipeline::{Fate, Request};
 use crate::backend::pool::{CheckoutError, Lending, Lent, Pool, Seat};
 use crate::config::{CausalReads, PoolMode, ReadFrom};
+use crate::plan::Planned;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::Spread;
-use crate::plan::{Effect, Planned};
+use crate::plan::spread::{Spread, all_shards};
 use crate::sharding::ShardId;
 use crate::topology::Lsn;
 use crate::topology::choice::{self, Choice, Floor, NodeSet, Patience, Read};
 use crate::topology::view::{NodePlace, Seen, Sighting};
 use crate::wire::answer::TransactionStatus;
-use crate::wire::message;
 
 /// How often a read that waits for a replica looks whether it has come far enough.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What the mark behind a commit asks. All that was committed before lies in front of it.
-const MARK: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+pub(super) const MARK: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
 
 /// What the statement at hand runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,12 +57,13 @@ pub struct Reads {
 }
 
 impl Reads {
-    pub fn new(client: u64, turn: usize) -> Reads {
+    pub fn new(client: u64) -> Reads {
         Reads {
             seeks: Seeks::Primary,
             without: NodeSet::EMPTY,
             asked: None,
-            turn: Cell::new(turn),
+            // Else all sessions would begin at the same node.
+            turn: Cell::new(rand::random_range(0..1 << 16)),
             client,
             pools: Vec::new(),
         }
@@ -84,31 +85,58 @@ impl Reads {
     }
 }
 
+impl ReadPolicy {
+    /// What holds for a session.
+    pub fn of(set: &OwnSettings, defaults: &ReadDefaults, mode: PoolMode) -> ReadPolicy {
+        let mut policy = set.reads(defaults);
+        if mode == PoolMode::Session {
+            // It keeps its connection, which may have anything of the session's.
+            policy.from = ReadFrom::Primary;
+        }
+        policy
+    }
+}
+
 impl Session {
+    /// What the session has set, or what is configured, may be otherwise than before.
+    #[cold]
+    pub(super) fn look_at_read_policy(&mut self) {
+        self.configured = self.worker.configured.get();
+        self.read_policy = ReadPolicy::of(&self.own_settings, &self.read_defaults(), self.mode);
+    }
+
     /// Decides whether what is about to run seeks a replica.
     pub(super) fn seek(&mut self, planned: &Planned) {
         if self.read_policy.from == ReadFrom::Primary {
             self.reads.seeks = Seeks::Primary;
             return;
         }
-        let free = match &self.transaction {
-            Transaction::Idle => true,
-            Transaction::Begun(prologue) => prologue.suits_replica(&self.settings),
-            // It goes on where it is; what cannot run there joins on the primary.
-            Transaction::Open => self.link.as_ref().is_some_and(Link::is_replica),
-            Transaction::Failed(_) => false,
-        };
+        let free = self.own_settings.read_consistency() == ReadConsistency::Off
+            && match &self.transaction {
+                Transaction::Idle => true,
+                Transaction::Begun(prologue) => suits_replica(prologue),
+                // It goes on where it is; what cannot run there joins on the primary.
+                Transaction::Open => self.link.as_ref().is_some_and(Link::is_replica),
+                Transaction::Failed(_) => false,
+            };
         let suits = free
-            && self.mode != PoolMode::Session
             && planned.statements.iter().all(|statement| {
-                statement.on_replica()
-                    && (statement.plan.is_ok() || matches!(statement.spread.as_deref(), Some(Spread::Scatter(_))))
+                on_replica(statement)
+                    && (statement.plan.is_ok()
+                        || matches!(
+                            statement.spread.as_deref(),
+                            Some(Spread::Scatter { .. } | Spread::CopyOut(_))
+                        ))
             });
-        self.reads.seeks = if suits { Seeks::Replica } else { Seeks::Primary };
+        self.reads.seeks = if suits {
+            Seeks::Replica
+        } else {
+            Seeks::Primary
+        };
     }
 
     fn choose(&mut self, shard: ShardId, patience: Patience) -> Choice {
-        let names = std::sync::Arc::clone(&self.database.catalog().shards);
+        let names = Arc::clone(&self.database.catalog().shards);
         let snapshot = self.worker.snapshot();
         let Some(view) = snapshot.view.shard(shard) else {
             return Choice::Primary;
@@ -133,7 +161,9 @@ impl Session {
         };
         let pools = &self.reads.pools;
         let in_use = |place| {
-            let known = pools.iter().find(|(at, node, _)| *at == shard && *node == place);
+            let known = pools
+                .iter()
+                .find(|(at, node, _)| *at == shard && *node == place);
             known.map_or(0, |(.., pool)| pool.in_use())
         };
         choice::choose(&snapshot.view, &read, &self.reads.turn, in_use)
@@ -216,7 +246,9 @@ impl Session {
     /// The pool of a replica; looked up once, and again after it was closed.
     pub(super) fn replica_pool(&mut self, shard: ShardId, place: NodePlace) -> Option<Rc<Pool>> {
         let pools = &mut self.reads.pools;
-        let known = pools.iter().position(|(at, node, _)| *at == shard && *node == place);
+        let known = pools
+            .iter()
+            .position(|(at, node, _)| *at == shard && *node == place);
         if let Some(at) = known {
             if pools[at].2.lending() != Lending::Closed {
                 return Some(Rc::clone(&pools[at].2));
@@ -245,13 +277,10 @@ impl Session {
 
     /// What was sent last may end in a commit: how far the log has come then is asked behind it.
     pub(super) fn mark(&mut self) {
-        if self.read_policy.from == ReadFrom::Primary || self.read_policy.causal != CausalReads::Session {
+        if !self.tracks_commits() {
             return;
         }
-        if let Some(link) = &mut self.link
-            && link.has_written()
-            && !link.is_marked()
-        {
+        if let Some(link) = &mut self.link {
             link.mark();
         }
     }
@@ -261,8 +290,8 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         let shard = link.shard();
         link.unmark();
-        let lsn = value.and_then(|text| Lsn::parse(std::str::from_utf8(text).ok()?));
-        let names = std::sync::Arc::clone(&self.database.catalog().shards);
+        let lsn = value.and_then(|text| std::str::from_utf8(text).ok()?.parse::<Lsn>().ok());
+        let names = Arc::clone(&self.database.catalog().shards);
         match lsn {
             Some(lsn) => self.causal.wrote(shard, lsn, &names),
             None => self.causal.wrote_unknown(shard, Instant::now(), &names),
@@ -270,21 +299,63 @@ impl Session {
         self.between_units(status, Instant::now());
     }
 
+    fn tracks_commits(&self) -> bool {
+        self.read_policy.from != ReadFrom::Primary
+            && self.read_policy.causal == CausalReads::Session
+    }
+
+    /// Asks the primaries how far they have come where the session's token does not know yet: everywhere, when its commits were not followed.
+    pub(super) async fn settle_floors(&mut self) -> Result<(), Fault> {
+        if self.transaction != Transaction::Idle || self.link.is_some() {
+            return Err(Fault::Postgres {
+                sqlstate: "25001",
+                message: "SHOW trunkline.token cannot run inside a transaction block".to_owned(),
+            });
+        }
+        let names = Arc::clone(&self.database.catalog().shards);
+        let shards = if self.tracks_commits() {
+            self.causal.unsettled(&names).collect()
+        } else {
+            all_shards(&self.database.catalog())
+        };
+        for shard in shards {
+            let mut lent = self.checkout(shard).await?;
+            let mut answer = Vec::new();
+            lent.capture(MARK, &self.worker.scratch, &mut answer)
+                .await
+                .map_err(|error| Fault::Broken(error, None))?;
+            let lsn = super::login::first_value(&answer).and_then(|text| text.parse().ok());
+            if let Some(lsn) = lsn {
+                self.causal.wrote(shard, lsn, &names);
+            }
+            lent.release(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// The session's last commit, which was on its way, is there now, on whichever shards it was.
+    pub(super) fn wrote_somewhere(&mut self) {
+        let shards = all_shards(&self.database.catalog());
+        for shard in shards {
+            self.wrote(shard);
+        }
+    }
+
     /// The session has committed on this shard; where in the log that is will be known later.
     pub(super) fn wrote(&mut self, shard: ShardId) {
-        if self.read_policy.from == ReadFrom::Primary || self.read_policy.causal != CausalReads::Session {
+        if !self.tracks_commits() {
             return;
         }
-        let names = std::sync::Arc::clone(&self.database.catalog().shards);
+        let names = Arc::clone(&self.database.catalog().shards);
         self.causal.wrote_unknown(shard, Instant::now(), &names);
     }
 }
 
-impl Link {
-    /// Asks how far the log has come. The client is not read before the answer is there.
-    fn mark(&mut self) {
-        message::encode_query(MARK.as_bytes(), self.server().outbox());
-        self.forget_unnamed();
-        self.server().pipeline.expect(Request::Query, Fate::Mark, None);
-    }
+fn suits_replica(prologue: &super::transaction::Prologue) -> bool {
+    prologue.begin().to_ascii_lowercase().contains("read only")
+}
+fn on_replica(statement: &crate::plan::PlannedStatement) -> bool {
+    statement.effect == crate::plan::Effect::Reads
+        && statement.leaves.is_empty()
+        && statement.class == crate::sql::class::Class::Data
 }

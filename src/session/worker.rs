@@ -57,6 +57,8 @@ pub struct Worker {
     pub cards: Cards,
     /// Those whose sessions work on several shards.
     pub several: Several,
+    /// Counts the configurations that were followed.
+    pub configured: Cell<u64>,
     draining: Cell<bool>,
     tidied_at: Cell<Instant>,
 }
@@ -116,6 +118,8 @@ struct Greeting {
 pub struct Counters {
     pub transactions: Cell<u64>,
     pub queries: Cell<u64>,
+    /// Those of them that replicas answered.
+    pub replica_queries: Cell<u64>,
     pub received_bytes: Cell<u64>,
     pub sent_bytes: Cell<u64>,
     pub transaction_microseconds: Cell<u64>,
@@ -163,6 +167,7 @@ impl Worker {
             statements: RefCell::default(),
             cards: Cards::default(),
             several: Several::default(),
+            configured: Cell::new(0),
             draining: Cell::new(false),
             tidied_at: Cell::new(Instant::now()),
         })
@@ -387,6 +392,7 @@ impl Worker {
     /// A new configuration or catalog: pools and databases follow; those that are gone are closed.
     pub fn follow(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        self.configured.set(self.configured.get() + 1);
         self.databases
             .borrow_mut()
             .retain(|name, database| match snapshot.catalogs.get(name) {
