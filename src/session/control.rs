@@ -128,7 +128,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
         if is_ours(class) {
-            return self.own_setting(class, out);
+            return self.own_setting(class, out).await;
         }
         match std::mem::take(&mut self.transaction) {
             Transaction::Idle => self.outside(class, text, out),
@@ -376,7 +376,7 @@ impl Session {
     }
 
     /// SET, RESET and SHOW of what no server knows.
-    fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    async fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
         self.check_not_aborted()?;
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match class {

@@ -179,7 +179,7 @@ impl Shared {
 
     /// A connection has seen something of a node.
     pub fn sighted(&self, sighting: Sighting) {
-        self.topology.sighted(sighting);
+        self.topology.sighted(&sighting);
     }
 
     /// Gives a session its process id and secret; the id is the wanted one unless another session has it.

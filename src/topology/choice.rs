@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::health::Lsn;
+use super::answer::Lsn;
 use super::view::{NodePlace, NodeView, ShardView, Stage, View, Written};
 use crate::config::{self, Balance, Duty, PrimaryReads, ReadFrom};
 use crate::sharding::ShardId;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::health::Lsn;
+use super::answer::Lsn;
 use crate::config::{self, Config};
 use crate::sharding::ShardId;
 
@@ -156,6 +156,17 @@ impl Written {
     }
 }
 
+impl ShardView {
+    /// But for the marks.
+    pub(super) fn says_the_same(&self, other: &ShardView) -> bool {
+        let stages =
+            |view: &ShardView| view.nodes.iter().map(|node| node.stage).collect::<Vec<_>>();
+        self.primary == other.primary
+            && self.trouble == other.trouble
+            && stages(self) == stages(other)
+    }
+}
+
 impl View {
     /// Before anybody has looked: the first node of each shard is taken for its primary.
     pub fn unseen(config: &Arc<Config>) -> View {
@@ -182,13 +193,6 @@ impl View {
     /// Where a node is.
     pub fn node(&self, shard: ShardId, place: NodePlace) -> Option<&config::Node> {
         self.config.shards.get(shard.index())?.nodes.get(place.0)
-    }
-}
-
-impl super::Topology {
-    pub fn sighted(&self, _: Sighting) {}
-    pub fn views(&self) -> tokio::sync::watch::Receiver<Arc<View>> {
-        tokio::sync::watch::channel(Arc::new(View::unseen(&self.config()))).1
     }
 }
 
