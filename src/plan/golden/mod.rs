@@ -27,7 +27,9 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 15] = [
+const SHOWN_ELSEWHERE: [Reason; 17] = [
+    Reason::NoReplica,
+    Reason::OnReplica,
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
