@@ -28,9 +28,9 @@ pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
 const SHOWN_ELSEWHERE: [Reason; 17] = [
+    // Those of the session, which knows the transaction, the message and the connection.
     Reason::NoReplica,
     Reason::OnReplica,
-    // Those of the session, which knows the transaction, the message and the connection.
     Reason::MultiShardMessage,
     Reason::MultiShardTransaction,
     Reason::CrossShardCommit,
