@@ -223,10 +223,7 @@ async fn a_node_that_does_not_answer_does_not_hold_up_the_others() {
     topology.look().await;
     assert!(start.elapsed() < Duration::from_secs(10));
     let nodes = topology.nodes();
-    assert_eq!(
-        (nodes[0].stage, nodes[1].stage),
-        (Stage::Down, Stage::Up)
-    );
+    assert_eq!((nodes[0].stage, nodes[1].stage), (Stage::Down, Stage::Up));
     assert_eq!(error(&nodes[0]), "no answer within 2s");
     // By then the attempt itself has ended, and says so.
     topology.look().await;
