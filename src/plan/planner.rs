@@ -12,7 +12,7 @@ use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
 use super::{
     Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
-    effect, hint, spread, takes,
+    effect, hint, replica, spread, takes,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -67,6 +67,7 @@ pub fn plan(
             spread,
             leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
+            nodes: replica::of(text, statement, catalog, search_path),
             takes: takes::of(text, statement, catalog, search_path),
         }
     });

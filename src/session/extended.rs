@@ -1001,6 +1001,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             spread: None,
             leaves: one.leaves.clone(),
             effect: one.effect,
+            nodes: one.nodes,
             takes: one.takes,
         }],
     })
