@@ -11,7 +11,7 @@ use super::section::{Section, Source};
 use super::settings;
 use super::{
     Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
-    Shard, TlsLines, User, authentication, distribution, table,
+    Shard, TlsLines, User, authentication, distribution, store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -79,6 +79,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
     let gather = settings::gather(root.section("gather"));
+    let store = store::read(root.section("store"));
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -137,6 +138,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         health,
         transactions,
         gather,
+        store,
         authentication,
         users,
         databases,

@@ -97,6 +97,8 @@ fn the_reference_file_has_every_key() {
         "[health]\nzzz = 1",
         "[transactions]\nzzz = 1",
         "[gather]\nzzz = 1",
+        "[store]\nzzz = 1",
+        "[store]\nkind = \"etcd\"\nzzz = 1",
         "[auth]\nzzz = 1",
         "[auth.query]\nzzz = 1",
         "[[users]]\nzzz = 1",
@@ -151,6 +153,7 @@ fn the_reference_file_shows_the_defaults() {
     assert_eq!(reference.health, bare.health);
     assert_eq!(reference.transactions, bare.transactions);
     assert_eq!(reference.gather, bare.gather);
+    assert_eq!(reference.store, bare.store);
     assert_eq!(reference.listen.addresses, bare.listen.addresses);
     assert!(matches!(bare.listen.tls, ClientTls::Disable));
     assert!(matches!(
