@@ -80,7 +80,10 @@ fn etcd(section: &mut Section<'_>) -> StorePlace {
     let prefix = section.read("prefix", |entry| {
         let prefix = entry.text("text that ends with /")?;
         if !prefix.ends_with('/') || prefix.len() > 512 || prefix.chars().any(char::is_control) {
-            entry.wrong("a prefix", "text of up to 512 bytes that ends with /, like \"/trunkline/\"");
+            entry.wrong(
+                "a prefix",
+                "text of up to 512 bytes that ends with /, like \"/trunkline/\"",
+            );
             return None;
         }
         Some(prefix.to_owned())
@@ -88,7 +91,10 @@ fn etcd(section: &mut Section<'_>) -> StorePlace {
     let login = login(section);
     let tls = tls(section, is_https);
     StorePlace::Etcd(Etcd {
-        endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
+        endpoints: endpoints
+            .into_iter()
+            .map(|(_, endpoint)| endpoint)
+            .collect(),
         prefix: prefix.unwrap_or_else(|| PREFIX.to_owned()),
         login,
         tls,
@@ -148,7 +154,10 @@ fn tls(section: &mut Section<'_>, is_https: bool) -> Option<EtcdTls> {
         for key in ["root_certificate", "certificate", "key"] {
             section.take(key);
             if section.has(key) {
-                section.note_key(key, "is for https, and the endpoints are http; take it away");
+                section.note_key(
+                    key,
+                    "is for https, and the endpoints are http; take it away",
+                );
             }
         }
         return None;

@@ -61,7 +61,10 @@ impl Etcd {
     /// One key, and what the answer says of the cluster.
     async fn read(&self, key: &str) -> Result<(Option<KeyValue>, Header), StoreError> {
         let question = json!({ "key": encode(key) });
-        let ranged: Ranged = self.gateway.ask("/v3/kv/range", &question, Repeat::Safe).await?;
+        let ranged: Ranged = self
+            .gateway
+            .ask("/v3/kv/range", &question, Repeat::Safe)
+            .await?;
         Ok((ranged.kvs.into_iter().next(), ranged.header))
     }
 
@@ -107,7 +110,10 @@ impl Etcd {
                 "key": STANDARD.encode(&from), "range_end": STANDARD.encode(&end),
                 "limit": PAGE.to_string(), "revision": at.to_string(),
             });
-            let page: Ranged = self.gateway.ask("/v3/kv/range", &question, Repeat::Safe).await?;
+            let page: Ranged = self
+                .gateway
+                .ask("/v3/kv/range", &question, Repeat::Safe)
+                .await?;
             if at == 0 {
                 at = page.header.revision;
             }
@@ -128,7 +134,8 @@ impl Etcd {
     }
 
     pub async fn commit(&self, transaction: &Transaction) -> Result<Version, StoreError> {
-        let read = |key: &str| json!({ "request_range": { "key": encode(key), "keys_only": true } });
+        let read =
+            |key: &str| json!({ "request_range": { "key": encode(key), "keys_only": true } });
         let (mut compare, mut failure) = (Vec::new(), Vec::new());
         for fence in &transaction.fences {
             let key = self.lease_key(&fence.name);
@@ -157,7 +164,10 @@ impl Etcd {
         };
         let success: Vec<Value> = transaction.writes.iter().map(write).collect();
         let question = json!({ "compare": compare, "success": success, "failure": failure });
-        let done: Transacted = self.gateway.ask("/v3/kv/txn", &question, Repeat::Never).await?;
+        let done: Transacted = self
+            .gateway
+            .ask("/v3/kv/txn", &question, Repeat::Never)
+            .await?;
         match done.succeeded {
             true => Ok(Version(done.header.revision)),
             false => Err(self.why_not(transaction, &done)),
@@ -257,7 +267,10 @@ impl Etcd {
             } }],
             "failure": [{ "request_range": { "key": encode(&key) } }],
         });
-        let done: Transacted = self.gateway.ask("/v3/kv/txn", &question, Repeat::Never).await?;
+        let done: Transacted = self
+            .gateway
+            .ask("/v3/kv/txn", &question, Repeat::Never)
+            .await?;
         if done.succeeded {
             return Ok(Ok(Token(done.header.revision)));
         }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::moment::Moment;
 use super::Store;
+use super::moment::Moment;
 
 /// A number that grows from each holder of a lease to the next, and from lease to lease of one store: the fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -232,7 +232,11 @@ async fn keep(
                 beat
             }
             Some((_, Ok(Ok(Renewal::Gone)))) => {
-                tracing::warn!(lease = grant.name, token = grant.token.0, "a lease was lost");
+                tracing::warn!(
+                    lease = grant.name,
+                    token = grant.token.0,
+                    "a lease was lost"
+                );
                 standing.lose();
                 return;
             }

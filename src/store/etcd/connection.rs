@@ -47,7 +47,9 @@ impl Dialer {
             .await
             .map_err(|error| error.to_string())?;
         // Questions are small, and each waits for its answer.
-        socket.set_nodelay(true).map_err(|error| error.to_string())?;
+        socket
+            .set_nodelay(true)
+            .map_err(|error| error.to_string())?;
         match &self.tls {
             None => Connection::over(socket).await,
             Some(connector) => {

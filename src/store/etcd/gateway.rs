@@ -117,7 +117,9 @@ impl Gateway {
         let before = self.revision.load(Ordering::Acquire);
         let question = question.to_string();
         let deadline = Instant::now() + self.timeout;
-        let (index, answer) = self.known(path, &question, repeat, deadline, Wanted::Whole).await?;
+        let (index, answer) = self
+            .known(path, &question, repeat, deadline, Wanted::Whole)
+            .await?;
         let nonsense = |reason: String| StoreError::Nonsense {
             place: self.name(index),
             reason,
@@ -225,8 +227,7 @@ impl Gateway {
     ) -> Result<String, StoreError> {
         let question = json!({ "name": login.user, "password": login.password.0 }).to_string();
         let path = "/v3/auth/authenticate";
-        let anywhere =
-            self.anywhere(path, &question, None, Repeat::Safe, deadline, Wanted::Whole);
+        let anywhere = self.anywhere(path, &question, None, Repeat::Safe, deadline, Wanted::Whole);
         let (index, answer) = anywhere.await.map_err(Failure::into_error)?;
         let token = match answer {
             Answered::Whole(answer) => serde_json::from_slice::<Authenticated>(&answer)
@@ -434,9 +435,11 @@ impl Attempt<'_> {
             || reason.contains("invalid auth token")
             || reason.contains("revision in header is old");
         match fault.code {
-            _ if is_stranger && self.token.is_some() => {
-                Failure::Stranger(refused(Outcome::NotDone, reason, "see [store] user and password"))
-            }
+            _ if is_stranger && self.token.is_some() => Failure::Stranger(refused(
+                Outcome::NotDone,
+                reason,
+                "see [store] user and password",
+            )),
             UNAVAILABLE | DEADLINE_EXCEEDED => Failure::Asked(refused(
                 self.repeat.outcome(),
                 reason,

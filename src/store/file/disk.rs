@@ -49,7 +49,28 @@ pub(super) struct Disk {
 #[derive(Debug)]
 struct Newest {
     first_line: Vec<u8>,
+    stamp: Stamp,
     state: Arc<State>,
+}
+
+/// What changes when a file is replaced, or written by somebody who is not us.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    fn of(found: &fs::Metadata) -> Stamp {
+        Stamp {
+            inode: found.ino(),
+            length: found.len(),
+            seconds: found.mtime(),
+            nanoseconds: found.mtime_nsec(),
+        }
+    }
 }
 
 /// The directory, while nobody else changes what is in it.
@@ -155,9 +176,8 @@ impl Disk {
     }
 
     fn is_still(&self, directory: &File) -> bool {
-        let identity = |found: io::Result<fs::Metadata>| {
-            found.ok().map(|found| (found.dev(), found.ino()))
-        };
+        let identity =
+            |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
         let there = identity(fs::metadata(&self.path));
         there.is_some() && there == identity(directory.metadata())
     }
@@ -179,15 +199,19 @@ impl Disk {
             }
             Err(error) => return Err(failed("read", &path, error, Outcome::NotDone)),
         };
+        let unread = |error| failed("read", &path, error, Outcome::NotDone);
+        let stamp = Stamp::of(&file.metadata().map_err(unread)?);
+        // The first line alone would do, but for hands that change the rest.
         if let Some(known) = &*newest
-            && begins_with(&file, &known.first_line)
-                .map_err(|error| failed("read", &path, error, Outcome::NotDone))?
+            && known.stamp == stamp
+            && begins_with(&file, &known.first_line).map_err(unread)?
         {
             return Ok(Arc::clone(&known.state));
         }
         let hint = "restore it from a copy, or move it away to begin anew";
         let (first_line, state) = load(file, &path, &damaged, hint)?;
         if let Some(known) = &*newest
+            && known.first_line != first_line
             && known.state.revision >= state.revision
         {
             let reason = format!(
@@ -201,6 +225,7 @@ impl Disk {
         let state = Arc::new(state);
         *newest = Some(Newest {
             first_line,
+            stamp,
             state: Arc::clone(&state),
         });
         Ok(state)
@@ -236,8 +261,7 @@ impl Disk {
             }
         };
         written().map_err(|source| failed("write", &new, source, Outcome::NotDone))?;
-        fs::rename(&new, &path)
-            .map_err(|source| failed("replace", &path, source, Outcome::NotDone))
+        fs::rename(&new, &path).map_err(|source| failed("replace", &path, source, Outcome::NotDone))
     }
 }
 
@@ -261,7 +285,15 @@ fn begins_with(file: &File, line: &[u8]) -> io::Result<bool> {
     Ok(start == line)
 }
 
-/// The first line, with its end, and the state.
+/// With its end.
+fn first_line(content: &[u8]) -> &[u8] {
+    content
+        .split_inclusive(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default()
+}
+
+/// The first line, and the state.
 fn load(
     file: File,
     path: &Path,
@@ -278,8 +310,7 @@ fn load(
         return Err(damaged(reason, "remove what fills it, or use etcd"));
     }
     let state = State::decode(&content).map_err(|reason| damaged(reason, hint))?;
-    let end = content.iter().position(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    content.truncate(end);
+    content.truncate(first_line(&content).len());
     Ok((content, state))
 }
 
@@ -302,19 +333,23 @@ impl Locked<'_> {
         self.disk
             .replace(STATE_NEW, STATE, &content, Survives::Machine)?;
         // `directory` is what was locked, so it is the one to make sure of.
-        self.directory.sync_all().map_err(|source| {
-            failed("make sure of", &self.disk.path, source, Outcome::Unknown)
-        })?;
-        let end = content.iter().position(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        self.directory
+            .sync_all()
+            .map_err(|source| failed("make sure of", &self.disk.path, source, Outcome::Unknown))?;
+        let stamp = fs::metadata(self.disk.at(STATE));
         let mut newest = self
             .disk
             .newest
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *newest = Some(Newest {
-            first_line: content[..end].to_vec(),
-            state: Arc::new(state),
-        });
+        // Without a stamp it will be read.
+        if let Ok(found) = stamp {
+            *newest = Some(Newest {
+                first_line: first_line(&content).to_vec(),
+                stamp: Stamp::of(&found),
+                state: Arc::new(state),
+            });
+        }
         Ok(())
     }
 

@@ -126,11 +126,8 @@ impl State {
             .expect("maps with text as keys, and plain values, are always JSON");
         body.push(b'\n');
         let (length, sum) = (body.len(), xxh3_64_with_seed(&body, self.revision));
-        let mut whole = format!(
-            "{MAGIC} {FORMAT} {} {length} {sum:016x}\n",
-            self.revision
-        )
-        .into_bytes();
+        let mut whole =
+            format!("{MAGIC} {FORMAT} {} {length} {sum:016x}\n", self.revision).into_bytes();
         whole.append(&mut body);
         whole
     }
@@ -265,7 +262,11 @@ mod tests {
     fn another_format_is_told() {
         let said = State::decode(b"trunkline-store 2 1 0 0 what\n").unwrap_err();
         assert!(said.contains("\"2\""), "{said}");
-        assert!(State::decode(b"hello\n").unwrap_err().contains("not a file"));
+        assert!(
+            State::decode(b"hello\n")
+                .unwrap_err()
+                .contains("not a file")
+        );
     }
 
     proptest! {

@@ -57,18 +57,33 @@ pub async fn writes_name_the_version_they_replace(site: &Site) {
     };
     assert_eq!(conflict(there.unwrap_err()), wanted);
 
-    let second = store.put_if("epoch", Expected::Version(first), "2").await.unwrap();
+    let second = store
+        .put_if("epoch", Expected::Version(first), "2")
+        .await
+        .unwrap();
     assert!(second > first);
     let stale = store.put_if("epoch", Expected::Version(first), "x").await;
     assert_eq!(conflict(stale.unwrap_err()).found, Some(second));
     assert_eq!(text(&store, "epoch").await.as_deref(), Some("2"));
 
     // The same bytes once more are a new version.
-    let third = store.put_if("epoch", Expected::Version(second), "2").await.unwrap();
+    let third = store
+        .put_if("epoch", Expected::Version(second), "2")
+        .await
+        .unwrap();
     assert!(third > second);
 
     // Another opening is the same store.
-    assert_eq!(site.open().await.get("epoch").await.unwrap().unwrap().version, third);
+    assert_eq!(
+        site.open()
+            .await
+            .get("epoch")
+            .await
+            .unwrap()
+            .unwrap()
+            .version,
+        third
+    );
 }
 
 pub async fn versions_grow_over_deletion(site: &Site) {
@@ -76,10 +91,16 @@ pub async fn versions_grow_over_deletion(site: &Site) {
     let first = store.put_if("k", Expected::Absent, "1").await.unwrap();
     let stale = Expected::Version(first);
     let second = store.put_if("k", stale, "2").await.unwrap();
-    assert_eq!(conflict(store.delete_if("k", first).await.unwrap_err()).found, Some(second));
+    assert_eq!(
+        conflict(store.delete_if("k", first).await.unwrap_err()).found,
+        Some(second)
+    );
     store.delete_if("k", second).await.unwrap();
     assert_eq!(store.get("k").await.unwrap(), None);
-    assert_eq!(conflict(store.delete_if("k", second).await.unwrap_err()).found, None);
+    assert_eq!(
+        conflict(store.delete_if("k", second).await.unwrap_err()).found,
+        None
+    );
     let again = store.put_if("k", Expected::Absent, "1").await.unwrap();
     assert!(again > second);
     assert!(store.put_if("k", stale, "x").await.is_err());
@@ -87,13 +108,23 @@ pub async fn versions_grow_over_deletion(site: &Site) {
 
 pub async fn listings_are_by_prefix(site: &Site) {
     let store = site.open().await;
-    for key in ["plans/b", "plans/a/phase", "plan", "plans0", "gates/a", "plans/\u{10ffff}"] {
+    for key in [
+        "plans/b",
+        "plans/a/phase",
+        "plan",
+        "plans0",
+        "gates/a",
+        "plans/\u{10ffff}",
+    ] {
         store.put_if(key, Expected::Absent, key).await.unwrap();
     }
     let listing = store.list("plans/").await.unwrap();
     let keys: Vec<&str> = listing.keys().map(String::as_str).collect();
     assert_eq!(keys, ["plans/a/phase", "plans/b", "plans/\u{10ffff}"]);
-    assert_eq!(listing["plans/b"], store.get("plans/b").await.unwrap().unwrap());
+    assert_eq!(
+        listing["plans/b"],
+        store.get("plans/b").await.unwrap().unwrap()
+    );
     assert_eq!(store.list("").await.unwrap().len(), 6);
     assert!(store.list("nothing").await.unwrap().is_empty());
 
@@ -105,7 +136,9 @@ pub async fn listings_are_by_prefix(site: &Site) {
 /// More than fit in one answer of etcd.
 pub async fn a_listing_of_many_keys_is_whole(site: &Site) {
     let store = site.open().await;
-    let all = (0..50).fold(Transaction::new(), |all, n| all.put(format!("many/{n:02}"), "x"));
+    let all = (0..50).fold(Transaction::new(), |all, n| {
+        all.put(format!("many/{n:02}"), "x")
+    });
     let version = store.commit(all).await.unwrap();
     store.put_if("more", Expected::Absent, "x").await.unwrap();
     let listing = store.list("many/").await.unwrap();
@@ -116,11 +149,23 @@ pub async fn a_listing_of_many_keys_is_whole(site: &Site) {
 pub async fn values_are_any_bytes(site: &Site) {
     let store = site.open().await;
     let large: Vec<u8> = (0..900_000u32).map(|n| (n * 7) as u8).collect();
-    for (key, value) in [("empty", vec![]), ("bytes", (0..=255).collect()), ("large", large)] {
-        store.put_if(key, Expected::Absent, value.clone()).await.unwrap();
+    for (key, value) in [
+        ("empty", vec![]),
+        ("bytes", (0..=255).collect()),
+        ("large", large),
+    ] {
+        store
+            .put_if(key, Expected::Absent, value.clone())
+            .await
+            .unwrap();
         assert_eq!(store.get(key).await.unwrap().unwrap().value, value, "{key}");
     }
-    assert_eq!(site.open().await.list("").await.unwrap()["bytes"].value.len(), 256);
+    assert_eq!(
+        site.open().await.list("").await.unwrap()["bytes"]
+            .value
+            .len(),
+        256
+    );
 }
 
 pub async fn transactions_are_done_whole_or_not_at_all(site: &Site) {
@@ -133,14 +178,23 @@ pub async fn transactions_are_done_whole_or_not_at_all(site: &Site) {
             .put("epoch", "8")
             .delete("gate")
     };
-    let gate = store.put_if("gate", Expected::Absent, "shut").await.unwrap();
-    let first = store.commit(both(Expected::Absent, Expected::Absent)).await.unwrap();
+    let gate = store
+        .put_if("gate", Expected::Absent, "shut")
+        .await
+        .unwrap();
+    let first = store
+        .commit(both(Expected::Absent, Expected::Absent))
+        .await
+        .unwrap();
     let listing = store.list("").await.unwrap();
     assert_eq!(listing.len(), 2, "{listing:?}");
     assert!(listing.values().all(|there| there.version == first));
 
     // One that is not as expected is enough.
-    let stale = store.put_if("epoch", Expected::Version(first), "9").await.unwrap();
+    let stale = store
+        .put_if("epoch", Expected::Version(first), "9")
+        .await
+        .unwrap();
     let (phase, epoch) = (Expected::Version(first), Expected::Version(first));
     let error = store.commit(both(phase, epoch)).await.unwrap_err();
     assert_eq!(conflict(error).found, Some(stale));
@@ -154,13 +208,18 @@ pub async fn transactions_are_done_whole_or_not_at_all(site: &Site) {
         .put("other", "x");
     store.commit(watched).await.unwrap();
     assert_eq!(store.get("phase").await.unwrap().unwrap().version, first);
-    let gone = Transaction::new().expect("gate", Expected::Version(gate)).put("other", "y");
+    let gone = Transaction::new()
+        .expect("gate", Expected::Version(gate))
+        .put("other", "y");
     assert_eq!(conflict(store.commit(gone).await.unwrap_err()).found, None);
 }
 
 pub async fn what_no_store_could_do_is_refused(site: &Site) {
     let store = site.open().await;
-    let large = store.put_if("k", Expected::Absent, vec![0; 1 << 20]).await.unwrap_err();
+    let large = store
+        .put_if("k", Expected::Absent, vec![0; 1 << 20])
+        .await
+        .unwrap_err();
     assert!(large.to_string().contains("1048577 bytes"), "{large}");
     let error = store.get("").await.unwrap_err();
     assert!(error.to_string().contains("it is empty"), "{error}");
@@ -196,7 +255,10 @@ pub async fn increment(store: &Store, key: &str, times: usize) {
     while done < times {
         let found = store.get(key).await.unwrap();
         let count = found.as_ref().map_or(0, |found| {
-            str::from_utf8(&found.value).unwrap().parse::<u64>().unwrap()
+            str::from_utf8(&found.value)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
         });
         let expected = Expected::from(found.map(|found| found.version));
         match store.put_if(key, expected, (count + 1).to_string()).await {
@@ -220,17 +282,27 @@ pub async fn shown(
 
 pub async fn a_watch_shows_what_others_write(site: &Site) {
     let (store, other) = (site.open().await, site.open().await);
-    let first = store.put_if("gates/a", Expected::Absent, "1").await.unwrap();
+    let first = store
+        .put_if("gates/a", Expected::Absent, "1")
+        .await
+        .unwrap();
     let mut watch = store.watch("gates/").await.unwrap();
     // What is there is shown at once.
     assert_eq!(watch.changed().await["gates/a"].version, first);
     assert_eq!(watch.current().len(), 1);
 
     let began = Instant::now();
-    other.put_if("gates/b", Expected::Absent, "1").await.unwrap();
+    other
+        .put_if("gates/b", Expected::Absent, "1")
+        .await
+        .unwrap();
     shown(&mut watch, |gates| gates.contains_key("gates/b")).await;
     // Told, and not found by looking every other second.
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
 
     other.delete_if("gates/a", first).await.unwrap();
     shown(&mut watch, |gates| !gates.contains_key("gates/a")).await;
@@ -270,7 +342,10 @@ pub async fn a_lease_has_one_holder(site: &Site) {
         let Claim::Taken(holder) = store.lease("janitor", "proxy 2", TTL).await.unwrap() else {
             panic!("two holders");
         };
-        assert_eq!((holder.name.as_str(), holder.token), ("proxy 1", lease.token()));
+        assert_eq!(
+            (holder.name.as_str(), holder.token),
+            ("proxy 1", lease.token())
+        );
         assert_eq!(store.holder("janitor").await.unwrap(), Some(holder));
     }
     let another = take(&other, "driver", "proxy 2").await;
@@ -328,20 +403,31 @@ pub async fn what_is_done_under_a_lease_needs_it(site: &Site) {
     let late = under(&lease, "too late");
     let token = lease.token();
     lease.release().await;
-    for refused in [late.clone(), late.clone().expect("nothing", Expected::Absent)] {
+    for refused in [
+        late.clone(),
+        late.clone().expect("nothing", Expected::Absent),
+    ] {
         match store.commit(refused).await.unwrap_err() {
-            StoreError::LeaseLost { name, token: of } => assert_eq!((name.as_str(), of), ("driver", token)),
+            StoreError::LeaseLost { name, token: of } => {
+                assert_eq!((name.as_str(), of), ("driver", token))
+            }
             other => panic!("{other}"),
         }
     }
     let next = take(&other, "driver", "one").await;
-    assert!(matches!(store.commit(late).await, Err(StoreError::LeaseLost { .. })));
+    assert!(matches!(
+        store.commit(late).await,
+        Err(StoreError::LeaseLost { .. })
+    ));
     assert_eq!(text(&store, "phase").await.as_deref(), Some("one again"));
     other.commit(under(&next, "two")).await.unwrap();
 
     // The lease and the keys, both.
     let both = under(&next, "three").expect("phase", Expected::Absent);
-    assert!(matches!(other.commit(both).await, Err(StoreError::Conflict(_))));
+    assert!(matches!(
+        other.commit(both).await,
+        Err(StoreError::Conflict(_))
+    ));
     assert_eq!(text(&store, "phase").await.as_deref(), Some("two"));
 }
 
@@ -349,7 +435,12 @@ pub async fn a_killed_holder_makes_way(site: &Site) {
     let store = site.open().await;
     let mut holder = OtherProcess::start(site);
     holder.tell("lease driver");
-    let first: u64 = holder.answer().strip_prefix("held ").unwrap().parse().unwrap();
+    let first: u64 = holder
+        .answer()
+        .strip_prefix("held ")
+        .unwrap()
+        .parse()
+        .unwrap();
     let claim = store.lease("driver", "me", TTL).await.unwrap();
     assert!(matches!(claim, Claim::Taken(_)), "{claim:?}");
     holder.kill();

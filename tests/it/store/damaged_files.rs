@@ -34,10 +34,21 @@ async fn a_file_that_is_not_sound_stays_as_it_is() {
         fs::write(state(&site), &bad).unwrap();
         let said = store.get("k").await.unwrap_err();
         assert!(matches!(said, StoreError::Damaged { .. }), "{said}");
-        assert!(said.to_string().contains("state/state is not a sound file"), "{said}");
-        let error = store.put_if("k", Expected::Version(version), "x").await.unwrap_err();
+        assert!(
+            said.to_string().contains("state/state is not a sound file"),
+            "{said}"
+        );
+        let error = store
+            .put_if("k", Expected::Version(version), "x")
+            .await
+            .unwrap_err();
         assert_eq!(error.outcome(), Outcome::NotDone);
-        assert!(store.lease("a", "me", Duration::from_secs(1)).await.is_err());
+        assert!(
+            store
+                .lease("a", "me", Duration::from_secs(1))
+                .await
+                .is_err()
+        );
         assert!(Store::open(&configured(&site.section)).await.is_err());
         assert_eq!(fs::read(state(&site)).unwrap(), bad);
     }
@@ -51,7 +62,10 @@ async fn what_goes_back_in_time_is_seen() {
     let store = site.open().await;
     let first = store.put_if("k", Expected::Absent, "1").await.unwrap();
     let copy = fs::read(state(&site)).unwrap();
-    store.put_if("k", Expected::Version(first), "2").await.unwrap();
+    store
+        .put_if("k", Expected::Version(first), "2")
+        .await
+        .unwrap();
     fs::write(state(&site), &copy).unwrap();
     let said = store.get("k").await.unwrap_err().to_string();
     assert!(said.contains("it was at revision"), "{said}");
@@ -74,10 +88,16 @@ async fn what_a_killed_writer_left_is_no_harm() {
     let store = site.open().await;
     let version = store.put_if("k", Expected::Absent, "1").await.unwrap();
     // It was killed while it wrote what was to be next.
-    fs::write(state(&site).with_file_name("state.new"), "trunkline-store 1 99").unwrap();
+    fs::write(
+        state(&site).with_file_name("state.new"),
+        "trunkline-store 1 99",
+    )
+    .unwrap();
     let anew = site.open().await;
     assert_eq!(text(&anew, "k").await.as_deref(), Some("1"));
-    anew.put_if("k", Expected::Version(version), "2").await.unwrap();
+    anew.put_if("k", Expected::Version(version), "2")
+        .await
+        .unwrap();
     assert_eq!(text(&store, "k").await.as_deref(), Some("2"));
 }
 
@@ -88,8 +108,11 @@ async fn a_lock_that_is_not_given_back_is_told() {
     configuration.timeout = Duration::from_millis(300);
     let store = Store::open(&configuration).await.unwrap();
     let folder = state(&site).parent().unwrap().to_owned();
-    let locked =
-        Flock::lock(File::open(&folder).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    let locked = Flock::lock(
+        File::open(&folder).unwrap(),
+        FlockArg::LockExclusiveNonblock,
+    )
+    .unwrap();
     let error = store.put_if("k", Expected::Absent, "1").await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::NotDone);
     assert!(error.to_string().contains("lslocks"), "{error}");
@@ -106,7 +129,10 @@ async fn a_lease_whose_file_is_gone_is_not_given_away() {
     let lease = take(&store, "driver", "me").await;
     let file = state(&site).with_file_name(format!("lease.{}", lease.token()));
     fs::remove_file(&file).unwrap();
-    let said = store.lease("driver", "another", Duration::from_secs(1)).await.unwrap_err();
+    let said = store
+        .lease("driver", "another", Duration::from_secs(1))
+        .await
+        .unwrap_err();
     assert!(matches!(said, StoreError::Damaged { .. }), "{said}");
 }
 
@@ -127,7 +153,10 @@ async fn a_lease_ends_with_the_boot_of_its_machine() {
     let words: Vec<&str> = head.split(' ').collect();
     let seed = words[2].parse().unwrap();
     let sum = xxhash_rust::xxh3::xxh3_64_with_seed(body.as_bytes(), seed);
-    let head = format!("{} {} {} {} {sum:016x}", words[0], words[1], words[2], words[3]);
+    let head = format!(
+        "{} {} {} {} {sum:016x}",
+        words[0], words[1], words[2], words[3]
+    );
     fs::write(state(&site), format!("{head}\n{body}")).unwrap();
     let _ = fs::remove_file(state(&site).with_file_name(format!("lease.{first}")));
 

@@ -110,13 +110,22 @@ impl EtcdServer {
             .args(["--name", &self.name, "--logger", "zap"])
             .arg("--data-dir")
             .arg(self.folder.path().join("data"))
-            .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
+            .args([
+                "--listen-client-urls",
+                &clients,
+                "--advertise-client-urls",
+                &clients,
+            ])
             .args(["--listen-peer-urls", &url(self.peer_port)])
             .args(["--initial-advertise-peer-urls", &url(self.peer_port)])
             .args(["--initial-cluster", &self.cluster])
             // The shortest lease is one and a half times the second, in whole seconds.
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-            .args(self.more.iter().filter(|argument| !argument.starts_with("listen=")))
+            .args(
+                self.more
+                    .iter()
+                    .filter(|argument| !argument.starts_with("listen=")),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -133,7 +142,10 @@ impl EtcdServer {
 
     /// A thread of its own waits, as the caller may have a runtime.
     pub fn wait_ready(&self) {
-        let section = section(&[&self.endpoint()], "timeout = \"1s\"\nprefix = \"/ready/\"\n");
+        let section = section(
+            &[&self.endpoint()],
+            "timeout = \"1s\"\nprefix = \"/ready/\"\n",
+        );
         let waiting = async {
             let store = open(&section).await;
             let deadline = Instant::now() + Duration::from_secs(30);
@@ -145,16 +157,18 @@ impl EtcdServer {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             // It also takes what is written.
-            let ready = store.put_if("ready", Expected::Absent, self.name.clone()).await;
+            let ready = store
+                .put_if("ready", Expected::Absent, self.name.clone())
+                .await;
             drop(ready);
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| runtime.block_on(waiting)).join().unwrap();
-        });
+        let wait = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(waiting);
+        };
+        std::thread::scope(|scope| scope.spawn(wait).join().unwrap());
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -29,7 +29,11 @@ impl OtherProcess {
     /// With the site's store open.
     pub fn start(site: &Site) -> OtherProcess {
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::other_process::does_as_it_is_told", "--ignored"])
+            .args([
+                "--exact",
+                "store::other_process::does_as_it_is_told",
+                "--ignored",
+            ])
             .args(["--nocapture", "--test-threads=1"])
             .env(SECTION, &site.section)
             .stdin(Stdio::piped())
@@ -133,7 +137,9 @@ async fn does_as_it_is_told() {
                 say(if is_held { "yes" } else { "no" });
             }
             ["commit", key, value] => {
-                let under = Transaction::new().under(held.as_ref().unwrap()).put(key, value);
+                let under = Transaction::new()
+                    .under(held.as_ref().unwrap())
+                    .put(key, value);
                 match store.commit(under).await {
                     Ok(_) => say("committed"),
                     Err(StoreError::LeaseLost { .. }) => say("lease lost"),
