@@ -18,7 +18,7 @@ use super::respond::Fault;
 use super::transaction::Transaction;
 use crate::backend::pool::{CheckoutError, Lending, Lent, Pool, Seat};
 use crate::config::{CausalReads, PoolMode, ReadFrom};
-use crate::plan::Planned;
+use crate::plan::{Nodes, Planned};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::{Spread, all_shards};
 use crate::sharding::ShardId;
@@ -121,7 +121,7 @@ impl Session {
             };
         let suits = free
             && planned.statements.iter().all(|statement| {
-                on_replica(statement)
+                statement.nodes == Nodes::Any
                     && (statement.plan.is_ok()
                         || matches!(
                             statement.spread.as_deref(),
@@ -353,9 +353,4 @@ impl Session {
 
 fn suits_replica(prologue: &super::transaction::Prologue) -> bool {
     prologue.begin().to_ascii_lowercase().contains("read only")
-}
-fn on_replica(statement: &crate::plan::PlannedStatement) -> bool {
-    statement.effect == crate::plan::Effect::Reads
-        && statement.leaves.is_empty()
-        && statement.class == crate::sql::class::Class::Data
 }

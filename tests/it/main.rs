@@ -41,6 +41,7 @@ mod simple_protocol;
 mod split_copy;
 mod spread_failures;
 mod sql_prepared;
+mod store;
 mod tls;
 mod topology;
 mod two_phase;
