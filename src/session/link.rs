@@ -226,6 +226,11 @@ impl Link {
         self.lent.shard
     }
 
+    /// None of its pool's connections is lent again.
+    pub fn evict_pool(&self) {
+        self.lent.evict_pool();
+    }
+
     /// It is to a replica, for reads.
     pub fn is_replica(&self) -> bool {
         matches!(self.lent.seat, Seat::Replica(_))
@@ -756,6 +761,9 @@ impl Session {
             Destination::Any => self.database.catalog().home,
             Destination::Several => return Err(self.second_shard(destination)),
         };
+        if phase == Phase::Metadata {
+            self.seek_definitions(shard);
+        }
         if let Some(place) = self
             .party
             .iter()

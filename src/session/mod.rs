@@ -52,6 +52,7 @@ use tokio::sync::oneshot;
 use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
 use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::prepared::Room;
+use crate::backend::server::ServerError;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -471,7 +472,11 @@ impl Session {
         let closing = link.is_closing();
         drop(link);
         let words = self.last_words.take();
-        self.unit_lost(&Fault::Broken(error, words), closing);
+        let fault = match error {
+            ServerError::ReadOnly(words) => Fault::Server(words),
+            error => Fault::Broken(error, words),
+        };
+        self.unit_lost(&fault, closing);
         Ok(())
     }
 

@@ -69,8 +69,9 @@ impl Reads {
         }
     }
 
-    /// The next statement has failed nowhere yet.
+    /// The next statement seeks nothing yet, and has failed nowhere.
     pub fn begin(&mut self) {
+        self.seeks = Seeks::Primary;
         self.without = NodeSet::EMPTY;
     }
 
@@ -129,6 +130,20 @@ impl Session {
                         ))
             });
         self.reads.seeks = if suits {
+            Seeks::Replica
+        } else {
+            Seeks::Primary
+        };
+    }
+
+    /// What is asked of definitions only goes to the primary, which has them first, as long as there is one.
+    pub(super) fn seek_definitions(&mut self, shard: ShardId) {
+        let snapshot = self.worker.snapshot();
+        let leaderless = snapshot
+            .view
+            .shard(shard)
+            .is_some_and(|view| view.primary.is_none());
+        self.reads.seeks = if leaderless && self.read_policy.from != ReadFrom::Primary {
             Seeks::Replica
         } else {
             Seeks::Primary
