@@ -15,7 +15,7 @@ use super::card::State;
 use super::link::Link;
 use super::own_settings::{OwnSettings, ReadConsistency, ReadDefaults, ReadPolicy};
 use super::respond::Fault;
-use super::transaction::Transaction;
+use super::transaction::{Transaction, default_modes};
 use crate::backend::pool::{CheckoutError, Lending, Lent, Pool, Seat};
 use crate::config::{CausalReads, PoolMode, ReadFrom};
 use crate::plan::refusal::{Reason, Refusal};
@@ -114,11 +114,9 @@ impl Session {
         }
         let free = self.own_settings.read_consistency() == ReadConsistency::Off
             && match &self.transaction {
-                Transaction::Idle => true,
-                Transaction::Begun(prologue) => suits_replica(prologue),
                 // It goes on where it is; what cannot run there joins on the primary.
                 Transaction::Open => self.link.as_ref().is_some_and(Link::is_replica),
-                Transaction::Failed(_) => false,
+                other => other.suits_replica(default_modes(&self.settled)),
             };
         let suits = free
             && planned.statements.iter().all(|statement| {
@@ -364,8 +362,4 @@ impl Session {
         let names = Arc::clone(&self.database.catalog().shards);
         self.causal.wrote_unknown(shard, Instant::now(), &names);
     }
-}
-
-fn suits_replica(prologue: &super::transaction::Prologue) -> bool {
-    prologue.begin().to_ascii_lowercase().contains("read only")
 }
