@@ -128,7 +128,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
         if is_ours(class) {
-            return self.own_setting(class, out);
+            return self.own_setting(class, out).await;
         }
         match std::mem::take(&mut self.transaction) {
             Transaction::Idle => self.outside(class, text, out),
@@ -376,7 +376,7 @@ impl Session {
     }
 
     /// SET, RESET and SHOW of what no server knows.
-    fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    async fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
         self.check_not_aborted()?;
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match class {
@@ -423,7 +423,7 @@ impl Session {
                     return Ok(Control::Forward);
                 };
                 answer::row_description(out, &[name]);
-                self.show_setting(setting, out)?;
+                self.show_setting(setting, out).await?;
             }
             _ => return Ok(Control::Forward),
         }
@@ -451,13 +451,14 @@ impl Session {
     }
 
     /// The row of SHOW, without its description.
-    pub(super) fn show_setting(
+    pub(super) async fn show_setting(
         &mut self,
         setting: OwnSetting,
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
         let shown = match setting {
             OwnSetting::Token => {
+                self.settle_floors().await?;
                 let names = self.database.catalog().shards.clone();
                 self.causal.token(&names).map_err(|shard| {
                     let name = names.get(shard.index()).map_or("", |name| &**name);

@@ -365,6 +365,11 @@ impl OwnSettings {
         self.max_lag.restart();
     }
 
+    /// Nothing was set since the session began.
+    pub fn is_untouched(&self) -> bool {
+        self.history == History::NeverSet
+    }
+
     /// The application has chosen a shard.
     pub fn has_shard(&self) -> bool {
         self.chosen.value().is_some()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::health::Lsn;
+use super::answer::Lsn;
 use crate::config::{self, Config};
 use crate::sharding::ShardId;
 
@@ -153,6 +153,17 @@ impl Written {
     /// For the room that looks.
     pub fn note(&self, mark: Mark) {
         self.0.store(Arc::new(Some(mark)));
+    }
+}
+
+impl ShardView {
+    /// But for the marks.
+    pub(super) fn says_the_same(&self, other: &ShardView) -> bool {
+        let stages =
+            |view: &ShardView| view.nodes.iter().map(|node| node.stage).collect::<Vec<_>>();
+        self.primary == other.primary
+            && self.trouble == other.trouble
+            && stages(self) == stages(other)
     }
 }
 

@@ -42,6 +42,7 @@ mod simple_protocol;
 mod split_copy;
 mod spread_failures;
 mod sql_prepared;
+mod store;
 mod tls;
 mod topology;
 mod two_phase;
