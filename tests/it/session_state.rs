@@ -604,18 +604,9 @@ fn settings_of_reads_are_the_session_s_own() {
         let said = client.query(wrong);
         assert!(said.starts_with("E(ERROR 22023 "), "{wrong}: {said}");
     }
-    let token = "1:s1@0/1,s2@A/FF";
-    client.query(&format!("SET trunkline.token = '{token}'"));
-    client.query("SET trunkline.token = ''");
-    client.query("BEGIN");
-    client.query("SET trunkline.token = '1:s2@0/5'");
-    client.query("ROLLBACK");
     assert_eq!(client.query("RESET ALL"), "C(RESET) Z(I)");
-    assert_eq!(shown(&mut client), ["primary", "session", "30s", token]);
-    client.query("RESET trunkline.token");
     assert_eq!(shown(&mut client), defaults);
     client.query("SET trunkline.read = 'any'");
-    client.query(&format!("SET trunkline.token = '{token}'"));
     assert_eq!(client.query("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
     assert_eq!(shown(&mut client), defaults);
 }
@@ -634,6 +625,22 @@ fn own_settings_can_be_given_when_a_client_connects() {
             .map(|name| client.value(&format!("SHOW trunkline.{name}")))
     };
     let began = ["any", "off", "s3", token];
+    assert_eq!(shown(&mut client), began);
+    // Floors only rise.
+    client.query("BEGIN");
+    client.query("SET trunkline.token = '1:s2@A/FF,s3@0/5'");
+    assert!(
+        client
+            .query("SHOW trunkline.token")
+            .starts_with("E(ERROR 25001 ")
+    );
+    client.query("ROLLBACK");
+    client.query("SET trunkline.token = ''");
+    client.query("RESET ALL");
+    assert_eq!(client.value("SHOW trunkline.token"), "1:s2@A/FF,s3@0/10");
+    client.query("RESET trunkline.token");
+    assert_eq!(client.value("SHOW trunkline.token"), "");
+    client.query(&format!("SET trunkline.token = '{token}'"));
     assert_eq!(shown(&mut client), began);
     // No server has heard of them.
     assert_eq!(
