@@ -103,8 +103,13 @@ impl Session {
     /// What the session has set, or what is configured, may be otherwise than before.
     #[cold]
     pub(super) fn look_at_read_policy(&mut self) {
+        let tracked = self.tracks_commits();
         self.configured = self.worker.configured.get();
         self.read_policy = ReadPolicy::of(&self.own_settings, &self.read_defaults(), self.mode);
+        if self.tracks_commits() && !tracked {
+            let names = Arc::clone(&self.database.catalog().shards);
+            self.causal.wrote_unseen(Instant::now(), &names);
+        }
     }
 
     /// Decides whether what is about to run seeks a replica.

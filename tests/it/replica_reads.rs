@@ -98,19 +98,34 @@ impl Pair {
     }
 
     /// The statement runs on both, and gives the same unless it varies. What maintenance changes meanwhile reaches the replica soon.
-    async fn agrees(&self, statement: &str, compared: bool) -> Result<(), String> {
-        let mut difference = String::new();
-        for _ in 0..5 {
+    async fn agrees(&self, statement: &str, compared: Compared) -> Result<(), String> {
+        let mut tries = 5;
+        loop {
             let here = answer(&self.primary, statement).await;
-            self.catch_up().await;
             let there = answer(&self.replica, statement).await;
-            difference = match (here, there) {
-                (Ok(here), Ok(there)) if !compared || here == there => return Ok(()),
-                (Ok(here), Ok(there)) => format!("{statement}: {here:?} and {there:?}"),
+            tries -= 1;
+            match (here, there) {
+                (Ok(here), Ok(there)) if compared == Compared::No || here == there => return Ok(()),
+                (Ok(_), Ok(_)) if tries > 0 => self.catch_up().await,
+                (Ok(here), Ok(there)) => {
+                    return Err(format!("{statement}: {here:?} and {there:?}"));
+                }
                 (_, Err(error)) | (Err(error), _) => return Err(format!("{statement}: {error}")),
-            };
+            }
         }
-        Err(difference)
+    }
+}
+
+/// Whether the answers must be equal.
+#[derive(Clone, Copy, PartialEq)]
+enum Compared {
+    Yes,
+    No,
+}
+
+impl Compared {
+    fn unless(varies: bool) -> Compared {
+        if varies { Compared::No } else { Compared::Yes }
     }
 }
 
@@ -175,7 +190,7 @@ async fn statements(pair: &Pair) -> Vec<String> {
         }
         if found == Nodes::Any {
             let varies = VARYING.iter().any(|part| statement.contains(part));
-            wrong.extend(pair.agrees(statement, !varies).await.err());
+            wrong.extend(pair.agrees(statement, Compared::unless(varies)).await.err());
         }
     }
     wrong
@@ -192,7 +207,7 @@ async fn system_relations(pair: &Pair) -> Vec<String> {
         compared += 1;
         let rows =
             format!("SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {relation} t");
-        wrong.extend(pair.agrees(&rows, true).await.err());
+        wrong.extend(pair.agrees(&rows, Compared::Yes).await.err());
     }
     assert!(compared > 100, "only {compared} relations may be read");
     wrong
@@ -206,8 +221,8 @@ async fn functions(pair: &Pair) -> Vec<String> {
         let call = format!("SELECT pg_catalog.{name}()");
         if pair.nodes(&call) == Nodes::Any {
             compared += 1;
-            let is_steady = !NOT_COMPARED.contains(&name.as_str());
-            wrong.extend(pair.agrees(&call, is_steady).await.err());
+            let varies = NOT_COMPARED.contains(&name.as_str());
+            wrong.extend(pair.agrees(&call, Compared::unless(varies)).await.err());
         }
     }
     assert!(compared > 10, "only {compared} functions may be called");
