@@ -14,3 +14,4 @@ pub mod position;
 pub mod prepared;
 pub mod server;
 pub mod settings;
+pub mod undone;

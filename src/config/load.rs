@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::entry::{self, ADMIN_DATABASE, Names};
+use super::reads;
 use super::section::{Section, Source};
 use super::settings;
 use super::{
@@ -79,6 +80,8 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
     let gather = settings::gather(root.section("gather"));
+    let reads = reads::reads(root.section("reads"));
+    let failover = reads::failover(root.section("failover"));
     let store = store::read(root.section("store"));
 
     let mut seen = Names::default();
@@ -138,6 +141,8 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         health,
         transactions,
         gather,
+        reads,
+        failover,
         store,
         authentication,
         users,

@@ -85,6 +85,7 @@ impl Session {
             Err(_) if self.is_failed() => Some(Destination::Any),
             Err(fault) => return Err(fault),
         };
+        self.seek(&planned);
         match destination {
             None => self.control_query(&planned, text, frame).await,
             Some(Destination::Several) => self.spread_query(&planned, text).await,
@@ -120,6 +121,15 @@ impl Session {
         if let Some(link) = &mut self.link {
             link.forget_unnamed();
             link.send(frame, Request::Query, token);
+        }
+        let commits = match &planned.statements[..] {
+            [one] => {
+                self.transaction == Transaction::Idle || matches!(one.class, Class::Commit { .. })
+            }
+            _ => false,
+        };
+        if commits {
+            self.mark();
         }
     }
 
