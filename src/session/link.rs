@@ -9,7 +9,7 @@ use super::extended::Held;
 use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::reads::{MARK, Seeks};
-use super::respond::Fault;
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Source, Statement};
 use super::transaction::Transaction;
@@ -974,7 +974,11 @@ impl Session {
                 Err(Broken::Server(error) | Broken::Kept(error)) => {
                     self.link = None;
                     self.card.set_running(None);
-                    return Err(Fault::Broken(error, self.last_words.take()));
+                    let words = self.last_words.take();
+                    return Err(Fault::Broken(Loss {
+                        words,
+                        ..Loss::before(error)
+                    }));
                 }
                 // The next step of the session finds the client gone.
                 Err(Broken::Client(_)) => return Err(Fault::Told),
@@ -1075,6 +1079,6 @@ pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> 
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),
-        Err(error) => Err(Fault::Broken(error, None)),
+        Err(error) => Err(Fault::Broken(Loss::before(error))),
     }
 }
