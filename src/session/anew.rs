@@ -88,6 +88,19 @@ impl Session {
         });
     }
 
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    #[cold]
+    pub(super) fn saw_no_writes(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
+            return;
+        };
+        self.worker.shared.sighted(Sighting {
+            shard: link.shard(),
+            node: NodePlace(link.server().node),
+            seen: Seen::ReadOnly,
+        });
+    }
+
     /// What is to be begun anew, if it can be.
     pub(super) fn may_begin_anew(&mut self, link: &mut Link, error: &ServerError) -> Option<Anew> {
         let gone = matches!(

@@ -21,7 +21,7 @@ use super::Session;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
-use super::respond::Fault;
+use super::respond::{Fault, Left, Loss};
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
 use crate::catalog::Catalog;
@@ -411,7 +411,14 @@ impl Session {
     pub(super) fn fault_of(&self, failure: Failure) -> Fault {
         match failure {
             Failure::Server { error, .. } => Fault::Server(error),
-            Failure::Broken { error, words, .. } => Fault::Broken(error, words),
+            Failure::Broken { error, words, .. } => Fault::Broken(Loss {
+                error,
+                words,
+                left: match self.transaction {
+                    Transaction::Idle => Left::StatementInDoubt,
+                    _ => Left::RolledBack,
+                },
+            }),
             // The next step of the session finds it gone.
             Failure::Client(_) => Fault::Told,
             Failure::Refused(refusal) => Fault::Refused(refusal),
