@@ -101,6 +101,13 @@ impl Session {
         });
     }
 
+    /// A replica that has failed the statement at hand is not asked again for it.
+    pub(super) fn pass_by(&mut self, link: &mut Link) {
+        if link.is_replica() {
+            self.reads.has_failed(NodePlace(link.server().node));
+        }
+    }
+
     /// What is to be begun anew, if it can be.
     pub(super) fn may_begin_anew(&mut self, link: &mut Link, error: &ServerError) -> Option<Anew> {
         let gone = matches!(
@@ -126,9 +133,7 @@ impl Session {
             return None;
         }
         self.attempts = Attempts::Second;
-        if link.is_replica() {
-            self.reads.has_failed(NodePlace(link.server().node));
-        }
+        self.pass_by(link);
         Some(Anew {
             undone,
             shard,
