@@ -129,7 +129,8 @@ impl Session {
             _ => self.part(&undone)?,
         };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
-        if !texts.iter().all(|planned| part.allows(planned)) {
+        // Without any it was only looked at, for a message that has failed with the connection.
+        if texts.is_empty() || !texts.iter().all(|planned| part.allows(planned)) {
             return None;
         }
         self.attempts = Attempts::Second;
