@@ -12,7 +12,7 @@ use super::section::{Section, Source};
 use super::settings;
 use super::{
     Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
-    Shard, TlsLines, User, authentication, distribution, table,
+    Shard, TlsLines, User, authentication, distribution, store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -82,6 +82,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let gather = settings::gather(root.section("gather"));
     let reads = reads::reads(root.section("reads"));
     let failover = reads::failover(root.section("failover"));
+    let store = store::read(root.section("store"));
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -142,6 +143,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         gather,
         reads,
         failover,
+        store,
         authentication,
         users,
         databases,

@@ -13,6 +13,7 @@ mod rules;
 mod secret;
 mod section;
 mod settings;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub struct Config {
     pub gather: Gather,
     pub reads: Reads,
     pub failover: Failover,
+    pub store: Store,
     pub authentication: Authentication,
     /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
@@ -295,6 +297,56 @@ pub struct Gather {
     pub max_bytes: ByteSize,
     /// How long they may take, before the query itself begins.
     pub timeout: Duration,
+}
+
+/// Where proxies keep what they agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub place: StorePlace,
+    /// How long it may take for one answer.
+    pub timeout: Duration,
+    /// How long a lease lasts after its holder's end.
+    pub lease_ttl: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePlace {
+    /// A directory of this machine, for the processes on it.
+    File(PathBuf),
+    Etcd(Etcd),
+}
+
+/// An etcd cluster, version 3.4 or later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// Of its members; all speak either HTTP or HTTPS.
+    pub endpoints: Vec<Endpoint>,
+    /// What all keys begin with. It ends with a slash.
+    pub prefix: String,
+    pub login: Option<EtcdLogin>,
+    /// `None`: HTTP.
+    pub tls: Option<EtcdTls>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address; an IPv6 one without its brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdLogin {
+    pub user: String,
+    pub password: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// PEM; the authorities of the members' certificates.
+    pub root_certificate: PathBuf,
+    /// What is shown to members that ask for a certificate.
+    pub certificate: Option<Certificate>,
 }
 
 /// How a transaction that wrote on several shards commits.

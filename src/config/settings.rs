@@ -79,7 +79,7 @@ pub(super) fn listen(mut section: Section<'_>) -> Listen {
 }
 
 /// A file that is there and can be read.
-fn existing_file(entry: Entry<'_>) -> Option<PathBuf> {
+pub(super) fn existing_file(entry: Entry<'_>) -> Option<PathBuf> {
     let path = entry.source.resolve(entry.text("the path of a PEM file")?);
     match std::fs::File::open(&path).and_then(|file| file.metadata()) {
         Ok(found) if found.is_file() => Some(path),

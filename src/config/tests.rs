@@ -99,6 +99,8 @@ fn the_reference_file_has_every_key() {
         "[gather]\nzzz = 1",
         "[reads]\nzzz = 1",
         "[failover]\nzzz = 1",
+        "[store]\nzzz = 1",
+        "[store]\nkind = \"etcd\"\nzzz = 1",
         "[auth]\nzzz = 1",
         "[auth.query]\nzzz = 1",
         "[[users]]\nzzz = 1",
@@ -155,6 +157,7 @@ fn the_reference_file_shows_the_defaults() {
     assert_eq!(reference.gather, bare.gather);
     assert_eq!(reference.reads, bare.reads);
     assert_eq!(reference.failover, bare.failover);
+    assert_eq!(reference.store, bare.store);
     assert_eq!(reference.listen.addresses, bare.listen.addresses);
     assert!(matches!(bare.listen.tls, ClientTls::Disable));
     assert!(matches!(

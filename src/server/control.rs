@@ -124,6 +124,13 @@ impl Plant {
         })
     }
 
+    /// Has users looked up on the nodes that are found to serve.
+    pub fn follow_nodes(&self, topology: &Topology) {
+        if let Some(roles) = &self.roles {
+            roles.follow(topology.views());
+        }
+    }
+
     fn inheritance(&self) -> Inheritance {
         Inheritance {
             client_encryption: self.client_encryption.clone(),
@@ -187,9 +194,8 @@ fn roles(
     let query = config.authentication.query.as_ref()?;
     let first = config.databases.first()?;
     let home = configured.get(&*first.name)?.home;
-    let shard = config.shards.get(home.index())?;
     let encryption = Arc::clone(&server_side.encryption);
-    let roles = Roles::new(config, query, shard, encryption, secret.clone());
+    let roles = Roles::new(config, query, home, encryption, secret.clone());
     Some(Arc::new(roles))
 }
 
@@ -426,6 +432,7 @@ impl Control {
         self.plant = plant;
         self.topology
             .follow(&self.plant.config, &self.plant.server_side.encryption);
+        self.plant.follow_nodes(&self.topology);
         self.definitions
             .known
             .retain(|name, _| self.plant.configured.contains_key(name));

@@ -107,6 +107,10 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         &config,
         Arc::clone(&plant.server_side.encryption),
     ));
+    plant.follow_nodes(&topology);
+    let watching = tokio::spawn(Arc::clone(&topology).watch());
+    // Else the first node of each shard would be taken for its primary.
+    topology.seen().await;
     let shared = Arc::new(Shared::new(
         snapshot,
         timers,
@@ -142,7 +146,6 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads.push(worker::start(surroundings, commands)?);
         workers.push(handle);
     }
-    let watching = tokio::spawn(Arc::clone(&topology).watch());
     let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
     // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
     readiness.first().await;

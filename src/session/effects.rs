@@ -200,13 +200,18 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         | Leaves::LargeObject
         | Leaves::Unseen
         | Leaves::LastValue
-        | Leaves::SetsSequence => None,
+        | Leaves::SetsSequence
+        | Leaves::Notification
+        | Leaves::ExportedSnapshot => None,
     })
 }
 
 /// Why Postgres prepares no transaction with such a statement, as what follows "it".
-fn unpreparable(class: &Class) -> Option<&'static str> {
-    match class {
+fn unpreparable(statement: &PlannedStatement) -> Option<&'static str> {
+    let leaves = |what| statement.leaves.contains(&what);
+    match &statement.class {
+        _ if leaves(Leaves::Notification) => Some("used LISTEN or NOTIFY"),
+        _ if leaves(Leaves::ExportedSnapshot) => Some("exported a snapshot"),
         Class::Ddl(Ddl::Temporary) => Some("used temporary tables"),
         Class::Listen(_) | Class::Unlisten(_) | Class::Notify => Some("used LISTEN or NOTIFY"),
         Class::Declare {
@@ -235,7 +240,7 @@ impl Session {
         for (place, statement) in planned.statements.iter().enumerate() {
             if let Some(link) = &mut self.link {
                 link.note(statement.effect);
-                if let Some(reason) = unpreparable(&statement.class) {
+                if let Some(reason) = unpreparable(statement) {
                     link.cannot_prepare(reason);
                 }
             }

@@ -226,6 +226,11 @@ impl Link {
         self.lent.shard
     }
 
+    /// None of its pool's connections is lent again.
+    pub fn evict_pool(&self) {
+        self.lent.evict_pool();
+    }
+
     /// It is to a replica, for reads.
     pub fn is_replica(&self) -> bool {
         matches!(self.lent.seat, Seat::Replica(_))
@@ -238,7 +243,8 @@ impl Link {
 
     /// Asks how far the log has come, behind what was sent. The client is not read before the answer is there.
     pub fn mark(&mut self) {
-        if self.marking == Marking::Asked || !self.has_written() {
+        let copies = self.lent.pipeline.copying() != Copying::No;
+        if self.marking == Marking::Asked || !self.has_written() || copies {
             return;
         }
         self.marking = Marking::Asked;
@@ -251,6 +257,11 @@ impl Link {
     pub fn unmark(&mut self) {
         self.marking = Marking::No;
         self.effect = Effect::Reads;
+    }
+
+    /// Nothing is owed, and what a mark was answered has been taken.
+    pub fn has_rested(&self) -> bool {
+        self.is_settled() && self.marking == Marking::No
     }
 
     pub fn owes_only_mark(&self) -> bool {
@@ -756,6 +767,9 @@ impl Session {
             Destination::Any => self.database.catalog().home,
             Destination::Several => return Err(self.second_shard(destination)),
         };
+        if phase == Phase::Metadata {
+            self.seek_definitions(shard);
+        }
         if let Some(place) = self
             .party
             .iter()

@@ -343,7 +343,6 @@ impl Session {
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
-                Event::ReadOnly => self.saw_no_writes(),
                 Event::Ready(status) => self.ready(status),
                 Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
@@ -416,15 +415,16 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if status == TransactionStatus::Idle {
+        if status == TransactionStatus::Idle && self.tracks_commits() {
             self.mark();
         }
         self.between_units(status, now);
     }
 
     /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    #[inline]
     fn between_units(&mut self, status: TransactionStatus, now: Instant) {
-        if !self.link.as_ref().is_some_and(Link::is_settled) {
+        if !self.link.as_ref().is_some_and(Link::has_rested) {
             return;
         }
         self.effects.clear();
@@ -475,7 +475,11 @@ impl Session {
         }
         let closing = link.is_closing();
         drop(link);
-        self.unit_lost(&Fault::Broken(loss), closing);
+        let fault = match loss.error {
+            ServerError::ReadOnly(words) => Fault::Server(words),
+            error => Fault::Broken(Loss { error, ..loss }),
+        };
+        self.unit_lost(&fault, closing);
         Ok(())
     }
 

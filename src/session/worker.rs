@@ -557,7 +557,9 @@ fn serves(view: &ShardView, seat: Seat) -> bool {
         return true;
     };
     let node = view.nodes.get(place);
-    node.is_some_and(|node| node.stage.takes_reads()) || view.primary == Some(NodePlace(place))
+    // Some sessions bear with those that are behind.
+    let stage = node.map(|node| node.stage);
+    matches!(stage, Some(Stage::Up | Stage::Lagging | Stage::Unknown))
 }
 
 /// What runs on the node cannot be waited for, or must not go on.

@@ -158,6 +158,10 @@ impl Shard {
         Some(known.next_return(now).map_or(due, |back| back.min(due)))
     }
 
+    pub fn has_been_seen(&self) -> bool {
+        self.known().health().has_been_seen()
+    }
+
     pub fn has_primary_up(&self) -> bool {
         let known = self.known();
         known.health().primary().is_some()

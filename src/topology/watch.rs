@@ -138,6 +138,25 @@ impl Topology {
         }
     }
 
+    /// Waits until every shard has been looked at, for as long as one look may take at most.
+    pub async fn seen(&self) {
+        let mut views = self.views();
+        let limit = self.current().config.health.timeout;
+        let looked = async {
+            while !self
+                .current()
+                .shards
+                .iter()
+                .all(|shard| shard.has_been_seen())
+            {
+                // The sender is `self`, so there is always one.
+                let _ = views.changed().await;
+            }
+        };
+        // Who is late is heard later.
+        let _ = tokio::time::timeout(limit, looked).await;
+    }
+
     /// Looks at every node once. No node is in an unknown state after that.
     pub async fn look(&self) {
         let watched = self.current();
