@@ -376,6 +376,13 @@ impl Server {
             && self.settings.get("default_transaction_read_only").is_none()
     }
 
+    /// What was sent so far was of ours, and is answered: the client's unit of work begins now.
+    pub fn begins(&mut self) {
+        if self.pipeline.is_empty() && self.backlog() == 0 {
+            self.since_ready = SinceReady::default();
+        }
+    }
+
     /// What was sent last, when it was short.
     pub fn last_sent(&self) -> &[u8] {
         &self.last

@@ -461,6 +461,8 @@ impl Session {
             self.wrote(link.shard());
             return Ok(());
         }
+        // Afterwards the connection may no longer know what it owed.
+        let closing = link.is_closing();
         if let Some(anew) = self.may_begin_anew(&mut link, error) {
             self.anew = Some(Box::new(anew));
             return Ok(());
@@ -473,7 +475,6 @@ impl Session {
             };
             return Err(told);
         }
-        let closing = link.is_closing();
         drop(link);
         let fault = match loss.error {
             ServerError::ReadOnly(words) => Fault::Server(words),
