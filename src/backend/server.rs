@@ -268,8 +268,14 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
-        self.since_ready.heard = true;
-        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
+        let heard = std::mem::replace(&mut self.since_ready.heard, true);
+        let (told, seen) = (out.len(), events.len());
+        let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
+        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
+            // No more than that it goes.
+            self.since_ready.heard = heard;
+        }
+        Poll::Ready(Ok(run))
     }
 
     fn scan_chunk(
@@ -379,6 +385,13 @@ impl Server {
             && self.pipeline.is_unanswered()
             && ErrorFields::parse(error).is_some_and(|fields| fields.sqlstate == READ_ONLY)
             && self.settings.get("default_transaction_read_only").is_none()
+    }
+
+    /// What was sent so far was of ours, and is answered: the client's unit of work begins now.
+    pub fn begins(&mut self) {
+        if self.pipeline.is_empty() && self.backlog() == 0 {
+            self.since_ready = SinceReady::default();
+        }
     }
 
     /// What was sent last, when it was short.

@@ -12,6 +12,7 @@ use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
 use super::transaction::Transaction;
+use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
 use crate::plan::{Effect, Planned};
@@ -142,6 +143,38 @@ impl Session {
             closing,
             refused_by: (part == Part::Refused).then(|| NodePlace(link.server().node)),
         })
+    }
+
+    /// Takes another connection in place of one that broke before it had anything of the client's. What was asked there for the session itself is
+    /// forgotten, from this effect on.
+    pub(super) async fn attach_anew(
+        &mut self,
+        error: &ServerError,
+        first: usize,
+    ) -> Result<(), Fault> {
+        let Some(mut link) = self.link.take() else {
+            return Err(Fault::Told);
+        };
+        self.card.set_running(None);
+        self.was_lost(&mut link, error);
+        self.pass_by(&mut link);
+        for token in first..self.effects.len() {
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
+        }
+        self.attempts = Attempts::Second;
+        let (shard, effect) = (link.shard(), link.effect());
+        let phase = if link.is_metadata() {
+            Phase::Metadata
+        } else {
+            Phase::Working
+        };
+        drop(link);
+        let mut link = self.take_link(shard, phase).await?;
+        link.note(effect);
+        self.link_up(link);
+        self.bring_settings(phase).await?;
+        self.tell_reported();
+        Ok(())
     }
 
     fn part(&self, undone: &Undone) -> Option<Part> {

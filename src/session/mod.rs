@@ -343,7 +343,6 @@ impl Session {
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
-                Event::ReadOnly => self.saw_no_writes(),
                 Event::Ready(status) => self.ready(status),
                 Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
@@ -462,6 +461,7 @@ impl Session {
             self.wrote(link.shard());
             return Ok(());
         }
+        // Afterwards the connection may no longer know what it owed.
         let closing = link.is_closing();
         if let Some(anew) = self.may_begin_anew(&mut link, error) {
             self.anew = Some(Box::new(anew));

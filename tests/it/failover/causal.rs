@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::replicas::READS;
 use super::size;
 use super::stage::Stage;
 use crate::raw::{Format, Raw};
@@ -107,7 +108,7 @@ fn no_read_is_stale() {
         "INSERT INTO seen SELECT i, 0 FROM generate_series(1, 10) i",
     );
     stage.level(0, &[1]);
-    let proxy = stage.proxy("[reads]\nfrom = \"any\"\nwait = \"20ms\"\n");
+    let proxy = stage.proxy(&format!("{READS}wait = \"20ms\"\n"));
     let (over, port) = (AtomicBool::new(false), proxy.port);
     let trials = size(TRIALS) / WRITERS;
     let tallies: Vec<[Tally; 3]> = std::thread::scope(|scope| {

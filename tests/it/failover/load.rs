@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::stage::Stage;
+use crate::raw::Raw;
 use crate::servers::{DEADLINE, wait_until};
 use crate::sharded::Sharded;
 
@@ -75,6 +76,8 @@ struct Told {
     longest: Duration,
     reads: usize,
     by_port: BTreeMap<i32, usize>,
+    /// Commits of its own that its next read did not see.
+    unseen: Vec<i64>,
 }
 
 /// Running clients.
@@ -82,6 +85,8 @@ pub struct Load {
     runtime: Runtime,
     clients: Vec<JoinHandle<Told>>,
     shared: Arc<Shared>,
+    /// The proxy's.
+    port: u16,
 }
 
 #[derive(Default)]
@@ -99,6 +104,8 @@ pub struct Report {
     pub reads: usize,
     /// Of those who only read: by the port of the server that answered.
     by_port: BTreeMap<i32, usize>,
+    /// Commits that the next read of the same client did not see.
+    unseen: Vec<(i32, i64)>,
 }
 
 /// What clients do.
@@ -145,6 +152,7 @@ impl Load {
             runtime,
             clients,
             shared,
+            port: proxy.port,
         }
     }
 
@@ -175,12 +183,14 @@ impl Load {
             longest: Duration::ZERO,
             reads: 0,
             by_port: BTreeMap::new(),
+            unseen: Vec::new(),
         };
         for (number, client) in self.clients.into_iter().enumerate() {
             let ended = self
                 .runtime
                 .block_on(async { timeout(DEADLINE, client).await });
-            let ended = ended.unwrap_or_else(|_| panic!("client {number} hangs"));
+            let ended =
+                ended.unwrap_or_else(|_| panic!("client {number} hangs\n{}", inside(self.port)));
             let told = ended.expect("a client panicked");
             let number = i32::try_from(number).expect("few");
             report
@@ -189,6 +199,9 @@ impl Load {
             report.failures.extend(told.failures);
             report.longest = report.longest.max(told.longest);
             report.reads += told.reads;
+            report
+                .unseen
+                .extend(told.unseen.iter().map(|n| (number, *n)));
             for (port, count) in told.by_port {
                 *report.by_port.entry(port).or_default() += count;
             }
@@ -202,6 +215,11 @@ impl Report {
     /// Holds it against what is there: nothing that was acknowledged is missing, and nothing that was said to be rolled back is there.
     #[track_caller]
     pub fn agrees_with(&self, stage: &Stage, primary: usize) {
+        assert!(
+            self.unseen.is_empty(),
+            "not seen: {:?}\n{self}",
+            self.unseen
+        );
         let lost = self.lost(stage, primary);
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}\n{self}");
         let there = ledger(stage, primary);
@@ -286,6 +304,18 @@ pub fn only_what_was_under_way(report: &Report, clients: usize, what: &str) {
             assert!(!failure.may_be_there(), "{failure:?}");
         }
     }
+}
+
+/// How a proxy sees its clients, when something is wrong with them.
+fn inside(port: u16) -> String {
+    let mut admin = Raw::connect(port, "app", "trunkline");
+    let shown = ["SHOW CLIENTS", "SHOW POOLS", "SHOW NODES"].map(|show| {
+        let answer = admin.simple(show);
+        let names = answer.columns[0].iter().map(|(name, ..)| name.as_str());
+        let names = names.collect::<Vec<_>>().join(" ");
+        format!("{show}\n{names}\n{}", answer.lines().join("\n"))
+    });
+    shown.join("\n")
 }
 
 /// What a node has.
@@ -408,12 +438,9 @@ impl Worker {
         self.told.committed.push(n);
         self.shared.committed.fetch_add(1, Ordering::Relaxed);
         let seen = self.read(connection).await?;
-        assert_eq!(
-            seen,
-            Some(n),
-            "client {} does not see its own commit",
-            self.number
-        );
+        if seen != Some(n) {
+            self.told.unseen.push(n);
+        }
         self.told.reads += 1;
         self.shared.read.fetch_add(1, Ordering::Relaxed);
         Ok(())
