@@ -99,6 +99,8 @@ pub(super) struct Answer {
     pub position: Position,
     /// `None` where the role may not know.
     pub timeline: Option<Timeline>,
+    /// When the server was started, in its words: another one is another server, or the same on other data.
+    pub started: String,
     /// `None` where the role may not know.
     pub system: Option<SystemIdentifier>,
     /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
@@ -114,6 +116,16 @@ impl Answer {
             Position::Primary { .. } => Role::Primary,
             Position::Replica { .. } => Role::Replica,
         }
+    }
+
+    /// What was known of a replica before holds as long as it runs: recovery goes on to greater timelines only, and a replica shows its own only while it
+    /// is connected to somebody.
+    pub fn after(mut self, before: &Answer) -> Answer {
+        let still = before.role() == Role::Replica && before.started == self.started;
+        if still && self.role() == Role::Replica {
+            self.timeline = self.timeline.max(before.timeline);
+        }
+        self
     }
 
     pub fn answered(&self) -> Instant {

@@ -166,7 +166,11 @@ impl NodeHealth {
                 Role::Primary => Some(answer.answered()),
                 Role::Replica | Role::Unknown => None,
             };
-            self.seen = Some(answer.clone());
+            let answer = answer.clone();
+            self.seen = Some(match &self.seen {
+                Some(before) => answer.after(before),
+                None => answer,
+            });
         }
         let change = self.change(before, role, &look);
         self.last = Some(look);

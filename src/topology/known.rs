@@ -141,7 +141,7 @@ impl Known {
                 asked,
             });
             let slowest = (0..self.nodes.len()).filter_map(|place| self.replayed(place));
-            self.history.note(asked, written, slowest.min());
+            self.history.note(asked, written, inserted, slowest.min());
         }
     }
 

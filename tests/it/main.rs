@@ -13,6 +13,7 @@ mod demo;
 mod differential;
 mod drivers;
 mod extended_protocol;
+mod failover_view;
 mod gather;
 mod hash_agreement;
 mod hidden_changes;

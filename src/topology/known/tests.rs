@@ -78,13 +78,14 @@ impl Room {
 }
 
 /// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `-` was not asked.
-/// After a slash: the bytes of log that it has. After an at sign: its timeline.
+/// After a slash: the bytes of log that it has. After an at sign: its timeline. After an exclamation mark: its start.
 fn look(text: &str, asked: Instant) -> Look {
     let at = SystemTime::UNIX_EPOCH;
     if text == "x" {
         let answer = Err("gone".to_owned());
         return Look { at, answer };
     }
+    let (text, started) = text.split_once('!').unwrap_or((text, ""));
     let (text, timeline) = text.split_once('@').unwrap_or((text, "1"));
     let (text, place) = text.split_once('/').unwrap_or((text, "100"));
     let place = Lsn(place.parse().expect("bytes"));
@@ -93,7 +94,7 @@ fn look(text: &str, asked: Instant) -> Look {
         position: match role {
             "P" => Position::Primary {
                 written: place,
-                inserted: Lsn(place.0 + 1),
+                inserted: place,
             },
             "R" => Position::Replica {
                 received: None,
@@ -103,6 +104,7 @@ fn look(text: &str, asked: Instant) -> Look {
         },
         timeline: (timeline != "?").then(|| Timeline(timeline.parse().expect("a timeline"))),
         system: (system != "?").then(|| SystemIdentifier(system.parse().expect("a system"))),
+        started: started.to_owned(),
         version: "15.8".to_owned(),
         asked,
         round_trip: Duration::from_millis(1),
@@ -266,6 +268,16 @@ fn a_replica_that_may_not_tell_its_timeline() {
          P1@3 R1@3 => *up up | 1 freed");
 }
 
+/// It follows nobody at the moment, and then shows what was true at its last checkpoint.
+#[test]
+fn a_replica_does_not_go_back_while_it_runs() {
+    run("P1@1 R1@1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1@2 R1@2 => *up up |
+         x    R1@1 => *up up |
+         x    R1@? => *up up |
+         x  R1@1!2 => down fenced | 0 down gone, no primary, 1 astray 1 for 2");
+}
+
 #[test]
 fn two_primaries_on_one_timeline() {
     // The one in use stays, and the other is out, also when the first is gone.
@@ -408,7 +420,7 @@ fn bytes_of_lag_are_counted_from_the_primary_that_is_in_use() {
         ("P1/900@1 P1/200@2 R1/150@2", [None, None, Some(50)]),
         // No lag against other data, and none of those that follow another timeline.
         ("P2/900@1 P1/200@2 R1/150@2", [None, None, Some(50)]),
-        ("P2/900@1 P1/200@2 R1/150@1", [None, None, None]),
+        ("P2/900@1 P1/200@2 R1/150@1!2", [None, None, None]),
     ];
     let mut stage = Room::new(3);
     for (round, wanted) in rounds {
@@ -463,12 +475,12 @@ fn marks_cover_what_was_committed_before_the_question() {
         let mark = written.last().expect("looked at");
         (mark.lsn, stage.now - mark.asked)
     };
-    assert_eq!(mark(&stage), (Lsn(901), Duration::ZERO));
+    assert_eq!(mark(&stage), (Lsn(900), Duration::ZERO));
     // Not of one that is fenced, and not of one that does not answer.
     stage.round("P1/2000 x");
-    assert_eq!(mark(&stage), (Lsn(901), Duration::from_secs(1)));
+    assert_eq!(mark(&stage), (Lsn(900), Duration::from_secs(1)));
     stage.round("P1/2000 P1/950@2");
-    assert_eq!(mark(&stage), (Lsn(951), Duration::ZERO));
+    assert_eq!(mark(&stage), (Lsn(950), Duration::ZERO));
 }
 
 #[test]
