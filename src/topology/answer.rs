@@ -138,5 +138,20 @@ impl Answer {
 pub(super) struct Look {
     pub at: SystemTime,
     /// Or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<Answer, Failure>,
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Failure {
+    Gone(String),
+    /// It lives, and does not let us in. That says nothing of those who have other ways in.
+    NoEntry(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Gone(text) | Failure::NoEntry(text)) = self;
+        f.write_str(text)
+    }
 }

@@ -119,6 +119,8 @@ impl Known {
         let turning = self.health.nodes().any(|node| node.is_turning());
         let trouble = match self.health.primary() {
             Some(_) if !turning => Trouble::None,
+            // To knock more often does not help.
+            None if self.health.takes_the_first() => Trouble::None,
             _ => Trouble::Some,
         };
         self.pace.judged(trouble, now);
@@ -295,9 +297,9 @@ impl Known {
             stage: self.stage(place, now),
             marks: Arc::clone(&node.marks),
         };
-        let primary = match self.health.has_been_seen() {
-            true => self.health.primary().map(NodePlace),
-            false => Some(NodePlace(0)),
+        let primary = match self.health.takes_the_first() {
+            true => Some(NodePlace(0)),
+            false => self.health.primary().map(NodePlace),
         };
         ShardView {
             primary,

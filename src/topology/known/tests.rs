@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::super::answer::{Answer, Role, SystemIdentifier, Timeline};
+use super::super::answer::{Answer, Failure, Role, SystemIdentifier, Timeline};
 use super::super::health::{Change, Foreign};
 use super::*;
 
@@ -77,12 +77,17 @@ impl Room {
     }
 }
 
-/// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `-` was not asked.
+/// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `n` lets nobody in, `-` was not asked.
 /// After a slash: the bytes of log that it has. After an at sign: its timeline. After an exclamation mark: its start.
 fn look(text: &str, asked: Instant) -> Look {
     let at = SystemTime::UNIX_EPOCH;
-    if text == "x" {
-        let answer = Err("gone".to_owned());
+    let failure = match text {
+        "x" => Some(Failure::Gone("gone".to_owned())),
+        "n" => Some(Failure::NoEntry("no entry".to_owned())),
+        _ => None,
+    };
+    if let Some(failure) = failure {
+        let answer = Err(failure);
         return Look { at, answer };
     }
     let (text, started) = text.split_once('!').unwrap_or((text, ""));
@@ -120,6 +125,7 @@ fn told(told: &Told) -> String {
         Change::Up(role) => format!("{place} up {}", role.as_str()),
         Change::Role(role) => format!("{place} now {}", role.as_str()),
         Change::Down(error) => format!("{place} down {error}"),
+        Change::NoEntry(error) => format!("{place} closed: {error}"),
         Change::Refused(Foreign { own, shard }) => format!("{place} refused {own} for {shard}"),
     };
     let standing = |place: &usize, standing: &Standing| match standing {
@@ -211,6 +217,32 @@ fn a_promotion_moves_the_primary_at_once() {
          R1@2 P1@2 => down *up | 0 freed
          R1@2 P1@2 => up *up | 0 up replica
          R1@2 x => up *up |");
+}
+
+/// Clients may have ways in that we have not.
+#[test]
+fn a_node_that_lets_nobody_look_lives() {
+    let stage = run(
+        "n n => *unknown unknown | 0 closed: no entry, 1 closed: no entry
+         n n => *unknown unknown |
+         x n => down unknown | 0 down gone
+         n n => down unknown | 0 closed: no entry
+         P1 R1 => down up | 1 up replica
+         P1 R1 => *up up | 0 up primary, primary 0
+         n R1 => *up up | 0 closed: no entry
+         x R1 => *up up |
+         n R1 => *up up | 0 closed: no entry
+         n P1@2 => fenced *up | 1 now primary, primary 1, 0 superseded 1 by 2",
+    );
+    assert!(
+        stage
+            .known
+            .error(0)
+            .expect("closed")
+            .ends_with("; no entry")
+    );
+    let stage = run("n R1 => unknown up | 0 closed: no entry, 1 up replica");
+    assert_eq!(stage.trouble(), "n0: no entry; n1 is a replica");
 }
 
 #[test]
