@@ -100,6 +100,16 @@ impl Etcd {
 
     /// And the revision at which it was so.
     pub async fn list_at(&self, prefix: &str) -> Result<(Listing, u64), StoreError> {
+        loop {
+            match self.list_once(prefix).await {
+                // The revision of the first page was thrown away before the last one was read. That is rare, and needs time.
+                Err(StoreError::Refused { reason, .. }) if reason.contains("been compacted") => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn list_once(&self, prefix: &str) -> Result<(Listing, u64), StoreError> {
         let begin = self.key(prefix);
         let end = end_of(&begin);
         let cut = self.key("").len();
@@ -348,6 +358,7 @@ impl Etcd {
             begin: self.key(prefix),
             seen: 0,
             lines: None,
+            reason: Reason::Time,
         }
     }
 }
@@ -359,6 +370,14 @@ pub(super) struct Changes {
     /// The revision up to which changes are known.
     seen: u64,
     lines: Option<Lines>,
+    reason: Reason,
+}
+
+/// Why it was time to look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Told,
+    Time,
 }
 
 impl Changes {
@@ -369,7 +388,18 @@ impl Changes {
 
     /// Ends when something may have changed, and sometimes for no reason.
     pub async fn wait(&mut self) {
-        let _ = tokio::time::timeout(LOOK, self.told()).await;
+        self.reason = match tokio::time::timeout(LOOK, self.told()).await {
+            Ok(()) => Reason::Told,
+            Err(_) => Reason::Time,
+        };
+    }
+
+    /// Whether there was something new to see.
+    pub fn looked(&mut self, is_new: bool) {
+        // It should have been told: the member is cut off from the others, or the connection is dead.
+        if is_new && self.reason == Reason::Time {
+            self.lines = None;
+        }
     }
 
     /// Ends when a change is told of that was not seen.
