@@ -14,6 +14,7 @@ mod differential;
 mod drivers;
 mod extended_protocol;
 mod failover;
+mod failover_view;
 mod gather;
 mod hash_agreement;
 mod hidden_changes;
