@@ -243,7 +243,8 @@ impl Link {
 
     /// Asks how far the log has come, behind what was sent. The client is not read before the answer is there.
     pub fn mark(&mut self) {
-        if self.marking == Marking::Asked || !self.has_written() {
+        let copies = self.lent.pipeline.copying() != Copying::No;
+        if self.marking == Marking::Asked || !self.has_written() || copies {
             return;
         }
         self.marking = Marking::Asked;
@@ -256,6 +257,11 @@ impl Link {
     pub fn unmark(&mut self) {
         self.marking = Marking::No;
         self.effect = Effect::Reads;
+    }
+
+    /// Nothing is owed, and what a mark was answered has been taken.
+    pub fn has_rested(&self) -> bool {
+        self.is_settled() && self.marking == Marking::No
     }
 
     pub fn owes_only_mark(&self) -> bool {

@@ -414,15 +414,16 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if status == TransactionStatus::Idle {
+        if status == TransactionStatus::Idle && self.tracks_commits() {
             self.mark();
         }
         self.between_units(status, now);
     }
 
     /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    #[inline]
     fn between_units(&mut self, status: TransactionStatus, now: Instant) {
-        if !self.link.as_ref().is_some_and(Link::is_settled) {
+        if !self.link.as_ref().is_some_and(Link::has_rested) {
             return;
         }
         self.effects.clear();

@@ -22,6 +22,7 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::{Spread, all_shards};
 use crate::plan::{Nodes, Planned};
 use crate::sharding::ShardId;
+use crate::sql::class::Class;
 use crate::topology::Lsn;
 use crate::topology::choice::{self, Choice, Floor, NodeSet, Patience, Read};
 use crate::topology::view::{NodePlace, Seen, Sighting};
@@ -112,11 +113,16 @@ impl Session {
     }
 
     /// Decides whether what is about to run seeks a replica.
+    #[inline]
     pub(super) fn seek(&mut self, planned: &Planned) {
-        if self.read_policy.from == ReadFrom::Primary {
-            self.reads.seeks = Seeks::Primary;
-            return;
-        }
+        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary {
+            Seeks::Primary
+        } else {
+            self.sought(planned)
+        };
+    }
+
+    fn sought(&self, planned: &Planned) -> Seeks {
         let free = self.own_settings.read_consistency() == ReadConsistency::Off
             && match &self.transaction {
                 // It goes on where it is; what cannot run there joins on the primary.
@@ -132,11 +138,11 @@ impl Session {
                             Some(Spread::Scatter { .. } | Spread::CopyOut(_))
                         ))
             });
-        self.reads.seeks = if suits {
+        if suits {
             Seeks::Replica
         } else {
             Seeks::Primary
-        };
+        }
     }
 
     /// What is asked of definitions only goes to the primary, which has them first, as long as there is one.
@@ -293,11 +299,21 @@ impl Session {
         Err(())
     }
 
-    /// What was sent last may end in a commit: how far the log has come then is asked behind it.
-    pub(super) fn mark(&mut self) {
-        if !self.tracks_commits() {
-            return;
+    /// Whether a commit is the end of this message, as far as that is plain.
+    pub(super) fn commits(&self, planned: &Planned) -> bool {
+        match &planned.statements[..] {
+            [one] => match one.class {
+                Class::Data => matches!(self.transaction, Transaction::Idle),
+                Class::Commit { .. } => true,
+                // Behind COPY FROM STDIN nothing may come but data.
+                _ => false,
+            },
+            _ => false,
         }
+    }
+
+    /// What was sent last ends in a commit: how far the log has come then is asked behind it.
+    pub(super) fn mark(&mut self) {
         if let Some(link) = &mut self.link {
             link.mark();
         }
@@ -317,7 +333,9 @@ impl Session {
         self.between_units(status, Instant::now());
     }
 
-    fn tracks_commits(&self) -> bool {
+    /// What the session commits must be seen by its reads on replicas.
+    #[inline]
+    pub(super) fn tracks_commits(&self) -> bool {
         self.read_policy.from != ReadFrom::Primary
             && self.read_policy.causal == CausalReads::Session
     }

@@ -13,6 +13,7 @@ mod demo;
 mod differential;
 mod drivers;
 mod extended_protocol;
+mod failover;
 mod gather;
 mod hash_agreement;
 mod hidden_changes;

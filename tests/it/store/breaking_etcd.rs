@@ -30,7 +30,7 @@ async fn answers(store: &Store) {
 #[tokio::test]
 async fn one_that_was_killed_comes_back_with_everything() {
     let etcd = EtcdServer::start();
-    let store = open(&section(&[&etcd.endpoint()], "timeout = \"2s\"\n")).await;
+    let store = open(&section(&[&etcd.endpoint()], "timeout = \"20s\"\n")).await;
     let version = store.put_if("k", Expected::Absent, "1").await.unwrap();
     let mut watch = store.watch("").await.unwrap();
     watch.changed().await;
@@ -69,9 +69,11 @@ async fn one_that_was_killed_comes_back_with_everything() {
 #[tokio::test]
 async fn one_that_is_stopped_is_an_error_and_ends_leases() {
     let etcd = EtcdServer::start();
+    let patient = open(&section(&[&etcd.endpoint()], "timeout = \"20s\"\n")).await;
     let store = open(&section(&[&etcd.endpoint()], "timeout = \"500ms\"\n")).await;
-    let version = store.put_if("k", Expected::Absent, "1").await.unwrap();
-    let lease = take(&store, "driver", "me").await;
+    let version = patient.put_if("k", Expected::Absent, "1").await.unwrap();
+    answers(&store).await;
+    let lease = take(&patient, "driver", "me").await;
     let began = Instant::now();
     etcd.signal(Signal::SIGSTOP);
 
@@ -113,8 +115,8 @@ async fn one_that_is_stopped_is_an_error_and_ends_leases() {
     // Lost is lost, even if the store has given it to nobody.
     assert!(!lease.is_held());
     // Whatever became of the write, reading tells, and one can go on from there.
-    let found = store.get("k").await.unwrap().unwrap();
-    store
+    let found = patient.get("k").await.unwrap().unwrap();
+    patient
         .put_if("k", Expected::Version(found.version), "3")
         .await
         .unwrap();
@@ -183,7 +185,7 @@ impl Wire {
 #[tokio::test]
 async fn a_watch_that_was_cut_off_shows_what_happened_meanwhile() {
     let etcd = EtcdServer::start();
-    let near = open(&section(&[&etcd.endpoint()], "")).await;
+    let near = open(&section(&[&etcd.endpoint()], "timeout = \"20s\"\n")).await;
     for how in [Cut::Closed, Cut::Silent] {
         let wire = Wire::to(etcd.port, how).await;
         let endpoint = format!("http://127.0.0.1:{}", wire.port);
@@ -216,7 +218,7 @@ async fn a_watch_that_was_cut_off_shows_what_happened_meanwhile() {
 #[tokio::test]
 async fn a_lease_ends_for_a_holder_that_is_cut_off_before_another_has_it() {
     let etcd = EtcdServer::start();
-    let near = open(&section(&[&etcd.endpoint()], "")).await;
+    let near = open(&section(&[&etcd.endpoint()], "timeout = \"20s\"\n")).await;
     let wire = Wire::to(etcd.port, Cut::Silent).await;
     let endpoint = format!("http://127.0.0.1:{}", wire.port);
     let far = open(&section(&[&endpoint], "timeout = \"500ms\"\n")).await;
@@ -252,7 +254,7 @@ async fn the_next_endpoint_is_asked() {
     dead.kill();
     let endpoints = [dead.endpoint(), etcd.endpoint()];
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    let store = open(&section(&endpoints, "")).await;
+    let store = open(&section(&endpoints, "timeout = \"20s\"\n")).await;
     store.put_if("k", Expected::Absent, "1").await.unwrap();
     increment(&store, "counter", 3).await;
     let _lease = take(&store, "driver", "me").await;
@@ -267,7 +269,7 @@ async fn endpoints_of_two_clusters_are_refused() {
     let (one, other) = (EtcdServer::start(), EtcdServer::start());
     let endpoints = [one.endpoint(), other.endpoint()];
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    let store = open(&section(&endpoints, "")).await;
+    let store = open(&section(&endpoints, "timeout = \"20s\"\n")).await;
     store.put_if("k", Expected::Absent, "1").await.unwrap();
     one.kill();
     let said = store.get("k").await.unwrap_err().to_string();
@@ -416,7 +418,7 @@ async fn one_that_asks_who_we_are() {
     ] {
         post(etcd.port, &format!("/v3/auth/{path}"), body, None);
     }
-    let at = |more: &str| section(&[&etcd.endpoint()], &format!("timeout = \"2s\"\n{more}"));
+    let at = |more: &str| section(&[&etcd.endpoint()], &format!("timeout = \"20s\"\n{more}"));
     let fleet = "prefix = \"/fleet/\"\n";
     let said = open(&at(fleet))
         .await
@@ -507,7 +509,7 @@ async fn one_that_is_spoken_to_by_tls() {
         let endpoint = format!("https://{host}:{port}");
         section(
             &[&endpoint],
-            &format!("timeout = \"2s\"\nroot_certificate = \"{root}\"\n{more}"),
+            &format!("timeout = \"20s\"\nroot_certificate = \"{root}\"\n{more}"),
         )
     };
     let pair = format!("certificate = \"{ours}\"\nkey = \"{our_key}\"\n");
@@ -516,7 +518,7 @@ async fn one_that_is_spoken_to_by_tls() {
     store.put_if("k", Expected::Absent, "1").await.unwrap();
     shown(&mut watch, |all| all.contains_key("k")).await;
     // It is the same cluster.
-    let plain = open(&section(&[&etcd.endpoint()], "")).await;
+    let plain = open(&section(&[&etcd.endpoint()], "timeout = \"20s\"\n")).await;
     assert_eq!(text(&plain, "k").await.as_deref(), Some("1"));
 
     let wrong = open(&at("127.0.0.1", &other.root(), &pair)).await;
