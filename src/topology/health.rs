@@ -6,16 +6,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// A place in the write-ahead log, in bytes from its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lsn(pub u64);
-
-impl fmt::Display for Lsn {
-    /// As Postgres writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & u64::from(u32::MAX))
-    }
-}
+pub use crate::wire::replication::Lsn;
 
 /// Equal on all nodes that replicate each other, different on all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
