@@ -124,7 +124,6 @@ impl<S: Transport> Stream<S> {
             Err(error) => Err(error),
         }
     }
-
 }
 
 impl Stream {
