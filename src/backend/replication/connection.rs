@@ -45,6 +45,15 @@ pub struct ReplicationConnection {
     server: ServerMajor,
     process_id: i32,
     turn: Turn,
+    streams: Streams,
+}
+
+/// Whether it was a stream. Once its CopyDone was sent, a server process remembers that for good, and ends another logical stream as soon as
+/// it has begun (`streamingDoneSending`, which only `StartReplication` for physical replication sets back).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streams {
+    None,
+    Ended,
 }
 
 /// Whose turn it is to speak.
@@ -158,6 +167,7 @@ impl ReplicationConnection {
             server: version,
             process_id: connected.process_id,
             turn: Turn::Ours,
+            streams: Streams::None,
         })
     }
 
@@ -254,12 +264,25 @@ impl ReplicationConnection {
     }
 
     /// START_REPLICATION. A slot in use is SQLSTATE 55006: after a broken connection it is that until the server has noticed.
+    ///
+    /// Refused when the server's log ends before the place to begin at: Postgres would wait there and leave out what is written until then,
+    /// although a server that has lost a part of its log writes other changes at the same places.
     pub async fn start(
         mut self,
         request: &StreamRequest,
         limits: Limits,
     ) -> Result<ChangeStream, ReplicationError> {
+        if self.streams == Streams::Ended {
+            return Err(ReplicationError::Spent);
+        }
         let (text, version) = request.text(self.server)?;
+        let System { flushed, .. } = self.identify().await?;
+        if request.from > flushed {
+            return Err(ReplicationError::LogLost {
+                from: request.from,
+                flushed,
+            });
+        }
         // In milliseconds, 0: never.
         let timeout = self
             .one_row("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
@@ -371,6 +394,7 @@ impl ReplicationConnection {
             server: origin.server,
             process_id: origin.process_id,
             turn: Turn::Ours,
+            streams: Streams::Ended,
         }
     }
 }

@@ -71,6 +71,12 @@ pub enum ReplicationError {
     /// To confirm it would make the server throw away what was never sent.
     #[error("{confirmed} was to be confirmed, and only what is before {received} was received")]
     NeverReceived { confirmed: Lsn, received: Lsn },
+    #[error(
+        "the stream was to begin at {from}, and the server's log ends at {flushed}: a part of it was lost"
+    )]
+    LogLost { from: Lsn, flushed: Lsn },
+    #[error("this connection was a stream, and Postgres would end a second one at once")]
+    Spent,
     #[error("a statement cannot hold a NUL")]
     Nul,
     /// Its answer may still come.

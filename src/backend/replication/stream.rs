@@ -132,7 +132,8 @@ impl ChangeStream {
             decoder,
             origin,
             received: from,
-            confirmed: from,
+            // The server takes 0 for no word about it.
+            confirmed: Lsn(0),
             interval,
             patience: limits.patience,
             // At once: the server learns where this side is, and says where it is itself.
@@ -148,7 +149,7 @@ impl ChangeStream {
         self.received
     }
 
-    /// What the server is told to be safe.
+    /// What the server is told to be safe. 0 until something was confirmed here: that a stream starts at a place says nothing about it.
     pub fn confirmed(&self) -> Lsn {
         self.confirmed
     }
@@ -195,8 +196,11 @@ impl ChangeStream {
         Ok(())
     }
 
-    /// Tells the server now what is confirmed. Cancel-safe.
+    /// Tells the server now what is confirmed. Cancel-safe. An error when it does not listen any more.
     pub async fn report(&mut self) -> Result<(), ReplicationError> {
+        if self.phase != Phase::Streaming {
+            return Err(ReplicationError::Closed);
+        }
         self.say(Answering::WhenConvenient);
         poll_fn(|cx| match self.outbox.poll_send(&mut self.stream, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(ReplicationError::Io)),
@@ -225,7 +229,7 @@ impl ChangeStream {
     }
 
     /// Ends the stream in good order: tells what is confirmed, and reads until the server has stopped, which in a large transaction can take a
-    /// while. Then the connection takes commands again. What was not asked for is thrown away, and will be sent again as long as it was not confirmed.
+    /// while. Then the connection takes commands again, but starts no second stream. What was not asked for is thrown away, and will be sent again as long as it was not confirmed.
     pub async fn finish(
         mut self,
         patience: Duration,

@@ -284,10 +284,13 @@ fn error(sqlstate: &str) -> Vec<u8> {
     message(b'E', body.as_bytes())
 }
 
-fn one_value(value: &str) -> Vec<Vec<u8>> {
-    let mut row = vec![0, 1];
-    row.extend((value.len() as u32).to_be_bytes());
-    row.extend(value.bytes());
+/// An answer of one row.
+fn values(values: &[&str]) -> Vec<Vec<u8>> {
+    let mut row = vec![0, values.len() as u8];
+    for value in values {
+        row.extend((value.len() as u32).to_be_bytes());
+        row.extend(value.bytes());
+    }
     vec![
         message(b'T', &[0, 0]),
         message(b'D', &row),
@@ -363,8 +366,11 @@ async fn streaming(timeout: &str, limits: Limits) -> (Peer, ChangeStream) {
         ..StreamRequest::new(slot("s"), Lsn(100), publication("p"))
     };
     let server = async {
+        let (_, command) = peer.hear().await;
+        assert_eq!(command, b"IDENTIFY_SYSTEM\0");
+        peer.say(&values(&["7", "1", "0/64", "d"])).await;
         assert_eq!(peer.hear().await.0, b'Q');
-        peer.say(&one_value(timeout)).await;
+        peer.say(&values(&[timeout])).await;
         let (_, command) = peer.hear().await;
         assert!(command.starts_with(b"START_REPLICATION"));
         peer.say(&[message(b'W', &[0, 0, 0])]).await;
@@ -380,7 +386,7 @@ fn everything_can_go_from_thread_to_thread() {
     fn unused<T>() -> T {
         unreachable!("only its type is asked for")
     }
-    send(|| unused::<ReplicationError>());
+    send(unused::<ReplicationError>);
     send(|| ReplicationConnection::open(unused(), unused(), unused(), PATIENCE));
     send(|| unused::<ReplicationConnection>().start(unused(), Limits::default()));
     send(|| unused::<&mut ReplicationConnection>().create_slot(unused()));
@@ -404,7 +410,7 @@ async fn old_servers_and_errors_of_commands() {
         assert_eq!(command, b"DROP_REPLICATION_SLOT \"s\"\0");
         peer.say(&[error("42704"), ready()]).await;
         peer.hear().await;
-        peer.say(&one_value("yes")).await;
+        peer.say(&values(&["yes"])).await;
     };
     let name = slot("s");
     let ours = async {
@@ -436,6 +442,23 @@ async fn old_servers_and_errors_of_commands() {
 }
 
 #[tokio::test]
+async fn a_log_that_ends_before_the_stream_is_refused() {
+    let (mut peer, connection) = connected("15.1").await;
+    let request = StreamRequest::new(slot("s"), Lsn(0x65), publication("p"));
+    let connection = connection.unwrap();
+    let server = async {
+        peer.hear().await;
+        peer.say(&values(&["7", "1", "0/64", "d"])).await;
+    };
+    let limits = Limits::default();
+    let (started, ()) = tokio::join!(connection.start(&request, limits), server);
+    assert_eq!(
+        started.unwrap_err().to_string(),
+        "the stream was to begin at 0/65, and the server's log ends at 0/64: a part of it was lost"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_asks_is_answered_with_what_is_confirmed_by_then() {
     let (mut peer, mut stream) = streaming("0", Limits::default()).await;
     peer.say(&[change(150, b"x"), keepalive(200, 1)]).await;
@@ -447,7 +470,7 @@ async fn a_server_that_asks_is_answered_with_what_is_confirmed_by_then() {
     else {
         panic!()
     };
-    assert_eq!(peer.hear_status().await, (100, 100, false));
+    assert_eq!(peer.hear_status().await, (100, 0, false));
     assert!(matches!(
         stream.confirm(Lsn(151)),
         Err(ReplicationError::NeverReceived { .. })
@@ -492,8 +515,8 @@ async fn a_server_that_falls_silent_is_found_out() {
     };
     tokio::time::timeout(PATIENCE, silence).await.unwrap();
     assert!(matches!(stream.next().await, Err(ReplicationError::Closed)));
-    assert_eq!(peer.hear_status().await, (100, 100, false));
-    assert_eq!(peer.hear_status().await, (100, 100, true));
+    assert_eq!(peer.hear_status().await, (100, 0, false));
+    assert_eq!(peer.hear_status().await, (100, 0, true));
 }
 
 #[tokio::test]
@@ -570,12 +593,15 @@ async fn ends_of_both_sides() {
         ])
         .await;
         peer.hear().await;
-        peer.say(&one_value("again")).await;
+        peer.say(&values(&["again"])).await;
     };
     let ours = async {
         let mut connection = stream.finish(PATIENCE).await.unwrap();
         let rows = connection.query("SELECT 1").await.unwrap();
         assert_eq!(rows[0].get(0), Some("again"));
+        let request = StreamRequest::new(slot("s"), Lsn(100), publication("p"));
+        let twice = connection.start(&request, Limits::default()).await;
+        assert!(matches!(twice, Err(ReplicationError::Spent)));
     };
     tokio::join!(server, ours);
 
