@@ -148,6 +148,8 @@ fn catalog() -> Arc<Catalog> {
         details: Default::default(),
         views: Default::default(),
         residue: Default::default(),
+        replicas: Default::default(),
+        replica_functions: Default::default(),
         schema: SchemaState::Read,
     })
 }

@@ -23,6 +23,7 @@ use tokio_util::codec::Framed;
 use super::{Access, Gone, Request};
 use crate::config::Problem;
 use crate::execution::commit::by_hand::NotResolved;
+use crate::topology::{DrainError, Service};
 use crate::wire::answer::{self as wire, TransactionStatus};
 use crate::wire::startup::Startup;
 use crate::wire::stream::{Peer, Stream};
@@ -68,6 +69,8 @@ pub enum Failure {
     Gone(#[from] Gone),
     #[error(transparent)]
     NotResolved(#[from] NotResolved),
+    #[error(transparent)]
+    NotDrained(#[from] DrainError),
     #[error("a prepared statement is one command")]
     SeveralInOne,
     #[error("commands take no parameters: write the value into the command")]
@@ -295,6 +298,8 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
             tracing::info!(%id, "an administrator's RESOLVE TRANSACTION was done");
             return Ok(Outcome::Rows(show::transactions::resolved(&resolved)));
         }
+        Command::Drain(node) => access.topology.serve(node, Service::Drained)?,
+        Command::Undrain(node) => access.topology.serve(node, Service::Offered)?,
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
     tracing::info!(
@@ -322,6 +327,8 @@ impl Command {
             Command::Pause(_) => "PAUSE",
             Command::Resume(_) => "RESUME",
             Command::Resolve { .. } => "RESOLVE",
+            Command::Drain(_) => "DRAIN",
+            Command::Undrain(_) => "UNDRAIN",
             Command::Shutdown => "SHUTDOWN",
         }
     }
@@ -337,7 +344,9 @@ impl Failure {
             Failure::Parameters | Failure::ResultFormats { .. } => "08P01",
             Failure::TooManyHeld(_) => "53400",
             Failure::NotResolved(NotResolved::Unheard(_)) => "42704",
-            Failure::NotResolved(_) => "55000",
+            Failure::NotResolved(_) | Failure::NotDrained(DrainError::IsPrimary { .. }) => "55000",
+            Failure::NotDrained(DrainError::NotAnAddress(_)) => "22023",
+            Failure::NotDrained(DrainError::Unknown(_) | DrainError::Several { .. }) => "42704",
         }
     }
 
@@ -368,6 +377,14 @@ impl Failure {
                 "RESOLVE TRANSACTION without COMMIT or ROLLBACK does what is right.".to_owned(),
             ),
             Failure::UnknownDatabase(_) => Some("SHOW DATABASES lists them.".to_owned()),
+            Failure::NotDrained(DrainError::IsPrimary { .. }) => Some(
+                "Make another node the primary first: SWITCHOVER, or a promotion by whoever manages the servers."
+                    .to_owned(),
+            ),
+            Failure::NotDrained(DrainError::Several { .. }) => Some(
+                "Take it out of one shard in the configuration, and RELOAD.".to_owned(),
+            ),
+            Failure::NotDrained(_) => Some("SHOW NODES lists them.".to_owned()),
             _ => None,
         }
     }

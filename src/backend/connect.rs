@@ -118,6 +118,30 @@ pub enum ConnectError {
     Scram(#[source] io::Error),
     #[error("the server broke the protocol: {0}")]
     Protocol(&'static str),
+    /// It was taken for the primary.
+    #[error("the server is a standby, which takes no writes")]
+    Standby,
+}
+
+impl ConnectError {
+    /// Whether it says that the node is away, so that it may be back, or another one in its place, before long.
+    pub fn is_of_the_node(&self) -> bool {
+        match self {
+            // Starting up, shutting down, and the like; or it has been told to go.
+            ConnectError::Server { sqlstate, .. } => {
+                matches!(&**sqlstate, "57P01" | "57P02" | "57P03")
+            }
+            ConnectError::Io(_) | ConnectError::Timeout(_) | ConnectError::Standby => true,
+            ConnectError::Tls(_)
+            | ConnectError::TlsUnsupported
+            | ConnectError::PasswordMissing(_)
+            | ConnectError::CredentialUnfit { .. }
+            | ConnectError::Keys { .. }
+            | ConnectError::Authentication(_)
+            | ConnectError::Scram(_)
+            | ConnectError::Protocol(_) => false,
+        }
+    }
 }
 
 fn describe(raw: &[u8]) -> String {

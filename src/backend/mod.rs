@@ -15,3 +15,4 @@ pub mod prepared;
 pub mod replication;
 pub mod server;
 pub mod settings;
+pub mod undone;

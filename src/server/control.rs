@@ -20,6 +20,7 @@ use crate::execution::commit::recovery::Recovery;
 use crate::plan::views;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
+use crate::topology::view::View;
 use crate::topology::{Roles, Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
@@ -123,6 +124,13 @@ impl Plant {
         })
     }
 
+    /// Has users looked up on the nodes that are found to serve.
+    pub fn follow_nodes(&self, topology: &Topology) {
+        if let Some(roles) = &self.roles {
+            roles.follow(topology.views());
+        }
+    }
+
     fn inheritance(&self) -> Inheritance {
         Inheritance {
             client_encryption: self.client_encryption.clone(),
@@ -136,8 +144,15 @@ impl Plant {
         &self,
         schemas: &HashMap<Box<str>, Schema>,
         readiness: Arc<Known>,
+        view: &Arc<View>,
         epoch: Epoch,
     ) -> Snapshot {
+        // One of another configuration speaks of other shards.
+        let view = if Arc::ptr_eq(&view.config, &self.config) {
+            Arc::clone(view)
+        } else {
+            Arc::new(View::unseen(&self.config))
+        };
         Snapshot {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
@@ -146,6 +161,7 @@ impl Plant {
             auth: Arc::clone(&self.auth),
             roles: self.roles.clone(),
             readiness,
+            view,
         }
     }
 
@@ -178,9 +194,8 @@ fn roles(
     let query = config.authentication.query.as_ref()?;
     let first = config.databases.first()?;
     let home = configured.get(&*first.name)?.home;
-    let shard = config.shards.get(home.index())?;
     let encryption = Arc::clone(&server_side.encryption);
-    let roles = Roles::new(config, query, shard, encryption, secret.clone());
+    let roles = Roles::new(config, query, home, encryption, secret.clone());
     Some(Arc::new(roles))
 }
 
@@ -250,6 +265,7 @@ impl Control {
         let mut refresh = tokio::time::interval(REFRESH);
         let mut retry = tokio::time::interval(RETRY);
         let mut readiness = tokio::time::interval(READINESS);
+        let mut views = self.topology.views();
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -257,6 +273,7 @@ impl Control {
                     Some(Request::Shutdown) | None => return,
                     Some(request) => self.serve(request).await,
                 },
+                Ok(()) = views.changed() => self.publish_view(),
                 Some(change) = self.changes.recv() => {
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
@@ -415,6 +432,7 @@ impl Control {
         self.plant = plant;
         self.topology
             .follow(&self.plant.config, &self.plant.server_side.encryption);
+        self.plant.follow_nodes(&self.topology);
         self.definitions
             .known
             .retain(|name, _| self.plant.configured.contains_key(name));
@@ -426,12 +444,26 @@ impl Control {
         Ok(())
     }
 
+    /// Puts other primaries or replicas in force on every worker, without a wait for any of them.
+    fn publish_view(&self) {
+        let view = self.topology.views().borrow().clone();
+        if !Arc::ptr_eq(&view.config, &self.plant.config) {
+            return;
+        }
+        let snapshot = Arc::new(self.shared.snapshot().with_view(view));
+        self.shared.replace(Arc::clone(&snapshot));
+        for worker in &self.workers {
+            worker.send(Command::FollowView(Arc::clone(&snapshot)));
+        }
+    }
+
     /// Puts a new snapshot in force on every worker.
     pub async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
         let snapshot = Arc::new(self.plant.snapshot(
             &self.definitions.known,
             self.readiness.known(),
+            &self.topology.views().borrow(),
             self.epoch,
         ));
         self.shared.replace(Arc::clone(&snapshot));

@@ -30,6 +30,7 @@ use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::topology::Topology;
+use crate::topology::view::View;
 use crate::wire::auth::{BadVerifier, ProcessSecret};
 use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
@@ -92,17 +93,32 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let epoch = Epoch(1);
-    let snapshot = plant.snapshot(&HashMap::new(), Arc::default(), epoch);
+    let snapshot = plant.snapshot(
+        &HashMap::new(),
+        Arc::default(),
+        &Arc::new(View::unseen(&config)),
+        epoch,
+    );
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
     let (unresolve, unresolved) = mpsc::unbounded_channel();
     let timers = Timers::start().map_err(StartError::Thread)?;
-    let shared = Arc::new(Shared::new(
-        snapshot, timers, handshakes, secret, change, unresolve,
-    ));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),
+    ));
+    plant.follow_nodes(&topology);
+    let watching = tokio::spawn(Arc::clone(&topology).watch());
+    // Else the first node of each shard would be taken for its primary.
+    topology.seen().await;
+    let shared = Arc::new(Shared::new(
+        snapshot,
+        timers,
+        handshakes,
+        secret,
+        change,
+        unresolve,
+        Arc::clone(&topology),
     ));
     let mut readiness = Survey::default();
     readiness.ask(&topology, |_| true);
@@ -130,7 +146,6 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads.push(worker::start(surroundings, commands)?);
         workers.push(handle);
     }
-    let watching = tokio::spawn(Arc::clone(&topology).watch());
     let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
     // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
     readiness.first().await;

@@ -334,6 +334,8 @@ impl Session {
         let limit = self.worker.config().pool.checkout_timeout;
         if timers.timeout(limit, &mut follows).await.is_err() {
             self.commit_follows = Some(follows);
+        } else {
+            self.wrote_somewhere();
         }
     }
 

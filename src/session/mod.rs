@@ -7,7 +7,9 @@
 //!
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
+mod anew;
 pub mod card;
+pub mod causal;
 mod channels;
 mod commit;
 mod control;
@@ -23,6 +25,7 @@ pub mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
+mod reads;
 pub mod report;
 pub mod respond;
 mod route;
@@ -49,6 +52,7 @@ use tokio::sync::oneshot;
 use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
 use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::prepared::Room;
+use crate::backend::server::ServerError;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
@@ -58,16 +62,19 @@ use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
+use anew::{Anew, Attempts};
 use card::{Card, State};
+use causal::Causal;
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::{Asking, Taken};
 use link::Link;
 use numbers::Sequences;
-use own_settings::OwnSettings;
+use own_settings::{OwnSettings, ReadPolicy};
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
+use reads::Reads;
 use respond::{End, Fault};
 use shape::Difference;
 use shared::{Admission, UserAdmission};
@@ -111,6 +118,9 @@ pub struct Session {
     batch: Batch,
     /// For the message that the straight path could not deal with.
     decided: Option<Decided>,
+    /// A unit of work whose connection broke, on its way to another one.
+    anew: Option<Box<Anew>>,
+    attempts: Attempts,
     waiter: Rc<Waiter>,
     /// Its place in the queue for a connection.
     place: Option<Place>,
@@ -138,6 +148,12 @@ pub struct Session {
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
     own_settings: OwnSettings,
+    /// What its reads do, as of the last look at what it has set and what is configured.
+    read_policy: ReadPolicy,
+    /// Which configuration that was.
+    configured: u64,
+    reads: Reads,
+    causal: Causal,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
@@ -212,6 +228,9 @@ impl Session {
     /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
+            if let Some(anew) = self.anew.take() {
+                self.begin_anew(*anew).await?;
+            }
             self.follow_catalog().await;
             self.follow_commit().await;
             if self.doubts_pins() {
@@ -324,6 +343,7 @@ impl Session {
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
+                Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
                 Event::StaleUnseen => self.ask_again(),
@@ -374,7 +394,9 @@ impl Session {
         let query = microseconds(now - self.unit_began);
         add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
-        let between_statements = link.is_settled();
+        if link.is_replica() {
+            add(&counters.replica_queries, 1);
+        }
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
                 add(&counters.transactions, 1);
@@ -392,17 +414,27 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if between_statements {
-            self.effects.clear();
-            if status == TransactionStatus::Idle {
-                self.note_reported();
-                self.detach(now);
-            } else {
-                self.card.enter(State::IdleInTransaction, now);
-            }
-            if status == TransactionStatus::Failed {
-                self.fail_others();
-            }
+        if status == TransactionStatus::Idle && self.tracks_commits() {
+            self.mark();
+        }
+        self.between_units(status, now);
+    }
+
+    /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    #[inline]
+    fn between_units(&mut self, status: TransactionStatus, now: Instant) {
+        if !self.link.as_ref().is_some_and(Link::has_rested) {
+            return;
+        }
+        self.effects.clear();
+        if status == TransactionStatus::Idle {
+            self.note_reported();
+            self.detach(now);
+        } else {
+            self.card.enter(State::IdleInTransaction, now);
+        }
+        if status == TransactionStatus::Failed {
+            self.fail_others();
         }
     }
 
@@ -416,10 +448,20 @@ impl Session {
             Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
             Broken::Server(error) => error,
         };
-        let Some(link) = self.link.take() else {
+        let Some(mut link) = self.link.take() else {
             return Err(End::ServerLost(error, self.last_words.take()));
         };
         self.card.set_running(None);
+        self.was_lost(&mut link, &error);
+        if link.owes_only_mark() {
+            // The client has its answer.
+            self.wrote(link.shard());
+            return Ok(());
+        }
+        if let Some(anew) = self.may_begin_anew(&mut link, &error) {
+            self.anew = Some(Box::new(anew));
+            return Ok(());
+        }
         if self.transaction == Transaction::Open || link.is_kept() || link.is_mid_message() {
             let told = if link.is_mid_message() {
                 End::Client
@@ -430,13 +472,23 @@ impl Session {
         }
         let closing = link.is_closing();
         drop(link);
+        let words = self.last_words.take();
+        let fault = match error {
+            ServerError::ReadOnly(words) => Fault::Server(words),
+            error => Fault::Broken(error, words),
+        };
+        self.unit_lost(&fault, closing);
+        Ok(())
+    }
+
+    /// The unit of work at hand was not done, and its connection is gone. `closing`: the client has sent its end.
+    fn unit_lost(&mut self, fault: &Fault, closing: bool) {
         for token in 0..self.effects.len() {
             self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }
         self.effects.clear();
         if !self.failed {
-            Fault::Broken(error, self.last_words.take())
-                .write(answer::Severity::Error, &mut self.client.outbox);
+            fault.write(answer::Severity::Error, &mut self.client.outbox);
         }
         self.failed = false;
         self.fail_begun();
@@ -449,7 +501,6 @@ impl Session {
         } else {
             self.batch.skip();
         }
-        Ok(())
     }
 
     /// The last words to the client; the connections go back, cleaned.
@@ -503,6 +554,11 @@ impl Session {
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
+        self.attempts = Attempts::First;
+        if !self.own_settings.is_untouched() || self.configured != self.worker.configured.get() {
+            self.look_at_read_policy();
+        }
+        self.reads.begin();
         self.asking = Asking::No;
         self.card.begin(self.unit_began);
     }

@@ -13,6 +13,7 @@ use super::Session;
 use super::effects::literal;
 use super::last_values::{Known, unknown_last};
 use super::link::{Link, Naming, Phase, run};
+use super::reads::Seeks;
 use super::respond::Fault;
 use super::route::Destination;
 use super::statement::{Definitions, Statement, StatementPlan};
@@ -504,7 +505,7 @@ impl Session {
         let own = self.link.iter_mut().chain(&mut self.party);
         let mut own = own.chain(&mut self.kept);
         if free.is_none()
-            && let Some(link) = own.find(|link| link.shard() == home)
+            && let Some(link) = own.find(|link| link.serves(home, Seeks::Primary))
         {
             let asked = link
                 .server()
@@ -550,7 +551,7 @@ impl Session {
 
     fn has_connection_to(&self, shard: ShardId) -> bool {
         let mut links = self.link.iter().chain(&self.party).chain(&self.kept);
-        links.any(|link| link.shard() == shard)
+        links.any(|link| link.serves(shard, Seeks::Primary))
     }
 }
 

@@ -93,12 +93,20 @@ impl Fault {
                         .hint("Raise pool.size or pool.checkout_timeout, or shorten transactions."),
                 );
             }
-            Fault::Checkout(error @ CheckoutError::QueueFull(_)) => {
+            Fault::Checkout(error @ CheckoutError::QueueFull { .. }) => {
                 let message = error.to_string();
                 answer::error_response(
                     out,
                     &Report::new(severity, "53300", &message)
                         .hint("Raise pool.size or pool.max_waiting."),
+                );
+            }
+            Fault::Checkout(error @ CheckoutError::NoPrimary(..)) => {
+                let message = error.to_string();
+                let report = Report::new(severity, "57P03", &message);
+                answer::error_response(
+                    out,
+                    &report.hint("The statement was not sent. SHOW NODES in the admin database tells how the nodes are."),
                 );
             }
             Fault::Checkout(error @ CheckoutError::Closed) => {

@@ -1,110 +1,12 @@
-//! What the answers of a shard's nodes mean. Pure: no clock, no socket.
+//! What the looks at one node make of it: whether it answers, and whether it is the right one. Pure.
 //!
-//! All nodes of a shard are asked at the same time and judged together, in the order of the configuration, so that what is decided
-//! does not hang on whose answer came first.
+//! What a node may do in its shard is decided of all nodes together, in `succession.rs`.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
-pub use crate::wire::replication::Lsn;
-
-/// Equal on all nodes that replicate each other, different on all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SystemIdentifier(pub u64);
-
-impl fmt::Display for SystemIdentifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Grows with every promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timeline(pub u32);
-
-/// What a node was found to be when it last answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    Primary,
-    Replica,
-    /// It has not answered yet.
-    Unknown,
-}
-
-impl Role {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Primary => "primary",
-            Role::Replica => "replica",
-            Role::Unknown => "unknown",
-        }
-    }
-}
-
-/// Whether a node may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NodeState {
-    /// It has not been asked yet.
-    Unknown,
-    Up,
-    Down,
-    /// It holds the data of another system.
-    Refused,
-}
-
-impl NodeState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            NodeState::Unknown => "unknown",
-            NodeState::Up => "up",
-            NodeState::Down => "down",
-            NodeState::Refused => "refused",
-        }
-    }
-}
-
-/// How far a node has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
-    Primary {
-        written: Lsn,
-    },
-    Replica {
-        /// `None`: nothing was streamed.
-        received: Option<Lsn>,
-        replayed: Option<Lsn>,
-    },
-}
-
-/// A node's answer.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Answer {
-    pub position: Position,
-    /// `None` where the role may not know.
-    pub timeline: Option<Timeline>,
-    /// `None` where the role may not know.
-    pub system: Option<SystemIdentifier>,
-    /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
-    pub version: String,
-    pub round_trip: Duration,
-}
-
-impl Answer {
-    pub fn role(&self) -> Role {
-        match self.position {
-            Position::Primary { .. } => Role::Primary,
-            Position::Replica { .. } => Role::Replica,
-        }
-    }
-}
-
-/// One look at a node.
-#[derive(Clone, Debug)]
-pub(super) struct Look {
-    pub at: SystemTime,
-    /// Or why there is none.
-    pub answer: Result<Answer, String>,
-}
+use super::answer::{Answer, Look, Role, SystemIdentifier, Timeline};
+use super::view::Stage;
 
 /// After how many looks in a row a node changes.
 #[derive(Clone, Copy, Debug)]
@@ -155,25 +57,57 @@ pub(super) enum Change {
 /// What is known of one node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeHealth {
+    /// For people: host and port.
+    pub name: Box<str>,
     state: State,
     /// The last answer, however old.
     seen: Option<Answer>,
     /// The last look.
     last: Option<Look>,
+    /// When it first said that it is a primary on this timeline, in answers one after the other.
+    claims: Option<Instant>,
 }
 
 impl NodeHealth {
-    pub fn state(&self) -> NodeState {
+    pub fn new(name: &str) -> Self {
+        NodeHealth {
+            name: Box::from(name),
+            state: State::Unknown,
+            seen: None,
+            last: None,
+            claims: None,
+        }
+    }
+
+    /// By the looks at it alone.
+    pub fn stage(&self) -> Stage {
         match self.state {
-            State::Unknown => NodeState::Unknown,
-            State::Up { .. } => NodeState::Up,
-            State::Down { .. } => NodeState::Down,
-            State::Refused { .. } => NodeState::Refused,
+            State::Unknown => Stage::Unknown,
+            State::Up { .. } => Stage::Up,
+            State::Down { .. } => Stage::Down,
+            State::Refused { .. } => Stage::Refused,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// The last looks speak against its state.
+    pub fn is_turning(&self) -> bool {
+        match self.state {
+            State::Unknown => false,
+            State::Up { failures } => failures > 0,
+            State::Down { answers } | State::Refused { answers, .. } => answers > 0,
         }
     }
 
     pub fn role(&self) -> Role {
         self.seen.as_ref().map_or(Role::Unknown, Answer::role)
+    }
+
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.seen.as_ref()?.timeline
     }
 
     pub fn seen(&self) -> Option<&Answer> {
@@ -195,14 +129,19 @@ impl NodeHealth {
     }
 
     /// The answer of the last look, if there was one and the node is in use.
-    fn current(&self) -> Option<&Answer> {
+    pub fn current(&self) -> Option<&Answer> {
         match (self.state, &self.last) {
             (State::Up { .. }, Some(look)) => look.answer.as_ref().ok(),
             _ => None,
         }
     }
 
-    fn step(
+    /// Since when it has said that it is a primary on the timeline that it has now; `None`: it says something else.
+    pub fn claims_since(&self) -> Option<Instant> {
+        self.claims
+    }
+
+    pub fn step(
         &mut self,
         look: Look,
         system: Option<SystemIdentifier>,
@@ -220,6 +159,13 @@ impl NodeHealth {
             },
         };
         if let Ok(answer) = &look.answer {
+            self.claims = match answer.role() {
+                Role::Primary if self.timeline() == answer.timeline => {
+                    self.claims.or(Some(answer.answered()))
+                }
+                Role::Primary => Some(answer.answered()),
+                Role::Replica | Role::Unknown => None,
+            };
             self.seen = Some(answer.clone());
         }
         let change = self.change(before, role, &look);
@@ -277,105 +223,7 @@ impl State {
 }
 
 /// A node that may not tell its system is taken at its word.
-fn foreign(answer: &Answer, system: Option<SystemIdentifier>) -> Option<Foreign> {
+pub(super) fn foreign(answer: &Answer, system: Option<SystemIdentifier>) -> Option<Foreign> {
     let (own, shard) = (answer.system?, system?);
     (own != shard).then_some(Foreign { own, shard })
 }
-
-/// What is known of one shard's nodes.
-#[derive(Clone, Debug)]
-pub(super) struct ShardHealth {
-    /// Of the first node that told it, and then it stays: were it to follow a node that was rebuilt empty, those with the data would be refused.
-    system: Option<SystemIdentifier>,
-    nodes: Vec<NodeHealth>,
-}
-
-impl ShardHealth {
-    pub fn new(nodes: usize) -> Self {
-        let unknown = NodeHealth {
-            state: State::Unknown,
-            seen: None,
-            last: None,
-        };
-        ShardHealth {
-            system: None,
-            nodes: vec![unknown; nodes],
-        }
-    }
-
-    /// The same for other nodes: at each place the one that was at the given place here, or a new one.
-    ///
-    /// The shard's system is kept as long as a node that is up has it. Without one it is free again, so that a shard whose
-    /// servers were all replaced is taken as it is once the configuration is read again.
-    pub fn rearranged(&self, places: &[Option<usize>]) -> Self {
-        let known = |place: &Option<usize>| place.and_then(|place| self.nodes.get(place));
-        let holds_it = |node: &NodeHealth| {
-            node.state() == NodeState::Up
-                && node.seen().is_some_and(|seen| seen.system == self.system)
-        };
-        let new = ShardHealth::new(places.len());
-        ShardHealth {
-            system: self
-                .system
-                .filter(|_| places.iter().filter_map(known).any(holds_it)),
-            nodes: places
-                .iter()
-                .zip(new.nodes)
-                .map(|(place, new)| known(place).cloned().unwrap_or(new))
-                .collect(),
-        }
-    }
-
-    /// Takes in a look at every node, in the order of the configuration. Returns the changes with the place of their node.
-    pub fn step(&mut self, looks: Vec<Look>, limits: Thresholds) -> Vec<(usize, Change)> {
-        debug_assert_eq!(looks.len(), self.nodes.len());
-        let found = || {
-            looks
-                .iter()
-                .find_map(|look| look.answer.as_ref().ok()?.system)
-        };
-        self.system = self.system.or_else(found);
-        let system = self.system;
-        self.nodes
-            .iter_mut()
-            .zip(looks)
-            .enumerate()
-            .filter_map(|(place, (node, look))| Some((place, node.step(look, system, limits)?)))
-            .collect()
-    }
-
-    pub fn nodes(&self) -> &[NodeHealth] {
-        &self.nodes
-    }
-
-    pub fn has_primary_up(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| node.state() == NodeState::Up && node.role() == Role::Primary)
-    }
-
-    /// The bytes that a replica has still to replay; `None` for a primary, and where either side's place is not known by the last look.
-    pub fn lag(&self, place: usize) -> Option<u64> {
-        let replica = self.nodes.get(place)?.current()?;
-        let Position::Replica { replayed, .. } = replica.position else {
-            return None;
-        };
-        // The two answers were given at slightly different times, so the replica may seem ahead.
-        Some(self.written()?.0.saturating_sub(replayed?.0))
-    }
-
-    /// How far the primary has come; of two, that of the higher timeline.
-    fn written(&self) -> Option<Lsn> {
-        let primaries = self.nodes.iter().filter_map(|node| {
-            let answer = node.current()?;
-            match answer.position {
-                Position::Primary { written } => Some((answer.timeline, written)),
-                Position::Replica { .. } => None,
-            }
-        });
-        primaries.max().map(|(_, written)| written)
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
+use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
+use super::answer::Look;
 use super::connect::{self, Encryption, Login, NodeError};
-use super::health::Look;
 use super::pool::Connections;
 use super::position::{self, Server};
 use crate::config;
@@ -24,6 +25,8 @@ pub(super) struct Node {
     connections: Connections<Dialer>,
     /// How long one look may take.
     timeout: Duration,
+    /// Held by the one look that is under way.
+    looking: Mutex<()>,
 }
 
 impl Node {
@@ -45,11 +48,13 @@ impl Node {
             // The longest wait is never reached: a look is given up before, with what is known of the reason.
             connections: Connections::new(dialer, MOST_CONNECTIONS, timeout, timeout * 2),
             timeout,
+            looking: Mutex::new(()),
         }
     }
 
-    /// Asks the node how it is. Takes no longer than the health check's time limit.
+    /// Asks the node how it is. Takes no longer than the health check's time limit, after whoever is asking already.
     pub async fn look(&self) -> Look {
+        let _alone = self.looking.lock().await;
         let answer = tokio::time::timeout(self.timeout, async {
             let mut link = self
                 .connections
@@ -67,6 +72,11 @@ impl Node {
             at: SystemTime::now(),
             answer,
         }
+    }
+
+    /// For people.
+    pub fn name(&self) -> Box<str> {
+        format!("{}:{}", self.place.host, self.place.port).into()
     }
 
     /// The last attempt to connect may have failed after its look had given up on it; its reason says more than the wait.

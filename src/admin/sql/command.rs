@@ -18,6 +18,9 @@ pub enum Command {
         id: TransactionId,
         by_hand: Option<Outcome>,
     },
+    /// A node's host and port.
+    Drain(String),
+    Undrain(String),
     Shutdown,
 }
 
@@ -109,6 +112,11 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "RESOLVE TRANSACTION id [COMMIT|ROLLBACK]",
         "finish what is prepared of it; COMMIT or ROLLBACK decide only when its decision shard is lost",
     ),
+    (
+        "DRAIN 'host:port'",
+        "send no reads to a node; a primary cannot be drained",
+    ),
+    ("UNDRAIN 'host:port'", "send reads to it again"),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -152,6 +160,8 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
         Some("PAUSE") => database(rest).map(Command::Pause),
         Some("RESUME") => database(rest).map(Command::Resume),
         Some("RESOLVE") => resolve(rest),
+        Some("DRAIN") => node(rest, "DRAIN").map(Command::Drain),
+        Some("UNDRAIN") => node(rest, "UNDRAIN").map(Command::Undrain),
         Some("SHUTDOWN") => done(rest, Command::Shutdown),
         _ => Err(SyntaxError::Unknown(first.shown())),
     }
@@ -242,6 +252,20 @@ fn resolve(tokens: &[Token]) -> Result<Command, SyntaxError> {
         _ => (None, rest),
     };
     done(rest, Command::Resolve { id, by_hand })
+}
+
+/// A node's address, in quotes.
+fn node(tokens: &[Token], after: &'static str) -> Result<String, SyntaxError> {
+    let expected = "the node's address in quotes, like 'db1:5432',";
+    let Some((first, rest)) = tokens.split_first() else {
+        return Err(SyntaxError::Missing { after, expected });
+    };
+    match first {
+        Token::Quoted(address) | Token::Text(address) => done(rest, address.clone()),
+        other => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+    }
 }
 
 /// A database's name, or nothing.
@@ -442,6 +466,22 @@ mod tests {
         assert_eq!(
             one("show route $q$SELECT $$x$$$q$ IN \"My App\""),
             route("SELECT $$x$$", Some("My App"))
+        );
+    }
+
+    #[test]
+    fn a_node_to_drain() {
+        let node = || "db1:5432".to_owned();
+        assert_eq!(one("drain 'db1:5432';"), Command::Drain(node()));
+        assert_eq!(one("UNDRAIN \"db1:5432\""), Command::Undrain(node()));
+        assert_eq!(
+            wrong("DRAIN"),
+            "DRAIN ends too early: the node's address in quotes, like 'db1:5432', is missing"
+        );
+        assert_eq!(wrong("DRAIN db1"), "DB1 is not understood at its place");
+        assert_eq!(
+            wrong("DRAIN 'a:1' now"),
+            "NOW is not understood at its place"
         );
     }
 

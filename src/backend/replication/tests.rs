@@ -483,8 +483,10 @@ async fn a_server_that_asks_is_answered_with_what_is_confirmed_by_then() {
     stream.confirm(Lsn(200)).unwrap();
     stream.confirm(Lsn(150)).unwrap();
     // Its user waits for something else now.
-    let status = stream.during(peer.hear_status()).await;
-    assert_eq!(status, (200, 200, false));
+    let answer = stream.during(peer.hear_status());
+    // Without being asked it would speak after ten seconds.
+    let status = tokio::time::timeout(Duration::from_secs(8), answer).await;
+    assert_eq!(status.unwrap(), (200, 200, false));
 }
 
 #[tokio::test]

@@ -87,5 +87,6 @@ fn lending(lending: Lending) -> &'static str {
         Lending::Open => "open",
         Lending::Paused => "paused",
         Lending::Closed => "closed",
+        Lending::Leaderless => "waits for a primary",
     }
 }
