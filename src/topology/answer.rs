@@ -3,40 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A place in the write-ahead log, in bytes from its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lsn(pub u64);
-
-impl fmt::Display for Lsn {
-    /// As Postgres writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & u64::from(u32::MAX))
-    }
-}
-
-/// What is not two hexadecimal numbers of 32 bits with a slash between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a place in a write-ahead log")]
-pub struct NotAnLsn;
-
-impl std::str::FromStr for Lsn {
-    type Err = NotAnLsn;
-
-    fn from_str(text: &str) -> Result<Lsn, NotAnLsn> {
-        let half = |text: &str| {
-            let is_plain = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            u32::from_str_radix(text, 16)
-                .ok()
-                .filter(|_| is_plain)
-                .map(u64::from)
-        };
-        let (high, low) = text.split_once('/').ok_or(NotAnLsn)?;
-        match (half(high), half(low)) {
-            (Some(high), Some(low)) => Ok(Lsn(high << 32 | low)),
-            _ => Err(NotAnLsn),
-        }
-    }
-}
+pub use crate::wire::replication::Lsn;
 
 /// Equal on all nodes that replicate each other, different on all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -34,6 +34,7 @@ mod random_scripts;
 mod raw;
 mod recovery;
 mod replica_reads;
+mod replication_stream;
 mod result_shapes;
 mod schema_reading;
 mod sequences;
