@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::worker::{Paused, Worker};
-use crate::backend::pool::{Census, IdleServer, Lending};
+use crate::backend::pool::{Census, IdleServer, Lending, Seat};
 use crate::config::PoolMode;
 use crate::plan::cache;
 use crate::sharding::ShardId;
@@ -46,6 +46,7 @@ pub struct PoolReport {
     pub user: Box<str>,
     pub database: Box<str>,
     pub shard: ShardId,
+    pub seat: Seat,
     /// Host and port.
     pub address: Box<str>,
     pub mode: PoolMode,
@@ -117,6 +118,7 @@ fn pools(worker: &Worker, now: Instant) -> Vec<PoolReport> {
             user: key.user,
             database: key.database,
             shard: key.shard,
+            seat: key.seat,
             address: spec.target.address.to_string().into_boxed_str(),
             mode: spec.settings.mode,
             size: spec.share,

@@ -21,6 +21,11 @@ pub enum Command {
     /// A node's host and port.
     Drain(String),
     Undrain(String),
+    /// `node` is its host and port.
+    Switchover {
+        shard: String,
+        node: String,
+    },
     Shutdown,
 }
 
@@ -117,6 +122,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "send no reads to a node; a primary cannot be drained",
     ),
     ("UNDRAIN 'host:port'", "send reads to it again"),
+    (
+        "SWITCHOVER shard TO 'host:port'",
+        "make a replica the primary: statements wait meanwhile, nothing is lost, and when it cannot be done nothing is changed",
+    ),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -162,6 +171,7 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
         Some("RESOLVE") => resolve(rest),
         Some("DRAIN") => node(rest, "DRAIN").map(Command::Drain),
         Some("UNDRAIN") => node(rest, "UNDRAIN").map(Command::Undrain),
+        Some("SWITCHOVER") => switchover(rest),
         Some("SHUTDOWN") => done(rest, Command::Shutdown),
         _ => Err(SyntaxError::Unknown(first.shown())),
     }
@@ -265,6 +275,34 @@ fn node(tokens: &[Token], after: &'static str) -> Result<String, SyntaxError> {
         other => Err(SyntaxError::Unexpected {
             found: other.shown(),
         }),
+    }
+}
+
+fn switchover(tokens: &[Token]) -> Result<Command, SyntaxError> {
+    let missing = |expected| SyntaxError::Missing {
+        after: "SWITCHOVER",
+        expected,
+    };
+    let Some((shard, rest)) = tokens.split_first() else {
+        return Err(missing("the shard's name"));
+    };
+    let shard = match shard {
+        Token::Word(name) => name.to_lowercase(),
+        Token::Quoted(name) | Token::Text(name) => name.clone(),
+        other => {
+            return Err(SyntaxError::Unexpected {
+                found: other.shown(),
+            });
+        }
+    };
+    match rest.split_first() {
+        Some((to, rest)) if to.keyword().as_deref() == Some("TO") => {
+            node(rest, "SWITCHOVER").map(|node| Command::Switchover { shard, node })
+        }
+        Some((other, _)) => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+        None => Err(missing("TO and the node's address")),
     }
 }
 
