@@ -3,7 +3,6 @@
 //! The proxies are processes of their own here, as they must be to be killed.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
