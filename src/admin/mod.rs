@@ -71,7 +71,10 @@ impl std::fmt::Display for LentTo {
             database,
             connections,
         } = self;
-        write!(f, "{connections} connections are lent to {user} in {database}")
+        write!(
+            f,
+            "{connections} connections are lent to {user} in {database}"
+        )
     }
 }
 

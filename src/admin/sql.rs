@@ -360,7 +360,9 @@ impl Failure {
             Failure::TooManyHeld(_) => "53400",
             Failure::NotResolved(NotResolved::Unheard(_)) => "42704",
             Failure::NotResolved(_) | Failure::NotDrained(DrainError::IsPrimary { .. }) => "55000",
-            Failure::NotSwitched(NotSwitched::Refused(Refusal::NoShard(_) | Refusal::NoNode { .. })) => "42704",
+            Failure::NotSwitched(NotSwitched::Refused(
+                Refusal::NoShard(_) | Refusal::NoNode { .. },
+            )) => "42704",
             Failure::NotSwitched(NotSwitched::Refused(Refusal::Rights { .. })) => "42501",
             Failure::NotSwitched(_) => "55000",
             Failure::NotDrained(DrainError::NotAnAddress(_)) => "22023",

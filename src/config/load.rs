@@ -11,8 +11,8 @@ use super::reads;
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
-    FailoverMode, Shard, StoreUse, TlsLines, User, authentication, distribution, store, table,
+    Authentication, Config, Database, FailoverMode, Line, Listen, Method, Node, Password, Pool,
+    Problem, Rules, Shard, StoreUse, TlsLines, User, authentication, distribution, store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.

@@ -232,7 +232,8 @@ pub(super) fn reads(mut section: Section<'_>) -> Reads {
 }
 
 fn argv(entry: Entry<'_>) -> Option<Argv> {
-    const WANTED: &str = "an array of a program and its arguments, like [\"/usr/local/bin/fence\", \"--now\"]";
+    const WANTED: &str =
+        "an array of a program and its arguments, like [\"/usr/local/bin/fence\", \"--now\"]";
     let items = entry.items(WANTED)?;
     let words: Option<Vec<String>> = items
         .iter()
@@ -253,9 +254,15 @@ fn fence(section: &mut Section<'_>) -> Fence {
     let command = section.read("fence_command", argv);
     let nothing = section.read("fence", |entry| entry.choice(&[("none", Fence::Nothing)]));
     if command.is_some() && nothing.is_some() {
-        section.note_key("fence", "is \"none\", and there is a fence_command; take one of them away");
+        section.note_key(
+            "fence",
+            "is \"none\", and there is a fence_command; take one of them away",
+        );
     }
-    command.map(Fence::Command).or(nothing).unwrap_or(Fence::Undecided)
+    command
+        .map(Fence::Command)
+        .or(nothing)
+        .unwrap_or(Fence::Undecided)
 }
 
 pub(super) fn failover(mut section: Section<'_>) -> Failover {
@@ -273,14 +280,20 @@ pub(super) fn failover(mut section: Section<'_>) -> Failover {
             .read("wait", |entry| entry.duration(Duration::ZERO..=LONGEST))
             .unwrap_or(seconds(10)),
         switchover_timeout: section
-            .read("switchover_timeout", |entry| entry.duration(millis(100)..=LONGEST))
+            .read("switchover_timeout", |entry| {
+                entry.duration(millis(100)..=LONGEST)
+            })
             .unwrap_or(seconds(5)),
         fence: fence(&mut section),
         fence_timeout: section
-            .read("fence_timeout", |entry| entry.duration(millis(100)..=LONGEST))
+            .read("fence_timeout", |entry| {
+                entry.duration(millis(100)..=LONGEST)
+            })
             .unwrap_or(seconds(10)),
         promote_pause: section
-            .read("promote_pause", |entry| entry.duration(seconds(1)..=seconds(86_400)))
+            .read("promote_pause", |entry| {
+                entry.duration(seconds(1)..=seconds(86_400))
+            })
             .unwrap_or(seconds(60)),
         missing_replicas: section
             .read("missing_replicas", |entry| {
@@ -300,7 +313,9 @@ pub(super) fn failover(mut section: Section<'_>) -> Failover {
             .unwrap_or(None),
         rejoin_command: section.read("rejoin_command", argv),
         rejoin_timeout: section
-            .read("rejoin_timeout", |entry| entry.duration(seconds(1)..=seconds(86_400)))
+            .read("rejoin_timeout", |entry| {
+                entry.duration(seconds(1)..=seconds(86_400))
+            })
             .unwrap_or(seconds(600)),
     };
     if failover.mode == FailoverMode::Promote && failover.fence == Fence::Undecided {

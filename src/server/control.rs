@@ -409,7 +409,9 @@ impl Control {
             }
             Request::Lent(shard, answer) => {
                 let view = self.topology.views().borrow().clone();
-                let is_gated = view.shard(shard).is_some_and(|shard| shard.primary.is_none());
+                let is_gated = view
+                    .shard(shard)
+                    .is_some_and(|shard| shard.primary.is_none());
                 if !is_gated || !Arc::ptr_eq(&view.config, &self.plant.config) {
                     let _ = answer.send(None);
                     return;

@@ -130,7 +130,8 @@ impl Shard {
 
     /// Under the lock, so that an older view never follows a newer one.
     fn publish(&self, known: &Known, now: Instant) {
-        self.views.put(&self.config, self.place, self.shown(known, now));
+        self.views
+            .put(&self.config, self.place, self.shown(known, now));
     }
 
     fn shown(&self, known: &Known, now: Instant) -> ShardView {

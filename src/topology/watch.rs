@@ -196,11 +196,17 @@ impl Topology {
     }
 
     /// Goes to a node over a connection of its own, to ask and to change things there. Takes no longer than `limit`, and so does whatever is asked.
-    pub async fn visit(&self, shard: ShardId, place: NodePlace, limit: Duration) -> Result<Visit, NodeError> {
+    pub async fn visit(
+        &self,
+        shard: ShardId,
+        place: NodePlace,
+        limit: Duration,
+    ) -> Result<Visit, NodeError> {
         let watched = self.current();
         let found = watched.config.shards.get(shard.index());
         let node = found.and_then(|shard| shard.nodes.get(place.0));
-        let node = node.ok_or_else(|| NodeError::Strange("it has left the configuration".to_owned()))?;
+        let node =
+            node.ok_or_else(|| NodeError::Strange("it has left the configuration".to_owned()))?;
         let login = login(&watched.config, first_database(&watched.config), node);
         Visit::begin(&login, node, &watched.encryption, limit).await
     }

@@ -552,24 +552,26 @@ fn successions(topology: &Topology) -> Family {
 fn promotions(topology: &Topology) -> [Family; 2] {
     let tally = topology.promotions();
     let counted = |pairs: [(&str, Outcome); 2]| {
-        let each = pairs.map(|(word, outcome)| {
-            (
-                vec![("outcome", word.to_owned())],
-                total(tally.of(outcome)),
-            )
-        });
+        let each = pairs
+            .map(|(word, outcome)| (vec![("outcome", word.to_owned())], total(tally.of(outcome))));
         each.into_iter().collect()
     };
     [
         Family::counter(
             "switchovers",
             "Switchovers that this proxy was asked for.",
-            counted([("done", Outcome::Switched), ("failed", Outcome::NotSwitched)]),
+            counted([
+                ("done", Outcome::Switched),
+                ("failed", Outcome::NotSwitched),
+            ]),
         ),
         Family::counter(
             "promotions",
             "Replicas that this proxy has promoted because their primary was lost, and reasons why it has not.",
-            counted([("done", Outcome::Promoted), ("failed", Outcome::NotPromoted)]),
+            counted([
+                ("done", Outcome::Promoted),
+                ("failed", Outcome::NotPromoted),
+            ]),
         ),
     ]
 }

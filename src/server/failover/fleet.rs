@@ -71,7 +71,10 @@ impl Failover {
     /// What this proxy sees now.
     fn sights(&self, view: &View) -> Sights {
         let shards = view.config.shards.iter().zip(&view.shards);
-        let sight = |(place, (configured, shard)): (usize, (&crate::config::Shard, &crate::topology::view::ShardView))| {
+        let sight = |(place, (configured, shard)): (
+            usize,
+            (&crate::config::Shard, &crate::topology::view::ShardView),
+        )| {
             let id = crate::sharding::ShardId(u16::try_from(place).unwrap_or(u16::MAX));
             let sight = match self.topology.known_primary(id) {
                 Some(_) => Sight::Up,

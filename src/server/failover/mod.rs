@@ -68,7 +68,10 @@ impl Failover {
         topology: Arc<Topology>,
         requests: mpsc::UnboundedSender<Request>,
     ) -> Arc<Failover> {
-        let id = config.proxy_id.map(|id| format!("{id}-")).unwrap_or_default();
+        let id = config
+            .proxy_id
+            .map(|id| format!("{id}-"))
+            .unwrap_or_default();
         let name = format!("{id}{}-{:08x}", std::process::id(), rand::random::<u32>());
         Arc::new(Failover {
             topology,
@@ -123,10 +126,12 @@ impl Failover {
     /// The lease of a shard's primary, or who has it.
     async fn claim(&self, store: &Store, shard: &str) -> Result<Result<Lease, String>, StoreError> {
         let name = format!("primary/{shard}");
-        Ok(match store.lease(&name, &self.name, store.lease_ttl()).await? {
-            Claim::Held(lease) => Ok(lease),
-            Claim::Taken(holder) => Err(holder.name),
-        })
+        Ok(
+            match store.lease(&name, &self.name, store.lease_ttl()).await? {
+                Claim::Held(lease) => Ok(lease),
+                Claim::Taken(holder) => Err(holder.name),
+            },
+        )
     }
 
     fn driven(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -18,7 +18,7 @@ use crate::sharding::ShardId;
 use crate::store::{Expected, Lease, Store, StoreError, Transaction, Version};
 use crate::topology::promotion::{Candidate, NotChosen, Outcome, Wanted, choose};
 use crate::topology::view::{self, NodePlace, ShardView, View};
-use crate::topology::{NodeError, NodeStatus, Role};
+use crate::topology::{NodeError, NodeStatus, Role, Timeline};
 
 /// How often it is looked whether a shard has lost its primary.
 const LOOK: Duration = Duration::from_millis(100);
@@ -104,14 +104,22 @@ impl Failover {
             }
             Err(reason) => {
                 let pause = match reason {
-                    NotPromoted::NotFenced(_) | NotPromoted::Node { .. } => config.failover.promote_pause,
+                    NotPromoted::NotFenced(_) | NotPromoted::Node { .. } => {
+                        config.failover.promote_pause
+                    }
                     _ => AGAIN,
                 };
                 watched.next = Some(Instant::now() + pause);
                 let told = reason.to_string();
-                if !matches!(reason, NotPromoted::Pause(_) | NotPromoted::Elsewhere(_)) && watched.told != told {
+                if !matches!(reason, NotPromoted::Pause(_) | NotPromoted::Elsewhere(_))
+                    && watched.told != told
+                {
                     self.topology.promotions().add(Outcome::NotPromoted);
-                    tracing::error!(shard = name, error = told, "the primary is lost, and nothing is promoted");
+                    tracing::error!(
+                        shard = name,
+                        error = told,
+                        "the primary is lost, and nothing is promoted"
+                    );
                     watched.told = told;
                 }
             }
@@ -126,7 +134,10 @@ impl Failover {
         old: NodePlace,
     ) -> Result<Place, NotPromoted> {
         let name = &config.shards[shard.index()].name;
-        let lease = self.claim(store, name).await?.map_err(NotPromoted::Elsewhere)?;
+        let lease = self
+            .claim(store, name)
+            .await?
+            .map_err(NotPromoted::Elsewhere)?;
         let ended = self.replace_under(store, &lease, config, shard, old).await;
         lease.release().await;
         ended
@@ -143,14 +154,20 @@ impl Failover {
         let name = &config.shards[shard.index()].name;
         let key = Promotion::key(name);
         let found = store.get(&key).await?;
-        let last = found.as_ref().and_then(|found| record::decode::<Promotion>(&found.value));
-        if let Some(rest) = last.as_ref().and_then(|last| rest(last, config.failover.promote_pause)) {
+        let last = found
+            .as_ref()
+            .and_then(|found| record::decode::<Promotion>(&found.value));
+        if let Some(rest) = last
+            .as_ref()
+            .and_then(|last| rest(last, config.failover.promote_pause))
+        {
             return Err(NotPromoted::Pause(rest));
         }
         self.is_gone(config, shard, old).await?;
         self.quorum(store, name).await?;
         let (new, _) = self.chosen(config, shard, old, last.as_ref()).await?;
-        let place = |node| Place::of(config, shard, node).expect("it is a place in this configuration");
+        let place =
+            |node| Place::of(config, shard, node).expect("it is a place in this configuration");
         let mut record = Promotion {
             at: now(),
             old: place(old),
@@ -170,7 +187,10 @@ impl Failover {
             node: place(new).to_string(),
             reason: error.to_string(),
         };
-        let visit = self.topology.visit(shard, new, config.pool.connect_timeout).await;
+        let visit = self
+            .topology
+            .visit(shard, new, config.pool.connect_timeout)
+            .await;
         let visit = visit.map_err(|error| failed(&error))?;
         // The store refuses this when the lease is somebody else's.
         let version = note(store, lease, &key, Expected::Version(version), &record).await?;
@@ -180,7 +200,9 @@ impl Failover {
         let promoted = visit.promote(Instant::now() + LONGEST_PROMOTION).await;
         promoted.map_err(|error| failed(&error))?;
         tracing::warn!(shard = name, node = %record.new, lacks_bytes = lost, "promoted; it may lack this much of what its primary was seen to have written");
-        self.see_primary(shard, new).await.map_err(|error| failed(&error))?;
+        self.see_primary(shard, new)
+            .await
+            .map_err(|error| failed(&error))?;
         record.stage = Stage::Done;
         if let Err(error) = note(store, lease, &key, Expected::Version(version), &record).await {
             tracing::warn!(shard = name, %error, "the store was not told that a promotion has ended");
@@ -190,9 +212,17 @@ impl Failover {
     }
 
     /// Makes sure by an attempt of its own that nobody answers there.
-    async fn is_gone(&self, config: &Config, shard: ShardId, old: NodePlace) -> Result<(), NotPromoted> {
+    async fn is_gone(
+        &self,
+        config: &Config,
+        shard: ShardId,
+        old: NodePlace,
+    ) -> Result<(), NotPromoted> {
         let visited = async {
-            let visit = self.topology.visit(shard, old, config.health.timeout).await?;
+            let visit = self
+                .topology
+                .visit(shard, old, config.health.timeout)
+                .await?;
             visit.is_recovering().await
         };
         let node = address(&config.shards[shard.index()].nodes[old.0]);
@@ -210,7 +240,10 @@ impl Failover {
     /// More than half of the proxies of this shard, ours among them, must see what we see.
     async fn quorum(&self, store: &Store, shard: &str) -> Result<(), NotPromoted> {
         let others = self.others(store).await?;
-        let sights: Vec<Sight> = others.iter().filter_map(|(_, sights)| sights.get(shard).copied()).collect();
+        let sights: Vec<Sight> = others
+            .iter()
+            .filter_map(|(_, sights)| sights.get(shard).copied())
+            .collect();
         let down = 1 + sights.iter().filter(|sight| **sight == Sight::Down).count();
         let all = 1 + sights.len();
         match down * 2 > all {
@@ -234,7 +267,10 @@ impl Failover {
         let ask = |place: NodePlace| async move {
             let node = &config.shards[shard.index()].nodes[place.0];
             let asked = async {
-                let visit = self.topology.visit(shard, place, config.health.timeout).await?;
+                let visit = self
+                    .topology
+                    .visit(shard, place, config.health.timeout)
+                    .await?;
                 visit.replica_facts().await
             };
             Candidate {
@@ -243,8 +279,12 @@ impl Failover {
                 preference: node.weight,
             }
         };
-        let candidates = futures_util::future::join_all(places.iter().map(|place| ask(*place))).await;
-        if let Some(told) = last.filter(|last| last.stage == Stage::Promoting).map(|last| &last.new) {
+        let candidates =
+            futures_util::future::join_all(places.iter().map(|place| ask(*place))).await;
+        if let Some(told) = last
+            .filter(|last| last.stage == Stage::Promoting)
+            .map(|last| &last.new)
+        {
             let name = told.to_string();
             let answers = |candidate: &Candidate| candidate.name == name && candidate.facts.is_ok();
             if !candidates.iter().any(answers) {
@@ -255,14 +295,22 @@ impl Failover {
         let wanted = Wanted {
             missing: config.failover.missing_replicas,
             max_loss: config.failover.max_loss.map(|size| size.0),
-            written: seen.and_then(|seen| seen.written.last()).map(|mark| mark.lsn),
+            newest: newest(&config.shards[shard.index()].name, &statuses),
+            written: seen
+                .and_then(|seen| seen.written.last())
+                .map(|mark| mark.lsn),
             silence: config.health.interval.saturating_mul(fall),
         };
         let (best, lost) = choose(&candidates, wanted)?;
         Ok((places[best], lost))
     }
 
-    async fn fence(&self, config: &Config, shard: &str, record: &Promotion) -> Result<(), NotPromoted> {
+    async fn fence(
+        &self,
+        config: &Config,
+        shard: &str,
+        record: &Promotion,
+    ) -> Result<(), NotPromoted> {
         let argv = match &config.failover.fence {
             Fence::Command(argv) => argv,
             Fence::Nothing => return Ok(()),
@@ -277,7 +325,9 @@ impl Failover {
             new: record.new.to_string(),
         };
         let limit = config.failover.fence_timeout;
-        program::run(argv, &concern, limit).await.map_err(NotPromoted::NotFenced)
+        program::run(argv, &concern, limit)
+            .await
+            .map_err(NotPromoted::NotFenced)
     }
 }
 
@@ -292,13 +342,15 @@ fn lost(config: &Config, view: &View, shard: ShardId, last: Option<&Place>) -> O
         Some(last) => last.find(config, shard).filter(|place| is_down(*place)),
         // Nobody has seen one. It can only be the one that nobody can ask.
         None => {
-            let mut down = (0..seen.nodes.len()).map(NodePlace).filter(|place| is_down(*place));
+            let mut down = (0..seen.nodes.len())
+                .map(NodePlace)
+                .filter(|place| is_down(*place));
             down.next().filter(|_| down.next().is_none())
         }
     }
 }
 
-/// Those that may have what the primary had: all but itself, those of another system, and primaries of older times.
+/// Those that may have what the primary had: all but itself, those of another system, and those that were a primary themselves.
 fn replicas(
     config: &Config,
     shard: ShardId,
@@ -309,16 +361,29 @@ fn replicas(
     let configured = &config.shards[shard.index()];
     let is_replica = |place: &NodePlace| {
         let node = &configured.nodes[place.0];
-        let stage = seen.and_then(|seen| seen.nodes.get(place.0)).map(|node| node.stage);
-        let is_out = matches!(stage, Some(view::Stage::Refused | view::Stage::Fenced));
+        let stage = seen
+            .and_then(|seen| seen.nodes.get(place.0))
+            .map(|node| node.stage);
+        let is_out = stage == Some(view::Stage::Refused);
         let mut statuses = statuses.iter();
         let is_it = |status: &&NodeStatus| {
             status.shard == configured.name && status.host == node.host && status.port == node.port
         };
-        let was_primary = statuses.find(is_it).is_some_and(|status| status.role == Role::Primary);
+        let was_primary = statuses
+            .find(is_it)
+            .is_some_and(|status| status.role == Role::Primary);
         *place != old && !is_out && !was_primary
     };
-    (0..configured.nodes.len()).map(NodePlace).filter(is_replica).collect()
+    (0..configured.nodes.len())
+        .map(NodePlace)
+        .filter(is_replica)
+        .collect()
+}
+
+/// The greatest timeline on which a node of the shard was seen.
+fn newest(shard: &str, statuses: &[NodeStatus]) -> Option<Timeline> {
+    let of_shard = statuses.iter().filter(|status| status.shard == shard);
+    of_shard.filter_map(|status| status.timeline).max()
 }
 
 /// How long a next attempt must still wait.

@@ -60,14 +60,21 @@ impl Failover {
         let records = listing.iter().filter_map(|(key, found)| {
             let record = record::decode::<Switchover>(&found.value);
             if record.is_none() {
-                tracing::error!(key, "the control store holds a switchover that cannot be read");
+                tracing::error!(
+                    key,
+                    "the control store holds a switchover that cannot be read"
+                );
             }
             record
         });
         let records: Vec<Switchover> = records.collect();
         let over: Vec<String> = gates
             .iter()
-            .filter(|(shard, gate)| !records.iter().any(|record| record.shard == **shard && record.id == gate.id))
+            .filter(|(shard, gate)| {
+                !records
+                    .iter()
+                    .any(|record| record.shard == **shard && record.id == gate.id)
+            })
             .map(|(shard, _)| shard.clone())
             .collect();
         for shard in over {
@@ -84,7 +91,11 @@ impl Failover {
                 continue;
             }
             if let Err(error) = self.attend(store, &record, gates).await {
-                tracing::warn!(shard = record.shard, error, "a switchover that was left behind is not settled yet");
+                tracing::warn!(
+                    shard = record.shard,
+                    error,
+                    "a switchover that was left behind is not settled yet"
+                );
             }
         }
     }
@@ -103,23 +114,31 @@ impl Failover {
         let old = record.old.find(&config, shard);
         if !gates.contains_key(&record.shard) {
             // What the watch shows may be over: one of our own may just have ended.
-            let found = store.get(&Switchover::key(&record.shard)).await.map_err(said)?;
+            let found = store
+                .get(&Switchover::key(&record.shard))
+                .await
+                .map_err(said)?;
             let now = found.and_then(|found| record::decode::<Switchover>(&found.value));
             if now.is_none_or(|now| now.id != record.id) {
                 return Ok(());
             }
         }
-        let gate = gates.entry(record.shard.clone()).or_insert_with(|| Standing {
-            shard,
-            id: record.id.clone(),
-            new: record.new.find(&config, shard),
-            since: Instant::now(),
-            said: false,
-            opened: false,
-        });
+        let gate = gates
+            .entry(record.shard.clone())
+            .or_insert_with(|| Standing {
+                shard,
+                id: record.id.clone(),
+                new: record.new.find(&config, shard),
+                since: Instant::now(),
+                said: false,
+                opened: false,
+            });
         if gate.since.elapsed() > LONGEST_GATE && !gate.opened {
             gate.opened = true;
-            tracing::error!(shard = record.shard, "a gate has stood for too long, and is opened");
+            tracing::error!(
+                shard = record.shard,
+                "a gate has stood for too long, and is opened"
+            );
             self.topology.set_gate(shard, None);
         }
         if let Some(old) = old
@@ -129,12 +148,24 @@ impl Failover {
             self.gate(shard, old);
             if !gate.said && self.lent(shard).await.is_some_and(|lent| lent.is_empty()) {
                 let key = word(&record.shard, &self.name);
-                let before = store.get(&key).await.map_err(said)?.map(|known| known.version);
-                store.put_if(&key, before.into(), record.id.as_str()).await.map_err(said)?;
+                let before = store
+                    .get(&key)
+                    .await
+                    .map_err(said)?
+                    .map(|known| known.version);
+                store
+                    .put_if(&key, before.into(), record.id.as_str())
+                    .await
+                    .map_err(said)?;
                 gate.said = true;
             }
         }
-        if store.holder(&format!("primary/{}", record.shard)).await.map_err(said)?.is_some() {
+        if store
+            .holder(&format!("primary/{}", record.shard))
+            .await
+            .map_err(said)?
+            .is_some()
+        {
             return Ok(());
         }
         let Some(_driven) = self.drive(&record.shard) else {
@@ -167,23 +198,41 @@ impl Failover {
             return self.undo(store, lease, &record.shard).await;
         }
         let config = self.topology.config();
-        let new = record.new.find(&config, shard).ok_or("its node has left the configuration")?;
-        let visit = self.topology.visit(shard, new, config.pool.connect_timeout).await.map_err(said)?;
+        let new = record
+            .new
+            .find(&config, shard)
+            .ok_or("its node has left the configuration")?;
+        let visit = self
+            .topology
+            .visit(shard, new, config.pool.connect_timeout)
+            .await
+            .map_err(said)?;
         if !lease.is_held() {
             return Err("the lease was lost".to_owned());
         }
-        visit.promote(Instant::now() + LONGEST_PROMOTION).await.map_err(said)?;
+        visit
+            .promote(Instant::now() + LONGEST_PROMOTION)
+            .await
+            .map_err(said)?;
         self.see_primary(shard, new).await?;
         self.topology.set_gate(shard, None);
         self.erase(store, lease, &key).await.map_err(said)?;
         tracing::warn!(shard = record.shard, node = %record.new, "the switchover was brought to its end");
-        let old = record.old.find(&config, shard).unwrap_or(NodePlace(usize::MAX));
+        let old = record
+            .old
+            .find(&config, shard)
+            .unwrap_or(NodePlace(usize::MAX));
         self.repoint(&config, shard, old, new, &visit).await;
         Ok(())
     }
 
     /// Makes everything as it was. Only what was written before the node was told can be undone.
-    pub(super) async fn undo(&self, store: &Store, lease: &Lease, shard: &str) -> Result<(), String> {
+    pub(super) async fn undo(
+        &self,
+        store: &Store,
+        lease: &Lease,
+        shard: &str,
+    ) -> Result<(), String> {
         let config = self.topology.config();
         let id = record::shard(&config, shard).ok_or("the shard has left the configuration")?;
         let key = Switchover::key(shard);
@@ -191,9 +240,12 @@ impl Failover {
             self.topology.set_gate(id, None);
             return Ok(());
         };
-        let mut record: Switchover = record::decode(&found.value).ok_or("its record cannot be read")?;
+        let mut record: Switchover =
+            record::decode(&found.value).ok_or("its record cannot be read")?;
         let was_told = match record.phase {
-            Phase::Promoting => return Err("the node may have been told to be the primary".to_owned()),
+            Phase::Promoting => {
+                return Err("the node may have been told to be the primary".to_owned());
+            }
             Phase::Gated => false,
             Phase::Fencing | Phase::Undoing => true,
         };
@@ -219,17 +271,29 @@ impl Failover {
     async fn unfence(&self, record: &Switchover, shard: ShardId) -> Result<(), String> {
         let config = self.topology.config();
         let old = record.old.find(&config, shard);
-        let gone = || format!("{} has left the configuration; it takes no writes by default", record.old);
+        let gone = || {
+            format!(
+                "{} has left the configuration; it takes no writes by default",
+                record.old
+            )
+        };
         let old = old.ok_or_else(gone)?;
         let limit = config.pool.connect_timeout;
         let visited = async {
             let visit = self.topology.visit(shard, old, limit).await?;
-            visit.allow_writes(record.configured.as_deref(), Instant::now() + limit).await
+            visit
+                .allow_writes(record.configured.as_deref(), Instant::now() + limit)
+                .await
         };
         match visited.await {
             Ok(_) => Ok(()),
             // It has been replaced meanwhile, and must be rebuilt anyway.
-            Err(error) if self.topology.known_primary(shard).is_some_and(|place| place != old) => {
+            Err(error)
+                if self
+                    .topology
+                    .known_primary(shard)
+                    .is_some_and(|place| place != old) =>
+            {
                 tracing::warn!(shard = record.shard, node = %record.old, %error, "the old primary may still refuse writes when it is back");
                 Ok(())
             }
@@ -238,12 +302,18 @@ impl Failover {
     }
 
     async fn erase(&self, store: &Store, lease: &Lease, key: &str) -> Result<(), StoreError> {
-        store.commit(Transaction::new().under(lease).delete(key)).await?;
+        store
+            .commit(Transaction::new().under(lease).delete(key))
+            .await?;
         Ok(())
     }
 
     /// The other proxies that have not said that they stand before the gate.
-    pub(super) async fn without_gate(&self, store: &Store, record: &Switchover) -> Result<Vec<String>, StoreError> {
+    pub(super) async fn without_gate(
+        &self,
+        store: &Store,
+        record: &Switchover,
+    ) -> Result<Vec<String>, StoreError> {
         let mut silent = Vec::new();
         for (name, sights) in self.others(store).await? {
             if !sights.contains_key(&record.shard) {
@@ -251,7 +321,9 @@ impl Failover {
             }
             let word = store.get(&word(&record.shard, &name)).await?;
             if word.is_none_or(|word| word.value != record.id.as_bytes()) {
-                silent.push(format!("the proxy {name} has not said that it holds its clients back"));
+                silent.push(format!(
+                    "the proxy {name} has not said that it holds its clients back"
+                ));
             }
         }
         Ok(silent)

@@ -99,9 +99,8 @@ impl Failover {
         let replica = new_visit.replica_facts().await;
         let replica = replica.map_err(|error| unreachable(named(new), &error))?;
         may_switch(&named(old), &primary, &named(new), &replica)?;
-        let place = |node| {
-            Place::of(&config, id, node).expect("both were found in this configuration")
-        };
+        let place =
+            |node| Place::of(&config, id, node).expect("both were found in this configuration");
         let record = Switchover {
             id: format!("{}-{:016x}", self.name, rand::random::<u64>()),
             shard: shard.to_owned(),
@@ -137,23 +136,30 @@ impl Failover {
         node: &str,
     ) -> Result<(NodePlace, NodePlace), Refusal> {
         let configured = &config.shards[shard.index()];
-        let new = configured.nodes.iter().position(|known| address(known) == node);
+        let new = configured
+            .nodes
+            .iter()
+            .position(|known| address(known) == node);
         let new = new.ok_or_else(|| Refusal::NoNode {
             shard: configured.name.clone(),
             node: node.to_owned(),
         })?;
         let view = self.topology.views().borrow().clone();
         let seen = view.shard(shard);
-        let old = seen.and_then(|seen| seen.primary).ok_or_else(|| Refusal::NoPrimary {
-            shard: configured.name.clone(),
-            trouble: seen
-                .and_then(|seen| seen.trouble.as_deref().map(str::to_owned))
-                .unwrap_or_default(),
-        })?;
+        let old = seen
+            .and_then(|seen| seen.primary)
+            .ok_or_else(|| Refusal::NoPrimary {
+                shard: configured.name.clone(),
+                trouble: seen
+                    .and_then(|seen| seen.trouble.as_deref().map(str::to_owned))
+                    .unwrap_or_default(),
+            })?;
         if old.0 == new {
             return Err(Refusal::IsPrimary(node.to_owned()));
         }
-        let stage = seen.and_then(|seen| seen.nodes.get(new)).map(|node| node.stage);
+        let stage = seen
+            .and_then(|seen| seen.nodes.get(new))
+            .map(|node| node.stage);
         match stage {
             Some(Stage::Up | Stage::Lagging) => {}
             other => {
@@ -165,8 +171,15 @@ impl Failover {
         }
         for place in [old.0, new] {
             let name = address(&configured.nodes[place]);
-            let has_it = |shard: &&crate::config::Shard| shard.nodes.iter().any(|other| address(other) == name);
-            let shards: Vec<_> = config.shards.iter().filter(has_it).map(|shard| &*shard.name).collect();
+            let has_it = |shard: &&crate::config::Shard| {
+                shard.nodes.iter().any(|other| address(other) == name)
+            };
+            let shards: Vec<_> = config
+                .shards
+                .iter()
+                .filter(has_it)
+                .map(|shard| &*shard.name)
+                .collect();
             if shards.len() > 1 {
                 let shards = shards.join(", ");
                 return Err(Refusal::SharedServer { node: name, shards });
@@ -202,7 +215,11 @@ impl Failover {
                 Ok(Repointed::No(why)) => format!("not pointed to {}: {why}", address(target)),
                 Err(error) => format!("not pointed to {}: {error}", address(target)),
             };
-            tracing::info!(shard = config.shards[shard.index()].name, node = address(node), "replica {detail}");
+            tracing::info!(
+                shard = config.shards[shard.index()].name,
+                node = address(node),
+                "replica {detail}"
+            );
             said.push((address(node), detail));
         }
         said
@@ -292,7 +309,13 @@ impl Drive<'_> {
         let (old, new) = (self.name(self.old), self.name(self.new));
         let limit = self.config.failover.switchover_timeout;
         let deadline = Instant::now() + limit;
-        tracing::info!(shard = self.record.shard, from = old, to = new, step = step.as_str(), "switchover");
+        tracing::info!(
+            shard = self.record.shard,
+            from = old,
+            to = new,
+            step = step.as_str(),
+            "switchover"
+        );
         let said = |node: &str, detail: String| Ok(vec![(node.to_owned(), detail)]);
         match step {
             Step::Check => Ok(Vec::new()),
@@ -303,12 +326,18 @@ impl Drive<'_> {
             }
             Step::Quiet => {
                 self.quiet(deadline).await?;
-                said(&old, "nothing is lent, and no transaction is open".to_owned())
+                said(
+                    &old,
+                    "nothing is lent, and no transaction is open".to_owned(),
+                )
             }
             Step::Fence => {
                 let stopped = self.old_visit.stop_writes(deadline).await;
                 self.written = stopped.map_err(|error| error.to_string())?;
-                said(&old, format!("takes no writes; its log ends at {}", self.written))
+                said(
+                    &old,
+                    format!("takes no writes; its log ends at {}", self.written),
+                )
             }
             Step::CatchUp => {
                 let replayed = self.new_visit.replayed(self.written, deadline).await;
@@ -328,11 +357,20 @@ impl Drive<'_> {
                 self.failover.see_primary(self.shard, self.new).await?;
                 self.failover.topology.set_gate(self.shard, None);
                 let waited = self.gated.elapsed().as_millis();
-                said(&new, format!("statements go to it; they have waited for {waited} ms"))
+                said(
+                    &new,
+                    format!("statements go to it; they have waited for {waited} ms"),
+                )
             }
             Step::Repoint => Ok(self
                 .failover
-                .repoint(&self.config, self.shard, self.old, self.new, &self.new_visit)
+                .repoint(
+                    &self.config,
+                    self.shard,
+                    self.old,
+                    self.new,
+                    &self.new_visit,
+                )
                 .await),
             Step::Rejoin => Ok(vec![self.rejoin()]),
         }
@@ -347,7 +385,10 @@ impl Drive<'_> {
             }
             if Instant::now() >= deadline {
                 let limit = self.config.failover.switchover_timeout;
-                return Err(format!("not quiet within {limit:?}: {}", obstacles.join("; ")));
+                return Err(format!(
+                    "not quiet within {limit:?}: {}",
+                    obstacles.join("; ")
+                ));
             }
             sleep(POLL).await;
         }
@@ -374,7 +415,8 @@ impl Drive<'_> {
         let (old, new) = (self.name(self.old), self.name(self.new));
         let failover = &self.config.failover;
         let Some(argv) = failover.rejoin_command.clone() else {
-            let detail = format!("gets nothing any more: rebuild it as a standby of {new} (pg_rewind)");
+            let detail =
+                format!("gets nothing any more: rebuild it as a standby of {new} (pg_rewind)");
             return (old, detail);
         };
         let limit = failover.rejoin_timeout;
@@ -385,13 +427,25 @@ impl Drive<'_> {
         };
         tokio::spawn(async move {
             match program::run(&argv, &concern, limit).await {
-                Ok(()) => tracing::info!(shard = concern.shard, node = concern.old, "the old primary was made a standby"),
+                Ok(()) => tracing::info!(
+                    shard = concern.shard,
+                    node = concern.old,
+                    "the old primary was made a standby"
+                ),
                 Err(error) => {
-                    tracing::error!(shard = concern.shard, node = concern.old, error, "the old primary is no standby yet");
+                    tracing::error!(
+                        shard = concern.shard,
+                        node = concern.old,
+                        error,
+                        "the old primary is no standby yet"
+                    );
                 }
             }
         });
-        (old, "rejoin_command was started; what becomes of it is logged".to_owned())
+        (
+            old,
+            "rejoin_command was started; what becomes of it is logged".to_owned(),
+        )
     }
 
     /// Does what the failure of a step asks for.
@@ -406,7 +460,10 @@ impl Drive<'_> {
             // The record did not come to be in this phase, or nobody knows whether it did: whoever reads it does what it says.
             Remedy::Finish => Undone::Never,
             Remedy::Ungate | Remedy::Unfence => {
-                let undoing = self.failover.undo(&self.store, &self.lease, &self.record.shard).await;
+                let undoing = self
+                    .failover
+                    .undo(&self.store, &self.lease, &self.record.shard)
+                    .await;
                 match undoing {
                     Ok(()) => Undone::Yes,
                     Err(reason) => Undone::NotYet(reason),

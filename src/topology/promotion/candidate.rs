@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::visit::ReplicaFacts;
 use crate::config::MissingReplicas;
-use crate::topology::Lsn;
+use crate::topology::{Lsn, Timeline};
 
 /// A replica, as far as it could be asked.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Wanted {
     pub max_loss: Option<u64>,
     /// What the primary was last seen to have written.
     pub written: Option<Lsn>,
+    /// The greatest on which any node of the shard was seen: whoever follows an older one has other data.
+    pub newest: Option<Timeline>,
     /// Whoever has heard from the primary this lately is a witness that it lives.
     pub silence: Duration,
 }
@@ -42,10 +44,18 @@ pub enum NotChosen {
     Missing(String, String),
     #[error("{0} is a primary already")]
     AlreadyPrimary(String),
-    #[error("{name} heard from the primary {ago:?} ago: the primary lives, and it is this proxy that cannot reach it")]
+    #[error(
+        "{name} heard from the primary {ago:?} ago: the primary lives, and it is this proxy that cannot reach it"
+    )]
     Heard { name: String, ago: Duration },
+    #[error("{name} cannot be shown to follow timeline {newest}, to which the shard has gone on")]
+    OldTimeline { name: String, newest: Timeline },
     #[error("{name} lacks {bytes} bytes of what the primary had written; max_loss is {limit}")]
-    TooMuchLost { name: String, bytes: u64, limit: u64 },
+    TooMuchLost {
+        name: String,
+        bytes: u64,
+        limit: u64,
+    },
     #[error("our role may not promote {0}: it needs EXECUTE on pg_promote(boolean, integer)")]
     Rights(String),
 }
@@ -53,6 +63,7 @@ pub enum NotChosen {
 /// The place of the best one among them, and how many bytes it lacks of what the primary was last seen to have written.
 pub fn choose(candidates: &[Candidate], wanted: Wanted) -> Result<(usize, u64), NotChosen> {
     let mut best: Option<(usize, &ReplicaFacts)> = None;
+    let mut astray = None;
     for (place, candidate) in candidates.iter().enumerate() {
         let facts = match (&candidate.facts, wanted.missing) {
             (Ok(facts), _) => facts,
@@ -68,6 +79,14 @@ pub fn choose(candidates: &[Candidate], wanted: Wanted) -> Result<(usize, u64), 
             let name = candidate.name.clone();
             return Err(NotChosen::Heard { name, ago });
         }
+        if let Some(newest) = wanted
+            .newest
+            .filter(|newest| facts.timeline < Some(*newest))
+        {
+            let name = candidate.name.clone();
+            astray = Some(NotChosen::OldTimeline { name, newest });
+            continue;
+        }
         let rank = |place: usize, facts: &ReplicaFacts| {
             (facts.timeline, facts.received, candidates[place].preference)
         };
@@ -76,6 +95,9 @@ pub fn choose(candidates: &[Candidate], wanted: Wanted) -> Result<(usize, u64), 
         }
     }
     let Some((place, facts)) = best else {
+        if let Some(astray) = astray {
+            return Err(astray);
+        }
         let each = candidates.iter().map(|candidate| match &candidate.facts {
             Ok(_) => candidate.name.clone(),
             Err(error) => format!("{}: {error}", candidate.name),
@@ -98,7 +120,6 @@ pub fn choose(candidates: &[Candidate], wanted: Wanted) -> Result<(usize, u64), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Timeline;
 
     fn at(name: &str, timeline: u32, received: u64) -> Candidate {
         Candidate {
@@ -134,6 +155,7 @@ mod tests {
         missing: MissingReplicas::Wait,
         max_loss: None,
         written: Some(Lsn(1000)),
+        newest: None,
         silence: Duration::from_secs(2),
     };
 
@@ -173,11 +195,35 @@ mod tests {
 
     #[test]
     fn nobody_is_promoted_beside_a_primary() {
-        let heard = |millis| with(at("b", 1, 900), |facts| facts.heard = Some(Duration::from_millis(millis)));
-        assert!(said(&[at("a", 1, 990), heard(100)], WANTED).starts_with("b heard from the primary 100ms ago"));
+        let heard = |millis| {
+            with(at("b", 1, 900), |facts| {
+                facts.heard = Some(Duration::from_millis(millis))
+            })
+        };
+        assert!(
+            said(&[at("a", 1, 990), heard(100)], WANTED)
+                .starts_with("b heard from the primary 100ms ago")
+        );
         assert_eq!(said(&[at("a", 1, 990), heard(2000)], WANTED), "a lacks 10");
         let primary = with(at("b", 2, 900), |facts| facts.recovering = false);
-        assert_eq!(said(&[at("a", 1, 990), primary], WANTED), "b is a primary already");
+        assert_eq!(
+            said(&[at("a", 1, 990), primary], WANTED),
+            "b is a primary already"
+        );
+    }
+
+    #[test]
+    fn who_follows_an_older_timeline_is_no_candidate() {
+        let newest = Wanted {
+            newest: Some(Timeline(2)),
+            ..WANTED
+        };
+        assert_eq!(
+            said(&[at("a", 1, 999), at("b", 2, 900)], newest),
+            "b lacks 100"
+        );
+        let nobody = "a cannot be shown to follow timeline 2, to which the shard has gone on";
+        assert_eq!(said(&[at("a", 1, 999)], newest), nobody);
     }
 
     #[test]

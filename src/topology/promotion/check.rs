@@ -40,12 +40,16 @@ pub enum Refusal {
     Rights { node: String, rights: String },
     #[error("default_transaction_read_only is on already on {0}")]
     ReadOnly(String),
-    #[error("default_transaction_read_only is set on {node} for {places}, which would go on writing")]
+    #[error(
+        "default_transaction_read_only is set on {node} for {places}, which would go on writing"
+    )]
     Overridden { node: String, places: String },
 }
 
 fn timeline(timeline: &Option<Timeline>) -> String {
-    timeline.map_or("an unknown timeline".to_owned(), |timeline| format!("timeline {timeline}"))
+    timeline.map_or("an unknown timeline".to_owned(), |timeline| {
+        format!("timeline {timeline}")
+    })
 }
 
 impl Refusal {
@@ -75,7 +79,9 @@ impl Refusal {
             Refusal::ReadOnly(_) => {
                 "ALTER SYSTEM RESET default_transaction_read_only and SELECT pg_reload_conf() there, if nobody else wants it so."
             }
-            Refusal::Overridden { .. } => "ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only.",
+            Refusal::Overridden { .. } => {
+                "ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only."
+            }
         }
     }
 }
@@ -180,10 +186,16 @@ mod tests {
                 |p, _| p.missing_rights = vec!["x".into(), "y".into()],
                 "our role lacks on a:1: x, y",
             ),
-            (|_, r| r.may_promote = false, "our role lacks on b:2: EXECUTE on pg_promote"),
+            (
+                |_, r| r.may_promote = false,
+                "our role lacks on b:2: EXECUTE on pg_promote",
+            ),
             (|_, r| r.heard = None, "b:2 is not streaming"),
             (|_, r| r.replay_paused = true, "the replay on b:2 is paused"),
-            (|_, r| r.replayed = Lsn(1), "b:2 has still to replay 49999999 bytes"),
+            (
+                |_, r| r.replayed = Lsn(1),
+                "b:2 has still to replay 49999999 bytes",
+            ),
             (|p, _| p.read_only = true, "is on already on a:1"),
             (
                 |p, _| p.overrides = vec![Override("role app".into())],

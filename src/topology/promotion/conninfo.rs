@@ -63,10 +63,15 @@ fn uri(text: &str, host: &str, port: u16) -> Option<String> {
     // In the query it would outrank what stands before.
     let in_query = ["host=", "hostaddr=", "port="];
     let query = tail.split_once('?').map_or("", |(_, query)| query);
-    if query.split('&').any(|pair| in_query.iter().any(|word| pair.starts_with(word))) {
+    if query
+        .split('&')
+        .any(|pair| in_query.iter().any(|word| pair.starts_with(word)))
+    {
         return None;
     }
-    let user = authority.rsplit_once('@').map_or(String::new(), |(user, _)| format!("{user}@"));
+    let user = authority
+        .rsplit_once('@')
+        .map_or(String::new(), |(user, _)| format!("{user}@"));
     let host = match host {
         socket if socket.starts_with('/') => socket.replace('/', "%2F"),
         address if address.contains(':') => format!("[{address}]"),
@@ -87,13 +92,12 @@ mod tests {
                 "host=db1 port=5432 user=repl password=x",
                 Some("host='db2' port=5433 user='repl' password='x'"),
             ),
-            (
-                "user = 'the ''s" ,
-                None,
-            ),
+            ("user = 'the ''s", None),
             (
                 r"user=repl password='it\'s \\ here' host='db1,db0' hostaddr=10.0.0.1 sslmode=require",
-                Some(r"host='db2' port=5433 user='repl' password='it\'s \\ here' sslmode='require'"),
+                Some(
+                    r"host='db2' port=5433 user='repl' password='it\'s \\ here' sslmode='require'",
+                ),
             ),
             (
                 "postgresql://repl:x@db1:5432,db0:5432/replication?sslmode=require",
@@ -103,7 +107,11 @@ mod tests {
             ("postgres:///?host=/tmp", None),
             ("nonsense", None),
         ] {
-            assert_eq!(pointed_to(before, "db2", 5433).as_deref(), wanted, "{before}");
+            assert_eq!(
+                pointed_to(before, "db2", 5433).as_deref(),
+                wanted,
+                "{before}"
+            );
         }
         assert_eq!(
             pointed_to("postgres://db1", "::1", 1).as_deref(),

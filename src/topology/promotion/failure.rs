@@ -54,9 +54,11 @@ impl NotSwitched {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             NotSwitched::Refused(refusal) => Some(refusal.hint()),
-            NotSwitched::Failed { step: Step::Quiet, .. } => {
-                Some("End those transactions, or give them more time with failover.switchover_timeout.")
-            }
+            NotSwitched::Failed {
+                step: Step::Quiet, ..
+            } => Some(
+                "End those transactions, or give them more time with failover.switchover_timeout.",
+            ),
             NotSwitched::Failed { .. } | NotSwitched::Unreachable { .. } => {
                 Some("SHOW NODES says how the nodes are.")
             }

@@ -95,7 +95,8 @@ impl Visit {
         limit: Duration,
     ) -> Result<Visit, NodeError> {
         let begun = async {
-            let (client, driver) = connect::connect(login, APPLICATION_NAME, node, encryption).await?;
+            let (client, driver) =
+                connect::connect(login, APPLICATION_NAME, node, encryption).await?;
             let driver = tokio::spawn(driver).abort_handle();
             let visit = Visit {
                 client,
@@ -105,12 +106,16 @@ impl Visit {
             visit.client.batch_execute(SETTINGS).await?;
             Ok(visit)
         };
-        timeout(limit, begun).await.unwrap_or(Err(NodeError::Slow(limit)))
+        timeout(limit, begun)
+            .await
+            .unwrap_or(Err(NodeError::Slow(limit)))
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<SimpleQueryRow>, NodeError> {
         let asked = self.client.simple_query(sql);
-        let messages = timeout(self.limit, asked).await.map_err(|_| NodeError::Slow(self.limit))??;
+        let messages = timeout(self.limit, asked)
+            .await
+            .map_err(|_| NodeError::Slow(self.limit))??;
         let row = |message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -136,8 +141,9 @@ impl Visit {
 
     async fn lsn(&self, sql: &str) -> Result<Lsn, NodeError> {
         let text = self.text(sql).await?.unwrap_or_default();
-        text.parse()
-            .map_err(|_| NodeError::Strange(format!("the server gives {text:?} for a place in the log")))
+        text.parse().map_err(|_| {
+            NodeError::Strange(format!("the server gives {text:?} for a place in the log"))
+        })
     }
 
     async fn answer(&self) -> Result<Answer, NodeError> {
@@ -145,11 +151,15 @@ impl Visit {
             let server = position::describe(&self.client).await?;
             position::look(&self.client, &server).await
         };
-        timeout(self.limit, looked).await.unwrap_or(Err(NodeError::Slow(self.limit)))
+        timeout(self.limit, looked)
+            .await
+            .unwrap_or(Err(NodeError::Slow(self.limit)))
     }
 
     async fn version(&self) -> Result<u32, NodeError> {
-        let text = self.text("SELECT pg_catalog.current_setting('server_version_num')").await?;
+        let text = self
+            .text("SELECT pg_catalog.current_setting('server_version_num')")
+            .await?;
         text.and_then(|text| text.parse().ok())
             .ok_or_else(|| NodeError::Strange("the server does not say its version".to_owned()))
     }
@@ -162,7 +172,8 @@ impl Visit {
     pub async fn primary_facts(&self) -> Result<PrimaryFacts, NodeError> {
         let answer = self.answer().await?;
         let missing_rights = self.missing_rights().await?;
-        let read_only = format!("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'");
+        let read_only =
+            format!("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'");
         let read_only = self.text(&read_only).await?.as_deref() == Some("on");
         let configured = match missing_rights.is_empty() {
             true => self.configured().await?,
@@ -203,7 +214,8 @@ impl Visit {
 
     /// What a role that is no superuser needs on a primary.
     async fn missing_rights(&self) -> Result<Vec<String>, NodeError> {
-        const SUPERUSER: &str = "SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+        const SUPERUSER: &str =
+            "SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
         if self.truth(SUPERUSER).await? {
             return Ok(Vec::new());
         }
@@ -259,21 +271,40 @@ impl Visit {
             pg_catalog.clock_timestamp() - w.last_msg_receipt_time))::bigint
             FROM pg_catalog.pg_stat_wal_receiver w WHERE w.status = 'streaming'";
         let heard = self.rows(HEARD).await?;
-        let heard = heard.first().and_then(|row| row.try_get(0).ok()??.parse::<i64>().ok());
+        let heard = heard
+            .first()
+            .and_then(|row| row.try_get(0).ok()??.parse::<i64>().ok());
         const MAY: &str = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_promote(boolean, integer)', 'EXECUTE')";
         let replay_paused = match recovering {
-            true => self.truth("SELECT pg_catalog.pg_is_wal_replay_paused()").await?,
+            true => {
+                self.truth("SELECT pg_catalog.pg_is_wal_replay_paused()")
+                    .await?
+            }
             false => false,
         };
         Ok(ReplicaFacts {
             recovering,
-            timeline: answer.timeline,
+            timeline: answer.timeline.max(self.timeline_of_log().await?),
             received,
             replayed,
             heard: heard.map(|millis| Duration::from_millis(millis.max(0).unsigned_abs())),
             may_promote: self.truth(MAY).await?,
             replay_paused,
         })
+    }
+
+    /// The timeline of the newest log that is there. A standby that has lost its primary shows no other trace of the timeline that it follows until it has
+    /// written down where it would begin again. `None` where our role may not look.
+    async fn timeline_of_log(&self) -> Result<Option<Timeline>, NodeError> {
+        const SEGMENTS: &str = "SELECT pg_catalog.max(pg_catalog.substr(w.name, 1, 8)) FROM pg_catalog.pg_ls_waldir() w
+            WHERE w.name ~ '^[0-9A-F]{24}$'";
+        match self.text(SEGMENTS).await {
+            Ok(name) => Ok(name
+                .and_then(|name| u32::from_str_radix(&name, 16).ok())
+                .map(Timeline)),
+            Err(NodeError::Postgres(error)) if error.code().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Who else is in a transaction: one text for each, for people.
@@ -293,11 +324,18 @@ impl Visit {
     /// From now on nobody writes here: transactions are read-only unless they say otherwise, and whoever is connected is sent away.
     /// Gives a place in the log that covers everything that was ever committed.
     pub async fn stop_writes(&self, deadline: Instant) -> Result<Lsn, NodeError> {
-        self.rows(&format!("ALTER SYSTEM SET {READ_ONLY} = on")).await?;
+        self.rows(&format!("ALTER SYSTEM SET {READ_ONLY} = on"))
+            .await?;
         self.rows("SELECT pg_catalog.pg_reload_conf()").await?;
-        let in_force = format!("SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'");
+        let in_force = format!(
+            "SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'"
+        );
         while !self.truth(&in_force).await? {
-            self.pause(deadline, "it does not take up the setting that stops writes").await?;
+            self.pause(
+                deadline,
+                "it does not take up the setting that stops writes",
+            )
+            .await?;
         }
         // Those who came before may have set it for themselves. Who comes now finds it on.
         let before = self
@@ -308,31 +346,54 @@ impl Visit {
             "FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'client backend'
              AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_start <= '{before}'"
         );
-        self.rows(&format!("SELECT pg_catalog.pg_terminate_backend(a.pid) {others}")).await?;
-        while !self.truth(&format!("SELECT pg_catalog.count(*) = 0 {others}")).await? {
-            self.pause(deadline, "sessions that were sent away are still there").await?;
+        self.rows(&format!(
+            "SELECT pg_catalog.pg_terminate_backend(a.pid) {others}"
+        ))
+        .await?;
+        while !self
+            .truth(&format!("SELECT pg_catalog.count(*) = 0 {others}"))
+            .await?
+        {
+            self.pause(deadline, "sessions that were sent away are still there")
+                .await?;
         }
         // Its commit waits for the disk, and so for all that stands before it, also what was committed without that wait.
-        self.rows("SELECT pg_catalog.pg_logical_emit_message(true, 'trunkline', 'switchover')").await?;
-        self.lsn("SELECT pg_catalog.pg_current_wal_flush_lsn()").await
+        self.rows("SELECT pg_catalog.pg_logical_emit_message(true, 'trunkline', 'switchover')")
+            .await?;
+        self.lsn("SELECT pg_catalog.pg_current_wal_flush_lsn()")
+            .await
     }
 
     /// Undoes [`Visit::stop_writes`]; `configured` is what ALTER SYSTEM had said before. Says whether there was anything to undo.
-    pub async fn allow_writes(&self, configured: Option<&str>, deadline: Instant) -> Result<bool, NodeError> {
+    pub async fn allow_writes(
+        &self,
+        configured: Option<&str>,
+        deadline: Instant,
+    ) -> Result<bool, NodeError> {
         if self.configured().await?.as_deref() == configured {
             return Ok(false);
         }
         match configured {
             Some(value) => {
                 let value = literal(value);
-                self.rows(&format!("ALTER SYSTEM SET {READ_ONLY} = {value}")).await?
+                self.rows(&format!("ALTER SYSTEM SET {READ_ONLY} = {value}"))
+                    .await?
             }
-            None => self.rows(&format!("ALTER SYSTEM RESET {READ_ONLY}")).await?,
+            None => {
+                self.rows(&format!("ALTER SYSTEM RESET {READ_ONLY}"))
+                    .await?
+            }
         };
         self.rows("SELECT pg_catalog.pg_reload_conf()").await?;
-        let in_force = format!("SELECT reset_val = 'off' FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'");
+        let in_force = format!(
+            "SELECT reset_val = 'off' FROM pg_catalog.pg_settings WHERE name = '{READ_ONLY}'"
+        );
         while !self.truth(&in_force).await? {
-            self.pause(deadline, "it does not take up the setting that allows writes").await?;
+            self.pause(
+                deadline,
+                "it does not take up the setting that allows writes",
+            )
+            .await?;
         }
         Ok(true)
     }
@@ -340,12 +401,15 @@ impl Visit {
     /// Waits until everything up to this place is replayed here.
     pub async fn replayed(&self, place: Lsn, deadline: Instant) -> Result<(), NodeError> {
         loop {
-            let now = self.lsn("SELECT COALESCE(pg_catalog.pg_last_wal_replay_lsn(), '0/0')").await?;
+            let now = self
+                .lsn("SELECT COALESCE(pg_catalog.pg_last_wal_replay_lsn(), '0/0')")
+                .await?;
             if now >= place {
                 return Ok(());
             }
             let behind = place.0 - now.0;
-            self.pause(deadline, &format!("it has still to replay {behind} bytes")).await?;
+            self.pause(deadline, &format!("it has still to replay {behind} bytes"))
+                .await?;
         }
     }
 
@@ -361,7 +425,11 @@ impl Visit {
             }
         }
         while self.is_recovering().await? {
-            self.pause(deadline, "it was told to be the primary, and is still a standby").await?;
+            self.pause(
+                deadline,
+                "it was told to be the primary, and is still a standby",
+            )
+            .await?;
         }
         Ok(())
     }
@@ -378,7 +446,12 @@ impl Visit {
     }
 
     /// Has a standby follow another server, as whom and how it followed the one before.
-    pub async fn follow(&self, primary: &Visit, host: &str, port: u16) -> Result<Repointed, NodeError> {
+    pub async fn follow(
+        &self,
+        primary: &Visit,
+        host: &str,
+        port: u16,
+    ) -> Result<Repointed, NodeError> {
         if !self.is_recovering().await? {
             return Ok(Repointed::NotStandby);
         }
@@ -386,16 +459,23 @@ impl Visit {
             let why = "a standby of Postgres 12 must be restarted for that";
             return Ok(Repointed::No(why.to_owned()));
         }
-        let before = self.text("SELECT pg_catalog.current_setting('primary_conninfo')").await?;
+        let before = self
+            .text("SELECT pg_catalog.current_setting('primary_conninfo')")
+            .await?;
         let Some(conninfo) = conninfo::pointed_to(&before.unwrap_or_default(), host, port) else {
-            return Ok(Repointed::No("its primary_conninfo is not understood".to_owned()));
+            return Ok(Repointed::No(
+                "its primary_conninfo is not understood".to_owned(),
+            ));
         };
-        let slot = self.text("SELECT pg_catalog.current_setting('primary_slot_name')").await?;
+        let slot = self
+            .text("SELECT pg_catalog.current_setting('primary_slot_name')")
+            .await?;
         if let Some(slot) = slot.filter(|slot| !slot.is_empty()) {
             primary.make_slot(&slot).await?;
         }
         let conninfo = literal(&conninfo);
-        self.rows(&format!("ALTER SYSTEM SET primary_conninfo = {conninfo}")).await?;
+        self.rows(&format!("ALTER SYSTEM SET primary_conninfo = {conninfo}"))
+            .await?;
         self.rows("SELECT pg_catalog.pg_reload_conf()").await?;
         Ok(Repointed::Yes)
     }
