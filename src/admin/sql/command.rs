@@ -457,6 +457,31 @@ mod tests {
     }
 
     #[test]
+    fn a_switchover_names_a_shard_and_a_node() {
+        let wanted = |shard: &str| {
+            Ok(vec![Command::Switchover {
+                shard: shard.to_owned(),
+                node: "db2:5432".to_owned(),
+            }])
+        };
+        assert_eq!(parse("switchover S1 to 'db2:5432'"), wanted("s1"));
+        assert_eq!(parse("SWITCHOVER \"S1\" TO 'db2:5432';"), wanted("S1"));
+        let wrong = |text| parse(text).unwrap_err().to_string();
+        assert_eq!(
+            wrong("SWITCHOVER"),
+            "SWITCHOVER ends too early: the shard's name is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1"),
+            "SWITCHOVER ends too early: TO and the node's address is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1 'db2:5432'"),
+            "'db2:5432' is not understood at its place"
+        );
+    }
+
+    #[test]
     fn case_blanks_comments_and_semicolons_do_not_matter() {
         for text in [
             "SHOW POOLS",

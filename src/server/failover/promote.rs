@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
 
 use super::program::{self, Concern};
-use super::record::{self, Place, Promotion, Sight, Stage};
+use super::record::{self, Place, Promotion, Sight, Stage, Switchover};
 use super::switchover::LONGEST_PROMOTION;
 use super::{Failover, address};
 use crate::config::{Config, FailoverMode, Fence};
 use crate::sharding::ShardId;
 use crate::store::{Expected, Lease, Store, StoreError, Transaction, Version};
-use crate::topology::promotion::{Candidate, NotChosen, Outcome, Wanted, choose};
+use crate::topology::promotion::{Candidate, NotChosen, Outcome, Remedy, Wanted, choose};
 use crate::topology::view::{self, NodePlace, ShardView, View};
 use crate::topology::{NodeError, NodeStatus, Role, Timeline};
 
@@ -42,6 +42,8 @@ enum NotPromoted {
     NotChosen(#[from] NotChosen),
     #[error("{0} may have been told before to be the primary, and cannot be asked")]
     Uncertain(Place),
+    #[error("a switchover to {0} has gone too far to be undone, and is brought to its end first")]
+    Switching(Place),
     #[error("the old primary could not be fenced: {0}")]
     NotFenced(String),
     #[error("the lease was lost")]
@@ -152,6 +154,11 @@ impl Failover {
         old: NodePlace,
     ) -> Result<Place, NotPromoted> {
         let name = &config.shards[shard.index()].name;
+        let left = store.get(&Switchover::key(name)).await?;
+        let left = left.and_then(|left| record::decode::<Switchover>(&left.value));
+        if let Some(left) = left.filter(|left| left.phase.remedy() == Remedy::Finish) {
+            return Err(NotPromoted::Switching(left.new));
+        }
         let key = Promotion::key(name);
         let found = store.get(&key).await?;
         let last = found
@@ -382,7 +389,9 @@ fn replicas(
 
 /// The greatest timeline on which a node of the shard was seen.
 fn newest(shard: &str, statuses: &[NodeStatus]) -> Option<Timeline> {
-    let of_shard = statuses.iter().filter(|status| status.shard == shard);
+    let is_of_it =
+        |status: &&NodeStatus| status.shard == shard && status.stage != view::Stage::Refused;
+    let of_shard = statuses.iter().filter(is_of_it);
     of_shard.filter_map(|status| status.timeline).max()
 }
 

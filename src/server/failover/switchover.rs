@@ -450,14 +450,9 @@ impl Drive<'_> {
 
     /// Does what the failure of a step asks for.
     async fn go_back(self, step: Step, reason: String) -> NotSwitched {
-        let remedy = match (self.version, step.remedy()) {
-            // The store may have it all the same.
-            (None, Remedy::Ungate) => Remedy::Ungate,
-            (_, remedy) => remedy,
-        };
-        let undone = match remedy {
+        let undone = match step.remedy() {
             Remedy::Nothing => Undone::Yes,
-            // The record did not come to be in this phase, or nobody knows whether it did: whoever reads it does what it says.
+            // It may not have come to be in this phase: whoever settles it reads the record, and does what that says.
             Remedy::Finish => Undone::Never,
             Remedy::Ungate | Remedy::Unfence => {
                 let undoing = self
