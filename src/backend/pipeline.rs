@@ -215,6 +215,29 @@ impl Pipeline {
         })
     }
 
+    /// The request with this token has not been done.
+    pub fn owes(&self, wanted: Token) -> bool {
+        let is_it = |item: &Item| {
+            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
+            *token == Some(wanted)
+        };
+        self.queue.iter().any(is_it)
+    }
+
+    /// One unit of work is owed, and the client has seen nothing of its answer.
+    pub fn is_unanswered(&self) -> bool {
+        let client = |item: &Item| {
+            matches!(
+                item,
+                Item::Owed {
+                    fate: Fate::Forward,
+                    ..
+                }
+            )
+        };
+        self.ordinal == 0 && self.queue.front().is_some_and(client)
+    }
+
     /// Nothing of the client's is owed, only a [`Fate::Mark`].
     pub fn owes_only_mark(&self) -> bool {
         let mut requests = self.requests();

@@ -590,15 +590,20 @@ impl Pool {
         self.set_lending(Lending::Leaderless);
     }
 
-    /// Nothing more is sent on the connections that were made so far, and they are not lent again.
-    pub fn sever(&self) {
+    /// The connections that were made so far are not lent again.
+    pub fn evict(&self) {
         let mut state = self.state.borrow_mut();
-        std::mem::take(&mut state.severed).set(true);
         state.moved_at = Some(Instant::now());
         let idle = std::mem::take(&mut state.idle);
         state.open -= idle.len();
         drop(state);
         drop(idle);
+    }
+
+    /// Nothing more is sent on the connections that were made so far, and they are not lent again.
+    pub fn sever(&self) {
+        std::mem::take(&mut self.state.borrow_mut().severed).set(true);
+        self.evict();
     }
 
     pub fn lending(&self) -> Lending {
@@ -756,6 +761,11 @@ impl Lent {
         if let Some(server) = self.server.take() {
             self.pool.put(server, now);
         }
+    }
+
+    /// None of its pool's other connections is lent again either.
+    pub fn evict_pool(&self) {
+        self.pool.evict();
     }
 
     /// Asks the server for a sign of life.

@@ -19,10 +19,13 @@ use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
 use super::undone::Undone;
 use crate::sharding::ShardId;
-use crate::wire::answer::TransactionStatus;
+use crate::wire::answer::{ErrorFields, TransactionStatus};
 use crate::wire::frame::HEADER;
 use crate::wire::message;
 use crate::wire::stream::Stream;
+
+/// read_only_sql_transaction
+const READ_ONLY: &str = "25006";
 
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
@@ -51,6 +54,9 @@ pub enum ServerError {
     Timeout,
     #[error("its node is no longer the one to use")]
     Severed,
+    /// It was taken for the primary, and has refused to write; with the body of its ErrorResponse. Nothing of the unit of work was done.
+    #[error("the server takes no writes")]
+    ReadOnly(Vec<u8>),
 }
 
 /// What a client is shown as its transaction status.
@@ -65,6 +71,14 @@ pub enum Shown {
     Failed,
 }
 
+/// For how long a client has the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    Transaction,
+    /// It holds state of the client's, which would be lost with it.
+    Session,
+}
+
 /// One connection to a server. Dropping it closes it.
 pub struct Server {
     stream: Stream,
@@ -74,6 +88,7 @@ pub struct Server {
     /// Its node's place in the shard.
     pub node: usize,
     severed: Rc<Cell<bool>>,
+    pub tenure: Tenure,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
@@ -145,6 +160,7 @@ impl Server {
             seat: spec.seat,
             node: spec.node,
             severed,
+            tenure: Tenure::Transaction,
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
@@ -252,8 +268,14 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
-        self.since_ready.heard = true;
-        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
+        let heard = std::mem::replace(&mut self.since_ready.heard, true);
+        let (told, seen) = (out.len(), events.len());
+        let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
+        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
+            // No more than that it goes.
+            self.since_ready.heard = heard;
+        }
+        Poll::Ready(Ok(run))
     }
 
     fn scan_chunk(
@@ -299,6 +321,12 @@ impl Server {
             }
             if tag == b'E' {
                 self.look_for_stale(&chunk[at + HEADER..at + here]);
+                if self.is_no_primary(&chunk[at + HEADER..at + here]) {
+                    self.since_ready.heard = false;
+                    return Err(ServerError::ReadOnly(
+                        chunk[at + HEADER..at + here].to_vec(),
+                    ));
+                }
             }
             let mut verdict = self
                 .pipeline
@@ -346,6 +374,23 @@ impl Server {
             && again::first_use(&self.last).is_some()
         {
             self.pipeline.may_ask_again();
+        }
+    }
+
+    /// The first words to a unit of work outside a transaction block are that the server takes no writes, though nobody has set it so here.
+    fn is_no_primary(&self, error: &[u8]) -> bool {
+        self.seat == Seat::Primary
+            && self.tenure == Tenure::Transaction
+            && self.status == TransactionStatus::Idle
+            && self.pipeline.is_unanswered()
+            && ErrorFields::parse(error).is_some_and(|fields| fields.sqlstate == READ_ONLY)
+            && self.settings.get("default_transaction_read_only").is_none()
+    }
+
+    /// What was sent so far was of ours, and is answered: the client's unit of work begins now.
+    pub fn begins(&mut self) {
+        if self.pipeline.is_empty() && self.backlog() == 0 {
+            self.since_ready = SinceReady::default();
         }
     }
 

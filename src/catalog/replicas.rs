@@ -40,8 +40,8 @@ pub struct Found<'a> {
     pub routines: &'a [Routine],
     /// What relations run or touch.
     pub runs: &'a [Runs],
-    /// Unlogged and foreign ones.
-    pub elsewhere: HashSet<Box<str>>,
+    /// Unlogged and foreign relations, and views that lock what they read.
+    pub unreadable: HashSet<Box<str>>,
     /// Operators that run something volatile.
     pub operators: Vec<Box<str>>,
     pub conversions: Conversions,
@@ -215,7 +215,7 @@ impl Replicas {
     pub fn of(found: Found<'_>) -> Replicas {
         let unfit = found.functions.iter().filter(|function| !is_fit(function));
         let functions: HashSet<Box<str>> = unfit.map(|function| function.name.clone()).collect();
-        let mut relations = found.elsewhere;
+        let mut relations = found.unreadable;
         relations.extend(SYSTEM.map(Box::from));
         // Families are not written out: what is read of them is known by the definitions that read it.
         let read = found.runs.iter().map(|run| &run.what);
@@ -395,7 +395,7 @@ mod tests {
             functions: &functions,
             routines: &routines,
             runs: &runs,
-            elsewhere: HashSet::from(["fast".into()]),
+            unreadable: HashSet::from(["fast".into()]),
             operators: vec!["<~>".into()],
             conversions: Conversions::Plain,
         });

@@ -714,8 +714,8 @@ async fn replicas(
             when: When::Used,
         });
     }
-    let elsewhere =
-        "SELECT relname::text FROM pg_class WHERE relpersistence = 'u' OR relkind = 'f'";
+    let unreadable = "SELECT relname::text FROM pg_class WHERE relpersistence = 'u' OR relkind = 'f'
+        UNION SELECT c.relname::text FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class WHERE w.ev_action::text ~ '[{]ROWMARKCLAUSE '";
     let operators = "SELECT DISTINCT o.oprname::text FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE p.provolatile = 'v'";
     let conversions = "SELECT EXISTS (SELECT FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE p.provolatile = 'v')
             OR EXISTS (SELECT FROM pg_type t JOIN pg_proc p ON p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend)
@@ -726,7 +726,7 @@ async fn replicas(
         let names = rows.into_iter().map(|row| text(&row, 0));
         names.collect::<Result<Vec<_>, _>>()
     };
-    let elsewhere = names(client.query(elsewhere, &[]).await?)?;
+    let unreadable = names(client.query(unreadable, &[]).await?)?;
     let operators = names(client.query(operators, &[]).await?)?;
     let conversions = match client.query_one(conversions, &[]).await?.try_get(0)? {
         true => Conversions::Volatile,
@@ -736,7 +736,7 @@ async fn replicas(
         functions: &functions,
         routines,
         runs: &runs,
-        elsewhere: elsewhere.into_iter().collect(),
+        unreadable: unreadable.into_iter().collect(),
         operators,
         conversions,
     }))

@@ -152,6 +152,11 @@ fn leaves(text: &str, statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     if sets_sequence(text, statement) {
         leaves.push(Leaves::SetsSequence);
     }
+    if let Body::Facts(facts) = &statement.body {
+        let calls = |name: &str| facts.functions.iter().any(|known| *known.name == *name);
+        leaves.extend(calls("pg_notify").then_some(Leaves::Notification));
+        leaves.extend(calls("pg_export_snapshot").then_some(Leaves::ExportedSnapshot));
+    }
     leaves
 }
 

@@ -4,6 +4,7 @@
 //! block, which cannot have been committed. Anything else ends in an error that says what is known of it.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::link::{Link, Naming, Phase};
@@ -11,6 +12,7 @@ use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
 use super::transaction::Transaction;
+use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
 use crate::plan::{Effect, Planned};
@@ -19,6 +21,10 @@ use crate::sql::class::Class;
 use crate::topology::view::{NodePlace, Seen, Sighting};
 use crate::wire::message::{Bind, Describe, Parse, Query, Target};
 
+/// How long a unit of work that a node has refused waits for another primary to be found.
+const SUCCESSION: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What is to be asked again.
 pub struct Anew {
     undone: Undone,
@@ -26,6 +32,8 @@ pub struct Anew {
     effect: Effect,
     /// The client has sent its end.
     closing: bool,
+    /// A node that is no primary any more: another one is waited for.
+    refused_by: Option<NodePlace>,
 }
 
 /// How often the unit of work at hand was sent.
@@ -44,6 +52,8 @@ enum Part {
     Whole,
     /// It begins a transaction block.
     Beginning,
+    /// The server has said that it did nothing.
+    Refused,
 }
 
 impl Part {
@@ -54,7 +64,7 @@ impl Part {
                 statement.class,
                 Class::Data | Class::Empty | Class::Show(_) | Class::Explain { .. }
             );
-            let harmless = self == Part::Beginning || statement.effect == Effect::Reads;
+            let harmless = self != Part::Whole || statement.effect == Effect::Reads;
             plain && harmless && statement.leaves.is_empty()
         })
     }
@@ -63,22 +73,50 @@ impl Part {
 impl Session {
     /// Whoever watches the nodes is told of a connection that broke.
     pub(super) fn was_lost(&self, link: &mut Link, error: &ServerError) {
-        if matches!(error, ServerError::Severed) {
-            return;
-        }
+        let seen = match error {
+            ServerError::Severed => return,
+            ServerError::ReadOnly(_) => {
+                link.evict_pool();
+                Seen::ReadOnly
+            }
+            _ => Seen::Lost,
+        };
         let node = NodePlace(link.server().node);
         self.worker.shared.sighted(Sighting {
             shard: link.shard(),
             node,
-            seen: Seen::Lost,
+            seen,
         });
+    }
+
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    #[cold]
+    pub(super) fn saw_no_writes(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
+            return;
+        };
+        self.worker.shared.sighted(Sighting {
+            shard: link.shard(),
+            node: NodePlace(link.server().node),
+            seen: Seen::ReadOnly,
+        });
+    }
+
+    /// A replica that has failed the statement at hand is not asked again for it.
+    pub(super) fn pass_by(&mut self, link: &mut Link) {
+        if link.is_replica() {
+            self.reads.has_failed(NodePlace(link.server().node));
+        }
     }
 
     /// What is to be begun anew, if it can be.
     pub(super) fn may_begin_anew(&mut self, link: &mut Link, error: &ServerError) -> Option<Anew> {
         let gone = matches!(
             error,
-            ServerError::Closed | ServerError::Io(_) | ServerError::Severed
+            ServerError::Closed
+                | ServerError::Io(_)
+                | ServerError::Severed
+                | ServerError::ReadOnly(_)
         );
         let alone = self.party.is_empty() && !link.is_kept() && !link.is_copying();
         if !gone || !alone || link.is_metadata() || self.failed || self.attempts == Attempts::Second
@@ -87,21 +125,56 @@ impl Session {
         }
         let (shard, effect, closing) = (link.shard(), link.effect(), link.is_closing());
         let undone = link.server().take_undone()?;
-        let part = self.part(&undone)?;
+        let part = match error {
+            ServerError::ReadOnly(_) => Part::Refused,
+            _ => self.part(&undone)?,
+        };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
-        if !texts.iter().all(|planned| part.allows(planned)) {
+        // Without any it was only looked at, for a message that has failed with the connection.
+        if texts.is_empty() || !texts.iter().all(|planned| part.allows(planned)) {
             return None;
         }
         self.attempts = Attempts::Second;
-        if link.is_replica() {
-            self.reads.has_failed(NodePlace(link.server().node));
-        }
+        self.pass_by(link);
         Some(Anew {
             undone,
             shard,
             effect,
             closing,
+            refused_by: (part == Part::Refused).then(|| NodePlace(link.server().node)),
         })
+    }
+
+    /// Takes another connection in place of one that broke before it had anything of the client's. What was asked there for the session itself is
+    /// forgotten, from this effect on.
+    pub(super) async fn attach_anew(
+        &mut self,
+        error: &ServerError,
+        first: usize,
+    ) -> Result<(), Fault> {
+        let Some(mut link) = self.link.take() else {
+            return Err(Fault::Told);
+        };
+        self.card.set_running(None);
+        self.was_lost(&mut link, error);
+        self.pass_by(&mut link);
+        for token in first..self.effects.len() {
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
+        }
+        self.attempts = Attempts::Second;
+        let (shard, effect) = (link.shard(), link.effect());
+        let phase = if link.is_metadata() {
+            Phase::Metadata
+        } else {
+            Phase::Working
+        };
+        drop(link);
+        let mut link = self.take_link(shard, phase).await?;
+        link.note(effect);
+        self.link_up(link);
+        self.bring_settings(phase).await?;
+        self.tell_reported();
+        Ok(())
     }
 
     fn part(&self, undone: &Undone) -> Option<Part> {
@@ -167,6 +240,9 @@ impl Session {
 
     async fn ask_elsewhere(&mut self, anew: Anew) -> Result<(), Fault> {
         let undone = anew.undone;
+        if let Some(node) = anew.refused_by {
+            self.await_other_primary(anew.shard, node).await;
+        }
         let link = self.take_link(anew.shard, Phase::Working).await?;
         self.link_up(link);
         self.bring_settings(Phase::Working).await?;
@@ -195,6 +271,19 @@ impl Session {
         link.note(anew.effect);
         undone.ask(link.server());
         Ok(())
+    }
+
+    /// Waits a moment for the nodes to be looked at: whoever refuses to write may be the primary all the same.
+    async fn await_other_primary(&self, shard: ShardId, node: NodePlace) {
+        let until = Instant::now() + SUCCESSION;
+        let primary = || {
+            let snapshot = self.worker.snapshot();
+            snapshot.view.shard(shard).and_then(|view| view.primary)
+        };
+        while primary() == Some(node) && Instant::now() < until {
+            let never = std::future::pending::<()>();
+            let _ = self.worker.shared.timers.timeout(LOOK, never).await;
+        }
     }
 
     /// The statements that a unit of work needs on its connection, and whether it prepares them itself.

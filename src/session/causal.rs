@@ -71,6 +71,11 @@ impl Causal {
         };
     }
 
+    /// The session may have committed anything anywhere by this instant.
+    pub fn wrote_unseen(&mut self, by: Instant, names: &ShardNames) {
+        self.raise_all(names, by);
+    }
+
     /// What a read on this shard must see. A place that has become known is remembered.
     pub fn floor(&mut self, shard: ShardId, names: &ShardNames, written: &Written) -> Floor {
         if self.floors.is_empty() {
@@ -406,6 +411,16 @@ mod tests {
         let now = Instant::now();
         let mut causal = Causal::default();
         assert_eq!(causal.adopt("1:s9@0/1,s2@0/5", &names, now), Ok(()));
+        assert_eq!(causal.floors, [Floor::Since(now); 2]);
+    }
+
+    #[test]
+    fn what_was_not_followed_is_asked_of_every_shard() {
+        let names = names(&["s1", "s2"]);
+        let now = Instant::now();
+        let mut causal = Causal::default();
+        causal.wrote(TWO, Lsn(5), &names);
+        causal.wrote_unseen(now, &names);
         assert_eq!(causal.floors, [Floor::Since(now); 2]);
     }
 

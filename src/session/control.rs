@@ -422,8 +422,10 @@ impl Session {
                 let Some(setting) = OwnSetting::named(name) else {
                     return Ok(Control::Forward);
                 };
+                let mut row = Vec::new();
+                self.show_setting(setting, &mut row).await?;
                 answer::row_description(out, &[name]);
-                self.show_setting(setting, out).await?;
+                out.append(&mut row);
             }
             _ => return Ok(Control::Forward),
         }

@@ -927,11 +927,12 @@ impl Session {
     pub(super) fn end_of_batch(&mut self) {
         self.batch.reading = Reading::On;
         let own_status = self.own_status();
+        let commits = self.tracks_commits() && self.transaction == Transaction::Idle;
         match &mut self.link {
             Some(link) => {
                 link.sync(Fate::Forward);
-                if self.transaction == Transaction::Idle {
-                    self.mark();
+                if commits {
+                    link.mark();
                 }
             }
             None => {

@@ -9,7 +9,7 @@ use super::extended::Held;
 use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::reads::{MARK, Seeks};
-use super::respond::Fault;
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Source, Statement};
 use super::transaction::Transaction;
@@ -20,7 +20,7 @@ use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
-use crate::backend::server::{Server, ServerError, Shown};
+use crate::backend::server::{Server, ServerError, Shown, Tenure};
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, ReadFrom};
 use crate::execution::client::Client;
@@ -147,6 +147,13 @@ fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
 }
 
 impl Keep {
+    fn tenure(self) -> Tenure {
+        match self {
+            Keep::No => Tenure::Transaction,
+            Keep::Yes => Tenure::Session,
+        }
+    }
+
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
@@ -156,7 +163,8 @@ impl Keep {
 }
 
 impl Link {
-    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+    pub(super) fn new(mut lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        lent.tenure = Keep::of(mode).tenure();
         Link {
             lent,
             phase,
@@ -226,6 +234,11 @@ impl Link {
         self.lent.shard
     }
 
+    /// None of its pool's connections is lent again.
+    pub fn evict_pool(&self) {
+        self.lent.evict_pool();
+    }
+
     /// It is to a replica, for reads.
     pub fn is_replica(&self) -> bool {
         matches!(self.lent.seat, Seat::Replica(_))
@@ -238,7 +251,8 @@ impl Link {
 
     /// Asks how far the log has come, behind what was sent. The client is not read before the answer is there.
     pub fn mark(&mut self) {
-        if self.marking == Marking::Asked || !self.has_written() {
+        let copies = self.lent.pipeline.copying() != Copying::No;
+        if self.marking == Marking::Asked || !self.has_written() || copies {
             return;
         }
         self.marking = Marking::Asked;
@@ -251,6 +265,11 @@ impl Link {
     pub fn unmark(&mut self) {
         self.marking = Marking::No;
         self.effect = Effect::Reads;
+    }
+
+    /// Nothing is owed, and what a mark was answered has been taken.
+    pub fn has_rested(&self) -> bool {
+        self.is_settled() && self.marking == Marking::No
     }
 
     pub fn owes_only_mark(&self) -> bool {
@@ -399,9 +418,14 @@ impl Link {
         }
     }
 
+    fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.lent.tenure = keep.tenure();
+    }
+
     /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
     pub fn pin(&mut self, pin: Pin) {
-        self.keep = Keep::Yes;
+        self.set_keep(Keep::Yes);
         self.doubt = Doubt::Some;
         if !self.pins.contains(&pin) {
             self.pins.push(pin);
@@ -435,7 +459,7 @@ impl Link {
     pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
         self.pins.retain(|pin| !is_over(*pin));
         if self.pins.is_empty() {
-            self.keep = Keep::of(mode);
+            self.set_keep(Keep::of(mode));
         }
         self.keep == Keep::Yes
     }
@@ -602,7 +626,7 @@ impl Link {
 
     /// What was kept for the session is gone.
     pub fn unpin(&mut self, mode: PoolMode) {
-        self.keep = Keep::of(mode);
+        self.set_keep(Keep::of(mode));
         self.hygiene = Hygiene::Clean;
         self.pins.clear();
         self.doubt = Doubt::None;
@@ -756,6 +780,9 @@ impl Session {
             Destination::Any => self.database.catalog().home,
             Destination::Several => return Err(self.second_shard(destination)),
         };
+        if phase == Phase::Metadata {
+            self.seek_definitions(shard);
+        }
         if let Some(place) = self
             .party
             .iter()
@@ -974,7 +1001,11 @@ impl Session {
                 Err(Broken::Server(error) | Broken::Kept(error)) => {
                     self.link = None;
                     self.card.set_running(None);
-                    return Err(Fault::Broken(error, self.last_words.take()));
+                    let words = self.last_words.take();
+                    return Err(Fault::Broken(Loss {
+                        words,
+                        ..Loss::before(error)
+                    }));
                 }
                 // The next step of the session finds the client gone.
                 Err(Broken::Client(_)) => return Err(Fault::Told),
@@ -1075,6 +1106,6 @@ pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> 
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),
-        Err(error) => Err(Fault::Broken(error, None)),
+        Err(error) => Err(Fault::Broken(Loss::before(error))),
     }
 }

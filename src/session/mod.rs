@@ -52,11 +52,13 @@ use tokio::sync::oneshot;
 use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
 use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::prepared::Room;
+use crate::backend::server::ServerError;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
+use crate::plan;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
@@ -74,7 +76,7 @@ use own_settings::{OwnSettings, ReadPolicy};
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use reads::Reads;
-use respond::{End, Fault};
+use respond::{End, Fault, Left, Loss};
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -413,15 +415,16 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if status == TransactionStatus::Idle {
+        if status == TransactionStatus::Idle && self.tracks_commits() {
             self.mark();
         }
         self.between_units(status, now);
     }
 
     /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    #[inline]
     fn between_units(&mut self, status: TransactionStatus, now: Instant) {
-        if !self.link.as_ref().is_some_and(Link::is_settled) {
+        if !self.link.as_ref().is_some_and(Link::has_rested) {
             return;
         }
         self.effects.clear();
@@ -443,20 +446,24 @@ impl Session {
         let error = match broken {
             Broken::Client(ClientError::Drained) => return Err(End::Shutdown),
             Broken::Client(_) => return Err(End::Client),
-            Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
+            Broken::Kept(error) => return Err(End::ServerLost(self.loss(error))),
             Broken::Server(error) => error,
         };
+        let loss = self.loss(error);
         let Some(mut link) = self.link.take() else {
-            return Err(End::ServerLost(error, self.last_words.take()));
+            return Err(End::ServerLost(loss));
         };
+        let error = &loss.error;
         self.card.set_running(None);
-        self.was_lost(&mut link, &error);
+        self.was_lost(&mut link, error);
         if link.owes_only_mark() {
             // The client has its answer.
             self.wrote(link.shard());
             return Ok(());
         }
-        if let Some(anew) = self.may_begin_anew(&mut link, &error) {
+        // Afterwards the connection may no longer know what it owed.
+        let closing = link.is_closing();
+        if let Some(anew) = self.may_begin_anew(&mut link, error) {
             self.anew = Some(Box::new(anew));
             return Ok(());
         }
@@ -464,15 +471,47 @@ impl Session {
             let told = if link.is_mid_message() {
                 End::Client
             } else {
-                End::ServerLost(error, self.last_words.take())
+                End::ServerLost(loss)
             };
             return Err(told);
         }
-        let closing = link.is_closing();
         drop(link);
-        let words = self.last_words.take();
-        self.unit_lost(&Fault::Broken(error, words), closing);
+        let fault = match loss.error {
+            ServerError::ReadOnly(words) => Fault::Server(words),
+            _ => Fault::Broken(loss),
+        };
+        self.unit_lost(&fault, closing);
         Ok(())
+    }
+
+    /// A connection broke: what is known of what was under way.
+    fn loss(&mut self, error: ServerError) -> Loss {
+        Loss {
+            error,
+            words: self.last_words.take(),
+            left: self.left(),
+        }
+    }
+
+    fn left(&mut self) -> Left {
+        let Some(link) = &mut self.link else {
+            return match self.transaction {
+                Transaction::Open => Left::RolledBack,
+                _ => Left::Nothing,
+            };
+        };
+        let (in_unit, closing, effect) = (link.is_in_unit(), link.is_closing(), link.effect());
+        let mut effects = self.effects.iter().zip(0..);
+        let committing = effects
+            .any(|(effect, token)| effect.commits() && link.server().pipeline.owes(Token(token)));
+        match (committing, &self.transaction) {
+            (true, _) => Left::CommitInDoubt,
+            (false, Transaction::Open) => Left::RolledBack,
+            (false, _) if !in_unit || effect == plan::Effect::Reads => Left::Nothing,
+            // Its end was not sent.
+            (false, _) if !closing => Left::RolledBack,
+            (false, _) => Left::StatementInDoubt,
+        }
     }
 
     /// The unit of work at hand was not done, and its connection is gone. `closing`: the client has sent its end.

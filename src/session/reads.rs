@@ -14,14 +14,15 @@ use super::Session;
 use super::card::State;
 use super::link::Link;
 use super::own_settings::{OwnSettings, ReadConsistency, ReadDefaults, ReadPolicy};
-use super::respond::Fault;
-use super::transaction::Transaction;
+use super::respond::{Fault, Loss};
+use super::transaction::{Transaction, default_modes};
 use crate::backend::pool::{CheckoutError, Lending, Lent, Pool, Seat};
 use crate::config::{CausalReads, PoolMode, ReadFrom};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::{Spread, all_shards};
 use crate::plan::{Nodes, Planned};
 use crate::sharding::ShardId;
+use crate::sql::class::Class;
 use crate::topology::Lsn;
 use crate::topology::choice::{self, Choice, Floor, NodeSet, Patience, Read};
 use crate::topology::view::{NodePlace, Seen, Sighting};
@@ -69,8 +70,9 @@ impl Reads {
         }
     }
 
-    /// The next statement has failed nowhere yet.
+    /// The next statement seeks nothing yet, and has failed nowhere.
     pub fn begin(&mut self) {
+        self.seeks = Seeks::Primary;
         self.without = NodeSet::EMPTY;
     }
 
@@ -101,23 +103,31 @@ impl Session {
     /// What the session has set, or what is configured, may be otherwise than before.
     #[cold]
     pub(super) fn look_at_read_policy(&mut self) {
+        let tracked = self.tracks_commits();
         self.configured = self.worker.configured.get();
         self.read_policy = ReadPolicy::of(&self.own_settings, &self.read_defaults(), self.mode);
+        if self.tracks_commits() && !tracked {
+            let names = Arc::clone(&self.database.catalog().shards);
+            self.causal.wrote_unseen(Instant::now(), &names);
+        }
     }
 
     /// Decides whether what is about to run seeks a replica.
+    #[inline]
     pub(super) fn seek(&mut self, planned: &Planned) {
-        if self.read_policy.from == ReadFrom::Primary {
-            self.reads.seeks = Seeks::Primary;
-            return;
-        }
+        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary {
+            Seeks::Primary
+        } else {
+            self.sought(planned)
+        };
+    }
+
+    fn sought(&self, planned: &Planned) -> Seeks {
         let free = self.own_settings.read_consistency() == ReadConsistency::Off
             && match &self.transaction {
-                Transaction::Idle => true,
-                Transaction::Begun(prologue) => suits_replica(prologue),
                 // It goes on where it is; what cannot run there joins on the primary.
                 Transaction::Open => self.link.as_ref().is_some_and(Link::is_replica),
-                Transaction::Failed(_) => false,
+                other => other.suits_replica(default_modes(&self.settled)),
             };
         let suits = free
             && planned.statements.iter().all(|statement| {
@@ -128,7 +138,21 @@ impl Session {
                             Some(Spread::Scatter { .. } | Spread::CopyOut(_))
                         ))
             });
-        self.reads.seeks = if suits {
+        if suits {
+            Seeks::Replica
+        } else {
+            Seeks::Primary
+        }
+    }
+
+    /// What is asked of definitions only goes to the primary, which has them first, as long as there is one.
+    pub(super) fn seek_definitions(&mut self, shard: ShardId) {
+        let snapshot = self.worker.snapshot();
+        let leaderless = snapshot
+            .view
+            .shard(shard)
+            .is_some_and(|view| view.primary.is_none());
+        self.reads.seeks = if leaderless && self.read_policy.from != ReadFrom::Primary {
             Seeks::Replica
         } else {
             Seeks::Primary
@@ -275,11 +299,21 @@ impl Session {
         Err(())
     }
 
-    /// What was sent last may end in a commit: how far the log has come then is asked behind it.
-    pub(super) fn mark(&mut self) {
-        if !self.tracks_commits() {
-            return;
+    /// Whether a commit is the end of this message, as far as that is plain.
+    pub(super) fn commits(&self, planned: &Planned) -> bool {
+        match &planned.statements[..] {
+            [one] => match one.class {
+                Class::Data => matches!(self.transaction, Transaction::Idle),
+                Class::Commit { .. } => true,
+                // Behind COPY FROM STDIN nothing may come but data.
+                _ => false,
+            },
+            _ => false,
         }
+    }
+
+    /// What was sent last ends in a commit: how far the log has come then is asked behind it.
+    pub(super) fn mark(&mut self) {
         if let Some(link) = &mut self.link {
             link.mark();
         }
@@ -299,7 +333,9 @@ impl Session {
         self.between_units(status, Instant::now());
     }
 
-    fn tracks_commits(&self) -> bool {
+    /// What the session commits must be seen by its reads on replicas.
+    #[inline]
+    pub(super) fn tracks_commits(&self) -> bool {
         self.read_policy.from != ReadFrom::Primary
             && self.read_policy.causal == CausalReads::Session
     }
@@ -323,7 +359,7 @@ impl Session {
             let mut answer = Vec::new();
             lent.capture(MARK, &self.worker.scratch, &mut answer)
                 .await
-                .map_err(|error| Fault::Broken(error, None))?;
+                .map_err(|error| Fault::Broken(Loss::before(error)))?;
             let lsn = super::login::first_value(&answer).and_then(|text| text.parse().ok());
             if let Some(lsn) = lsn {
                 self.causal.wrote(shard, lsn, &names);
@@ -349,8 +385,4 @@ impl Session {
         let names = Arc::clone(&self.database.catalog().shards);
         self.causal.wrote_unknown(shard, Instant::now(), &names);
     }
-}
-
-fn suits_replica(prologue: &super::transaction::Prologue) -> bool {
-    prologue.begin().to_ascii_lowercase().contains("read only")
 }

@@ -35,8 +35,9 @@ pub struct ClientReport {
     pub requested: Duration,
     /// The process id of the server connection that works for it.
     pub server_process_id: Option<i32>,
-    /// The shard of that connection.
+    /// The shard of that connection, and host and port of its node.
     pub shard: Option<ShardId>,
+    pub server: Option<Box<str>>,
     /// Why it keeps its server connections.
     pub pins: Vec<&'static str>,
 }
@@ -63,6 +64,8 @@ pub struct DatabaseReport {
     pub paused: Paused,
     pub transactions: u64,
     pub queries: u64,
+    /// Those of them that replicas answered.
+    pub replica_queries: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
     pub transaction_microseconds: u64,
@@ -106,6 +109,9 @@ fn clients(worker: &Worker, now: Instant) -> Vec<ClientReport> {
         requested: now.duration_since(card.requested_at.get()),
         server_process_id: card.running().map(|canceller| canceller.process_id),
         shard: card.running().and(card.shard.get()),
+        server: card
+            .running()
+            .map(|canceller| canceller.address().to_string().into_boxed_str()),
         pins: card.pins.borrow().clone(),
     });
     told.collect()
@@ -142,6 +148,7 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
             },
             transactions: counters.transactions.get(),
             queries: counters.queries.get(),
+            replica_queries: counters.replica_queries.get(),
             received_bytes: counters.received_bytes.get(),
             sent_bytes: counters.sent_bytes.get(),
             transaction_microseconds: counters.transaction_microseconds.get(),

@@ -41,6 +41,7 @@ impl Session {
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
         if let Some(Decided::Query(planned, destination)) = self.decided.take() {
             self.will_run(&planned);
+            self.seek(&planned);
             self.attach(destination, Phase::Working).await?;
             self.check_last_values()?;
             self.forward_query(&planned, frame);
@@ -122,13 +123,7 @@ impl Session {
             link.forget_unnamed();
             link.send(frame, Request::Query, token);
         }
-        let commits = match &planned.statements[..] {
-            [one] => {
-                self.transaction == Transaction::Idle || matches!(one.class, Class::Commit { .. })
-            }
-            _ => false,
-        };
-        if commits {
+        if self.tracks_commits() && self.commits(planned) {
             self.mark();
         }
     }

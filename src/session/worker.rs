@@ -427,6 +427,10 @@ impl Worker {
         for (key, pool) in self.pools() {
             let view = snapshot.view.shard(key.shard);
             match (self.spec(&key), view) {
+                // It stays where it is until there is a primary: the one that is away may come back to what it was asked.
+                (Some(_), Some(view)) if key.seat == Seat::Primary && view.primary.is_none() => {
+                    self.let_lend(&key, &pool);
+                }
                 (Some(spec), Some(view)) if serves(view, key.seat) => {
                     let away = away(view, &pool.spec(), &spec);
                     pool.reconfigure(spec, away);
@@ -553,7 +557,9 @@ fn serves(view: &ShardView, seat: Seat) -> bool {
         return true;
     };
     let node = view.nodes.get(place);
-    node.is_some_and(|node| node.stage.takes_reads()) || view.primary == Some(NodePlace(place))
+    // Some sessions bear with those that are behind.
+    let stage = node.map(|node| node.stage);
+    matches!(stage, Some(Stage::Up | Stage::Lagging | Stage::Unknown))
 }
 
 /// What runs on the node cannot be waited for, or must not go on.

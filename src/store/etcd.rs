@@ -100,6 +100,16 @@ impl Etcd {
 
     /// And the revision at which it was so.
     pub async fn list_at(&self, prefix: &str) -> Result<(Listing, u64), StoreError> {
+        loop {
+            match self.list_once(prefix).await {
+                // The revision of the first page was thrown away before the last one was read. That is rare, and needs time.
+                Err(StoreError::Refused { reason, .. }) if reason.contains("been compacted") => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn list_once(&self, prefix: &str) -> Result<(Listing, u64), StoreError> {
         let begin = self.key(prefix);
         let end = end_of(&begin);
         let cut = self.key("").len();
@@ -236,20 +246,19 @@ impl Etcd {
             .gateway
             .ask("/v3/lease/grant", &question, Repeat::Safe)
             .await?;
-        match self.attach(name, holder, granted.id).await {
-            Ok(Ok(token)) => Ok(Ok(Grant {
-                name: name.to_owned(),
-                token,
-                ttl: Duration::from_secs(granted.ttl),
-                asked,
-                tie: Tie::Etcd(granted.id),
-            })),
-            not => {
-                // With it goes the key, should that have been written all the same.
-                let _ = self.revoke(granted.id).await;
-                Ok(Err(not?.expect_err("a token was dealt with above")))
-            }
+        let attached = self.attach(name, holder, granted.id).await;
+        if !matches!(attached, Ok(Ok(_))) {
+            // With it goes the key, should that have been written all the same. Without an answer it ends by itself.
+            let _ = self.revoke(granted.id).await;
         }
+        let grant = |token| Grant {
+            name: name.to_owned(),
+            token,
+            ttl: Duration::from_secs(granted.ttl),
+            asked,
+            tie: Tie::Etcd(granted.id),
+        };
+        attached.map(|taken| taken.map(grant))
     }
 
     /// Writes a lease's key if there is none: its token, or who was first.
@@ -348,6 +357,7 @@ impl Etcd {
             begin: self.key(prefix),
             seen: 0,
             lines: None,
+            reason: Reason::Time,
         }
     }
 }
@@ -359,6 +369,14 @@ pub(super) struct Changes {
     /// The revision up to which changes are known.
     seen: u64,
     lines: Option<Lines>,
+    reason: Reason,
+}
+
+/// Why it was time to look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Told,
+    Time,
 }
 
 impl Changes {
@@ -369,7 +387,18 @@ impl Changes {
 
     /// Ends when something may have changed, and sometimes for no reason.
     pub async fn wait(&mut self) {
-        let _ = tokio::time::timeout(LOOK, self.told()).await;
+        self.reason = match tokio::time::timeout(LOOK, self.told()).await {
+            Ok(()) => Reason::Told,
+            Err(_) => Reason::Time,
+        };
+    }
+
+    /// Whether there was something new to see.
+    pub fn looked(&mut self, is_new: bool) {
+        // It should have been told: the member is cut off from the others, or the connection is dead.
+        if is_new && self.reason == Reason::Time {
+            self.lines = None;
+        }
     }
 
     /// Ends when a change is told of that was not seen.
@@ -393,8 +422,9 @@ impl Changes {
                 None => break,
             }
         }
-        // What happened until there is another one is seen by looking.
+        // What happened until there is another one is seen by looking; not at once, as the next one may end as soon.
         self.lines = None;
+        tokio::time::sleep(AGAIN).await;
     }
 
     async fn open(&self) -> Option<Lines> {

@@ -19,6 +19,9 @@ use tokio::time::timeout;
 use super::Store;
 use super::moment::Moment;
 
+/// Leases are renewed three times within their time.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
 /// A number that grows from each holder of a lease to the next, and from lease to lease of one store: the fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);

@@ -36,7 +36,7 @@ use std::time::Duration;
 use crate::config;
 use etcd::Etcd;
 use file::FileStore;
-use lease::{Grant, Renewal};
+use lease::{Grant, Renewal, SHORTEST_TTL};
 
 /// The most bytes that one write may bring, keys and values together; etcd takes 1.5 MB unless told otherwise.
 pub const MOST_BYTES: usize = 1 << 20;
@@ -163,8 +163,8 @@ impl Store {
     /// Takes a lease if nobody holds it. `holder` says who we are, to whoever looks; it need not be unique. A task of the current
     /// runtime keeps the lease alive until it is dropped.
     ///
-    /// `ttl` is how long the lease lasts after its holder's end, and is rounded up to what the store can do (etcd: whole seconds,
-    /// and not less than one and a half of its election time-outs).
+    /// `ttl` is how long the lease lasts after its holder's end, and is rounded up to what the store can do (a second; etcd: whole
+    /// seconds, and not less than one and a half of its election time-outs).
     pub async fn lease(
         &self,
         name: &str,
@@ -173,6 +173,7 @@ impl Store {
     ) -> Result<Claim, StoreError> {
         key::check(name)?;
         key::check_holder(holder)?;
+        let ttl = ttl.max(SHORTEST_TTL);
         let taken = match &self.place {
             Place::File(file) => file.take(name, holder, ttl).await?,
             Place::Etcd(etcd) => etcd.take(name, holder, ttl).await?,

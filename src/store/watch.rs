@@ -105,7 +105,7 @@ async fn follow(
         match &mut changes {
             Changes::File(changes) => changes.wait().await,
             Changes::Etcd(changes) => changes.wait().await,
-        }
+        };
         let asked = Moment::now();
         match look(&store, &prefix, &mut changes).await {
             Ok(found) => {
@@ -114,13 +114,13 @@ async fn follow(
                     is_well = true;
                 }
                 confirmed.store(asked.0, Ordering::Release);
-                listing.send_if_modified(|known| {
-                    let is_new = **known != found;
-                    if is_new {
-                        *known = Arc::new(found);
-                    }
-                    is_new
-                });
+                let is_new = **listing.borrow() != found;
+                if is_new {
+                    listing.send_replace(Arc::new(found));
+                }
+                if let Changes::Etcd(changes) = &mut changes {
+                    changes.looked(is_new);
+                }
             }
             Err(error) => {
                 if is_well {

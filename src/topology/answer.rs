@@ -99,6 +99,8 @@ pub(super) struct Answer {
     pub position: Position,
     /// `None` where the role may not know.
     pub timeline: Option<Timeline>,
+    /// When the server was started, in its words: another one is another server, or the same on other data.
+    pub started: String,
     /// `None` where the role may not know.
     pub system: Option<SystemIdentifier>,
     /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
@@ -116,6 +118,16 @@ impl Answer {
         }
     }
 
+    /// What was known of a replica before holds as long as it runs: recovery goes on to greater timelines only, and a replica shows its own only while it
+    /// is connected to somebody.
+    pub fn after(mut self, before: &Answer) -> Answer {
+        let still = before.role() == Role::Replica && before.started == self.started;
+        if still && self.role() == Role::Replica {
+            self.timeline = self.timeline.max(before.timeline);
+        }
+        self
+    }
+
     pub fn answered(&self) -> Instant {
         self.asked + self.round_trip
     }
@@ -126,5 +138,20 @@ impl Answer {
 pub(super) struct Look {
     pub at: SystemTime,
     /// Or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<Answer, Failure>,
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Failure {
+    Gone(String),
+    /// It lives, and does not let us in. That says nothing of those who have other ways in.
+    NoEntry(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Gone(text) | Failure::NoEntry(text)) = self;
+        f.write_str(text)
+    }
 }

@@ -41,9 +41,29 @@ impl Floor {
     pub fn is_met_by(self, replayed: Lsn) -> bool {
         match self {
             Floor::None => true,
-            Floor::At(lsn) => replayed >= lsn,
+            Floor::At(lsn) => replayed >= record_end(lsn),
             Floor::Since(_) => false,
         }
+    }
+}
+
+/// Where the last record ends before a place at which the next one may be inserted. At the beginning of a page the two are the page's header apart,
+/// and a replica that has replayed everything says the former until the next record comes.
+///
+/// On a server with other pages or segments the place may be another record's end. Then no record ends in between, for none is so short that
+/// it could: a record has 24 bytes, one of a commit 34, and every one begins at a multiple of 8. So what ends there is still asked for.
+fn record_end(insertion: Lsn) -> Lsn {
+    const PAGE: u64 = 8 << 10;
+    const PAGE_HEADER: u64 = 24;
+    const SEGMENT: u64 = 1 << 20;
+    const SEGMENT_HEADER: u64 = 40;
+    let Lsn(place) = insertion;
+    if place % SEGMENT == SEGMENT_HEADER {
+        Lsn(place - SEGMENT_HEADER)
+    } else if place % PAGE == PAGE_HEADER {
+        Lsn(place - PAGE_HEADER)
+    } else {
+        insertion
     }
 }
 

@@ -389,6 +389,7 @@ fn log(shard: &str, node: &str, change: &Change) {
             tracing::warn!(shard, node, role = role.as_str(), "node has a new role");
         }
         Change::Down(error) => tracing::error!(shard, node, error, "node is down"),
+        Change::NoEntry(error) => tracing::error!(shard, node, error, "node cannot be looked at"),
         Change::Refused(foreign) => {
             tracing::error!(shard, node, error = %foreign, "node is refused");
         }

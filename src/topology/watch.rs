@@ -105,7 +105,7 @@ impl Topology {
         self.views.0.send_replace(Arc::new(view));
     }
 
-    /// The nodes as they are known, whenever anything but their marks changes.
+    /// The nodes as they are known, whenever anything but their marks changes. Whoever borrows a view must not call back here before giving it back.
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
         self.views.0.subscribe()
     }
@@ -160,7 +160,7 @@ impl Topology {
         let _ = tokio::time::timeout(limit, looked).await;
     }
 
-    /// Looks at every node once. No node is in an unknown state after that.
+    /// Looks at every node once. Only nodes that do not let us look are in an unknown state after that.
     pub async fn look(&self) {
         let watched = self.current();
         join_all(watched.shards.iter().map(|shard| shard.look())).await;

@@ -29,7 +29,7 @@ impl Site {
         let directory = TempDir::new().unwrap();
         Site {
             section: format!(
-                "path = \"{}\"\ntimeout = \"5s\"\n",
+                "path = \"{}\"\ntimeout = \"20s\"\n",
                 directory.path().join("state").display()
             ),
             directory: Some(directory),
@@ -39,7 +39,7 @@ impl Site {
     fn etcd() -> Site {
         static SITES: AtomicU64 = AtomicU64::new(0);
         let site = SITES.fetch_add(1, Ordering::Relaxed);
-        let more = format!("prefix = \"/site {site}/\"\ntimeout = \"5s\"\n");
+        let more = format!("prefix = \"/site {site}/\"\ntimeout = \"20s\"\n");
         Site {
             section: section(&[&shared_etcd().endpoint()], &more),
             directory: None,

@@ -67,7 +67,7 @@ fn catalog() -> Catalog {
         columns: None,
     };
     let own = RUNS.iter().map(|(relation, _)| *relation);
-    for name in own.chain(["carts", "prices", "logs_2024", "logs_2025"]) {
+    for name in own.chain(["carts", "prices", "logs_2024", "logs_2025", "locked"]) {
         catalog
             .relations
             .insert(("public".into(), name.into()), single());
@@ -119,7 +119,9 @@ fn catalog() -> Catalog {
         functions: &functions,
         routines: &routines,
         runs: &runs,
-        elsewhere: HashSet::from(["carts".into(), "prices".into(), "logs_2025".into()]),
+        unreadable: ["carts", "prices", "logs_2025", "locked"]
+            .map(Box::from)
+            .into(),
         operators: vec!["<~~<".into()],
         conversions: Conversions::Plain,
     }));

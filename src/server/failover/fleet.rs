@@ -1,6 +1,7 @@
 //! The other proxies: saying that we are alive and what we see, and hearing it of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failover;
@@ -35,7 +36,9 @@ impl Failover {
         let mut views = self.topology.views();
         let mut told: Option<(Sights, Version)> = None;
         loop {
-            let sights = self.sights(&views.borrow_and_update().clone());
+            // Given back before the topology is asked, which may wait for it.
+            let view = Arc::clone(&views.borrow_and_update());
+            let sights = self.sights(&view);
             if told.as_ref().map(|(known, _)| known) != Some(&sights) {
                 let before = told.take().map(|(_, version)| version);
                 let version = self.tell(store, &lease, &sights, before).await?;

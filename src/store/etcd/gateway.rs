@@ -23,10 +23,14 @@ use crate::store::{Outcome, StoreError};
 /// The most connections that wait for the next question.
 const MOST_IDLE: usize = 4;
 
+/// One that was idle for longer may be dead without a sign: firewalls forget.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
+
 /// Codes of gRPC (`google/rpc/code.proto`).
-const DEADLINE_EXCEEDED: i64 = 4;
-const UNAVAILABLE: i64 = 14;
 const UNAUTHENTICATED: i64 = 16;
+/// Those with which etcd says no before it does anything, as any member would: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
+/// RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED.
+const REFUSALS: [i64; 8] = [3, 5, 7, 8, 9, 11, 12, UNAUTHENTICATED];
 
 /// Whether a question may be asked again after it may have been heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,8 @@ pub(super) struct Gateway {
     timeout: Duration,
     /// The endpoint that answered last.
     last: AtomicUsize,
-    idle: Mutex<Vec<(usize, Connection)>>,
+    /// By endpoint, and since when.
+    idle: Mutex<Vec<(usize, Instant, Connection)>>,
     /// What etcd gave for name and password.
     token: Mutex<Option<String>>,
     /// The id of the cluster; 0: not known yet.
@@ -261,6 +266,7 @@ impl Gateway {
             let rest = deadline.saturating_duration_since(Instant::now());
             let share = Instant::now() + rest / u32::try_from(all - turn).unwrap_or(u32::MAX);
             let times = Times {
+                began: Instant::now(),
                 connected: share,
                 answered: match repeat {
                     Repeat::Safe => share,
@@ -297,21 +303,23 @@ impl Gateway {
         Err(failed.expect("a configuration has an endpoint"))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Connection)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Instant, Connection)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_idle(&self, index: usize) -> Option<Connection> {
         let mut idle = self.idle();
-        idle.retain(|(_, connection)| connection.is_open());
-        let at = idle.iter().rposition(|(of, _)| *of == index)?;
-        Some(idle.swap_remove(at).1)
+        idle.retain(|(_, since, connection)| {
+            connection.is_open() && since.elapsed() < LONGEST_IDLE
+        });
+        let at = idle.iter().rposition(|(of, _, _)| *of == index)?;
+        Some(idle.swap_remove(at).2)
     }
 
     fn put_idle(&self, index: usize, connection: Connection) {
         let mut idle = self.idle();
         if connection.is_open() && idle.len() < MOST_IDLE {
-            idle.push((index, connection));
+            idle.push((index, Instant::now(), connection));
         }
     }
 }
@@ -340,6 +348,7 @@ enum Answered {
 
 #[derive(Clone, Copy)]
 struct Times {
+    began: Instant,
     connected: Instant,
     answered: Instant,
 }
@@ -434,29 +443,25 @@ impl Attempt<'_> {
         let is_stranger = fault.code == UNAUTHENTICATED
             || reason.contains("invalid auth token")
             || reason.contains("revision in header is old");
-        match fault.code {
-            _ if is_stranger && self.token.is_some() => Failure::Stranger(refused(
-                Outcome::NotDone,
-                reason,
-                "see [store] user and password",
-            )),
-            UNAVAILABLE | DEADLINE_EXCEEDED => Failure::Asked(refused(
-                self.repeat.outcome(),
-                reason,
-                "see whether most of its members are well",
-            )),
-            _ => Failure::Final(refused(
-                Outcome::NotDone,
-                reason,
-                "see its log, and [store] user and password if it asks for them",
-            )),
+        if is_stranger && self.token.is_some() {
+            let hint = "see [store] user and password";
+            return Failure::Stranger(refused(Outcome::NotDone, reason, hint));
         }
+        if REFUSALS.contains(&fault.code) {
+            let hint = "see its log, and [store] user and password if it asks for them";
+            return Failure::Final(refused(Outcome::NotDone, reason, hint));
+        }
+        // Such as UNAVAILABLE: it has no leader now, or did not hear from enough of the others in time.
+        let hint = "see whether most of its members are well";
+        Failure::Asked(refused(self.repeat.outcome(), reason, hint))
     }
 
     fn silent(&self, outcome: Outcome) -> StoreError {
+        let after = self.times.began.elapsed().as_millis();
+        let after = u64::try_from(after).unwrap_or(u64::MAX);
         StoreError::Silent {
             place: self.gateway.name(self.index),
-            after: self.gateway.timeout,
+            after: Duration::from_millis(after),
             outcome,
             hint: "see whether etcd runs well there; [store] timeout is how long it may take",
         }

@@ -257,6 +257,20 @@ fn what_was_committed_since_needs_a_mark_that_was_asked_since() {
 }
 
 #[test]
+fn a_page_that_has_just_begun_has_nothing_to_replay() {
+    for (floor, replayed) in [
+        (0x3000028, 0x3000000),
+        (0x3002018, 0x3002000),
+        (0x3002030, 0x3002030),
+        (0x3002028, 0x3002028),
+    ] {
+        let floor = Floor::At(Lsn(floor));
+        assert!(floor.is_met_by(Lsn(replayed)), "{floor:?}");
+        assert!(!floor.is_met_by(Lsn(replayed - 8)), "{floor:?}");
+    }
+}
+
+#[test]
 fn a_limit_of_its_own_takes_the_place_of_the_stage() {
     let mut view = view(&["", "", ""]);
     let behind = |view: &View, place: usize, bytes, lag: Option<u64>| {

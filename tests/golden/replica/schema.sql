@@ -24,6 +24,7 @@ CREATE FUNCTION add_touch(sum bigint, customer bigint) RETURNS bigint LANGUAGE s
 CREATE AGGREGATE touching (bigint) (SFUNC = add_touch, STYPE = bigint, INITCOND = '0');
 CREATE FUNCTION closer(a bigint, b bigint) RETURNS boolean LANGUAGE sql AS $$ SELECT touch(a) < touch(b) $$;
 CREATE OPERATOR <~~< (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = closer);
+CREATE VIEW locked AS SELECT order_id FROM orders FOR UPDATE;
 CREATE VIEW order_totals AS SELECT customer_id, sum(total) AS total FROM orders GROUP BY customer_id;
 CREATE VIEW customer_carts AS SELECT name, cart_id FROM customers JOIN carts USING (customer_id);
 CREATE VIEW of_carts AS SELECT name FROM customer_carts;

@@ -1,7 +1,6 @@
 //! An etcd of the tests: its data in a temporary folder, on free ports of the loopback address, and gone with this process.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -88,10 +87,6 @@ impl EtcdServer {
 
     pub fn endpoint(&self) -> String {
         url(self.port)
-    }
-
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Starts it; with the data that it has.
