@@ -29,6 +29,7 @@ mod one_server;
 mod party;
 mod pinning;
 mod pools;
+mod promotion;
 mod proxy;
 mod random_scripts;
 mod raw;
