@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod execution;
 pub mod plan;
+pub mod resharding;
 pub mod server;
 pub mod session;
 pub mod sharding;
