@@ -7,6 +7,9 @@
 //! `show.rs` the page that people read before anything happens. [`keys`] says which keys a move has, [`condition`] says it to a server.
 //! [`job`] is the life of a plan, and the one to read next: one function from what is known to what is done.
 
+pub mod condition;
 pub mod difference;
+pub mod job;
 pub mod keys;
 pub mod layout;
+pub mod record;

@@ -31,6 +31,7 @@ mod proxy;
 mod random_scripts;
 mod raw;
 mod recovery;
+mod reshard_conditions;
 mod result_shapes;
 mod schema_reading;
 mod sequences;

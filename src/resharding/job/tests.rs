@@ -1,0 +1,2 @@
+mod survival;
+mod world;
