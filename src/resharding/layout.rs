@@ -285,7 +285,7 @@ fn assigned(before: Option<&Inside>, buckets: Option<&Runs>, to: ShardId) -> Ins
 }
 
 /// Cuts the span out of what is there and gives it to a shard.
-fn overlay(spans: &mut Vec<(Span, ShardId)>, moved: &Span, to: ShardId) {
+pub(super) fn overlay(spans: &mut Vec<(Span, ShardId)>, moved: &Span, to: ShardId) {
     let mut cut = Vec::with_capacity(spans.len() + 2);
     for (span, shard) in spans.drain(..) {
         let before = Span {

@@ -11,5 +11,8 @@ pub mod condition;
 pub mod difference;
 pub mod job;
 pub mod keys;
+pub mod language;
 pub mod layout;
 pub mod record;
+pub mod show;
+pub mod wanted;
