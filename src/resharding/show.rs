@@ -126,5 +126,8 @@ fn share(keys: &Keys) -> Option<String> {
         KeySet::Ranges(_) | KeySet::Values { .. } | KeySet::Pinned(_) => return None,
     };
     let tenths = (part * 1000 + whole / 2) / whole;
+    if tenths == 0 {
+        return Some("less than 0.1% of the keys".to_owned());
+    }
     Some(format!("{}.{}% of the keys", tenths / 10, tenths % 10))
 }

@@ -3,7 +3,7 @@
 //! Nothing is guessed: where rows would have to be counted (half of a range), or a pinned key would be left without a word, the change is
 //! refused with what to write instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sharding::buckets::{Assignment, Buckets};
 use crate::sharding::geo::{Geo, Region};
@@ -59,12 +59,13 @@ pub enum WantedError {
     #[error("{shard} is on the left of two arrows; say in one place what becomes of it")]
     SourceTwice { shard: Box<str> },
     #[error(
-        "{part}% of {units} pieces is not one: give a greater part, or a list of remainders that repeats (which moves nothing) first"
+        "{part}% of {} is not one: give a greater part, or a list of remainders that repeats (which moves nothing) first",
+        pieces(*units)
     )]
     TooSmall { part: Box<str>, units: usize },
     #[error("bucket {bucket} does not exist: buckets are 0 to {last}")]
     Bucket { bucket: u32, last: usize },
-    #[error("a key of {distribution} has {columns} columns, and {given} values are given")]
+    #[error("a key of {distribution} has {columns} {}, and {given} {} given", if *columns == 1 { "column" } else { "columns" }, if *given == 1 { "value is" } else { "values are" })]
     KeyColumns {
         distribution: Box<str>,
         columns: usize,
@@ -113,6 +114,13 @@ pub enum WantedError {
     Nothing,
 }
 
+fn pieces(units: usize) -> String {
+    match units {
+        1 => "1 piece".to_owned(),
+        units => format!("{units} pieces"),
+    }
+}
+
 /// What changes make of these distributions. `shards`: names by number.
 pub fn by_changes(
     changes: &[Change],
@@ -148,7 +156,19 @@ pub fn by_changes(
                     changed = true;
                 }
                 // A shard may well have keys of some distributions only.
-                Err(error @ WantedError::HasNothing { .. }) => nothing = Some(error),
+                Err(WantedError::HasNothing {
+                    shard,
+                    distribution,
+                }) => {
+                    let distribution = match known.len() > 1 && only.is_none() {
+                        true => "any distribution".into(),
+                        false => distribution,
+                    };
+                    nothing = Some(WantedError::HasNothing {
+                        shard,
+                        distribution,
+                    });
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -414,7 +434,7 @@ impl Draft<'_> {
         }
         self.has_something(&seen)?;
         if shares.iter().all(|share| share.targets.len() == 1) {
-            let mut ways = std::collections::BTreeMap::new();
+            let mut ways = BTreeMap::new();
             for share in shares {
                 let to = self.id(&share.targets[0].0)?;
                 ways.extend(self.ids(&share.sources)?.into_iter().map(|from| (from, to)));
@@ -504,23 +524,25 @@ impl Draft<'_> {
                 "say where its pieces go, with DRAIN shard TO shard, or with a MOVE for each",
             );
         };
-        let others: BTreeSet<ShardId> = before
-            .iter()
-            .copied()
-            .filter(|one| *one != drained)
-            .collect();
-        if others.is_empty() {
+        if before.iter().all(|shard| *shard == drained) {
             return Err(WantedError::NowhereElse {
                 shard: shard.into(),
                 distribution: self.name.into(),
             });
         }
         let mut after = before.clone();
+        let mut counts: BTreeMap<ShardId, usize> = BTreeMap::new();
+        for shard in before.iter().filter(|shard| **shard != drained) {
+            *counts.entry(*shard).or_default() += 1;
+        }
         for place in places(&before, &BTreeSet::from([drained])) {
             // Each piece goes where there are fewest.
-            let count = |shard: &ShardId| after.iter().filter(|one| *one == shard).count();
-            let to = others.iter().min_by_key(|shard| count(shard)).copied();
-            after[place] = to.expect("there are others");
+            let (to, count) = counts
+                .iter_mut()
+                .min_by_key(|(_, count)| **count)
+                .expect("there are others");
+            after[place] = *to;
+            *count += 1;
         }
         self.pins_do_not_stay(&BTreeSet::from([drained]), &after)?;
         self.with_units(&after, self.map.pins().to_vec())

@@ -172,7 +172,10 @@ fn killed_at_every_action() {
             })
         });
         let lines: Vec<_> = lines.collect();
-        lines.into_iter().map(|line| line.join().expect("no panic")).sum()
+        lines
+            .into_iter()
+            .map(|line| line.join().expect("no panic"))
+            .sum()
     });
     assert!(lives > 1000, "{lives}");
 }
@@ -303,7 +306,15 @@ fn a_lost_slot_ends_the_plan_or_the_way_back() {
         driver.wishes.clear();
         driver.run_to_the_end();
         driver.judge(Goal::Cancel);
-        assert!(driver.world.job().note.as_ref().unwrap().contains("is lost"));
+        assert!(
+            driver
+                .world
+                .job()
+                .note
+                .as_ref()
+                .unwrap()
+                .contains("is lost")
+        );
 
         let mut driver = Driver::new(ways, Goal::Finish);
         driver.wishes.remove(0);
