@@ -22,6 +22,7 @@
 //!   two shards accept writes to one key, whatever proxies believe.
 //! * **A slot exists before the first row is copied from its shard**, and the slots of the way back before a turn.
 //! * **A turn is given up or done.** Up to the commit it is undone when it takes longer than the pause allowed; behind the commit, nothing is.
+//! * **A proxy looks at the gate before it serves**, and at the gate before the map; it answers nobody once its lease has ended.
 //! * Streams skip what was itself replicated (its origin says so), so both directions may run at once.
 
 mod action;
@@ -381,9 +382,8 @@ impl Job {
             | Phase::Verified
             | Phase::CutOver
             | Phase::RolledBack => true,
-            Phase::Turning(turn) => {
-                !matches!(turn.stage, Stage::Committing { .. } | Stage::Undoing { .. })
-            }
+            // At its end it is found soon enough.
+            Phase::Turning(turn) => turn.can_be_undone(),
             _ => false,
         };
         if !running || self.way_back != WayBack::Open {
@@ -407,21 +407,17 @@ impl Job {
     /// While the old shards have the keys nothing is lost by beginning again; afterwards there is no way back any more.
     fn lose_stream(&mut self, why: &str) {
         match (&self.phase, self.owner) {
-            (Phase::Turning(turn), Side::Old) if turn.to == Side::New => {
+            (Phase::Turning(_), Side::Old) => {
                 self.undo(why, Then::Cancel);
             }
             (_, Side::Old) => {
                 self.note = Some(why.into());
                 self.end(End::Cancel);
             }
-            (Phase::Turning(turn), Side::New) if turn.stage != Stage::Releasing => {
-                self.way_back = WayBack::Lost(why.into());
-                self.wish = None;
-                self.undo(why, Then::Again);
-            }
             (_, Side::New) => {
                 self.way_back = WayBack::Lost(why.into());
                 self.wish = None;
+                self.undo(why, Then::Again);
             }
         }
     }
@@ -451,6 +447,7 @@ impl Job {
                 self.take_verification(seen);
                 if self.verification.round > 0 && self.verification.differences == Some(0) {
                     self.phase = Phase::Verified;
+                    self.note = None;
                 }
             }
             Phase::Verified => self.begin_turn(Side::New, seen),
@@ -577,6 +574,7 @@ impl Job {
             Stage::Releasing => {
                 if self.is_released(seen, turn.to) {
                     self.wish = None;
+                    self.note = None;
                     self.phase = match turn.to {
                         Side::New => Phase::CutOver,
                         Side::Old => Phase::RolledBack,
@@ -665,6 +663,7 @@ impl Job {
         })
     }
 
+    /// Of a turn; in any other phase there is nothing to undo.
     fn undo(&mut self, why: &str, then: Then) {
         let Phase::Turning(turn) = &mut self.phase else {
             return;

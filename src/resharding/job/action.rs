@@ -2,7 +2,7 @@
 
 use super::{
     GateState, Job, Ledger, MapEpoch, MovingKeys, Observed, Pace, Phase, Route, ShardFact,
-    ShardName, Side, Slot, Stage, Term, Throttle, Turn,
+    ShardName, Side, Slot, Stage, Term, Throttle, Turn, WayBack,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +122,10 @@ impl Job {
             Phase::Following | Phase::Verified | Phase::CutOver | Phase::RolledBack => {
                 self.prepare(seen, &[Side::Old, Side::New], &mut actions);
                 self.guard(seen, None, &mut actions);
-                self.follow(seen, &[Side::Old, Side::New], &mut actions);
+                match self.way_back {
+                    WayBack::Open => self.follow(seen, &[Side::Old, Side::New], &mut actions),
+                    WayBack::Lost(_) => self.drop_slots(seen, &mut actions),
+                }
                 self.verify(seen, &mut actions);
                 self.open_gate(seen, &mut actions);
             }
@@ -149,7 +152,7 @@ impl Job {
             }
         }
         // Without a way back its slots are not made anew.
-        if self.way_back != super::WayBack::Open {
+        if self.way_back != WayBack::Open {
             return;
         }
         for shard in sides.iter().flat_map(|side| self.shards_of(*side)) {
@@ -364,16 +367,10 @@ impl Job {
         if !close.is_empty() || facts.len() < self.objects.len() {
             return actions.extend(close);
         }
-        let slots: Vec<_> = facts
-            .iter()
-            .filter(|(_, _, fact)| fact.slot != Slot::Absent)
-            .map(|(shard, objects, _)| Action::DropSlot {
-                shard: (*shard).clone(),
-                name: objects.slot.clone(),
-            })
-            .collect();
-        if !slots.is_empty() {
-            return actions.extend(slots);
+        let before = actions.len();
+        self.drop_slots(seen, actions);
+        if actions.len() > before {
+            return;
         }
         for (shard, objects, fact) in facts {
             if fact.publication {
@@ -383,6 +380,19 @@ impl Job {
                 });
             }
             self.clear(shard, fact, seen, actions);
+        }
+    }
+
+    /// The log is kept for nobody any more.
+    fn drop_slots(&self, seen: &Observed, actions: &mut Vec<Action>) {
+        for (shard, objects) in &self.objects {
+            let there = |fact: &ShardFact| fact.slot != Slot::Absent;
+            if seen.shards.get(shard).is_some_and(there) {
+                actions.push(Action::DropSlot {
+                    shard: shard.clone(),
+                    name: objects.slot.clone(),
+                });
+            }
         }
     }
 
@@ -416,7 +426,9 @@ impl Job {
         }
         let shard = shard.clone();
         if fact.rows.contains(&keys) {
-            if self.pace == Pace::Going {
+            // Only while it is seen that others own the keys.
+            let owned = seen.map.is_some_and(|map| map.side == Some(self.owner));
+            if self.pace == Pace::Going && owned {
                 let throttle = self.throttle;
                 actions.push(Action::RemoveRows {
                     shard,

@@ -33,7 +33,7 @@ pub enum CommandError {
     },
     #[error("the plan is {phase}: it is over")]
     Over { phase: &'static str },
-    #[error("the check found {problems} problems: see SHOW, mend them, CHECK again")]
+    #[error("the check found {problems} problem(s): see SHOW, mend them, CHECK again")]
     Problems { problems: usize },
     #[error("the plan is paused already")]
     Paused,
@@ -98,6 +98,9 @@ impl Job {
     }
 
     fn start(&mut self, throttle: Throttle) -> Result<(), CommandError> {
+        if let Pace::Stopped(why) = &self.pace {
+            return Err(CommandError::Stopped { why: why.clone() });
+        }
         match (&self.phase, &self.check.problems) {
             (Phase::Checked, _) => {}
             (Phase::Planned, Some(problems)) if !problems.is_empty() => {
