@@ -2,6 +2,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::super::record::{StoredError, StoredMap};
 use super::*;
 use crate::sharding::buckets::{Assignment, Buckets};
 use crate::sharding::geo::{Geo, Region};
@@ -193,6 +194,17 @@ fn judge(case: &Case) -> Result<(), TestCaseError> {
         };
         prop_assert_eq!(inside, expected, "{:?}", key);
     }
+    for map in [&case.current, &case.wanted] {
+        let names: Vec<Box<str>> = (0..5).map(|place| format!("s{place}").into()).collect();
+        let stored = serde_json::to_string(&StoredMap::of(map, &names)).expect("JSON");
+        let read: StoredMap = serde_json::from_str(&stored).expect("what was written");
+        // Shards may have other numbers by then.
+        let moved: Vec<Box<str>> = names.iter().rev().cloned().collect();
+        let again = StoredMap::of(&read.map(&moved).expect("sound"), &moved);
+        prop_assert_eq!(&again, &read);
+        let same = read.map(&names).expect("sound");
+        prop_assert_eq!(Layout::of(&same), Layout::of(map));
+    }
     let back = difference(&case.wanted, &case.current)
         .map_err(|refused| TestCaseError::fail(format!("{refused:?}")))?;
     prop_assert_eq!(after.apply(&back), Some(before));
@@ -337,5 +349,48 @@ fn what_is_no_piece_of_the_other_map_is_refused() {
             before: "bigint".into(),
             after: "text".into()
         }]
+    );
+}
+
+#[test]
+fn every_type_of_value_is_stored_exactly() {
+    let types = KeyType::ALL.to_vec();
+    let key: Vec<KeyValue> = [
+        "-32768",
+        "7",
+        "9223372036854775807",
+        "it's",
+        "x",
+        "y",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "infinity",
+        "2024-01-05 10:11:12.123456",
+        "-infinity",
+        "-170141183460469231731687303715884105727",
+        "\\x00ff",
+    ]
+    .iter()
+    .zip(&types)
+    .map(|(text, key_type)| key_type.parse_text(text).unwrap())
+    .collect();
+    let pin = Pin {
+        key: key.clone(),
+        shard: ShardId(1),
+    };
+    let buckets = Buckets::even(16, &[ShardId(0)]).unwrap();
+    let map = ShardMap::new(
+        types,
+        Placing::Hash(Hash::new(Function::Postgres, buckets)),
+        vec![pin],
+    )
+    .unwrap();
+    let names: Vec<Box<str>> = vec!["a".into(), "b".into()];
+    let stored = StoredMap::of(&map, &names);
+    let text = serde_json::to_string(&stored).unwrap();
+    let read: StoredMap = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.map(&names).unwrap().pins()[0].key, key);
+    assert_eq!(
+        read.map(&names[..1]).unwrap_err(),
+        StoredError::Shard("b".into())
     );
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::super::show::show;
-use super::super::wanted::{Known, by_changes};
+use super::super::wanted::{Known, WantedError, by_changes, by_configuration};
 use super::*;
 use crate::sharding::buckets::Buckets;
 use crate::sharding::geo::{Geo, Region};
@@ -152,4 +152,61 @@ fn words_of_a_command_line_are_one_text() {
     assert!(parse(&text).is_ok());
     let text = from_words(["cutover", "split", "max", "pause", "200ms"]);
     assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn the_configuration_may_be_what_is_wanted() {
+    let maps = distributions();
+    let known: Vec<_> = maps.iter().map(|(name, map)| Known { name, map }).collect();
+    let ranges = Ranges::new(vec![
+        Range {
+            from: None,
+            to: Some(KeyValue::Int(250)),
+            shard: ShardId(0),
+        },
+        Range {
+            from: Some(KeyValue::Int(250)),
+            to: None,
+            shard: ShardId(2),
+        },
+    ]);
+    let map = ShardMap::new(
+        vec![KeyType::BigInt],
+        Strategy::Range(ranges.unwrap()),
+        vec![],
+    )
+    .unwrap();
+    let wanted = [Known {
+        name: "orders",
+        map: &map,
+    }];
+    let shards: Vec<Box<str>> = (0..6).map(|place| format!("s{place}").into()).collect();
+    let planned = by_configuration(&wanted, None, &known).unwrap();
+    assert_eq!(
+        show(&planned, &shards),
+        "distribution orders: range
+  - s0  before 100
+  - s1  from 100 to before 200
+  - s2  from 300
+  + s0  before 250
+  + s2  from 250
+  move s1 -> s0: from 100 to before 200
+  new on s0, nothing to move: from 200 to before 250
+  new on s2, nothing to move: from 250 to before 300
+"
+    );
+    assert_eq!(
+        by_configuration(&wanted, Some("tenants"), &known).unwrap_err(),
+        WantedError::Nothing
+    );
+    // A range cannot become a hash map.
+    let wanted = [Known {
+        name: "orders",
+        map: &maps[0].1,
+    }];
+    let refused = by_configuration(&wanted, None, &known).unwrap_err();
+    assert!(
+        matches!(refused, WantedError::Unmovable { .. }),
+        "{refused}"
+    );
 }
