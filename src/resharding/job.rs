@@ -27,6 +27,7 @@
 
 mod action;
 mod command;
+mod event;
 mod observed;
 mod record;
 mod words;
@@ -35,8 +36,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sharding::ShardId;
+
+use super::difference::difference;
+use super::record::{Change, StoredError, StoredMap};
+use super::wanted::Planned;
+
 pub use action::Action;
 pub use command::{Command, CommandError, MAX_PAUSE_MS};
+pub use event::events;
 pub use observed::{
     CheckFact, GateFact, GateState, Ledger, MapFact, Observed, ProxyFact, ShardFact, Slot,
     StreamFact, Trouble, VerifyFact,
@@ -127,11 +135,61 @@ pub struct Plan {
     pub number: u64,
     pub database: Box<str>,
     /// The maps before and after, of each distribution that changes.
-    pub maps: Vec<super::record::Change>,
+    pub maps: Vec<Change>,
     /// `schema.table`, quoted as in SQL, every table of these distributions.
     pub tables: Vec<Box<str>>,
     /// Each pair of shards with a move between them, once.
     pub routes: BTreeSet<Route>,
+}
+
+impl Plan {
+    /// `shards`: names by number; `tables`: all of the distributions that change.
+    pub fn new(
+        name: &str,
+        number: u64,
+        database: &str,
+        planned: &[Planned],
+        tables: Vec<Box<str>>,
+        shards: &[Box<str>],
+    ) -> Plan {
+        let name_of = |shard: ShardId| ShardName(shards[shard.index()].clone());
+        let moves = planned.iter().flat_map(|one| &one.difference.moves);
+        Plan {
+            name: name.into(),
+            number,
+            database: database.into(),
+            maps: planned
+                .iter()
+                .map(|one| Change {
+                    distribution: one.distribution.clone(),
+                    before: StoredMap::of(&one.before, shards),
+                    after: StoredMap::of(&one.after, shards),
+                })
+                .collect(),
+            tables,
+            routes: moves
+                .map(|one| Route {
+                    from: name_of(one.from),
+                    to: name_of(one.to),
+                })
+                .collect(),
+        }
+    }
+
+    /// The maps and moves again, with the shards' numbers of now.
+    pub fn planned(&self, shards: &[Box<str>]) -> Result<Vec<Planned>, StoredError> {
+        let planned = self.maps.iter().map(|change| {
+            let (before, after) = (change.before.map(shards)?, change.after.map(shards)?);
+            let difference = difference(&before, &after).map_err(StoredError::Unmovable)?;
+            Ok(Planned {
+                distribution: change.distribution.clone(),
+                before,
+                after,
+                difference,
+            })
+        });
+        planned.collect()
+    }
 }
 
 /// What is made on a shard for the plan. It is noted here before it is made, so that nothing is made that nobody knows of.
@@ -698,9 +756,11 @@ impl Job {
     fn end(&mut self, end: End) {
         self.term = Term(self.term.0 + 1);
         self.wish = None;
-        self.phase = match self.objects.is_empty() {
-            true => Phase::Cancelled,
-            false => Phase::Ending(end),
+        // Where nothing was made nothing is left.
+        self.phase = match (self.objects.is_empty(), end) {
+            (false, end) => Phase::Ending(end),
+            (true, End::Finish) => Phase::Finished,
+            (true, End::Cancel) => Phase::Cancelled,
         };
     }
 

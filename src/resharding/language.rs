@@ -271,22 +271,20 @@ impl Reader {
         Ok(match self.one_of(&KINDS)? {
             "BUCKETS" => What::Buckets {
                 runs: self.list(Reader::run)?,
-                to: self.to_shard()?,
+                to: self.target()?,
             },
             "RANGE" => self.range()?,
             "KEY" => What::Key {
                 key: self.key()?,
-                to: self.to_shard()?,
+                to: self.target()?,
             },
             "VALUES" => What::Values {
                 values: self.list(Reader::value)?,
-                to: self.to_shard()?,
+                to: self.target()?,
             },
             "OTHER" => {
                 self.word("VALUES")?;
-                What::OtherValues {
-                    to: self.to_shard()?,
-                }
+                What::OtherValues { to: self.target()? }
             }
             _ => {
                 let region = self.name("the name of a region")?;
@@ -516,7 +514,7 @@ impl Reader {
         Ok(value)
     }
 
-    fn to_shard(&mut self) -> Result<String, SyntaxError> {
+    fn target(&mut self) -> Result<String, SyntaxError> {
         self.word("TO")?;
         self.shard()
     }

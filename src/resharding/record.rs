@@ -13,6 +13,8 @@ use crate::sharding::pin;
 use crate::sharding::range::{self, Ranges};
 use crate::sharding::{KeyType, KeyValue, MapError, ShardId, ShardMap, Strategy};
 
+use super::difference::Unmovable;
+
 /// One distribution of a plan, before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -84,6 +86,8 @@ pub enum StoredError {
     Number(Box<str>),
     #[error("the plan's map does not fit together: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Map(Vec<MapError>),
+    #[error("the plan's maps do not follow from each other: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unmovable(Vec<Unmovable>),
 }
 
 impl StoredMap {

@@ -50,7 +50,8 @@ pub enum Action {
         stream: Route,
         round: u32,
     },
-    /// Close the gate.
+    /// Close the gate. The pause bounds how long clients wait: a proxy that hears nothing for longer gives them an error that may be retried,
+    /// never a way through.
     Gate {
         term: Term,
         max_pause_ms: u64,

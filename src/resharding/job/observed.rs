@@ -56,7 +56,7 @@ pub struct ShardFact {
     pub indexed: bool,
     /// Whether sessions of proxies whose lease has ended are still connected.
     pub strangers: bool,
-    /// The moving keys that it has rows of.
+    /// The moving keys that it has rows of; looked for only while the plan is ending.
     pub rows: BTreeSet<MovingKeys>,
 }
 

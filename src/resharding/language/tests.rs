@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::super::job::Plan;
 use super::super::show::show;
 use super::super::wanted::{Known, WantedError, by_changes, by_configuration};
 use super::*;
@@ -195,6 +196,19 @@ fn the_configuration_may_be_what_is_wanted() {
   new on s2, nothing to move: from 250 to before 300
 "
     );
+    // A plan is stored by the shards' names, and read when they may have other numbers.
+    let tables = vec!["public.orders".into()];
+    let plan = Plan::new("p", 1, "app", &planned, tables, &shards);
+    let routes: Vec<_> = plan.routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["s1 -> s0"]);
+    let again = plan.planned(&shards).unwrap();
+    assert_eq!(again[0].difference, planned[0].difference);
+    assert_eq!(show(&again, &shards), show(&planned, &shards));
+    let others: Vec<Box<str>> = shards.iter().rev().cloned().collect();
+    let moved = plan.planned(&others).unwrap();
+    let moves = &moved[0].difference.moves;
+    assert_eq!((moves[0].from.0, moves[0].to.0), (4, 5));
+    assert!(plan.planned(&shards[..2]).is_err());
     assert_eq!(
         by_configuration(&wanted, Some("tenants"), &known).unwrap_err(),
         WantedError::Nothing

@@ -49,6 +49,7 @@ fn run(text: &str) -> String {
         writeln!(found, "{question}").unwrap();
         if !question.lines().all(|line| line.starts_with('#')) {
             found.push_str("----\n");
+            let before = job.clone();
             for line in question.lines().filter(|line| !line.starts_with('#')) {
                 if let Some(refused) = change(line, &mut job, &mut seen) {
                     writeln!(found, "refused: {refused}").unwrap();
@@ -59,6 +60,9 @@ fn run(text: &str) -> String {
             writeln!(found, "{next}").unwrap();
             for action in actions {
                 writeln!(found, "  {action}").unwrap();
+            }
+            for event in events(before.as_ref().unwrap_or(&next), &next) {
+                writeln!(found, "  event: {event}").unwrap();
             }
             if let Some(note) = &next.note {
                 writeln!(found, "  note: {note}").unwrap();

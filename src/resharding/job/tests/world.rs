@@ -462,7 +462,7 @@ impl World {
             .all(|key| progress.copied.contains(&key));
         StreamFact {
             copied,
-            caught_up: self.shards[from].log.len() - progress.applied < 4,
+            caught_up: self.shards[from].log.len() - progress.applied < 10,
             fence_applied: progress.fence,
             verified: progress.verified,
         }
@@ -621,9 +621,10 @@ impl World {
         }
     }
 
-    /// A few changes.
+    /// A few changes; in a turn one, so that it has to wait for the fence.
     fn follow(&mut self, from: usize, to: usize) {
-        for _ in 0..3 {
+        let turning = matches!(self.job().phase, Phase::Turning(_));
+        for _ in 0..if turning { 1 } else { 4 } {
             let entry = {
                 let Some(progress) = self.progress(from, to) else {
                     return;
