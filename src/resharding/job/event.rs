@@ -26,15 +26,13 @@ pub fn events(before: &Job, after: &Job) -> Vec<Box<str>> {
         events.push(format!("the way back is lost: {why}").into());
     }
     match (&before.phase, &after.phase) {
-        (Phase::Turning(old), Phase::Turning(new)) => {
-            if old.stage.name() != new.stage.name() {
-                events.push(match &new.stage {
-                    Stage::Undoing { why, .. } => {
-                        format!("{} is given up: {why}", after.phase.name()).into()
-                    }
-                    stage => format!("{}: {}", after.phase.name(), stage.name()).into(),
-                });
-            }
+        (Phase::Turning(old), Phase::Turning(new)) if old.stage.name() != new.stage.name() => {
+            events.push(match &new.stage {
+                Stage::Undoing { why, .. } => {
+                    format!("{} is given up: {why}", after.phase.name()).into()
+                }
+                stage => format!("{}: {}", after.phase.name(), stage.name()).into(),
+            });
         }
         (old, new) if old.name() != new.name() => {
             let tries = match (&after.phase, after.wish) {
