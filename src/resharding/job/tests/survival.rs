@@ -1,4 +1,4 @@
-//! Plans in the model of a world: killed at every action, each action failing once, with actions done twice and late, and by schedules of chance.
+//! Plans in the model of a world: killed at every action, each action failing a few times, with actions done twice and late, and by schedules of chance.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -38,8 +38,9 @@ struct Driver {
     wishes: Vec<Command>,
     /// Dies before doing this action; counted over the whole life of the plan.
     dies_at: Option<usize>,
-    /// This action has no effect: the lock was not had, the server was not reached.
+    /// This action has no effect, nor has the same one a few times more: the lock was not had, the server was not reached.
     fails_at: Option<usize>,
+    failing: Option<(Action, u32)>,
     twice: bool,
     done: usize,
 }
@@ -66,6 +67,7 @@ impl Driver {
             wishes,
             dies_at: None,
             fails_at: None,
+            failing: None,
             twice: false,
             done: 0,
         }
@@ -92,7 +94,7 @@ impl Driver {
             if self.dies_at == Some(number) {
                 return;
             }
-            if self.fails_at == Some(number) {
+            if self.fails(number, &action) {
                 continue;
             }
             self.world.run(&action);
@@ -100,6 +102,19 @@ impl Driver {
                 self.world.run(&action);
             }
             self.history.push(action);
+        }
+    }
+
+    fn fails(&mut self, number: usize, action: &Action) -> bool {
+        if self.fails_at == Some(number) {
+            self.failing = Some((action.clone(), 3));
+        }
+        match &mut self.failing {
+            Some((failing, times)) if failing == action && *times > 0 => {
+                *times -= 1;
+                true
+            }
+            _ => false,
         }
     }
 
