@@ -36,6 +36,7 @@ mod raw;
 mod recovery;
 mod replica_reads;
 mod replication_stream;
+mod reshard_conditions;
 mod result_shapes;
 mod schema_reading;
 mod sequences;
