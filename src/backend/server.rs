@@ -71,6 +71,14 @@ pub enum Shown {
     Failed,
 }
 
+/// For how long a client has the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    Transaction,
+    /// It holds state of the client's, which would be lost with it.
+    Session,
+}
+
 /// One connection to a server. Dropping it closes it.
 pub struct Server {
     stream: Stream,
@@ -80,6 +88,7 @@ pub struct Server {
     /// Its node's place in the shard.
     pub node: usize,
     severed: Rc<Cell<bool>>,
+    pub tenure: Tenure,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
@@ -151,6 +160,7 @@ impl Server {
             seat: spec.seat,
             node: spec.node,
             severed,
+            tenure: Tenure::Transaction,
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
@@ -370,6 +380,7 @@ impl Server {
     /// The first words to a unit of work outside a transaction block are that the server takes no writes, though nobody has set it so here.
     fn is_no_primary(&self, error: &[u8]) -> bool {
         self.seat == Seat::Primary
+            && self.tenure == Tenure::Transaction
             && self.status == TransactionStatus::Idle
             && self.pipeline.is_unanswered()
             && ErrorFields::parse(error).is_some_and(|fields| fields.sqlstate == READ_ONLY)

@@ -89,6 +89,26 @@ impl Session {
         });
     }
 
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    #[cold]
+    pub(super) fn saw_no_writes(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
+            return;
+        };
+        self.worker.shared.sighted(Sighting {
+            shard: link.shard(),
+            node: NodePlace(link.server().node),
+            seen: Seen::ReadOnly,
+        });
+    }
+
+    /// A replica that has failed the statement at hand is not asked again for it.
+    pub(super) fn pass_by(&mut self, link: &mut Link) {
+        if link.is_replica() {
+            self.reads.has_failed(NodePlace(link.server().node));
+        }
+    }
+
     /// What is to be begun anew, if it can be.
     pub(super) fn may_begin_anew(&mut self, link: &mut Link, error: &ServerError) -> Option<Anew> {
         let gone = matches!(
@@ -110,13 +130,12 @@ impl Session {
             _ => self.part(&undone)?,
         };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
-        if !texts.iter().all(|planned| part.allows(planned)) {
+        // Without any it was only looked at, for a message that has failed with the connection.
+        if texts.is_empty() || !texts.iter().all(|planned| part.allows(planned)) {
             return None;
         }
         self.attempts = Attempts::Second;
-        if link.is_replica() {
-            self.reads.has_failed(NodePlace(link.server().node));
-        }
+        self.pass_by(link);
         Some(Anew {
             undone,
             shard,
@@ -138,9 +157,7 @@ impl Session {
         };
         self.card.set_running(None);
         self.was_lost(&mut link, error);
-        if link.is_replica() {
-            self.reads.has_failed(NodePlace(link.server().node));
-        }
+        self.pass_by(&mut link);
         for token in first..self.effects.len() {
             self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }

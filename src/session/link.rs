@@ -20,7 +20,7 @@ use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
-use crate::backend::server::{Server, ServerError, Shown};
+use crate::backend::server::{Server, ServerError, Shown, Tenure};
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, ReadFrom};
 use crate::execution::client::Client;
@@ -147,6 +147,13 @@ fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
 }
 
 impl Keep {
+    fn tenure(self) -> Tenure {
+        match self {
+            Keep::No => Tenure::Transaction,
+            Keep::Yes => Tenure::Session,
+        }
+    }
+
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
@@ -156,7 +163,8 @@ impl Keep {
 }
 
 impl Link {
-    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+    pub(super) fn new(mut lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        lent.tenure = Keep::of(mode).tenure();
         Link {
             lent,
             phase,
@@ -410,9 +418,14 @@ impl Link {
         }
     }
 
+    fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.lent.tenure = keep.tenure();
+    }
+
     /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
     pub fn pin(&mut self, pin: Pin) {
-        self.keep = Keep::Yes;
+        self.set_keep(Keep::Yes);
         self.doubt = Doubt::Some;
         if !self.pins.contains(&pin) {
             self.pins.push(pin);
@@ -446,7 +459,7 @@ impl Link {
     pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
         self.pins.retain(|pin| !is_over(*pin));
         if self.pins.is_empty() {
-            self.keep = Keep::of(mode);
+            self.set_keep(Keep::of(mode));
         }
         self.keep == Keep::Yes
     }
@@ -613,7 +626,7 @@ impl Link {
 
     /// What was kept for the session is gone.
     pub fn unpin(&mut self, mode: PoolMode) {
-        self.keep = Keep::of(mode);
+        self.set_keep(Keep::of(mode));
         self.hygiene = Hygiene::Clean;
         self.pins.clear();
         self.doubt = Doubt::None;

@@ -276,6 +276,11 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             sum(&|d| total(d.queries)),
         ),
         Family::counter(
+            "replica_queries",
+            "Those of them that replicas answered.",
+            sum(&|d| total(d.replica_queries)),
+        ),
+        Family::counter(
             "errors",
             "Errors that clients were told.",
             sum(&|d| total(d.errors)),
