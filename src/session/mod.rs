@@ -343,6 +343,7 @@ impl Session {
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
+                Event::ReadOnly => self.saw_no_writes(),
                 Event::Ready(status) => self.ready(status),
                 Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
