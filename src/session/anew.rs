@@ -89,6 +89,19 @@ impl Session {
         });
     }
 
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    #[cold]
+    pub(super) fn saw_no_writes(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
+            return;
+        };
+        self.worker.shared.sighted(Sighting {
+            shard: link.shard(),
+            node: NodePlace(link.server().node),
+            seen: Seen::ReadOnly,
+        });
+    }
+
     /// A replica that has failed the statement at hand is not asked again for it.
     pub(super) fn pass_by(&mut self, link: &mut Link) {
         if link.is_replica() {

@@ -31,6 +31,9 @@ use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::message;
 
+/// How many connections are tried, one after the other, when they break before anything of the client's was sent.
+const TRIES: usize = 8;
+
 /// How long a connection may take to be cleaned before it is closed instead.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
@@ -794,16 +797,36 @@ impl Session {
             self.send_held();
             return Ok(());
         }
-        let link = self.take_link(shard, phase).await?;
-        self.link_up(link);
-        self.bring_up(phase).await.inspect_err(|_| {
-            // Not in a known state: closed.
-            self.link = None;
-            self.card.set_running(None);
-        })?;
+        self.take_ready(shard, phase).await?;
         self.join(&[]);
         self.send_held();
         Ok(())
+    }
+
+    /// Takes a connection that is as the session wants it, and lets it work for the session. One that breaks before it has anything of the
+    /// client's is replaced.
+    pub(super) async fn take_ready(&mut self, shard: ShardId, phase: Phase) -> Result<(), Fault> {
+        let mut tries = TRIES;
+        loop {
+            let link = self.take_link(shard, phase).await?;
+            self.link_up(link);
+            let Err(fault) = self.bring_up(phase).await else {
+                return Ok(());
+            };
+            self.card.set_running(None);
+            tries -= 1;
+            // Not in a known state: closed.
+            match (self.link.take(), fault) {
+                (Some(mut link), Fault::Broken(loss)) if tries > 0 && !link.is_kept() => {
+                    self.was_lost(&mut link, &loss.error);
+                    self.pass_by(&mut link);
+                }
+                (_, fault) => {
+                    self.fail_begun();
+                    return Err(fault);
+                }
+            }
+        }
     }
 
     /// From now on this connection works for the session.
@@ -975,9 +998,8 @@ impl Session {
             message::encode_query(prologue.text().as_bytes(), server.outbox());
             server.unnamed = None;
             server.pipeline.expect(Request::Query, Fate::Swallow, None);
-        } else if let Err(fault) = run(server, prologue.text(), &self.worker).await {
-            self.fail_begun();
-            return Err(fault);
+        } else {
+            run(server, prologue.text(), &self.worker).await?;
         }
         server.settings = self.settings.clone();
         if let Transaction::Begun(prologue) =
