@@ -18,7 +18,7 @@ all: build
 
 help:
 	@echo 'make demo         a local sharded cluster with sample data and a tour (DEMO_ARGS)'
-	@echo 'make test         all tests, on Postgres servers that they start (TEST_ARGS)'
+	@echo 'make test         all tests, on Postgres servers and an etcd that they start (TEST_ARGS)'
 	@echo 'make suites       drivers'"'"' and Postgres'"'"'s own test suites through Trunkline (SUITES)'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make check        lint and test'
@@ -36,7 +36,7 @@ demo: has-cargo has-postgres
 	$(CARGO) build --locked --bin trunkline
 	@exec $(CARGO) run --quiet --locked --bin trunkline -- demo $(DEMO_ARGS)
 
-test: has-cargo has-postgres $(VENV)/drivers
+test: has-cargo has-postgres has-etcd $(VENV)/drivers
 	$(CARGO) test --locked $(TEST_ARGS)
 
 # Test suites that others wrote: directly and through Trunkline, held against tests/suites/expected.
@@ -89,6 +89,10 @@ has-postgres:
 		ls /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb 2>/dev/null | grep -q .; then :; \
 	else $(APT_INSTALL); apt_install postgresql; fi
 
+# For the tests of the control store. Debian starts one with the package; the tests have their own.
+has-etcd:
+	@command -v etcd >/dev/null || { $(APT_INSTALL); apt_install etcd-server; }
+
 # To build parts of Postgres's test suites, and certificates.
 has-suite-tools:
 	@{ [ -e /usr/include/libpq-fe.h ] || [ -e /usr/include/postgresql/libpq-fe.h ]; } && command -v openssl >/dev/null && \
@@ -108,4 +112,4 @@ $(VENV)/drivers: tests/requirements.txt
 	@touch $@
 
 .PHONY: all help build release demo test suites has-suite-tools bench bench-smoke bench-several lint check clean
-.PHONY: has-cargo has-lints has-postgres has-pgbouncer
+.PHONY: has-cargo has-lints has-postgres has-etcd has-pgbouncer

@@ -51,7 +51,7 @@ async fn metrics(State(access): State<Access>) -> Response {
     match metrics::text(
         &access.shared.snapshot(),
         &reports,
-        &access.topology.nodes(),
+        &access.topology,
         &access.recovery.ledger(),
         access.shared.clients(),
     ) {

@@ -5,7 +5,7 @@ use crate::wire::frame::HEADER;
 use crate::wire::message::Bind;
 
 /// The messages one by one: type, body, whole. Ends before what is no whole message.
-fn messages(sent: &[u8]) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
+pub(super) fn messages(sent: &[u8]) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
     let mut rest = sent;
     std::iter::from_fn(move || {
         let length = u32::from_be_bytes(rest.get(1..HEADER)?.try_into().ok()?) as usize;

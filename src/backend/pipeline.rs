@@ -40,6 +40,8 @@ pub enum Fate {
     Swallow,
     /// The request was sent to fail: this ErrorResponse takes the place of the server's.
     Refuse(Box<[u8]>),
+    /// A query of ours that gives one value, for [`Event::Marked`]. The client sees nothing of it, not even an error, and is not read before it is answered.
+    Mark,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +96,8 @@ pub enum Event {
     Ready(TransactionStatus),
     /// ReadyForQuery arrived for a Sync that the client does not know of.
     Synced,
+    /// A [`Fate::Mark`] was answered: with this value, or `None` when it failed.
+    Marked(Option<Box<[u8]>>, TransactionStatus),
     /// The server asks for the client's COPY data.
     CopyIn,
     /// A prepared statement's result has another shape than when it was prepared. What was asked is still owed, the client was told
@@ -144,6 +148,8 @@ pub struct Pipeline {
     course: Course,
     /// The parameters of the statement that is being described, when somebody wants to know them.
     parameters: Vec<u8>,
+    /// What a [`Fate::Mark`] was answered so far.
+    mark: Option<Box<[u8]>>,
 }
 
 /// Whether the unit of work has failed on a stale prepared statement.
@@ -179,7 +185,7 @@ pub enum Copying {
 impl Pipeline {
     /// Notes that a request was put on its way.
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
-        if ends_in_ready(request) && fate == Fate::Forward {
+        if ends_in_ready(request) && matches!(fate, Fate::Forward | Fate::Mark) {
             self.closing += 1;
         }
         self.unit = Unit::Open;
@@ -189,6 +195,56 @@ impl Pipeline {
             token,
             shift: None,
         });
+    }
+
+    /// What is owed for another unit of work, behind what is owed for this one.
+    pub fn append(&mut self, mut other: Pipeline) {
+        self.queue.append(&mut other.queue);
+        self.closing += other.closing;
+        self.unit = Unit::Open;
+        if other.copying != Copying::No {
+            self.copying = other.copying;
+        }
+    }
+
+    /// The requests that are owed, but for answers of our own, which may stand between them.
+    pub fn requests(&self) -> impl Iterator<Item = (Request, &Fate)> {
+        self.queue.iter().filter_map(|item| match item {
+            Item::Owed { request, fate, .. } => Some((*request, fate)),
+            Item::Answer { .. } => None,
+        })
+    }
+
+    /// The request with this token has not been done.
+    pub fn owes(&self, wanted: Token) -> bool {
+        let is_it = |item: &Item| {
+            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
+            *token == Some(wanted)
+        };
+        self.queue.iter().any(is_it)
+    }
+
+    /// One unit of work is owed, and the client has seen nothing of its answer.
+    pub fn is_unanswered(&self) -> bool {
+        let client = |item: &Item| {
+            matches!(
+                item,
+                Item::Owed {
+                    fate: Fate::Forward,
+                    ..
+                }
+            )
+        };
+        self.ordinal == 0 && self.queue.front().is_some_and(client)
+    }
+
+    /// Nothing of the client's is owed, only a [`Fate::Mark`].
+    pub fn owes_only_mark(&self) -> bool {
+        let mut requests = self.requests();
+        matches!(
+            (requests.next(), requests.next()),
+            (Some((_, Fate::Mark)), None)
+        )
     }
 
     /// How much is owed.
@@ -291,8 +347,19 @@ impl Pipeline {
     }
 
     /// Whether [`Pipeline::step`] needs the body of a message of this type; the rest may be passed on in pieces.
-    pub fn inspects(tag: u8) -> bool {
-        matches!(tag, b'Z' | b'C' | b'S' | b'E' | b'T' | b't')
+    pub fn inspects(&self, tag: u8) -> bool {
+        matches!(tag, b'Z' | b'C' | b'S' | b'E' | b'T' | b't') || (tag == b'D' && self.is_marking())
+    }
+
+    fn is_marking(&self) -> bool {
+        let head = self.queue.front();
+        matches!(
+            head,
+            Some(Item::Owed {
+                fate: Fate::Mark,
+                ..
+            })
+        )
     }
 
     /// Moves on over messages that are the client's and of which no more is to be said, from `at` on; [`Pipeline::step`] would do the same at
@@ -385,16 +452,22 @@ impl Pipeline {
         let (request, fate, token, shift) = head;
         let verdict = match fate {
             Fate::Forward => Verdict::Forward,
-            Fate::Swallow | Fate::Refuse(_) => Verdict::Swallow,
+            Fate::Swallow | Fate::Refuse(_) | Fate::Mark => Verdict::Swallow,
         };
+        let marks = *fate == Fate::Mark;
         let whole_unit = matches!(request, Request::Query | Request::Function);
         match (tag, request) {
             (b'A' | b'S', _) => return Ok(Verdict::Forward),
             (b'N', _) => return Ok(verdict),
+            (b'D', Request::Query) if marks => {
+                self.mark = first_column(body).map(Box::from);
+                return Ok(verdict);
+            }
+            (b'E', Request::Query) if marks => return Ok(verdict),
             (b'E', _) => {
                 let verdict = match fate {
                     Fate::Refuse(bytes) => Verdict::Instead(std::mem::take(bytes)),
-                    Fate::Forward | Fate::Swallow => shift
+                    Fate::Forward | Fate::Swallow | Fate::Mark => shift
                         .as_ref()
                         .and_then(|shift| shift.error(body))
                         .map_or(Verdict::Forward, |error| Verdict::Instead(error.into())),
@@ -435,6 +508,9 @@ impl Pipeline {
                 if verdict == Verdict::Forward {
                     self.closing -= 1;
                     events.push(Event::Ready(status));
+                } else if marks {
+                    self.closing -= 1;
+                    events.push(Event::Marked(self.mark.take(), status));
                 } else if request == Request::Sync {
                     events.push(Event::Synced);
                 }
@@ -525,7 +601,7 @@ impl Pipeline {
         for (place, item) in self.queue.drain(..skipped).enumerate().rev() {
             if let Item::Owed {
                 request: Request::Query | Request::Function,
-                fate: Fate::Forward,
+                fate: Fate::Forward | Fate::Mark,
                 ..
             } = item
             {
@@ -544,6 +620,12 @@ impl Pipeline {
 
 fn ends_in_ready(request: Request) -> bool {
     matches!(request, Request::Sync | Request::Query | Request::Function)
+}
+
+/// Of a DataRow: count, then length and bytes of each value.
+fn first_column(body: &[u8]) -> Option<&[u8]> {
+    let length = u32::from_be_bytes(body.get(2..6)?.try_into().ok()?);
+    body.get(6..)?.get(..usize::try_from(length).ok()?)
 }
 
 /// The server closes the connection after an error of this severity. Field `V` is never translated.

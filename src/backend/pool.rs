@@ -8,6 +8,9 @@
 //!                      too old, pool closed   (closed, its place is free)
 //! ```
 //!
+//! A pool of a shard's primary moves with it to another node, and those who wait go along. When its node cannot be reached, or nobody is
+//! known who is the primary, they wait for a while; connections are tried one at a time then, and twice as many after each that was made.
+//!
 //! Who waits is served in the order of arrival: a connection that comes back is handed to the first in the queue before
 //! a newcomer can see it. All of a pool lives on one thread; its size is this worker's share of the configured size.
 //! A [`Lent`] connection that is dropped without [`Lent::release`] is closed: dirty until proven clean.
@@ -20,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::cancel::Target;
-use super::connect::{Address, ConnectError};
+use super::connect::{Address, ConnectError, Connected};
 use super::server::Server;
 use crate::config;
 use crate::sharding::ShardId;
@@ -32,6 +35,10 @@ const USED_JUST_NOW: Duration = Duration::from_millis(2);
 /// How many connections one pool opens at the same time.
 const CONNECTING_AT_ONCE: usize = 8;
 
+/// From one failed attempt to connect to the next, doubled each time up to the second, while somebody waits.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_millis(500);
+
 /// Why no connection was lent.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CheckoutError {
@@ -40,20 +47,52 @@ pub enum CheckoutError {
     Connect(Address, Rc<ConnectError>),
     #[error("no server connection became free within {0:?}")]
     Timeout(Duration),
-    #[error("{0} clients are already waiting for a server connection")]
-    QueueFull(usize),
+    #[error(
+        "{waiting} clients are already waiting for one of the {size} server connections of this pool"
+    )]
+    QueueFull { waiting: usize, size: usize },
+    /// Nobody was found who is the primary.
+    #[error("the shard has had no primary for {0:?}: {1}")]
+    NoPrimary(Duration, Rc<str>),
     #[error("the pool is closed")]
     Closed,
+}
+
+/// What a pool's connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Seat {
+    /// The shard's primary, whichever node it is.
+    Primary,
+    /// Reads on the node at this place.
+    Replica(usize),
 }
 
 /// Where and how a pool connects.
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub shard: ShardId,
+    pub seat: Seat,
+    /// The node's place in its shard.
+    pub node: usize,
     pub target: Target,
+    /// How long clients wait for a node that cannot be reached, or for a primary.
+    pub patience: Duration,
     pub settings: config::Pool,
     /// This worker's share of the pool's size; at least 1.
     pub share: usize,
+}
+
+impl Spec {
+    /// Makes a connection there. A standby is no primary, whoever said so.
+    pub async fn connect(&self) -> Result<Connected, ConnectError> {
+        let connected = self.target.connect().await?;
+        // Reported since Postgres 14; before, the first statement that writes tells.
+        let standby = |(name, value): &(String, String)| name == "in_hot_standby" && value == "on";
+        if self.seat == Seat::Primary && connected.parameters.iter().any(standby) {
+            return Err(ConnectError::Standby);
+        }
+        Ok(connected)
+    }
 }
 
 /// Whether a pool lends.
@@ -64,11 +103,33 @@ pub enum Lending {
     Paused,
     /// New checkouts fail; connections are closed as they come back.
     Closed,
+    /// There is no primary: checkouts wait until there is one.
+    Leaderless,
 }
+
+/// What becomes of connections that are lent when a pool moves to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// They are closed as they come back.
+    Later,
+    /// Nothing more is sent on them, and nobody waits for their answers.
+    AtOnce,
+}
+
+/// What a pool has seen of its node.
+#[derive(Clone, Debug)]
+pub enum Spotted {
+    Reached,
+    Unreachable(Rc<ConnectError>),
+}
+
+/// Told by a pool: the node's place, and what was seen.
+pub type Witness = Box<dyn Fn(usize, Spotted)>;
 
 /// See the module's text.
 pub struct Pool {
     state: RefCell<State>,
+    witness: Witness,
 }
 
 struct State {
@@ -86,14 +147,20 @@ struct State {
     /// Idle, lent and connecting.
     open: usize,
     connecting: usize,
-    /// The last attempt to connect failed; until one succeeds, only one is made at a time.
-    failing: Failing,
+    /// How many connections may be made at the same time.
+    at_once: usize,
+    trouble: Option<Trouble>,
+    /// Set when nothing more may be sent on the connections that were made so far.
+    severed: Rc<Cell<bool>>,
+    /// What is known of the reason while it lends nothing for want of a primary.
+    why_leaderless: Rc<str>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Failing {
-    No,
-    Yes,
+/// The last attempt to connect has failed.
+struct Trouble {
+    error: CheckoutError,
+    wait: Duration,
+    next_attempt: Instant,
 }
 
 /// What a pool gives a client that waits. A client has one and uses it again and again.
@@ -132,7 +199,7 @@ pub struct IdleServer {
 }
 
 impl Pool {
-    pub fn new(spec: Spec) -> Rc<Pool> {
+    pub fn new(spec: Spec, witness: Witness) -> Rc<Pool> {
         let state = State {
             spec: Rc::new(spec),
             lending: Lending::Open,
@@ -141,10 +208,14 @@ impl Pool {
             waiting: VecDeque::new(),
             open: 0,
             connecting: 0,
-            failing: Failing::No,
+            at_once: CONNECTING_AT_ONCE,
+            trouble: None,
+            severed: Rc::default(),
+            why_leaderless: Rc::from(""),
         };
         Rc::new(Pool {
             state: RefCell::new(state),
+            witness,
         })
     }
 
@@ -202,7 +273,7 @@ impl Pool {
         let mut state = self.state.borrow_mut();
         match state.lending {
             Lending::Closed => return Err(CheckoutError::Closed),
-            Lending::Paused => return Ok(None),
+            Lending::Paused | Lending::Leaderless => return Ok(None),
             Lending::Open => {}
         }
         if state.waiting.is_empty() {
@@ -231,7 +302,10 @@ impl Pool {
             }
             let limit = state.spec.settings.max_waiting;
             if state.waiting.len() >= limit {
-                return Err(CheckoutError::QueueFull(limit));
+                return Err(CheckoutError::QueueFull {
+                    waiting: state.waiting.len(),
+                    size: state.spec.share,
+                });
             }
             waiter.since.set(now);
             *waiter.slot.borrow_mut() = Slot::Waiting(None);
@@ -251,10 +325,12 @@ impl Pool {
         if state.lending != Lending::Open {
             return;
         }
-        let at_once = match state.failing {
-            Failing::No => CONNECTING_AT_ONCE,
-            Failing::Yes => 1,
-        };
+        if let Some(trouble) = &state.trouble
+            && Instant::now() < trouble.next_attempt
+        {
+            return;
+        }
+        let at_once = state.at_once;
         let wanted = state.waiting.len().max(
             state
                 .spec
@@ -266,6 +342,7 @@ impl Pool {
             state.connecting += 1;
             state.open += 1;
             let (pool, spec) = (Rc::clone(self), Rc::clone(&state.spec));
+            let severed = Rc::clone(&state.severed);
             let home = spec.target.home.clone();
             home.spawn(async move {
                 let mut attempt = Attempt {
@@ -273,14 +350,11 @@ impl Pool {
                     spec: &spec,
                     result: None,
                 };
-                let target = &spec.target;
-                attempt.result = Some(target.connect().await.map(|connected| {
+                attempt.result = Some(spec.connect().await.map(|connected| {
                     let now = Instant::now();
-                    let expires_at = spec
-                        .settings
-                        .max_lifetime
-                        .map(|lifetime| now + jittered(lifetime));
-                    Server::new(connected, target, spec.shard, now, expires_at)
+                    let lifetime = spec.settings.max_lifetime;
+                    let expires_at = lifetime.map(|lifetime| now + jittered(lifetime));
+                    Server::new(connected, &spec, severed, now, expires_at)
                 }));
             });
         }
@@ -298,28 +372,16 @@ impl Pool {
                 drop(result);
             }
             Some(Ok(server)) => {
-                state.failing = Failing::No;
+                state.trouble = None;
+                state.at_once = (state.at_once * 2).min(CONNECTING_AT_ONCE);
                 drop(state);
+                (self.witness)(spec.node, Spotted::Reached);
                 self.put(Box::new(server), Instant::now());
             }
             Some(Err(error)) => {
                 state.open -= 1;
-                state.failing = Failing::Yes;
-                let waiting = if state.open == state.connecting {
-                    std::mem::take(&mut state.waiting)
-                } else {
-                    VecDeque::new()
-                };
                 drop(state);
-                let address = self.spec().target.address.clone();
-                tracing::warn!(%address, %error, "cannot connect to the server");
-                let error = Rc::new(error);
-                for waiter in waiting {
-                    waiter.resolve(Slot::Failed(CheckoutError::Connect(
-                        address.clone(),
-                        Rc::clone(&error),
-                    )));
-                }
+                self.not_connected(spec, error);
             }
             // The attempt was cut off with its runtime.
             None => {
@@ -328,6 +390,51 @@ impl Pool {
             }
         }
         self.connect_as_needed();
+    }
+
+    /// An attempt to connect has failed. Who waits is told, unless it is the node that is away and may come back, or be replaced, in time.
+    fn not_connected(self: &Rc<Pool>, spec: &Spec, error: ConnectError) {
+        let (address, error) = (spec.target.address.clone(), Rc::new(error));
+        let away = error.is_of_the_node();
+        let failed = CheckoutError::Connect(address.clone(), Rc::clone(&error));
+        let now = Instant::now();
+        let mut told = VecDeque::new();
+        {
+            let mut state = self.state.borrow_mut();
+            let before = state.trouble.take();
+            if before.is_none() || !away {
+                tracing::warn!(%address, %error, "cannot connect to the server");
+            }
+            state.at_once = 1;
+            if state.open == state.connecting && !(away && spec.patience > Duration::ZERO) {
+                told = std::mem::take(&mut state.waiting);
+            } else {
+                let wait = before.map_or(FIRST_RETRY, |before| (before.wait * 2).min(LAST_RETRY));
+                let pause = jittered(wait);
+                state.trouble = Some(Trouble {
+                    error: failed.clone(),
+                    wait,
+                    next_attempt: now + pause,
+                });
+                self.try_again_in(pause, spec);
+            }
+        }
+        for waiter in told {
+            waiter.resolve(Slot::Failed(failed.clone()));
+        }
+        if away {
+            (self.witness)(spec.node, Spotted::Unreachable(error));
+        }
+    }
+
+    fn try_again_in(self: &Rc<Pool>, wait: Duration, spec: &Spec) {
+        let (pool, timers) = (Rc::downgrade(self), spec.target.timers.clone());
+        spec.target.home.clone().spawn(async move {
+            let _ = timers.timeout(wait, std::future::pending::<()>()).await;
+            if let Some(pool) = pool.upgrade() {
+                pool.connect_as_needed();
+            }
+        });
     }
 
     /// Takes a clean connection: hands it to the first who waits, keeps it, or closes it when it is past its time.
@@ -369,14 +476,24 @@ impl Pool {
         {
             let mut state = self.state.borrow_mut();
             let spec = Rc::clone(&state.spec);
-            let timeout = spec.settings.checkout_timeout;
+            let (timeout, error) = match (&state.trouble, state.lending) {
+                (_, Lending::Leaderless) => (spec.patience, None),
+                (Some(trouble), _) => (spec.patience, Some(trouble.error.clone())),
+                (None, _) => {
+                    let timeout = spec.settings.checkout_timeout;
+                    (timeout, Some(CheckoutError::Timeout(timeout)))
+                }
+            };
+            let error = error.unwrap_or_else(|| {
+                CheckoutError::NoPrimary(timeout, Rc::clone(&state.why_leaderless))
+            });
             while state
                 .waiting
                 .front()
                 .is_some_and(|waiter| now.duration_since(waiter.since.get()) >= timeout)
             {
                 if let Some(waiter) = state.waiting.pop_front() {
-                    waiter.resolve(Slot::Failed(CheckoutError::Timeout(timeout)));
+                    waiter.resolve(Slot::Failed(error.clone()));
                 }
             }
             let mut at = 0;
@@ -406,13 +523,21 @@ impl Pool {
         state.open > 0 || !state.waiting.is_empty()
     }
 
-    /// New settings: from now on; what is open beyond the new size is closed as it comes back.
-    pub fn reconfigure(self: &Rc<Pool>, spec: Spec) {
+    /// New settings: from now on; what is open beyond the new size is closed as it comes back. `away` is for those that are open to another place.
+    pub fn reconfigure(self: &Rc<Pool>, spec: Spec, away: Away) {
         let mut closed = Vec::new();
         {
             let mut state = self.state.borrow_mut();
             if state.spec.target != spec.target {
                 state.moved_at = Some(Instant::now());
+                state.trouble = None;
+                if state.spec.target.address != spec.target.address {
+                    // As many as there are would all come at once to a server that has just begun.
+                    state.at_once = 1;
+                }
+                if away == Away::AtOnce {
+                    std::mem::take(&mut state.severed).set(true);
+                }
                 closed.append(&mut state.idle);
                 state.open -= closed.len();
             }
@@ -432,7 +557,7 @@ impl Pool {
             let mut state = self.state.borrow_mut();
             state.lending = lending;
             match lending {
-                Lending::Paused => return,
+                Lending::Paused | Lending::Leaderless => return,
                 Lending::Closed => {
                     closed.append(&mut state.idle);
                     state.open -= closed.len();
@@ -459,6 +584,28 @@ impl Pool {
         self.connect_as_needed();
     }
 
+    /// There is no primary for this reason: nothing is lent until [`Pool::set_lending`].
+    pub fn lose_primary(self: &Rc<Pool>, why: &str) {
+        self.state.borrow_mut().why_leaderless = Rc::from(why);
+        self.set_lending(Lending::Leaderless);
+    }
+
+    /// The connections that were made so far are not lent again.
+    pub fn evict(&self) {
+        let mut state = self.state.borrow_mut();
+        state.moved_at = Some(Instant::now());
+        let idle = std::mem::take(&mut state.idle);
+        state.open -= idle.len();
+        drop(state);
+        drop(idle);
+    }
+
+    /// Nothing more is sent on the connections that were made so far, and they are not lent again.
+    pub fn sever(&self) {
+        std::mem::take(&mut self.state.borrow_mut().severed).set(true);
+        self.evict();
+    }
+
     pub fn lending(&self) -> Lending {
         self.state.borrow().lending
     }
@@ -467,6 +614,12 @@ impl Pool {
     pub fn is_at_rest(&self) -> bool {
         let state = self.state.borrow();
         state.open == state.idle.len()
+    }
+
+    /// Connections that clients have.
+    pub fn in_use(&self) -> usize {
+        let state = self.state.borrow();
+        state.open - state.idle.len() - state.connecting
     }
 
     pub fn census(&self, now: Instant) -> Census {
@@ -608,6 +761,11 @@ impl Lent {
         if let Some(server) = self.server.take() {
             self.pool.put(server, now);
         }
+    }
+
+    /// None of its pool's other connections is lent again either.
+    pub fn evict_pool(&self) {
+        self.pool.evict();
     }
 
     /// Asks the server for a sign of life.

@@ -1,6 +1,6 @@
 //! One connection to a server: its socket, what it still owes, and what it remembers of earlier clients.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -11,22 +11,27 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 
 use super::again;
-use super::cancel::{Canceller, Target};
+use super::cancel::Canceller;
 use super::connect::Connected;
 use super::pipeline::{Copying, Event, Fate, Pipeline, Request, Unexpected, Verdict, is_stale};
+use super::pool::{Seat, Spec};
 use super::prepared::{Prepared, StatementId};
 use super::settings::{Reported, Settings};
+use super::undone::Undone;
 use crate::sharding::ShardId;
-use crate::wire::answer::TransactionStatus;
+use crate::wire::answer::{ErrorFields, TransactionStatus};
 use crate::wire::frame::HEADER;
 use crate::wire::message;
 use crate::wire::stream::Stream;
+
+/// read_only_sql_transaction
+const READ_ONLY: &str = "25006";
 
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
 
 /// The most that is kept of what was sent last.
-const LAST_LIMIT: usize = 4 * 1024;
+const LAST_LIMIT: usize = 16 * 1024;
 
 /// Bytes that were sent and still stand at the front of the outbox, above which they are dropped.
 const SENT_LIMIT: usize = 256 * 1024;
@@ -47,6 +52,11 @@ pub enum ServerError {
     Length(u32),
     #[error("no answer in time")]
     Timeout,
+    #[error("its node is no longer the one to use")]
+    Severed,
+    /// It was taken for the primary, and has refused to write; with the body of its ErrorResponse. Nothing of the unit of work was done.
+    #[error("the server takes no writes")]
+    ReadOnly(Vec<u8>),
 }
 
 /// What a client is shown as its transaction status.
@@ -61,16 +71,30 @@ pub enum Shown {
     Failed,
 }
 
+/// For how long a client has the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    Transaction,
+    /// It holds state of the client's, which would be lost with it.
+    Session,
+}
+
 /// One connection to a server. Dropping it closes it.
 pub struct Server {
     stream: Stream,
     pub canceller: Rc<Canceller>,
     pub shard: ShardId,
+    pub seat: Seat,
+    /// Its node's place in the shard.
+    pub node: usize,
+    severed: Rc<Cell<bool>>,
+    pub tenure: Tenure,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
     /// What was sent last, while that is short: it may have to be sent again.
     last: Vec<u8>,
+    since_ready: SinceReady,
     /// Written, but perhaps still inside the TLS layer.
     unflushed: bool,
     pub pipeline: Pipeline,
@@ -90,6 +114,15 @@ pub struct Server {
     pub used_at: Instant,
 }
 
+/// What has happened since the server was last ready.
+#[derive(Clone, Copy, Debug, Default)]
+struct SinceReady {
+    /// How often all that was on its way has left.
+    sent: u32,
+    /// It has said something.
+    heard: bool,
+}
+
 /// Where the reading stands between two reads of the socket.
 #[derive(Debug, Default)]
 struct Scan {
@@ -105,8 +138,8 @@ struct Scan {
 impl Server {
     pub fn new(
         connected: Connected,
-        target: &Target,
-        shard: ShardId,
+        spec: &Spec,
+        severed: Rc<Cell<bool>>,
         now: Instant,
         expires_at: Option<Instant>,
     ) -> Server {
@@ -118,15 +151,20 @@ impl Server {
         Server {
             stream: connected.stream,
             canceller: Canceller::new(
-                target.clone(),
+                spec.target.clone(),
                 connected.peer,
                 connected.process_id,
                 connected.secret_key,
             ),
-            shard,
+            shard: spec.shard,
+            seat: spec.seat,
+            node: spec.node,
+            severed,
+            tenure: Tenure::Transaction,
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
+            since_ready: SinceReady::default(),
             unflushed: false,
             pipeline: Pipeline::default(),
             scan: Scan::default(),
@@ -165,6 +203,9 @@ impl Server {
     /// Sends what is on its way.
     #[inline]
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServerError>> {
+        if self.severed.get() {
+            return Poll::Ready(Err(ServerError::Severed));
+        }
         if self.outbox.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
@@ -181,6 +222,7 @@ impl Server {
         }
         if self.sent > 0 {
             self.sent = 0;
+            self.since_ready.sent += 1;
             if self.outbox.len() <= LAST_LIMIT {
                 std::mem::swap(&mut self.outbox, &mut self.last);
             } else {
@@ -226,7 +268,14 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
-        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
+        let heard = std::mem::replace(&mut self.since_ready.heard, true);
+        let (told, seen) = (out.len(), events.len());
+        let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
+        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
+            // No more than that it goes.
+            self.since_ready.heard = heard;
+        }
+        Poll::Ready(Ok(run))
     }
 
     fn scan_chunk(
@@ -261,7 +310,7 @@ impl Server {
             }
             let whole = 1 + length as usize;
             let here = whole.min(left.len());
-            if here < whole && Pipeline::inspects(tag) && whole <= CARRY_LIMIT {
+            if here < whole && self.pipeline.inspects(tag) && whole <= CARRY_LIMIT {
                 self.scan.carry.extend_from_slice(left);
                 break;
             }
@@ -272,6 +321,12 @@ impl Server {
             }
             if tag == b'E' {
                 self.look_for_stale(&chunk[at + HEADER..at + here]);
+                if self.is_no_primary(&chunk[at + HEADER..at + here]) {
+                    self.since_ready.heard = false;
+                    return Err(ServerError::ReadOnly(
+                        chunk[at + HEADER..at + here].to_vec(),
+                    ));
+                }
             }
             let mut verdict = self
                 .pipeline
@@ -322,9 +377,43 @@ impl Server {
         }
     }
 
+    /// The first words to a unit of work outside a transaction block are that the server takes no writes, though nobody has set it so here.
+    fn is_no_primary(&self, error: &[u8]) -> bool {
+        self.seat == Seat::Primary
+            && self.tenure == Tenure::Transaction
+            && self.status == TransactionStatus::Idle
+            && self.pipeline.is_unanswered()
+            && ErrorFields::parse(error).is_some_and(|fields| fields.sqlstate == READ_ONLY)
+            && self.settings.get("default_transaction_read_only").is_none()
+    }
+
+    /// What was sent so far was of ours, and is answered: the client's unit of work begins now.
+    pub fn begins(&mut self) {
+        if self.pipeline.is_empty() && self.backlog() == 0 {
+            self.since_ready = SinceReady::default();
+        }
+    }
+
     /// What was sent last, when it was short.
     pub fn last_sent(&self) -> &[u8] {
         &self.last
+    }
+
+    /// What this connection, which is lost, was asked and has not said a word to.
+    pub fn take_undone(&mut self) -> Option<Undone> {
+        let bytes = match self.since_ready {
+            SinceReady { heard: true, .. } => return None,
+            SinceReady { sent: 0, .. } if self.sent < SENT_LIMIT => &self.outbox,
+            SinceReady { sent: 1, .. } if self.backlog() == 0 => &self.last,
+            _ => return None,
+        };
+        match Undone::of(bytes.clone(), std::mem::take(&mut self.pipeline)) {
+            Ok(undone) => Some(undone),
+            Err(owed) => {
+                self.pipeline = owed;
+                None
+            }
+        }
     }
 
     /// What a message says about this connection itself.
@@ -343,6 +432,7 @@ impl Server {
                     }
                 }
                 self.scan.failed = false;
+                self.since_ready = SinceReady::default();
             }
             b'E' => self.scan.failed = true,
             b'S' => {

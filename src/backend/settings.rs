@@ -171,6 +171,7 @@ impl Reported {
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
+        let value = shown(name, value);
         if self.get(name) != Some(value) {
             Rc::make_mut(&mut self.values).insert(Box::from(name), Box::from(value));
             self.reading = Reading::under(&self.values);
@@ -206,11 +207,19 @@ impl Reported {
     }
 }
 
+/// Clients do not see which of the shard's nodes answers them.
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    match name {
+        "in_hot_standby" => "off",
+        _ => value,
+    }
+}
+
 impl<'a> FromIterator<(&'a str, &'a str)> for Reported {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
         let entries = entries
             .into_iter()
-            .map(|(name, value)| (Box::from(name), Box::from(value)));
+            .map(|(name, value)| (Box::from(name), Box::from(shown(name, value))));
         let values = entries.collect();
         Reported {
             reading: Reading::under(&values),

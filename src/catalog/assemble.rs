@@ -3,6 +3,7 @@
 //! What the two do not agree on is refused, never guessed: the relation becomes [`Relation::Refused`] and a [`Warning`] says why.
 //! `family.rs` places tables (with their partitions and children), `view.rs` places views.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -24,6 +25,8 @@ pub struct Configured {
     pub undeclared: Undeclared,
     pub sequences: Sequences,
     pub cross_shard_commit: CrossShardCommit,
+    /// Functions that the administrator lets run on replicas.
+    pub replica_functions: Arc<HashSet<Box<str>>>,
     pub distributions: Arc<[Distribution]>,
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
@@ -148,6 +151,8 @@ impl Catalog {
             functions: Default::default(),
             collation: Collation::Loose,
             residue: Default::default(),
+            replicas: Default::default(),
+            replica_functions: Arc::clone(&configured.replica_functions),
             details: Default::default(),
             schema: SchemaState::Unread,
         };
@@ -160,6 +165,7 @@ impl Catalog {
         catalog.known_sequences = Arc::clone(&schema.sequences);
         catalog.collation = schema.collation;
         catalog.residue = Arc::clone(&schema.residue);
+        catalog.replicas = Arc::clone(&schema.replicas);
         catalog.details = Arc::clone(&schema.details);
         let with_key = schema
             .relations

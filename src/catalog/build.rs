@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use super::{
     Configured, ConfiguredTable, Distribution, DistributionId, Placement, Sequences, Undeclared,
 };
@@ -84,6 +86,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
                 config::Sequences::Refused => Sequences::Refused,
             },
             cross_shard_commit: config.cross_shard_commit(declared),
+            replica_functions: replica_functions(config).into(),
             distributions: distributions.into(),
             tables,
         }),
@@ -92,6 +95,11 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
             Err(problems)
         }
     }
+}
+
+fn replica_functions(config: &Config) -> HashSet<Box<str>> {
+    let names = config.reads.functions.iter();
+    names.map(|name| Box::from(name.as_str())).collect()
 }
 
 /// The names of shards and their ids.

@@ -9,6 +9,7 @@ mod build;
 pub mod details;
 mod family;
 pub mod functions;
+pub mod replicas;
 pub mod residue;
 mod resolve;
 pub mod schema;
@@ -160,6 +161,10 @@ pub struct Catalog {
     pub collation: Collation,
     /// What statements may leave behind in a connection.
     pub residue: Arc<residue::Residue>,
+    /// What only a primary can serve.
+    pub replicas: Arc<replicas::Replicas>,
+    /// Functions that the administrator lets run on replicas, whatever they are.
+    pub replica_functions: Arc<HashSet<Box<str>>>,
     /// What changing statements must know besides.
     pub details: Arc<details::Details>,
     pub schema: SchemaState,

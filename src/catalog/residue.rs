@@ -42,10 +42,11 @@ pub struct Residue {
 
 /// What is bad by itself, and what calls, reads or fires it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Taint {
-    functions: HashSet<Box<str>>,
-    used: HashSet<Box<str>>,
-    written: HashSet<Box<str>>,
+pub(super) struct Taint {
+    pub functions: HashSet<Box<str>>,
+    /// Relations, by name.
+    pub used: HashSet<Box<str>>,
+    pub written: HashSet<Box<str>>,
 }
 
 /// Give what `nextval` gave last in this connection, to whomever.
@@ -154,8 +155,9 @@ impl Residue {
             }
             bodies.entry(&routine.name).or_default().push(words);
         }
-        let leaves = Taint::of(tainted, &plain, runs);
-        let asks = Taint::of(HashSet::from(LAST_VALUE.map(Box::from)), &bodies, runs);
+        let leaves = Taint::of(tainted, HashSet::new(), &plain, runs);
+        let last_value = HashSet::from(LAST_VALUE.map(Box::from));
+        let asks = Taint::of(last_value, HashSet::new(), &bodies, runs);
         let mut residue = Residue {
             harmless,
             used: leaves.used,
@@ -220,14 +222,20 @@ impl Residue {
 }
 
 /// The words of functions' bodies, by name.
-type Bodies<'a> = HashMap<&'a str, Vec<Vec<String>>>;
+pub(super) type Bodies<'a> = HashMap<&'a str, Vec<Vec<String>>>;
 
 impl Taint {
-    /// What these functions are called by, read by and fired by, to the end.
-    fn of(functions: HashSet<Box<str>>, bodies: &Bodies<'_>, runs: &[Runs]) -> Taint {
+    /// What these functions and relations are called by, read by and fired by, to the end.
+    pub fn of(
+        functions: HashSet<Box<str>>,
+        used: HashSet<Box<str>>,
+        bodies: &Bodies<'_>,
+        runs: &[Runs],
+    ) -> Taint {
         let mut taint = Taint {
             functions,
-            ..Taint::default()
+            used,
+            written: HashSet::new(),
         };
         loop {
             let before = taint.len();
@@ -296,7 +304,7 @@ fn sets(words: &[String]) -> bool {
 }
 
 /// Words in lower case, and `;` between statements. Comments and strings are looked through like anything else.
-fn words(text: &str) -> Vec<String> {
+pub(super) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     for character in text.chars() {

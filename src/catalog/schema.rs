@@ -9,6 +9,9 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::details::{self, Details};
 use super::functions::FunctionKinds;
+use super::replicas::{
+    Author, Conversions, Found, Function, Replicas, Volatility, without_own_settings,
+};
 use super::residue::{Residue, Routine, Runs, When};
 use super::{Collation, Column, ColumnDefault, Given, Numbers, QualifiedName};
 
@@ -27,6 +30,7 @@ pub struct Schema {
     /// The database's.
     pub collation: Collation,
     pub residue: Arc<Residue>,
+    pub replicas: Arc<Replicas>,
     pub details: Arc<Details>,
 }
 
@@ -158,6 +162,7 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         defined.column.collation = recoded(defined.column.collation);
     }
     let mut primary_keys = primary_keys(client).await?;
+    let (residue, replicas) = unseen(client).await?;
     let mut kinds = kinds(client, &names).await?;
     let relations = names
         .into_iter()
@@ -184,7 +189,8 @@ async fn read_all(client: &Client) -> Result<Schema, Error> {
         opaque_functions: opaque_functions(client).await?,
         functions: Arc::new(function_kinds(client).await?),
         sequences: Arc::new(sequences(client).await?),
-        residue: Arc::new(residue(client).await?),
+        residue: Arc::new(residue),
+        replicas: Arc::new(replicas),
         details: Arc::new(details::read(client).await?),
     })
 }
@@ -585,7 +591,7 @@ async fn function_kinds(client: &Client) -> Result<FunctionKinds, Error> {
 }
 
 /// Bodies that can be read, and which relation runs which function or touches which other relation.
-async fn residue(client: &Client) -> Result<Residue, Error> {
+async fn unseen(client: &Client) -> Result<(Residue, Replicas), Error> {
     let system =
         "SELECT DISTINCT p.proname::text FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
             JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -648,7 +654,92 @@ async fn residue(client: &Client) -> Result<Residue, Error> {
             when,
         });
     }
-    Ok(Residue::of(system, &found, &run))
+    let residue = Residue::of(system, &found, &run);
+    Ok((residue, replicas(client, &found, run).await?))
+}
+
+/// What views and policies call and read by their expression trees: a pinned function or relation, one of Postgres's own, is in no `pg_depend`.
+const TREES: &str = "(SELECT c.relname::text, w.ev_action::text, CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END
+        FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
+        WHERE c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+    UNION ALL SELECT c.relname::text, concat(p.polqual, p.polwithcheck),
+            concat(pg_get_expr(p.polqual, p.polrelid), ' ', pg_get_expr(p.polwithcheck, p.polrelid))
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid) AS t (relation, tree, text)";
+
+/// `current_setting`, of two forms.
+const CURRENT_SETTING: &str = "2077, 3294";
+
+async fn replicas(
+    client: &Client,
+    routines: &[Routine],
+    mut runs: Vec<Runs>,
+) -> Result<Replicas, Error> {
+    let query = "SELECT DISTINCT p.proname::text, p.provolatile = 'v',
+            CASE WHEN n.nspname IN ('pg_catalog', 'information_schema') THEN 's' WHEN l.lanname IN ('c', 'internal') THEN 'c' ELSE 'u' END
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang";
+    let mut functions = Vec::new();
+    for row in client.query(query, &[]).await? {
+        functions.push(Function {
+            name: text(&row, 0)?,
+            volatility: match row.try_get(1)? {
+                true => Volatility::Volatile,
+                false => Volatility::Stable,
+            },
+            author: match row.try_get::<_, &str>(2)? {
+                "s" => Author::Postgres,
+                "c" => Author::Library,
+                _ => Author::User,
+            },
+        });
+    }
+    let query = format!(
+        "SELECT t.relation, p.proname::text, NULL FROM {TREES},
+            regexp_matches(t.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS called (oid)
+            JOIN pg_proc p ON p.oid = called.oid[1]::oid WHERE p.oid NOT IN ({CURRENT_SETTING})
+        UNION SELECT t.relation, c.relname::text, NULL FROM {TREES}, regexp_matches(t.tree, ':relid ([0-9]+)', 'g') AS named (oid)
+            JOIN pg_class c ON c.oid = named.oid[1]::oid WHERE c.relname <> t.relation
+        UNION SELECT parent.relname::text, child.relname::text, NULL FROM pg_inherits i
+            JOIN pg_class parent ON parent.oid = i.inhparent JOIN pg_class child ON child.oid = i.inhrelid
+        UNION SELECT t.relation, 'current_setting', t.text FROM {TREES},
+            regexp_matches(t.tree, ':funcid ([0-9]+)', 'g') AS called (oid) WHERE called.oid[1]::oid IN ({CURRENT_SETTING})"
+    );
+    for row in client.query(&query, &[]).await? {
+        let asks = row.try_get::<_, Option<&str>>(2)?;
+        if asks.is_some_and(|text| !without_own_settings(text).contains("current_setting")) {
+            continue;
+        }
+        runs.push(Runs {
+            relation: text(&row, 0)?,
+            what: text(&row, 1)?,
+            when: When::Used,
+        });
+    }
+    let unreadable = "SELECT relname::text FROM pg_class WHERE relpersistence = 'u' OR relkind = 'f'
+        UNION SELECT c.relname::text FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class WHERE w.ev_action::text ~ '[{]ROWMARKCLAUSE '";
+    let operators = "SELECT DISTINCT o.oprname::text FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE p.provolatile = 'v'";
+    let conversions = "SELECT EXISTS (SELECT FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE p.provolatile = 'v')
+            OR EXISTS (SELECT FROM pg_type t JOIN pg_proc p ON p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend)
+                WHERE p.provolatile = 'v' AND p.pronamespace <> 'pg_catalog'::regnamespace)
+            OR EXISTS (SELECT FROM pg_constraint k, regexp_matches(k.conbin::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') AS called (oid)
+                JOIN pg_proc p ON p.oid = called.oid[1]::oid WHERE k.contypid <> 0 AND p.provolatile = 'v')";
+    let names = |rows: Vec<Row>| {
+        let names = rows.into_iter().map(|row| text(&row, 0));
+        names.collect::<Result<Vec<_>, _>>()
+    };
+    let unreadable = names(client.query(unreadable, &[]).await?)?;
+    let operators = names(client.query(operators, &[]).await?)?;
+    let conversions = match client.query_one(conversions, &[]).await?.try_get(0)? {
+        true => Conversions::Volatile,
+        false => Conversions::Plain,
+    };
+    Ok(Replicas::of(Found {
+        functions: &functions,
+        routines,
+        runs: &runs,
+        unreadable: unreadable.into_iter().collect(),
+        operators,
+        conversions,
+    }))
 }
 
 fn text(row: &Row, column: usize) -> Result<Box<str>, Error> {

@@ -2,7 +2,9 @@
 
 use super::authentication::Sources;
 use super::section::{Entry, Section};
-use super::{CrossShardCommit, Database, Line, Node, PoolMode, Sequences, Shard, User, secret};
+use super::{
+    CrossShardCommit, Database, Duty, Line, Node, PoolMode, Sequences, Shard, User, reads, secret,
+};
 
 /// The name of the admin database, which no other database may have.
 pub const ADMIN_DATABASE: &str = "trunkline";
@@ -10,6 +12,8 @@ pub const ADMIN_DATABASE: &str = "trunkline";
 pub(super) const MOST_POOLED: usize = 10_000;
 /// Numbers that are taken from a sequence at a time: few are lost when a process ends, and few statements wait for more.
 const SEQUENCE_BLOCK: u32 = 32;
+/// Of a node's weight.
+const HEAVIEST: usize = 1_000_000;
 /// A server makes them all before it answers.
 const MOST_NUMBERS: usize = 100_000;
 /// `ShardId` has 16 bits; far more than this many primaries is a mistake in the file.
@@ -114,6 +118,9 @@ fn node(mut section: Section<'_>) -> Option<Node> {
     let port = section.read("port", |entry| entry.whole(1..=65535));
     let port = u16::try_from(port.unwrap_or(5432)).expect("a port from 1 to 65535 has 16 bits");
     let database = section.read("database", |entry| entry.name());
+    let weight = section.read("weight", |entry| entry.whole(0..=HEAVIEST));
+    let zone = section.read("zone", |entry| entry.name());
+    let backup = section.read("backup", |entry| entry.boolean());
     let line = section.line;
     section.done();
     Some(Node {
@@ -121,6 +128,12 @@ fn node(mut section: Section<'_>) -> Option<Node> {
         host: host?,
         port,
         database,
+        weight: weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(u32::MAX)),
+        zone,
+        duty: match backup {
+            Some(true) => Duty::Backup,
+            _ => Duty::Regular,
+        },
     })
 }
 
@@ -154,6 +167,7 @@ pub(super) fn database(
     let cross_shard_commit = section.read("cross_shard_commit", cross_shard_commit);
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
+    let read_from = section.read("read_from", reads::read_from);
     let line = section.line;
     section.done();
     let name = name?;
@@ -167,6 +181,7 @@ pub(super) fn database(
         cross_shard_commit,
         pool_mode,
         pool_size,
+        read_from,
     })
 }
 
@@ -180,6 +195,7 @@ pub(super) fn user(mut section: Section<'_>, seen: &mut Names, sources: &Sources
     let server_user = section.read("server_user", |entry| entry.name());
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
+    let read_from = section.read("read_from", reads::read_from);
     let line = section.line;
     section.done();
     let (name, credentials) = (name?, credentials?);
@@ -193,5 +209,6 @@ pub(super) fn user(mut section: Section<'_>, seen: &mut Names, sources: &Sources
         server_password: credentials.server_password,
         pool_mode,
         pool_size,
+        read_from,
     })
 }

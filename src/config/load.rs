@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::entry::{self, ADMIN_DATABASE, Names};
+use super::reads;
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
-    Shard, TlsLines, User, authentication, distribution, table,
+    Authentication, Config, Database, FailoverMode, Line, Listen, Method, Node, Password, Pool,
+    Problem, Rules, Shard, StoreUse, TlsLines, User, authentication, distribution, store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -79,6 +80,14 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
     let gather = settings::gather(root.section("gather"));
+    let reads = reads::reads(root.section("reads"));
+    let failover = reads::failover(root.section("failover"));
+    let store_section = root.section("store");
+    let store_use = match store_section.is_given() || failover.mode == FailoverMode::Promote {
+        true => StoreUse::Shared,
+        false => StoreUse::Own,
+    };
+    let store = store::read(store_section);
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -137,6 +146,10 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         health,
         transactions,
         gather,
+        reads,
+        failover,
+        store,
+        store_use,
         authentication,
         users,
         databases,

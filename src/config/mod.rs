@@ -8,10 +8,12 @@ mod distribution;
 mod entry;
 mod load;
 mod problem;
+mod reads;
 mod rules;
 mod secret;
 mod section;
 mod settings;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -21,7 +23,12 @@ mod value;
 pub use entry::ADMIN_DATABASE;
 pub use load::{load, parse};
 pub use problem::Problem;
+pub use reads::{
+    Argv, Balance, CausalReads, Failover, FailoverMode, Fence, MissingReplicas, PrimaryReads,
+    ReadFrom, Reads,
+};
 pub use rules::{Asking, Method, Origin, Rule, Rules};
+pub use value::duration;
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -50,6 +57,10 @@ pub struct Config {
     pub health: Health,
     pub transactions: Transactions,
     pub gather: Gather,
+    pub reads: Reads,
+    pub failover: Failover,
+    pub store: Store,
+    pub store_use: StoreUse,
     pub authentication: Authentication,
     /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
@@ -260,6 +271,11 @@ pub struct Health {
     pub fall: usize,
     /// A node that is down or refused comes up after so many good answers, one after the other.
     pub rise: usize,
+    /// A replica takes no reads after so many failures in a row of connections that clients use.
+    pub eject_after: usize,
+    /// For so long, give or take 10 %; twice as long each time it happens again soon.
+    pub eject_time: Duration,
+    pub max_eject_time: Duration,
 }
 
 /// What transactions may do that work on several shards.
@@ -285,6 +301,65 @@ pub struct Gather {
     pub max_bytes: ByteSize,
     /// How long they may take, before the query itself begins.
     pub timeout: Duration,
+}
+
+/// Where proxies keep what they agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub place: StorePlace,
+    /// How long it may take for one answer.
+    pub timeout: Duration,
+    /// How long a lease lasts after its holder's end.
+    pub lease_ttl: Duration,
+}
+
+/// Whether other proxies are looked for in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreUse {
+    /// The configuration has a section `[store]`, or something that needs one: this proxy says there that it is alive.
+    Shared,
+    /// It is opened when it is needed; this proxy takes itself for the only one.
+    Own,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePlace {
+    /// A directory of this machine, for the processes on it.
+    File(PathBuf),
+    Etcd(Etcd),
+}
+
+/// An etcd cluster, version 3.4 or later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// Of its members; all speak either HTTP or HTTPS.
+    pub endpoints: Vec<Endpoint>,
+    /// What all keys begin with. It ends with a slash.
+    pub prefix: String,
+    pub login: Option<EtcdLogin>,
+    /// `None`: HTTP.
+    pub tls: Option<EtcdTls>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address; an IPv6 one without its brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdLogin {
+    pub user: String,
+    pub password: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// PEM; the authorities of the members' certificates.
+    pub root_certificate: PathBuf,
+    /// What is shown to members that ask for a certificate.
+    pub certificate: Option<Certificate>,
 }
 
 /// How a transaction that wrote on several shards commits.
@@ -344,6 +419,8 @@ pub struct User {
     pub server_password: Option<Secret>,
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+    /// Before that of `[reads]`.
+    pub read_from: Option<ReadFrom>,
 }
 
 impl User {
@@ -359,6 +436,7 @@ impl User {
             server_password: None,
             pool_mode: None,
             pool_size: None,
+            read_from: None,
         }
     }
 }
@@ -400,6 +478,8 @@ pub struct Database {
     pub cross_shard_commit: Option<CrossShardCommit>,
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+    /// Before that of `[reads]`.
+    pub read_from: Option<ReadFrom>,
 }
 
 /// What gives the rows of sharded tables their numbers.
@@ -417,7 +497,7 @@ pub enum Sequences {
 pub struct Shard {
     pub line: Line,
     pub name: String,
-    /// The first is taken as the primary.
+    /// Which one is the primary is found out; until then it is taken to be the first.
     pub nodes: Vec<Node>,
 }
 
@@ -429,6 +509,18 @@ pub struct Node {
     pub host: String,
     pub port: u16,
     pub database: Option<String>,
+    /// Its part of the reads, for [`Balance::Weighted`]; 0: none.
+    pub weight: u32,
+    pub zone: Option<String>,
+    pub duty: Duty,
+}
+
+/// When a node takes reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    Regular,
+    /// Only when no regular node can, the primary aside.
+    Backup,
 }
 
 impl Node {

@@ -79,7 +79,7 @@ pub(super) fn listen(mut section: Section<'_>) -> Listen {
 }
 
 /// A file that is there and can be read.
-fn existing_file(entry: Entry<'_>) -> Option<PathBuf> {
+pub(super) fn existing_file(entry: Entry<'_>) -> Option<PathBuf> {
     let path = entry.source.resolve(entry.text("the path of a PEM file")?);
     match std::fs::File::open(&path).and_then(|file| file.metadata()) {
         Ok(found) if found.is_file() => Some(path),
@@ -345,6 +345,19 @@ pub(super) fn health(mut section: Section<'_>) -> Health {
         rise: section
             .read("rise", |entry| entry.whole(1..=MOST_LOOKS))
             .unwrap_or(2),
+        eject_after: section
+            .read("eject_after", |entry| entry.whole(1..=MOST_LOOKS))
+            .unwrap_or(3),
+        eject_time: section
+            .read("eject_time", |entry| {
+                entry.duration(millis(100)..=seconds(3600))
+            })
+            .unwrap_or(seconds(1)),
+        max_eject_time: section
+            .read("max_eject_time", |entry| {
+                entry.duration(millis(100)..=seconds(86_400))
+            })
+            .unwrap_or(seconds(60)),
     };
     section.done();
     health

@@ -97,6 +97,10 @@ fn the_reference_file_has_every_key() {
         "[health]\nzzz = 1",
         "[transactions]\nzzz = 1",
         "[gather]\nzzz = 1",
+        "[reads]\nzzz = 1",
+        "[failover]\nzzz = 1",
+        "[store]\nzzz = 1",
+        "[store]\nkind = \"etcd\"\nzzz = 1",
         "[auth]\nzzz = 1",
         "[auth.query]\nzzz = 1",
         "[[users]]\nzzz = 1",
@@ -151,6 +155,9 @@ fn the_reference_file_shows_the_defaults() {
     assert_eq!(reference.health, bare.health);
     assert_eq!(reference.transactions, bare.transactions);
     assert_eq!(reference.gather, bare.gather);
+    assert_eq!(reference.reads, bare.reads);
+    assert_eq!(reference.failover, bare.failover);
+    assert_eq!(reference.store, bare.store);
     assert_eq!(reference.listen.addresses, bare.listen.addresses);
     assert!(matches!(bare.listen.tls, ClientTls::Disable));
     assert!(matches!(
@@ -179,6 +186,7 @@ fn the_file_with_everything() {
             timeout: Duration::from_millis(500),
             fall: 2,
             rise: 1,
+            ..parse(SOUND, "bare.toml", &secrets).expect("sound").health
         }
     );
     let user = |name: &str| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// `500ms`, `15s`, `10m` (or `10min`), `1h`, `1d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let milliseconds = match unit {
         "ms" => 1,

@@ -118,7 +118,7 @@ fn locks(function: &Name) -> bool {
     name.starts_with("pg_advisory_xact_") || name.starts_with("pg_try_advisory_xact_")
 }
 
-fn writes_rows(facts: &Facts) -> bool {
+pub(super) fn writes_rows(facts: &Facts) -> bool {
     let mut relations = facts.blocks.iter().flat_map(|block| &block.relations);
     !facts.inserts.is_empty()
         || !facts.assignments.is_empty()

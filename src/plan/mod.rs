@@ -20,6 +20,7 @@ pub mod parameters;
 mod planner;
 mod proof;
 pub mod refusal;
+mod replica;
 mod scope;
 pub mod spread;
 mod takes;
@@ -62,7 +63,17 @@ pub struct PlannedStatement {
     pub spread: Option<Rc<Spread>>,
     pub leaves: Vec<Leaves>,
     pub effect: Effect,
+    pub nodes: Nodes,
     pub takes: Takes,
+}
+
+/// Which nodes of a shard a statement may run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nodes {
+    #[default]
+    Primary,
+    /// A streaming replica that has the same data gives the same answer.
+    Any,
 }
 
 /// What a statement may take from sequences on its server.
@@ -100,6 +111,16 @@ impl Planned {
         effects.max().unwrap_or_default()
     }
 
+    /// The nodes on which every statement in it may run.
+    pub fn nodes(&self) -> Nodes {
+        let mut statements = self.statements.iter();
+        if statements.all(|statement| statement.nodes == Nodes::Any) {
+            Nodes::Any
+        } else {
+            Nodes::Primary
+        }
+    }
+
     /// The same without numbers, for servers that know the last values which it asks for.
     pub fn as_it_is(&self) -> Planned {
         let statements = self.statements.iter().map(|one| {
@@ -114,6 +135,7 @@ impl Planned {
                 spread,
                 leaves: one.leaves.clone(),
                 effect: one.effect,
+                nodes: one.nodes,
                 takes: one.takes,
             }
         });
@@ -138,6 +160,7 @@ impl Planned {
                 spread: None,
                 leaves: Vec::new(),
                 effect: Effect::Writes,
+                nodes: Nodes::Primary,
                 takes: Takes::Numbers,
             }],
         }

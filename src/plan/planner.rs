@@ -12,7 +12,7 @@ use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
 use super::{
     Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
-    effect, hint, spread, takes,
+    effect, hint, replica, spread, takes,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -67,6 +67,7 @@ pub fn plan(
             spread,
             leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
+            nodes: replica::of(text, statement, catalog, search_path),
             takes: takes::of(text, statement, catalog, search_path),
         }
     });
@@ -150,6 +151,11 @@ fn leaves(text: &str, statement: &Statement, catalog: &Catalog) -> Vec<Leaves> {
     }
     if sets_sequence(text, statement) {
         leaves.push(Leaves::SetsSequence);
+    }
+    if let Body::Facts(facts) = &statement.body {
+        let calls = |name: &str| facts.functions.iter().any(|known| *known.name == *name);
+        leaves.extend(calls("pg_notify").then_some(Leaves::Notification));
+        leaves.extend(calls("pg_export_snapshot").then_some(Leaves::ExportedSnapshot));
     }
     leaves
 }

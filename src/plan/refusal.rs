@@ -184,6 +184,12 @@ reasons! {
     UnknownShard, "unknown_shard", "22023",
         "A hint or trunkline.shard names a shard that does not exist.",
         "Use a shard of the configuration.";
+    NoReplica, "no_replica", "57P03",
+        "A read may run on replicas only (`trunkline.read = 'replica'`, or as configured), and no replica of its shard can serve it.",
+        "SHOW NODES in the admin database tells why. With trunkline.read = 'any' the primary would serve it.";
+    OnReplica, "on_replica", "25006",
+        "A READ ONLY transaction that keeps one snapshot works on a replica, and a statement in it needs the primary.",
+        "SET trunkline.read = 'primary' before the transaction.";
     MultiShardMessage, "multi_shard_message", "0A000",
         "The statements of one simple query message belong on several shards; together they are one transaction.",
         "Send the statements one by one.";

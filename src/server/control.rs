@@ -9,17 +9,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::StartError;
+use super::failover::Failover;
 use super::readiness::{Known, Survey};
 use super::worker::{Command, WorkerHandle};
-use crate::admin::Request;
+use crate::admin::{LentTo, Request};
+use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::plan::views;
+use crate::session::report::WorkerReport;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
+use crate::sharding::ShardId;
+use crate::topology::view::View;
 use crate::topology::{Roles, Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
@@ -123,6 +128,13 @@ impl Plant {
         })
     }
 
+    /// Has users looked up on the nodes that are found to serve.
+    pub fn follow_nodes(&self, topology: &Topology) {
+        if let Some(roles) = &self.roles {
+            roles.follow(topology.views());
+        }
+    }
+
     fn inheritance(&self) -> Inheritance {
         Inheritance {
             client_encryption: self.client_encryption.clone(),
@@ -136,8 +148,15 @@ impl Plant {
         &self,
         schemas: &HashMap<Box<str>, Schema>,
         readiness: Arc<Known>,
+        view: &Arc<View>,
         epoch: Epoch,
     ) -> Snapshot {
+        // One of another configuration speaks of other shards.
+        let view = if Arc::ptr_eq(&view.config, &self.config) {
+            Arc::clone(view)
+        } else {
+            Arc::new(View::unseen(&self.config))
+        };
         Snapshot {
             config: Arc::clone(&self.config),
             catalogs: self.catalogs(schemas, epoch),
@@ -146,6 +165,7 @@ impl Plant {
             auth: Arc::clone(&self.auth),
             roles: self.roles.clone(),
             readiness,
+            view,
         }
     }
 
@@ -178,9 +198,8 @@ fn roles(
     let query = config.authentication.query.as_ref()?;
     let first = config.databases.first()?;
     let home = configured.get(&*first.name)?.home;
-    let shard = config.shards.get(home.index())?;
     let encryption = Arc::clone(&server_side.encryption);
-    let roles = Roles::new(config, query, shard, encryption, secret.clone());
+    let roles = Roles::new(config, query, home, encryption, secret.clone());
     Some(Arc::new(roles))
 }
 
@@ -197,6 +216,7 @@ pub struct Control {
     pub definitions: Definitions,
     pub readiness: Survey,
     pub recovery: Arc<Recovery>,
+    pub failover: Arc<Failover>,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -250,6 +270,7 @@ impl Control {
         let mut refresh = tokio::time::interval(REFRESH);
         let mut retry = tokio::time::interval(RETRY);
         let mut readiness = tokio::time::interval(READINESS);
+        let mut views = self.topology.views();
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -257,6 +278,7 @@ impl Control {
                     Some(Request::Shutdown) | None => return,
                     Some(request) => self.serve(request).await,
                 },
+                Ok(()) = views.changed() => self.publish_view(),
                 Some(change) = self.changes.recv() => {
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
@@ -374,6 +396,34 @@ impl Control {
                     let _ = answer.send(recovery.resolve(id, by_hand).await);
                 });
             }
+            Request::Switchover {
+                shard,
+                node,
+                answer,
+            } => {
+                let failover = Arc::clone(&self.failover);
+                // It goes on when whoever asked has gone.
+                tokio::spawn(async move {
+                    let _ = answer.send(failover.switchover(&shard, &node).await);
+                });
+            }
+            Request::Lent(shard, answer) => {
+                let view = self.topology.views().borrow().clone();
+                let is_gated = view
+                    .shard(shard)
+                    .is_some_and(|shard| shard.primary.is_none());
+                if !is_gated || !Arc::ptr_eq(&view.config, &self.plant.config) {
+                    let _ = answer.send(None);
+                    return;
+                }
+                // Each worker hears of the gate before it is asked.
+                self.publish_view();
+                let workers = self.workers.clone();
+                tokio::spawn(async move {
+                    let reports = ask_all(&workers, Command::Report).await;
+                    let _ = answer.send(lent(&reports, shard));
+                });
+            }
             // Seen by `run`.
             Request::Shutdown => {}
         }
@@ -415,6 +465,7 @@ impl Control {
         self.plant = plant;
         self.topology
             .follow(&self.plant.config, &self.plant.server_side.encryption);
+        self.plant.follow_nodes(&self.topology);
         self.definitions
             .known
             .retain(|name, _| self.plant.configured.contains_key(name));
@@ -426,12 +477,26 @@ impl Control {
         Ok(())
     }
 
+    /// Puts other primaries or replicas in force on every worker, without a wait for any of them.
+    fn publish_view(&self) {
+        let view = self.topology.views().borrow().clone();
+        if !Arc::ptr_eq(&view.config, &self.plant.config) {
+            return;
+        }
+        let snapshot = Arc::new(self.shared.snapshot().with_view(view));
+        self.shared.replace(Arc::clone(&snapshot));
+        for worker in &self.workers {
+            worker.send(Command::FollowView(Arc::clone(&snapshot)));
+        }
+    }
+
     /// Puts a new snapshot in force on every worker.
     pub async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
         let snapshot = Arc::new(self.plant.snapshot(
             &self.definitions.known,
             self.readiness.known(),
+            &self.topology.views().borrow(),
             self.epoch,
         ));
         self.shared.replace(Arc::clone(&snapshot));
@@ -460,10 +525,33 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.log != new.log {
         changed.push("log");
     }
+    if old.store != new.store || old.store_use != new.store_use {
+        changed.push("store");
+    }
     if old.limits.shutdown_timeout != new.limits.shutdown_timeout {
         changed.push("limits.shutdown_timeout");
     }
     changed
+}
+
+/// The connections to a shard's primary that clients have, or that are being made; `None`: there is a pool that lends.
+fn lent(reports: &[WorkerReport], shard: ShardId) -> Option<Vec<LentTo>> {
+    let pools = reports.iter().flat_map(|report| &report.pools);
+    let mut lent = Vec::new();
+    for pool in pools.filter(|pool| pool.shard == shard && pool.seat == Seat::Primary) {
+        if pool.lending == Lending::Open {
+            return None;
+        }
+        let connections = pool.census.lent + pool.census.connecting;
+        if connections > 0 {
+            lent.push(LentTo {
+                user: pool.user.clone(),
+                database: pool.database.clone(),
+                connections,
+            });
+        }
+    }
+    Some(lent)
 }
 
 /// Asks every worker and waits for all answers; a worker that is gone gives none.

@@ -3,11 +3,12 @@
 //!
 //! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
 //! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define,
-//! `readiness.rs` for which of them can commit together.
+//! `readiness.rs` for which of them can commit together, `failover/` for who makes a primary.
 
 mod accept;
 mod control;
 mod deadlocks;
+mod failover;
 mod handshakes;
 mod login;
 mod readiness;
@@ -30,6 +31,7 @@ use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::topology::Topology;
+use crate::topology::view::View;
 use crate::wire::auth::{BadVerifier, ProcessSecret};
 use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
@@ -37,6 +39,7 @@ use crate::wire::tls::TlsError;
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
 use deadlocks::Deadlocks;
+use failover::Failover;
 use readiness::Survey;
 use worker::{Command, Surroundings, WorkerHandle};
 
@@ -80,6 +83,7 @@ pub struct Handle {
     watching: JoinHandle<()>,
     recovering: JoinHandle<()>,
     deadlocks: JoinHandle<()>,
+    failover: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -92,17 +96,32 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let epoch = Epoch(1);
-    let snapshot = plant.snapshot(&HashMap::new(), Arc::default(), epoch);
+    let snapshot = plant.snapshot(
+        &HashMap::new(),
+        Arc::default(),
+        &Arc::new(View::unseen(&config)),
+        epoch,
+    );
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
     let (unresolve, unresolved) = mpsc::unbounded_channel();
     let timers = Timers::start().map_err(StartError::Thread)?;
-    let shared = Arc::new(Shared::new(
-        snapshot, timers, handshakes, secret, change, unresolve,
-    ));
     let topology = Arc::new(Topology::new(
         &config,
         Arc::clone(&plant.server_side.encryption),
+    ));
+    plant.follow_nodes(&topology);
+    let watching = tokio::spawn(Arc::clone(&topology).watch());
+    // Else the first node of each shard would be taken for its primary.
+    topology.seen().await;
+    let shared = Arc::new(Shared::new(
+        snapshot,
+        timers,
+        handshakes,
+        secret,
+        change,
+        unresolve,
+        Arc::clone(&topology),
     ));
     let mut readiness = Survey::default();
     readiness.ask(&topology, |_| true);
@@ -130,12 +149,12 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         threads.push(worker::start(surroundings, commands)?);
         workers.push(handle);
     }
-    let watching = tokio::spawn(Arc::clone(&topology).watch());
     let recovering = tokio::spawn(Arc::clone(&recovery).run(unresolved));
     // Else the first commits of several shards would be refused. They are nobody's yet: sockets are open, and nothing is accepted.
     readiness.first().await;
     let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
     let deadlocks = tokio::spawn(deadlocks.run());
+    let failover = Failover::new(&config, Arc::clone(&topology), access.requests.clone());
     let mut control = Control {
         path,
         plant,
@@ -148,11 +167,13 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         definitions: Definitions::default(),
         readiness,
         recovery,
+        failover: Arc::clone(&failover),
     };
     if !control.readiness.known().is_empty() {
         control.publish().await;
     }
     let control = tokio::spawn(control.run());
+    let failover = tokio::spawn(failover.run());
 
     let addresses = listeners
         .tcp
@@ -198,6 +219,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         watching,
         recovering,
         deadlocks,
+        failover,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -243,6 +265,7 @@ impl Handle {
         self.watching.abort();
         self.recovering.abort();
         self.deadlocks.abort();
+        self.failover.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);

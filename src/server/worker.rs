@@ -29,6 +29,8 @@ pub enum Command {
     Serve(Socket),
     /// A new snapshot; answered when it is in force.
     Follow(Arc<Snapshot>, oneshot::Sender<()>),
+    /// The same with other primaries or replicas.
+    FollowView(Arc<Snapshot>),
     /// Cancel what the client of this card runs; answered when its server has been told.
     Cancel(usize, oneshot::Sender<()>),
     Report(oneshot::Sender<WorkerReport>),
@@ -163,6 +165,7 @@ fn obey(
             worker.follow(snapshot);
             let _ = done.send(());
         }
+        Command::FollowView(snapshot) => worker.follow_view(snapshot),
         Command::Cancel(place, done) => {
             let cancelling = worker.cancel(place);
             executor.spawn(async move {

@@ -10,6 +10,7 @@ use super::pin::Pin;
 use super::respond::{End, Fault};
 use super::transaction::Transaction;
 use super::worker::PoolKey;
+use crate::backend::pool::Seat;
 use crate::plan::{Plan, Planned, PlannedStatement, Target};
 use crate::sharding::ShardId;
 use crate::sql::class::Class;
@@ -139,6 +140,7 @@ impl Session {
             database: self.database.name.clone(),
             user: Box::from(&*self.user.name),
             shard,
+            seat: Seat::Primary,
         };
         let refused = |Refused(sqlstate, message)| Fault::Postgres { sqlstate, message };
         let gone = || Refused("57P01", "the shard is no longer configured".to_owned());

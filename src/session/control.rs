@@ -1,8 +1,9 @@
 //! Statements that the session answers itself: a transaction that no server knows of yet, and Trunkline's own settings.
 
 use super::Session;
+use super::causal::BadToken;
 use super::link::Phase;
-use super::own_settings::OwnSetting;
+use super::own_settings::{OwnSetting, ReadDefaults, Refused};
 use super::respond::Fault;
 use super::route::Destination;
 use super::transaction::{Prologue, Transaction};
@@ -127,7 +128,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Control, Fault> {
         if is_ours(class) {
-            return self.own_setting(class, out);
+            return self.own_setting(class, out).await;
         }
         match std::mem::take(&mut self.transaction) {
             Transaction::Idle => self.outside(class, text, out),
@@ -375,7 +376,7 @@ impl Session {
     }
 
     /// SET, RESET and SHOW of what no server knows.
-    fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
+    async fn own_setting(&mut self, class: &Class, out: &mut Vec<u8>) -> Result<Control, Fault> {
         self.check_not_aborted()?;
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match class {
@@ -387,7 +388,9 @@ impl Session {
                     SetValue::Default => &[],
                     SetValue::Given { values, .. } => values,
                 };
-                if *scope == Scope::Local && self.transaction == Transaction::Idle {
+                if setting == OwnSetting::Token {
+                    self.set_token(values)?;
+                } else if *scope == Scope::Local && self.transaction == Transaction::Idle {
                     warn(
                         out,
                         "25P01",
@@ -405,6 +408,9 @@ impl Session {
                 let Some(setting) = OwnSetting::named(name) else {
                     return Ok(Control::Forward);
                 };
+                if setting == OwnSetting::Token {
+                    self.causal.forget();
+                }
                 self.own_settings
                     .set(setting, &[], Scope::Session, &catalog)?;
                 if self.transaction == Transaction::Idle {
@@ -416,20 +422,78 @@ impl Session {
                 let Some(setting) = OwnSetting::named(name) else {
                     return Ok(Control::Forward);
                 };
+                let mut row = Vec::new();
+                self.show_setting(setting, &mut row).await?;
                 answer::row_description(out, &[name]);
-                self.show_setting(setting, out);
+                out.append(&mut row);
             }
             _ => return Ok(Control::Forward),
         }
         Ok(Control::Answered)
     }
 
+    /// Raises the floors of the session's reads. That outlasts the transaction, whatever becomes of it, and RESET ALL.
+    fn set_token(&mut self, values: &[Box<str>]) -> Result<(), Fault> {
+        let names = self.database.catalog().shards.clone();
+        match values {
+            // TO DEFAULT
+            [] => self.causal.forget(),
+            [token] => self
+                .causal
+                .adopt(token, &names, std::time::Instant::now())
+                .map_err(|why| bad_token(token, why))?,
+            _ => return Err(bad_token(&values.join(", "), BadToken::Entry)),
+        }
+        Ok(())
+    }
+
+    /// What the session's reads do, unless it says otherwise.
+    pub(super) fn read_defaults(&self) -> ReadDefaults {
+        ReadDefaults::of(&self.worker.config(), &self.user, &self.database.name)
+    }
+
     /// The row of SHOW, without its description.
-    pub(super) fn show_setting(&self, setting: OwnSetting, out: &mut Vec<u8>) {
-        let shown = self.own_settings.shown(setting);
+    pub(super) async fn show_setting(
+        &mut self,
+        setting: OwnSetting,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let shown = match setting {
+            OwnSetting::Token => {
+                self.settle_floors().await?;
+                let names = self.database.catalog().shards.clone();
+                self.causal.token(&names).map_err(|shard| {
+                    let name = names.get(shard.index()).map_or("", |name| &**name);
+                    Fault::Limit {
+                        sqlstate: "55000",
+                        message: format!("it is not known yet how far shard \"{name}\" had come at the session's last commit"),
+                        hint: Some("Try again."),
+                    }
+                })?
+            }
+            setting => self.own_settings.shown(setting, &self.read_defaults()),
+        };
         answer::data_row(out, &[Some(&shown)]);
         answer::command_complete(out, "SHOW");
+        Ok(())
     }
+}
+
+pub(super) fn bad_token(token: &str, why: BadToken) -> Fault {
+    // Any text can be meant, of any length.
+    const SHOWN: usize = 100;
+    let shown: String = token.chars().take(SHOWN).collect();
+    let refused = Refused {
+        setting: "trunkline.token",
+        hint: match why {
+            BadToken::TooLong => "It is too long. Give what SHOW trunkline.token has shown.",
+            BadToken::Version => {
+                "It is of no known version. Give what SHOW trunkline.token has shown."
+            }
+            BadToken::Entry => "Give what SHOW trunkline.token has shown.",
+        },
+    };
+    refused.fault(&shown)
 }
 
 /// The tag of BEGIN in the words the client used.

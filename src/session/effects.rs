@@ -64,6 +64,17 @@ pub enum Effect {
     Statements(Rc<Planned>, Vec<Change>),
 }
 
+impl Effect {
+    /// A transaction block is committed by it.
+    pub(super) fn commits(&self) -> bool {
+        let Effect::Statements(planned, _) = self else {
+            return false;
+        };
+        let mut statements = planned.statements.iter();
+        statements.any(|statement| matches!(statement.class, Class::Commit { .. }))
+    }
+}
+
 /// Why a server is asked what a statement takes and returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Looking {
@@ -189,13 +200,18 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         | Leaves::LargeObject
         | Leaves::Unseen
         | Leaves::LastValue
-        | Leaves::SetsSequence => None,
+        | Leaves::SetsSequence
+        | Leaves::Notification
+        | Leaves::ExportedSnapshot => None,
     })
 }
 
 /// Why Postgres prepares no transaction with such a statement, as what follows "it".
-fn unpreparable(class: &Class) -> Option<&'static str> {
-    match class {
+fn unpreparable(statement: &PlannedStatement) -> Option<&'static str> {
+    let leaves = |what| statement.leaves.contains(&what);
+    match &statement.class {
+        _ if leaves(Leaves::Notification) => Some("used LISTEN or NOTIFY"),
+        _ if leaves(Leaves::ExportedSnapshot) => Some("exported a snapshot"),
         Class::Ddl(Ddl::Temporary) => Some("used temporary tables"),
         Class::Listen(_) | Class::Unlisten(_) | Class::Notify => Some("used LISTEN or NOTIFY"),
         Class::Declare {
@@ -224,7 +240,7 @@ impl Session {
         for (place, statement) in planned.statements.iter().enumerate() {
             if let Some(link) = &mut self.link {
                 link.note(statement.effect);
-                if let Some(reason) = unpreparable(&statement.class) {
+                if let Some(reason) = unpreparable(statement) {
                     link.cannot_prepare(reason);
                 }
             }
@@ -472,6 +488,7 @@ impl Session {
                 self.settings.reset_all();
                 self.settings_changed();
                 self.settings.add(&self.startup_settings);
+                self.own_settings.reset_all();
             }
             Class::Deallocate(None) => {
                 self.prepared.clear();
@@ -652,6 +669,7 @@ impl Session {
         self.prepared.clear();
         self.unlisten_all();
         self.own_settings.clear();
+        self.causal.forget();
         self.settings_changed();
         self.settings = self.startup_settings.clone();
         self.find_search_path();

@@ -494,6 +494,7 @@ impl Session {
             _ => self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?,
         };
         self.check_writers(&plan.planned, destination)?;
+        self.seek(&plan.planned);
         // What needs numbers goes the long way, where it gets them.
         if destination == Destination::Several && !plan.planned.is_numbered() {
             let own = SpreadPortal::new(body, &statement, &plan);
@@ -842,7 +843,7 @@ impl Session {
             if let Class::Show(name) = &planned.class
                 && let Some(setting) = OwnSetting::named(name)
             {
-                self.show_setting(setting, &mut bytes);
+                self.show_setting(setting, &mut bytes).await?;
             } else {
                 let text = String::from_utf8_lossy(
                     &statement.text()[Planned::range_of(planned, &plan.literals)],
@@ -926,8 +927,14 @@ impl Session {
     pub(super) fn end_of_batch(&mut self) {
         self.batch.reading = Reading::On;
         let own_status = self.own_status();
+        let commits = self.tracks_commits() && self.transaction == Transaction::Idle;
         match &mut self.link {
-            Some(link) => link.sync(Fate::Forward),
+            Some(link) => {
+                link.sync(Fate::Forward);
+                if commits {
+                    link.mark();
+                }
+            }
             None => {
                 self.batch.release(&mut self.client.outbox);
                 answer::ready_for_query(&mut self.client.outbox, own_status);
@@ -995,6 +1002,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             spread: None,
             leaves: one.leaves.clone(),
             effect: one.effect,
+            nodes: one.nodes,
             takes: one.takes,
         }],
     })

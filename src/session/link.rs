@@ -8,7 +8,8 @@ use super::card::State;
 use super::extended::Held;
 use super::last_values::{Block, LastValues};
 use super::pin::Pin;
-use super::respond::Fault;
+use super::reads::{MARK, Seeks};
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Source, Statement};
 use super::transaction::Transaction;
@@ -16,12 +17,12 @@ use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::cancel::Canceller;
 use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
-use crate::backend::pool::{Lending, Lent, Pool};
+use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
-use crate::backend::server::{Server, ServerError, Shown};
+use crate::backend::server::{Server, ServerError, Shown, Tenure};
 use crate::backend::settings::{Reported, Settings};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, ReadFrom};
 use crate::execution::client::Client;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::Effect;
@@ -59,6 +60,7 @@ pub struct Link {
     effect: Effect,
     /// What the open transaction has done that Postgres prepares no transaction with.
     unpreparable: Option<&'static str>,
+    marking: Marking,
     pub last_values: LastValues,
 }
 
@@ -67,6 +69,14 @@ enum Doubt {
     #[default]
     None,
     Some,
+}
+
+/// Whether it was asked how far the log has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Marking {
+    #[default]
+    No,
+    Asked,
 }
 
 /// What the connection has been used for in this unit of work.
@@ -137,6 +147,13 @@ fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
 }
 
 impl Keep {
+    fn tenure(self) -> Tenure {
+        match self {
+            Keep::No => Tenure::Transaction,
+            Keep::Yes => Tenure::Session,
+        }
+    }
+
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
@@ -146,7 +163,8 @@ impl Keep {
 }
 
 impl Link {
-    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+    pub(super) fn new(mut lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        lent.tenure = Keep::of(mode).tenure();
         Link {
             lent,
             phase,
@@ -156,6 +174,7 @@ impl Link {
             doubt: Doubt::None,
             effect: Effect::Reads,
             unpreparable: None,
+            marking: Marking::No,
             last_values: match mode {
                 PoolMode::Session => LastValues::Own,
                 PoolMode::Transaction | PoolMode::Strict => LastValues::Anybodys,
@@ -213,6 +232,48 @@ impl Link {
 
     pub fn shard(&self) -> ShardId {
         self.lent.shard
+    }
+
+    /// None of its pool's connections is lent again.
+    pub fn evict_pool(&self) {
+        self.lent.evict_pool();
+    }
+
+    /// It is to a replica, for reads.
+    pub fn is_replica(&self) -> bool {
+        matches!(self.lent.seat, Seat::Replica(_))
+    }
+
+    /// It can do what is sought on this shard.
+    pub fn serves(&self, shard: ShardId, seeks: Seeks) -> bool {
+        self.lent.shard == shard && (seeks == Seeks::Replica || !self.is_replica())
+    }
+
+    /// Asks how far the log has come, behind what was sent. The client is not read before the answer is there.
+    pub fn mark(&mut self) {
+        let copies = self.lent.pipeline.copying() != Copying::No;
+        if self.marking == Marking::Asked || !self.has_written() || copies {
+            return;
+        }
+        self.marking = Marking::Asked;
+        self.lent.unnamed = None;
+        message::encode_query(MARK.as_bytes(), self.lent.outbox());
+        self.lent.pipeline.expect(Request::Query, Fate::Mark, None);
+    }
+
+    /// The mark was answered.
+    pub fn unmark(&mut self) {
+        self.marking = Marking::No;
+        self.effect = Effect::Reads;
+    }
+
+    /// Nothing is owed, and what a mark was answered has been taken.
+    pub fn has_rested(&self) -> bool {
+        self.is_settled() && self.marking == Marking::No
+    }
+
+    pub fn owes_only_mark(&self) -> bool {
+        self.lent.pipeline.owes_only_mark()
     }
 
     pub fn status(&self) -> TransactionStatus {
@@ -357,9 +418,14 @@ impl Link {
         }
     }
 
+    fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.lent.tenure = keep.tenure();
+    }
+
     /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
     pub fn pin(&mut self, pin: Pin) {
-        self.keep = Keep::Yes;
+        self.set_keep(Keep::Yes);
         self.doubt = Doubt::Some;
         if !self.pins.contains(&pin) {
             self.pins.push(pin);
@@ -393,7 +459,7 @@ impl Link {
     pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
         self.pins.retain(|pin| !is_over(*pin));
         if self.pins.is_empty() {
-            self.keep = Keep::of(mode);
+            self.set_keep(Keep::of(mode));
         }
         self.keep == Keep::Yes
     }
@@ -560,7 +626,7 @@ impl Link {
 
     /// What was kept for the session is gone.
     pub fn unpin(&mut self, mode: PoolMode) {
-        self.keep = Keep::of(mode);
+        self.set_keep(Keep::of(mode));
         self.hygiene = Hygiene::Clean;
         self.pins.clear();
         self.doubt = Doubt::None;
@@ -676,8 +742,22 @@ impl Session {
         phase: Phase,
     ) -> Result<(), Fault> {
         if let Some(link) = &mut self.link {
-            let elsewhere =
-                matches!(destination, Destination::Shard(shard) if shard != link.shard());
+            let elsewhere = match destination {
+                Destination::Shard(shard) => !link.serves(shard, self.reads.seeks),
+                _ => !link.serves(link.shard(), self.reads.seeks),
+            };
+            if elsewhere
+                && link.is_replica()
+                && self
+                    .opened
+                    .as_ref()
+                    .is_some_and(|opened| opened.keeps_snapshot())
+            {
+                return Err(Fault::Refused(Refusal::new(
+                    Reason::OnReplica,
+                    "the transaction works on a replica, and this statement needs the primary, which would show another snapshot",
+                )));
+            }
             match (link.phase, phase) {
                 (Phase::Working, _) if elsewhere => self.step_aside(destination).await?,
                 (Phase::Working, _) | (Phase::Metadata, Phase::Metadata) => return Ok(()),
@@ -700,7 +780,14 @@ impl Session {
             Destination::Any => self.database.catalog().home,
             Destination::Several => return Err(self.second_shard(destination)),
         };
-        if let Some(place) = self.party.iter().position(|link| link.shard() == shard) {
+        if phase == Phase::Metadata {
+            self.seek_definitions(shard);
+        }
+        if let Some(place) = self
+            .party
+            .iter()
+            .position(|link| link.serves(shard, self.reads.seeks))
+        {
             let link = self.party.swap_remove(place);
             self.link_up(link);
             self.join(&[]);
@@ -730,15 +817,19 @@ impl Session {
     /// Takes a connection: one that this session keeps, or one of the pool.
     pub(super) async fn take_link(&mut self, shard: ShardId, phase: Phase) -> Result<Link, Fault> {
         self.check_follows()?;
-        if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
+        if let Some(place) = self
+            .kept
+            .iter()
+            .position(|link| link.serves(shard, self.reads.seeks))
+        {
             let mut link = self.kept.swap_remove(place);
             link.phase = phase;
             return Ok(link);
         }
         let lent = match self.granted.take() {
             Some(Ok(lent)) if lent.shard == shard => lent,
-            Some(Err(error)) => return Err(Fault::Checkout(error)),
-            _ => self.checkout(shard).await?,
+            Some(Err(error)) if !self.reads.queue_failed() => return Err(Fault::Checkout(error)),
+            _ => self.lend(shard).await?,
         };
         Ok(Link::new(lent, phase, self.mode))
     }
@@ -773,7 +864,10 @@ impl Session {
         {
             return Ok(Rc::clone(pool));
         }
-        let Some(pool) = self.worker.pool(&self.database, &self.user, shard) else {
+        let Some(pool) = self
+            .worker
+            .pool(&self.database, &self.user, shard, Seat::Primary)
+        else {
             let message = format!(
                 "shard {} of database \"{}\" is no longer configured",
                 shard.0, self.database.name
@@ -803,7 +897,7 @@ impl Session {
         Ok(())
     }
 
-    async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
+    pub(super) async fn bring_settings(&mut self, phase: Phase) -> Result<(), Fault> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -888,7 +982,7 @@ impl Session {
         server.settings = self.settings.clone();
         if let Transaction::Begun(prologue) =
             std::mem::replace(&mut self.transaction, Transaction::Open)
-            && !self.has_one_shard()
+            && (!self.has_one_shard() || self.read_policy.from != ReadFrom::Primary)
         {
             self.opened = Some(Box::new(prologue));
         }
@@ -907,7 +1001,11 @@ impl Session {
                 Err(Broken::Server(error) | Broken::Kept(error)) => {
                     self.link = None;
                     self.card.set_running(None);
-                    return Err(Fault::Broken(error, self.last_words.take()));
+                    let words = self.last_words.take();
+                    return Err(Fault::Broken(Loss {
+                        words,
+                        ..Loss::before(error)
+                    }));
                 }
                 // The next step of the session finds the client gone.
                 Err(Broken::Client(_)) => return Err(Fault::Told),
@@ -1008,6 +1106,6 @@ pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> 
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),
-        Err(error) => Err(Fault::Broken(error, None)),
+        Err(error) => Err(Fault::Broken(Loss::before(error))),
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::card::Card;
 use super::worker::{PoolKey, Worker};
-use crate::backend::cancel::Target;
+use crate::backend::pool::Spec;
 use crate::backend::server::{Server, ServerError};
 use crate::wire::answer::{self, Report, Severity};
 use crate::wire::frame::HEADER;
@@ -100,7 +100,7 @@ impl Listener {
         if let Some(known) = worker.listeners.borrow().get(key) {
             return Some(Rc::clone(known));
         }
-        let target = worker.target(key)?;
+        let spec = worker.spec(key)?;
         let (requests, receiver) = mpsc::unbounded_channel();
         let listener = Rc::new(Listener {
             requests,
@@ -115,7 +115,7 @@ impl Listener {
             key: key.clone(),
             listener: Rc::clone(&listener),
             requests: receiver,
-            target,
+            spec,
             heard: Vec::new(),
         };
         worker.home.spawn(ear.run());
@@ -203,7 +203,7 @@ struct Ear {
     key: PoolKey,
     listener: Rc<Listener>,
     requests: mpsc::UnboundedReceiver<Request>,
-    target: Target,
+    spec: Spec,
     /// Bytes of the server that are no whole message yet.
     heard: Vec<u8>,
 }
@@ -260,8 +260,8 @@ impl Ear {
     /// Connects, and listens to what sessions want already.
     async fn connect(&mut self) -> Result<Server, Refused> {
         // The configuration may have changed.
-        match self.worker.target(&self.key) {
-            Some(target) => self.target = target,
+        match self.worker.spec(&self.key) {
+            Some(spec) => self.spec = spec,
             None => {
                 return Err(Refused(
                     "57P01",
@@ -269,13 +269,12 @@ impl Ear {
                 ));
             }
         }
-        let target = &self.target;
-        let connected = target
+        let connected = self
+            .spec
             .connect()
             .await
             .map_err(|error| Refused("08001", error.to_string()))?;
-        let shard = self.key.shard;
-        let mut server = Server::new(connected, target, shard, Instant::now(), None);
+        let mut server = Server::new(connected, &self.spec, Rc::default(), Instant::now(), None);
         self.heard.clear();
         let again = self.has_channels();
         let channels: Vec<Box<str>> = self.listener.channels.borrow().keys().cloned().collect();
@@ -319,10 +318,10 @@ impl Ear {
                         }
                     }
                 }
-                Request::Follow if self.worker.target(&self.key).as_ref() == Some(&self.target) => {
-                    Ok(())
-                }
-                Request::Follow => Err(ServerError::Closed),
+                Request::Follow => match self.worker.spec(&self.key) {
+                    Some(spec) if spec.target == self.spec.target => Ok(()),
+                    _ => Err(ServerError::Closed),
+                },
                 Request::Look(channel) if self.listener.is_wanted(&channel) => Ok(()),
                 Request::Look(channel) => {
                     self.listener.channels.borrow_mut().remove(&channel);

@@ -3,27 +3,33 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::anew::Attempts;
 use super::card::{Card, Identity};
+use super::causal::Causal;
+use super::control::bad_token;
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
-use super::own_settings::OwnSettings;
+use super::own_settings::{OwnSetting, OwnSettings, ReadDefaults, ReadPolicy};
 use super::parse_scope::Given;
 use super::prepared::Behind;
-use super::respond::{End, Fault};
+use super::reads::Reads;
+use super::respond::{End, Fault, Loss};
 use super::search_path;
 use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker};
 use super::{Client, Session};
-use crate::backend::pool::{Lent, Waiter};
+use crate::backend::pool::{Lent, Seat, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, User};
+use crate::topology::choice;
 use crate::wire::answer::{self, Report, Severity, TransactionStatus};
 use crate::wire::auth::Credential;
 use crate::wire::frame::HEADER;
 use crate::wire::startup::Startup;
+use crate::wire::stream::Peer;
 
 /// Bytes of a name that Postgres keeps: NAMEDATALEN less its NUL.
 const LONGEST_NAME: usize = 63;
@@ -60,6 +66,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         mode,
         greeting,
         own,
+        own_settings,
+        causal,
     } = match open(worker, &name, &user, &parameters).await {
         Ok(opening) => opening,
         Err(fault) => {
@@ -113,6 +121,13 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         settings: &greeting.settings,
         local: &Settings::default(),
     });
+    let defaults = ReadDefaults::of(&config, &user, &database.name);
+    let read_policy = ReadPolicy::of(&own_settings, &defaults, mode);
+    let address = match client.stream().peer() {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix { .. } | Peer::Unknown => None,
+    };
+    let reads = Reads::new(choice::client_hash(address));
     let session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,
@@ -131,6 +146,8 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         transaction: Transaction::Idle,
         batch: Batch::default(),
         decided: None,
+        anew: None,
+        attempts: Attempts::default(),
         waiter: Waiter::new(now),
         place: None,
         granted: None,
@@ -147,7 +164,11 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         scope,
         reported: greeting.reported,
         reported_before: None,
-        own_settings: OwnSettings::default(),
+        read_policy,
+        configured: worker.configured.get(),
+        reads,
+        own_settings,
+        causal,
         prepared: Default::default(),
         resolved: None,
         behind: Behind::Nothing,
@@ -187,6 +208,8 @@ struct Opening {
     greeting: Greeting,
     /// The server connection of a session that keeps one and can have no other.
     own: Option<Lent>,
+    own_settings: OwnSettings,
+    causal: Causal,
 }
 
 async fn open(
@@ -204,6 +227,7 @@ async fn open(
         });
     };
     let mode = config.pool_of(user, configured).mode;
+    let (own_settings, causal) = own_settings(&database, parameters)?;
     let greeting = greet(worker, &database, user, parameters).await?;
     let (shards, home) = {
         let catalog = database.catalog();
@@ -211,7 +235,7 @@ async fn open(
     };
     // Then the process id that the client is told is its server's, as applications that look themselves up there expect.
     let own = if mode == PoolMode::Session && shards == 1 {
-        let pool = worker.pool(&database, user, home);
+        let pool = worker.pool(&database, user, home, Seat::Primary);
         let pool = pool.ok_or_else(reconfigured)?;
         Some(pool.checkout().await.map_err(Fault::Checkout)?)
     } else {
@@ -222,6 +246,8 @@ async fn open(
         mode,
         greeting,
         own,
+        own_settings,
+        causal,
     })
 }
 
@@ -270,9 +296,10 @@ async fn greet(
         });
     }
     let home = database.catalog().home;
-    let pool = worker.pool(database, user, home).ok_or_else(reconfigured)?;
+    let pool = worker.pool(database, user, home, Seat::Primary);
+    let pool = pool.ok_or_else(reconfigured)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
-    let broken = |error| Fault::Broken(error, None);
+    let broken = |error| Fault::Broken(Loss::before(error));
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
         let mut answer = Vec::new();
         lent.capture("SHOW search_path", &worker.scratch, &mut answer)
@@ -329,9 +356,36 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         }
     };
     for (name, value) in parameters {
-        set(name, value);
+        if own_setting(name).is_none() {
+            set(name, value);
+        }
     }
     settings
+}
+
+fn own_setting(name: &str) -> Option<OwnSetting> {
+    OwnSetting::named(&name.to_ascii_lowercase())
+}
+
+/// Trunkline's own settings in a startup packet.
+fn own_settings(
+    database: &Database,
+    parameters: &[(String, String)],
+) -> Result<(OwnSettings, Causal), Fault> {
+    let (mut settings, mut causal) = (OwnSettings::default(), Causal::default());
+    let given = parameters
+        .iter()
+        .filter_map(|(name, value)| Some((own_setting(name)?, value)));
+    for (setting, value) in given {
+        let catalog = database.catalog();
+        match setting {
+            OwnSetting::Token => causal
+                .adopt(value, &catalog.shards, Instant::now())
+                .map_err(|why| bad_token(value, why))?,
+            setting => settings.set_at_startup(setting, value, &catalog)?,
+        }
+    }
+    Ok((settings, causal))
 }
 
 #[cfg(test)]

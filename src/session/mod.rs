@@ -7,7 +7,9 @@
 //!
 //! This room never reads SQL itself and never decides which shard a key belongs to. Every failure is a variant in `respond.rs`.
 
+mod anew;
 pub mod card;
+pub mod causal;
 mod channels;
 mod commit;
 mod control;
@@ -23,6 +25,7 @@ pub mod parse_scope;
 mod party;
 mod pin;
 mod prepared;
+mod reads;
 pub mod report;
 pub mod respond;
 mod route;
@@ -49,26 +52,31 @@ use tokio::sync::oneshot;
 use crate::backend::pipeline::{Committed, Event, Fate, Reached, Rest, Token};
 use crate::backend::pool::{CheckoutError, Lent, Place, Pool, Waiter};
 use crate::backend::prepared::Room;
+use crate::backend::server::ServerError;
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
+use crate::plan;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
 
+use anew::{Anew, Attempts};
 use card::{Card, State};
+use causal::Causal;
 use channels::Channels;
 use effects::Effect;
 use extended::{Batch, Portal};
 use last_values::{Asking, Taken};
 use link::Link;
 use numbers::Sequences;
-use own_settings::OwnSettings;
+use own_settings::{OwnSettings, ReadPolicy};
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
-use respond::{End, Fault};
+use reads::Reads;
+use respond::{End, Fault, Left, Loss};
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -111,6 +119,9 @@ pub struct Session {
     batch: Batch,
     /// For the message that the straight path could not deal with.
     decided: Option<Decided>,
+    /// A unit of work whose connection broke, on its way to another one.
+    anew: Option<Box<Anew>>,
+    attempts: Attempts,
     waiter: Rc<Waiter>,
     /// Its place in the queue for a connection.
     place: Option<Place>,
@@ -138,6 +149,12 @@ pub struct Session {
     /// Likewise, before it set something in a transaction that no server knows of.
     reported_before: Option<Reported>,
     own_settings: OwnSettings,
+    /// What its reads do, as of the last look at what it has set and what is configured.
+    read_policy: ReadPolicy,
+    /// Which configuration that was.
+    configured: u64,
+    reads: Reads,
+    causal: Causal,
     prepared: HashMap<Box<[u8]>, Rc<Statement>>,
     /// What each EXECUTE of the message at hand means, by its place; `None`: what the session has under its name.
     resolved: Option<Vec<(usize, Rc<Statement>)>>,
@@ -212,6 +229,9 @@ impl Session {
     /// Does what the straight path cannot. On the heap, so that an idle client does not pay for it.
     fn long_way(&mut self) -> Pin<Box<dyn Future<Output = Result<(), End>> + '_>> {
         Box::pin(async move {
+            if let Some(anew) = self.anew.take() {
+                self.begin_anew(*anew).await?;
+            }
             self.follow_catalog().await;
             self.follow_commit().await;
             if self.doubts_pins() {
@@ -324,6 +344,7 @@ impl Session {
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
                 Event::Ready(status) => self.ready(status),
+                Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
                 Event::Synced | Event::CopyIn => {}
                 Event::StaleUnseen => self.ask_again(),
@@ -374,7 +395,9 @@ impl Session {
         let query = microseconds(now - self.unit_began);
         add(&counters.query_microseconds, query);
         let Some(link) = &self.link else { return };
-        let between_statements = link.is_settled();
+        if link.is_replica() {
+            add(&counters.replica_queries, 1);
+        }
         if !link.is_metadata() {
             if status == TransactionStatus::Idle {
                 add(&counters.transactions, 1);
@@ -392,17 +415,27 @@ impl Session {
         }
         self.failed = false;
         self.behind = Behind::Nothing;
-        if between_statements {
-            self.effects.clear();
-            if status == TransactionStatus::Idle {
-                self.note_reported();
-                self.detach(now);
-            } else {
-                self.card.enter(State::IdleInTransaction, now);
-            }
-            if status == TransactionStatus::Failed {
-                self.fail_others();
-            }
+        if status == TransactionStatus::Idle && self.tracks_commits() {
+            self.mark();
+        }
+        self.between_units(status, now);
+    }
+
+    /// The server may owe nothing more: then the connection can go, or the transaction waits for what is next.
+    #[inline]
+    fn between_units(&mut self, status: TransactionStatus, now: Instant) {
+        if !self.link.as_ref().is_some_and(Link::has_rested) {
+            return;
+        }
+        self.effects.clear();
+        if status == TransactionStatus::Idle {
+            self.note_reported();
+            self.detach(now);
+        } else {
+            self.card.enter(State::IdleInTransaction, now);
+        }
+        if status == TransactionStatus::Failed {
+            self.fail_others();
         }
     }
 
@@ -413,30 +446,82 @@ impl Session {
         let error = match broken {
             Broken::Client(ClientError::Drained) => return Err(End::Shutdown),
             Broken::Client(_) => return Err(End::Client),
-            Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
+            Broken::Kept(error) => return Err(End::ServerLost(self.loss(error))),
             Broken::Server(error) => error,
         };
-        let Some(link) = self.link.take() else {
-            return Err(End::ServerLost(error, self.last_words.take()));
+        let loss = self.loss(error);
+        let Some(mut link) = self.link.take() else {
+            return Err(End::ServerLost(loss));
         };
+        let error = &loss.error;
         self.card.set_running(None);
+        self.was_lost(&mut link, error);
+        if link.owes_only_mark() {
+            // The client has its answer.
+            self.wrote(link.shard());
+            return Ok(());
+        }
+        // Afterwards the connection may no longer know what it owed.
+        let closing = link.is_closing();
+        if let Some(anew) = self.may_begin_anew(&mut link, error) {
+            self.anew = Some(Box::new(anew));
+            return Ok(());
+        }
         if self.transaction == Transaction::Open || link.is_kept() || link.is_mid_message() {
             let told = if link.is_mid_message() {
                 End::Client
             } else {
-                End::ServerLost(error, self.last_words.take())
+                End::ServerLost(loss)
             };
             return Err(told);
         }
-        let closing = link.is_closing();
         drop(link);
+        let fault = match loss.error {
+            ServerError::ReadOnly(words) => Fault::Server(words),
+            _ => Fault::Broken(loss),
+        };
+        self.unit_lost(&fault, closing);
+        Ok(())
+    }
+
+    /// A connection broke: what is known of what was under way.
+    fn loss(&mut self, error: ServerError) -> Loss {
+        Loss {
+            error,
+            words: self.last_words.take(),
+            left: self.left(),
+        }
+    }
+
+    fn left(&mut self) -> Left {
+        let Some(link) = &mut self.link else {
+            return match self.transaction {
+                Transaction::Open => Left::RolledBack,
+                _ => Left::Nothing,
+            };
+        };
+        let (in_unit, closing, effect) = (link.is_in_unit(), link.is_closing(), link.effect());
+        let mut effects = self.effects.iter().zip(0..);
+        let committing = effects
+            .any(|(effect, token)| effect.commits() && link.server().pipeline.owes(Token(token)));
+        match (committing, &self.transaction) {
+            (true, _) => Left::CommitInDoubt,
+            (false, Transaction::Open) => Left::RolledBack,
+            (false, _) if !in_unit || effect == plan::Effect::Reads => Left::Nothing,
+            // Its end was not sent.
+            (false, _) if !closing => Left::RolledBack,
+            (false, _) => Left::StatementInDoubt,
+        }
+    }
+
+    /// The unit of work at hand was not done, and its connection is gone. `closing`: the client has sent its end.
+    fn unit_lost(&mut self, fault: &Fault, closing: bool) {
         for token in 0..self.effects.len() {
             self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }
         self.effects.clear();
         if !self.failed {
-            Fault::Broken(error, self.last_words.take())
-                .write(answer::Severity::Error, &mut self.client.outbox);
+            fault.write(answer::Severity::Error, &mut self.client.outbox);
         }
         self.failed = false;
         self.fail_begun();
@@ -449,7 +534,6 @@ impl Session {
         } else {
             self.batch.skip();
         }
-        Ok(())
     }
 
     /// The last words to the client; the connections go back, cleaned.
@@ -503,6 +587,11 @@ impl Session {
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
+        self.attempts = Attempts::First;
+        if !self.own_settings.is_untouched() || self.configured != self.worker.configured.get() {
+            self.look_at_read_policy();
+        }
+        self.reads.begin();
         self.asking = Asking::No;
         self.card.begin(self.unit_began);
     }

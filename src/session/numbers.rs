@@ -13,7 +13,8 @@ use super::Session;
 use super::effects::literal;
 use super::last_values::{Known, unknown_last};
 use super::link::{Link, Naming, Phase, run};
-use super::respond::Fault;
+use super::reads::Seeks;
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Definitions, Statement, StatementPlan};
 use crate::backend::pipeline::Request;
@@ -504,12 +505,14 @@ impl Session {
         let own = self.link.iter_mut().chain(&mut self.party);
         let mut own = own.chain(&mut self.kept);
         if free.is_none()
-            && let Some(link) = own.find(|link| link.shard() == home)
+            && let Some(link) = own.find(|link| link.serves(home, Seeks::Primary))
         {
             let asked = link
                 .server()
                 .capture(&sql, &self.worker.scratch, &mut answer);
-            asked.await.map_err(|error| Fault::Broken(error, None))?;
+            asked
+                .await
+                .map_err(|error| Fault::Broken(Loss::before(error)))?;
             return numbers_of(&answer);
         }
         let lent = match free {
@@ -543,14 +546,14 @@ impl Session {
             .set_also_running(vec![Rc::clone(&server.canceller)]);
         let asked = server.capture(sql, &worker.scratch, &mut answer).await;
         self.card.set_also_running(Vec::new());
-        asked.map_err(|error| Fault::Broken(error, None))?;
+        asked.map_err(|error| Fault::Broken(Loss::before(error)))?;
         link.give_back(&worker, Instant::now());
         numbers_of(&answer)
     }
 
     fn has_connection_to(&self, shard: ShardId) -> bool {
         let mut links = self.link.iter().chain(&self.party).chain(&self.kept);
-        links.any(|link| link.shard() == shard)
+        links.any(|link| link.serves(shard, Seeks::Primary))
     }
 }
 

@@ -1,11 +1,19 @@
-//! Trunkline's own settings of a session: which shard its statements go to, and what its queries over several shards see.
+//! Trunkline's own settings of a session: which shard its statements go to, what its queries over several shards see, and which nodes
+//! its reads go to.
+//!
+//! They can be set like any other, also when a client connects (`options=-c trunkline.read=any`): RESET goes back to that. The token is no
+//! setting that goes back to anything: see `causal.rs`.
+
+use std::time::Duration;
 
 use super::respond::Fault;
 use crate::catalog::{Catalog, Epoch};
+use crate::config::{self, CausalReads, Config, ReadFrom, User};
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::sql::class::Scope;
+use crate::topology::choice::Lag;
 
 /// What the session has set of Trunkline's own settings.
 #[derive(Clone, Default)]
@@ -13,7 +21,11 @@ pub struct OwnSettings {
     history: History,
     /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
     chosen: Scoped<Option<Chosen>>,
-    reads: Scoped<ReadConsistency>,
+    consistency: Scoped<ReadConsistency>,
+    /// `None` in these: as is configured.
+    from: Scoped<Option<ReadFrom>>,
+    causal: Scoped<Option<CausalReads>>,
+    max_lag: Scoped<Option<MaxLag>>,
 }
 
 /// Most sessions never set any, and need not look at the end of each transaction.
@@ -24,10 +36,60 @@ enum History {
     Set,
 }
 
+/// How far behind a replica may be that serves the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxLag {
+    Off,
+    Within(Duration),
+}
+
+impl MaxLag {
+    fn parse(text: &str) -> Option<MaxLag> {
+        if text.eq_ignore_ascii_case("off") {
+            return Some(MaxLag::Off);
+        }
+        config::duration(text).map(MaxLag::Within)
+    }
+}
+
+/// What a session's reads do unless it says otherwise: as the user, the database, and `[reads]` are configured, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadDefaults {
+    pub from: ReadFrom,
+    pub causal: CausalReads,
+    pub max_lag: Option<Duration>,
+    /// In bytes.
+    pub max_lag_size: Option<u64>,
+}
+
+impl ReadDefaults {
+    pub fn of(config: &Config, user: &User, database: &str) -> ReadDefaults {
+        let mut databases = config.databases.iter();
+        let of_database = || databases.find(|known| known.name == database)?.read_from;
+        let reads = &config.reads;
+        ReadDefaults {
+            from: user.read_from.or_else(of_database).unwrap_or(reads.from),
+            causal: reads.causal,
+            max_lag: reads.max_lag,
+            max_lag_size: reads.max_lag_size.map(|size| size.0),
+        }
+    }
+}
+
+/// What the session's reads do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadPolicy {
+    pub from: ReadFrom,
+    pub causal: CausalReads,
+    pub lag: Lag,
+}
+
 /// A setting's value, and those that it goes back to.
 #[derive(Clone, Default)]
 struct Scoped<T> {
     current: T,
+    /// What the client asked for when it connected.
+    startup: T,
     /// As of the last commit.
     settled: T,
     /// SET LOCAL: to the end of the transaction.
@@ -40,6 +102,21 @@ impl<T: Clone> Scoped<T> {
             Scope::Session => (self.current, self.local) = (value, None),
             Scope::Local => self.local = Some(value),
         }
+    }
+
+    fn reset(&mut self, scope: Scope) {
+        self.set(scope, self.startup.clone());
+    }
+
+    /// The session begins with it, or begins anew.
+    fn start(&mut self) {
+        (self.startup, self.settled, self.local) =
+            (self.current.clone(), self.current.clone(), None);
+    }
+
+    fn restart(&mut self) {
+        self.current = self.startup.clone();
+        self.start();
     }
 
     fn value(&self) -> &T {
@@ -67,6 +144,12 @@ pub enum ReadConsistency {
 }
 
 impl ReadConsistency {
+    fn named(word: &str) -> Option<ReadConsistency> {
+        [ReadConsistency::Off, ReadConsistency::Atomic]
+            .into_iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(word))
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             ReadConsistency::Off => "off",
@@ -95,6 +178,11 @@ pub enum ChosenBy {
 pub enum OwnSetting {
     Choice(ChosenBy),
     ReadConsistency,
+    Read,
+    CausalReads,
+    MaxLag,
+    /// Not kept here: see `causal.rs`.
+    Token,
 }
 
 impl OwnSetting {
@@ -103,7 +191,52 @@ impl OwnSetting {
             "trunkline.shard" => Some(OwnSetting::Choice(ChosenBy::Shard)),
             "trunkline.key" => Some(OwnSetting::Choice(ChosenBy::Key)),
             "trunkline.read_consistency" => Some(OwnSetting::ReadConsistency),
+            "trunkline.read" => Some(OwnSetting::Read),
+            "trunkline.causal_reads" => Some(OwnSetting::CausalReads),
+            "trunkline.max_lag" => Some(OwnSetting::MaxLag),
+            "trunkline.token" => Some(OwnSetting::Token),
             _ => None,
+        }
+    }
+}
+
+/// Sets what one word says; no word, or an empty one, is as RESET.
+fn set_word<T: Clone>(
+    scoped: &mut Scoped<T>,
+    scope: Scope,
+    values: &[Box<str>],
+    read: impl Fn(&str) -> Option<T>,
+    refused: Refused,
+) -> Result<(), Fault> {
+    let known = match values {
+        [value] => read(value),
+        _ => None,
+    };
+    match known {
+        Some(known) => scoped.set(scope, known),
+        None if is_absent(values) => scoped.reset(scope),
+        None => return Err(refused.fault(&values.join(", "))),
+    }
+    Ok(())
+}
+
+fn is_absent(values: &[Box<str>]) -> bool {
+    values.iter().all(|value| value.is_empty())
+}
+
+/// A value that is none, of this setting.
+pub struct Refused {
+    pub setting: &'static str,
+    pub hint: &'static str,
+}
+
+impl Refused {
+    pub fn fault(&self, value: &str) -> Fault {
+        let Refused { setting, hint } = self;
+        Fault::Limit {
+            sqlstate: "22023",
+            message: format!("invalid value for parameter \"{setting}\": \"{value}\""),
+            hint: Some(hint),
         }
     }
 }
@@ -129,20 +262,51 @@ impl OwnSettings {
         catalog: &Catalog,
     ) -> Result<(), Fault> {
         self.history = History::Set;
-        let absent = values.iter().all(|value| value.is_empty());
         match setting {
-            OwnSetting::ReadConsistency => {
-                let given = values.first().map_or("", |value| &**value);
-                let known = [ReadConsistency::Off, ReadConsistency::Atomic]
-                    .into_iter()
-                    .find(|known| known.as_str().eq_ignore_ascii_case(given));
-                match known {
-                    Some(known) if values.len() == 1 => self.reads.set(scope, known),
-                    None if absent => self.reads.set(scope, ReadConsistency::default()),
-                    _ => return Err(not_a_consistency(values)),
-                }
+            OwnSetting::ReadConsistency => set_word(
+                &mut self.consistency,
+                scope,
+                values,
+                ReadConsistency::named,
+                Refused {
+                    setting: "trunkline.read_consistency",
+                    hint: "Available values: off, atomic.",
+                },
+            ),
+            OwnSetting::Read => set_word(
+                &mut self.from,
+                scope,
+                values,
+                |word| ReadFrom::named(&word.to_ascii_lowercase()).map(Some),
+                Refused {
+                    setting: "trunkline.read",
+                    hint: "Available values: primary, any, replica.",
+                },
+            ),
+            OwnSetting::CausalReads => set_word(
+                &mut self.causal,
+                scope,
+                values,
+                |word| CausalReads::named(&word.to_ascii_lowercase()).map(Some),
+                Refused {
+                    setting: "trunkline.causal_reads",
+                    hint: "Available values: off, session, always.",
+                },
+            ),
+            OwnSetting::MaxLag => set_word(
+                &mut self.max_lag,
+                scope,
+                values,
+                |text| MaxLag::parse(text).map(Some),
+                Refused {
+                    setting: "trunkline.max_lag",
+                    hint: "Give a time like '500ms' or '5s', or off.",
+                },
+            ),
+            OwnSetting::Choice(_) if is_absent(values) => {
+                self.chosen.reset(scope);
+                Ok(())
             }
-            OwnSetting::Choice(_) if absent => self.chosen.set(scope, None),
             OwnSetting::Choice(by) => {
                 let shard = look_up(by, values, catalog).map_err(Fault::Refused)?;
                 let chosen = Chosen {
@@ -152,13 +316,58 @@ impl OwnSettings {
                     epoch: catalog.epoch,
                 };
                 self.chosen.set(scope, Some(chosen));
+                Ok(())
             }
+            // The session has taken it.
+            OwnSetting::Token => Ok(()),
         }
+    }
+
+    /// A setting that a client gives when it connects, as text.
+    pub fn set_at_startup(
+        &mut self,
+        setting: OwnSetting,
+        value: &str,
+        catalog: &Catalog,
+    ) -> Result<(), Fault> {
+        let values: Vec<Box<str>> = match setting {
+            OwnSetting::Choice(ChosenBy::Key) => value
+                .split(',')
+                .map(|part| Box::from(part.trim()))
+                .collect(),
+            _ => vec![Box::from(value)],
+        };
+        self.set(setting, &values, Scope::Session, catalog)?;
+        self.chosen.start();
+        self.consistency.start();
+        self.from.start();
+        self.causal.start();
+        self.max_lag.start();
+        self.history = History::NeverSet;
         Ok(())
     }
 
+    /// RESET ALL: to be undone with its transaction.
+    pub fn reset_all(&mut self) {
+        self.chosen.reset(Scope::Session);
+        self.consistency.reset(Scope::Session);
+        self.from.reset(Scope::Session);
+        self.causal.reset(Scope::Session);
+        self.max_lag.reset(Scope::Session);
+    }
+
+    /// As when the client had connected.
     pub fn clear(&mut self) {
-        *self = OwnSettings::default();
+        self.chosen.restart();
+        self.consistency.restart();
+        self.from.restart();
+        self.causal.restart();
+        self.max_lag.restart();
+    }
+
+    /// Nothing was set since the session began.
+    pub fn is_untouched(&self) -> bool {
+        self.history == History::NeverSet
     }
 
     /// The application has chosen a shard.
@@ -167,7 +376,26 @@ impl OwnSettings {
     }
 
     pub fn read_consistency(&self) -> ReadConsistency {
-        *self.reads.value()
+        *self.consistency.value()
+    }
+
+    /// What the session's reads do.
+    pub fn reads(&self, defaults: &ReadDefaults) -> ReadPolicy {
+        let lag = match self.max_lag.value() {
+            None => Lag::AsConfigured,
+            Some(limit) => Lag::Within {
+                time: match limit {
+                    MaxLag::Off => None,
+                    MaxLag::Within(limit) => Some(*limit),
+                },
+                bytes: defaults.max_lag_size,
+            },
+        };
+        ReadPolicy {
+            from: self.from.value().unwrap_or(defaults.from),
+            causal: self.causal.value().unwrap_or(defaults.causal),
+            lag,
+        }
     }
 
     pub fn transaction_ended(&mut self, kept: bool) {
@@ -175,12 +403,26 @@ impl OwnSettings {
             return;
         }
         self.chosen.transaction_ended(kept);
-        self.reads.transaction_ended(kept);
+        self.consistency.transaction_ended(kept);
+        self.from.transaction_ended(kept);
+        self.causal.transaction_ended(kept);
+        self.max_lag.transaction_ended(kept);
     }
 
-    /// What the application set, as it wrote it.
-    pub fn shown(&self, setting: OwnSetting) -> String {
+    /// What the application set, as it wrote it, or what holds without. The token is not known here.
+    pub fn shown(&self, setting: OwnSetting, defaults: &ReadDefaults) -> String {
         match setting {
+            OwnSetting::Read => self.reads(defaults).from.as_str().to_owned(),
+            OwnSetting::CausalReads => self.reads(defaults).causal.as_str().to_owned(),
+            OwnSetting::MaxLag => {
+                let limit = match self.max_lag.value() {
+                    None => defaults.max_lag,
+                    Some(MaxLag::Off) => None,
+                    Some(MaxLag::Within(limit)) => Some(*limit),
+                };
+                limit.map_or_else(|| "off".to_owned(), written)
+            }
+            OwnSetting::Token => String::new(),
             OwnSetting::ReadConsistency => self.read_consistency().as_str().to_owned(),
             OwnSetting::Choice(by) => {
                 let chosen = self.chosen.value().as_ref();
@@ -204,13 +446,157 @@ impl OwnSettings {
     }
 }
 
-fn not_a_consistency(values: &[Box<str>]) -> Fault {
-    Fault::Limit {
-        sqlstate: "22023",
-        message: format!(
-            "invalid value for parameter \"trunkline.read_consistency\": \"{}\"",
-            values.join(", ")
-        ),
-        hint: Some("Available values: off, atomic."),
+/// A time as it can be set.
+fn written(limit: Duration) -> String {
+    match limit.as_millis() {
+        milliseconds if milliseconds.is_multiple_of(1000) => format!("{}s", milliseconds / 1000),
+        milliseconds => format!("{milliseconds}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Catalog, build};
+
+    const CONFIG: &str = "[reads]\nfrom = \"any\"\nmax_lag = \"2s\"\n[[databases]]\nname = \"app\"\n[[databases]]\nname = \"near\"\n\
+        read_from = \"primary\"\n[[users]]\nname = \"u\"\npassword = \"p\"\n[[users]]\nname = \"r\"\npassword = \"p\"\nread_from = \"replica\"\n\
+        [[shards]]\nname = \"s1\"\n[[shards.nodes]]\nhost = \"a\"\n";
+
+    fn config() -> Config {
+        config::parse(CONFIG, "test.toml", &|_| None).expect("it is sound")
+    }
+
+    fn catalog() -> Catalog {
+        let configured = build(&config(), "app").expect("it is sound");
+        Catalog::assemble(configured, None, Epoch(1)).0
+    }
+
+    fn defaults() -> ReadDefaults {
+        ReadDefaults::of(&config(), &config().users[0], "app")
+    }
+
+    fn set(settings: &mut OwnSettings, name: &str, value: &str, scope: Scope) -> Result<(), Fault> {
+        let setting = OwnSetting::named(name).expect("it is one");
+        settings.set(setting, &[Box::from(value)], scope, &catalog())
+    }
+
+    fn shown(settings: &OwnSettings) -> [String; 3] {
+        [
+            OwnSetting::Read,
+            OwnSetting::CausalReads,
+            OwnSetting::MaxLag,
+        ]
+        .map(|setting| settings.shown(setting, &defaults()))
+    }
+
+    #[test]
+    fn a_user_comes_before_a_database_and_that_before_the_rest() {
+        let config = config();
+        let of =
+            |user: usize, database| ReadDefaults::of(&config, &config.users[user], database).from;
+        assert_eq!(of(0, "app"), ReadFrom::Any);
+        assert_eq!(of(0, "near"), ReadFrom::Primary);
+        assert_eq!(of(1, "near"), ReadFrom::Replica);
+    }
+
+    #[test]
+    fn what_is_set_is_shown_and_goes_back() {
+        let mut settings = OwnSettings::default();
+        assert_eq!(shown(&settings), ["any", "session", "2s"]);
+        for (name, value) in [
+            ("trunkline.read", "Replica"),
+            ("trunkline.causal_reads", "always"),
+            ("trunkline.max_lag", "1500ms"),
+        ] {
+            set(&mut settings, name, value, Scope::Session).expect("it may be set");
+        }
+        assert_eq!(shown(&settings), ["replica", "always", "1500ms"]);
+        let policy = settings.reads(&defaults());
+        assert_eq!(policy.from, ReadFrom::Replica);
+        assert_eq!(policy.causal, CausalReads::Always);
+        let time = Some(Duration::from_millis(1500));
+        assert_eq!(policy.lag, Lag::Within { time, bytes: None });
+        settings.transaction_ended(true);
+        set(&mut settings, "trunkline.read", "primary", Scope::Local).expect("it may be set");
+        set(&mut settings, "trunkline.max_lag", "off", Scope::Session).expect("it may be set");
+        assert_eq!(shown(&settings), ["primary", "always", "off"]);
+        settings.transaction_ended(false);
+        assert_eq!(shown(&settings), ["replica", "always", "1500ms"]);
+        set(&mut settings, "trunkline.causal_reads", "", Scope::Session).expect("it may be set");
+        assert_eq!(shown(&settings), ["replica", "session", "1500ms"]);
+        settings.reset_all();
+        assert_eq!(shown(&settings), ["any", "session", "2s"]);
+        settings.transaction_ended(false);
+        assert_eq!(shown(&settings), ["replica", "always", "1500ms"]);
+        settings.clear();
+        settings.transaction_ended(false);
+        assert_eq!(shown(&settings), ["any", "session", "2s"]);
+        assert_eq!(settings.reads(&defaults()).lag, Lag::AsConfigured);
+    }
+
+    #[test]
+    fn reset_goes_back_to_what_the_client_began_with() {
+        let mut settings = OwnSettings::default();
+        for (name, value) in [
+            ("trunkline.read", "replica"),
+            ("trunkline.key", "7"),
+            ("trunkline.shard", "s1"),
+        ] {
+            let setting = OwnSetting::named(name).expect("it is one");
+            let set = settings.set_at_startup(setting, value, &catalog());
+            assert_eq!(
+                set.is_ok(),
+                name != "trunkline.key",
+                "no distribution has a key here"
+            );
+        }
+        settings.transaction_ended(false);
+        assert!(settings.has_shard());
+        for back in [
+            |settings: &mut OwnSettings| settings.reset_all(),
+            |settings: &mut OwnSettings| settings.clear(),
+            |settings: &mut OwnSettings| {
+                settings
+                    .set(OwnSetting::Read, &[], Scope::Session, &catalog())
+                    .expect("it may be reset");
+            },
+        ] {
+            set(&mut settings, "trunkline.read", "primary", Scope::Session).expect("it may be set");
+            settings.transaction_ended(true);
+            assert_eq!(shown(&settings)[0], "primary");
+            back(&mut settings);
+            settings.transaction_ended(true);
+            assert_eq!(shown(&settings)[0], "replica");
+        }
+    }
+
+    #[test]
+    fn what_is_no_value_is_refused_and_changes_nothing() {
+        let mut settings = OwnSettings::default();
+        for (name, value) in [
+            ("trunkline.read", "secondary"),
+            ("trunkline.causal_reads", "on"),
+            ("trunkline.max_lag", "5"),
+            ("trunkline.max_lag", "-5s"),
+            ("trunkline.max_lag", "never"),
+            ("trunkline.read_consistency", "some"),
+        ] {
+            let fault = set(&mut settings, name, value, Scope::Session);
+            assert!(
+                matches!(
+                    fault,
+                    Err(Fault::Limit {
+                        sqlstate: "22023",
+                        ..
+                    })
+                ),
+                "{name} = {value}"
+            );
+        }
+        let two = [Box::from("any"), Box::from("replica")];
+        let fault = settings.set(OwnSetting::Read, &two, Scope::Session, &catalog());
+        assert!(fault.is_err());
+        assert_eq!(shown(&settings), ["any", "session", "2s"]);
     }
 }

@@ -137,7 +137,11 @@ impl Session {
             self.party.push(link);
         }
         for shard in shards {
-            if let Some(place) = self.party.iter().position(|link| link.shard() == *shard) {
+            if let Some(place) = self
+                .party
+                .iter()
+                .position(|link| link.serves(*shard, self.reads.seeks))
+            {
                 enlisted.push(self.party.swap_remove(place));
                 continue;
             }
@@ -353,6 +357,12 @@ impl Session {
         };
         self.begun_ended(outcome);
         let now = Instant::now();
+        if wanted == Committed::Yes {
+            // Whatever became of it: it may be there.
+            for link in links.iter().filter(|link| link.has_written()) {
+                self.wrote(link.shard());
+            }
+        }
         for mut link in links {
             link.set_settings(&self.settings);
             self.let_go(link, now);

@@ -13,7 +13,8 @@ use crate::config::{Config, User};
 use crate::execution::commit::Unresolved;
 use crate::execution::commit::id::Proxy;
 use crate::execution::commit::readiness::Readiness;
-use crate::topology::Roles;
+use crate::topology::view::{Sighting, View};
+use crate::topology::{Roles, Topology};
 use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
 use crate::wire::handshakes::Handshakes;
 use crate::wire::timers::Timers;
@@ -31,9 +32,25 @@ pub struct Snapshot {
     pub roles: Option<Arc<Roles>>,
     /// Which shards can take part in commits of several, by the database's name and the shard's place. What is missing has not been asked.
     pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
+    /// The nodes of this configuration.
+    pub view: Arc<View>,
 }
 
 impl Snapshot {
+    /// The same with other primaries or replicas.
+    pub fn with_view(&self, view: Arc<View>) -> Snapshot {
+        Snapshot {
+            config: Arc::clone(&self.config),
+            catalogs: self.catalogs.clone(),
+            client_encryption: self.client_encryption.clone(),
+            server_encryption: Arc::clone(&self.server_encryption),
+            auth: Arc::clone(&self.auth),
+            roles: self.roles.clone(),
+            readiness: Arc::clone(&self.readiness),
+            view,
+        }
+    }
+
     /// A configured user, and what is stored of its password.
     pub fn user(&self, name: &str) -> Option<(&User, &Stored)> {
         let (place, stored) = self.auth.find(name)?;
@@ -56,6 +73,7 @@ pub struct Shared {
     definitions: AtomicU64,
     /// Commits whose end sessions could not see.
     unresolved: mpsc::UnboundedSender<Unresolved>,
+    topology: Arc<Topology>,
     /// Told when a request over several shards has begun to take long.
     pub long_wait: Notify,
     /// This process, in the ids of its transactions.
@@ -92,6 +110,7 @@ impl Shared {
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
         unresolved: mpsc::UnboundedSender<Unresolved>,
+        topology: Arc<Topology>,
     ) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -104,6 +123,7 @@ impl Shared {
             changed,
             definitions: AtomicU64::new(0),
             unresolved,
+            topology,
             long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
             sequence_resets: AtomicU64::new(0),
@@ -155,6 +175,11 @@ impl Shared {
     pub fn resolve(&self, unresolved: Unresolved) {
         // Nobody receives it only while the process ends; then another proxy, or the next start, finds it on the servers.
         let _ = self.unresolved.send(unresolved);
+    }
+
+    /// A connection has seen something of a node.
+    pub fn sighted(&self, sighting: Sighting) {
+        self.topology.sighted(&sighting);
     }
 
     /// Gives a session its process id and secret; the id is the wanted one unless another session has it.

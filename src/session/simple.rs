@@ -41,6 +41,7 @@ impl Session {
     async fn query(&mut self, frame: &[u8]) -> Result<(), Fault> {
         if let Some(Decided::Query(planned, destination)) = self.decided.take() {
             self.will_run(&planned);
+            self.seek(&planned);
             self.attach(destination, Phase::Working).await?;
             self.check_last_values()?;
             self.forward_query(&planned, frame);
@@ -85,6 +86,7 @@ impl Session {
             Err(_) if self.is_failed() => Some(Destination::Any),
             Err(fault) => return Err(fault),
         };
+        self.seek(&planned);
         match destination {
             None => self.control_query(&planned, text, frame).await,
             Some(Destination::Several) => self.spread_query(&planned, text).await,
@@ -120,6 +122,9 @@ impl Session {
         if let Some(link) = &mut self.link {
             link.forget_unnamed();
             link.send(frame, Request::Query, token);
+        }
+        if self.tracks_commits() && self.commits(planned) {
+            self.mark();
         }
     }
 

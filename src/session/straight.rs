@@ -11,12 +11,15 @@ use super::card::State;
 use super::channels::speaks_of_channels;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
+use super::reads::Seeks;
 use super::respond::End;
 use super::route::Destination;
 use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
+use crate::sharding::ShardId;
 use crate::sql::class::Class;
+use crate::topology::view::NodePlace;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
 use crate::wire::message::{Describe, Execute, Query, Target};
@@ -43,7 +46,8 @@ impl Session {
                 self.database.counters.overstayed(overstay);
                 return Poll::Ready(Err(End::Overstayed(overstay)));
             }
-            if self.catalog_follows.is_some()
+            if self.anew.is_some()
+                || self.catalog_follows.is_some()
                 || self.commit_follows.is_some()
                 || (!self.kept.is_empty() && self.doubts_pins())
             {
@@ -122,6 +126,7 @@ impl Session {
                     return None;
                 }
                 let destination = self.destination_of_query(&planned, text).ok()??;
+                self.seek(&planned);
                 if destination == Destination::Several {
                     return None;
                 }
@@ -200,8 +205,8 @@ impl Session {
     fn attach_straight(&mut self, destination: Destination) -> bool {
         if let Some(link) = &self.link {
             let here = match destination {
-                Destination::Shard(shard) => shard == link.shard(),
-                Destination::Any => true,
+                Destination::Shard(shard) => link.serves(shard, self.reads.seeks),
+                Destination::Any => link.serves(link.shard(), self.reads.seeks),
                 Destination::Several => false,
             };
             return here && !link.is_metadata();
@@ -214,7 +219,11 @@ impl Session {
             Destination::Any => self.database.catalog().home,
             Destination::Several => return false,
         };
-        if let Some(place) = self.kept.iter().position(|link| link.shard() == shard) {
+        if let Some(place) = self
+            .kept
+            .iter()
+            .position(|link| link.serves(shard, self.reads.seeks))
+        {
             if !self.kept[place].is_as(&self.settings, &self.reported) {
                 return false;
             }
@@ -236,6 +245,13 @@ impl Session {
                 }
             }
         }
+        if self.reads.seeks == Seeks::Replica {
+            match self.seat_now(shard) {
+                Ok(None) => {}
+                Ok(Some(place)) => return self.attach_replica_straight(shard, place),
+                Err(()) => return false,
+            }
+        }
         let Some(Some(pool)) = self.pools.get(shard.index()) else {
             return false;
         };
@@ -245,6 +261,21 @@ impl Session {
                 self.place = Some(place);
                 self.waits(State::Waiting, self.unit_began);
             }
+            return false;
+        };
+        if !self.suits(&lent) {
+            lent.untouched(self.unit_began);
+            return false;
+        }
+        self.link_up(Link::new(lent, Phase::Working, self.mode));
+        self.send_held();
+        true
+    }
+
+    /// The same with a replica.
+    #[inline(never)]
+    fn attach_replica_straight(&mut self, shard: ShardId, place: NodePlace) -> bool {
+        let Ok(lent) = self.lend_straight(shard, place) else {
             return false;
         };
         if !self.suits(&lent) {

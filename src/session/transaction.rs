@@ -1,5 +1,8 @@
 //! The client's transaction as the session keeps it: BEGIN reaches no server before a statement needs one.
 
+use crate::backend::settings::Settings;
+use crate::sql::modes::{Access, Clarity, Deferral, Isolation, Modes};
+
 /// Where the client stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Transaction {
@@ -34,8 +37,90 @@ pub struct Prologue {
     /// Whether a server may have something against it.
     judgement: Judgement,
     /// The savepoints in it, with the length of `text` after each.
-    savepoints: Vec<(Box<str>, usize)>,
+    savepoints: Vec<Savepoint>,
+    modes: Modes,
     snapshots: Snapshots,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Savepoint {
+    name: Box<str>,
+    /// Length of the text with it.
+    end: usize,
+    modes: Modes,
+}
+
+impl Transaction {
+    /// Whether what comes next may run on a streaming replica, as far as the transaction goes: there is none, or one that only reads and that no
+    /// server knows of. A replica knows no SERIALIZABLE. `defaults` are those of the session, see [`default_modes`].
+    pub fn suits_replica(&self, defaults: Modes) -> bool {
+        match self {
+            Transaction::Idle => runs_on_replica(defaults),
+            Transaction::Begun(prologue) => {
+                let modes = defaults.then(prologue.modes);
+                modes.access == Some(Access::ReadOnly) && runs_on_replica(modes)
+            }
+            Transaction::Failed(_) | Transaction::Open => false,
+        }
+    }
+}
+
+fn runs_on_replica(modes: Modes) -> bool {
+    modes.isolation != Some(Isolation::Serializable)
+        && modes.deferral != Some(Deferral::Deferrable)
+        && modes.clarity == Clarity::Clear
+}
+
+/// What a session's settings say of its transactions. Those that a server has for the role or the database are not known here.
+pub fn default_modes(settings: &Settings) -> Modes {
+    let mut modes = Modes::default();
+    if settings.is_default() {
+        return modes;
+    }
+    let value = |name| settings.get(name).map(plain);
+    if let Some(isolation) = value("default_transaction_isolation") {
+        match &*isolation {
+            "read uncommitted" => modes.isolation = Some(Isolation::ReadUncommitted),
+            "read committed" => modes.isolation = Some(Isolation::ReadCommitted),
+            "repeatable read" => modes.isolation = Some(Isolation::RepeatableRead),
+            "serializable" => modes.isolation = Some(Isolation::Serializable),
+            _ => modes.clarity = Clarity::Unclear,
+        }
+    }
+    if let Some(read_only) = value("default_transaction_read_only") {
+        match switch(&read_only) {
+            Some(Switch::On) => modes.access = Some(Access::ReadOnly),
+            Some(Switch::Off) => modes.access = Some(Access::ReadWrite),
+            None => modes.clarity = Clarity::Unclear,
+        }
+    }
+    if let Some(deferrable) = value("default_transaction_deferrable") {
+        match switch(&deferrable) {
+            Some(Switch::On) => modes.deferral = Some(Deferral::Deferrable),
+            Some(Switch::Off) => modes.deferral = Some(Deferral::NotDeferrable),
+            None => modes.clarity = Clarity::Unclear,
+        }
+    }
+    modes
+}
+
+/// A setting's value without its quotes.
+fn plain(source: &str) -> String {
+    source.trim().trim_matches('\'').to_ascii_lowercase()
+}
+
+enum Switch {
+    On,
+    Off,
+}
+
+/// The spellings in full; a server takes their beginnings, too.
+fn switch(word: &str) -> Option<Switch> {
+    match word {
+        "on" | "true" | "yes" | "1" => Some(Switch::On),
+        "off" | "false" | "no" | "0" => Some(Switch::Off),
+        _ => None,
+    }
 }
 
 /// How the shards' snapshots of a transaction were taken.
@@ -77,9 +162,13 @@ impl Prologue {
             begin: begin.len(),
             judgement,
             savepoints: Vec::new(),
+            modes: Modes::default(),
             snapshots: Snapshots::Apart,
         };
         prologue.push(begin);
+        if !plain {
+            prologue.modes = Modes::of(begin);
+        }
         prologue
     }
 
@@ -115,6 +204,7 @@ impl Prologue {
     /// Adds a statement that a server may refuse.
     pub fn append(&mut self, statement: &str) {
         self.judgement = Judgement::MayFail;
+        self.modes = self.modes.then(Modes::of(statement));
         self.push(statement);
     }
 
@@ -126,7 +216,11 @@ impl Prologue {
 
     pub fn savepoint(&mut self, name: &str, statement: &str) {
         self.push(statement);
-        self.savepoints.push((Box::from(name), self.text.len()));
+        self.savepoints.push(Savepoint {
+            name: Box::from(name),
+            end: self.text.len(),
+            modes: self.modes,
+        });
     }
 
     /// ROLLBACK TO: what came after the savepoint is undone. `false`: there is no such savepoint.
@@ -134,12 +228,13 @@ impl Prologue {
         let Some(place) = self
             .savepoints
             .iter()
-            .rposition(|(savepoint, _)| **savepoint == *name)
+            .rposition(|savepoint| *savepoint.name == *name)
         else {
             return false;
         };
         self.savepoints.truncate(place + 1);
-        self.text.truncate(self.savepoints[place].1);
+        self.text.truncate(self.savepoints[place].end);
+        self.modes = self.savepoints[place].modes;
         true
     }
 
@@ -148,7 +243,7 @@ impl Prologue {
         let Some(place) = self
             .savepoints
             .iter()
-            .rposition(|(savepoint, _)| **savepoint == *name)
+            .rposition(|savepoint| *savepoint.name == *name)
         else {
             return false;
         };
@@ -174,5 +269,89 @@ mod tests {
         assert!(prologue.release("a", "RELEASE a"));
         assert!(!prologue.release("a", "RELEASE a"));
         assert_eq!(prologue.text(), "BEGIN\n;SAVEPOINT a\n;RELEASE a\n;");
+    }
+    fn suits(statements: &[&str], settings: &[(&str, &str)]) -> bool {
+        let mut set = Settings::default();
+        for (name, value) in settings {
+            set.set(name, value);
+        }
+        let transaction = match statements {
+            [] => Transaction::Idle,
+            [begin, others @ ..] => {
+                let mut prologue = Prologue::new(begin);
+                for other in others {
+                    prologue.append(other);
+                }
+                Transaction::Begun(prologue)
+            }
+        };
+        transaction.suits_replica(default_modes(&set))
+    }
+
+    #[test]
+    fn only_reading_transactions_suit_a_replica() {
+        const READ_ONLY: (&str, &str) = ("default_transaction_read_only", "'on'");
+        assert!(suits(&[], &[]));
+        assert!(suits(&[], &[("work_mem", "'1MB'"), READ_ONLY]));
+        assert!(!suits(&["BEGIN"], &[("work_mem", "'1MB'")]));
+        assert!(suits(&["BEGIN"], &[READ_ONLY]));
+        assert!(!suits(&["BEGIN READ WRITE"], &[READ_ONLY]));
+        assert!(suits(&["BEGIN READ ONLY"], &[]));
+        assert!(suits(&["BEGIN", "SET TRANSACTION READ ONLY"], &[]));
+        assert!(!suits(
+            &["BEGIN READ ONLY", "SET TRANSACTION READ WRITE"],
+            &[]
+        ));
+        assert!(!suits(
+            &["BEGIN READ ONLY", "SET transaction_read_only = off"],
+            &[]
+        ));
+        assert!(suits(
+            &["BEGIN READ ONLY", "SET LOCAL work_mem = '1MB'"],
+            &[]
+        ));
+        assert!(suits(
+            &["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"],
+            &[]
+        ));
+        assert!(!suits(
+            &["BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"],
+            &[]
+        ));
+        assert!(!suits(&["BEGIN READ ONLY DEFERRABLE"], &[]));
+        assert!(!suits(
+            &["BEGIN READ ONLY", "SET TRANSACTION SNAPSHOT '1'"],
+            &[]
+        ));
+        for value in ["serializable", "'Serializable'", "$$serializable$$"] {
+            let isolation = ("default_transaction_isolation", value);
+            assert!(!suits(&[], &[isolation]), "{value}");
+            assert!(!suits(&["BEGIN READ ONLY"], &[isolation]), "{value}");
+        }
+        let weaker = ["BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"];
+        assert!(suits(
+            &weaker,
+            &[("default_transaction_isolation", "serializable")]
+        ));
+        assert!(!suits(
+            &["BEGIN"],
+            &[("default_transaction_read_only", "t")]
+        ));
+        let failed = Transaction::Failed(Prologue::new("BEGIN READ ONLY"));
+        assert!(!failed.suits_replica(Modes::default()));
+        assert!(!Transaction::Open.suits_replica(Modes::default()));
+    }
+
+    #[test]
+    fn modes_go_back_with_their_savepoint() {
+        let mut prologue = Prologue::new("BEGIN READ ONLY");
+        prologue.savepoint("a", "SAVEPOINT a");
+        prologue.append("SET TRANSACTION READ WRITE");
+        let suits = |prologue: &Prologue| {
+            Transaction::Begun(prologue.clone()).suits_replica(Modes::default())
+        };
+        assert!(!suits(&prologue));
+        assert!(prologue.roll_back_to("a"));
+        assert!(suits(&prologue));
     }
 }

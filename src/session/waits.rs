@@ -233,6 +233,8 @@ impl Session {
     /// The connections that work for the session now are in the same transaction, or statement, when there are several.
     pub(super) fn join(&self, enlisted: &[Link]) {
         let all = enlisted.iter().chain(&self.party).chain(&self.link);
+        // What runs on replicas waits for nobody's locks, and their processes have numbers of their own.
+        let all = all.filter(|link| !link.is_replica());
         if all.clone().count() < 2 && !self.card.company.exists() {
             return;
         }
@@ -267,8 +269,8 @@ impl Session {
             // One that does not come to rest is in no known state, and with it the transaction.
             match self.worker.shared.timers.timeout(REST, rest).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(End::ServerLost(error, None)),
-                Err(_) => return Err(End::ServerLost(ServerError::Timeout, None)),
+                Ok(Err(error)) => return Err(End::ServerLost(self.loss(error))),
+                Err(_) => return Err(End::ServerLost(self.loss(ServerError::Timeout))),
             }
         }
         Ok(())

@@ -14,13 +14,14 @@ use super::shared::{Shared, Snapshot};
 use super::statement::Statements;
 use super::waits::Several;
 use crate::backend::cancel::Target;
-use crate::backend::connect::{Address, Login};
-use crate::backend::pool::{Lending, Pool, Spec};
+use crate::backend::connect::{Address, ConnectError, Login};
+use crate::backend::pool::{Away, Lending, Pool, Seat, Spec, Spotted, Witness};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, User};
 use crate::plan::PlanCache;
 use crate::sharding::ShardId;
+use crate::topology::view::{NodePlace, Seen, ShardView, Sighting, Stage};
 use crate::wire::auth::Credential;
 use crate::wire::socket::Home;
 
@@ -56,6 +57,8 @@ pub struct Worker {
     pub cards: Cards,
     /// Those whose sessions work on several shards.
     pub several: Several,
+    /// Counts the configurations that were followed.
+    pub configured: Cell<u64>,
     draining: Cell<bool>,
     tidied_at: Cell<Instant>,
 }
@@ -83,6 +86,7 @@ pub struct PoolKey {
     pub database: Box<str>,
     pub user: Box<str>,
     pub shard: ShardId,
+    pub seat: Seat,
 }
 
 /// A database as the sessions of one thread see it.
@@ -114,6 +118,8 @@ struct Greeting {
 pub struct Counters {
     pub transactions: Cell<u64>,
     pub queries: Cell<u64>,
+    /// Those of them that replicas answered.
+    pub replica_queries: Cell<u64>,
     pub received_bytes: Cell<u64>,
     pub sent_bytes: Cell<u64>,
     pub transaction_microseconds: Cell<u64>,
@@ -161,6 +167,7 @@ impl Worker {
             statements: RefCell::default(),
             cards: Cards::default(),
             several: Several::default(),
+            configured: Cell::new(0),
             draining: Cell::new(false),
             tidied_at: Cell::new(Instant::now()),
         })
@@ -205,27 +212,65 @@ impl Worker {
         self.databases.borrow().values().cloned().collect()
     }
 
-    /// The pool of this user, database and shard; made when it is first asked for.
+    /// The pool of this user, database and seat; made when it is first asked for.
     pub fn pool(
         &self,
         database: &Database,
         user: &config::User,
         shard: ShardId,
+        seat: Seat,
     ) -> Option<Rc<Pool>> {
         let key = PoolKey {
             database: database.name.clone(),
             user: Box::from(&*user.name),
             shard,
+            seat,
         };
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Some(Rc::clone(pool));
         }
-        let pool = Pool::new(self.spec(&key)?);
-        if database.paused.get() {
-            pool.set_lending(Lending::Paused);
-        }
+        let pool = Pool::new(self.spec(&key)?, self.witness(shard));
+        self.let_lend(&key, &pool);
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
         Some(pool)
+    }
+
+    /// Tells whoever watches the nodes what a pool of this shard has seen.
+    fn witness(&self, shard: ShardId) -> Witness {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |node, spotted| {
+            let seen = match spotted {
+                Spotted::Reached => Seen::Reached,
+                Spotted::Unreachable(error) => match *error {
+                    ConnectError::Standby => Seen::ReadOnly,
+                    ref other => Seen::Unreachable(other.to_string()),
+                },
+            };
+            shared.sighted(Sighting {
+                shard,
+                node: NodePlace(node),
+                seen,
+            });
+        })
+    }
+
+    /// Whether the pool lends, as things stand.
+    fn let_lend(&self, key: &PoolKey, pool: &Rc<Pool>) {
+        let databases = self.databases.borrow();
+        let paused = databases
+            .get(&key.database)
+            .is_some_and(|database| database.paused.get());
+        let snapshot = self.snapshot.borrow();
+        let leaderless = snapshot
+            .view
+            .shard(key.shard)
+            .filter(|view| key.seat == Seat::Primary && view.primary.is_none());
+        match (paused, leaderless) {
+            (true, _) => pool.set_lending(Lending::Paused),
+            (false, Some(view)) => pool.lose_primary(view.trouble.as_deref().unwrap_or_default()),
+            (false, None) if pool.lending() != Lending::Open => pool.set_lending(Lending::Open),
+            (false, None) => {}
+        }
     }
 
     pub fn pools(&self) -> Vec<(PoolKey, Rc<Pool>)> {
@@ -234,11 +279,6 @@ impl Worker {
             .iter()
             .map(|(key, pool)| (key.clone(), Rc::clone(pool)))
             .collect()
-    }
-
-    /// Where a listener connects.
-    pub fn target(&self, key: &PoolKey) -> Option<Target> {
-        self.spec(key).map(|spec| spec.target)
     }
 
     /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
@@ -259,7 +299,7 @@ impl Worker {
         if news {
             for (key, pool) in self.pools().into_iter().filter(|(key, _)| key.user == name) {
                 if let Some(spec) = self.spec(&key) {
-                    pool.reconfigure(spec);
+                    pool.reconfigure(spec, Away::Later);
                 }
             }
         }
@@ -286,8 +326,8 @@ impl Worker {
         Some((user, configured.or(shown)))
     }
 
-    /// Where and how the connections of a pool are made; `None` when its user, database or shard is gone.
-    fn spec(&self, key: &PoolKey) -> Option<Spec> {
+    /// Where and how the connections of a pool are made; `None` when its user, database, shard or node is gone.
+    pub fn spec(&self, key: &PoolKey) -> Option<Spec> {
         let snapshot = self.snapshot.borrow();
         let config = &snapshot.config;
         let (user, credential) = self.login_of(&key.user)?;
@@ -295,7 +335,13 @@ impl Worker {
             .databases
             .iter()
             .find(|database| *database.name == *key.database)?;
-        let node = config.shards.get(key.shard.index())?.nodes.first()?;
+        let view = snapshot.view.shard(key.shard)?;
+        let place = match key.seat {
+            // Without one nothing is lent, so it does not matter where.
+            Seat::Primary => view.primary.unwrap_or(NodePlace(0)),
+            Seat::Replica(place) => NodePlace(place),
+        };
+        let node = config.shards.get(key.shard.index())?.nodes.get(place.0)?;
         let mut settings = config.pool.clone();
         settings.mode = user
             .pool_mode
@@ -330,7 +376,14 @@ impl Worker {
         };
         Some(Spec {
             shard: key.shard,
+            seat: key.seat,
+            node: place.0,
             target,
+            patience: match key.seat {
+                Seat::Primary => config.failover.wait,
+                // A read has other places to go to.
+                Seat::Replica(_) => Duration::ZERO,
+            },
             settings,
             share,
         })
@@ -339,6 +392,7 @@ impl Worker {
     /// A new configuration or catalog: pools and databases follow; those that are gone are closed.
     pub fn follow(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        self.configured.set(self.configured.get() + 1);
         self.databases
             .borrow_mut()
             .retain(|name, database| match snapshot.catalogs.get(name) {
@@ -352,11 +406,41 @@ impl Worker {
         for listener in self.listeners.borrow().values() {
             listener.follow();
         }
+        self.follow_nodes();
+    }
+
+    /// The same configuration and catalogs, and other primaries or replicas.
+    pub fn follow_view(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = snapshot;
+        self.follow_nodes();
+        for listener in self.listeners.borrow().values() {
+            listener.follow();
+        }
+        // Those whose connections must not be used any more look at them.
+        for card in self.cards.all() {
+            card.wake();
+        }
+    }
+
+    fn follow_nodes(&self) {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
         for (key, pool) in self.pools() {
-            match self.spec(&key) {
-                Some(spec) => pool.reconfigure(spec),
-                None => {
+            let view = snapshot.view.shard(key.shard);
+            match (self.spec(&key), view) {
+                // It stays where it is until there is a primary: the one that is away may come back to what it was asked.
+                (Some(_), Some(view)) if key.seat == Seat::Primary && view.primary.is_none() => {
+                    self.let_lend(&key, &pool);
+                }
+                (Some(spec), Some(view)) if serves(view, key.seat) => {
+                    let away = away(view, &pool.spec(), &spec);
+                    pool.reconfigure(spec, away);
+                    self.let_lend(&key, &pool);
+                }
+                _ => {
                     pool.set_lending(Lending::Closed);
+                    if view.is_some_and(|view| is_lost(view, pool.spec().node)) {
+                        pool.sever();
+                    }
                     self.pools.borrow_mut().remove(&key);
                 }
             }
@@ -377,10 +461,7 @@ impl Worker {
         }
         for (key, pool) in self.pools() {
             if concerned.contains(&&*key.database) {
-                pool.set_lending(match paused {
-                    Paused::Yes => Lending::Paused,
-                    Paused::No => Lending::Open,
-                });
+                self.let_lend(&key, &pool);
             }
         }
     }
@@ -467,6 +548,32 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+}
+
+/// Whether a node still serves as what a pool uses it for.
+fn serves(view: &ShardView, seat: Seat) -> bool {
+    let Seat::Replica(place) = seat else {
+        return true;
+    };
+    let node = view.nodes.get(place);
+    // Some sessions bear with those that are behind.
+    let stage = node.map(|node| node.stage);
+    matches!(stage, Some(Stage::Up | Stage::Lagging | Stage::Unknown))
+}
+
+/// What runs on the node cannot be waited for, or must not go on.
+fn is_lost(view: &ShardView, place: usize) -> bool {
+    let node = view.nodes.get(place);
+    node.is_none_or(|node| matches!(node.stage, Stage::Down | Stage::Refused | Stage::Fenced))
+}
+
+/// A pool moves: what becomes of what runs on its connections.
+fn away(view: &ShardView, before: &Spec, after: &Spec) -> Away {
+    if before.target.address != after.target.address && is_lost(view, before.node) {
+        Away::AtOnce
+    } else {
+        Away::Later
     }
 }
 

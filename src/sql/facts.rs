@@ -201,6 +201,10 @@ pub enum Leaves {
     LastValue,
     /// It may set a sequence to another number: setval, RESTART. Only a planner says so.
     SetsSequence,
+    /// pg_notify. Only a planner says so, as of the next.
+    Notification,
+    /// pg_export_snapshot.
+    ExportedSnapshot,
     /// lo_open and its family: descriptors live to the end of the transaction (no pin outside one).
     LargeObject,
 }

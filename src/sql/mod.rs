@@ -14,6 +14,7 @@ pub mod facts;
 mod hint;
 pub mod insertion;
 pub mod lexer;
+pub mod modes;
 mod names;
 pub mod normalise;
 mod parse;

@@ -1,119 +1,12 @@
-//! What the answers of a shard's nodes mean. Pure: no clock, no socket.
+//! What the looks at one node make of it: whether it answers, and whether it is the right one. Pure.
 //!
-//! All nodes of a shard are asked at the same time and judged together, in the order of the configuration, so that what is decided
-//! does not hang on whose answer came first.
+//! What a node may do in its shard is decided of all nodes together, in `succession.rs`.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
-/// A place in the write-ahead log, in bytes from its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lsn(pub u64);
-
-impl fmt::Display for Lsn {
-    /// As Postgres writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & u64::from(u32::MAX))
-    }
-}
-
-/// Equal on all nodes that replicate each other, different on all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SystemIdentifier(pub u64);
-
-impl fmt::Display for SystemIdentifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Grows with every promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timeline(pub u32);
-
-/// What a node was found to be when it last answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    Primary,
-    Replica,
-    /// It has not answered yet.
-    Unknown,
-}
-
-impl Role {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Primary => "primary",
-            Role::Replica => "replica",
-            Role::Unknown => "unknown",
-        }
-    }
-}
-
-/// Whether a node may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NodeState {
-    /// It has not been asked yet.
-    Unknown,
-    Up,
-    Down,
-    /// It holds the data of another system.
-    Refused,
-}
-
-impl NodeState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            NodeState::Unknown => "unknown",
-            NodeState::Up => "up",
-            NodeState::Down => "down",
-            NodeState::Refused => "refused",
-        }
-    }
-}
-
-/// How far a node has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
-    Primary {
-        written: Lsn,
-    },
-    Replica {
-        /// `None`: nothing was streamed.
-        received: Option<Lsn>,
-        replayed: Option<Lsn>,
-    },
-}
-
-/// A node's answer.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Answer {
-    pub position: Position,
-    /// `None` where the role may not know.
-    pub timeline: Option<Timeline>,
-    /// `None` where the role may not know.
-    pub system: Option<SystemIdentifier>,
-    /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
-    pub version: String,
-    pub round_trip: Duration,
-}
-
-impl Answer {
-    pub fn role(&self) -> Role {
-        match self.position {
-            Position::Primary { .. } => Role::Primary,
-            Position::Replica { .. } => Role::Replica,
-        }
-    }
-}
-
-/// One look at a node.
-#[derive(Clone, Debug)]
-pub(super) struct Look {
-    pub at: SystemTime,
-    /// Or why there is none.
-    pub answer: Result<Answer, String>,
-}
+use super::answer::{Answer, Failure, Look, Role, SystemIdentifier, Timeline};
+use super::view::Stage;
 
 /// After how many looks in a row a node changes.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +17,7 @@ pub(super) struct Thresholds {
 
 /// A state, with the looks in a row that speak against it.
 ///
-/// Unknown => (Up or Down or Refused), at the first look; Up => (Down or Refused); Down => (Up or Refused); Refused => Up.
+/// Unknown => (Up or Down or Refused), at the first look that says more than that the server lives; Up => (Down or Refused); Down => (Up or Refused); Refused => Up.
 /// A refused node that does not answer stays refused: its data has not changed by that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
@@ -156,6 +49,8 @@ impl fmt::Display for Foreign {
 pub(super) enum Change {
     Up(Role),
     Down(String),
+    /// It lives, and does not let us look.
+    NoEntry(String),
     Refused(Foreign),
     /// It is up, as before, and is now this.
     Role(Role),
@@ -164,25 +59,57 @@ pub(super) enum Change {
 /// What is known of one node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeHealth {
+    /// For people: host and port.
+    pub name: Box<str>,
     state: State,
     /// The last answer, however old.
     seen: Option<Answer>,
     /// The last look.
     last: Option<Look>,
+    /// When it first said that it is a primary on this timeline, in answers one after the other.
+    claims: Option<Instant>,
 }
 
 impl NodeHealth {
-    pub fn state(&self) -> NodeState {
+    pub fn new(name: &str) -> Self {
+        NodeHealth {
+            name: Box::from(name),
+            state: State::Unknown,
+            seen: None,
+            last: None,
+            claims: None,
+        }
+    }
+
+    /// By the looks at it alone.
+    pub fn stage(&self) -> Stage {
         match self.state {
-            State::Unknown => NodeState::Unknown,
-            State::Up { .. } => NodeState::Up,
-            State::Down { .. } => NodeState::Down,
-            State::Refused { .. } => NodeState::Refused,
+            State::Unknown => Stage::Unknown,
+            State::Up { .. } => Stage::Up,
+            State::Down { .. } => Stage::Down,
+            State::Refused { .. } => Stage::Refused,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// The last looks speak against its state.
+    pub fn is_turning(&self) -> bool {
+        match self.state {
+            State::Unknown => false,
+            State::Up { failures } => failures > 0,
+            State::Down { answers } | State::Refused { answers, .. } => answers > 0,
         }
     }
 
     pub fn role(&self) -> Role {
         self.seen.as_ref().map_or(Role::Unknown, Answer::role)
+    }
+
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.seen.as_ref()?.timeline
     }
 
     pub fn seen(&self) -> Option<&Answer> {
@@ -196,22 +123,28 @@ impl NodeHealth {
     /// What is wrong with it, by the last look.
     pub fn error(&self) -> Option<String> {
         let failure = self.last.as_ref()?.answer.as_ref().err();
+        let failure = failure.map(Failure::to_string);
         match (self.state, failure) {
             (State::Refused { foreign, .. }, None) => Some(foreign.to_string()),
             (State::Refused { foreign, .. }, Some(error)) => Some(format!("{foreign}; {error}")),
-            (_, failure) => failure.cloned(),
+            (_, failure) => failure,
         }
     }
 
     /// The answer of the last look, if there was one and the node is in use.
-    fn current(&self) -> Option<&Answer> {
+    pub fn current(&self) -> Option<&Answer> {
         match (self.state, &self.last) {
             (State::Up { .. }, Some(look)) => look.answer.as_ref().ok(),
             _ => None,
         }
     }
 
-    fn step(
+    /// Since when it has said that it is a primary on the timeline that it has now; `None`: it says something else.
+    pub fn claims_since(&self) -> Option<Instant> {
+        self.claims
+    }
+
+    pub fn step(
         &mut self,
         look: Look,
         system: Option<SystemIdentifier>,
@@ -219,7 +152,8 @@ impl NodeHealth {
     ) -> Option<Change> {
         let (role, before) = (self.role(), self.state);
         self.state = match &look.answer {
-            Err(_) => before.failed(limits),
+            Err(Failure::Gone(_)) => before.failed(limits),
+            Err(Failure::NoEntry(_)) => before.closed(),
             Ok(answer) => match foreign(answer, system) {
                 Some(foreign) => State::Refused {
                     answers: 0,
@@ -229,7 +163,18 @@ impl NodeHealth {
             },
         };
         if let Ok(answer) = &look.answer {
-            self.seen = Some(answer.clone());
+            self.claims = match answer.role() {
+                Role::Primary if self.timeline() == answer.timeline => {
+                    self.claims.or(Some(answer.answered()))
+                }
+                Role::Primary => Some(answer.answered()),
+                Role::Replica | Role::Unknown => None,
+            };
+            let answer = answer.clone();
+            self.seen = Some(match &self.seen {
+                Some(before) => answer.after(before),
+                None => answer,
+            });
         }
         let change = self.change(before, role, &look);
         self.last = Some(look);
@@ -237,13 +182,21 @@ impl NodeHealth {
     }
 
     fn change(&self, before: State, role: Role, look: &Look) -> Option<Change> {
+        let closed = |look: &Look| matches!(look.answer, Err(Failure::NoEntry(_)));
+        if let Err(Failure::NoEntry(error)) = &look.answer {
+            let is_news = !self.last.as_ref().is_some_and(closed);
+            return is_news.then(|| Change::NoEntry(error.clone()));
+        }
         match (before, self.state) {
             (State::Up { .. }, State::Up { .. }) => {
                 (role != self.role()).then(|| Change::Role(self.role()))
             }
             (_, State::Up { .. }) => Some(Change::Up(self.role())),
             (State::Down { .. }, State::Down { .. }) => None,
-            (_, State::Down { .. }) => look.answer.as_ref().err().cloned().map(Change::Down),
+            (_, State::Down { .. }) => {
+                let error = look.answer.as_ref().err();
+                error.map(|error| Change::Down(error.to_string()))
+            }
             (State::Refused { foreign: known, .. }, State::Refused { foreign, .. })
                 if known == foreign =>
             {
@@ -269,6 +222,19 @@ impl State {
         }
     }
 
+    /// It lives. What it is was said before, or is not known.
+    fn closed(self) -> State {
+        match self {
+            State::Unknown => State::Unknown,
+            State::Up { .. } => State::Up { failures: 0 },
+            State::Down { .. } => State::Down { answers: 0 },
+            State::Refused { foreign, .. } => State::Refused {
+                answers: 0,
+                foreign,
+            },
+        }
+    }
+
     fn answered(self, limits: Thresholds) -> State {
         match self {
             State::Down { answers } if answers + 1 < limits.rise => State::Down {
@@ -286,105 +252,7 @@ impl State {
 }
 
 /// A node that may not tell its system is taken at its word.
-fn foreign(answer: &Answer, system: Option<SystemIdentifier>) -> Option<Foreign> {
+pub(super) fn foreign(answer: &Answer, system: Option<SystemIdentifier>) -> Option<Foreign> {
     let (own, shard) = (answer.system?, system?);
     (own != shard).then_some(Foreign { own, shard })
 }
-
-/// What is known of one shard's nodes.
-#[derive(Clone, Debug)]
-pub(super) struct ShardHealth {
-    /// Of the first node that told it, and then it stays: were it to follow a node that was rebuilt empty, those with the data would be refused.
-    system: Option<SystemIdentifier>,
-    nodes: Vec<NodeHealth>,
-}
-
-impl ShardHealth {
-    pub fn new(nodes: usize) -> Self {
-        let unknown = NodeHealth {
-            state: State::Unknown,
-            seen: None,
-            last: None,
-        };
-        ShardHealth {
-            system: None,
-            nodes: vec![unknown; nodes],
-        }
-    }
-
-    /// The same for other nodes: at each place the one that was at the given place here, or a new one.
-    ///
-    /// The shard's system is kept as long as a node that is up has it. Without one it is free again, so that a shard whose
-    /// servers were all replaced is taken as it is once the configuration is read again.
-    pub fn rearranged(&self, places: &[Option<usize>]) -> Self {
-        let known = |place: &Option<usize>| place.and_then(|place| self.nodes.get(place));
-        let holds_it = |node: &NodeHealth| {
-            node.state() == NodeState::Up
-                && node.seen().is_some_and(|seen| seen.system == self.system)
-        };
-        let new = ShardHealth::new(places.len());
-        ShardHealth {
-            system: self
-                .system
-                .filter(|_| places.iter().filter_map(known).any(holds_it)),
-            nodes: places
-                .iter()
-                .zip(new.nodes)
-                .map(|(place, new)| known(place).cloned().unwrap_or(new))
-                .collect(),
-        }
-    }
-
-    /// Takes in a look at every node, in the order of the configuration. Returns the changes with the place of their node.
-    pub fn step(&mut self, looks: Vec<Look>, limits: Thresholds) -> Vec<(usize, Change)> {
-        debug_assert_eq!(looks.len(), self.nodes.len());
-        let found = || {
-            looks
-                .iter()
-                .find_map(|look| look.answer.as_ref().ok()?.system)
-        };
-        self.system = self.system.or_else(found);
-        let system = self.system;
-        self.nodes
-            .iter_mut()
-            .zip(looks)
-            .enumerate()
-            .filter_map(|(place, (node, look))| Some((place, node.step(look, system, limits)?)))
-            .collect()
-    }
-
-    pub fn nodes(&self) -> &[NodeHealth] {
-        &self.nodes
-    }
-
-    pub fn has_primary_up(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| node.state() == NodeState::Up && node.role() == Role::Primary)
-    }
-
-    /// The bytes that a replica has still to replay; `None` for a primary, and where either side's place is not known by the last look.
-    pub fn lag(&self, place: usize) -> Option<u64> {
-        let replica = self.nodes.get(place)?.current()?;
-        let Position::Replica { replayed, .. } = replica.position else {
-            return None;
-        };
-        // The two answers were given at slightly different times, so the replica may seem ahead.
-        Some(self.written()?.0.saturating_sub(replayed?.0))
-    }
-
-    /// How far the primary has come; of two, that of the higher timeline.
-    fn written(&self) -> Option<Lsn> {
-        let primaries = self.nodes.iter().filter_map(|node| {
-            let answer = node.current()?;
-            match answer.position {
-                Position::Primary { written } => Some((answer.timeline, written)),
-                Position::Replica { .. } => None,
-            }
-        });
-        primaries.max().map(|(_, written)| written)
-    }
-}
-
-#[cfg(test)]
-mod tests;

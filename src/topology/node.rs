@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
+use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
+use super::answer::{Failure, Look};
 use super::connect::{self, Encryption, Login, NodeError};
-use super::health::Look;
 use super::pool::Connections;
 use super::position::{self, Server};
 use crate::config;
@@ -24,6 +25,8 @@ pub(super) struct Node {
     connections: Connections<Dialer>,
     /// How long one look may take.
     timeout: Duration,
+    /// Held by the one look that is under way.
+    looking: Mutex<()>,
 }
 
 impl Node {
@@ -45,28 +48,35 @@ impl Node {
             // The longest wait is never reached: a look is given up before, with what is known of the reason.
             connections: Connections::new(dialer, MOST_CONNECTIONS, timeout, timeout * 2),
             timeout,
+            looking: Mutex::new(()),
         }
     }
 
-    /// Asks the node how it is. Takes no longer than the health check's time limit.
+    /// Asks the node how it is. Takes no longer than the health check's time limit, after whoever is asking already.
     pub async fn look(&self) -> Look {
+        let _alone = self.looking.lock().await;
         let answer = tokio::time::timeout(self.timeout, async {
             let mut link = self
                 .connections
                 .get()
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| failure(&error))?;
             link.busy = Busy::Asked;
             let answer = position::look(&link.client, &link.server).await;
             link.busy = Busy::Idle;
-            answer.map_err(|error| error.to_string())
+            answer.map_err(|error| failure(&error))
         })
         .await
-        .unwrap_or_else(|_| Err(self.too_slow()));
+        .unwrap_or_else(|_| Err(Failure::Gone(self.too_slow())));
         Look {
             at: SystemTime::now(),
             answer,
         }
+    }
+
+    /// For people.
+    pub fn name(&self) -> Box<str> {
+        format!("{}:{}", self.place.host, self.place.port).into()
     }
 
     /// The last attempt to connect may have failed after its look had given up on it; its reason says more than the wait.
@@ -76,6 +86,13 @@ impl Node {
             Some(failure) => format!("{slow}; the last attempt to connect: {failure}"),
             None => slow.to_string(),
         }
+    }
+}
+
+fn failure(error: &NodeError) -> Failure {
+    match error.is_no_entry() {
+        true => Failure::NoEntry(error.to_string()),
+        false => Failure::Gone(error.to_string()),
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+use super::answer::{Answer, Lsn, Position, SystemIdentifier, Timeline};
 use super::connect::NodeError;
-use super::health::{Answer, Lsn, Position, SystemIdentifier, Timeline};
 
 /// What stays the same as long as a connection lives.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub version: String,
+    started: String,
     control: Control,
 }
 
@@ -28,7 +29,7 @@ enum Control {
 pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
     let version = row(
         client,
-        "SELECT pg_catalog.current_setting('server_version')",
+        "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_postmaster_start_time()",
     )
     .await?;
     const CONTROL: &str = "SELECT s.system_identifier, c.timeline_id
@@ -42,6 +43,9 @@ pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
         version: text(&version, 0)?
             .ok_or_else(|| strange("no version"))?
             .to_owned(),
+        started: text(&version, 1)?
+            .ok_or_else(|| strange("no time of its start"))?
+            .to_owned(),
         control,
     })
 }
@@ -54,48 +58,54 @@ fn system_identifier(row: &SimpleQueryRow) -> Result<SystemIdentifier, NodeError
         .ok_or_else(|| strange("no system identifier"))
 }
 
-/// The last column, of those who may read it: the timeline of the last checkpoint. A replica whose role may not see the WAL receiver's has no better one.
-const CHECKPOINT: &str = ", (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c)";
+/// The last columns, of those who may read them: the timelines of the last checkpoint, and of the log that had to be replayed for what is on the disk.
+/// A replica whose role may not see the WAL receiver's has no better ones.
+const CONTROL_FILE: &str = ", (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c),
+            CASE WHEN r.recovering THEN (SELECT c.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() c) END";
 
 /// Whether it recovers is asked once, so that all columns are about the same role: a server that does not recover never does again.
 fn position_query(control: Control) -> String {
-    let checkpoint = match control {
-        Control::Readable(_) => CHECKPOINT,
-        Control::Denied => ", NULL",
+    let control_file = match control {
+        Control::Readable(_) => CONTROL_FILE,
+        Control::Denied => ", NULL, NULL",
     };
     format!(
         "SELECT r.recovering,
-            CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_lsn() END,
+            CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END,
+            CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_insert_lsn() END,
             CASE WHEN NOT r.recovering
                  THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
             CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_receive_lsn() END,
             CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() END,
-            (SELECT w.received_tli FROM pg_catalog.pg_stat_wal_receiver w){checkpoint}
+            (SELECT w.received_tli FROM pg_catalog.pg_stat_wal_receiver w){control_file}
          FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r"
     )
 }
 
 /// Asked at every look.
 pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, NodeError> {
+    // Before anything is sent: whatever is committed by now lies before the place that a primary tells.
     let asked = Instant::now();
     let row = row(client, &position_query(server.control)).await?;
     let round_trip = asked.elapsed();
     let (position, timeline) = match text(&row, 0)? {
-        Some("f") => (
-            Position::Primary {
-                written: lsn(&row, 1)?
-                    .ok_or_else(|| strange("a primary without a place in its log"))?,
-            },
-            text(&row, 2)?.map(hexadecimal).transpose()?,
-        ),
-        Some("t") => (
-            Position::Replica {
-                received: lsn(&row, 3)?,
-                replayed: lsn(&row, 4)?,
-            },
-            // A checkpoint tells of a promotion late.
-            number(&row, 5)?.max(number(&row, 6)?),
-        ),
+        Some("f") => {
+            let place = |column| lsn(&row, column)?.ok_or_else(|| strange("no place in the log"));
+            let position = Position::Primary {
+                written: place(1)?,
+                inserted: place(2)?,
+            };
+            (position, text(&row, 3)?.map(hexadecimal).transpose()?)
+        }
+        Some("t") => {
+            let position = Position::Replica {
+                received: lsn(&row, 4)?,
+                replayed: lsn(&row, 5)?,
+            };
+            // The control file tells of a promotion late.
+            let known = [number(&row, 6)?, number(&row, 7)?, number(&row, 8)?];
+            (position, known.into_iter().flatten().max())
+        }
         other => return Err(strange(&format!("in recovery: {other:?}"))),
     };
     Ok(Answer {
@@ -106,6 +116,8 @@ pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, Nod
             Control::Denied => None,
         },
         version: server.version.clone(),
+        started: server.started.clone(),
+        asked,
         round_trip,
     })
 }
@@ -143,15 +155,8 @@ fn hexadecimal(text: &str) -> Result<u32, NodeError> {
 
 fn lsn(row: &SimpleQueryRow, column: usize) -> Result<Option<Lsn>, NodeError> {
     text(row, column)?
-        .map(|text| parse_lsn(text).ok_or_else(|| strange(text)))
+        .map(|text| text.parse().map_err(|_| strange(text)))
         .transpose()
-}
-
-/// Two hexadecimal numbers of 32 bits with a slash between.
-fn parse_lsn(text: &str) -> Option<Lsn> {
-    let (high, low) = text.split_once('/')?;
-    let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
-    Some(Lsn(half(high)? << 32 | half(low)?))
 }
 
 #[cfg(test)]
@@ -166,11 +171,11 @@ mod tests {
             ("16/B374D848", 0x16_B374_D848),
             ("FFFFFFFF/FFFFFFFF", u64::MAX),
         ] {
-            assert_eq!(parse_lsn(written), Some(Lsn(number)));
+            assert_eq!(written.parse(), Ok(Lsn(number)));
             assert_eq!(Lsn(number).to_string(), written);
         }
-        for wrong in ["", "0", "/", "0/", "0/1/2", "0/123456789", "x/0"] {
-            assert_eq!(parse_lsn(wrong), None, "{wrong}");
+        for wrong in ["", "0", "/", "0/", "0/1/2", "0/123456789", "x/0", "+1/0"] {
+            assert!(wrong.parse::<Lsn>().is_err(), "{wrong}");
         }
     }
 }

@@ -8,12 +8,12 @@ mod memory;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -21,7 +21,9 @@ use tokio_postgres::types::Type;
 use self::memory::{Answer, Ask, Memory};
 use super::connect::{self, Login, NodeError};
 use super::node::APPLICATION_NAME;
-use crate::config::{AuthQuery, Config, Node, Password, Shard};
+use super::view::{NodePlace, Stage, View};
+use crate::config::{AuthQuery, Config, Node, Password};
+use crate::sharding::ShardId;
 use crate::wire::auth::{Likeness, ProcessSecret, Stored};
 use crate::wire::tls::ServerEncryption;
 
@@ -71,8 +73,9 @@ pub struct Roles {
     control: Handle,
     secret: ProcessSecret,
     query: AuthQuery,
-    /// In the order in which they are tried.
+    shard: ShardId,
     nodes: Vec<Node>,
+    views: OnceLock<watch::Receiver<Arc<View>>>,
     database: String,
     encryption: Arc<ServerEncryption>,
     connect_timeout: Duration,
@@ -100,6 +103,7 @@ struct Link(Arc<Driven>);
 
 struct Driven {
     client: Client,
+    node: NodePlace,
     driver: AbortHandle,
 }
 
@@ -114,7 +118,7 @@ impl Roles {
     pub fn new(
         config: &Config,
         query: &AuthQuery,
-        shard: &Shard,
+        shard: ShardId,
         encryption: Arc<ServerEncryption>,
         secret: ProcessSecret,
     ) -> Roles {
@@ -126,7 +130,13 @@ impl Roles {
             control: Handle::current(),
             secret,
             query: query.clone(),
-            nodes: shard.nodes.clone(),
+            shard,
+            nodes: config
+                .shards
+                .get(shard.index())
+                .map(|shard| shard.nodes.clone())
+                .unwrap_or_default(),
+            views: OnceLock::new(),
             database: query.database.clone().or(named).unwrap_or_default(),
             encryption,
             connect_timeout: config.pool.connect_timeout,
@@ -135,6 +145,38 @@ impl Roles {
             permits: Semaphore::new(AT_ONCE),
             asked: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on the primary is asked first, then the replicas that serve, and a node that is fenced or refused never.
+    /// Until then, and while nothing is known, they are tried in the order of the configuration.
+    pub fn follow(&self, views: watch::Receiver<Arc<View>>) {
+        // Once is enough: the views go on.
+        let _ = self.views.set(views);
+    }
+
+    /// How good a node is for this, least first; `None`: not at all.
+    fn rank(&self, place: NodePlace) -> Option<u8> {
+        let Some(views) = self.views.get() else {
+            return Some(0);
+        };
+        let view = Arc::clone(&views.borrow());
+        let is_ours = |shard: &crate::config::Shard| shard.nodes == self.nodes;
+        let configured = view.config.shards.get(self.shard.index());
+        let Some(shard) = view
+            .shard(self.shard)
+            .filter(|_| configured.is_some_and(is_ours))
+        else {
+            return Some(0);
+        };
+        if shard.primary == Some(place) {
+            return Some(0);
+        }
+        match shard.nodes.get(place.0)?.stage {
+            Stage::Up => Some(1),
+            Stage::Lagging | Stage::Drained | Stage::Ejected => Some(2),
+            Stage::Unknown | Stage::Down => Some(3),
+            Stage::Fenced | Stage::Refused => None,
         }
     }
 
@@ -245,15 +287,21 @@ impl Roles {
     /// The connection that is open, or a new one.
     async fn link(&self) -> Result<Link, RoleError> {
         let mut link = self.link.lock().await;
-        if let Some(link) = link.as_ref().filter(|link| !link.0.client.is_closed()) {
+        let serves = |link: &&Link| !link.0.client.is_closed() && self.rank(link.0.node).is_some();
+        if let Some(link) = link.as_ref().filter(serves) {
             return Ok(link.clone());
         }
         let mut failure = RoleError::Strange("has no node to run on");
         // One that does not answer leaves time for the others.
         let share = self.query.timeout / u32::try_from(self.nodes.len()).unwrap_or(u32::MAX).max(1);
         let limit = self.connect_timeout.min(share);
-        for node in &self.nodes {
-            let attempt = tokio::time::timeout(limit, self.connect(node)).await;
+        let mut ranked: Vec<_> = (0..self.nodes.len())
+            .filter_map(|place| Some((self.rank(NodePlace(place))?, place)))
+            .collect();
+        ranked.sort();
+        for (_, place) in ranked {
+            let node = &self.nodes[place];
+            let attempt = tokio::time::timeout(limit, self.connect(NodePlace(place))).await;
             match attempt.unwrap_or(Err(RoleError::Slow(limit))) {
                 Ok(new) => return Ok(link.insert(new).clone()),
                 Err(error) => {
@@ -265,7 +313,8 @@ impl Roles {
         Err(failure)
     }
 
-    async fn connect(&self, node: &Node) -> Result<Link, RoleError> {
+    async fn connect(&self, place: NodePlace) -> Result<Link, RoleError> {
+        let node = &self.nodes[place.0];
         let login = Login {
             database: match &self.query.database {
                 Some(database) => database.clone(),
@@ -280,7 +329,11 @@ impl Roles {
         let (client, connection) =
             connect::connect(&login, APPLICATION_NAME, node, &self.encryption).await?;
         let driver = tokio::spawn(connection).abort_handle();
-        let link = Link(Arc::new(Driven { client, driver }));
+        let link = Link(Arc::new(Driven {
+            client,
+            node: place,
+            driver,
+        }));
         let settings = format!(
             "SET search_path = pg_catalog, pg_temp; SET statement_timeout = {}",
             self.query.timeout.as_millis()

@@ -1,8 +1,9 @@
 //! All shards' nodes, watched.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -10,7 +11,9 @@ use tokio::task::JoinSet;
 use super::connect::{self, Login, NodeError};
 use super::node::{APPLICATION_NAME, Node};
 use super::primary::{Primaries, Primary};
+use super::promotion::{Gate, Tally, Visit};
 use super::shard::{NodeStatus, Shard};
+use super::view::{NodePlace, ShardView, Sighting, View};
 use crate::catalog;
 use crate::catalog::schema::{self, Schema};
 use crate::config::{self, Config, Method, Secret, User};
@@ -23,16 +26,41 @@ const LONGEST_SCHEMA_READ: Duration = Duration::from_secs(60);
 /// Where shards live and whether they are well.
 pub struct Topology {
     current: watch::Sender<Arc<Watched>>,
+    views: Arc<Views>,
+    tally: Tally,
+}
+
+/// The last view, and those who wait for the next one.
+pub(super) struct Views(watch::Sender<Arc<View>>);
+
+impl Views {
+    /// Makes a new view when a shard of this configuration is another one than it was.
+    pub fn put(&self, config: &Arc<Config>, place: usize, shard: ShardView) {
+        self.0.send_if_modified(|view| {
+            let known = view.shards.get(place);
+            let is_of_it = Arc::ptr_eq(&view.config, config);
+            if !is_of_it || known.is_none_or(|known| known.says_the_same(&shard)) {
+                return false;
+            }
+            let mut shards = view.shards.clone();
+            shards[place] = shard;
+            *view = Arc::new(View {
+                config: Arc::clone(config),
+                shards,
+            });
+            true
+        });
+    }
 }
 
 /// What one configuration has us watch.
-struct Watched {
+pub(super) struct Watched {
     config: Arc<Config>,
     encryption: Arc<ServerEncryption>,
     /// In the order of the configuration.
-    shards: Vec<Arc<Shard>>,
-    /// For each database those of each shard, both in the order of the configuration.
-    primaries: Vec<Vec<Primaries>>,
+    pub(super) shards: Vec<Arc<Shard>>,
+    /// For each database those of each node of each shard, all in the order of the configuration.
+    lent: Vec<Vec<Vec<OnceLock<Primaries>>>>,
 }
 
 /// Why something could not be had from a shard.
@@ -48,25 +76,49 @@ pub enum TopologyError {
         #[source]
         error: Arc<NodeError>,
     },
+    #[error("shard {shard} has no primary: {trouble}")]
+    NoPrimary { shard: String, trouble: Arc<str> },
 }
 
 impl Topology {
     /// Opens nothing yet. Must be called on the control plane's runtime, as must everything else here that waits.
     pub fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>) -> Topology {
-        let watched = Watched::new(config, encryption, &[]);
+        let views = Arc::new(Views(watch::Sender::new(Arc::new(View::unseen(config)))));
+        let watched = Watched::new(config, encryption, &[], &views);
         Topology {
             current: watch::Sender::new(Arc::new(watched)),
+            views,
+            tally: Tally::default(),
         }
     }
 
     /// Goes on with another configuration. What is known of a node that stays in its shard is kept; connections are opened anew.
     pub fn follow(&self, config: &Arc<Config>, encryption: &Arc<ServerEncryption>) {
         let known = self.current();
-        let watched = Watched::new(config, encryption.clone(), &known.shards);
+        let watched = Watched::new(config, encryption.clone(), &known.shards, &self.views);
+        let shards = watched.shards.iter().map(|shard| shard.view()).collect();
+        let view = View {
+            config: Arc::clone(config),
+            shards,
+        };
         self.current.send_replace(Arc::new(watched));
+        self.views.0.send_replace(Arc::new(view));
     }
 
-    fn current(&self) -> Arc<Watched> {
+    /// The nodes as they are known, whenever anything but their marks changes. Whoever borrows a view must not call back here before giving it back.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.views.0.subscribe()
+    }
+
+    /// Tells what a client's connection has seen. From any thread, and without waiting.
+    pub fn sighted(&self, sighting: &Sighting) {
+        let watched = self.current.borrow();
+        if let Some(shard) = watched.shards.get(sighting.shard.index()) {
+            shard.sighted(sighting.node, &sighting.seen);
+        }
+    }
+
+    pub(super) fn current(&self) -> Arc<Watched> {
         self.current.borrow().clone()
     }
 
@@ -75,11 +127,10 @@ impl Topology {
         let mut configurations = self.current.subscribe();
         loop {
             let watched = configurations.borrow_and_update().clone();
-            let interval = watched.config.health.interval;
             let mut looking = JoinSet::new();
             for shard in &watched.shards {
                 let shard = Arc::clone(shard);
-                looking.spawn(async move { shard.watch(interval).await });
+                looking.spawn(async move { shard.watch().await });
             }
             tokio::select! {
                 // The sender is `self`, so there is always one.
@@ -90,14 +141,29 @@ impl Topology {
         }
     }
 
-    /// Looks at every node once. No node is in an unknown state after that.
+    /// Waits until every shard has been looked at, for as long as one look may take at most.
+    pub async fn seen(&self) {
+        let mut views = self.views();
+        let limit = self.current().config.health.timeout;
+        let looked = async {
+            while !self
+                .current()
+                .shards
+                .iter()
+                .all(|shard| shard.has_been_seen())
+            {
+                // The sender is `self`, so there is always one.
+                let _ = views.changed().await;
+            }
+        };
+        // Who is late is heard later.
+        let _ = tokio::time::timeout(limit, looked).await;
+    }
+
+    /// Looks at every node once. Only nodes that do not let us look are in an unknown state after that.
     pub async fn look(&self) {
-        let mut looking = JoinSet::new();
-        for shard in &self.current().shards {
-            let shard = Arc::clone(shard);
-            looking.spawn(async move { shard.look().await });
-        }
-        looking.join_all().await;
+        let watched = self.current();
+        join_all(watched.shards.iter().map(|shard| shard.look())).await;
     }
 
     /// All nodes, in the order of the configuration.
@@ -110,6 +176,46 @@ impl Topology {
             .collect()
     }
 
+    /// Looks at one node at once.
+    pub async fn look_at(&self, shard: ShardId, place: NodePlace) {
+        if let Some(shard) = self.current().shards.get(shard.index()) {
+            shard.look_at(place).await;
+        }
+    }
+
+    /// Puts a gate before a shard's primary, or takes it away: a view follows at once.
+    pub fn set_gate(&self, shard: ShardId, gate: Option<Gate>) {
+        if let Some(shard) = self.current().shards.get(shard.index()) {
+            shard.set_gate(gate);
+        }
+    }
+
+    /// The primary as it is known, whether a gate stands before it or not.
+    pub fn known_primary(&self, shard: ShardId) -> Option<NodePlace> {
+        self.current().shards.get(shard.index())?.known_primary()
+    }
+
+    /// Goes to a node over a connection of its own, to ask and to change things there. Takes no longer than `limit`, and so does whatever is asked.
+    pub async fn visit(
+        &self,
+        shard: ShardId,
+        place: NodePlace,
+        limit: Duration,
+    ) -> Result<Visit, NodeError> {
+        let watched = self.current();
+        let found = watched.config.shards.get(shard.index());
+        let node = found.and_then(|shard| shard.nodes.get(place.0));
+        let node =
+            node.ok_or_else(|| NodeError::Strange("it has left the configuration".to_owned()))?;
+        let login = login(&watched.config, first_database(&watched.config), node);
+        Visit::begin(&login, node, &watched.encryption, limit).await
+    }
+
+    /// How often primaries were made from here.
+    pub fn promotions(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Whether every shard has a primary that is up.
     pub fn primaries_up(&self) -> bool {
         self.current()
@@ -118,7 +224,15 @@ impl Topology {
             .all(|shard| shard.has_primary_up())
     }
 
-    /// Reads the definitions of a database from the first node of its home shard, over a connection of its own.
+    /// How often another node became the primary, by shard.
+    pub fn successions(&self) -> Vec<(String, u64)> {
+        let watched = self.current();
+        let each = watched.shards.iter();
+        each.map(|shard| (shard.name().to_owned(), shard.successions()))
+            .collect()
+    }
+
+    /// Reads the definitions of a database from the primary of its home shard, over a connection of its own.
     pub async fn read_schema(&self, database: &str) -> Result<Schema, TopologyError> {
         let watched = self.current();
         let configured = catalog::build(&watched.config, database).map_err(|problems| {
@@ -131,7 +245,7 @@ impl Topology {
             .iter()
             .find(|known| known.name == database)
             .expect("a catalog is made of known databases only");
-        let place = first_node(&watched.config.shards[configured.home.index()]);
+        let (_, place) = watched.primary(configured.home)?;
         watched
             .read_from(place, declared)
             .await
@@ -147,12 +261,13 @@ impl Topology {
         self.current().config.clone()
     }
 
-    /// Lends a connection to the first node of a shard, in a database. It is the control plane's own, as its own role. Takes no longer than
+    /// Lends a connection to the primary of a shard, in a database. It is the control plane's own, as its own role. Takes no longer than
     /// `pool.connect_timeout`. To hold one and wait for another is to ask for a deadlock: there are few of them.
     pub async fn primary(&self, database: &str, shard: ShardId) -> Result<Primary, TopologyError> {
         let watched = self.current();
-        let (place, _) = watched.find(database, shard)?;
-        watched.primaries[place][shard.index()].lend().await
+        let place = watched.database(database)?;
+        let (node, _) = watched.primary(shard)?;
+        watched.lend(place, shard, node).await
     }
 
     /// The same as another role; `None` where the configuration has no way in for it. Such a connection is used once.
@@ -166,7 +281,10 @@ impl Topology {
         let config = &watched.config;
         let is_it = |user: &&User| user.server_user == role && has_way_in(user);
         let user = config.users.iter().find(is_it)?;
-        let (place, node) = match watched.find(database, shard) {
+        let found = watched
+            .database(database)
+            .and_then(|place| Ok((place, watched.primary(shard)?.1)));
+        let (place, node) = match found {
             Ok(found) => found,
             Err(error) => return Some(Err(error)),
         };
@@ -182,56 +300,72 @@ impl Topology {
 }
 
 impl Watched {
-    /// The place of a database, and the node that is taken for a shard's primary.
-    fn find(
-        &self,
-        database: &str,
-        shard: ShardId,
-    ) -> Result<(usize, &config::Node), TopologyError> {
+    fn database(&self, database: &str) -> Result<usize, TopologyError> {
         let mut databases = self.config.databases.iter();
-        let place = databases.position(|known| known.name == database);
-        let place = place.ok_or_else(|| {
-            TopologyError::Configuration(format!("there is no database {database:?}"))
-        })?;
-        let shard = self.config.shards.get(shard.index()).ok_or_else(|| {
+        databases
+            .position(|known| known.name == database)
+            .ok_or_else(|| {
+                TopologyError::Configuration(format!("there is no database {database:?}"))
+            })
+    }
+
+    /// The node that takes a shard's writes.
+    fn primary(&self, shard: ShardId) -> Result<(NodePlace, &config::Node), TopologyError> {
+        let found = self.config.shards.get(shard.index());
+        let (configured, watched) = found.zip(self.shards.get(shard.index())).ok_or_else(|| {
             TopologyError::Configuration(format!("there is no shard of number {}", shard.0))
         })?;
-        Ok((place, first_node(shard)))
+        let view = watched.view();
+        match view.primary {
+            Some(place) => Ok((place, &configured.nodes[place.0])),
+            None => Err(TopologyError::NoPrimary {
+                shard: configured.name.clone(),
+                trouble: view.trouble.unwrap_or_default(),
+            }),
+        }
+    }
+
+    async fn lend(
+        &self,
+        database: usize,
+        shard: ShardId,
+        place: NodePlace,
+    ) -> Result<Primary, TopologyError> {
+        let primaries = self.lent[database][shard.index()][place.0].get_or_init(|| {
+            let node = &self.config.shards[shard.index()].nodes[place.0];
+            let login = login(&self.config, &self.config.databases[database], node);
+            let timeout = self.config.pool.connect_timeout;
+            Primaries::new(node, &login, &self.encryption, timeout)
+        });
+        primaries.lend().await
     }
 
     /// `known` are the shards as they were watched before.
-    fn new(config: &Arc<Config>, encryption: Arc<ServerEncryption>, known: &[Arc<Shard>]) -> Self {
-        let shards = config
-            .shards
-            .iter()
-            .map(|shard| {
-                let nodes = shard.nodes.iter().map(|node| {
-                    let login = login(config, first_database(config), node);
-                    Node::new(node, &login, &encryption, config)
-                });
-                let before = known.iter().find(|known| known.name() == shard.name);
-                Arc::new(Shard::new(
-                    &shard.name,
-                    nodes.collect(),
-                    &config.health,
-                    before.map(Arc::as_ref),
-                ))
-            })
-            .collect();
-        let timeout = config.pool.connect_timeout;
-        let primaries = config.databases.iter().map(|database| {
-            let of_shard = |shard: &config::Shard| {
-                let place = first_node(shard);
-                let login = login(config, database, place);
-                Primaries::new(place, &login, &encryption, timeout)
-            };
-            config.shards.iter().map(of_shard).collect()
+    fn new(
+        config: &Arc<Config>,
+        encryption: Arc<ServerEncryption>,
+        known: &[Arc<Shard>],
+        views: &Arc<Views>,
+    ) -> Self {
+        let shards = config.shards.iter().enumerate();
+        let shards = shards.map(|(place, shard)| {
+            let nodes = shard.nodes.iter().map(|node| {
+                let login = login(config, first_database(config), node);
+                Node::new(node, &login, &encryption, config)
+            });
+            let before = known.iter().find(|known| known.name() == shard.name);
+            let nodes = nodes.collect();
+            let before = before.map(Arc::as_ref);
+            Arc::new(Shard::new(place, config, nodes, views, before))
         });
+        let of_shard =
+            |shard: &config::Shard| shard.nodes.iter().map(|_| OnceLock::new()).collect();
+        let of_database = |_: &config::Database| config.shards.iter().map(of_shard).collect();
         Watched {
             config: config.clone(),
-            primaries: primaries.collect(),
+            shards: shards.collect(),
+            lent: config.databases.iter().map(of_database).collect(),
             encryption,
-            shards,
         }
     }
 
@@ -257,14 +391,6 @@ impl Watched {
             .map_err(|_| NodeError::Slow(LONGEST_SCHEMA_READ))?
             .map_err(NodeError::from)
     }
-}
-
-/// Taken as the primary.
-fn first_node(shard: &config::Shard) -> &config::Node {
-    shard
-        .nodes
-        .first()
-        .expect("a shard without nodes is refused")
 }
 
 fn first_database(config: &Config) -> &config::Database {

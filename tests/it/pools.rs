@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use trunkline::backend::cancel::Target;
 use trunkline::backend::connect::{Address, Login};
-use trunkline::backend::pool::{Lending, Pool, Spec};
+use trunkline::backend::pool::{Lending, Pool, Seat, Spec};
 use trunkline::config::{self, ServerTls, SslMode};
 use trunkline::sharding::ShardId;
 use trunkline::wire::socket::Home;
@@ -81,7 +81,7 @@ fn who_waits_too_long_or_behind_too_many_is_told() {
     });
     assert_eq!(
         late.query("SELECT 1"),
-        "E(ERROR 53300 1 clients are already waiting for a server connection) Z(I)"
+        "E(ERROR 53300 1 clients are already waiting for one of the 1 server connections of this pool) Z(I)"
     );
     let said = waiting.read_until(Until::Ready(1));
     assert_eq!(
@@ -547,12 +547,16 @@ fn a_pool_goes_on_after_a_pause() {
         timers,
         timeout: Duration::from_secs(10),
     };
-    let pool = Pool::new(Spec {
+    let spec = Spec {
         shard: ShardId(0),
+        seat: Seat::Primary,
+        node: 0,
         target,
+        patience: Duration::ZERO,
         settings,
         share: 2,
-    });
+    };
+    let pool = Pool::new(spec, Box::new(|_, _| ()));
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let [one, two] = [
             pool.checkout().await.unwrap(),

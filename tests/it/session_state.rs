@@ -569,3 +569,104 @@ fn what_is_set_is_reported_at_once() {
         assert_eq!(got, expected);
     }
 }
+
+#[test]
+fn settings_of_reads_are_the_session_s_own() {
+    let mut client = proxy().client("trusty");
+    let shown = |client: &mut crate::wire_client::Wire| {
+        ["read", "causal_reads", "max_lag"]
+            .map(|name| client.value(&format!("SHOW trunkline.{name}")))
+    };
+    let defaults = ["primary", "session", "30s"];
+    assert_eq!(shown(&mut client), defaults);
+    assert_eq!(client.query("SET trunkline.read TO replica"), "C(SET) Z(I)");
+    assert_eq!(
+        client.ask(&[run("SET trunkline.max_lag = '1500ms'", &[]), sync()]),
+        "1 2 C(SET) Z(I)"
+    );
+    client.query("BEGIN");
+    client.query("SET LOCAL trunkline.read = 'any'");
+    client.query("SET trunkline.causal_reads = 'always'");
+    assert_eq!(
+        client.ask(&[run("SHOW trunkline.read", &[]), sync()]),
+        "1 2 D(any) C(SHOW) Z(T)"
+    );
+    assert_eq!(shown(&mut client), ["any", "always", "1500ms"]);
+    client.query("ROLLBACK");
+    assert_eq!(shown(&mut client), ["replica", "session", "1500ms"]);
+    for wrong in [
+        "SET trunkline.read = 'secondary'",
+        "SET trunkline.causal_reads = on",
+        "SET trunkline.max_lag = 5",
+        "SET trunkline.token = 'x'",
+        "SET trunkline.token = '1:s1'",
+    ] {
+        let said = client.query(wrong);
+        assert!(said.starts_with("E(ERROR 22023 "), "{wrong}: {said}");
+    }
+    assert_eq!(client.query("RESET ALL"), "C(RESET) Z(I)");
+    assert_eq!(shown(&mut client), defaults);
+    client.query("SET trunkline.read = 'any'");
+    assert_eq!(client.query("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    assert_eq!(shown(&mut client), defaults);
+}
+
+#[test]
+fn own_settings_can_be_given_when_a_client_connects() {
+    let token = "1:s3@0/10";
+    let given = [
+        ("options", "-c trunkline.read=any -c trunkline.shard=s3"),
+        ("Trunkline.Max_Lag", "off"),
+        ("trunkline.token", token),
+    ];
+    let mut client = proxy().client_with("trusty", &given);
+    let shown = |client: &mut crate::wire_client::Wire| {
+        ["read", "max_lag", "shard", "token"]
+            .map(|name| client.value(&format!("SHOW trunkline.{name}")))
+    };
+    let began = ["any", "off", "s3", token];
+    assert_eq!(shown(&mut client), began);
+    // Floors only rise.
+    client.query("BEGIN");
+    client.query("SET trunkline.token = '1:s2@A/FF,s3@0/5'");
+    assert!(
+        client
+            .query("SHOW trunkline.token")
+            .starts_with("E(ERROR 25001 ")
+    );
+    client.query("ROLLBACK");
+    client.query("SET trunkline.token = ''");
+    client.query("RESET ALL");
+    assert_eq!(client.value("SHOW trunkline.token"), "1:s2@A/FF,s3@0/10");
+    client.query("RESET trunkline.token");
+    assert_eq!(client.value("SHOW trunkline.token"), "");
+    client.query(&format!("SET trunkline.token = '{token}'"));
+    assert_eq!(shown(&mut client), began);
+    // No server has heard of them.
+    assert_eq!(
+        client.value("SELECT current_setting('trunkline.read', true) IS NULL"),
+        "t"
+    );
+    for back in ["RESET trunkline.read", "RESET ALL", "ROLLBACK"] {
+        client.query("BEGIN");
+        client.query("SET trunkline.read = 'primary'");
+        client.query("SET trunkline.shard = 's1'");
+        client.query(back);
+        client.query("COMMIT");
+        assert_eq!(client.value("SHOW trunkline.read"), "any", "{back}");
+    }
+    client.query("DISCARD ALL");
+    let [read, lag, shard, token] = shown(&mut client);
+    assert_eq!([&*read, &*lag, &*shard], ["any", "off", "s3"]);
+    // It may have one for what DISCARD itself did.
+    assert!(!token.contains("s3@"), "{token}");
+    for (name, value) in [
+        ("trunkline.read", "nowhere"),
+        ("trunkline.shard", "nowhere"),
+        ("trunkline.token", "1:x"),
+    ] {
+        let refused = proxy().try_client("trusty", &[(name, value)]).err();
+        let refused = refused.map(|error| error.sqlstate());
+        assert_eq!(refused.as_deref(), Some("22023"), "{name}");
+    }
+}

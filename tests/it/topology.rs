@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use trunkline::cli::local::{Cluster, Server, StopMode};
 use trunkline::config::{self, Config};
-use trunkline::topology::{NodeState, NodeStatus, Role, SystemIdentifier, Timeline, Topology};
+use trunkline::topology::view::Stage;
+use trunkline::topology::{NodeStatus, Role, SystemIdentifier, Timeline, Topology};
 use trunkline::wire::tls::ServerEncryption;
 
 use crate::servers::{DEADLINE, cluster, own_cluster, value, wait_until};
@@ -76,7 +77,7 @@ async fn roles_places_and_a_promotion() {
         topology
             .nodes()
             .iter()
-            .all(|node| node.state == NodeState::Unknown && node.role == Role::Unknown)
+            .all(|node| node.stage == Stage::Unknown && node.role == Role::Unknown)
     );
     assert!(!topology.primaries_up());
 
@@ -86,8 +87,8 @@ async fn roles_places_and_a_promotion() {
     .await;
     assert!(topology.primaries_up());
     assert_eq!(
-        nodes.iter().map(|n| n.state).collect::<Vec<_>>(),
-        [NodeState::Up; 2]
+        nodes.iter().map(|n| n.stage).collect::<Vec<_>>(),
+        [Stage::Up; 2]
     );
     assert_eq!(
         (nodes[0].role, nodes[1].role),
@@ -132,13 +133,13 @@ async fn roles_places_and_a_promotion() {
         .unwrap();
     topology.look().await;
     assert_eq!(
-        topology.nodes()[0].state,
-        NodeState::Up,
+        topology.nodes()[0].stage,
+        Stage::Up,
         "one look is not yet a fall"
     );
     topology.look().await;
     let nodes = topology.nodes();
-    assert_eq!(nodes[0].state, NodeState::Down);
+    assert_eq!(nodes[0].stage, Stage::Down);
     assert!(error(&nodes[0]).contains("Connection refused"), "{nodes:?}");
     assert_eq!(nodes[1].lag, None, "there is no primary to compare with");
     assert!(!topology.primaries_up());
@@ -163,8 +164,8 @@ async fn a_node_with_other_data_is_refused() {
     topology.look().await;
     let nodes = topology.nodes();
     assert_eq!(
-        (nodes[0].state, nodes[1].state),
-        (NodeState::Up, NodeState::Refused)
+        (nodes[0].stage, nodes[1].stage),
+        (Stage::Up, Stage::Refused)
     );
     for system in [system(own), system(other)] {
         assert!(error(&nodes[1]).contains(&system.to_string()), "{nodes:?}");
@@ -179,14 +180,15 @@ async fn the_true_reason_is_told_and_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    for (ports, more, wanted) in [
-        (port, "", "does not exist (3D000)"),
+    for (ports, more, stage, wanted) in [
+        (port, "", Stage::Unknown, "does not exist (3D000)"),
         (
             port,
             "server_tls = { mode = \"require\" }",
+            Stage::Unknown,
             "does not support TLS",
         ),
-        (closed, "", "Connection refused"),
+        (closed, "", Stage::Down, "Connection refused"),
     ] {
         let mut config = (*config(
             &[&[ports]],
@@ -198,7 +200,7 @@ async fn the_true_reason_is_told_and_at_once() {
         let start = Instant::now();
         topology.look().await;
         let nodes = topology.nodes();
-        assert_eq!(nodes[0].state, NodeState::Down);
+        assert_eq!(nodes[0].stage, stage);
         assert!(error(&nodes[0]).contains(wanted), "{nodes:?}");
         assert!(
             start.elapsed() < Duration::from_secs(30),
@@ -222,10 +224,7 @@ async fn a_node_that_does_not_answer_does_not_hold_up_the_others() {
     topology.look().await;
     assert!(start.elapsed() < Duration::from_secs(10));
     let nodes = topology.nodes();
-    assert_eq!(
-        (nodes[0].state, nodes[1].state),
-        (NodeState::Down, NodeState::Up)
-    );
+    assert_eq!((nodes[0].stage, nodes[1].stage), (Stage::Down, Stage::Up));
     assert_eq!(error(&nodes[0]), "no answer within 2s");
     // By then the attempt itself has ended, and says so.
     topology.look().await;
@@ -240,15 +239,15 @@ async fn watching_goes_on_until_its_task_ends() {
         "health = { interval = \"100ms\", timeout = \"10s\", fall = 2, rise = 2 }",
     ));
     let watching = tokio::spawn(topology.clone().watch());
-    let is = |state| topology.nodes()[0].state == state;
-    wait_until("the node is up", || is(NodeState::Up));
+    let is = |stage| topology.nodes()[0].stage == stage;
+    wait_until("the node is up", || is(Stage::Up));
     cluster.shards_mut()[0]
         .primary
         .stop(StopMode::Immediate)
         .unwrap();
-    wait_until("the node is down", || is(NodeState::Down));
+    wait_until("the node is down", || is(Stage::Down));
     cluster.shards_mut()[0].primary.start().unwrap();
-    wait_until("the node is up again", || is(NodeState::Up));
+    wait_until("the node is up again", || is(Stage::Up));
     // Not more connections than are needed, and none that were given up.
     let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trunkline'";
     assert_eq!(value(primary(&cluster, 0), "app", count).unwrap(), "1");
@@ -265,9 +264,9 @@ async fn watching_goes_on_until_its_task_ends() {
     let faster = Arc::new(faster);
     let encryption = Arc::new(ServerEncryption::load(&faster.server_tls).unwrap());
     topology.follow(&faster, &encryption);
-    assert!(is(NodeState::Up));
+    assert!(is(Stage::Up));
     wait_until("the new shard is up", || {
-        topology.nodes()[1].state == NodeState::Up
+        topology.nodes()[1].stage == Stage::Up
     });
     watching.abort();
     assert!(watching.await.unwrap_err().is_cancelled());
@@ -287,13 +286,13 @@ async fn a_connection_that_was_given_up_is_not_used_again() {
         "health = { timeout = \"1s\", fall = 1, rise = 1 }",
     ));
     let process = "SELECT pid FROM pg_stat_activity WHERE application_name = 'trunkline' ORDER BY backend_start DESC LIMIT 1";
-    look_until(&topology, "up", |nodes| nodes[0].state == NodeState::Up).await;
+    look_until(&topology, "up", |nodes| nodes[0].stage == Stage::Up).await;
     let pid: i32 = value(server, "app", process).unwrap().parse().unwrap();
     signal(pid, "STOP");
     topology.look().await;
     assert_eq!(error(&topology.nodes()[0]), "no answer within 1s");
     look_until(&topology, "up by another connection", |nodes| {
-        nodes[0].state == NodeState::Up
+        nodes[0].stage == Stage::Up
     })
     .await;
     signal(pid, "CONT");

@@ -238,6 +238,22 @@ fn what_cannot_be_prepared_decides_or_is_refused() {
     let refused = client.simple("COMMIT");
     assert_eq!(refused.refusal(), Some("cannot_prepare"));
     assert_eq!(client.status(), b'I');
+    let export = |shard: usize| {
+        let key = cluster.keys[shard];
+        format!("SELECT pg_export_snapshot() FROM kv WHERE k = {key}")
+    };
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            &cluster.write(0, "half"),
+            &export(0),
+            &cluster.write(1, "half"),
+            &export(1),
+        ],
+    );
+    let refused = client.simple("COMMIT");
+    assert_eq!(refused.refusal(), Some("cannot_prepare"));
     assert_eq!(cluster.values(), ["new", "new", "new", "old"]);
     cluster.committed();
 }

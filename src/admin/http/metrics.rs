@@ -20,13 +20,15 @@ use crate::execution::commit::readiness::Readiness;
 use crate::session::card::State;
 use crate::session::report::{DatabaseReport, PoolReport, WorkerReport};
 use crate::session::shared::Snapshot;
-use crate::topology::{NodeState, NodeStatus, Role, Roles};
+use crate::topology::promotion::Outcome;
+use crate::topology::view::Stage;
+use crate::topology::{NodeStatus, Role, Roles, Topology};
 
 /// Every metric. `clients`: connected in all, logged in to the admin database ones included.
 pub fn text(
     snapshot: &Snapshot,
     reports: &[WorkerReport],
-    nodes: &[NodeStatus],
+    topology: &Topology,
     transactions: &Ledger,
     clients: usize,
 ) -> Result<String, fmt::Error> {
@@ -34,7 +36,9 @@ pub fn text(
     let mut families = general(snapshot, reports, clients);
     families.extend(by_database(snapshot, reports));
     families.extend(by_pool(&snapshot.config, reports));
-    families.extend(by_node(nodes));
+    families.extend(by_node(&topology.nodes()));
+    families.push(successions(topology));
+    families.extend(promotions(topology));
     families.extend(prepared(snapshot, transactions));
     families.extend(snapshot.roles.as_deref().into_iter().flat_map(looked_up));
     registry.register_collector(Box::new(Families(families)));
@@ -274,6 +278,11 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             sum(&|d| total(d.queries)),
         ),
         Family::counter(
+            "replica_queries",
+            "Those of them that replicas answered.",
+            sum(&|d| total(d.replica_queries)),
+        ),
+        Family::counter(
             "errors",
             "Errors that clients were told.",
             sum(&|d| total(d.errors)),
@@ -462,12 +471,32 @@ fn by_node(nodes: &[NodeStatus]) -> Vec<Family> {
         Family::gauge(
             "node_up",
             "1 while the node answers and belongs to its shard.",
-            each(&|n| Some(truth(n.state == NodeState::Up))),
+            each(&|n| Some(truth(answers(n.stage)))),
+        ),
+        Family::gauge(
+            "node_stage",
+            "1 for the stage in which the node is, as SHOW NODES has it.",
+            stages(nodes),
         ),
         Family::gauge(
             "node_primary",
-            "1 when the node is a primary, by its last answer.",
+            "1 when the node says that it is a primary, by its last answer.",
             each(&|n| (n.role != Role::Unknown).then_some(truth(n.role == Role::Primary))),
+        ),
+        Family::gauge(
+            "node_in_use_as_primary",
+            "1 for the node that takes the writes of its shard.",
+            each(&|n| Some(truth(n.is_primary))),
+        ),
+        Family::gauge(
+            "node_fenced",
+            "1 while the node is fenced: a primary that another one has replaced, or a replica of such a one.",
+            each(&|n| Some(truth(n.stage == Stage::Fenced))),
+        ),
+        Family::gauge(
+            "node_timeline",
+            "The timeline of the node's log, by its last answer.",
+            each(&|n| n.timeline.map(|timeline| f64::from(timeline.0))),
         ),
         Family::gauge(
             "node_replication_lag",
@@ -476,11 +505,79 @@ fn by_node(nodes: &[NodeStatus]) -> Vec<Family> {
         )
         .of(Unit::Bytes),
         Family::gauge(
+            "node_replication_lag_time",
+            "How long ago it was found that a replica has something still to replay.",
+            each(&|n| n.lag_time.map(|time| time.as_secs_f64())),
+        )
+        .of(Unit::Seconds),
+        Family::counter(
+            "node_ejections",
+            "How often the node was ejected because clients' connections to it failed.",
+            each(&|n| Some(total(n.ejections))),
+        ),
+        Family::gauge(
             "node_round_trip",
             "How long the last answer took.",
             each(&|n| n.round_trip.map(|time| time.as_secs_f64())),
         )
         .of(Unit::Seconds),
+    ]
+}
+
+/// Whether a node in this stage answers, and has the shard's data.
+fn answers(stage: Stage) -> bool {
+    match stage {
+        Stage::Unknown | Stage::Down | Stage::Refused => false,
+        Stage::Up | Stage::Ejected | Stage::Fenced | Stage::Drained | Stage::Lagging => true,
+    }
+}
+
+/// Only the one that it has, so that there are not eight series for each node.
+fn stages(nodes: &[NodeStatus]) -> Vec<(Labels, f64)> {
+    let each = nodes.iter().map(|node| {
+        let mut labels = node_labels(node);
+        labels.push(("stage", node.stage.as_str().to_owned()));
+        (labels, 1.0)
+    });
+    each.collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
+/// How often another node became the primary.
+fn successions(topology: &Topology) -> Family {
+    let each = topology.successions().into_iter();
+    Family::counter(
+        "shard_primary_changes",
+        "How often another node became the primary of the shard; the first one counts.",
+        each.map(|(shard, number)| (vec![("shard", shard)], total(number)))
+            .collect(),
+    )
+}
+
+/// Primaries that were made from here.
+fn promotions(topology: &Topology) -> [Family; 2] {
+    let tally = topology.promotions();
+    let counted = |pairs: [(&str, Outcome); 2]| {
+        let each = pairs
+            .map(|(word, outcome)| (vec![("outcome", word.to_owned())], total(tally.of(outcome))));
+        each.into_iter().collect()
+    };
+    [
+        Family::counter(
+            "switchovers",
+            "Switchovers that this proxy was asked for.",
+            counted([
+                ("done", Outcome::Switched),
+                ("failed", Outcome::NotSwitched),
+            ]),
+        ),
+        Family::counter(
+            "promotions",
+            "Replicas that this proxy has promoted because their primary was lost, and reasons why it has not.",
+            counted([
+                ("done", Outcome::Promoted),
+                ("failed", Outcome::NotPromoted),
+            ]),
+        ),
     ]
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::admin::Phase;
 use crate::catalog::SchemaState;
 use crate::session::shared::Snapshot;
-use crate::topology::{NodeState, NodeStatus, Role};
+use crate::topology::NodeStatus;
 
 /// Whether the proxy can do its work, and if not, why.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -48,9 +48,9 @@ fn is_read(snapshot: &Snapshot, database: &str) -> bool {
 }
 
 fn has_primary(nodes: &[NodeStatus], shard: &str) -> bool {
-    nodes.iter().any(|node| {
-        *node.shard == *shard && node.role == Role::Primary && node.state == NodeState::Up
-    })
+    nodes
+        .iter()
+        .any(|node| *node.shard == *shard && node.is_primary)
 }
 
 #[derive(Debug, Serialize)]
@@ -83,8 +83,11 @@ struct Node<'a> {
     port: u16,
     role: &'static str,
     state: &'static str,
+    is_primary: bool,
+    timeline: Option<u32>,
     version: Option<&'a str>,
     lag_bytes: Option<u64>,
+    lag_seconds: Option<f64>,
     error: Option<&'a str>,
 }
 
@@ -128,9 +131,12 @@ impl<'a> Node<'a> {
             host: &node.host,
             port: node.port,
             role: node.role.as_str(),
-            state: node.state.as_str(),
+            state: node.stage.as_str(),
+            is_primary: node.is_primary,
+            timeline: node.timeline.map(|timeline| timeline.0),
             version: node.version.as_deref(),
             lag_bytes: node.lag,
+            lag_seconds: node.lag_time.map(|time| time.as_secs_f64()),
             error: node.error.as_deref(),
         }
     }

@@ -44,7 +44,13 @@ impl Statement {
         match &*self.0 {
             Command::Show(what) => show::columns(what),
             Command::Resolve { .. } => show::transactions::RESOLVED,
-            Command::Reload | Command::Pause(_) | Command::Resume(_) | Command::Shutdown => &[],
+            Command::Switchover { .. } => show::steps::STEPS,
+            Command::Reload
+            | Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Drain(_)
+            | Command::Undrain(_)
+            | Command::Shutdown => &[],
         }
     }
 }

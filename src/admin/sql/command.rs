@@ -18,6 +18,14 @@ pub enum Command {
         id: TransactionId,
         by_hand: Option<Outcome>,
     },
+    /// A node's host and port.
+    Drain(String),
+    Undrain(String),
+    /// `node` is its host and port.
+    Switchover {
+        shard: String,
+        node: String,
+    },
     Shutdown,
 }
 
@@ -109,6 +117,15 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "RESOLVE TRANSACTION id [COMMIT|ROLLBACK]",
         "finish what is prepared of it; COMMIT or ROLLBACK decide only when its decision shard is lost",
     ),
+    (
+        "DRAIN 'host:port'",
+        "send no reads to a node; a primary cannot be drained",
+    ),
+    ("UNDRAIN 'host:port'", "send reads to it again"),
+    (
+        "SWITCHOVER shard TO 'host:port'",
+        "make a replica the primary: statements wait meanwhile, nothing is lost, and when it cannot be done nothing is changed",
+    ),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -152,6 +169,9 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
         Some("PAUSE") => database(rest).map(Command::Pause),
         Some("RESUME") => database(rest).map(Command::Resume),
         Some("RESOLVE") => resolve(rest),
+        Some("DRAIN") => node(rest, "DRAIN").map(Command::Drain),
+        Some("UNDRAIN") => node(rest, "UNDRAIN").map(Command::Undrain),
+        Some("SWITCHOVER") => switchover(rest),
         Some("SHUTDOWN") => done(rest, Command::Shutdown),
         _ => Err(SyntaxError::Unknown(first.shown())),
     }
@@ -242,6 +262,48 @@ fn resolve(tokens: &[Token]) -> Result<Command, SyntaxError> {
         _ => (None, rest),
     };
     done(rest, Command::Resolve { id, by_hand })
+}
+
+/// A node's address, in quotes.
+fn node(tokens: &[Token], after: &'static str) -> Result<String, SyntaxError> {
+    let expected = "the node's address in quotes, like 'db1:5432',";
+    let Some((first, rest)) = tokens.split_first() else {
+        return Err(SyntaxError::Missing { after, expected });
+    };
+    match first {
+        Token::Quoted(address) | Token::Text(address) => done(rest, address.clone()),
+        other => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+    }
+}
+
+fn switchover(tokens: &[Token]) -> Result<Command, SyntaxError> {
+    let missing = |expected| SyntaxError::Missing {
+        after: "SWITCHOVER",
+        expected,
+    };
+    let Some((shard, rest)) = tokens.split_first() else {
+        return Err(missing("the shard's name"));
+    };
+    let shard = match shard {
+        Token::Word(name) => name.to_lowercase(),
+        Token::Quoted(name) | Token::Text(name) => name.clone(),
+        other => {
+            return Err(SyntaxError::Unexpected {
+                found: other.shown(),
+            });
+        }
+    };
+    match rest.split_first() {
+        Some((to, rest)) if to.keyword().as_deref() == Some("TO") => {
+            node(rest, "SWITCHOVER").map(|node| Command::Switchover { shard, node })
+        }
+        Some((other, _)) => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+        None => Err(missing("TO and the node's address")),
+    }
 }
 
 /// A database's name, or nothing.
@@ -395,6 +457,31 @@ mod tests {
     }
 
     #[test]
+    fn a_switchover_names_a_shard_and_a_node() {
+        let wanted = |shard: &str| {
+            Ok(vec![Command::Switchover {
+                shard: shard.to_owned(),
+                node: "db2:5432".to_owned(),
+            }])
+        };
+        assert_eq!(parse("switchover S1 to 'db2:5432'"), wanted("s1"));
+        assert_eq!(parse("SWITCHOVER \"S1\" TO 'db2:5432';"), wanted("S1"));
+        let wrong = |text| parse(text).unwrap_err().to_string();
+        assert_eq!(
+            wrong("SWITCHOVER"),
+            "SWITCHOVER ends too early: the shard's name is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1"),
+            "SWITCHOVER ends too early: TO and the node's address is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1 'db2:5432'"),
+            "'db2:5432' is not understood at its place"
+        );
+    }
+
+    #[test]
     fn case_blanks_comments_and_semicolons_do_not_matter() {
         for text in [
             "SHOW POOLS",
@@ -442,6 +529,22 @@ mod tests {
         assert_eq!(
             one("show route $q$SELECT $$x$$$q$ IN \"My App\""),
             route("SELECT $$x$$", Some("My App"))
+        );
+    }
+
+    #[test]
+    fn a_node_to_drain() {
+        let node = || "db1:5432".to_owned();
+        assert_eq!(one("drain 'db1:5432';"), Command::Drain(node()));
+        assert_eq!(one("UNDRAIN \"db1:5432\""), Command::Undrain(node()));
+        assert_eq!(
+            wrong("DRAIN"),
+            "DRAIN ends too early: the node's address in quotes, like 'db1:5432', is missing"
+        );
+        assert_eq!(wrong("DRAIN db1"), "DB1 is not understood at its place");
+        assert_eq!(
+            wrong("DRAIN 'a:1' now"),
+            "NOW is not understood at its place"
         );
     }
 

@@ -10,6 +10,7 @@ mod map;
 mod pools;
 mod route;
 mod stats;
+pub mod steps;
 pub mod transactions;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::config::Config;
 use crate::plan::refusal::Reason;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Snapshot;
-use crate::topology::NodeStatus;
+use crate::topology::{NodeStatus, Role};
 
 /// What programs and people see as the version of this server.
 pub const VERSION: &str = concat!("Trunkline ", env!("CARGO_PKG_VERSION"));
@@ -74,7 +75,10 @@ pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
         Show::Distributions => map::distributions(&snapshot, &mut table),
         Show::Tables => map::tables(&snapshot, &mut table),
         Show::Nodes => map::nodes(&access.topology.nodes(), &mut table),
-        Show::Shards => map::shards(&snapshot, &access.topology.nodes(), &mut table),
+        Show::Shards => {
+            let view = access.topology.views().borrow().clone();
+            map::shards(&snapshot, &access.topology.nodes(), &view, &mut table);
+        }
         Show::Transactions => transactions::transactions(&access.recovery.ledger(), &mut table),
         Show::Route { sql, database } => {
             route::route(&snapshot, sql, database.as_deref(), &mut table)?
@@ -119,12 +123,12 @@ impl View {
     }
 }
 
-/// The node of a shard that is its primary as far as anybody knows.
+/// The node of a shard that is its primary, or else one that was when it last answered.
 fn primary<'a>(nodes: &'a [NodeStatus], shard: &str) -> Option<&'a NodeStatus> {
-    use crate::topology::Role;
-    nodes
-        .iter()
-        .find(|node| node.shard == *shard && node.role == Role::Primary)
+    let of_shard = || nodes.iter().filter(|node| node.shard == *shard);
+    of_shard()
+        .find(|node| node.is_primary)
+        .or_else(|| of_shard().find(|node| node.role == Role::Primary))
 }
 
 #[cfg(test)]

@@ -118,6 +118,12 @@ impl From<u16> for Cell {
     }
 }
 
+impl From<u32> for Cell {
+    fn from(value: u32) -> Cell {
+        Cell::Whole(value.into())
+    }
+}
+
 impl From<i32> for Cell {
     fn from(value: i32) -> Cell {
         Cell::Whole(value.into())

@@ -48,6 +48,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
         undeclared,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,
+        replica_functions: Default::default(),
         distributions: [
             KeyType::BigInt,
             KeyType::Text,
@@ -146,6 +147,7 @@ fn schema(relations: Vec<(&str, Definition)>) -> Schema {
         sequences: Default::default(),
         collation: Collation::Language,
         residue: Default::default(),
+        replicas: Default::default(),
         details: Default::default(),
     }
 }

@@ -221,6 +221,8 @@ pub fn cluster(shards: u16) -> Catalog {
         }),
         collation: Collation::Language,
         residue: Default::default(),
+        replicas: Default::default(),
+        replica_functions: Default::default(),
         details: details(),
         schema: SchemaState::Read,
     };

@@ -8,6 +8,7 @@ use crate::plan::Refusal;
 use crate::plan::spread::edit;
 use crate::plan::spread::{Gather, Scatter};
 use crate::session::Session;
+use crate::session::reads::Seeks;
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
 use crate::sql::normalise::from_normal;
@@ -117,7 +118,11 @@ impl Session {
                 self.finish(links, Ok(())).await?;
                 tracing::debug!(why = unsuitable.0, "rows are gathered instead of merged");
                 return match otherwise {
-                    Ok(gather) => self.gather(call, gather).await,
+                    Ok(gather) => {
+                        // Temporary tables are made on the way.
+                        self.reads.seeks = Seeks::Primary;
+                        self.gather(call, gather).await
+                    }
                     Err(refusal) => Err(Fault::Refused(refusal.clone())),
                 };
             }

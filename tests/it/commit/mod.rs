@@ -4,7 +4,7 @@
 //! killed; `cutting.rs` stands between them and the shards.
 
 mod bank;
-mod cutting;
+pub mod cutting;
 mod history;
 mod steps;
 

@@ -3,8 +3,10 @@
 use super::super::table::{Cell, Column, Table, row, text, truth, whole};
 use super::primary;
 use crate::catalog::{Catalog, Placement, Relation};
+use crate::config::Duty;
 use crate::session::shared::Snapshot;
-use crate::topology::{NodeState, NodeStatus};
+use crate::topology::NodeStatus;
+use crate::topology::view::View;
 
 pub const SHARDS: &[Column] = &[
     text("name"),
@@ -14,6 +16,7 @@ pub const SHARDS: &[Column] = &[
     whole("primary_port"),
     truth("primary_up"),
     text("home_of"),
+    text("trouble"),
 ];
 
 pub const NODES: &[Column] = &[
@@ -27,6 +30,14 @@ pub const NODES: &[Column] = &[
     whole("round_trip_us"),
     whole("checked_seconds_ago"),
     text("error"),
+    truth("primary"),
+    whole("timeline"),
+    whole("lag_ms"),
+    text("zone"),
+    whole("weight"),
+    truth("backup"),
+    whole("ejected_ms"),
+    whole("ejections"),
 ];
 
 pub const DISTRIBUTIONS: &[Column] = &[
@@ -50,7 +61,7 @@ pub const TABLES: &[Column] = &[
     text("refused"),
 ];
 
-pub fn shards(snapshot: &Snapshot, nodes: &[NodeStatus], table: &mut Table) {
+pub fn shards(snapshot: &Snapshot, nodes: &[NodeStatus], view: &View, table: &mut Table) {
     for (id, shard) in snapshot.config.shards.iter().enumerate() {
         let primary = primary(nodes, &shard.name);
         let homes = snapshot.config.databases.iter().filter(|database| {
@@ -66,13 +77,23 @@ pub fn shards(snapshot: &Snapshot, nodes: &[NodeStatus], table: &mut Table) {
             shard.nodes.len(),
             primary.map(|node| &*node.host),
             primary.map(|node| node.port),
-            primary.is_some_and(|node| node.state == NodeState::Up),
+            primary.is_some_and(|node| node.is_primary),
             (!homes.is_empty()).then(|| homes.join(", ")),
+            trouble(view, &shard.name),
         ]);
     }
 }
 
+/// Why a shard has no primary.
+fn trouble<'a>(view: &'a View, shard: &str) -> Option<&'a str> {
+    let configured = view.config.shards.iter();
+    let mut shards = configured.zip(&view.shards);
+    let (_, view) = shards.find(|(configured, _)| configured.name == *shard)?;
+    view.trouble.as_deref()
+}
+
 pub fn nodes(nodes: &[NodeStatus], table: &mut Table) {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     for node in nodes {
         let ago = node.checked.and_then(|checked| checked.elapsed().ok());
         table.push(row![
@@ -80,13 +101,21 @@ pub fn nodes(nodes: &[NodeStatus], table: &mut Table) {
             &*node.host,
             node.port,
             node.role.as_str(),
-            node.state.as_str(),
+            node.stage.as_str(),
             node.lag,
             node.version.as_deref(),
             node.round_trip
                 .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
             ago.map(|ago| ago.as_secs()),
             node.error.as_deref(),
+            node.is_primary,
+            node.timeline.map(|timeline| timeline.0),
+            node.lag_time.map(millis),
+            node.zone.as_deref(),
+            node.weight,
+            node.duty == Duty::Backup,
+            node.ejected_for.map(millis),
+            node.ejections,
         ]);
     }
 }

@@ -1,0 +1,354 @@
+//! Who of a shard's nodes takes writes. Pure: no clock, no socket.
+//!
+//! Every promotion begins a timeline with a greater number, and the log before it is shared by the two. So of two primaries the one on the greater
+//! timeline has replaced the other, whoever still believes the opposite, and what is written to the other is lost. The greatest timeline that any node of the
+//! shard was ever seen on is remembered: a primary below it gets nothing, also while nobody above it answers.
+//! Two primaries on one timeline are a split that promotion does not make (a copy started by hand, one server under two names). Nothing tells who is right,
+//! so the one that is in use stays, and the other is out for as long as it says that it is a primary there, even when the first one goes.
+
+use std::fmt;
+
+use super::answer::{Look, Role, SystemIdentifier, Timeline};
+use super::health::{Change, NodeHealth, Thresholds, foreign};
+use super::view::Stage;
+
+/// What a node may be in its shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// What it says it is.
+    Sound,
+    /// A primary that another one has replaced.
+    Superseded {
+        own: Option<Timeline>,
+        newest: Timeline,
+    },
+    /// A replica that cannot be shown to follow the newest timeline.
+    Astray {
+        own: Option<Timeline>,
+        newest: Timeline,
+    },
+    /// A primary beside another one on the same timeline.
+    Rival {
+        other: Box<str>,
+        timeline: Option<Timeline>,
+    },
+}
+
+/// For people.
+struct Shown(Option<Timeline>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(timeline) => write!(f, "timeline {timeline}"),
+            None => f.write_str("an unknown timeline"),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Standing::Sound => Ok(()),
+            Standing::Superseded { own, newest } => write!(
+                f,
+                "it is a primary on {}, and the shard has gone on to timeline {newest}: nothing is sent to it",
+                Shown(*own)
+            ),
+            Standing::Astray { own, newest } => {
+                write!(
+                    f,
+                    "it follows {}, and the shard has gone on to timeline {newest}: nothing is sent to it",
+                    Shown(*own)
+                )?;
+                match own {
+                    Some(_) => Ok(()),
+                    None => f.write_str(" (members of pg_monitor may see the timeline)"),
+                }
+            }
+            Standing::Rival { other, timeline } => write!(
+                f,
+                "it is a primary on {}, and so is {other}: nothing is sent to it",
+                Shown(*timeline)
+            ),
+        }
+    }
+}
+
+/// Something to tell the administrator, once. A number is a node's place.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum News {
+    Node(usize, Change),
+    Fenced(usize, Standing),
+    /// It may be used again.
+    Freed(usize),
+    /// There is a primary, and it is another one than before.
+    Primary(usize),
+    /// There was one.
+    NoPrimary,
+}
+
+/// What is known of one shard's nodes.
+#[derive(Clone, Debug)]
+pub(super) struct ShardHealth {
+    /// Of the first node that told it, and then it stays: were it to follow a node that was rebuilt empty, those with the data would be refused.
+    system: Option<SystemIdentifier>,
+    /// The greatest that any node of that system was seen on. Goes with the system.
+    newest: Option<Timeline>,
+    history: History,
+    primary: Option<usize>,
+    /// How often there was another primary than before.
+    pub successions: u64,
+    nodes: Vec<Member>,
+}
+
+/// Whether a promotion was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum History {
+    /// Nobody has looked yet.
+    Unseen,
+    OneTimeline,
+    Promoted,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    health: NodeHealth,
+    standing: Standing,
+    /// The timeline on which it was a primary while the one in use was.
+    split: Option<Option<Timeline>>,
+}
+
+impl Member {
+    fn new(name: &str) -> Member {
+        Member {
+            health: NodeHealth::new(name),
+            standing: Standing::Sound,
+            split: None,
+        }
+    }
+}
+
+impl ShardHealth {
+    pub fn new(names: &[Box<str>]) -> Self {
+        ShardHealth {
+            system: None,
+            newest: None,
+            history: History::Unseen,
+            primary: None,
+            successions: 0,
+            nodes: names.iter().map(|name| Member::new(name)).collect(),
+        }
+    }
+
+    /// The same for other nodes: at each place the one that was at the given place here, or a new one.
+    ///
+    /// The shard's system is kept as long as a node that is up has it. Without one it is free again, so that a shard whose
+    /// servers were all replaced is taken as it is once the configuration is read again.
+    pub fn rearranged(&self, names: &[Box<str>], places: &[Option<usize>]) -> Self {
+        let known = |place: &Option<usize>| place.and_then(|place| self.nodes.get(place));
+        let holds_it = |node: &Member| {
+            node.health.is_up()
+                && node
+                    .health
+                    .seen()
+                    .is_some_and(|seen| seen.system == self.system)
+        };
+        let stays = places.iter().filter_map(known).any(holds_it);
+        let system = self.system.filter(|_| stays);
+        let nodes = names.iter().zip(places);
+        ShardHealth {
+            system,
+            newest: self.newest.filter(|_| stays),
+            history: self.history,
+            primary: self
+                .primary
+                .and_then(|primary| places.iter().position(|place| *place == Some(primary))),
+            successions: self.successions,
+            nodes: nodes
+                .map(|(name, place)| known(place).cloned().unwrap_or_else(|| Member::new(name)))
+                .collect(),
+        }
+    }
+
+    /// Takes in looks at nodes, by their places and in that order, and judges all nodes together.
+    pub fn step(&mut self, looks: Vec<(usize, Look)>, limits: Thresholds) -> Vec<News> {
+        let found = || {
+            looks
+                .iter()
+                .find_map(|(_, look)| look.answer.as_ref().ok()?.system)
+        };
+        self.system = self.system.or_else(found);
+        let before = self.newest;
+        let mut news = Vec::new();
+        for (place, look) in looks {
+            if let Ok(answer) = &look.answer
+                && foreign(answer, self.system).is_none()
+            {
+                self.newest = self.newest.max(answer.timeline);
+            }
+            let change = self.nodes[place].health.step(look, self.system, limits);
+            news.extend(change.map(|change| News::Node(place, change)));
+        }
+        let promoted = before.is_some() && before != self.newest;
+        self.history = match (self.history, promoted) {
+            (History::Promoted, _) | (_, true) => History::Promoted,
+            (History::Unseen | History::OneTimeline, false) => History::OneTimeline,
+        };
+        self.elect(&mut news);
+        self.judge(&mut news);
+        news
+    }
+
+    /// Whether a node is up and says that it is the primary of the newest timeline.
+    fn claims(&self, place: usize) -> bool {
+        let node = &self.nodes[place].health;
+        node.is_up() && node.role() == Role::Primary && node.timeline() >= self.newest
+    }
+
+    fn elect(&mut self, news: &mut Vec<News>) {
+        for node in &mut self.nodes {
+            let (role, timeline) = (node.health.role(), node.health.timeline());
+            node.split = node
+                .split
+                .filter(|split| role == Role::Primary && timeline == *split);
+        }
+        let before = self.primary;
+        self.primary = match before.filter(|place| self.claims(*place)) {
+            Some(present) => Some(present),
+            None => self.only_claim(),
+        };
+        match self.primary {
+            Some(place) if before != Some(place) => {
+                self.successions += 1;
+                news.push(News::Primary(place));
+            }
+            None if before.is_some() => news.push(News::NoPrimary),
+            _ => {}
+        }
+        self.note_splits();
+    }
+
+    /// The only one who may become the primary; of several nobody may.
+    fn only_claim(&self) -> Option<usize> {
+        let places = 0..self.nodes.len();
+        let mut claims =
+            places.filter(|place| self.nodes[*place].split.is_none() && self.claims(*place));
+        claims.next().filter(|_| claims.next().is_none())
+    }
+
+    /// Whoever is a primary at a moment when the one in use certainly still was. A server that took over the storage of another one goes on with
+    /// its timeline too, but not while that one answers.
+    fn note_splits(&mut self) {
+        let Some(present) = self.primary else {
+            return;
+        };
+        let Some(asked) = self.nodes[present].health.current().map(|a| a.asked) else {
+            return;
+        };
+        for place in 0..self.nodes.len() {
+            let since = self.nodes[place].health.claims_since();
+            if place != present && self.claims(place) && since.is_some_and(|since| since <= asked) {
+                self.nodes[place].split = Some(self.nodes[place].health.timeline());
+            }
+        }
+    }
+
+    fn judge(&mut self, news: &mut Vec<News>) {
+        for place in 0..self.nodes.len() {
+            let standing = self.standing_of(place);
+            let node = &mut self.nodes[place];
+            if node.standing != standing {
+                news.push(match &standing {
+                    Standing::Sound => News::Freed(place),
+                    fenced => News::Fenced(place, fenced.clone()),
+                });
+                node.standing = standing;
+            }
+        }
+    }
+
+    fn standing_of(&self, place: usize) -> Standing {
+        let node = &self.nodes[place].health;
+        let own = node.timeline();
+        match (node.role(), self.newest) {
+            (Role::Primary, Some(newest)) if own < Some(newest) => {
+                Standing::Superseded { own, newest }
+            }
+            (Role::Primary, _) if self.primary != Some(place) => match self.other_than(place) {
+                Some(other) => Standing::Rival {
+                    other,
+                    timeline: own,
+                },
+                None => Standing::Sound,
+            },
+            (Role::Replica, Some(newest)) if own.is_some_and(|own| own < newest) => {
+                Standing::Astray { own, newest }
+            }
+            // Before the first promotion there is nothing to mistake it for.
+            (Role::Replica, Some(newest)) if own.is_none() && self.history == History::Promoted => {
+                Standing::Astray { own, newest }
+            }
+            _ => Standing::Sound,
+        }
+    }
+
+    /// Another node that is, or could be, the primary where this one says that it is.
+    fn other_than(&self, place: usize) -> Option<Box<str>> {
+        let split = self.nodes[place].split.is_some();
+        if !split && !self.claims(place) {
+            return None;
+        }
+        let places = 0..self.nodes.len();
+        let mut others = places.filter(|other| *other != place && self.claims(*other));
+        let other = self.primary.or_else(|| others.next());
+        match other {
+            Some(other) => Some(self.nodes[other].health.name.clone()),
+            None => split.then(|| Box::from("the one before")),
+        }
+    }
+
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeHealth> {
+        self.nodes.iter().map(|node| &node.health)
+    }
+
+    pub fn node(&self, place: usize) -> &NodeHealth {
+        &self.nodes[place].health
+    }
+
+    pub fn standing(&self, place: usize) -> &Standing {
+        &self.nodes[place].standing
+    }
+
+    pub fn has_been_seen(&self) -> bool {
+        self.history != History::Unseen
+    }
+
+    pub fn primary(&self) -> Option<usize> {
+        self.primary
+    }
+
+    /// Nobody has looked yet, or no node lets us look and the first one lives: then it is taken for the primary. Were it none, it would take no writes.
+    pub fn takes_the_first(&self) -> bool {
+        let is_known = |node: &Member| node.health.seen().is_some();
+        let lives = |node: &Member| node.health.stage() == Stage::Unknown;
+        !self.nodes.iter().any(is_known) && self.nodes.first().is_some_and(lives)
+    }
+
+    /// Why there is no primary: what each node is.
+    pub fn trouble(&self) -> String {
+        let each = self.nodes.iter().map(|node| {
+            let health = &node.health;
+            let name = &health.name;
+            match (&node.standing, health.error()) {
+                (_, Some(error)) => format!("{name}: {error}"),
+                (Standing::Sound, None) if health.is_up() => {
+                    format!("{name} is a {}", health.role().as_str())
+                }
+                (Standing::Sound, None) => format!("{name} is {}", health.stage().as_str()),
+                (fenced, None) => format!("{name}: {fenced}"),
+            }
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+}
