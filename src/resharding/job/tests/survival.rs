@@ -219,7 +219,10 @@ fn killed_at_every_action() {
 fn killed_everywhere(ways: &Ways, goal: Goal) -> usize {
     let mut whole = Driver::new(ways.clone(), goal);
     whole.run_to_the_end();
-    for place in 0..whole.done {
+    // Most actions follow a stream, each like the one before.
+    let follows = |place: usize| matches!(whole.history[place], Action::Follow { .. });
+    let places = (0..whole.done).filter(|place| !follows(*place) || place.is_multiple_of(7));
+    for place in places {
         for fails in [false, true] {
             let mut driver = Driver::new(ways.clone(), goal);
             match fails {
