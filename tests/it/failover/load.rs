@@ -247,11 +247,12 @@ impl Report {
     }
 
     /// One line for each kind of failure.
-    fn kinds(&self) -> BTreeMap<(Doing, &str, &str), usize> {
+    fn kinds(&self) -> BTreeMap<(Doing, &str, &str), Vec<i32>> {
         let mut kinds = BTreeMap::new();
         for failure in &self.failures {
             let kind = (failure.doing, &*failure.sqlstate, &*failure.message);
-            *kinds.entry(kind).or_default() += 1;
+            let clients: &mut Vec<i32> = kinds.entry(kind).or_default();
+            clients.push(failure.client);
         }
         kinds
     }
@@ -275,8 +276,12 @@ impl fmt::Display for Report {
             self.failures.len(),
             self.longest
         )?;
-        for ((doing, sqlstate, message), count) in self.kinds() {
-            write!(f, "\n    {count} {doing:?}: {sqlstate} {message}")?;
+        for ((doing, sqlstate, message), clients) in self.kinds() {
+            let count = clients.len();
+            write!(
+                f,
+                "\n    {count} {doing:?}: {sqlstate} {message} (clients {clients:?})"
+            )?;
         }
         Ok(())
     }

@@ -78,9 +78,9 @@ fn replicas_that_go_under_reads() {
                 drop(frozen);
             }
             Trouble::Reset => {
-                for _ in 0..10 {
+                for _ in 0..3 {
                     relays.cut(place);
-                    load.reads(50);
+                    load.reads(150);
                 }
             }
             Trouble::Cut => {
@@ -141,25 +141,16 @@ fn every_way_of_reading() {
     let replicas = [stage.node(0, 1).port(), stage.node(1, 1).port()];
     let on_replica = |port: &str| replicas.iter().any(|known| known.to_string() == port);
 
-    // A scatter, in both protocols. What ran last on a connection, its server shows.
+    // A scatter. What ran last on a connection, its server shows.
     let sum = "SELECT sum(v), count(*) FROM things";
-    for answer in [client.simple(sum), client.extended(sum, &[], Format::Text)] {
-        assert_eq!(answer.lines(), ["210 20"], "{answer:?}");
-    }
+    assert_eq!(client.simple(sum).lines(), ["210 20"]);
     let asked =
         "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE '%sum(v)%'";
     for shard in 0..2 {
-        assert_eq!(
-            stage.value(shard, 0, asked),
-            "f",
-            "the primary of shard {shard} was asked"
-        );
-        assert_eq!(
-            stage.value(shard, 1, asked),
-            "t",
-            "the replica of shard {shard} was not"
-        );
+        let by = [0, 1].map(|place| stage.value(shard, place, asked));
+        assert_eq!(by, ["f", "t"], "primary and replica of shard {shard}");
     }
+    assert_eq!(client.extended(sum, &[], Format::Text).lines(), ["210 20"]);
     // One shard, with a parameter.
     for id in 1..=20 {
         let parameter = Parameter {

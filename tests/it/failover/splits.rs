@@ -11,7 +11,7 @@ use crate::sharded::{Sharded, succeeded};
 const CLIENTS: usize = 16;
 
 /// How long nobody can reach the primary.
-const OUTAGE: Duration = Duration::from_millis(2500);
+const OUTAGE: Duration = Duration::from_millis(4000);
 
 /// From the moment when a proxy says that it has another primary: statements that were sent before that may still begin.
 const UNDER_WAY: Duration = Duration::from_millis(250);
