@@ -268,14 +268,7 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
-        let heard = std::mem::replace(&mut self.since_ready.heard, true);
-        let (told, seen) = (out.len(), events.len());
-        let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
-        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
-            // No more than that it goes.
-            self.since_ready.heard = heard;
-        }
-        Poll::Ready(Ok(run))
+        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
     }
 
     fn scan_chunk(
@@ -293,6 +286,7 @@ impl Server {
         while at < chunk.len() {
             let (end, rest) = self.pipeline.step_over(chunk, at);
             if end > at {
+                self.since_ready.heard = true;
                 (at, run.end) = (end, end);
                 self.scan.rest = rest;
                 self.scan.forwarding = true;
@@ -322,15 +316,18 @@ impl Server {
             if tag == b'E' {
                 self.look_for_stale(&chunk[at + HEADER..at + here]);
                 if self.is_no_primary(&chunk[at + HEADER..at + here]) {
-                    self.since_ready.heard = false;
                     return Err(ServerError::ReadOnly(
                         chunk[at + HEADER..at + here].to_vec(),
                     ));
                 }
             }
+            let before = events.len();
             let mut verdict = self
                 .pipeline
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
+            // Last words, and what is said to everybody, are no answer.
+            self.since_ready.heard |= !matches!(tag, b'N' | b'A' | b'S')
+                && !matches!(events.get(before), Some(Event::Fatal(_)));
             if tag == b'E'
                 && verdict != Verdict::Swallow
                 && let Some(error) = self.canceller.instead_of(&chunk[at + HEADER..at + here])

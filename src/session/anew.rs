@@ -32,17 +32,26 @@ pub struct Anew {
     effect: Effect,
     /// The client has sent its end.
     closing: bool,
+    phase: Phase,
     /// A node that is no primary any more: another one is waited for.
     refused_by: Option<NodePlace>,
 }
 
-/// How often the unit of work at hand was sent.
+/// How often the unit of work at hand was begun anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attempts {
-    #[default]
-    First,
-    /// Once is enough.
-    Second,
+pub struct Attempts(u8);
+
+impl Attempts {
+    /// A node that dies leaves connections behind that seem to be alive for a moment.
+    const MOST: u8 = 8;
+
+    pub fn may_go_on(self) -> bool {
+        self.0 < Attempts::MOST
+    }
+
+    pub fn count(&mut self) {
+        self.0 += 1;
+    }
 }
 
 /// What a unit of work is part of.
@@ -54,6 +63,8 @@ enum Part {
     Beginning,
     /// The server has said that it did nothing.
     Refused,
+    /// Nothing was to run.
+    Definitions,
 }
 
 impl Part {
@@ -119,28 +130,34 @@ impl Session {
                 | ServerError::ReadOnly(_)
         );
         let alone = self.party.is_empty() && !link.is_kept() && !link.is_copying();
-        if !gone || !alone || link.is_metadata() || self.failed || self.attempts == Attempts::Second
-        {
+        if !gone || !alone || self.failed || !self.attempts.may_go_on() {
             return None;
         }
         let (shard, effect, closing) = (link.shard(), link.effect(), link.is_closing());
         let undone = link.server().take_undone()?;
         let part = match error {
-            ServerError::ReadOnly(_) => Part::Refused,
+            // Again and again would be too often.
+            ServerError::ReadOnly(_) if self.attempts == Attempts::default() => Part::Refused,
+            ServerError::ReadOnly(_) => return None,
+            _ if link.is_metadata() => Part::Definitions,
             _ => self.part(&undone)?,
         };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
-        // Without any it was only looked at, for a message that has failed with the connection.
-        if texts.is_empty() || !texts.iter().all(|planned| part.allows(planned)) {
+        // Without any of the client's it was only looked at, for a message that has failed with the connection.
+        let asks = undone
+            .messages()
+            .any(|asked| asked.whose == Whose::Client && asked.tag != b'S');
+        if !asks || !texts.iter().all(|planned| part.allows(planned)) {
             return None;
         }
-        self.attempts = Attempts::Second;
+        self.attempts.count();
         self.pass_by(link);
         Some(Anew {
             undone,
             shard,
             effect,
             closing,
+            phase: link.phase(),
             refused_by: (part == Part::Refused).then(|| NodePlace(link.server().node)),
         })
     }
@@ -161,7 +178,7 @@ impl Session {
         for token in first..self.effects.len() {
             self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
         }
-        self.attempts = Attempts::Second;
+        self.attempts.count();
         let (shard, effect) = (link.shard(), link.effect());
         let phase = if link.is_metadata() {
             Phase::Metadata
@@ -243,10 +260,16 @@ impl Session {
         if let Some(node) = anew.refused_by {
             self.await_other_primary(anew.shard, node).await;
         }
-        let link = self.take_link(anew.shard, Phase::Working).await?;
+        let link = self.take_link(anew.shard, anew.phase).await?;
         self.link_up(link);
-        self.bring_settings(Phase::Working).await?;
-        self.tell_reported();
+        match anew.phase {
+            Phase::Metadata => self.bring_up(Phase::Metadata).await?,
+            // BEGIN is among what was lost, if there was one.
+            Phase::Working => {
+                self.bring_settings(Phase::Working).await?;
+                self.tell_reported();
+            }
+        }
         for (statement, naming, sent) in self.statements_of(&undone)? {
             let Some(link) = &mut self.link else {
                 return Err(Fault::Told);

@@ -283,6 +283,10 @@ impl Link {
         self.lent.status
     }
 
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
     pub fn is_metadata(&self) -> bool {
         self.phase == Phase::Metadata
     }

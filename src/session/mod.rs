@@ -588,7 +588,7 @@ impl Session {
     /// A request begins: what SHOW CLIENTS and the statistics want to know.
     fn unit_begins(&mut self) {
         self.unit_began = Instant::now();
-        self.attempts = Attempts::First;
+        self.attempts = Attempts::default();
         if !self.own_settings.is_untouched() || self.configured != self.worker.configured.get() {
             self.look_at_read_policy();
         }

@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Session;
-use super::anew::Attempts;
 use super::effects::{Change, Effect, Looking, Sent, left_behind};
 use super::link::{Link, Naming, Phase};
 use super::respond::Fault;
@@ -658,7 +657,7 @@ impl Session {
         while matches!(self.effects.get(token), Some(Effect::Looked { .. })) {
             match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
                 Ok(_) => {}
-                Err(Broken::Server(error)) if is_fresh && self.attempts == Attempts::First => {
+                Err(Broken::Server(error)) if is_fresh && self.attempts.may_go_on() => {
                     self.attach_anew(&error, first).await?;
                     return Box::pin(self.hold(statement, naming)).await;
                 }

@@ -18,7 +18,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Session;
-use super::anew::Attempts;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
@@ -190,13 +189,13 @@ impl Session {
 
     /// A connection broke before the client had a word of the answer, and all that the statement does is to read.
     fn may_scatter_anew(&mut self, call: &Call<'_>, produced: u64) -> bool {
-        let may = self.attempts == Attempts::First
+        let may = self.attempts.may_go_on()
             && self.transaction == Transaction::Idle
             && call.statement.effect == Effect::Reads
             && call.statement.leaves.is_empty()
             && self.client.produced() == produced;
         if may {
-            self.attempts = Attempts::Second;
+            self.attempts.count();
         }
         may
     }
@@ -205,13 +204,12 @@ impl Session {
         match call.spread {
             Spread::Scatter { scatter, otherwise } => {
                 let produced = self.client.produced();
-                let done = self.scatter(call, scatter, otherwise).await;
-                match done {
-                    Err(Fault::Broken(_)) if self.may_scatter_anew(call, produced) => {
-                        self.scatter(call, scatter, otherwise).await
-                    }
-                    done => done,
+                let mut done = self.scatter(call, scatter, otherwise).await;
+                while matches!(done, Err(Fault::Broken(_))) && self.may_scatter_anew(call, produced)
+                {
+                    done = self.scatter(call, scatter, otherwise).await;
                 }
+                done
             }
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
