@@ -23,6 +23,9 @@ use trunkline::sharding::hash::{Function, Hash};
 use trunkline::sharding::{KeyType, ShardId, ShardMap, Strategy};
 use trunkline::sql::normalise::Literal;
 use trunkline::wire::frame::{self, Frame};
+use trunkline::wire::replication::{
+    CopyBoth, Decoder, Identity, Message, ProtocolVersion, Row, Streaming, Value,
+};
 
 /// Counts what it is asked for.
 struct Counting;
@@ -301,6 +304,83 @@ fn keys(c: &mut Criterion) {
 }
 
 /// A value as a Bind message holds it.
+/// Rows of a stream of changes, with each column looked at, as one whose rows go elsewhere has to.
+fn changes(c: &mut Criterion) {
+    let columns: [&[u8]; 6] = [
+        b"4711042",
+        b"99",
+        b"new",
+        b"129.90",
+        b"2026-11-22 14:30:04.179+00",
+        b"please leave it at the neighbour's door",
+    ];
+    let mut row = vec![0, 6];
+    for column in columns {
+        row.push(b't');
+        row.extend((column.len() as u32).to_be_bytes());
+        row.extend_from_slice(column);
+    }
+    let key = b"\0\x06t\0\0\0\x074711042nnnnn";
+    let change = |kind: u8, old: &[u8], new: &[u8]| {
+        let envelope = [
+            b"w".as_slice(),
+            &[1; 24],
+            &[kind],
+            &16_392_u32.to_be_bytes(),
+        ];
+        [envelope.concat().as_slice(), old, new].concat()
+    };
+    let new = [b"N", row.as_slice()].concat();
+    let cases = [
+        ("insert", change(b'I', b"", &new)),
+        (
+            "update",
+            change(b'U', &[b"O", row.as_slice()].concat(), &new),
+        ),
+        (
+            "delete",
+            change(b'D', &[b"K", key.as_slice()].concat(), b""),
+        ),
+    ];
+    let mut group = c.benchmark_group("replication");
+    group.throughput(Throughput::Elements(1));
+    for (name, body) in cases {
+        let mut decoder = Decoder::new(ProtocolVersion::V3, Streaming::Off);
+        decoder
+            .decode(&[b"B".as_slice(), &[1; 20]].concat())
+            .expect("a beginning");
+        group.bench_function(name, |b| {
+            b.iter(|| bytes_of_change(&mut decoder, black_box(&body)));
+        });
+    }
+    group.finish();
+}
+
+fn bytes_of_change(decoder: &mut Decoder, body: &[u8]) -> usize {
+    let Ok(CopyBoth::Data { payload, .. }) = CopyBoth::decode(body) else {
+        panic!("a change was encoded");
+    };
+    match decoder.decode(payload).expect("a change can be read") {
+        Message::Insert { row, .. } => bytes_of_row(row),
+        Message::Update { old, new, .. } => {
+            old.map_or(0, |old| bytes_of_row(old.row())) + bytes_of_row(new)
+        }
+        Message::Delete {
+            old: Identity::Key(row),
+            ..
+        } => bytes_of_row(row),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bytes_of_row(row: Row<'_>) -> usize {
+    let length = |value| match value {
+        Value::Null | Value::Unchanged => 0,
+        Value::Text(bytes) | Value::Binary(bytes) => bytes.len(),
+    };
+    row.values().map(length).sum()
+}
+
 fn message_value(value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).expect("a short value");
     [&length.to_be_bytes(), value].concat()
@@ -361,6 +441,7 @@ criterion_group!(
     bounded_by_bytes,
     frames,
     plans,
-    keys
+    keys,
+    changes
 );
 criterion_main!(benches);

@@ -10,8 +10,9 @@
 //! 5. [`backend`] lends a connection to that shard's node, brought to the session's settings.
 //! 6. [`execution`] relays bytes, both ways at once, until the server is ready for the next one.
 //!
-//! [`topology`] watches the nodes, [`store`] keeps what a fleet of proxies agrees on, [`admin`] lets people look and steer, [`cli`] builds everything. [`config`] is plain data.
-//! Imports go down this list of floors only, which `tests/tidy.rs` checks: cli, server, admin, session, execution, topology,
+//! [`resharding`] decides what moves between shards, beside all that. [`topology`] watches the nodes, [`store`] keeps what a fleet of proxies
+//! agrees on, [`admin`] lets people look and steer, [`cli`] builds everything. [`config`] is plain data.
+//! Imports go down this list of floors only, which `tests/tidy.rs` checks: cli, server, admin, session and resharding, execution, topology,
 //! plan and backend, sql and catalog, wire and sharding and store, config.
 
 pub mod admin;
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod execution;
 pub mod plan;
+pub mod resharding;
 pub mod server;
 pub mod session;
 pub mod sharding;

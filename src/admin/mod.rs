@@ -22,6 +22,7 @@ use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::sharding::ShardId;
 use crate::topology::Topology;
+use crate::topology::promotion::{Done, NotSwitched};
 
 /// What the control plane does on request.
 pub enum Request {
@@ -37,6 +38,14 @@ pub enum Request {
         by_hand: Option<Outcome>,
         answer: oneshot::Sender<Result<Vec<Resolved>, NotResolved>>,
     },
+    /// Make a replica (host and port) the primary of a shard, without losing anything.
+    Switchover {
+        shard: String,
+        node: String,
+        answer: oneshot::Sender<Result<Vec<Done>, NotSwitched>>,
+    },
+    /// Who has connections of a shard's primary that a gate stands before; `None`: it does not yet on every worker.
+    Lent(ShardId, oneshot::Sender<Option<Vec<LentTo>>>),
     /// Finish transactions, then exit.
     Shutdown,
     /// Cancel what the client with this key runs; answered when its server has been told.
@@ -45,6 +54,28 @@ pub enum Request {
         key: Vec<u8>,
         done: oneshot::Sender<()>,
     },
+}
+
+/// Connections of one pool in clients' hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LentTo {
+    pub user: Box<str>,
+    pub database: Box<str>,
+    pub connections: usize,
+}
+
+impl std::fmt::Display for LentTo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let LentTo {
+            user,
+            database,
+            connections,
+        } = self;
+        write!(
+            f,
+            "{connections} connections are lent to {user} in {database}"
+        )
+    }
 }
 
 /// The way to the control plane.

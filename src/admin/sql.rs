@@ -23,6 +23,7 @@ use tokio_util::codec::Framed;
 use super::{Access, Gone, Request};
 use crate::config::Problem;
 use crate::execution::commit::by_hand::NotResolved;
+use crate::topology::promotion::{NotSwitched, Refusal};
 use crate::topology::{DrainError, Service};
 use crate::wire::answer::{self as wire, TransactionStatus};
 use crate::wire::startup::Startup;
@@ -71,6 +72,8 @@ pub enum Failure {
     NotResolved(#[from] NotResolved),
     #[error(transparent)]
     NotDrained(#[from] DrainError),
+    #[error(transparent)]
+    NotSwitched(#[from] NotSwitched),
     #[error("a prepared statement is one command")]
     SeveralInOne,
     #[error("commands take no parameters: write the value into the command")]
@@ -300,6 +303,17 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
         }
         Command::Drain(node) => access.topology.serve(node, Service::Drained)?,
         Command::Undrain(node) => access.topology.serve(node, Service::Offered)?,
+        Command::Switchover { shard, node } => {
+            let (shard, node) = (shard.clone(), node.clone());
+            let done = access
+                .ask(|answer| Request::Switchover {
+                    shard,
+                    node,
+                    answer,
+                })
+                .await??;
+            return Ok(Outcome::Rows(show::steps::steps(&done)));
+        }
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
     tracing::info!(
@@ -329,6 +343,7 @@ impl Command {
             Command::Resolve { .. } => "RESOLVE",
             Command::Drain(_) => "DRAIN",
             Command::Undrain(_) => "UNDRAIN",
+            Command::Switchover { .. } => "SWITCHOVER",
             Command::Shutdown => "SHUTDOWN",
         }
     }
@@ -345,6 +360,11 @@ impl Failure {
             Failure::TooManyHeld(_) => "53400",
             Failure::NotResolved(NotResolved::Unheard(_)) => "42704",
             Failure::NotResolved(_) | Failure::NotDrained(DrainError::IsPrimary { .. }) => "55000",
+            Failure::NotSwitched(NotSwitched::Refused(
+                Refusal::NoShard(_) | Refusal::NoNode { .. },
+            )) => "42704",
+            Failure::NotSwitched(NotSwitched::Refused(Refusal::Rights { .. })) => "42501",
+            Failure::NotSwitched(_) => "55000",
             Failure::NotDrained(DrainError::NotAnAddress(_)) => "22023",
             Failure::NotDrained(DrainError::Unknown(_) | DrainError::Several { .. }) => "42704",
         }
@@ -360,6 +380,7 @@ impl Failure {
                     .collect::<Vec<_>>()
                     .join("\n"),
             ),
+            Failure::NotSwitched(error) => error.detail(),
             _ => None,
         }
     }
@@ -385,6 +406,7 @@ impl Failure {
                 "Take it out of one shard in the configuration, and RELOAD.".to_owned(),
             ),
             Failure::NotDrained(_) => Some("SHOW NODES lists them.".to_owned()),
+            Failure::NotSwitched(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::config::Secret;
 use crate::wire::answer::{self, ErrorFields, TransactionStatus};
 use crate::wire::auth::{Binding, Credential, Prover, ProverError, md5_response};
 use crate::wire::message::Cursor;
-use crate::wire::socket::{Home, Socket};
-use crate::wire::stream::{Peer, Stream};
+use crate::wire::socket::{Home, Socket, TokioSocket};
+use crate::wire::stream::{Peer, Stream, Transport};
 use crate::wire::timers::Timers;
 use crate::wire::tls::{self, Connector, ServerEncryption};
 
@@ -66,8 +67,8 @@ pub struct Login {
 
 /// A connection that is logged in, idle and in no transaction.
 #[derive(Debug)]
-pub struct Connected {
-    pub stream: Stream,
+pub struct Connected<S = Socket> {
+    pub stream: Stream<S>,
     /// The very address that answered: a name may stand for several servers, and a cancel request is for this one.
     pub peer: Peer,
     /// What the server reported, each name once with its last value.
@@ -156,15 +157,53 @@ fn describe(raw: &[u8]) -> String {
     }
 }
 
+/// Where the sockets of connections come from.
+pub trait Dial {
+    type Socket: Transport;
+
+    fn tcp(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Socket>>;
+
+    fn unix(&self, path: &Path) -> impl Future<Output = io::Result<Self::Socket>>;
+}
+
+/// They stay on their thread.
+impl Dial for Home {
+    type Socket = Socket;
+
+    async fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
+        self.connect_tcp(address).await
+    }
+
+    async fn unix(&self, path: &Path) -> io::Result<Socket> {
+        self.connect_unix(path).await
+    }
+}
+
+/// They are used by tasks of the tokio runtime at hand, on any of its threads.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyThread;
+
+impl Dial for AnyThread {
+    type Socket = TokioSocket;
+
+    async fn tcp(&self, address: SocketAddr) -> io::Result<TokioSocket> {
+        TokioSocket::connect_tcp(address).await
+    }
+
+    async fn unix(&self, path: &Path) -> io::Result<TokioSocket> {
+        TokioSocket::connect_unix(path).await
+    }
+}
+
 /// Connects and logs in, all within `timeout`. The connection lives at `home`.
-pub async fn connect(
+pub async fn connect<D: Dial>(
     address: &Address,
     login: &Login,
     encryption: &ServerEncryption,
-    home: &Home,
+    home: &D,
     timers: &Timers,
     timeout: Duration,
-) -> Result<Connected, ConnectError> {
+) -> Result<Connected<D::Socket>, ConnectError> {
     let attempt = async {
         let mut stream = open(address, None, encryption, home).await?;
         send(&mut stream, &startup_packet(login)).await?;
@@ -221,19 +260,19 @@ pub async fn cancel(
 }
 
 /// A socket to the server, to one certain `peer` if given, encrypted as configured.
-async fn open(
+async fn open<D: Dial>(
     address: &Address,
     peer: Option<&Peer>,
     encryption: &ServerEncryption,
-    home: &Home,
-) -> Result<Stream, ConnectError> {
+    home: &D,
+) -> Result<Stream<D::Socket>, ConnectError> {
     if address.host.starts_with('/') {
         // Postgres does not encrypt Unix sockets, and libpq does not ask.
         let path = Path::new(&address.host).join(format!(".s.PGSQL.{}", address.port));
-        return Ok(Stream::Unix(home.connect_unix(&path).await?));
+        return Ok(Stream::Unix(home.unix(&path).await?));
     }
     let stream = Stream::Tcp(match peer {
-        Some(Peer::Tcp(resolved)) => home.connect_tcp(*resolved).await?,
+        Some(Peer::Tcp(resolved)) => home.tcp(*resolved).await?,
         _ => connect_tcp(address, home).await?,
     });
     stream.set_options()?;
@@ -254,10 +293,10 @@ async fn open(
 }
 
 /// Tries the addresses of a name one after the other; the last failure counts.
-async fn connect_tcp(address: &Address, home: &Home) -> io::Result<Socket> {
+async fn connect_tcp<D: Dial>(address: &Address, home: &D) -> io::Result<D::Socket> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for resolved in lookup_host((address.host.as_str(), address.port)).await? {
-        match home.connect_tcp(resolved).await {
+        match home.tcp(resolved).await {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
@@ -265,17 +304,17 @@ async fn connect_tcp(address: &Address, home: &Home) -> io::Result<Socket> {
     Err(failure)
 }
 
-enum TlsAnswer {
-    Encrypted(Stream),
+enum TlsAnswer<S> {
+    Encrypted(Stream<S>),
     /// Still as it was, in the clear.
-    Refused(Stream),
+    Refused(Stream<S>),
 }
 
-async fn request_tls(
-    mut stream: Stream,
+async fn request_tls<S: Transport>(
+    mut stream: Stream<S>,
     host: &str,
     connector: &Connector,
-) -> Result<TlsAnswer, ConnectError> {
+) -> Result<TlsAnswer<S>, ConnectError> {
     stream.write_all(&SSL_REQUEST).await?;
     let mut answer = [0];
     stream.read_exact(&mut answer).await?;
@@ -346,7 +385,10 @@ enum Scram {
 }
 
 /// From the startup packet to ReadyForQuery.
-async fn log_in(mut stream: Stream, login: &Login) -> Result<Connected, ConnectError> {
+async fn log_in<S: Transport>(
+    mut stream: Stream<S>,
+    login: &Login,
+) -> Result<Connected<S>, ConnectError> {
     let mut proof = Proof::Unasked;
     let mut parameters = Vec::new();
     let mut key = None;
@@ -384,8 +426,8 @@ async fn log_in(mut stream: Stream, login: &Login) -> Result<Connected, ConnectE
 }
 
 /// Answers one Authentication request.
-async fn authenticate(
-    stream: &mut Stream,
+async fn authenticate<S: Transport>(
+    stream: &mut Stream<S>,
     login: &Login,
     proof: Proof,
     body: &[u8],
@@ -462,7 +504,10 @@ fn keys(login: &Login, error: ProverError) -> ConnectError {
     }
 }
 
-async fn send_password(stream: &mut Stream, password: &[u8]) -> Result<(), ConnectError> {
+async fn send_password<S: Transport>(
+    stream: &mut Stream<S>,
+    password: &[u8],
+) -> Result<(), ConnectError> {
     let mut out = Vec::new();
     answer::message(&mut out, b'p', |out| {
         out.extend_from_slice(password);
@@ -472,8 +517,8 @@ async fn send_password(stream: &mut Stream, password: &[u8]) -> Result<(), Conne
 }
 
 /// `offered`: NUL-terminated names of mechanisms and a NUL. The one that is bound to the TLS connection is taken if it can be.
-async fn begin_scram(
-    stream: &mut Stream,
+async fn begin_scram<S: Transport>(
+    stream: &mut Stream<S>,
     login: &Login,
     offered: &[u8],
 ) -> Result<Proof, ConnectError> {
@@ -531,7 +576,7 @@ async fn begin_scram(
     Ok(Proof::Scram(Box::new(scram)))
 }
 
-fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
+fn server_end_point<S>(stream: &Stream<S>) -> Option<Vec<u8>> {
     match stream {
         Stream::ClientTls(encrypted) => encrypted
             .get_ref()
@@ -543,8 +588,8 @@ fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
     }
 }
 
-async fn continue_scram(
-    stream: &mut Stream,
+async fn continue_scram<S: Transport>(
+    stream: &mut Stream<S>,
     login: &Login,
     scram: Box<Scram>,
     server_first: &[u8],
@@ -614,13 +659,13 @@ fn refusal(raw: Vec<u8>) -> ConnectError {
     }
 }
 
-async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<(), ConnectError> {
+async fn send<S: Transport>(stream: &mut Stream<S>, bytes: &[u8]) -> Result<(), ConnectError> {
     stream.write_all(bytes).await?;
     Ok(stream.flush().await?)
 }
 
 /// One message, exactly its bytes: what the server says after ReadyForQuery is for whoever uses the connection.
-async fn read_message(stream: &mut Stream) -> Result<(u8, Vec<u8>), ConnectError> {
+async fn read_message<S: Transport>(stream: &mut Stream<S>) -> Result<(u8, Vec<u8>), ConnectError> {
     let mut header = [0; 5];
     stream.read_exact(&mut header).await?;
     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);

@@ -83,6 +83,8 @@ pub enum Event {
     Failed(Rest),
     /// A prepared statement no longer fits the definitions that it was parsed with; the error is told as well.
     Stale,
+    /// A statement that writes was told that nothing can be written now (25006); the error is told as well.
+    ReadOnly,
     /// What a request with a token was told of a statement or portal: the bodies of ParameterDescription, if there was one, and of
     /// RowDescription, `None` for NoData. A body that is very long is not whole.
     Described {
@@ -227,6 +229,15 @@ impl Pipeline {
             )
         };
         self.ordinal == 0 && self.queue.front().is_some_and(client)
+    }
+
+    /// The request with this token has not been done.
+    pub fn owes(&self, wanted: Token) -> bool {
+        let is_it = |item: &Item| {
+            let (Item::Owed { token, .. } | Item::Answer { token, .. }) = item;
+            *token == Some(wanted)
+        };
+        self.queue.iter().any(is_it)
     }
 
     /// Nothing of the client's is owed, only a [`Fate::Mark`].
@@ -467,6 +478,9 @@ impl Pipeline {
                 if is_stale(body) {
                     events.push(Event::Stale);
                 }
+                if is_read_only(body) {
+                    events.push(Event::ReadOnly);
+                }
                 let failed = events.len();
                 if !whole_unit {
                     self.skip_to_sync(events);
@@ -630,6 +644,12 @@ fn is_fatal(body: &[u8]) -> bool {
 pub fn is_stale(body: &[u8]) -> bool {
     let mut fields = body.split(|byte| *byte == 0);
     fields.any(|field| field == b"RRevalidateCachedQuery")
+}
+
+/// `read_only_sql_transaction`.
+fn is_read_only(body: &[u8]) -> bool {
+    let mut fields = body.split(|byte| *byte == 0);
+    fields.any(|field| field == b"C25006")
 }
 
 fn done(token: Option<Token>, ordinal: u32, committed: Committed, events: &mut Vec<Event>) {

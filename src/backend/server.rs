@@ -71,6 +71,14 @@ pub enum Shown {
     Failed,
 }
 
+/// For how long a client has the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    Transaction,
+    /// It holds state of the client's, which would be lost with it.
+    Session,
+}
+
 /// One connection to a server. Dropping it closes it.
 pub struct Server {
     stream: Stream,
@@ -80,6 +88,7 @@ pub struct Server {
     /// Its node's place in the shard.
     pub node: usize,
     severed: Rc<Cell<bool>>,
+    pub tenure: Tenure,
     /// Bytes on their way to the server, from `sent`.
     outbox: Vec<u8>,
     sent: usize,
@@ -151,6 +160,7 @@ impl Server {
             seat: spec.seat,
             node: spec.node,
             severed,
+            tenure: Tenure::Transaction,
             outbox: Vec::new(),
             sent: 0,
             last: Vec::new(),
@@ -258,8 +268,14 @@ impl Server {
             return Poll::Ready(Err(ServerError::Closed));
         }
         self.scan.carry.clear();
-        self.since_ready.heard = true;
-        Poll::Ready(self.scan_chunk(&mut scratch[..carried + read], out, events))
+        let heard = std::mem::replace(&mut self.since_ready.heard, true);
+        let (told, seen) = (out.len(), events.len());
+        let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
+        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
+            // No more than that it goes.
+            self.since_ready.heard = heard;
+        }
+        Poll::Ready(Ok(run))
     }
 
     fn scan_chunk(
@@ -364,10 +380,18 @@ impl Server {
     /// The first words to a unit of work outside a transaction block are that the server takes no writes, though nobody has set it so here.
     fn is_no_primary(&self, error: &[u8]) -> bool {
         self.seat == Seat::Primary
+            && self.tenure == Tenure::Transaction
             && self.status == TransactionStatus::Idle
             && self.pipeline.is_unanswered()
             && ErrorFields::parse(error).is_some_and(|fields| fields.sqlstate == READ_ONLY)
             && self.settings.get("default_transaction_read_only").is_none()
+    }
+
+    /// What was sent so far was of ours, and is answered: the client's unit of work begins now.
+    pub fn begins(&mut self) {
+        if self.pipeline.is_empty() && self.backlog() == 0 {
+            self.since_ready = SinceReady::default();
+        }
     }
 
     /// What was sent last, when it was short.

@@ -63,6 +63,8 @@ async fn install_all(config: Config, encryption: ServerEncryption, user: Option<
     let keeper = control_role(&config).to_owned();
     let config = Arc::new(as_user(config, user));
     let topology = Arc::new(Topology::new(&config, Arc::new(encryption)));
+    // Who of a shard's nodes is the primary.
+    topology.look().await;
     let mut code = ExitCode::SUCCESS;
     for database in &config.databases {
         let mode = Mode::Install {

@@ -11,8 +11,8 @@ use super::reads;
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Authentication, Config, Database, Line, Listen, Method, Node, Password, Pool, Problem, Rules,
-    Shard, TlsLines, User, authentication, distribution, store, table,
+    Authentication, Config, Database, FailoverMode, Line, Listen, Method, Node, Password, Pool,
+    Problem, Rules, Shard, StoreUse, TlsLines, User, authentication, distribution, store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -82,7 +82,12 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let gather = settings::gather(root.section("gather"));
     let reads = reads::reads(root.section("reads"));
     let failover = reads::failover(root.section("failover"));
-    let store = store::read(root.section("store"));
+    let store_section = root.section("store");
+    let store_use = match store_section.is_given() || failover.mode == FailoverMode::Promote {
+        true => StoreUse::Shared,
+        false => StoreUse::Own,
+    };
+    let store = store::read(store_section);
 
     let mut seen = Names::default();
     let shards: Vec<_> = root
@@ -144,6 +149,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         reads,
         failover,
         store,
+        store_use,
         authentication,
         users,
         databases,

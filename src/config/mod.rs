@@ -23,7 +23,10 @@ mod value;
 pub use entry::ADMIN_DATABASE;
 pub use load::{load, parse};
 pub use problem::Problem;
-pub use reads::{Balance, CausalReads, Failover, FailoverMode, PrimaryReads, ReadFrom, Reads};
+pub use reads::{
+    Argv, Balance, CausalReads, Failover, FailoverMode, Fence, MissingReplicas, PrimaryReads,
+    ReadFrom, Reads,
+};
 pub use rules::{Asking, Method, Origin, Rule, Rules};
 pub use value::duration;
 
@@ -57,6 +60,7 @@ pub struct Config {
     pub reads: Reads,
     pub failover: Failover,
     pub store: Store,
+    pub store_use: StoreUse,
     pub authentication: Authentication,
     /// Those of this file, then those that only the password file names.
     pub users: Vec<User>,
@@ -307,6 +311,15 @@ pub struct Store {
     pub timeout: Duration,
     /// How long a lease lasts after its holder's end.
     pub lease_ttl: Duration,
+}
+
+/// Whether other proxies are looked for in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreUse {
+    /// The configuration has a section `[store]`, or something that needs one: this proxy says there that it is alive.
+    Shared,
+    /// It is opened when it is needed; this proxy takes itself for the only one.
+    Own,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

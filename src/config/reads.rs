@@ -110,6 +110,44 @@ pub struct Failover {
     pub mode: FailoverMode,
     /// How long a statement that was not sent waits for a shard to have a primary.
     pub wait: Duration,
+    /// How long a switchover waits for open transactions, and again for the node that shall be the primary.
+    pub switchover_timeout: Duration,
+    pub fence: Fence,
+    /// How long the fence command may take.
+    pub fence_timeout: Duration,
+    /// From one attempt to promote a replica of a shard to the next.
+    pub promote_pause: Duration,
+    pub missing_replicas: MissingReplicas,
+    /// A replica that lacks more than this of what its primary was last seen to have written is not promoted; `None`: however much.
+    pub max_loss: Option<ByteSize>,
+    /// Run after a switchover, to make a standby of the old primary.
+    pub rejoin_command: Option<Argv>,
+    pub rejoin_timeout: Duration,
+}
+
+/// A program and its arguments; no shell reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argv {
+    pub program: String,
+    pub arguments: Vec<String>,
+}
+
+/// What makes sure that an old primary takes no more writes before another one is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// Nobody has said: nothing is promoted.
+    Undecided,
+    /// Nothing does, and that was said.
+    Nothing,
+    Command(Argv),
+}
+
+/// What a promotion does when a replica cannot be asked how far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingReplicas {
+    /// It may be the one that has everything.
+    Wait,
+    Promote,
 }
 
 /// Who makes a primary.
@@ -193,7 +231,42 @@ pub(super) fn reads(mut section: Section<'_>) -> Reads {
     reads
 }
 
+fn argv(entry: Entry<'_>) -> Option<Argv> {
+    const WANTED: &str =
+        "an array of a program and its arguments, like [\"/usr/local/bin/fence\", \"--now\"]";
+    let items = entry.items(WANTED)?;
+    let words: Option<Vec<String>> = items
+        .iter()
+        .map(|item| Some(item.text(WANTED)?.to_owned()))
+        .collect();
+    let mut words = words?.into_iter();
+    let program = words.next().filter(|program| !program.is_empty());
+    if program.is_none() {
+        entry.wrong("a command", WANTED);
+    }
+    Some(Argv {
+        program: program?,
+        arguments: words.collect(),
+    })
+}
+
+fn fence(section: &mut Section<'_>) -> Fence {
+    let command = section.read("fence_command", argv);
+    let nothing = section.read("fence", |entry| entry.choice(&[("none", Fence::Nothing)]));
+    if command.is_some() && nothing.is_some() {
+        section.note_key(
+            "fence",
+            "is \"none\", and there is a fence_command; take one of them away",
+        );
+    }
+    command
+        .map(Fence::Command)
+        .or(nothing)
+        .unwrap_or(Fence::Undecided)
+}
+
 pub(super) fn failover(mut section: Section<'_>) -> Failover {
+    let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
     let failover = Failover {
         mode: section
             .read("mode", |entry| {
@@ -205,8 +278,52 @@ pub(super) fn failover(mut section: Section<'_>) -> Failover {
             .unwrap_or(FailoverMode::Follow),
         wait: section
             .read("wait", |entry| entry.duration(Duration::ZERO..=LONGEST))
-            .unwrap_or(Duration::from_secs(10)),
+            .unwrap_or(seconds(10)),
+        switchover_timeout: section
+            .read("switchover_timeout", |entry| {
+                entry.duration(millis(100)..=LONGEST)
+            })
+            .unwrap_or(seconds(5)),
+        fence: fence(&mut section),
+        fence_timeout: section
+            .read("fence_timeout", |entry| {
+                entry.duration(millis(100)..=LONGEST)
+            })
+            .unwrap_or(seconds(10)),
+        promote_pause: section
+            .read("promote_pause", |entry| {
+                entry.duration(seconds(1)..=seconds(86_400))
+            })
+            .unwrap_or(seconds(60)),
+        missing_replicas: section
+            .read("missing_replicas", |entry| {
+                entry.choice(&[
+                    ("wait", MissingReplicas::Wait),
+                    ("promote", MissingReplicas::Promote),
+                ])
+            })
+            .unwrap_or(MissingReplicas::Wait),
+        max_loss: section
+            .read("max_loss", |entry| {
+                if entry.is_off() {
+                    return Some(None);
+                }
+                entry.size(1..=1 << 50).map(Some)
+            })
+            .unwrap_or(None),
+        rejoin_command: section.read("rejoin_command", argv),
+        rejoin_timeout: section
+            .read("rejoin_timeout", |entry| {
+                entry.duration(seconds(1)..=seconds(86_400))
+            })
+            .unwrap_or(seconds(600)),
     };
+    if failover.mode == FailoverMode::Promote && failover.fence == Fence::Undecided {
+        section.note_key(
+            "mode",
+            "is \"promote\", which needs a fence_command that keeps the old primary from taking writes, or fence = \"none\" for doing without",
+        );
+    }
     section.done();
     failover
 }

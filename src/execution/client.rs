@@ -71,6 +71,11 @@ impl Client {
         self.stream
     }
 
+    /// All that was ever meant for the client, sent or not: bytes.
+    pub fn produced(&self) -> u64 {
+        self.sent_bytes + (self.outbox.len() - self.sent) as u64
+    }
+
     /// The client is behind with reading.
     pub fn is_behind(&self) -> bool {
         self.sent < self.outbox.len()

@@ -9,17 +9,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::StartError;
+use super::failover::Failover;
 use super::readiness::{Known, Survey};
 use super::worker::{Command, WorkerHandle};
-use crate::admin::Request;
+use crate::admin::{LentTo, Request};
+use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
 use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::plan::views;
+use crate::session::report::WorkerReport;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
+use crate::sharding::ShardId;
 use crate::topology::view::View;
 use crate::topology::{Roles, Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
@@ -212,6 +216,7 @@ pub struct Control {
     pub definitions: Definitions,
     pub readiness: Survey,
     pub recovery: Arc<Recovery>,
+    pub failover: Arc<Failover>,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -391,6 +396,34 @@ impl Control {
                     let _ = answer.send(recovery.resolve(id, by_hand).await);
                 });
             }
+            Request::Switchover {
+                shard,
+                node,
+                answer,
+            } => {
+                let failover = Arc::clone(&self.failover);
+                // It goes on when whoever asked has gone.
+                tokio::spawn(async move {
+                    let _ = answer.send(failover.switchover(&shard, &node).await);
+                });
+            }
+            Request::Lent(shard, answer) => {
+                let view = self.topology.views().borrow().clone();
+                let is_gated = view
+                    .shard(shard)
+                    .is_some_and(|shard| shard.primary.is_none());
+                if !is_gated || !Arc::ptr_eq(&view.config, &self.plant.config) {
+                    let _ = answer.send(None);
+                    return;
+                }
+                // Each worker hears of the gate before it is asked.
+                self.publish_view();
+                let workers = self.workers.clone();
+                tokio::spawn(async move {
+                    let reports = ask_all(&workers, Command::Report).await;
+                    let _ = answer.send(lent(&reports, shard));
+                });
+            }
             // Seen by `run`.
             Request::Shutdown => {}
         }
@@ -492,10 +525,33 @@ fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.log != new.log {
         changed.push("log");
     }
+    if old.store != new.store || old.store_use != new.store_use {
+        changed.push("store");
+    }
     if old.limits.shutdown_timeout != new.limits.shutdown_timeout {
         changed.push("limits.shutdown_timeout");
     }
     changed
+}
+
+/// The connections to a shard's primary that clients have, or that are being made; `None`: there is a pool that lends.
+fn lent(reports: &[WorkerReport], shard: ShardId) -> Option<Vec<LentTo>> {
+    let pools = reports.iter().flat_map(|report| &report.pools);
+    let mut lent = Vec::new();
+    for pool in pools.filter(|pool| pool.shard == shard && pool.seat == Seat::Primary) {
+        if pool.lending == Lending::Open {
+            return None;
+        }
+        let connections = pool.census.lent + pool.census.connecting;
+        if connections > 0 {
+            lent.push(LentTo {
+                user: pool.user.clone(),
+                database: pool.database.clone(),
+                connections,
+            });
+        }
+    }
+    Some(lent)
 }
 
 /// Asks every worker and waits for all answers; a worker that is gone gives none.

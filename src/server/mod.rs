@@ -3,11 +3,12 @@
 //!
 //! This room never looks at a statement. Read [`start`] for how it comes up, `worker.rs` for one thread of the data plane,
 //! `accept.rs` for new connections, `login.rs` for who they are, `control.rs` for reloads and what the servers define,
-//! `readiness.rs` for which of them can commit together.
+//! `readiness.rs` for which of them can commit together, `failover/` for who makes a primary.
 
 mod accept;
 mod control;
 mod deadlocks;
+mod failover;
 mod handshakes;
 mod login;
 mod readiness;
@@ -38,6 +39,7 @@ use crate::wire::tls::TlsError;
 use accept::Listeners;
 use control::{Control, Definitions, Plant};
 use deadlocks::Deadlocks;
+use failover::Failover;
 use readiness::Survey;
 use worker::{Command, Surroundings, WorkerHandle};
 
@@ -81,6 +83,7 @@ pub struct Handle {
     watching: JoinHandle<()>,
     recovering: JoinHandle<()>,
     deadlocks: JoinHandle<()>,
+    failover: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -151,6 +154,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     readiness.first().await;
     let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
     let deadlocks = tokio::spawn(deadlocks.run());
+    let failover = Failover::new(&config, Arc::clone(&topology), access.requests.clone());
     let mut control = Control {
         path,
         plant,
@@ -163,11 +167,13 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         definitions: Definitions::default(),
         readiness,
         recovery,
+        failover: Arc::clone(&failover),
     };
     if !control.readiness.known().is_empty() {
         control.publish().await;
     }
     let control = tokio::spawn(control.run());
+    let failover = tokio::spawn(failover.run());
 
     let addresses = listeners
         .tcp
@@ -213,6 +219,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         watching,
         recovering,
         deadlocks,
+        failover,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -258,6 +265,7 @@ impl Handle {
         self.watching.abort();
         self.recovering.abort();
         self.deadlocks.abort();
+        self.failover.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);

@@ -12,6 +12,7 @@ use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
 use super::transaction::Transaction;
+use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
 use crate::plan::{Effect, Planned};
@@ -88,6 +89,26 @@ impl Session {
         });
     }
 
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    #[cold]
+    pub(super) fn saw_no_writes(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
+            return;
+        };
+        self.worker.shared.sighted(Sighting {
+            shard: link.shard(),
+            node: NodePlace(link.server().node),
+            seen: Seen::ReadOnly,
+        });
+    }
+
+    /// A replica that has failed the statement at hand is not asked again for it.
+    pub(super) fn pass_by(&mut self, link: &mut Link) {
+        if link.is_replica() {
+            self.reads.has_failed(NodePlace(link.server().node));
+        }
+    }
+
     /// What is to be begun anew, if it can be.
     pub(super) fn may_begin_anew(&mut self, link: &mut Link, error: &ServerError) -> Option<Anew> {
         let gone = matches!(
@@ -109,13 +130,12 @@ impl Session {
             _ => self.part(&undone)?,
         };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
-        if !texts.iter().all(|planned| part.allows(planned)) {
+        // Without any it was only looked at, for a message that has failed with the connection.
+        if texts.is_empty() || !texts.iter().all(|planned| part.allows(planned)) {
             return None;
         }
         self.attempts = Attempts::Second;
-        if link.is_replica() {
-            self.reads.has_failed(NodePlace(link.server().node));
-        }
+        self.pass_by(link);
         Some(Anew {
             undone,
             shard,
@@ -123,6 +143,38 @@ impl Session {
             closing,
             refused_by: (part == Part::Refused).then(|| NodePlace(link.server().node)),
         })
+    }
+
+    /// Takes another connection in place of one that broke before it had anything of the client's. What was asked there for the session itself is
+    /// forgotten, from this effect on.
+    pub(super) async fn attach_anew(
+        &mut self,
+        error: &ServerError,
+        first: usize,
+    ) -> Result<(), Fault> {
+        let Some(mut link) = self.link.take() else {
+            return Err(Fault::Told);
+        };
+        self.card.set_running(None);
+        self.was_lost(&mut link, error);
+        self.pass_by(&mut link);
+        for token in first..self.effects.len() {
+            self.dropped(Token(u32::try_from(token).unwrap_or(u32::MAX)), Reached::No);
+        }
+        self.attempts = Attempts::Second;
+        let (shard, effect) = (link.shard(), link.effect());
+        let phase = if link.is_metadata() {
+            Phase::Metadata
+        } else {
+            Phase::Working
+        };
+        drop(link);
+        let mut link = self.take_link(shard, phase).await?;
+        link.note(effect);
+        self.link_up(link);
+        self.bring_settings(phase).await?;
+        self.tell_reported();
+        Ok(())
     }
 
     fn part(&self, undone: &Undone) -> Option<Part> {

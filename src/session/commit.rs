@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::Session;
 use super::link::Link;
-use super::respond::Fault;
+use super::respond::{Fault, Left, Loss};
 use super::worker::Worker;
 use crate::backend::server::ServerError;
 use crate::config::CrossShardCommit;
@@ -151,7 +151,11 @@ impl Session {
         match answers.into_iter().find_map(Result::err) {
             None => Ok(()),
             Some(Trouble::Said(error)) => Err(Fault::Server(error)),
-            Some(Trouble::Lost(error)) => Err(Fault::Broken(error, None)),
+            Some(Trouble::Lost(error)) => Err(Fault::Broken(Loss {
+                error,
+                words: None,
+                left: Left::Nothing,
+            })),
             Some(Trouble::Slow) => Err(Fault::Limit {
                 sqlstate: "40000",
                 message: format!(

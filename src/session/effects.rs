@@ -64,6 +64,17 @@ pub enum Effect {
     Statements(Rc<Planned>, Vec<Change>),
 }
 
+impl Effect {
+    /// A transaction block is committed by it.
+    pub(super) fn commits(&self) -> bool {
+        let Effect::Statements(planned, _) = self else {
+            return false;
+        };
+        let mut statements = planned.statements.iter();
+        statements.any(|statement| matches!(statement.class, Class::Commit { .. }))
+    }
+}
+
 /// Why a server is asked what a statement takes and returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Looking {

@@ -9,7 +9,7 @@ use super::extended::Held;
 use super::last_values::{Block, LastValues};
 use super::pin::Pin;
 use super::reads::{MARK, Seeks};
-use super::respond::Fault;
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Source, Statement};
 use super::transaction::Transaction;
@@ -20,7 +20,7 @@ use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
 use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
-use crate::backend::server::{Server, ServerError, Shown};
+use crate::backend::server::{Server, ServerError, Shown, Tenure};
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, ReadFrom};
 use crate::execution::client::Client;
@@ -30,6 +30,9 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::message;
+
+/// How many connections are tried, one after the other, when they break before anything of the client's was sent.
+const TRIES: usize = 8;
 
 /// How long a connection may take to be cleaned before it is closed instead.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -147,6 +150,13 @@ fn encode_describe(statement: &Statement, naming: Naming, out: &mut Vec<u8>) {
 }
 
 impl Keep {
+    fn tenure(self) -> Tenure {
+        match self {
+            Keep::No => Tenure::Transaction,
+            Keep::Yes => Tenure::Session,
+        }
+    }
+
     fn of(mode: PoolMode) -> Keep {
         match mode {
             PoolMode::Session => Keep::Yes,
@@ -156,7 +166,8 @@ impl Keep {
 }
 
 impl Link {
-    pub(super) fn new(lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+    pub(super) fn new(mut lent: Lent, phase: Phase, mode: PoolMode) -> Link {
+        lent.tenure = Keep::of(mode).tenure();
         Link {
             lent,
             phase,
@@ -410,9 +421,14 @@ impl Link {
         }
     }
 
+    fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.lent.tenure = keep.tenure();
+    }
+
     /// It is kept, until this is over. The transaction that brought it may take it away again, so that is looked at first.
     pub fn pin(&mut self, pin: Pin) {
-        self.keep = Keep::Yes;
+        self.set_keep(Keep::Yes);
         self.doubt = Doubt::Some;
         if !self.pins.contains(&pin) {
             self.pins.push(pin);
@@ -446,7 +462,7 @@ impl Link {
     pub fn forget_pins(&mut self, is_over: impl Fn(Pin) -> bool, mode: PoolMode) -> bool {
         self.pins.retain(|pin| !is_over(*pin));
         if self.pins.is_empty() {
-            self.keep = Keep::of(mode);
+            self.set_keep(Keep::of(mode));
         }
         self.keep == Keep::Yes
     }
@@ -613,7 +629,7 @@ impl Link {
 
     /// What was kept for the session is gone.
     pub fn unpin(&mut self, mode: PoolMode) {
-        self.keep = Keep::of(mode);
+        self.set_keep(Keep::of(mode));
         self.hygiene = Hygiene::Clean;
         self.pins.clear();
         self.doubt = Doubt::None;
@@ -781,16 +797,36 @@ impl Session {
             self.send_held();
             return Ok(());
         }
-        let link = self.take_link(shard, phase).await?;
-        self.link_up(link);
-        self.bring_up(phase).await.inspect_err(|_| {
-            // Not in a known state: closed.
-            self.link = None;
-            self.card.set_running(None);
-        })?;
+        self.take_ready(shard, phase).await?;
         self.join(&[]);
         self.send_held();
         Ok(())
+    }
+
+    /// Takes a connection that is as the session wants it, and lets it work for the session. One that breaks before it has anything of the
+    /// client's is replaced.
+    pub(super) async fn take_ready(&mut self, shard: ShardId, phase: Phase) -> Result<(), Fault> {
+        let mut tries = TRIES;
+        loop {
+            let link = self.take_link(shard, phase).await?;
+            self.link_up(link);
+            let Err(fault) = self.bring_up(phase).await else {
+                return Ok(());
+            };
+            self.card.set_running(None);
+            tries -= 1;
+            // Not in a known state: closed.
+            match (self.link.take(), fault) {
+                (Some(mut link), Fault::Broken(loss)) if tries > 0 && !link.is_kept() => {
+                    self.was_lost(&mut link, &loss.error);
+                    self.pass_by(&mut link);
+                }
+                (_, fault) => {
+                    self.fail_begun();
+                    return Err(fault);
+                }
+            }
+        }
     }
 
     /// From now on this connection works for the session.
@@ -962,9 +998,8 @@ impl Session {
             message::encode_query(prologue.text().as_bytes(), server.outbox());
             server.unnamed = None;
             server.pipeline.expect(Request::Query, Fate::Swallow, None);
-        } else if let Err(fault) = run(server, prologue.text(), &self.worker).await {
-            self.fail_begun();
-            return Err(fault);
+        } else {
+            run(server, prologue.text(), &self.worker).await?;
         }
         server.settings = self.settings.clone();
         if let Transaction::Begun(prologue) =
@@ -988,7 +1023,11 @@ impl Session {
                 Err(Broken::Server(error) | Broken::Kept(error)) => {
                     self.link = None;
                     self.card.set_running(None);
-                    return Err(Fault::Broken(error, self.last_words.take()));
+                    let words = self.last_words.take();
+                    return Err(Fault::Broken(Loss {
+                        words,
+                        ..Loss::before(error)
+                    }));
                 }
                 // The next step of the session finds the client gone.
                 Err(Broken::Client(_)) => return Err(Fault::Told),
@@ -1089,6 +1128,6 @@ pub(super) async fn run(server: &mut Server, sql: &str, worker: &Rc<Worker>) -> 
     match server.run(sql, &worker.scratch).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(body)) => Err(Fault::Server(body)),
-        Err(error) => Err(Fault::Broken(error, None)),
+        Err(error) => Err(Fault::Broken(Loss::before(error))),
     }
 }

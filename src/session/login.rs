@@ -14,7 +14,7 @@ use super::own_settings::{OwnSetting, OwnSettings, ReadDefaults, ReadPolicy};
 use super::parse_scope::Given;
 use super::prepared::Behind;
 use super::reads::Reads;
-use super::respond::{End, Fault};
+use super::respond::{End, Fault, Loss};
 use super::search_path;
 use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
@@ -299,7 +299,7 @@ async fn greet(
     let pool = worker.pool(database, user, home, Seat::Primary);
     let pool = pool.ok_or_else(reconfigured)?;
     let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
-    let broken = |error| Fault::Broken(error, None);
+    let broken = |error| Fault::Broken(Loss::before(error));
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
         let mut answer = Vec::new();
         lent.capture("SHOW search_path", &worker.scratch, &mut answer)

@@ -58,6 +58,7 @@ use crate::catalog::SearchPath;
 use crate::config::{PoolMode, User};
 use crate::execution::client::{Client, ClientError};
 use crate::execution::relay::{self, Broken, Reading, Turn};
+use crate::plan;
 use crate::sql::normalise::Literal;
 use crate::wire::answer;
 use crate::wire::answer::TransactionStatus;
@@ -75,7 +76,7 @@ use own_settings::{OwnSettings, ReadPolicy};
 use parse_scope::ParseScope;
 use prepared::{Behind, Untold};
 use reads::Reads;
-use respond::{End, Fault};
+use respond::{End, Fault, Left, Loss};
 use shape::Difference;
 use shared::{Admission, UserAdmission};
 use spread::copy::SplitCopy;
@@ -342,6 +343,7 @@ impl Session {
                 Event::Failed(rest) => self.unit_failed(rest),
                 Event::Fatal(words) => self.last_words = Some(words),
                 Event::Stale => self.worker.shared.definitions_changed(),
+                Event::ReadOnly => self.saw_no_writes(),
                 Event::Ready(status) => self.ready(status),
                 Event::Marked(value, status) => self.marked(value.as_deref(), status),
                 // They only wake the session.
@@ -445,20 +447,24 @@ impl Session {
         let error = match broken {
             Broken::Client(ClientError::Drained) => return Err(End::Shutdown),
             Broken::Client(_) => return Err(End::Client),
-            Broken::Kept(error) => return Err(End::ServerLost(error, self.last_words.take())),
+            Broken::Kept(error) => return Err(End::ServerLost(self.loss(error))),
             Broken::Server(error) => error,
         };
+        let loss = self.loss(error);
         let Some(mut link) = self.link.take() else {
-            return Err(End::ServerLost(error, self.last_words.take()));
+            return Err(End::ServerLost(loss));
         };
+        let error = &loss.error;
         self.card.set_running(None);
-        self.was_lost(&mut link, &error);
+        self.was_lost(&mut link, error);
         if link.owes_only_mark() {
             // The client has its answer.
             self.wrote(link.shard());
             return Ok(());
         }
-        if let Some(anew) = self.may_begin_anew(&mut link, &error) {
+        // Afterwards the connection may no longer know what it owed.
+        let closing = link.is_closing();
+        if let Some(anew) = self.may_begin_anew(&mut link, error) {
             self.anew = Some(Box::new(anew));
             return Ok(());
         }
@@ -466,19 +472,47 @@ impl Session {
             let told = if link.is_mid_message() {
                 End::Client
             } else {
-                End::ServerLost(error, self.last_words.take())
+                End::ServerLost(loss)
             };
             return Err(told);
         }
-        let closing = link.is_closing();
         drop(link);
-        let words = self.last_words.take();
-        let fault = match error {
+        let fault = match loss.error {
             ServerError::ReadOnly(words) => Fault::Server(words),
-            error => Fault::Broken(error, words),
+            _ => Fault::Broken(loss),
         };
         self.unit_lost(&fault, closing);
         Ok(())
+    }
+
+    /// A connection broke: what is known of what was under way.
+    fn loss(&mut self, error: ServerError) -> Loss {
+        Loss {
+            error,
+            words: self.last_words.take(),
+            left: self.left(),
+        }
+    }
+
+    fn left(&mut self) -> Left {
+        let Some(link) = &mut self.link else {
+            return match self.transaction {
+                Transaction::Open => Left::RolledBack,
+                _ => Left::Nothing,
+            };
+        };
+        let (in_unit, closing, effect) = (link.is_in_unit(), link.is_closing(), link.effect());
+        let mut effects = self.effects.iter().zip(0..);
+        let committing = effects
+            .any(|(effect, token)| effect.commits() && link.server().pipeline.owes(Token(token)));
+        match (committing, &self.transaction) {
+            (true, _) => Left::CommitInDoubt,
+            (false, Transaction::Open) => Left::RolledBack,
+            (false, _) if !in_unit || effect == plan::Effect::Reads => Left::Nothing,
+            // Its end was not sent.
+            (false, _) if !closing => Left::RolledBack,
+            (false, _) => Left::StatementInDoubt,
+        }
     }
 
     /// The unit of work at hand was not done, and its connection is gone. `closing`: the client has sent its end.

@@ -14,7 +14,7 @@ use super::effects::literal;
 use super::last_values::{Known, unknown_last};
 use super::link::{Link, Naming, Phase, run};
 use super::reads::Seeks;
-use super::respond::Fault;
+use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Definitions, Statement, StatementPlan};
 use crate::backend::pipeline::Request;
@@ -510,7 +510,9 @@ impl Session {
             let asked = link
                 .server()
                 .capture(&sql, &self.worker.scratch, &mut answer);
-            asked.await.map_err(|error| Fault::Broken(error, None))?;
+            asked
+                .await
+                .map_err(|error| Fault::Broken(Loss::before(error)))?;
             return numbers_of(&answer);
         }
         let lent = match free {
@@ -544,7 +546,7 @@ impl Session {
             .set_also_running(vec![Rc::clone(&server.canceller)]);
         let asked = server.capture(sql, &worker.scratch, &mut answer).await;
         self.card.set_also_running(Vec::new());
-        asked.map_err(|error| Fault::Broken(error, None))?;
+        asked.map_err(|error| Fault::Broken(Loss::before(error)))?;
         link.give_back(&worker, Instant::now());
         numbers_of(&answer)
     }

@@ -148,14 +148,10 @@ impl Session {
             if self.transaction == Transaction::Open && self.opened.is_none() {
                 return Err(self.second_shard(Destination::Shard(*shard)));
             }
-            let link = self.take_link(*shard, Phase::Working).await?;
-            self.link_up(link);
-            let brought = self.bring_up(Phase::Working).await;
+            self.take_ready(*shard, Phase::Working).await?;
             let Some(link) = self.link.take() else {
                 return Err(Fault::Told);
             };
-            // Without success it is not in a known state, and is closed.
-            brought?;
             enlisted.push(link);
         }
         Ok(())

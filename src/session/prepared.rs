@@ -8,18 +8,20 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Session;
+use super::anew::Attempts;
 use super::effects::{Change, Effect, Looking, Sent, left_behind};
 use super::link::{Link, Naming, Phase};
 use super::respond::Fault;
 use super::route::Destination;
 use super::shape::{Difference, Shape};
 use super::statement::{Meaning, Prepare, Statement, StatementPlan};
+use super::transaction::Transaction;
 use crate::backend::again;
 use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
-use crate::execution::relay::Reading;
+use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
@@ -643,6 +645,9 @@ impl Session {
             return Ok(Difference::None);
         }
         self.looked = None;
+        let first = self.effects.len();
+        let is_fresh = self.transaction == Transaction::Idle
+            && self.link.as_ref().is_some_and(|link| !link.is_in_unit());
         // One of another result may be there under this name.
         self.close_at_server(statement, naming);
         self.inject(statement, naming, Looking::Waited);
@@ -653,10 +658,17 @@ impl Session {
         while matches!(self.effects.get(token), Some(Effect::Looked { .. })) {
             match std::future::poll_fn(|cx| self.poll_relay(cx, Reading::Enough)).await {
                 Ok(_) => {}
+                Err(Broken::Server(error)) if is_fresh && self.attempts == Attempts::First => {
+                    self.attach_anew(&error, first).await?;
+                    return Box::pin(self.hold(statement, naming)).await;
+                }
                 // The next step of the session finds the same.
                 Err(_) => return Err(Fault::Told),
             }
             let _ = self.settle();
+        }
+        if is_fresh && let Some(link) = &mut self.link {
+            link.server().begins();
         }
         // Without an answer the client has been told why.
         let difference = self.looked.take().ok_or(Fault::Told)?;

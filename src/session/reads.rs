@@ -14,7 +14,7 @@ use super::Session;
 use super::card::State;
 use super::link::Link;
 use super::own_settings::{OwnSettings, ReadConsistency, ReadDefaults, ReadPolicy};
-use super::respond::Fault;
+use super::respond::{Fault, Loss};
 use super::transaction::{Transaction, default_modes};
 use crate::backend::pool::{CheckoutError, Lending, Lent, Pool, Seat};
 use crate::config::{CausalReads, PoolMode, ReadFrom};
@@ -359,7 +359,7 @@ impl Session {
             let mut answer = Vec::new();
             lent.capture(MARK, &self.worker.scratch, &mut answer)
                 .await
-                .map_err(|error| Fault::Broken(error, None))?;
+                .map_err(|error| Fault::Broken(Loss::before(error)))?;
             let lsn = super::login::first_value(&answer).and_then(|text| text.parse().ok());
             if let Some(lsn) = lsn {
                 self.causal.wrote(shard, lsn, &names);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::worker::{Paused, Worker};
-use crate::backend::pool::{Census, IdleServer, Lending};
+use crate::backend::pool::{Census, IdleServer, Lending, Seat};
 use crate::config::PoolMode;
 use crate::plan::cache;
 use crate::sharding::ShardId;
@@ -35,8 +35,9 @@ pub struct ClientReport {
     pub requested: Duration,
     /// The process id of the server connection that works for it.
     pub server_process_id: Option<i32>,
-    /// The shard of that connection.
+    /// The shard of that connection, and host and port of its node.
     pub shard: Option<ShardId>,
+    pub server: Option<Box<str>>,
     /// Why it keeps its server connections.
     pub pins: Vec<&'static str>,
 }
@@ -46,6 +47,7 @@ pub struct PoolReport {
     pub user: Box<str>,
     pub database: Box<str>,
     pub shard: ShardId,
+    pub seat: Seat,
     /// Host and port.
     pub address: Box<str>,
     pub mode: PoolMode,
@@ -62,6 +64,8 @@ pub struct DatabaseReport {
     pub paused: Paused,
     pub transactions: u64,
     pub queries: u64,
+    /// Those of them that replicas answered.
+    pub replica_queries: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
     pub transaction_microseconds: u64,
@@ -105,6 +109,9 @@ fn clients(worker: &Worker, now: Instant) -> Vec<ClientReport> {
         requested: now.duration_since(card.requested_at.get()),
         server_process_id: card.running().map(|canceller| canceller.process_id),
         shard: card.running().and(card.shard.get()),
+        server: card
+            .running()
+            .map(|canceller| canceller.address().to_string().into_boxed_str()),
         pins: card.pins.borrow().clone(),
     });
     told.collect()
@@ -117,6 +124,7 @@ fn pools(worker: &Worker, now: Instant) -> Vec<PoolReport> {
             user: key.user,
             database: key.database,
             shard: key.shard,
+            seat: key.seat,
             address: spec.target.address.to_string().into_boxed_str(),
             mode: spec.settings.mode,
             size: spec.share,
@@ -140,6 +148,7 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
             },
             transactions: counters.transactions.get(),
             queries: counters.queries.get(),
+            replica_queries: counters.replica_queries.get(),
             received_bytes: counters.received_bytes.get(),
             sent_bytes: counters.sent_bytes.get(),
             transaction_microseconds: counters.transaction_microseconds.get(),

@@ -22,8 +22,8 @@ pub enum Fault {
     MalformedBind(MalformedBind),
     /// The body of a server's ErrorResponse to something that Trunkline sent on the client's behalf.
     Server(Vec<u8>),
-    /// The server connection broke outside a transaction; with the server's last words, the body of an ErrorResponse.
-    Broken(ServerError, Option<Vec<u8>>),
+    /// The server connection broke.
+    Broken(Loss),
     /// The client has been told already.
     Told,
     /// A limit of ours has been reached while a statement ran.
@@ -41,6 +41,42 @@ pub enum Fault {
     },
 }
 
+/// A server connection that broke.
+#[derive(Debug)]
+pub struct Loss {
+    pub error: ServerError,
+    /// The server's last words: the body of its ErrorResponse.
+    pub words: Option<Vec<u8>>,
+    pub left: Left,
+}
+
+/// What is left of the work that was under way on a connection that broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The client's statement was not sent.
+    NotSent,
+    /// It changes nothing.
+    Nothing,
+    /// It is part of a transaction that was not told to commit.
+    RolledBack,
+    /// A statement by itself: it is done, or it is not.
+    StatementInDoubt,
+    /// The server was told to commit.
+    CommitInDoubt,
+}
+
+impl Left {
+    fn told(self) -> &'static str {
+        match self {
+            Left::NotSent => "The statement was not executed.",
+            Left::Nothing => "Nothing was changed.",
+            Left::RolledBack => "The transaction is rolled back.",
+            Left::StatementInDoubt => "Whether it took effect is not known.",
+            Left::CommitInDoubt => "Whether it is committed is not known.",
+        }
+    }
+}
+
 /// The end of a session.
 #[derive(Debug)]
 pub enum End {
@@ -51,8 +87,8 @@ pub enum End {
     Overstayed(Overstay),
     /// The client broke the protocol.
     Frame(FrameError),
-    /// The server connection broke inside a transaction; its effects are unknown.
-    ServerLost(ServerError, Option<Vec<u8>>),
+    /// The server connection broke, and with it a transaction, or state that the session had there.
+    ServerLost(Loss),
     /// Another message than COPY data came in the middle of a COPY.
     CopyInterrupted(u8),
     /// The client does not take the notifications that it listens to.
@@ -126,15 +162,7 @@ impl Fault {
             }
             Fault::Server(body) if severity == Severity::Fatal => server_error(body, severity, out),
             Fault::Server(body) => answer::error_response_raw(out, body),
-            Fault::Broken(error, words) => {
-                lost(
-                    "the server connection was lost while the statement ran",
-                    error,
-                    words.as_deref(),
-                    severity,
-                    out,
-                );
-            }
+            Fault::Broken(loss) => loss.write(severity, out),
             Fault::Told => {}
             Fault::Limit {
                 sqlstate,
@@ -188,22 +216,55 @@ fn server_error(body: &[u8], severity: Severity, out: &mut Vec<u8>) {
     answer::error_response(out, &report);
 }
 
-fn lost(
-    what: &str,
-    error: &ServerError,
-    words: Option<&[u8]>,
-    severity: Severity,
-    out: &mut Vec<u8>,
-) {
-    let message = format!("{what}: {error}");
-    let detail = words.and_then(ErrorFields::parse).map(|fields| {
-        let words = String::from_utf8_lossy(fields.message);
-        format!("The server said: {words} (SQLSTATE {})", fields.sqlstate)
-    });
-    let mut report =
-        Report::new(severity, "08006", &message).hint("Whether it took effect is not known.");
-    report.detail = detail.as_deref();
-    answer::error_response(out, &report);
+impl Loss {
+    /// Of a connection on which nothing of the client's was under way.
+    pub fn before(error: ServerError) -> Loss {
+        Loss {
+            error,
+            words: None,
+            left: Left::NotSent,
+        }
+    }
+
+    /// What happened, and whether the client's work may have been done.
+    fn write(&self, severity: Severity, out: &mut Vec<u8>) {
+        let error = &self.error;
+        let said = self.words.as_deref().and_then(ErrorFields::parse);
+        let said = said.map(|fields| {
+            let message = String::from_utf8_lossy(fields.message).into_owned();
+            (fields.sqlstate.to_owned(), message)
+        });
+        let told = match &said {
+            Some((sqlstate, said)) => {
+                Some(format!("The server said: {said} (SQLSTATE {sqlstate})"))
+            }
+            None if self.left == Left::CommitInDoubt => Some(format!("What happened: {error}.")),
+            None => None,
+        };
+        let (sqlstate, message) = match (self.left, severity, said) {
+            (Left::CommitInDoubt, ..) => (
+                Box::from("40003"),
+                "the connection broke while the transaction was being committed: whether it is committed is not known".to_owned(),
+            ),
+            // The client's connection ends as its server connection does, in the server's own words.
+            (_, Severity::Fatal, Some((sqlstate, said))) => (sqlstate.into_boxed_str(), said),
+            (left, severity, _) => {
+                let what = match (left, severity) {
+                    (Left::NotSent, _) => "the server connection was lost before the statement was sent",
+                    (Left::RolledBack, _) => "the server connection was lost, and the transaction is rolled back",
+                    (Left::StatementInDoubt, _) => {
+                        "the server connection was lost while the statement ran, and whether it took effect is not known"
+                    }
+                    (_, Severity::Fatal) => "the server connection with this session's state was lost",
+                    _ => "the server connection was lost while the statement ran",
+                };
+                (Box::from("08006"), format!("{what}: {error}"))
+            }
+        };
+        let mut report = Report::new(severity, &sqlstate, &message).hint(self.left.told());
+        report.detail = told.as_deref();
+        answer::error_response(out, &report);
+    }
 }
 
 impl End {
@@ -243,13 +304,7 @@ impl End {
                 );
                 answer::error_response(out, &Report::new(Severity::Fatal, "08P01", &message));
             }
-            // The client's connection ends as its server connection does, in the server's own words.
-            End::ServerLost(_, Some(words)) => answer::error_response_raw(out, words),
-            End::ServerLost(error, None) => {
-                let lost_what =
-                    "the server connection with this session's transaction or state was lost";
-                lost(lost_what, error, None, Severity::Fatal, out);
-            }
+            End::ServerLost(loss) => loss.write(Severity::Fatal, out),
             End::Deaf => {
                 let message = "terminating connection because too many notifications wait for it";
                 let report = Report::new(Severity::Fatal, "53400", message);

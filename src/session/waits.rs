@@ -269,8 +269,8 @@ impl Session {
             // One that does not come to rest is in no known state, and with it the transaction.
             match self.worker.shared.timers.timeout(REST, rest).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(End::ServerLost(error, None)),
-                Err(_) => return Err(End::ServerLost(ServerError::Timeout, None)),
+                Ok(Err(error)) => return Err(End::ServerLost(self.loss(error))),
+                Err(_) => return Err(End::ServerLost(self.loss(ServerError::Timeout))),
             }
         }
         Ok(())

@@ -427,6 +427,10 @@ impl Worker {
         for (key, pool) in self.pools() {
             let view = snapshot.view.shard(key.shard);
             match (self.spec(&key), view) {
+                // It stays where it is until there is a primary: the one that is away may come back to what it was asked.
+                (Some(_), Some(view)) if key.seat == Seat::Primary && view.primary.is_none() => {
+                    self.let_lend(&key, &pool);
+                }
                 (Some(spec), Some(view)) if serves(view, key.seat) => {
                     let away = away(view, &pool.spec(), &spec);
                     pool.reconfigure(spec, away);

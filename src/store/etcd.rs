@@ -246,20 +246,19 @@ impl Etcd {
             .gateway
             .ask("/v3/lease/grant", &question, Repeat::Safe)
             .await?;
-        match self.attach(name, holder, granted.id).await {
-            Ok(Ok(token)) => Ok(Ok(Grant {
-                name: name.to_owned(),
-                token,
-                ttl: Duration::from_secs(granted.ttl),
-                asked,
-                tie: Tie::Etcd(granted.id),
-            })),
-            not => {
-                // With it goes the key, should that have been written all the same.
-                let _ = self.revoke(granted.id).await;
-                Ok(Err(not?.expect_err("a token was dealt with above")))
-            }
+        let attached = self.attach(name, holder, granted.id).await;
+        if !matches!(attached, Ok(Ok(_))) {
+            // With it goes the key, should that have been written all the same. Without an answer it ends by itself.
+            let _ = self.revoke(granted.id).await;
         }
+        let grant = |token| Grant {
+            name: name.to_owned(),
+            token,
+            ttl: Duration::from_secs(granted.ttl),
+            asked,
+            tie: Tie::Etcd(granted.id),
+        };
+        attached.map(|taken| taken.map(grant))
     }
 
     /// Writes a lease's key if there is none: its token, or who was first.
@@ -423,8 +422,9 @@ impl Changes {
                 None => break,
             }
         }
-        // What happened until there is another one is seen by looking.
+        // What happened until there is another one is seen by looking; not at once, as the next one may end as soon.
         self.lines = None;
+        tokio::time::sleep(AGAIN).await;
     }
 
     async fn open(&self) -> Option<Lines> {

@@ -3,40 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A place in the write-ahead log, in bytes from its beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lsn(pub u64);
-
-impl fmt::Display for Lsn {
-    /// As Postgres writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & u64::from(u32::MAX))
-    }
-}
-
-/// What is not two hexadecimal numbers of 32 bits with a slash between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a place in a write-ahead log")]
-pub struct NotAnLsn;
-
-impl std::str::FromStr for Lsn {
-    type Err = NotAnLsn;
-
-    fn from_str(text: &str) -> Result<Lsn, NotAnLsn> {
-        let half = |text: &str| {
-            let is_plain = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            u32::from_str_radix(text, 16)
-                .ok()
-                .filter(|_| is_plain)
-                .map(u64::from)
-        };
-        let (high, low) = text.split_once('/').ok_or(NotAnLsn)?;
-        match (half(high), half(low)) {
-            (Some(high), Some(low)) => Ok(Lsn(high << 32 | low)),
-            _ => Err(NotAnLsn),
-        }
-    }
-}
+pub use crate::wire::replication::Lsn;
 
 /// Equal on all nodes that replicate each other, different on all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +66,8 @@ pub(super) struct Answer {
     pub position: Position,
     /// `None` where the role may not know.
     pub timeline: Option<Timeline>,
+    /// When the server was started, in its words: another one is another server, or the same on other data.
+    pub started: String,
     /// `None` where the role may not know.
     pub system: Option<SystemIdentifier>,
     /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
@@ -116,6 +85,16 @@ impl Answer {
         }
     }
 
+    /// What was known of a replica before holds as long as it runs: recovery goes on to greater timelines only, and a replica shows its own only while it
+    /// is connected to somebody.
+    pub fn after(mut self, before: &Answer) -> Answer {
+        let still = before.role() == Role::Replica && before.started == self.started;
+        if still && self.role() == Role::Replica {
+            self.timeline = self.timeline.max(before.timeline);
+        }
+        self
+    }
+
     pub fn answered(&self) -> Instant {
         self.asked + self.round_trip
     }
@@ -126,5 +105,20 @@ impl Answer {
 pub(super) struct Look {
     pub at: SystemTime,
     /// Or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<Answer, Failure>,
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Failure {
+    Gone(String),
+    /// It lives, and does not let us in. That says nothing of those who have other ways in.
+    NoEntry(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Gone(text) | Failure::NoEntry(text)) = self;
+        f.write_str(text)
+    }
 }

@@ -50,6 +50,29 @@ impl NodeError {
     }
 }
 
+impl NodeError {
+    /// Whether the server lives, and only does not let this role in: there is no way to log in, no such database, no place left.
+    pub(super) fn is_no_entry(&self) -> bool {
+        let NodeError::Postgres(error) = self else {
+            return false;
+        };
+        match error.as_db_error() {
+            Some(said) => {
+                let code = said.code().code();
+                // Class 28: authorization, 3D: no such database, 53: no resources. 42501: no privilege.
+                code == "42501"
+                    || ["28", "3D", "53"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+            }
+            // What tokio-postgres refuses by itself, like a password that it does not have. What the network refuses has an error of the system.
+            None => error
+                .source()
+                .is_some_and(|source| source.downcast_ref::<io::Error>().is_none()),
+        }
+    }
+}
+
 /// What drives a connection until its client is dropped.
 pub type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 

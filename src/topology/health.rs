@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use super::answer::{Answer, Look, Role, SystemIdentifier, Timeline};
+use super::answer::{Answer, Failure, Look, Role, SystemIdentifier, Timeline};
 use super::view::Stage;
 
 /// After how many looks in a row a node changes.
@@ -17,7 +17,7 @@ pub(super) struct Thresholds {
 
 /// A state, with the looks in a row that speak against it.
 ///
-/// Unknown => (Up or Down or Refused), at the first look; Up => (Down or Refused); Down => (Up or Refused); Refused => Up.
+/// Unknown => (Up or Down or Refused), at the first look that says more than that the server lives; Up => (Down or Refused); Down => (Up or Refused); Refused => Up.
 /// A refused node that does not answer stays refused: its data has not changed by that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
@@ -49,6 +49,8 @@ impl fmt::Display for Foreign {
 pub(super) enum Change {
     Up(Role),
     Down(String),
+    /// It lives, and does not let us look.
+    NoEntry(String),
     Refused(Foreign),
     /// It is up, as before, and is now this.
     Role(Role),
@@ -121,10 +123,11 @@ impl NodeHealth {
     /// What is wrong with it, by the last look.
     pub fn error(&self) -> Option<String> {
         let failure = self.last.as_ref()?.answer.as_ref().err();
+        let failure = failure.map(Failure::to_string);
         match (self.state, failure) {
             (State::Refused { foreign, .. }, None) => Some(foreign.to_string()),
             (State::Refused { foreign, .. }, Some(error)) => Some(format!("{foreign}; {error}")),
-            (_, failure) => failure.cloned(),
+            (_, failure) => failure,
         }
     }
 
@@ -149,7 +152,8 @@ impl NodeHealth {
     ) -> Option<Change> {
         let (role, before) = (self.role(), self.state);
         self.state = match &look.answer {
-            Err(_) => before.failed(limits),
+            Err(Failure::Gone(_)) => before.failed(limits),
+            Err(Failure::NoEntry(_)) => before.closed(),
             Ok(answer) => match foreign(answer, system) {
                 Some(foreign) => State::Refused {
                     answers: 0,
@@ -166,7 +170,11 @@ impl NodeHealth {
                 Role::Primary => Some(answer.answered()),
                 Role::Replica | Role::Unknown => None,
             };
-            self.seen = Some(answer.clone());
+            let answer = answer.clone();
+            self.seen = Some(match &self.seen {
+                Some(before) => answer.after(before),
+                None => answer,
+            });
         }
         let change = self.change(before, role, &look);
         self.last = Some(look);
@@ -174,13 +182,21 @@ impl NodeHealth {
     }
 
     fn change(&self, before: State, role: Role, look: &Look) -> Option<Change> {
+        let closed = |look: &Look| matches!(look.answer, Err(Failure::NoEntry(_)));
+        if let Err(Failure::NoEntry(error)) = &look.answer {
+            let is_news = !self.last.as_ref().is_some_and(closed);
+            return is_news.then(|| Change::NoEntry(error.clone()));
+        }
         match (before, self.state) {
             (State::Up { .. }, State::Up { .. }) => {
                 (role != self.role()).then(|| Change::Role(self.role()))
             }
             (_, State::Up { .. }) => Some(Change::Up(self.role())),
             (State::Down { .. }, State::Down { .. }) => None,
-            (_, State::Down { .. }) => look.answer.as_ref().err().cloned().map(Change::Down),
+            (_, State::Down { .. }) => {
+                let error = look.answer.as_ref().err();
+                error.map(|error| Change::Down(error.to_string()))
+            }
             (State::Refused { foreign: known, .. }, State::Refused { foreign, .. })
                 if known == foreign =>
             {
@@ -199,6 +215,19 @@ impl State {
                 failures: failures + 1,
             },
             State::Unknown | State::Up { .. } | State::Down { .. } => State::Down { answers: 0 },
+            State::Refused { foreign, .. } => State::Refused {
+                answers: 0,
+                foreign,
+            },
+        }
+    }
+
+    /// It lives. What it is was said before, or is not known.
+    fn closed(self) -> State {
+        match self {
+            State::Unknown => State::Unknown,
+            State::Up { .. } => State::Up { failures: 0 },
+            State::Down { .. } => State::Down { answers: 0 },
             State::Refused { foreign, .. } => State::Refused {
                 answers: 0,
                 foreign,

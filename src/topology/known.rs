@@ -119,6 +119,8 @@ impl Known {
         let turning = self.health.nodes().any(|node| node.is_turning());
         let trouble = match self.health.primary() {
             Some(_) if !turning => Trouble::None,
+            // To knock more often does not help.
+            None if self.health.takes_the_first() => Trouble::None,
             _ => Trouble::Some,
         };
         self.pace.judged(trouble, now);
@@ -141,7 +143,7 @@ impl Known {
                 asked,
             });
             let slowest = (0..self.nodes.len()).filter_map(|place| self.replayed(place));
-            self.history.note(asked, written, slowest.min());
+            self.history.note(asked, written, inserted, slowest.min());
         }
     }
 
@@ -295,9 +297,9 @@ impl Known {
             stage: self.stage(place, now),
             marks: Arc::clone(&node.marks),
         };
-        let primary = match self.health.has_been_seen() {
-            true => self.health.primary().map(NodePlace),
-            false => Some(NodePlace(0)),
+        let primary = match self.health.takes_the_first() {
+            true => Some(NodePlace(0)),
+            false => self.health.primary().map(NodePlace),
         };
         ShardView {
             primary,

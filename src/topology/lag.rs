@@ -11,9 +11,21 @@ use super::answer::Lsn;
 /// Looks at the primary that are remembered. When there are more, every second one of the older half goes: what they say gets coarser with age.
 const MOST: usize = 256;
 
+/// Most ends of records that wait to be written.
+const MOST_ENDS: usize = 64;
+
 /// Where a shard's primary was, and when it was asked.
+///
+/// What is flushed may end in the middle of a record: a transaction that is open and idle can leave it so for hours, and no replica gets past the record's
+/// beginning. Where a record ends is where the primary was about to insert at some look; so only those places count, from the first look
+/// that finds them flushed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Written(VecDeque<(Instant, Lsn)>);
+pub(super) struct Written {
+    marks: VecDeque<(Instant, Lsn)>,
+    /// Ends of records that were not flushed yet, in their order.
+    ends: VecDeque<Lsn>,
+    flushed: Option<Lsn>,
+}
 
 /// What a replica has still to replay; `None`: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,22 +53,31 @@ pub(super) enum Pursuit {
 impl Written {
     /// Another primary's log may go another way.
     pub fn forget(&mut self) {
-        self.0.clear();
+        *self = Written::default();
     }
 
     /// `slowest`: the least that a replica has replayed; what lies before it is of no more use.
-    pub fn note(&mut self, asked: Instant, lsn: Lsn, slowest: Option<Lsn>) {
-        if self.0.back().is_some_and(|(last, _)| *last >= asked) {
+    pub fn note(&mut self, asked: Instant, flushed: Lsn, inserted: Lsn, slowest: Option<Lsn>) {
+        if self.marks.back().is_some_and(|(last, _)| *last >= asked) {
             return;
         }
-        self.0.push_back((asked, lsn));
-        let slowest = slowest.unwrap_or(lsn);
-        while self.0.len() > 1 && self.0.front().is_some_and(|(_, lsn)| *lsn <= slowest) {
-            self.0.pop_front();
+        self.flushed = Some(flushed);
+        if self.ends.back().is_none_or(|last| *last < inserted) && self.ends.len() < MOST_ENDS {
+            self.ends.push_back(inserted);
         }
-        if self.0.len() > MOST {
+        let mut end = None;
+        while let Some(next) = self.ends.pop_front_if(|end| *end <= flushed) {
+            end = Some(next);
+        }
+        let last = self.marks.back().map_or(Lsn(0), |(_, lsn)| *lsn);
+        self.marks.push_back((asked, end.unwrap_or(last)));
+        let slowest = slowest.unwrap_or(flushed);
+        while self.marks.len() > 1 && self.marks.front().is_some_and(|(_, lsn)| *lsn <= slowest) {
+            self.marks.pop_front();
+        }
+        if self.marks.len() > MOST {
             let mut place = 0;
-            self.0.retain(|_| {
+            self.marks.retain(|_| {
                 place += 1;
                 place > MOST / 2 || place % 2 == 1
             });
@@ -64,13 +85,13 @@ impl Written {
     }
 
     pub fn lag(&self, replayed: Lsn, now: Instant) -> Lag {
-        let Some((_, last)) = self.0.back() else {
+        let Some(flushed) = self.flushed else {
             return Lag::default();
         };
-        let missing = self.0.iter().find(|(_, lsn)| *lsn > replayed);
+        let missing = self.marks.iter().find(|(_, lsn)| *lsn > replayed);
         Lag {
             // The answers were given at slightly different times, so the replica may seem ahead.
-            bytes: Some(last.0.saturating_sub(replayed.0)),
+            bytes: Some(flushed.0.saturating_sub(replayed.0)),
             time: Some(missing.map_or(Duration::ZERO, |(asked, _)| now.duration_since(*asked))),
         }
     }
@@ -122,22 +143,74 @@ mod tests {
             )
         };
         // Idle: nothing is missing, however much time goes by.
+        let note = |written: &mut Written, now, lsn| {
+            written.note(at(now), Lsn(lsn), Lsn(lsn), Some(Lsn(100)));
+        };
         for second in 0..20 {
-            written.note(at(f64::from(second)), Lsn(100), Some(Lsn(100)));
+            note(&mut written, f64::from(second), 100);
         }
         assert_eq!(lag(&written, 100, 19.0), (0, 0.0));
         assert_eq!(lag(&written, 120, 19.0), (0, 0.0));
-        written.note(at(20.0), Lsn(200), Some(Lsn(100)));
-        written.note(at(21.0), Lsn(300), Some(Lsn(100)));
+        note(&mut written, 20.0, 200);
+        note(&mut written, 21.0, 300);
         assert_eq!(lag(&written, 100, 21.5), (200, 1.5));
         assert_eq!(lag(&written, 199, 21.5), (101, 1.5));
         assert_eq!(lag(&written, 200, 21.5), (100, 0.5));
         assert_eq!(lag(&written, 300, 21.5), (0, 0.0));
         // An answer that was late, and another primary.
-        written.note(at(20.5), Lsn(900), None);
+        note(&mut written, 20.5, 900);
         assert_eq!(lag(&written, 300, 21.5), (0, 0.0));
         written.forget();
         assert_eq!(written.lag(Lsn(100), at(22.0)), Lag::default());
+    }
+
+    /// An open transaction has written, and half of its last record is flushed.
+    #[test]
+    fn half_a_record_is_nobody_s_fault() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut written = Written::default();
+        let note = |written: &mut Written, second, flushed, inserted| {
+            written.note(at(second), Lsn(flushed), Lsn(inserted), Some(Lsn(100)));
+        };
+        note(&mut written, 0, 100, 100);
+        for second in 1..1000 {
+            note(&mut written, second, 8192, 9000);
+            let lag = written.lag(Lsn(100), at(second));
+            assert_eq!((lag.bytes, lag.time), (Some(8092), Some(Duration::ZERO)));
+        }
+        assert!(written.ends.len() < 2);
+        // It commits, and then more is written all the time.
+        note(&mut written, 1000, 9000, 9100);
+        assert_eq!(
+            written.lag(Lsn(100), at(1001)).time,
+            Some(Duration::from_secs(1))
+        );
+        for second in 1001..1010 {
+            note(&mut written, second, 9000 + second, 9001 + second);
+        }
+        assert_eq!(
+            written.lag(Lsn(100), at(1010)).time,
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(
+            written.lag(Lsn(9000 + 1009), at(1010)).time,
+            Some(Duration::ZERO)
+        );
+        // The first look finds half a record.
+        let mut written = Written::default();
+        note(&mut written, 0, 8192, 9000);
+        assert_eq!(written.lag(Lsn(100), at(5)).time, Some(Duration::ZERO));
+        note(&mut written, 6, 9000, 9000);
+        assert_eq!(
+            written.lag(Lsn(100), at(7)).time,
+            Some(Duration::from_secs(1))
+        );
+        // Inserted, and never flushed.
+        for second in 7..1000 {
+            note(&mut written, second, 9000, 9000 + second);
+            assert!(written.ends.len() <= MOST_ENDS);
+        }
     }
 
     #[test]
@@ -146,8 +219,9 @@ mod tests {
         let mut written = Written::default();
         for second in 0..10_000 {
             let lsn = Lsn(100 + second);
-            written.note(start + Duration::from_secs(second), lsn, Some(Lsn(99)));
-            assert!(written.0.len() <= MOST);
+            let asked = start + Duration::from_secs(second);
+            written.note(asked, lsn, lsn, Some(Lsn(99)));
+            assert!(written.marks.len() <= MOST);
         }
         let lag = written.lag(Lsn(99), start + Duration::from_secs(10_000));
         assert_eq!(lag.time, Some(Duration::from_secs(10_000)));

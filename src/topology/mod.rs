@@ -1,12 +1,12 @@
 //! Where shards live and whether they are well: every node is asked at an interval, over the control plane's own connections.
 //!
-//! This room never looks at a statement, never touches the data plane's pools, and never changes what runs on a node: it looks and remembers,
-//! tells what it has found ([`Topology::views`]), and lends connections to the control plane's other parts ([`Topology::primary`]).
+//! This room never looks at a statement and never touches the data plane's pools. But for `promotion/`, which does what it is told to, it never changes what runs
+//! on a node: it looks and remembers, tells what it has found ([`Topology::views`]), and lends connections to the control plane's other parts ([`Topology::primary`]).
 //! All of it runs on the control plane's runtime; only [`Topology::sighted`] is called from everywhere.
 //! The pure parts decide, and are to be read first: `known.rs` (all that is known of a shard, and the view that follows) with `succession.rs` (who is the primary), `health.rs`
 //! (one node), `lag.rs`, `ejection.rs` and `pace.rs` (when to look). `view.rs` is what the data plane gets.
 //! `watch.rs` holds all shards, `shard.rs` asks one's nodes and logs, `node.rs` is one node with its pool, `connect.rs` opens a connection, `position.rs` is what is asked and `answer.rs`
-//! what comes back. `primary.rs` has what is lent, `pool.rs` the pool under both. `drain.rs` takes nodes out. `roles.rs` asks a server for users that are not configured.
+//! what comes back. `primary.rs` has what is lent, `pool.rs` the pool under both. `drain.rs` takes nodes out. `promotion/` makes primaries. `roles.rs` asks a server for users that are not configured.
 
 mod answer;
 pub mod choice;
@@ -21,6 +21,7 @@ mod pace;
 mod pool;
 mod position;
 mod primary;
+pub mod promotion;
 mod roles;
 mod shard;
 mod succession;

@@ -7,7 +7,7 @@ use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use super::answer::Look;
+use super::answer::{Failure, Look};
 use super::connect::{self, Encryption, Login, NodeError};
 use super::pool::Connections;
 use super::position::{self, Server};
@@ -60,14 +60,14 @@ impl Node {
                 .connections
                 .get()
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| failure(&error))?;
             link.busy = Busy::Asked;
             let answer = position::look(&link.client, &link.server).await;
             link.busy = Busy::Idle;
-            answer.map_err(|error| error.to_string())
+            answer.map_err(|error| failure(&error))
         })
         .await
-        .unwrap_or_else(|_| Err(self.too_slow()));
+        .unwrap_or_else(|_| Err(Failure::Gone(self.too_slow())));
         Look {
             at: SystemTime::now(),
             answer,
@@ -86,6 +86,13 @@ impl Node {
             Some(failure) => format!("{slow}; the last attempt to connect: {failure}"),
             None => slow.to_string(),
         }
+    }
+}
+
+fn failure(error: &NodeError) -> Failure {
+    match error.is_no_entry() {
+        true => Failure::NoEntry(error.to_string()),
+        false => Failure::Gone(error.to_string()),
     }
 }
 

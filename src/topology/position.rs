@@ -13,6 +13,7 @@ use super::connect::NodeError;
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub version: String,
+    started: String,
     control: Control,
 }
 
@@ -28,7 +29,7 @@ enum Control {
 pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
     let version = row(
         client,
-        "SELECT pg_catalog.current_setting('server_version')",
+        "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_postmaster_start_time()",
     )
     .await?;
     const CONTROL: &str = "SELECT s.system_identifier, c.timeline_id
@@ -41,6 +42,9 @@ pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
     Ok(Server {
         version: text(&version, 0)?
             .ok_or_else(|| strange("no version"))?
+            .to_owned(),
+        started: text(&version, 1)?
+            .ok_or_else(|| strange("no time of its start"))?
             .to_owned(),
         control,
     })
@@ -112,6 +116,7 @@ pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, Nod
             Control::Denied => None,
         },
         version: server.version.clone(),
+        started: server.started.clone(),
         asked,
         round_trip,
     })

@@ -14,6 +14,7 @@ use super::health::{Change, Thresholds};
 use super::known::{Elsewhere, Known, Rules, Told};
 use super::lag;
 use super::node::Node;
+use super::promotion::Gate;
 use super::succession::News;
 use super::view::{NodePlace, Seen, ShardView, Stage};
 use super::watch::Views;
@@ -69,6 +70,8 @@ pub(super) struct Shard {
     rules: Rules,
     known: Mutex<Known>,
     views: Arc<Views>,
+    /// While it stands, nobody is shown as the primary. Locked after `known`.
+    gate: Mutex<Option<Gate>>,
     /// What is due may have changed.
     changed: Notify,
 }
@@ -97,7 +100,45 @@ impl Shard {
             rules: rules(config),
             known: Mutex::new(known),
             views: Arc::clone(views),
+            gate: Mutex::new(before.and_then(|before| before.gate_for(config, place))),
             changed: Notify::new(),
+        }
+    }
+
+    /// The gate for the same shard of another configuration.
+    fn gate_for(&self, config: &Config, place: usize) -> Option<Gate> {
+        let gate = self.gate().clone()?;
+        let node = &self.nodes[gate.node.0].place;
+        let mut nodes = config.shards[place].nodes.iter();
+        let same = |other: &config::Node| other.host == node.host && other.port == node.port;
+        let node = NodePlace(nodes.position(same)?);
+        Some(Gate { node, ..gate })
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Option<Gate>> {
+        self.gate
+            .lock()
+            .expect("nothing panics while it holds the lock")
+    }
+
+    /// Puts a gate before the primary, or takes it away.
+    pub fn set_gate(&self, gate: Option<Gate>) {
+        let known = self.known();
+        *self.gate() = gate;
+        self.publish(&known, Instant::now());
+    }
+
+    /// Under the lock, so that an older view never follows a newer one.
+    fn publish(&self, known: &Known, now: Instant) {
+        self.views
+            .put(&self.config, self.place, self.shown(known, now));
+    }
+
+    fn shown(&self, known: &Known, now: Instant) -> ShardView {
+        let view = known.view(now);
+        match &*self.gate() {
+            Some(gate) => gate.over(view),
+            None => view,
         }
     }
 
@@ -185,14 +226,21 @@ impl Shard {
         self.judge(looks);
     }
 
+    /// Asks one of them.
+    pub async fn look_at(&self, place: NodePlace) {
+        if let Some(node) = self.nodes.get(place.0) {
+            let look = node.look().await;
+            self.judge(vec![(place.0, look)]);
+        }
+    }
+
     /// Says what has changed, to whom it concerns.
     fn judge(&self, mut looks: Vec<(usize, Look)>) {
         looks.sort_by_key(|(place, _)| *place);
         let now = Instant::now();
         let mut known = self.known();
         let told = known.judge(looks, now, &self.rules);
-        // Under the lock, so that an older view never follows a newer one.
-        self.views.put(&self.config, self.place, known.view(now));
+        self.publish(&known, now);
         for told in told {
             self.log(&told, &known);
         }
@@ -240,12 +288,17 @@ impl Shard {
             return false;
         }
         known.serve(place, service);
-        self.views.put(&self.config, self.place, known.view(now));
+        self.publish(&known, now);
         true
     }
 
     pub fn view(&self) -> ShardView {
-        self.known().view(Instant::now())
+        self.shown(&self.known(), Instant::now())
+    }
+
+    /// The primary, whether a gate stands before it or not.
+    pub fn known_primary(&self) -> Option<NodePlace> {
+        self.known().view(Instant::now()).primary
     }
 
     pub fn statuses(&self) -> Vec<NodeStatus> {
@@ -336,6 +389,7 @@ fn log(shard: &str, node: &str, change: &Change) {
             tracing::warn!(shard, node, role = role.as_str(), "node has a new role");
         }
         Change::Down(error) => tracing::error!(shard, node, error, "node is down"),
+        Change::NoEntry(error) => tracing::error!(shard, node, error, "node cannot be looked at"),
         Change::Refused(foreign) => {
             tracing::error!(shard, node, error = %foreign, "node is refused");
         }

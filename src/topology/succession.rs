@@ -10,6 +10,7 @@ use std::fmt;
 
 use super::answer::{Look, Role, SystemIdentifier, Timeline};
 use super::health::{Change, NodeHealth, Thresholds, foreign};
+use super::view::Stage;
 
 /// What a node may be in its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -325,6 +326,13 @@ impl ShardHealth {
 
     pub fn primary(&self) -> Option<usize> {
         self.primary
+    }
+
+    /// Nobody has looked yet, or no node lets us look and the first one lives: then it is taken for the primary. Were it none, it would take no writes.
+    pub fn takes_the_first(&self) -> bool {
+        let is_known = |node: &Member| node.health.seen().is_some();
+        let lives = |node: &Member| node.health.stage() == Stage::Unknown;
+        !self.nodes.iter().any(is_known) && self.nodes.first().is_some_and(lives)
     }
 
     /// Why there is no primary: what each node is.

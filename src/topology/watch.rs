@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::connect::{self, Login, NodeError};
 use super::node::{APPLICATION_NAME, Node};
 use super::primary::{Primaries, Primary};
+use super::promotion::{Gate, Tally, Visit};
 use super::shard::{NodeStatus, Shard};
 use super::view::{NodePlace, ShardView, Sighting, View};
 use crate::catalog;
@@ -26,6 +27,7 @@ const LONGEST_SCHEMA_READ: Duration = Duration::from_secs(60);
 pub struct Topology {
     current: watch::Sender<Arc<Watched>>,
     views: Arc<Views>,
+    tally: Tally,
 }
 
 /// The last view, and those who wait for the next one.
@@ -86,6 +88,7 @@ impl Topology {
         Topology {
             current: watch::Sender::new(Arc::new(watched)),
             views,
+            tally: Tally::default(),
         }
     }
 
@@ -102,7 +105,7 @@ impl Topology {
         self.views.0.send_replace(Arc::new(view));
     }
 
-    /// The nodes as they are known, whenever anything but their marks changes.
+    /// The nodes as they are known, whenever anything but their marks changes. Whoever borrows a view must not call back here before giving it back.
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
         self.views.0.subscribe()
     }
@@ -157,7 +160,7 @@ impl Topology {
         let _ = tokio::time::timeout(limit, looked).await;
     }
 
-    /// Looks at every node once. No node is in an unknown state after that.
+    /// Looks at every node once. Only nodes that do not let us look are in an unknown state after that.
     pub async fn look(&self) {
         let watched = self.current();
         join_all(watched.shards.iter().map(|shard| shard.look())).await;
@@ -171,6 +174,46 @@ impl Topology {
             .iter()
             .flat_map(|shard| shard.statuses())
             .collect()
+    }
+
+    /// Looks at one node at once.
+    pub async fn look_at(&self, shard: ShardId, place: NodePlace) {
+        if let Some(shard) = self.current().shards.get(shard.index()) {
+            shard.look_at(place).await;
+        }
+    }
+
+    /// Puts a gate before a shard's primary, or takes it away: a view follows at once.
+    pub fn set_gate(&self, shard: ShardId, gate: Option<Gate>) {
+        if let Some(shard) = self.current().shards.get(shard.index()) {
+            shard.set_gate(gate);
+        }
+    }
+
+    /// The primary as it is known, whether a gate stands before it or not.
+    pub fn known_primary(&self, shard: ShardId) -> Option<NodePlace> {
+        self.current().shards.get(shard.index())?.known_primary()
+    }
+
+    /// Goes to a node over a connection of its own, to ask and to change things there. Takes no longer than `limit`, and so does whatever is asked.
+    pub async fn visit(
+        &self,
+        shard: ShardId,
+        place: NodePlace,
+        limit: Duration,
+    ) -> Result<Visit, NodeError> {
+        let watched = self.current();
+        let found = watched.config.shards.get(shard.index());
+        let node = found.and_then(|shard| shard.nodes.get(place.0));
+        let node =
+            node.ok_or_else(|| NodeError::Strange("it has left the configuration".to_owned()))?;
+        let login = login(&watched.config, first_database(&watched.config), node);
+        Visit::begin(&login, node, &watched.encryption, limit).await
+    }
+
+    /// How often primaries were made from here.
+    pub fn promotions(&self) -> &Tally {
+        &self.tally
     }
 
     /// Whether every shard has a primary that is up.

@@ -3,7 +3,7 @@
 //! This room never decides where a statement goes and never holds a pool. It trusts no byte: every length is checked
 //! before anything is buffered, and nothing here panics on any input.
 //! Read `startup.rs` for a client's first packets, `auth.rs` for its proof, `message.rs` for what it says afterwards and
-//! `answer.rs` for what Trunkline itself says; `socket.rs` and `executor/` for how a worker waits for all of it.
+//! `answer.rs` for what Trunkline itself says; `replication/` for what a server says of its changes; `socket.rs` and `executor/` for how a worker waits for all of it.
 
 pub mod answer;
 pub mod auth;
@@ -11,6 +11,7 @@ pub mod executor;
 pub mod frame;
 pub mod handshakes;
 pub mod message;
+pub mod replication;
 pub mod socket;
 pub mod startup;
 pub mod stream;

@@ -330,3 +330,69 @@ impl fmt::Debug for Socket {
         SockRef::from(self).fmt(f)
     }
 }
+
+/// A socket of the tokio runtime at hand, whose task may go from thread to thread. A [`Socket`] may not, as it can live on an executor.
+#[derive(Debug)]
+pub enum TokioSocket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl TokioSocket {
+    pub async fn connect_tcp(address: SocketAddr) -> io::Result<TokioSocket> {
+        TcpStream::connect(address).await.map(TokioSocket::Tcp)
+    }
+
+    pub async fn connect_unix(path: &Path) -> io::Result<TokioSocket> {
+        UnixStream::connect(path).await.map(TokioSocket::Unix)
+    }
+}
+
+impl AsyncRead for TokioSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TokioSocket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            TokioSocket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TokioSocket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TokioSocket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            TokioSocket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TokioSocket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            TokioSocket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TokioSocket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            TokioSocket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsFd for TokioSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            TokioSocket::Tcp(socket) => socket.as_fd(),
+            TokioSocket::Unix(socket) => socket.as_fd(),
+        }
+    }
+}

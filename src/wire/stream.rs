@@ -29,16 +29,22 @@ const FAREWELL_LIMIT: usize = 64 * 1024;
 
 /// A connection to a client or to a server.
 ///
-/// An enum and not a boxed trait object: it lies on the path of every byte.
+/// An enum and not a boxed trait object: it lies on the path of every byte. Over a [`Socket`], which stays on its thread, or over another
+/// [`Transport`].
 #[derive(Debug)]
-pub enum Stream {
-    Tcp(Socket),
-    Unix(Socket),
+pub enum Stream<S = Socket> {
+    Tcp(S),
+    Unix(S),
     /// We are the TLS server: the peer is a client.
-    ServerTls(Box<tokio_rustls::server::TlsStream<Socket>>),
+    ServerTls(Box<tokio_rustls::server::TlsStream<S>>),
     /// We are the TLS client: the peer is a Postgres server.
-    ClientTls(Box<tokio_rustls::client::TlsStream<Socket>>),
+    ClientTls(Box<tokio_rustls::client::TlsStream<S>>),
 }
+
+/// What a stream runs over.
+pub trait Transport: AsyncRead + AsyncWrite + AsFd + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Transport for S {}
 
 /// Who is at the other end, for logs and `SHOW CLIENTS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +69,7 @@ impl fmt::Display for Peer {
     }
 }
 
-impl Stream {
+impl<S: Transport> Stream<S> {
     pub fn peer(&self) -> Peer {
         let socket = SockRef::from(self);
         match self {
@@ -118,7 +124,9 @@ impl Stream {
             Err(error) => Err(error),
         }
     }
+}
 
+impl Stream {
     /// Reads once, as far as there is room. 0 is the end.
     #[inline]
     pub fn poll_receive(
@@ -191,7 +199,7 @@ impl TryFrom<tokio::net::UnixStream> for Stream {
     }
 }
 
-impl AsFd for Stream {
+impl<S: AsFd> AsFd for Stream<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Stream::Tcp(socket) | Stream::Unix(socket) => socket.as_fd(),
@@ -201,7 +209,7 @@ impl AsFd for Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl<S: Transport> AsyncRead for Stream<S> {
     #[inline]
     fn poll_read(
         self: Pin<&mut Self>,
@@ -216,7 +224,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<S: Transport> AsyncWrite for Stream<S> {
     #[inline]
     fn poll_write(
         self: Pin<&mut Self>,

@@ -228,7 +228,7 @@ fn found_in_buckets(table: &str, key: &str) -> String {
 }
 
 /// Extremes and spellings by hand, then random values, as a client may write them.
-fn texts(key_type: KeyType, random: &mut Random) -> Vec<String> {
+pub fn texts(key_type: KeyType, random: &mut Random) -> Vec<String> {
     let fixed: &[&str] = match key_type {
         KeyType::SmallInt => &["0", "1", "-1", "32767", "-32768", " 7 ", "+7"],
         KeyType::Integer => &[
@@ -347,7 +347,7 @@ fn texts(key_type: KeyType, random: &mut Random) -> Vec<String> {
 }
 
 /// SplitMix64: the same values on every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -357,7 +357,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 

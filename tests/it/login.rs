@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use trunkline::backend::connect::{
     Address, CancelKey, ConnectError, Connected, Login, cancel, connect,
 };
+use trunkline::backend::replication::{
+    Event, Limits, PublicationName, ReplicationConnection, SlotName, StreamRequest,
+};
 use trunkline::config::{
     Certificate, CertificateDemand, ClientTls, Line, Method, Offer, Password, Secret, ServerTls,
     SslMode, User,
@@ -19,6 +22,7 @@ use trunkline::wire::answer::{self, TransactionStatus};
 use trunkline::wire::auth::{AuthSecrets, Challenge, Credential, ProcessSecret, prove};
 use trunkline::wire::handshakes::Handshakes;
 use trunkline::wire::message;
+use trunkline::wire::replication::{Lsn, Message};
 use trunkline::wire::socket::Home;
 use trunkline::wire::startup::{self, Opening};
 use trunkline::wire::stream::Stream;
@@ -71,7 +75,7 @@ impl Postgres {
         );
         server.certificate("rsa:2048", "-sha256");
         let settings = format!(
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nssl = on\n\
+            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nwal_level = logical\nssl = on\n\
              ssl_cert_file = '{}'\nssl_key_file = '{}'\n",
             server.directory.path().display(),
             server.path("server.pem"),
@@ -381,6 +385,53 @@ async fn scram_is_bound_to_certificates_of_every_hash() {
                 .is_tls()
         );
     }
+}
+
+/// With a login by SCRAM that is bound to the certificate, and more changes than one record of TLS holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_changes_is_encrypted() {
+    let server = Postgres::start();
+    server.sql("ALTER ROLE scram REPLICATION");
+    server.sql("CREATE TABLE t (id int, text text)");
+    server.sql("CREATE PUBLICATION p FOR ALL TABLES");
+    let slot = SlotName::new("encrypted").unwrap();
+    server.sql("SELECT pg_create_logical_replication_slot('encrypted', 'pgoutput')");
+    server.sql("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 2000) g");
+    let (address, encryption) = (server.over_tcp(), encryption(SslMode::Require));
+    let stream = tokio::spawn(async move {
+        let login = login("scram");
+        let connection = ReplicationConnection::open(&address, &login, &encryption, PATIENCE);
+        let mut connection = connection.await.unwrap();
+        let encrypted = connection
+            .query("SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()")
+            .await
+            .unwrap();
+        assert_eq!(encrypted[0].get(0), Some("t"));
+        let publication = PublicationName::new("p").unwrap();
+        let request = StreamRequest::new(slot, Lsn(0), publication);
+        let mut stream = connection.start(&request, Limits::default()).await.unwrap();
+        let mut rows = 0;
+        while let Some(event) = stream.next().await.unwrap() {
+            match event {
+                Event::Change {
+                    message: Message::Insert { .. },
+                    ..
+                } => rows += 1,
+                Event::Change {
+                    message: Message::Commit { end, .. },
+                    ..
+                } => {
+                    stream.confirm(end).unwrap();
+                    break;
+                }
+                _ => {}
+            }
+        }
+        stream.finish(PATIENCE).await.unwrap();
+        rows
+    });
+    let rows = tokio::time::timeout(PATIENCE, stream).await.unwrap();
+    assert_eq!(rows.unwrap(), 2000);
 }
 
 #[tokio::test]

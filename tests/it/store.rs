@@ -4,7 +4,7 @@
 mod behaviours;
 mod breaking_etcd;
 mod damaged_files;
-mod etcd_server;
+pub mod etcd_server;
 mod other_process;
 
 use std::sync::OnceLock;

@@ -20,6 +20,7 @@ use crate::execution::commit::readiness::Readiness;
 use crate::session::card::State;
 use crate::session::report::{DatabaseReport, PoolReport, WorkerReport};
 use crate::session::shared::Snapshot;
+use crate::topology::promotion::Outcome;
 use crate::topology::view::Stage;
 use crate::topology::{NodeStatus, Role, Roles, Topology};
 
@@ -37,6 +38,7 @@ pub fn text(
     families.extend(by_pool(&snapshot.config, reports));
     families.extend(by_node(&topology.nodes()));
     families.push(successions(topology));
+    families.extend(promotions(topology));
     families.extend(prepared(snapshot, transactions));
     families.extend(snapshot.roles.as_deref().into_iter().flat_map(looked_up));
     registry.register_collector(Box::new(Families(families)));
@@ -274,6 +276,11 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             "queries",
             "Requests that were done: a simple query message, or what stands before a Sync.",
             sum(&|d| total(d.queries)),
+        ),
+        Family::counter(
+            "replica_queries",
+            "Those of them that replicas answered.",
+            sum(&|d| total(d.replica_queries)),
         ),
         Family::counter(
             "errors",
@@ -544,6 +551,34 @@ fn successions(topology: &Topology) -> Family {
         each.map(|(shard, number)| (vec![("shard", shard)], total(number)))
             .collect(),
     )
+}
+
+/// Primaries that were made from here.
+fn promotions(topology: &Topology) -> [Family; 2] {
+    let tally = topology.promotions();
+    let counted = |pairs: [(&str, Outcome); 2]| {
+        let each = pairs
+            .map(|(word, outcome)| (vec![("outcome", word.to_owned())], total(tally.of(outcome))));
+        each.into_iter().collect()
+    };
+    [
+        Family::counter(
+            "switchovers",
+            "Switchovers that this proxy was asked for.",
+            counted([
+                ("done", Outcome::Switched),
+                ("failed", Outcome::NotSwitched),
+            ]),
+        ),
+        Family::counter(
+            "promotions",
+            "Replicas that this proxy has promoted because their primary was lost, and reasons why it has not.",
+            counted([
+                ("done", Outcome::Promoted),
+                ("failed", Outcome::NotPromoted),
+            ]),
+        ),
+    ]
 }
 
 /// Commits of several shards: which shards can, and what is left of those that nobody has finished.

@@ -44,6 +44,7 @@ impl Statement {
         match &*self.0 {
             Command::Show(what) => show::columns(what),
             Command::Resolve { .. } => show::transactions::RESOLVED,
+            Command::Switchover { .. } => show::steps::STEPS,
             Command::Reload
             | Command::Pause(_)
             | Command::Resume(_)

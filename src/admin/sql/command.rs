@@ -21,6 +21,11 @@ pub enum Command {
     /// A node's host and port.
     Drain(String),
     Undrain(String),
+    /// `node` is its host and port.
+    Switchover {
+        shard: String,
+        node: String,
+    },
     Shutdown,
 }
 
@@ -117,6 +122,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "send no reads to a node; a primary cannot be drained",
     ),
     ("UNDRAIN 'host:port'", "send reads to it again"),
+    (
+        "SWITCHOVER shard TO 'host:port'",
+        "make a replica the primary: statements wait meanwhile, nothing is lost, and when it cannot be done nothing is changed",
+    ),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -162,6 +171,7 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
         Some("RESOLVE") => resolve(rest),
         Some("DRAIN") => node(rest, "DRAIN").map(Command::Drain),
         Some("UNDRAIN") => node(rest, "UNDRAIN").map(Command::Undrain),
+        Some("SWITCHOVER") => switchover(rest),
         Some("SHUTDOWN") => done(rest, Command::Shutdown),
         _ => Err(SyntaxError::Unknown(first.shown())),
     }
@@ -265,6 +275,34 @@ fn node(tokens: &[Token], after: &'static str) -> Result<String, SyntaxError> {
         other => Err(SyntaxError::Unexpected {
             found: other.shown(),
         }),
+    }
+}
+
+fn switchover(tokens: &[Token]) -> Result<Command, SyntaxError> {
+    let missing = |expected| SyntaxError::Missing {
+        after: "SWITCHOVER",
+        expected,
+    };
+    let Some((shard, rest)) = tokens.split_first() else {
+        return Err(missing("the shard's name"));
+    };
+    let shard = match shard {
+        Token::Word(name) => name.to_lowercase(),
+        Token::Quoted(name) | Token::Text(name) => name.clone(),
+        other => {
+            return Err(SyntaxError::Unexpected {
+                found: other.shown(),
+            });
+        }
+    };
+    match rest.split_first() {
+        Some((to, rest)) if to.keyword().as_deref() == Some("TO") => {
+            node(rest, "SWITCHOVER").map(|node| Command::Switchover { shard, node })
+        }
+        Some((other, _)) => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+        None => Err(missing("TO and the node's address")),
     }
 }
 
@@ -416,6 +454,31 @@ mod tests {
 
     fn wrong(text: &str) -> String {
         parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_switchover_names_a_shard_and_a_node() {
+        let wanted = |shard: &str| {
+            Ok(vec![Command::Switchover {
+                shard: shard.to_owned(),
+                node: "db2:5432".to_owned(),
+            }])
+        };
+        assert_eq!(parse("switchover S1 to 'db2:5432'"), wanted("s1"));
+        assert_eq!(parse("SWITCHOVER \"S1\" TO 'db2:5432';"), wanted("S1"));
+        let wrong = |text| parse(text).unwrap_err().to_string();
+        assert_eq!(
+            wrong("SWITCHOVER"),
+            "SWITCHOVER ends too early: the shard's name is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1"),
+            "SWITCHOVER ends too early: TO and the node's address is missing"
+        );
+        assert_eq!(
+            wrong("SWITCHOVER s1 'db2:5432'"),
+            "'db2:5432' is not understood at its place"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod map;
 mod pools;
 mod route;
 mod stats;
+pub mod steps;
 pub mod transactions;
 
 use std::sync::Arc;

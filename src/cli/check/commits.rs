@@ -21,6 +21,7 @@ pub(super) async fn report(config: &Config, encryption: &ServerEncryption) {
     println!("commits of several shards");
     let topology = Topology::new(&Arc::new(config.clone()), Arc::new(encryption.clone()));
     let topology = Arc::new(topology);
+    topology.look().await;
     for database in databases {
         let found = install::readiness_of_all(&topology, &database.name, &Mode::Look).await;
         for ((shard, found), number) in config.shards.iter().zip(found).zip(0..) {

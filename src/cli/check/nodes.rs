@@ -46,7 +46,8 @@ async fn look_at_all(config: &Config, encryption: &ServerEncryption) -> Verdict 
     let mut wrong = 0;
     for (shard, nodes) in config.shards.iter().zip(attempts) {
         println!("shard {}", shard.name);
-        for (place, (node, logins)) in shard.nodes.iter().zip(nodes).enumerate() {
+        let (mut primaries, mut answered) = (Vec::new(), 0);
+        for (node, logins) in shard.nodes.iter().zip(nodes) {
             let mut found = Vec::new();
             for (login, attempt) in logins {
                 found.push((
@@ -56,8 +57,18 @@ async fn look_at_all(config: &Config, encryption: &ServerEncryption) -> Verdict 
                         .unwrap_or_else(|stopped| Err(Trouble::Other(stopped.to_string()))),
                 ));
             }
-            wrong += report(&shard.name, place, node, &found, &mut known);
+            wrong += report(&shard.name, node, &found, &mut known);
             warn_of_connections(config, &found);
+            if let Some(server) = found.iter().find_map(|(_, found)| found.as_ref().ok()) {
+                answered += 1;
+                if !server.in_recovery {
+                    primaries.push(format!("{}:{}", node.host, node.port));
+                }
+            }
+        }
+        if let Some(fault) = server::role_fault(&primaries, answered) {
+            println!("  error: {fault}");
+            wrong += 1;
         }
     }
     commits::report(config, encryption).await;
@@ -79,7 +90,6 @@ async fn look_at_all(config: &Config, encryption: &ServerEncryption) -> Verdict 
 /// Prints what was found at one node; returns how much of it is wrong.
 fn report(
     shard: &str,
-    place: usize,
     node: &Node,
     found: &[(Login, Result<Server, Trouble>)],
     known: &mut Identities,
@@ -105,15 +115,7 @@ fn report(
                     "PostgreSQL {}, {role}, wal_level {}",
                     server.version, server.wal_level
                 );
-                let faults = server::faults(
-                    server,
-                    Place {
-                        shard,
-                        node: place,
-                        database,
-                    },
-                    known,
-                );
+                let faults = server::faults(server, Place { shard, database }, known);
                 wrong += faults.len();
                 for fault in faults {
                     println!("    error: {fault}");

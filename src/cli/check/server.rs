@@ -39,8 +39,6 @@ pub(super) async fn describe(client: Client) -> Result<Server, tokio_postgres::E
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub shard: &'a str,
-    /// From 0; the first is taken as the primary.
-    pub node: usize,
     pub database: &'a str,
 }
 
@@ -56,23 +54,26 @@ pub(super) fn faults(server: &Server, place: Place<'_>, known: &mut Identities) 
             "PostgreSQL {OLDEST_VERSION} or later is needed; upgrade this server"
         ));
     }
-    match (place.node, server.in_recovery) {
-        (0, true) => faults.push(
-            "the first node of a shard is taken as the primary, but this one is a replica; put the primary first"
-                .to_owned(),
-        ),
-        (1.., false) => faults.push(
-            "this node takes writes, as the first one does, so it is no replica of it; take it away or rebuild it"
-                .to_owned(),
-        ),
-        (0, false) | (1.., true) => {}
-    }
     faults.extend(
         server
             .system_identifier
             .and_then(|own| known.contradiction(own, place)),
     );
     faults
+}
+
+/// What is wrong with the roles of a shard's nodes: those that take writes, of so many that answered.
+pub(super) fn role_fault(primaries: &[String], answered: usize) -> Option<String> {
+    match primaries {
+        [] if answered > 0 => {
+            Some("none of the nodes that answer takes writes: all are replicas".to_owned())
+        }
+        [] | [_] => None,
+        several => Some(format!(
+            "several nodes take writes: {}; Trunkline uses the one on the newest timeline, and none when that is the same",
+            several.join(", ")
+        )),
+    }
 }
 
 impl Identities {
@@ -93,7 +94,7 @@ impl Identities {
             )),
             (None, Some(_)) => Some(
                 "its system identifier is not that of the shard's first node, so it holds other data; \
-                 take it away or rebuild it from the first"
+                 take it away or rebuild it from the primary"
                     .to_owned(),
             ),
             (None, None) => None,
@@ -121,42 +122,46 @@ mod tests {
     #[test]
     fn a_shard_is_one_system_and_no_other_shard_is() {
         let mut known = Identities::default();
-        let place = |shard, node, database| Place {
-            shard,
-            node,
-            database,
-        };
-        assert!(faults(&server(false, 1), place("s1", 0, "app"), &mut known).is_empty());
-        assert!(faults(&server(false, 1), place("s1", 0, "other"), &mut known).is_empty());
-        assert!(faults(&server(true, 1), place("s1", 1, "app"), &mut known).is_empty());
+        let place = |shard, database| Place { shard, database };
+        assert!(faults(&server(false, 1), place("s1", "app"), &mut known).is_empty());
+        assert!(faults(&server(false, 1), place("s1", "other"), &mut known).is_empty());
+        assert!(faults(&server(true, 1), place("s1", "app"), &mut known).is_empty());
         // Two shards on one server, each in a database of its own.
-        assert!(faults(&server(false, 1), place("s2", 0, "app2"), &mut known).is_empty());
-        let twice = faults(&server(false, 1), place("s3", 0, "app"), &mut known);
+        assert!(faults(&server(false, 1), place("s2", "app2"), &mut known).is_empty());
+        let twice = faults(&server(false, 1), place("s3", "app"), &mut known);
         assert!(twice[0].contains("the data of shard s1"), "{twice:?}");
-        let stranger = faults(&server(true, 2), place("s1", 2, "app"), &mut known);
+        let stranger = faults(&server(true, 2), place("s1", "app"), &mut known);
         assert!(stranger[0].contains("holds other data"), "{stranger:?}");
     }
 
     #[test]
     fn roles_and_versions() {
-        let place = |node| Place {
+        let place = || Place {
             shard: "s1",
-            node,
             database: "app",
         };
-        let said = |server: &Server, node| {
-            faults(server, place(node), &mut Identities::default()).join("; ")
+        let said = |server: &Server| faults(server, place(), &mut Identities::default()).join("; ");
+        assert_eq!(said(&server(true, 1)), "");
+        let nodes = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
         };
-        assert!(said(&server(true, 1), 0).contains("put the primary first"));
-        assert!(said(&server(false, 1), 1).contains("takes writes"));
+        assert_eq!(role_fault(&[], 0), None);
+        assert_eq!(role_fault(&nodes(&["a:1"]), 3), None);
         assert!(
-            said(
-                &Server {
-                    major: 13,
-                    ..server(false, 1)
-                },
-                0
-            )
+            role_fault(&[], 2)
+                .expect("a fault")
+                .contains("all are replicas")
+        );
+        let several = role_fault(&nodes(&["a:1", "b:2"]), 2).expect("a fault");
+        assert!(several.contains("a:1, b:2"), "{several}");
+        assert!(
+            said(&Server {
+                major: 13,
+                ..server(false, 1)
+            })
             .contains("upgrade")
         );
     }

@@ -185,7 +185,7 @@ async fn look(client: &Client) -> Result<Readiness, tokio_postgres::Error> {
     };
     let not_installed = |why: &str| Ok(Readiness::NotInstalled(why.to_owned()));
     if truth(1)? {
-        let why = "it is a standby; put the primary first among the shard's nodes";
+        let why = "it is a standby";
         Ok(Readiness::Unknown(why.to_owned()))
     } else if !truth(0)? {
         Ok(Readiness::NoPreparedTransactions)

@@ -18,7 +18,7 @@ use crate::plan::{Effect, Spread};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::own_settings::ReadConsistency;
-use crate::session::respond::Fault;
+use crate::session::respond::{Fault, Loss};
 use crate::session::transaction::{Prologue, Snapshots, Transaction};
 use crate::session::worker::Worker;
 use crate::sharding::ShardId;
@@ -223,7 +223,7 @@ async fn answers(
     let heard = links.map(|link| async move {
         let mut said = Vec::new();
         let heard = link.server().hear(&worker.scratch, &mut said).await;
-        heard.map_err(|error| Fault::Broken(error, None))?;
+        heard.map_err(|error| Fault::Broken(Loss::before(error)))?;
         rows(&said)
     });
     join_all(heard).await.into_iter().collect()

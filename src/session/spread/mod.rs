@@ -18,10 +18,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Session;
+use super::anew::Attempts;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
-use super::respond::Fault;
+use super::respond::{Fault, Left, Loss};
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
 use crate::catalog::Catalog;
@@ -29,7 +30,9 @@ use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
-use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values};
+use crate::plan::{
+    Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values,
+};
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
@@ -185,9 +188,31 @@ impl Session {
         self.end_own(own, done).await
     }
 
+    /// A connection broke before the client had a word of the answer, and all that the statement does is to read.
+    fn may_scatter_anew(&mut self, call: &Call<'_>, produced: u64) -> bool {
+        let may = self.attempts == Attempts::First
+            && self.transaction == Transaction::Idle
+            && call.statement.effect == Effect::Reads
+            && call.statement.leaves.is_empty()
+            && self.client.produced() == produced;
+        if may {
+            self.attempts = Attempts::Second;
+        }
+        may
+    }
+
     async fn spread_now(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         match call.spread {
-            Spread::Scatter { scatter, otherwise } => self.scatter(call, scatter, otherwise).await,
+            Spread::Scatter { scatter, otherwise } => {
+                let produced = self.client.produced();
+                let done = self.scatter(call, scatter, otherwise).await;
+                match done {
+                    Err(Fault::Broken(_)) if self.may_scatter_anew(call, produced) => {
+                        self.scatter(call, scatter, otherwise).await
+                    }
+                    done => done,
+                }
+            }
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
             Spread::Write(_) => self.do_write(call).await,
@@ -411,7 +436,14 @@ impl Session {
     pub(super) fn fault_of(&self, failure: Failure) -> Fault {
         match failure {
             Failure::Server { error, .. } => Fault::Server(error),
-            Failure::Broken { error, words, .. } => Fault::Broken(error, words),
+            Failure::Broken { error, words, .. } => Fault::Broken(Loss {
+                error,
+                words,
+                left: match self.transaction {
+                    Transaction::Idle => Left::StatementInDoubt,
+                    _ => Left::RolledBack,
+                },
+            }),
             // The next step of the session finds it gone.
             Failure::Client(_) => Fault::Told,
             Failure::Refused(refusal) => Fault::Refused(refusal),
@@ -434,6 +466,12 @@ impl Session {
         done: Result<(), Failure>,
     ) -> Result<(), Fault> {
         let open = self.transaction == Transaction::Open;
+        if let Err(Failure::Broken { branch, error, .. }) = &done
+            && let Some(link) = links.get_mut(*branch)
+        {
+            self.was_lost(link, error);
+            self.pass_by(link);
+        }
         self.settle_links(&mut links).await;
         if open && !links.iter().all(Link::is_settled) {
             self.lose_party(links).await;

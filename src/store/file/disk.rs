@@ -116,6 +116,7 @@ impl Disk {
         };
         let locked = disk.lock(wait)?;
         if !disk.at(STATE).exists() {
+            locked.refuse_lasting()?;
             // Revisions begin with the time, so that versions and tokens go on growing even if the directory was removed.
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let milliseconds = now.map_or(0, |now| now.as_millis());
@@ -386,19 +387,38 @@ impl Locked<'_> {
             .replace(BEAT_NEW, &beat(token), text.as_bytes(), Survives::Process)
     }
 
+    /// Refuses to begin anew while somebody may still hold a lease of what was there.
+    fn refuse_lasting(&self) -> Result<(), StoreError> {
+        for (token, _) in self.ends()? {
+            if self.end_of(token).is_ok_and(|end| end > Moment::now()) {
+                return Err(StoreError::Damaged {
+                    path: self.disk.at(STATE),
+                    reason: format!("it is gone, and its lease {token} still lasts"),
+                    hint: "put it back, or stop all that use it, and begin anew once the lease has ended",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The leases that have files which say when they end.
+    fn ends(&self) -> Result<Vec<(Token, PathBuf)>, StoreError> {
+        let unread = |source| failed("read", &self.disk.path, source, Outcome::NotDone);
+        let mut ends = Vec::new();
+        for entry in fs::read_dir(&self.disk.path).map_err(unread)? {
+            let path = entry.map_err(unread)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let token = name.and_then(|name| name.strip_prefix("lease.")?.parse().ok());
+            ends.extend(token.map(|token| (Token(token), path)));
+        }
+        Ok(ends)
+    }
+
     /// Removes what says when leases end that are over. It takes no harm from a file that stays.
     pub fn tidy(&self, state: &State) {
-        let Ok(entries) = fs::read_dir(&self.disk.path) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let token = name.to_str().and_then(|name| name.strip_prefix("lease."));
-            let Some(token) = token.and_then(|token| token.parse().ok().map(Token)) else {
-                continue;
-            };
+        for (token, path) in self.ends().unwrap_or_default() {
             if !state.leases.values().any(|record| record.token == token) {
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(path);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::super::answer::{Answer, Role, SystemIdentifier, Timeline};
+use super::super::answer::{Answer, Failure, Role, SystemIdentifier, Timeline};
 use super::super::health::{Change, Foreign};
 use super::*;
 
@@ -77,14 +77,20 @@ impl Room {
     }
 }
 
-/// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `-` was not asked.
-/// After a slash: the bytes of log that it has. After an at sign: its timeline.
+/// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `n` lets nobody in, `-` was not asked.
+/// After a slash: the bytes of log that it has. After an at sign: its timeline. After an exclamation mark: its start.
 fn look(text: &str, asked: Instant) -> Look {
     let at = SystemTime::UNIX_EPOCH;
-    if text == "x" {
-        let answer = Err("gone".to_owned());
+    let failure = match text {
+        "x" => Some(Failure::Gone("gone".to_owned())),
+        "n" => Some(Failure::NoEntry("no entry".to_owned())),
+        _ => None,
+    };
+    if let Some(failure) = failure {
+        let answer = Err(failure);
         return Look { at, answer };
     }
+    let (text, started) = text.split_once('!').unwrap_or((text, ""));
     let (text, timeline) = text.split_once('@').unwrap_or((text, "1"));
     let (text, place) = text.split_once('/').unwrap_or((text, "100"));
     let place = Lsn(place.parse().expect("bytes"));
@@ -93,7 +99,7 @@ fn look(text: &str, asked: Instant) -> Look {
         position: match role {
             "P" => Position::Primary {
                 written: place,
-                inserted: Lsn(place.0 + 1),
+                inserted: place,
             },
             "R" => Position::Replica {
                 received: None,
@@ -103,6 +109,7 @@ fn look(text: &str, asked: Instant) -> Look {
         },
         timeline: (timeline != "?").then(|| Timeline(timeline.parse().expect("a timeline"))),
         system: (system != "?").then(|| SystemIdentifier(system.parse().expect("a system"))),
+        started: started.to_owned(),
         version: "15.8".to_owned(),
         asked,
         round_trip: Duration::from_millis(1),
@@ -118,6 +125,7 @@ fn told(told: &Told) -> String {
         Change::Up(role) => format!("{place} up {}", role.as_str()),
         Change::Role(role) => format!("{place} now {}", role.as_str()),
         Change::Down(error) => format!("{place} down {error}"),
+        Change::NoEntry(error) => format!("{place} closed: {error}"),
         Change::Refused(Foreign { own, shard }) => format!("{place} refused {own} for {shard}"),
     };
     let standing = |place: &usize, standing: &Standing| match standing {
@@ -211,6 +219,32 @@ fn a_promotion_moves_the_primary_at_once() {
          R1@2 x => up *up |");
 }
 
+/// Clients may have ways in that we have not.
+#[test]
+fn a_node_that_lets_nobody_look_lives() {
+    let stage = run(
+        "n n => *unknown unknown | 0 closed: no entry, 1 closed: no entry
+         n n => *unknown unknown |
+         x n => down unknown | 0 down gone
+         n n => down unknown | 0 closed: no entry
+         P1 R1 => down up | 1 up replica
+         P1 R1 => *up up | 0 up primary, primary 0
+         n R1 => *up up | 0 closed: no entry
+         x R1 => *up up |
+         n R1 => *up up | 0 closed: no entry
+         n P1@2 => fenced *up | 1 now primary, primary 1, 0 superseded 1 by 2",
+    );
+    assert!(
+        stage
+            .known
+            .error(0)
+            .expect("closed")
+            .ends_with("; no entry")
+    );
+    let stage = run("n R1 => unknown up | 0 closed: no entry, 1 up replica");
+    assert_eq!(stage.trouble(), "n0: no entry; n1 is a replica");
+}
+
 #[test]
 fn a_primary_that_recovers_is_none_any_more() {
     let stage = run("P1 R1 => *up up | 0 up primary, 1 up replica, primary 0
@@ -264,6 +298,16 @@ fn a_replica_that_may_not_tell_its_timeline() {
     run("P1@2 R1@? => *up up | 0 up primary, 1 up replica, primary 0
          P1@3 R1@? => *up fenced | 1 astray ? for 3
          P1@3 R1@3 => *up up | 1 freed");
+}
+
+/// It follows nobody at the moment, and then shows what was true at its last checkpoint.
+#[test]
+fn a_replica_does_not_go_back_while_it_runs() {
+    run("P1@1 R1@1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1@2 R1@2 => *up up |
+         x    R1@1 => *up up |
+         x    R1@? => *up up |
+         x  R1@1!2 => down fenced | 0 down gone, no primary, 1 astray 1 for 2");
 }
 
 #[test]
@@ -408,7 +452,7 @@ fn bytes_of_lag_are_counted_from_the_primary_that_is_in_use() {
         ("P1/900@1 P1/200@2 R1/150@2", [None, None, Some(50)]),
         // No lag against other data, and none of those that follow another timeline.
         ("P2/900@1 P1/200@2 R1/150@2", [None, None, Some(50)]),
-        ("P2/900@1 P1/200@2 R1/150@1", [None, None, None]),
+        ("P2/900@1 P1/200@2 R1/150@1!2", [None, None, None]),
     ];
     let mut stage = Room::new(3);
     for (round, wanted) in rounds {
@@ -463,12 +507,12 @@ fn marks_cover_what_was_committed_before_the_question() {
         let mark = written.last().expect("looked at");
         (mark.lsn, stage.now - mark.asked)
     };
-    assert_eq!(mark(&stage), (Lsn(901), Duration::ZERO));
+    assert_eq!(mark(&stage), (Lsn(900), Duration::ZERO));
     // Not of one that is fenced, and not of one that does not answer.
     stage.round("P1/2000 x");
-    assert_eq!(mark(&stage), (Lsn(901), Duration::from_secs(1)));
+    assert_eq!(mark(&stage), (Lsn(900), Duration::from_secs(1)));
     stage.round("P1/2000 P1/950@2");
-    assert_eq!(mark(&stage), (Lsn(951), Duration::ZERO));
+    assert_eq!(mark(&stage), (Lsn(950), Duration::ZERO));
 }
 
 #[test]

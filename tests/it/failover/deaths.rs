@@ -2,37 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::load::{Doing, Load, Report, ledger};
+use super::load::{Load, ledger, only_what_was_under_way};
 use super::stage::{Commits, SLACK, Stage, nodes_are};
 
 const CLIENTS: usize = 16;
 
 /// How long a shard stays without a primary before somebody promotes.
 const PAUSE: Duration = Duration::from_millis(300);
-
-/// What a client may be told of a transaction that was under way.
-const LOST: [&str; 4] = ["57P01", "57P02", "08006", "40003"];
-
-/// Only what was under way has failed, and that no more than once for each client.
-#[track_caller]
-fn only_what_was_under_way(report: &Report, what: &str) {
-    assert!(report.failures.len() <= CLIENTS, "{what}: {report}");
-    for failure in &report.failures {
-        assert!(
-            LOST.contains(&&*failure.sqlstate),
-            "{what}: {failure:?}\n{report}"
-        );
-        let doing = failure.doing;
-        let may_fail = matches!(
-            doing,
-            Doing::Writing | Doing::WritingInBlock | Doing::Committing
-        );
-        assert!(may_fail, "{what}: {failure:?}\n{report}");
-        if doing == Doing::WritingInBlock {
-            assert!(!failure.may_be_there(), "{failure:?}");
-        }
-    }
-}
 
 #[test]
 fn a_primary_is_killed_and_one_is_stopped() {
@@ -64,7 +40,7 @@ fn a_primary_is_killed_and_one_is_stopped() {
         "kill -9 of the primary: one that takes writes again after {outage:?}, seen after {:?}; {report}",
         seen - killed
     );
-    only_what_was_under_way(&report, "kill -9");
+    only_what_was_under_way(&report, CLIENTS, "kill -9");
     report.agrees_with(&stage, second);
     assert!(report.longest <= outage + SLACK, "{report}");
 
@@ -103,7 +79,7 @@ fn a_primary_is_killed_and_one_is_stopped() {
         "SIGSTOP of the primary: another one after {outage:?}, seen after {:?}; {report}",
         seen - stopped
     );
-    only_what_was_under_way(&report, "SIGSTOP");
+    only_what_was_under_way(&report, CLIENTS, "SIGSTOP");
     report.agrees_with(&stage, third);
     assert!(report.longest <= outage + SLACK, "{report}");
     // What was on its way to the old one may have arrived there, and nothing else has.

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::stage::Stage;
-use crate::servers::wait_until;
+use crate::raw::Raw;
+use crate::servers::{DEADLINE, wait_until};
 use crate::sharded::Sharded;
 
 /// Each row tells which server took it, and when.
@@ -73,6 +75,9 @@ struct Told {
     /// Of one operation that ended well, with what was needed to connect again.
     longest: Duration,
     reads: usize,
+    by_port: BTreeMap<i32, usize>,
+    /// Commits of its own that its next read did not see.
+    unseen: Vec<i64>,
 }
 
 /// Running clients.
@@ -80,6 +85,8 @@ pub struct Load {
     runtime: Runtime,
     clients: Vec<JoinHandle<Told>>,
     shared: Arc<Shared>,
+    /// The proxy's.
+    port: u16,
 }
 
 #[derive(Default)]
@@ -95,10 +102,34 @@ pub struct Report {
     pub failures: Vec<Failure>,
     pub longest: Duration,
     pub reads: usize,
+    /// Of those who only read: by the port of the server that answered.
+    by_port: BTreeMap<i32, usize>,
+    /// Commits that the next read of the same client did not see.
+    unseen: Vec<(i32, i64)>,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duties {
+    /// Each write, and a read that must see it.
+    Writes,
+    Reads,
 }
 
 impl Load {
+    /// Clients that write, and read what they have written.
     pub fn start(proxy: &Sharded, clients: usize) -> Load {
+        let load = Load::begin(proxy, clients, Duties::Writes);
+        load.progress(4 * clients);
+        load
+    }
+
+    /// Clients that read `things` outside transactions.
+    pub fn start_reading(proxy: &Sharded, clients: usize) -> Load {
+        Load::begin(proxy, clients, Duties::Reads)
+    }
+
+    fn begin(proxy: &Sharded, clients: usize, duties: Duties) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -109,6 +140,7 @@ impl Load {
             let worker = Worker {
                 number: i32::try_from(number).expect("few"),
                 manner: MANNERS[number % MANNERS.len()],
+                duties,
                 connection: proxy.connection(),
                 shared: Arc::clone(&shared),
                 told: Told::default(),
@@ -116,13 +148,12 @@ impl Load {
             runtime.spawn(worker.work())
         };
         let clients = (0..clients).map(start).collect();
-        let load = Load {
+        Load {
             runtime,
             clients,
             shared,
-        };
-        load.progress(4 * load.clients.len());
-        load
+            port: proxy.port,
+        }
     }
 
     pub fn commits(&self) -> usize {
@@ -151,9 +182,16 @@ impl Load {
             failures: Vec::new(),
             longest: Duration::ZERO,
             reads: 0,
+            by_port: BTreeMap::new(),
+            unseen: Vec::new(),
         };
         for (number, client) in self.clients.into_iter().enumerate() {
-            let told = self.runtime.block_on(client).expect("a client panicked");
+            let ended = self
+                .runtime
+                .block_on(async { timeout(DEADLINE, client).await });
+            let ended =
+                ended.unwrap_or_else(|_| panic!("client {number} hangs\n{}", inside(self.port)));
+            let told = ended.expect("a client panicked");
             let number = i32::try_from(number).expect("few");
             report
                 .committed
@@ -161,6 +199,12 @@ impl Load {
             report.failures.extend(told.failures);
             report.longest = report.longest.max(told.longest);
             report.reads += told.reads;
+            report
+                .unseen
+                .extend(told.unseen.iter().map(|n| (number, *n)));
+            for (port, count) in told.by_port {
+                *report.by_port.entry(port).or_default() += count;
+            }
         }
         self.runtime.shutdown_background();
         report
@@ -171,9 +215,14 @@ impl Report {
     /// Holds it against what is there: nothing that was acknowledged is missing, and nothing that was said to be rolled back is there.
     #[track_caller]
     pub fn agrees_with(&self, stage: &Stage, primary: usize) {
-        let there = ledger(stage, primary);
-        let lost: Vec<_> = self.committed.difference(&there).collect();
+        assert!(
+            self.unseen.is_empty(),
+            "not seen: {:?}\n{self}",
+            self.unseen
+        );
+        let lost = self.lost(stage, primary);
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}\n{self}");
+        let there = ledger(stage, primary);
         for failure in &self.failures {
             let place = (failure.client, failure.n);
             assert!(
@@ -181,6 +230,20 @@ impl Report {
                 "it is there: {failure:?}"
             );
         }
+    }
+
+    /// What was acknowledged and is not there.
+    pub fn lost(&self, stage: &Stage, primary: usize) -> Vec<(i32, i64)> {
+        let there = ledger(stage, primary);
+        self.committed.difference(&there).copied().collect()
+    }
+
+    /// How many reads this server has answered.
+    pub fn read_from(&self, port: u16) -> usize {
+        self.by_port
+            .get(&i32::from(port))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// One line for each kind of failure.
@@ -197,7 +260,8 @@ impl Report {
 impl Failure {
     /// The client was told that nobody knows.
     pub fn may_be_there(&self) -> bool {
-        self.message.contains("is not known")
+        let unheard = self.sqlstate == "none" && self.doing == Doing::Committing;
+        self.message.contains("is not known") || unheard
     }
 }
 
@@ -216,6 +280,42 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// What a client may be told of a transaction that was under way. "none": its driver was between two statements, and saw the connection go.
+const LOST: [&str; 5] = ["57P01", "57P02", "08006", "40003", "none"];
+
+/// Only what was under way has failed, and that no more than once for each client.
+#[track_caller]
+pub fn only_what_was_under_way(report: &Report, clients: usize, what: &str) {
+    assert!(report.failures.len() <= clients, "{what}: {report}");
+    for failure in &report.failures {
+        assert!(
+            LOST.contains(&&*failure.sqlstate),
+            "{what}: {failure:?}\n{report}"
+        );
+        let doing = failure.doing;
+        let may_fail = matches!(
+            doing,
+            Doing::Writing | Doing::WritingInBlock | Doing::Committing
+        );
+        assert!(may_fail, "{what}: {failure:?}\n{report}");
+        if doing == Doing::WritingInBlock {
+            assert!(!failure.may_be_there(), "{failure:?}");
+        }
+    }
+}
+
+/// How a proxy sees its clients, when something is wrong with them.
+fn inside(port: u16) -> String {
+    let mut admin = Raw::connect(port, "app", "trunkline");
+    let shown = ["SHOW CLIENTS", "SHOW POOLS", "SHOW NODES"].map(|show| {
+        let answer = admin.simple(show);
+        let names = answer.columns[0].iter().map(|(name, ..)| name.as_str());
+        let names = names.collect::<Vec<_>>().join(" ");
+        format!("{show}\n{names}\n{}", answer.lines().join("\n"))
+    });
+    shown.join("\n")
 }
 
 /// What a node has.
@@ -240,6 +340,7 @@ pub fn ledger(stage: &Stage, place: usize) -> BTreeSet<(i32, i64)> {
 struct Worker {
     number: i32,
     manner: Manner,
+    duties: Duties,
     connection: String,
     shared: Arc<Shared>,
     told: Told,
@@ -251,6 +352,7 @@ struct Prepared {
     insert: Statement,
     add: Statement,
     read: Statement,
+    look: Statement,
 }
 
 type Failed = (Doing, tokio_postgres::Error);
@@ -258,6 +360,7 @@ type Failed = (Doing, tokio_postgres::Error);
 const INSERT: &str = "INSERT INTO ledger (client, n) VALUES ($1, $2)";
 const ADD: &str =
     "INSERT INTO totals VALUES ($1, $2) ON CONFLICT (client) DO UPDATE SET n = excluded.n";
+const LOOK: &str = "SELECT v, current_setting('port')::int FROM things WHERE id = $1";
 const READ: &str = "SELECT max(n) FROM ledger WHERE client = $1";
 
 impl Worker {
@@ -313,6 +416,7 @@ impl Worker {
             insert: prepare(INSERT).await?,
             add: prepare(ADD).await?,
             read: prepare(READ).await?,
+            look: prepare(LOOK).await?,
             client,
         })
     }
@@ -323,16 +427,20 @@ impl Worker {
             *connection = Some(self.connect().await?);
         }
         let connection = connection.as_ref().expect("just made");
+        if self.duties == Duties::Reads {
+            let port = self.look(connection, n % 100 + 1).await?;
+            *self.told.by_port.entry(port).or_default() += 1;
+            self.told.reads += 1;
+            self.shared.read.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
         self.write(connection, n).await?;
         self.told.committed.push(n);
         self.shared.committed.fetch_add(1, Ordering::Relaxed);
         let seen = self.read(connection).await?;
-        assert_eq!(
-            seen,
-            Some(n),
-            "client {} does not see its own commit",
-            self.number
-        );
+        if seen != Some(n) {
+            self.told.unseen.push(n);
+        }
         self.told.reads += 1;
         self.shared.read.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -376,6 +484,36 @@ impl Worker {
                 simple(Doing::Committing, "COMMIT").await
             }
         }
+    }
+
+    /// Reads one thing, and gives the port of the server that answers.
+    async fn look(&self, connection: &Prepared, id: i64) -> Result<i32, Failed> {
+        let failed = |error| (Doing::Reading, error);
+        let (client, look) = (&connection.client, &connection.look);
+        let (v, port) = match self.manner {
+            Manner::Simple | Manner::SimpleBlock => {
+                let text = LOOK.replace("$1", &id.to_string());
+                let messages = client.simple_query(&text).await.map_err(failed)?;
+                let number = |row: &tokio_postgres::SimpleQueryRow, place| -> i64 {
+                    row.get(place).expect("not null").parse().expect("a number")
+                };
+                let row = messages.iter().find_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                    _ => None,
+                });
+                let row = row.expect("it is there");
+                (
+                    number(row, 0),
+                    i32::try_from(number(row, 1)).expect("a port"),
+                )
+            }
+            Manner::Prepared | Manner::PreparedBlock => {
+                let row = client.query_one(look, &[&id]).await.map_err(failed)?;
+                (row.get(0), row.get(1))
+            }
+        };
+        assert_eq!(v, id);
+        Ok(port)
     }
 
     async fn read(&self, connection: &Prepared) -> Result<Option<i64>, Failed> {

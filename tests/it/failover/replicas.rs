@@ -1,1 +1,320 @@
-//! TODO
+//! Replicas that serve reads and go: killed, stopped, hung, cut off. Clients do not notice.
+
+use std::time::Duration;
+
+use super::load::Load;
+use super::stage::{Stage, nodes_are};
+use crate::commit::cutting::Relays;
+use crate::raw::{Format, Parameter, Raw};
+use crate::servers::wait_until;
+use crate::sharded::{Sharded, succeeded};
+
+const CLIENTS: usize = 16;
+
+/// The functions by which a statement tells where it runs are not let run elsewhere otherwise.
+pub const READS: &str =
+    "[reads]\nfrom = \"any\"\nfunctions = [\"current_setting\", \"pg_is_in_recovery\"]\n";
+
+/// What replicas go through in turn.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    Killed,
+    /// `pg_ctl stop -m fast`.
+    Stopped,
+    /// SIGSTOP.
+    Hung,
+    /// Its connections are reset.
+    Reset,
+    /// Nothing comes through.
+    Cut,
+}
+
+#[test]
+fn replicas_that_go_under_reads() {
+    let mut stage = Stage::start(1, 2);
+    stage.run(
+        0,
+        0,
+        "INSERT INTO things SELECT i, i FROM generate_series(1, 100) i",
+    );
+    stage.level(0, &[1, 2]);
+    let relays = Relays::start(&stage.ports());
+    let ports = relays.ports().to_vec();
+    let proxy = Sharded::start_proxy("app", &Stage::configuration(&[ports.clone()], READS));
+    let all_up = |nodes: &[super::stage::NodeLine]| nodes.iter().all(|node| node.stage == "up");
+    for (trouble, place) in [
+        (Trouble::Killed, 1),
+        (Trouble::Stopped, 2),
+        (Trouble::Hung, 1),
+        (Trouble::Reset, 2),
+        (Trouble::Cut, 2),
+    ] {
+        nodes_are(&proxy, "all nodes are up", all_up);
+        let load = Load::start_reading(&proxy, CLIENTS);
+        let is_away = |nodes: &[super::stage::NodeLine]| {
+            let away =
+                |node: &super::stage::NodeLine| node.port == ports[place] && node.stage != "up";
+            nodes.iter().any(away)
+        };
+        let away = || nodes_are(&proxy, "it is away", is_away);
+        load.reads(200);
+        match trouble {
+            Trouble::Killed => {
+                stage.kill(0, place);
+                away();
+                load.reads(200);
+                stage.restart(0, place);
+            }
+            Trouble::Stopped => {
+                stage.stop(0, place);
+                away();
+                load.reads(200);
+                stage.restart(0, place);
+            }
+            Trouble::Hung => {
+                let frozen = stage.freeze(place);
+                away();
+                load.reads(200);
+                drop(frozen);
+            }
+            Trouble::Reset => {
+                for _ in 0..10 {
+                    relays.cut(place);
+                    load.reads(50);
+                }
+            }
+            Trouble::Cut => {
+                let frozen = relays.freeze(place);
+                away();
+                load.reads(200);
+                drop(frozen);
+            }
+        }
+        load.reads(200);
+        let report = load.end();
+        println!("{trouble:?}: {report}");
+        assert!(report.failures.is_empty(), "{trouble:?}: {report}");
+        let by_replicas: usize = [1, 2]
+            .iter()
+            .map(|place| report.read_from(stage.port(*place)))
+            .sum();
+        assert!(
+            by_replicas * 2 > report.reads,
+            "{trouble:?}: only {by_replicas} of {} reads went to replicas",
+            report.reads
+        );
+    }
+}
+
+const TABLES: &str = "
+[[distributions]]
+name = \"d\"
+strategy = \"hash\"
+key = \"bigint\"
+shards = [\"s1\", \"s2\"]
+[[tables]]
+name = \"things\"
+distribution = \"d\"
+key = \"id\"
+";
+
+/// Each way of reading, on two shards with a replica each: answered by replicas, and rightly.
+#[test]
+fn every_way_of_reading() {
+    let mut stage = Stage::start(2, 1);
+    let proxy = stage.proxy(&format!("{READS}{TABLES}"));
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    for id in 1..=20 {
+        let insert = format!("INSERT INTO things VALUES ({id}, {id})");
+        succeeded(&insert, &client.simple(&insert));
+    }
+    for shard in 0..2 {
+        let written = stage.value(shard, 0, "SELECT pg_current_wal_lsn()");
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+        wait_until("the replica is level", || {
+            stage.value(shard, 1, &there) == "t"
+        });
+    }
+    drop(client);
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    succeeded("SET", &client.simple("SET trunkline.read = 'replica'"));
+    let replicas = [stage.node(0, 1).port(), stage.node(1, 1).port()];
+    let on_replica = |port: &str| replicas.iter().any(|known| known.to_string() == port);
+
+    // A scatter, in both protocols. What ran last on a connection, its server shows.
+    let sum = "SELECT sum(v), count(*) FROM things";
+    for answer in [client.simple(sum), client.extended(sum, &[], Format::Text)] {
+        assert_eq!(answer.lines(), ["210 20"], "{answer:?}");
+    }
+    let asked =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE '%sum(v)%'";
+    for shard in 0..2 {
+        assert_eq!(
+            stage.value(shard, 0, asked),
+            "f",
+            "the primary of shard {shard} was asked"
+        );
+        assert_eq!(
+            stage.value(shard, 1, asked),
+            "t",
+            "the replica of shard {shard} was not"
+        );
+    }
+    // One shard, with a parameter.
+    for id in 1..=20 {
+        let parameter = Parameter {
+            oid: 20,
+            format: Format::Text,
+            value: Some(id.to_string().into_bytes()),
+        };
+        let answer = client.extended(
+            "SELECT v, current_setting('port') FROM things WHERE id = $1",
+            &[parameter],
+            Format::Text,
+        );
+        let lines = answer.lines();
+        let (v, port) = lines[0].split_once(' ').expect("two columns");
+        assert_eq!(v, id.to_string());
+        assert!(on_replica(port), "{port}");
+    }
+    // A transaction that only reads, also over several shards.
+    succeeded("BEGIN", &client.simple("BEGIN READ ONLY"));
+    for id in 1..=20 {
+        let text = format!("SELECT current_setting('port') FROM things WHERE id = {id}");
+        let answer = client.simple(&text);
+        succeeded(&text, &answer);
+        assert!(on_replica(&answer.lines()[0]), "{answer:?}");
+    }
+    let answer = client.simple(sum);
+    assert_eq!(answer.lines(), ["210 20"], "{answer:?}");
+    succeeded("COMMIT", &client.simple("COMMIT"));
+    // One that writes goes to the primary with all that it does, also when it reads first.
+    succeeded("SET", &client.simple("SET trunkline.read = 'any'"));
+    succeeded("BEGIN", &client.simple("BEGIN"));
+    for text in ["SELECT pg_is_in_recovery() FROM things WHERE id = 7"; 2] {
+        assert_eq!(client.simple(text).lines(), ["f"]);
+        succeeded(
+            "UPDATE",
+            &client.simple("UPDATE things SET v = v + 0 WHERE id = 7"),
+        );
+    }
+    succeeded("COMMIT", &client.simple("COMMIT"));
+    pipelines(&proxy);
+    // Statements that are prepared by name, as drivers do, first on a replica and then on the primary.
+    prepared(&proxy);
+
+    for shard in 0..2 {
+        stage.kill(shard, 1);
+    }
+    nodes_are(&proxy, "no replica is left", |nodes| {
+        let down = nodes.iter().filter(|node| node.stage == "down");
+        down.count() == 2
+    });
+    let answer = client.simple("SELECT v FROM things WHERE id = 7");
+    assert_eq!(answer.lines(), ["7"], "the primary serves");
+    succeeded("SET", &client.simple("SET trunkline.read = 'replica'"));
+    for text in [
+        "SELECT v FROM things WHERE id = 7",
+        "SELECT sum(v) FROM things",
+    ] {
+        let answer = client.simple(text);
+        assert_eq!(answer.refusal(), Some("no_replica"), "{text}: {answer:?}");
+    }
+    succeeded(
+        "UPDATE",
+        &client.simple("UPDATE things SET v = v + 0 WHERE id = 7"),
+    );
+}
+
+/// [SELECT; INSERT] in one unit of work: it begins where reads go, and must go on where writes go.
+fn pipelines(proxy: &Sharded) {
+    use crate::wire_client::{Wire, bind, execute, parse, query, sync};
+    let address = ([127, 0, 0, 1], proxy.port).into();
+    let mut wire = Wire::log_in(address, &[("user", "app"), ("database", "app")], "")
+        .unwrap_or_else(|e| panic!("{e}"));
+    wire.query("SET trunkline.read = 'any'");
+    for id in 101..111 {
+        let told = wire.ask(&[
+            parse(
+                "",
+                &format!("SELECT count(*) FROM things WHERE id = {id}"),
+                &[],
+            ),
+            bind("", "", &[]),
+            execute("", 0),
+            parse("", &format!("INSERT INTO things VALUES ({id}, 1)"), &[]),
+            bind("", "", &[]),
+            execute("", 0),
+            parse("", &format!("SELECT v FROM things WHERE id = {id}"), &[]),
+            bind("", "", &[]),
+            execute("", 0),
+            sync(),
+        ]);
+        assert_eq!(
+            told, "1 2 D(0) C(SELECT 1) 1 2 C(INSERT 0 1) 1 2 D(1) C(SELECT 1) Z(I)",
+            "{id}"
+        );
+        // The same in one simple message, and units of work behind each other.
+        let told = wire.query(&format!(
+            "SELECT count(*) FROM things WHERE id = {id}; DELETE FROM things WHERE id = {id}"
+        ));
+        assert!(
+            told.ends_with("C(DELETE 1) Z(I)") && told.contains("D(1)"),
+            "{told}"
+        );
+        let told = wire.ask(&[
+            query(&format!("SELECT count(*) FROM things WHERE id = {id}")),
+            query(&format!("INSERT INTO things VALUES ({id}, 2)")),
+            query(&format!("SELECT v FROM things WHERE id = {id}")),
+            query(&format!("DELETE FROM things WHERE id = {id}")),
+        ]);
+        let values: Vec<&str> = told
+            .split(' ')
+            .filter(|part| part.starts_with("D("))
+            .collect();
+        assert_eq!(values, ["D(0)", "D(2)"], "{told}");
+    }
+}
+
+fn prepared(proxy: &Sharded) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let client = crate::servers::connect(&proxy.connection()).await;
+        client
+            .batch_execute("SET trunkline.read = 'any'")
+            .await
+            .unwrap();
+        let read = client
+            .prepare("SELECT v, pg_is_in_recovery() FROM things WHERE id = $1")
+            .await
+            .unwrap();
+        let write = client
+            .prepare("UPDATE things SET v = v + 1 WHERE id = $1")
+            .await
+            .unwrap();
+        for id in 1..=20_i64 {
+            let before: i64 = client.query_one(&read, &[&id]).await.unwrap().get(0);
+            assert_eq!(client.execute(&write, &[&id]).await.unwrap(), 1);
+            let after: i64 = client.query_one(&read, &[&id]).await.unwrap().get(0);
+            assert_eq!(after, before + 1);
+            client
+                .execute("UPDATE things SET v = id WHERE id = $1", &[&id])
+                .await
+                .unwrap();
+        }
+        // What the session does not wait for comes by and by.
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while !client
+            .query_one(&read, &[&7_i64])
+            .await
+            .unwrap()
+            .get::<_, bool>(1)
+        {
+            assert!(std::time::Instant::now() < deadline, "no replica serves");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}

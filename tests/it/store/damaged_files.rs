@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use trunkline::store::{Expected, Outcome, Store, StoreError};
 
-use super::behaviours::{take, text};
+use super::behaviours::{HAND_OVER, take, text};
 use super::{Site, configured};
 
 fn state(site: &Site) -> PathBuf {
@@ -134,6 +134,32 @@ async fn a_lease_whose_file_is_gone_is_not_given_away() {
         .await
         .unwrap_err();
     assert!(matches!(said, StoreError::Damaged { .. }), "{said}");
+}
+
+#[tokio::test]
+async fn nothing_begins_anew_under_a_lease_that_lasts() {
+    let site = Site::files();
+    let store = site.open().await;
+    let lease = take(&store, "driver", "me").await;
+    let first = lease.token();
+    fs::remove_file(state(&site)).unwrap();
+    let said = Store::open(&configured(&site.section))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("still lasts"), "{said}");
+    // Its holder cannot renew it.
+    lease.lost().await;
+    let deadline = std::time::Instant::now() + HAND_OVER;
+    let anew = loop {
+        match Store::open(&configured(&site.section)).await {
+            Ok(anew) => break anew,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(!lease.is_held());
+    assert!(take(&anew, "driver", "another").await.token() > first);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::super::table::{Cell, Column, Table, row, text, whole};
 use super::View;
 use super::clock::seconds_and_rest;
 use crate::admin::shard_name;
-use crate::backend::pool::Lending;
+use crate::backend::pool::{Lending, Seat};
 use crate::config::PoolMode;
 use crate::session::report::{PoolReport, WorkerReport};
 
@@ -31,6 +31,7 @@ pub const POOLS: &[Column] = &[
     text("address"),
     whole("pool_size"),
     text("state"),
+    text("role"),
 ];
 
 pub fn pools(view: &View, table: &mut Table) {
@@ -43,7 +44,8 @@ pub fn pools(view: &View, table: &mut Table) {
 
 fn pool_row(view: &View, report: &WorkerReport, pool: &PoolReport) -> Vec<Cell> {
     let served = report.clients.iter().filter(|client| {
-        client.shard == Some(pool.shard)
+        client.server.as_deref() == Some(&*pool.address)
+            && client.shard == Some(pool.shard)
             && client.user == pool.user
             && client.database == pool.database
     });
@@ -71,6 +73,10 @@ fn pool_row(view: &View, report: &WorkerReport, pool: &PoolReport) -> Vec<Cell> 
         &*pool.address,
         pool.size,
         lending(pool.lending),
+        match pool.seat {
+            Seat::Primary => "primary",
+            Seat::Replica(_) => "replica",
+        },
     ]
 }
 

@@ -27,6 +27,7 @@ pub const STATS: &[Column] = &[
     whole("plan_cache_evictions"),
     whole("plan_cache_entries"),
     whole("plan_cache_bytes"),
+    whole("total_replica_query_count"),
 ];
 
 pub const STATS_TOTALS: &[Column] = &[
@@ -56,7 +57,8 @@ pub fn stats(view: &View, table: &mut Table) {
             cache.misses,
             cache.evictions,
             cache.entries,
-            cache.bytes
+            cache.bytes,
+            totals.replica_queries
         ]);
         table.push(cells);
     }
@@ -94,6 +96,7 @@ struct Totals {
     wait_microseconds: u64,
     errors: u64,
     refusals: u64,
+    replica_queries: u64,
     plan_cache: crate::plan::cache::Counters,
 }
 
@@ -108,6 +111,7 @@ impl Totals {
         self.wait_microseconds += counted.wait_microseconds;
         self.errors += counted.errors;
         self.refusals += counted.refusals;
+        self.replica_queries += counted.replica_queries;
         self.plan_cache.hits += counted.plan_cache.hits;
         self.plan_cache.misses += counted.plan_cache.misses;
         self.plan_cache.evictions += counted.plan_cache.evictions;
