@@ -238,11 +238,13 @@ impl Replicas {
             .cloned()
             .collect();
         let taint = Taint::of(functions, relations, &bodies, &runs);
-        let lower = |name: &Box<str>| Box::<str>::from(name.to_ascii_lowercase());
+        let mut functions = taint.functions;
+        let lower = functions
+            .iter()
+            .map(|name| name.to_ascii_lowercase().into());
+        functions.extend(lower.collect::<Vec<Box<str>>>());
         Replicas {
-            functions: (taint.functions.iter().map(lower))
-                .chain(taint.functions.iter().cloned())
-                .collect(),
+            functions,
             relations: taint.used,
             operators: found.operators,
             conversions: found.conversions,

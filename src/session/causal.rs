@@ -195,7 +195,7 @@ impl Causal {
             self.names = Some(Arc::clone(names));
             return;
         }
-        let known = std::mem::replace(self, Causal::default());
+        let known = std::mem::take(self);
         let known_names = known.names.iter().flat_map(|names| names.iter());
         let mut is_gone = false;
         for (name, floor) in known_names.zip(&known.floors) {
