@@ -271,8 +271,9 @@ impl Server {
         let heard = std::mem::replace(&mut self.since_ready.heard, true);
         let (told, seen) = (out.len(), events.len());
         let run = self.scan_chunk(&mut scratch[..carried + read], out, events)?;
-        if matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told && run.is_empty() {
-            // No more than that it goes.
+        let last_words = matches!(events[seen..], [Event::Fatal(_)]) && out.len() == told;
+        if last_words && run.is_empty() && matches!(self.seat, Seat::Replica(_)) {
+            // No more than that it goes. A primary may say so because somebody wants the statement to end.
             self.since_ready.heard = heard;
         }
         Poll::Ready(Ok(run))

@@ -22,6 +22,7 @@ use super::anew::Attempts;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
+use super::reads::Seeks;
 use super::respond::{Fault, Left, Loss};
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
@@ -207,7 +208,11 @@ impl Session {
                 let produced = self.client.produced();
                 let done = self.scatter(call, scatter, otherwise).await;
                 match done {
-                    Err(Fault::Broken(_)) if self.may_scatter_anew(call, produced) => {
+                    // A primary's last words may mean that somebody wants the statement to end.
+                    Err(Fault::Broken(loss))
+                        if (loss.words.is_none() || self.reads.seeks == Seeks::Replica)
+                            && self.may_scatter_anew(call, produced) =>
+                    {
                         self.scatter(call, scatter, otherwise).await
                     }
                     done => done,
