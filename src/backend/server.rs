@@ -325,9 +325,10 @@ impl Server {
             let mut verdict = self
                 .pipeline
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
-            // Last words, and what is said to everybody, are no answer.
-            self.since_ready.heard |= !matches!(tag, b'N' | b'A' | b'S')
-                && !matches!(events.get(before), Some(Event::Fatal(_)));
+            // What is said to everybody is no answer, nor that a replica goes. A primary may say so because somebody wants the statement to end.
+            let last_words = matches!(events.get(before), Some(Event::Fatal(_)));
+            self.since_ready.heard |=
+                !matches!(tag, b'N' | b'A' | b'S') && !(last_words && self.seat != Seat::Primary);
             if tag == b'E'
                 && verdict != Verdict::Swallow
                 && let Some(error) = self.canceller.instead_of(&chunk[at + HEADER..at + here])

@@ -21,6 +21,7 @@ use super::Session;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
+use super::reads::Seeks;
 use super::respond::{Fault, Left, Loss};
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
@@ -205,7 +206,10 @@ impl Session {
             Spread::Scatter { scatter, otherwise } => {
                 let produced = self.client.produced();
                 let mut done = self.scatter(call, scatter, otherwise).await;
-                while matches!(done, Err(Fault::Broken(_))) && self.may_scatter_anew(call, produced)
+                // A primary's last words may mean that somebody wants the statement to end.
+                while let Err(Fault::Broken(loss)) = &done
+                    && (loss.words.is_none() || self.reads.seeks == Seeks::Replica)
+                    && self.may_scatter_anew(call, produced)
                 {
                     done = self.scatter(call, scatter, otherwise).await;
                 }
