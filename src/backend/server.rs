@@ -327,8 +327,9 @@ impl Server {
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
             // What is said to everybody is no answer, nor that a replica goes. A primary may say so because somebody wants the statement to end.
             let last_words = matches!(events.get(before), Some(Event::Fatal(_)));
-            self.since_ready.heard |=
-                !matches!(tag, b'N' | b'A' | b'S') && !(last_words && self.seat != Seat::Primary);
+            let unasked =
+                matches!(tag, b'N' | b'A' | b'S') || (last_words && self.seat != Seat::Primary);
+            self.since_ready.heard |= !unasked;
             if tag == b'E'
                 && verdict != Verdict::Swallow
                 && let Some(error) = self.canceller.instead_of(&chunk[at + HEADER..at + here])

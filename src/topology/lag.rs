@@ -66,8 +66,8 @@ impl Written {
             self.ends.push_back(inserted);
         }
         let mut end = None;
-        while let Some(next) = self.ends.pop_front_if(|end| *end <= flushed) {
-            end = Some(next);
+        while self.ends.front().is_some_and(|next| *next <= flushed) {
+            end = self.ends.pop_front();
         }
         let last = self.marks.back().map_or(Lsn(0), |(_, lsn)| *lsn);
         self.marks.push_back((asked, end.unwrap_or(last)));

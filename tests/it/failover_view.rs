@@ -31,13 +31,15 @@ fn config(ports: &[u16], more: &str) -> Arc<Config> {
     Arc::new(config::parse(&text(ports, more), "test.toml", &|_| None).expect("sound"))
 }
 
+type Views = Vec<(Instant, Arc<View>)>;
+
 /// A shard that is watched, on servers that the test may break. The nodes are the primary and its replicas, in that order.
 struct Watched {
     cluster: Cluster,
     ports: Vec<u16>,
     topology: Arc<Topology>,
     /// Every view since the beginning.
-    seen: Arc<Mutex<Vec<(Instant, Arc<View>)>>>,
+    seen: Arc<Mutex<Views>>,
 }
 
 impl Watched {

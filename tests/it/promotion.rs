@@ -392,6 +392,10 @@ async fn a_proxy_that_is_killed_in_the_middle() {
     let store = file_store(&folder);
     let servers = servers(&cluster);
     let (old, new) = (servers[0], servers[1]);
+    #[expect(
+        clippy::async_yields_async,
+        reason = "it is awaited after the program was killed"
+    )]
     let begin = async |program: &Program| {
         let admin = program.admin().await;
         let sql = switchover(new);

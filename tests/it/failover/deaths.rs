@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::load::{Load, ledger, only_what_was_under_way};
-use super::stage::{Commits, SLACK, Stage, nodes_are};
+use super::stage::{SLACK, Stage, nodes_are};
 
 const CLIENTS: usize = 16;
 
@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 #[test]
 fn a_primary_is_killed_and_one_is_stopped() {
     let mut stage = Stage::start(1, 2);
-    stage.commits(Commits::WithAReplica, &[0, 1, 2]);
+    stage.commit_with_a_replica(&[0, 1, 2]);
     let proxy = stage.proxy("");
 
     let load = Load::start(&proxy, CLIENTS);

@@ -40,7 +40,10 @@ fn replicas_that_go_under_reads() {
     stage.level(0, &[1, 2]);
     let relays = Relays::start(&stage.ports());
     let ports = relays.ports().to_vec();
-    let proxy = Sharded::start_proxy("app", &Stage::configuration(&[ports.clone()], READS));
+    let proxy = Sharded::start_proxy(
+        "app",
+        &Stage::configuration(std::slice::from_ref(&ports), READS),
+    );
     let all_up = |nodes: &[super::stage::NodeLine]| nodes.iter().all(|node| node.stage == "up");
     for (trouble, place) in [
         (Trouble::Killed, 1),

@@ -36,7 +36,10 @@ fn a_network_that_is_cut_and_primaries_at_the_same_time() {
     let stage = Stage::start(1, 2);
     let relays = Relays::start(&stage.ports());
     let ports = relays.ports().to_vec();
-    let proxy = Sharded::start_proxy("app", &Stage::configuration(&[ports.clone()], ""));
+    let proxy = Sharded::start_proxy(
+        "app",
+        &Stage::configuration(std::slice::from_ref(&ports), ""),
+    );
     let first = |stage: &'static str| {
         let ports = ports.clone();
         move |nodes: &[super::stage::NodeLine]| {

@@ -26,13 +26,6 @@ pub struct Stage {
     pub cluster: Cluster,
 }
 
-/// Whether a commit waits until a replica has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commits {
-    Alone,
-    WithAReplica,
-}
-
 impl Stage {
     pub fn start(shards: u16, replicas: u16) -> Stage {
         let settings = [("wal_retrieve_retry_interval", "100ms")];
@@ -93,14 +86,10 @@ impl Stage {
         value(self.node(shard, place), "app", sql).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// For all nodes of the first shard, so that it goes on after a promotion.
-    pub fn commits(&self, commits: Commits, places: &[usize]) {
-        let names = match commits {
-            Commits::Alone => "",
-            Commits::WithAReplica => "ANY 1 (*)",
-        };
+    /// A commit waits until a replica has it: on all these nodes of the first shard, so that it goes on after a promotion.
+    pub fn commit_with_a_replica(&self, places: &[usize]) {
         for place in places {
-            self.configure(*place, "synchronous_standby_names", names);
+            self.configure(*place, "synchronous_standby_names", "ANY 1 (*)");
         }
     }
 
