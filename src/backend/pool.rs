@@ -478,8 +478,11 @@ impl Pool {
             let spec = Rc::clone(&state.spec);
             let (timeout, error) = match (&state.trouble, state.lending) {
                 (_, Lending::Leaderless) => (spec.patience, None),
-                (Some(trouble), _) => (spec.patience, Some(trouble.error.clone())),
-                (None, _) => {
+                // One that is lent may come back.
+                (Some(trouble), _) if state.open == state.connecting => {
+                    (spec.patience, Some(trouble.error.clone()))
+                }
+                _ => {
                     let timeout = spec.settings.checkout_timeout;
                     (timeout, Some(CheckoutError::Timeout(timeout)))
                 }

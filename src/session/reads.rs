@@ -48,6 +48,8 @@ pub struct Reads {
     pub seeks: Seeks,
     /// Nodes that have failed the statement at hand.
     without: NodeSet,
+    /// What was committed on this shard before the statement at hand, for a read that must see all of it: it stays where it is while the log goes on.
+    all_before: Option<(ShardId, Floor)>,
     /// The replica in whose queue the session waits.
     asked: Option<NodePlace>,
     turn: Cell<usize>,
@@ -62,6 +64,7 @@ impl Reads {
         Reads {
             seeks: Seeks::Primary,
             without: NodeSet::EMPTY,
+            all_before: None,
             asked: None,
             // Else all sessions would begin at the same node.
             turn: Cell::new(rand::random_range(0..1 << 16)),
@@ -74,6 +77,7 @@ impl Reads {
     pub fn begin(&mut self) {
         self.seeks = Seeks::Primary;
         self.without = NodeSet::EMPTY;
+        self.all_before = None;
     }
 
     pub fn has_failed(&mut self, place: NodePlace) {
@@ -168,7 +172,14 @@ impl Session {
         let floor = match self.read_policy.causal {
             CausalReads::Off => Floor::None,
             CausalReads::Session => self.causal.floor(shard, &names, &view.written),
-            CausalReads::Always => Floor::Since(self.unit_began).settled(&view.written),
+            CausalReads::Always => {
+                let began = Floor::Since(self.unit_began);
+                let known = self.reads.all_before.filter(|(of, _)| *of == shard);
+                let floor = known.map_or(began, |(_, floor)| floor);
+                let floor = floor.settled(&view.written);
+                self.reads.all_before = Some((shard, floor));
+                floor
+            }
         };
         let configured = &snapshot.config.reads;
         let read = Read {
