@@ -250,6 +250,15 @@ impl Session {
                 self.card.set_running(None);
                 link.clean_up(&self.worker);
             }
+            let fault = match fault {
+                // Another connection broke. An error of a server's that the client has been told of stands for itself.
+                Fault::Told => Fault::Postgres {
+                    sqlstate: "08006",
+                    message: "the server connection was lost before the statement was sent"
+                        .to_owned(),
+                },
+                fault => fault,
+            };
             self.unit_lost(&fault, closing);
         }
         Ok(())
