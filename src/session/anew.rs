@@ -11,7 +11,7 @@ use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
-use super::transaction::Transaction;
+use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
@@ -249,6 +249,13 @@ impl Session {
             if let Some(link) = self.link.take() {
                 self.card.set_running(None);
                 link.clean_up(&self.worker);
+            }
+            if self.transaction == Transaction::Open {
+                // The block that it was the beginning of: no server has anything of it.
+                let begin = self.opened.take();
+                let begin =
+                    begin.map_or_else(|| "BEGIN".to_owned(), |begin| begin.begin().to_owned());
+                self.transaction = Transaction::Failed(Prologue::new(&begin));
             }
             let fault = match fault {
                 // Another connection broke. An error of a server's that the client has been told of stands for itself.
