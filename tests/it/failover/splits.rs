@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::load::{Load, only_what_was_under_way};
 use super::stage::{SLACK, Stage, nodes_are};
 use crate::commit::cutting::Relays;
-use crate::raw::Raw;
+use crate::raw::{Answer, Message, Raw};
+use crate::servers::wait_until;
 use crate::sharded::{Sharded, succeeded};
 
 const CLIENTS: usize = 16;
@@ -154,4 +155,57 @@ fn a_primary_that_takes_no_writes_any_more_is_left_at_once() {
     );
     let there = stage.value(0, 1, "SELECT count(*) FROM ledger WHERE n > 0");
     assert_eq!(there, "1");
+}
+
+fn sqlstate(answer: &Answer) -> &str {
+    answer.error.as_ref().map_or("", Message::sqlstate)
+}
+
+/// The first statement of a block is lost with its connection, and nobody comes who could take it.
+#[test]
+fn a_block_that_cannot_be_begun_anew_has_failed() {
+    let stage = Stage::start(1, 0);
+    let relays = Relays::start(&stage.ports());
+    let more = "[failover]\nwait = \"300ms\"\n[pool]\nconnect_timeout = \"500ms\"\n";
+    let configuration = Stage::configuration(&[relays.ports().to_vec()], more);
+    let proxy = Sharded::start_proxy("app", &configuration);
+    let mut client = proxy.client();
+    // A connection is idle from here on.
+    succeeded("SELECT 1", &client.simple("SELECT 1"));
+    client.simple("BEGIN");
+    let frozen = relays.freeze(0);
+    let mut client = std::thread::scope(|scope| {
+        let asking = scope.spawn(move || {
+            let answer = client.simple("INSERT INTO ledger (client, n) VALUES (1, 1)");
+            (client, answer)
+        });
+        let mut admin = Raw::connect(proxy.port, "app", "trunkline");
+        wait_until("the statement is with a server", || {
+            let pools = admin.simple("SHOW POOLS");
+            let mut names = pools.columns[0].iter();
+            let place = names.position(|(name, ..)| name == "sv_active");
+            let place = place.expect("PgBouncer has it too");
+            let lent = |row: &Vec<Option<Vec<u8>>>| row[place].as_deref() == Some(b"1");
+            pools.rows.iter().any(lent)
+        });
+        relays.cut(0);
+        let (client, answer) = asking.join().expect("it is answered");
+        assert!(matches!(sqlstate(&answer), "57P03" | "08001"), "{answer:?}");
+        assert_eq!(client.status(), b'E');
+        client
+    });
+    drop(frozen);
+    assert_eq!(sqlstate(&client.simple("SELECT 1")), "25P02");
+    client.simple("ROLLBACK");
+    assert_eq!(client.status(), b'I');
+    wait_until("the shard is back", || {
+        client
+            .simple("INSERT INTO ledger (client, n) VALUES (1, 2)")
+            .error
+            .is_none()
+    });
+    assert_eq!(
+        stage.value(0, 0, "SELECT string_agg(n::text, ',') FROM ledger"),
+        "2"
+    );
 }
