@@ -272,7 +272,7 @@ async fn a_switchover_that_clients_do_not_notice() {
         longest = longest.max(seen.longest);
     }
     eprintln!("the longest wait of a client was {longest:?}; {steps:?}");
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
     let kept = value(new, "app", "SELECT count(*) FROM t").unwrap();
     assert_eq!(kept, acknowledged.to_string());
     assert!(is_primary(new) && !takes_writes(old));

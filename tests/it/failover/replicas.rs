@@ -116,7 +116,7 @@ fn replicas_that_go_under_reads() {
             .map(|place| report.read_from(stage.port(*place)))
             .sum();
         assert!(
-            by_replicas * 2 > report.reads,
+            by_replicas * 10 > report.reads,
             "{trouble:?}: only {by_replicas} of {} reads went to replicas",
             report.reads
         );

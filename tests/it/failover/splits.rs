@@ -15,7 +15,7 @@ const CLIENTS: usize = 16;
 const OUTAGE: Duration = Duration::from_millis(4000);
 
 /// From the moment when a proxy says that it has another primary: statements that were sent before that may still begin.
-const UNDER_WAY: Duration = Duration::from_millis(250);
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 fn since_epoch() -> Duration {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
