@@ -180,11 +180,7 @@ impl Session {
         }
         self.attempts.count();
         let (shard, effect) = (link.shard(), link.effect());
-        let phase = if link.is_metadata() {
-            Phase::Metadata
-        } else {
-            Phase::Working
-        };
+        let phase = link.phase();
         drop(link);
         let mut link = self.take_link(shard, phase).await?;
         link.note(effect);

@@ -263,13 +263,7 @@ impl Session {
             }
             return false;
         };
-        if !self.suits(&lent) {
-            lent.untouched(self.unit_began);
-            return false;
-        }
-        self.link_up(Link::new(lent, Phase::Working, self.mode));
-        self.send_held();
-        true
+        self.link_up_suiting(lent)
     }
 
     /// The same with a replica.
@@ -278,6 +272,12 @@ impl Session {
         let Ok(lent) = self.lend_straight(shard, place) else {
             return false;
         };
+        self.link_up_suiting(lent)
+    }
+
+    /// Lets the connection work for this session, unless something had to be done to it first.
+    #[inline]
+    fn link_up_suiting(&mut self, lent: Lent) -> bool {
         if !self.suits(&lent) {
             lent.untouched(self.unit_began);
             return false;
