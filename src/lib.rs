@@ -21,6 +21,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod execution;
+pub mod moving;
 pub mod plan;
 pub mod resharding;
 pub mod server;

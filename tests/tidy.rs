@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 10] = [
     &["topology"],
     &["execution"],
     &["session", "resharding"],
-    &["admin"],
+    &["admin", "moving"],
     &["server"],
     &["cli"],
 ];

@@ -18,6 +18,7 @@ use crate::execution::commit::Outcome;
 use crate::execution::commit::by_hand::{NotResolved, Resolved};
 use crate::execution::commit::id::TransactionId;
 use crate::execution::commit::recovery::Recovery;
+use crate::resharding;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Shared;
 use crate::sharding::ShardId;
@@ -44,6 +45,11 @@ pub enum Request {
         node: String,
         answer: oneshot::Sender<Result<Vec<Done>, NotSwitched>>,
     },
+    /// A statement about plans that move data.
+    Reshard(
+        resharding::language::Statement,
+        oneshot::Sender<Result<resharding::report::Answer, resharding::report::Refused>>,
+    ),
     /// Who has connections of a shard's primary that a gate stands before; `None`: it does not yet on every worker.
     Lent(ShardId, oneshot::Sender<Option<Vec<LentTo>>>),
     /// Finish transactions, then exit.

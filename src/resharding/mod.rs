@@ -15,5 +15,6 @@ pub mod keys;
 pub mod language;
 pub mod layout;
 pub mod record;
+pub mod report;
 pub mod show;
 pub mod wanted;

@@ -20,6 +20,7 @@ use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::plan::views;
+use crate::resharding::report::Refused;
 use crate::session::report::WorkerReport;
 use crate::session::shared::{SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
@@ -423,6 +424,13 @@ impl Control {
                     let reports = ask_all(&workers, Command::Report).await;
                     let _ = answer.send(lent(&reports, shard));
                 });
+            }
+            Request::Reshard(_, answer) => {
+                let _ = answer.send(Err(Refused {
+                    sqlstate: "0A000",
+                    message: "plans cannot be driven yet".to_owned(),
+                    hint: None,
+                }));
             }
             // Seen by `run`.
             Request::Shutdown => {}

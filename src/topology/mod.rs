@@ -34,4 +34,4 @@ pub use drain::{DrainError, Service};
 pub use primary::{Identity, Primary};
 pub use roles::{Census, RoleError, Roles};
 pub use shard::NodeStatus;
-pub use watch::{Topology, TopologyError, control_role};
+pub use watch::{Topology, TopologyError, WayIn, control_role};

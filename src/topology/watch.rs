@@ -53,6 +53,15 @@ impl Views {
     }
 }
 
+/// A shard's primary, and how to log in to it.
+#[derive(Clone, Debug)]
+pub struct WayIn {
+    pub node: config::Node,
+    pub login: Login,
+    pub encryption: Arc<ServerEncryption>,
+    pub connect_timeout: Duration,
+}
+
 /// What one configuration has us watch.
 pub(super) struct Watched {
     config: Arc<Config>,
@@ -268,6 +277,19 @@ impl Topology {
         let place = watched.database(database)?;
         let (node, _) = watched.primary(shard)?;
         watched.lend(place, shard, node).await
+    }
+
+    /// The way to the primary of a shard, in a database, as the control plane's own role: for connections that are none of the lent ones.
+    pub fn way_in(&self, database: &str, shard: ShardId) -> Result<WayIn, TopologyError> {
+        let watched = self.current();
+        let place = watched.database(database)?;
+        let (_, node) = watched.primary(shard)?;
+        Ok(WayIn {
+            node: node.clone(),
+            login: login(&watched.config, &watched.config.databases[place], node),
+            encryption: Arc::clone(&watched.encryption),
+            connect_timeout: watched.config.pool.connect_timeout,
+        })
     }
 
     /// The same as another role; `None` where the configuration has no way in for it. Such a connection is used once.

@@ -1,0 +1,120 @@
+//! A plan with the shards and tables of now: which table moves which keys between which shards. Pure.
+
+use crate::resharding::condition::{Condition, WhyHere, condition, quoted_name};
+use crate::resharding::difference::Move;
+use crate::resharding::job::{MovingKeys, Plan, Route, ShardName};
+use crate::resharding::record::StoredError;
+use crate::resharding::wanted::Planned;
+use crate::sharding::{KeyType, KeyValue, ShardId};
+
+/// What a plan moves.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Of the plan.
+    pub number: u64,
+    pub name: Box<str>,
+    /// Names of all shards, by number.
+    pub shards: Vec<Box<str>>,
+    /// The distributions that change.
+    pub distributions: Vec<Planned>,
+    pub tables: Vec<MovedTable>,
+}
+
+/// A table of a distribution that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedTable {
+    pub schema: Box<str>,
+    pub name: Box<str>,
+    /// The place of its distribution in [`Scope::distributions`].
+    pub distribution: usize,
+    /// The columns of the shard key, in the order of the distribution's key.
+    pub key: Vec<Box<str>>,
+}
+
+impl MovedTable {
+    /// As SQL names it.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quoted_name(&self.schema), quoted_name(&self.name))
+    }
+}
+
+impl Scope {
+    pub fn new(
+        plan: &Plan,
+        shards: Vec<Box<str>>,
+        tables: Vec<MovedTable>,
+    ) -> Result<Scope, StoredError> {
+        Ok(Scope {
+            number: plan.number,
+            name: plan.name.clone(),
+            distributions: plan.planned(&shards)?,
+            shards,
+            tables,
+        })
+    }
+
+    /// The types of a table's shard key.
+    pub fn key_types(&self, table: &MovedTable) -> &[KeyType] {
+        self.distributions[table.distribution].before.key_types()
+    }
+
+    /// The way that the rows of a key go, from the old shard to the new one; `None`: the key does not move.
+    pub fn way_of(&self, table: &MovedTable, key: &[KeyValue]) -> Option<Route> {
+        let planned = &self.distributions[table.distribution];
+        planned.difference.move_of(key).map(|one| self.route(one))
+    }
+
+    /// The condition under which a row of the table goes by the route (from the old to the new shard). `columns`: an expression for each column of
+    /// the shard key, as in [`condition`]. `None`: no row does.
+    pub fn condition_of_route(
+        &self,
+        table: &MovedTable,
+        route: &Route,
+        columns: &[String],
+    ) -> Result<Option<String>, WhyHere> {
+        self.any_of(table, columns, |one| self.route(one) == *route)
+    }
+
+    /// The condition under which a row of the table has a key that leaves, or arrives at, the shard.
+    pub fn condition_at(
+        &self,
+        table: &MovedTable,
+        shard: &ShardName,
+        keys: MovingKeys,
+        columns: &[String],
+    ) -> Result<Option<String>, WhyHere> {
+        self.any_of(table, columns, |one| {
+            let route = self.route(one);
+            match keys {
+                MovingKeys::Leaving => route.from == *shard,
+                MovingKeys::Arriving => route.to == *shard,
+            }
+        })
+    }
+
+    fn any_of(
+        &self,
+        table: &MovedTable,
+        columns: &[String],
+        concerned: impl Fn(&Move) -> bool,
+    ) -> Result<Option<String>, WhyHere> {
+        let planned = &self.distributions[table.distribution];
+        let moves = planned.difference.moves.iter();
+        let mut parts = Vec::new();
+        for one in moves.filter(|one| concerned(one)) {
+            match condition(&one.keys, planned.before.key_types(), columns) {
+                Condition::Sql(text) => parts.push(format!("({text})")),
+                Condition::Here(why) => return Err(why),
+            }
+        }
+        Ok((!parts.is_empty()).then(|| format!("({})", parts.join(" OR "))))
+    }
+
+    fn route(&self, one: &Move) -> Route {
+        let name = |shard: ShardId| ShardName(self.shards[shard.index()].clone());
+        Route {
+            from: name(one.from),
+            to: name(one.to),
+        }
+    }
+}
