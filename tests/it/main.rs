@@ -22,6 +22,7 @@ mod limits;
 mod local_cluster;
 mod login;
 mod moves;
+mod moving;
 mod multi_shard_writes;
 mod notifications;
 mod numbers;

@@ -1,0 +1,1 @@
+//! What stands against a plan, and the tables and indexes that a new shard gets.

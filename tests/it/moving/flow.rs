@@ -1,0 +1,1 @@
+//! Chunks that are copied while their rows change.

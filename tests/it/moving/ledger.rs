@@ -1,0 +1,1 @@
+//! Guards, fences and what else a plan makes on a shard.

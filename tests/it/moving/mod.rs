@@ -1,0 +1,6 @@
+//! Rows that move between real servers.
+
+mod check;
+mod flow;
+mod ledger;
+mod verify;
