@@ -7,8 +7,12 @@
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
+pub mod estimate;
 pub mod ledger;
+pub mod overlay;
 pub mod progress;
+pub mod records;
 pub mod scope;
 pub mod shards;
 pub mod table;
+pub mod tables;

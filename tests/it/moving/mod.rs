@@ -1,6 +1,9 @@
 //! Rows that move between real servers.
 
 mod check;
+mod drive;
 mod flow;
 mod ledger;
+mod load;
+mod stage;
 mod verify;
