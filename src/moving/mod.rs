@@ -7,8 +7,13 @@
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
+pub mod guard;
 pub mod ledger;
+pub mod look;
+pub mod objects;
 pub mod progress;
+pub mod remove;
 pub mod scope;
 pub mod shards;
 pub mod table;
+mod triggers;
