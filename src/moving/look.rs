@@ -1,213 +1,227 @@
-//! The world as a driver sees it before a step: shards, streams, proxies, the control store.
+//! What a driver sees of a plan on one shard, in one round trip: it looks every few milliseconds during a cutover.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
-use super::driver::{Project, milliseconds};
-use super::ledger::{OnShard, StreamRow};
-use super::records::{self, Known, ProxyRecord};
-use super::scope::Scope;
-use super::shards::{Connection, Shards};
-use super::tasks::Tasks;
 use crate::resharding::job::{
-    GateFact, Job, MapEpoch, MapFact, Moment, Observed, Phase, ProxyFact, Route, ShardFact,
-    ShardName, Slot, Stage, StreamFact, Trouble, VerifyFact,
+    Ledger, Lsn, MovingKeys, Objects, ShardFact, ShardName, Slot, Term, VerifyFact,
 };
 
-/// How long a shard may take to say how it is.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts to reach a shard that could not be.
-const AGAIN: Duration = Duration::from_millis(500);
-/// Of the log that a server keeps for a slot at most, the part that may be used up.
-const PART_OF_LIMIT: u64 = 80;
+use super::guard;
+use super::ledger::{self, OnShard};
+use super::shards::ShardError;
+use super::triggers;
 
-/// What a driver needs to look, and to give orders.
-pub struct Look {
-    shards: Shards,
-    connections: BTreeMap<ShardName, Arc<Connection>>,
-    /// Shards that could not be reached, and when they are tried again.
-    away: BTreeMap<ShardName, Instant>,
+/// What is looked for besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Kinds of keys that the shard loses: whether anyone has an open transaction that wrote them ([`ShardFact::strangers`]).
+    pub strangers: BTreeSet<MovingKeys>,
+    /// Kinds of keys whose rows are to go ([`ShardFact::rows`]). They are there until [`super::remove`] has found none.
+    pub rows: BTreeSet<MovingKeys>,
 }
 
-/// What a shard says.
-struct Said {
-    fact: ShardFact,
-    streams: Vec<(ShardName, StreamRow)>,
-    /// Bytes of log that the server keeps for a slot at most.
-    limit: Option<u64>,
+/// How far a source has come on the receiving shard, as that has written it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamRow {
+    pub copied: bool,
+    pub applied: Lsn,
+    pub fence_applied: Option<Term>,
+    pub verified: Option<VerifyFact>,
 }
 
-impl Look {
-    pub fn new(shards: Shards) -> Look {
-        Look {
-            shards,
-            connections: BTreeMap::new(),
-            away: BTreeMap::new(),
-        }
-    }
-
-    /// A connection to the shard's primary for questions and orders, if there is one.
-    pub fn connection(&self, shard: &ShardName) -> Option<Arc<Connection>> {
-        self.connections.get(shard).cloned()
-    }
-
-    /// All that can be seen now.
-    pub async fn at(
-        &mut self,
-        project: &Project,
-        known: &Known,
-        job: &Job,
-        scope: &Scope,
-        tasks: &mut Tasks,
-    ) -> Observed {
-        let mut seen = Observed {
-            now: Moment(milliseconds()),
-            map: Some(MapFact {
-                epoch: MapEpoch(known.map.epoch),
-                side: known.side(job),
-            }),
-            gate: known.gates.get(&project.plan).and_then(|gate| {
-                let own = gate.number == job.plan.number;
-                own.then(|| GateFact {
-                    term: gate.term,
-                    state: gate.state(),
-                })
-            }),
-            proxies: None,
-            check: tasks.check(),
-            ..Observed::default()
+impl OnShard<'_> {
+    /// A kind of keys is guarded when the ledger says so and the triggers are on every moved table that is there. Once the ledger is closed it
+    /// is so while any trigger of the kind is left, so that none is forgotten.
+    pub async fn look(
+        &self,
+        objects: &Objects,
+        asked: &Asked,
+    ) -> Result<(ShardFact, Vec<(ShardName, StreamRow)>), ShardError> {
+        let wanted = triggers::wanted(self.scope, self.shard)?;
+        let number = self.scope.number;
+        let here = self.objects_text(objects, asked);
+        let text = format!(
+            "{}; SELECT source, copied, applied - '0/0'::pg_catalog.pg_lsn, fence_applied, verified_round, differences
+                FROM trunkline.reshard_streams WHERE number = {number} ORDER BY source; {here}",
+            ledger_text(number, &triggers::missing_query(number, &wanted))
+        );
+        let mut found = match answers(self.client.simple_query(&text).await) {
+            Ok(found) => found,
+            // No plan was ever here.
+            Err(ShardError::Postgres(error))
+                if error
+                    .code()
+                    .is_some_and(|code| matches!(code.code(), "42P01" | "3F000")) =>
+            {
+                let mut found = answers(self.client.simple_query(&here).await)?;
+                found.splice(0..0, [Vec::new(), Vec::new()]);
+                found
+            }
+            Err(error) => return Err(error),
         };
-        let troubles = tasks.take_troubles().into_iter().map(Trouble::Other);
-        seen.troubles.extend(troubles);
-        let (proxies, lapsed) = proxies(project, known, job).await;
-        seen.proxies = proxies;
-        if job.objects.is_empty() {
-            return seen;
-        }
-        self.connect(job).await;
-        let asked = job.objects.iter().filter_map(|(shard, objects)| {
-            let connection = self.connections.get(shard)?;
-            let ending = matches!(job.phase, Phase::Ending(_));
-            Some(async move {
-                let ledger = OnShard {
-                    client: connection,
-                    scope,
-                    shard,
-                };
-                let said = timeout(PATIENCE, ledger.look(objects, ending)).await;
-                (shard.clone(), said)
+        let (Some(here), Some(streams), Some(ledger)) = (found.pop(), found.pop(), found.pop())
+        else {
+            return Err(ShardError::Strange("an answer without a part of it"));
+        };
+        let streams = streams.iter().map(stream).collect::<Result<_, _>>()?;
+        let here = here.first().ok_or(ShardError::Strange("no row of a row"))?;
+        let fact = fact(ledger.first(), here, asked)?;
+        Ok((fact, streams))
+    }
+
+    /// Of publication, slot and strangers, one row. Needs nothing of the plan's to be there.
+    fn objects_text(&self, objects: &Objects, asked: &Asked) -> String {
+        let strangers: Vec<String> = asked
+            .strangers
+            .iter()
+            .map(|keys| {
+                format!(
+                    "EXISTS ({})",
+                    ledger::writers(self.scope.number, *keys)
+                )
             })
-        });
-        let asked: Vec<_> = asked.collect();
-        for (shard, said) in join_all(asked).await {
-            match said {
-                Ok(Ok(state)) => {
-                    let said = Said {
-                        fact: state.fact,
-                        streams: state.streams,
-                        limit: state.wal_limit,
-                    };
-                    note(&mut seen, shard, said, tasks, lapsed);
-                }
-                failed => {
-                    if let Ok(Err(error)) = failed {
-                        tracing::warn!(%shard, %error, "a shard cannot be seen");
-                    }
-                    self.connections.remove(&shard);
-                }
-            }
-        }
-        seen
-    }
-
-    /// Reaches the shards of the plan that are not connected.
-    async fn connect(&mut self, job: &Job) {
-        self.connections.retain(|_, connection| !connection.is_closed());
-        let now = Instant::now();
-        self.away.retain(|_, until| *until > now);
-        let missing = job.objects.keys().filter(|shard| {
-            !self.connections.contains_key(*shard) && !self.away.contains_key(*shard)
-        });
-        let shards = &self.shards;
-        let dials = missing.map(|shard| async move { (shard.clone(), shards.open(shard).await) });
-        for (shard, opened) in join_all(dials).await {
-            match opened {
-                Ok(connection) => drop(self.connections.insert(shard, Arc::new(connection))),
-                Err(error) => {
-                    tracing::warn!(%shard, %error, "a shard cannot be reached");
-                    self.away.insert(shard, now + AGAIN);
-                }
-            }
-        }
-    }
-}
-
-fn note(seen: &mut Observed, shard: ShardName, said: Said, tasks: &Tasks, lapsed: bool) {
-    let Said {
-        mut fact,
-        streams,
-        limit,
-    } = said;
-    // While all that live have come to their end, whoever is still at work there is one of the others.
-    fact.strangers &= lapsed;
-    if let (Slot::There { retained }, Some(limit)) = (fact.slot, limit)
-        && retained > limit / 100 * PART_OF_LIMIT
-    {
-        let shard = shard.clone();
-        seen.troubles.push(Trouble::WalLimit { shard });
-    }
-    for (source, row) in streams {
-        let stream = Route {
-            from: source,
-            to: shard.clone(),
+            .collect();
+        let strangers = match strangers.is_empty() {
+            true => "false".to_owned(),
+            false => strangers.join(" OR "),
         };
-        let fact = StreamFact {
-            copied: row.copied,
-            caught_up: tasks.is_caught_up(&stream),
-            fence_applied: row.fence_applied,
-            verified: row.verified.map(|(round, differences)| VerifyFact { round, differences }),
-        };
-        seen.streams.insert(stream, fact);
+        format!(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {publication}), s.slot_name IS NOT NULL,
+                s.wal_status, s.confirmed_flush_lsn IS NOT NULL,
+                pg_catalog.pg_current_wal_lsn() - s.restart_lsn, {strangers}
+             FROM (SELECT 1) AS one LEFT JOIN pg_catalog.pg_replication_slots s
+                ON s.slot_name = {slot} AND s.database = pg_catalog.current_database()",
+            publication = ledger::text(&objects.publication),
+            slot = ledger::text(&objects.slot),
+        )
     }
-    seen.shards.insert(shard, fact);
 }
 
-/// What proxies say, and whether there is one whose lease has ended.
-async fn proxies(
-    project: &Project,
-    known: &Known,
-    job: &Job,
-) -> (Option<BTreeMap<Box<str>, ProxyFact>>, bool) {
-    let gating = matches!(&job.phase, Phase::Turning(turn) if matches!(turn.stage, Stage::Gating | Stage::Fencing));
-    let mut facts = BTreeMap::new();
-    let mut lapsed = false;
-    for (name, record) in &known.proxies {
-        let mut fact = fact_of(job, &project.plan, record);
-        // A word is as good as a lease.
-        let has_said = fact.gate == Some(job.term) && fact.drained;
-        if gating && !has_said {
-            match project.store.holder(&records::proxy_lease(name)).await {
-                Ok(holder) => fact.lease_live = holder.is_some(),
-                Err(_) => return (None, lapsed),
-            }
+/// One row if there is a ledger. What its triggers are is looked for only as far as it matters.
+fn ledger_text(number: u64, missing: &str) -> String {
+    let names: Vec<String> = [MovingKeys::Leaving, MovingKeys::Arriving]
+        .into_iter()
+        .flat_map(|keys| guard::names(number, keys).map(|name| format!("('{name}', '{}')", guard::word(keys))))
+        .collect();
+    format!(
+        "SELECT l.term, l.closed, pg_catalog.array_to_string(l.guarded, ','), l.fence_term, l.fence_lsn - '0/0'::pg_catalog.pg_lsn, l.indexed,
+            pg_catalog.array_to_string(l.cleared, ','),
+            CASE WHEN l.closed
+                THEN (SELECT pg_catalog.string_agg(DISTINCT left_over.kind, ',') FROM (VALUES {}) AS left_over (name, kind)
+                    JOIN pg_catalog.pg_trigger g ON g.tgname = left_over.name)
+                ELSE (SELECT pg_catalog.string_agg(DISTINCT missing.kind, ',') FROM ({missing}) AS missing (schema_name, table_name, kind, event, relation, name, state))
+            END
+         FROM trunkline.reshard_ledger l WHERE l.number = {number} AND (l.ready OR l.closed)",
+        names.join(", ")
+    )
+}
+
+/// The rows of each statement.
+fn answers(
+    said: Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>,
+) -> Result<Vec<Vec<SimpleQueryRow>>, ShardError> {
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    for message in said? {
+        match message {
+            SimpleQueryMessage::Row(row) => rows.push(row),
+            SimpleQueryMessage::CommandComplete(_) => all.push(std::mem::take(&mut rows)),
+            _ => {}
         }
-        lapsed |= !fact.lease_live;
-        facts.insert(name.clone(), fact);
     }
-    (Some(facts), lapsed)
+    Ok(all)
 }
 
-fn fact_of(job: &Job, plan: &str, record: &ProxyRecord) -> ProxyFact {
-    let kept = record.gates.get(plan);
-    let kept = kept.filter(|kept| kept.number == job.plan.number);
-    ProxyFact {
-        lease_live: true,
-        gate: kept.map(|kept| kept.term),
-        drained: kept.is_some_and(|kept| kept.drained),
-        epoch: MapEpoch(record.epoch),
+fn fact(
+    row: Option<&SimpleQueryRow>,
+    here: &SimpleQueryRow,
+    asked: &Asked,
+) -> Result<ShardFact, ShardError> {
+    let mut fact = ShardFact {
+        ledger: Ledger::Absent,
+        publication: truth(here, 0),
+        slot: Slot::Absent,
+        guards: BTreeSet::new(),
+        fence: None,
+        indexed: false,
+        strangers: truth(here, 5),
+        rows: asked.rows.clone(),
+    };
+    if let Some(row) = row {
+        let term = term(row, 0)?.ok_or(ShardError::Strange("a ledger without a term"))?;
+        let of_triggers = kinds(row.get(7))?;
+        let guarded = kinds(row.get(2))?;
+        if truth(row, 1) {
+            fact.ledger = Ledger::Closed { term };
+            fact.guards = guarded.union(&of_triggers).copied().collect();
+        } else {
+            fact.ledger = Ledger::Open { term };
+            fact.guards = guarded.difference(&of_triggers).copied().collect();
+        }
+        fact.fence = match (self::term(row, 3)?, number(row, 4)?) {
+            (Some(term), Some(place)) => Some((term, Lsn(place))),
+            _ => None,
+        };
+        fact.indexed = truth(row, 5);
+        let cleared = kinds(row.get(6))?;
+        fact.rows.retain(|keys| !cleared.contains(keys));
     }
+    fact.slot = slot(here, fact.ledger)?;
+    Ok(fact)
+}
+
+fn slot(here: &SimpleQueryRow, ledger: Ledger) -> Result<Slot, ShardError> {
+    let complete = truth(here, 3);
+    Ok(match (truth(here, 1), here.get(2)) {
+        (false, _) => Slot::Absent,
+        // While it is being made nothing can be read of it; whoever drops it must know of it all the same.
+        (true, _) if !complete && !matches!(ledger, Ledger::Closed { .. }) => Slot::Absent,
+        (true, Some("lost")) => Slot::Lost,
+        (true, _) => Slot::There {
+            retained: number(here, 4)?.unwrap_or(0),
+        },
+    })
+}
+
+fn stream(row: &SimpleQueryRow) -> Result<(ShardName, StreamRow), ShardError> {
+    let source = row.get(0).ok_or(ShardError::Strange("a stream of nobody"))?;
+    let verified = match (number(row, 4)?, number(row, 5)?) {
+        (Some(round), Some(differences)) => Some(VerifyFact {
+            round: u32::try_from(round)
+                .map_err(|_| ShardError::Strange("a round that cannot be"))?,
+            differences,
+        }),
+        _ => None,
+    };
+    let stream = StreamRow {
+        copied: truth(row, 1),
+        applied: Lsn(number(row, 2)?.unwrap_or(0)),
+        fence_applied: term(row, 3)?,
+        verified,
+    };
+    Ok((ShardName(source.into()), stream))
+}
+
+fn truth(row: &SimpleQueryRow, column: usize) -> bool {
+    row.get(column) == Some("t")
+}
+
+fn number(row: &SimpleQueryRow, column: usize) -> Result<Option<u64>, ShardError> {
+    let parsed = row.get(column).map(str::parse).transpose();
+    parsed.map_err(|_| ShardError::Strange("a number that is none"))
+}
+
+fn term(row: &SimpleQueryRow, column: usize) -> Result<Option<Term>, ShardError> {
+    let number = number(row, column)?.map(u32::try_from).transpose();
+    let number = number.map_err(|_| ShardError::Strange("a term that cannot be"))?;
+    Ok(number.map(Term))
+}
+
+fn kinds(list: Option<&str>) -> Result<BTreeSet<MovingKeys>, ShardError> {
+    let words = list.unwrap_or_default().split(',');
+    words
+        .filter(|word| !word.is_empty())
+        .map(ledger::keys_of)
+        .collect()
 }

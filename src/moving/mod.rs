@@ -8,11 +8,17 @@
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
 pub mod estimate;
+pub mod guard;
 pub mod ledger;
+pub mod look;
+pub mod observe;
+pub mod objects;
 pub mod overlay;
 pub mod progress;
 pub mod records;
+pub mod remove;
 pub mod scope;
 pub mod shards;
 pub mod table;
 pub mod tables;
+mod triggers;

@@ -1,0 +1,213 @@
+//! The world as a driver sees it before a step: shards, streams, proxies, the control store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::driver::{Project, milliseconds};
+use super::ledger::{OnShard, StreamRow};
+use super::records::{self, Known, ProxyRecord};
+use super::scope::Scope;
+use super::shards::{Connection, Shards};
+use super::tasks::Tasks;
+use crate::resharding::job::{
+    GateFact, Job, MapEpoch, MapFact, Moment, Observed, Phase, ProxyFact, Route, ShardFact,
+    ShardName, Slot, Stage, StreamFact, Trouble, VerifyFact,
+};
+
+/// How long a shard may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts to reach a shard that could not be.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Of the log that a server keeps for a slot at most, the part that may be used up.
+const PART_OF_LIMIT: u64 = 80;
+
+/// What a driver needs to look, and to give orders.
+pub struct Look {
+    shards: Shards,
+    connections: BTreeMap<ShardName, Arc<Connection>>,
+    /// Shards that could not be reached, and when they are tried again.
+    away: BTreeMap<ShardName, Instant>,
+}
+
+/// What a shard says.
+struct Said {
+    fact: ShardFact,
+    streams: Vec<(ShardName, StreamRow)>,
+    /// Bytes of log that the server keeps for a slot at most.
+    limit: Option<u64>,
+}
+
+impl Look {
+    pub fn new(shards: Shards) -> Look {
+        Look {
+            shards,
+            connections: BTreeMap::new(),
+            away: BTreeMap::new(),
+        }
+    }
+
+    /// A connection to the shard's primary for questions and orders, if there is one.
+    pub fn connection(&self, shard: &ShardName) -> Option<Arc<Connection>> {
+        self.connections.get(shard).cloned()
+    }
+
+    /// All that can be seen now.
+    pub async fn at(
+        &mut self,
+        project: &Project,
+        known: &Known,
+        job: &Job,
+        scope: &Scope,
+        tasks: &mut Tasks,
+    ) -> Observed {
+        let mut seen = Observed {
+            now: Moment(milliseconds()),
+            map: Some(MapFact {
+                epoch: MapEpoch(known.map.epoch),
+                side: known.side(job),
+            }),
+            gate: known.gates.get(&project.plan).and_then(|gate| {
+                let own = gate.number == job.plan.number;
+                own.then(|| GateFact {
+                    term: gate.term,
+                    state: gate.state(),
+                })
+            }),
+            proxies: None,
+            check: tasks.check(),
+            ..Observed::default()
+        };
+        let troubles = tasks.take_troubles().into_iter().map(Trouble::Other);
+        seen.troubles.extend(troubles);
+        let (proxies, lapsed) = proxies(project, known, job).await;
+        seen.proxies = proxies;
+        if job.objects.is_empty() {
+            return seen;
+        }
+        self.connect(job).await;
+        let asked = job.objects.iter().filter_map(|(shard, objects)| {
+            let connection = self.connections.get(shard)?;
+            let ending = matches!(job.phase, Phase::Ending(_));
+            Some(async move {
+                let ledger = OnShard {
+                    client: connection,
+                    scope,
+                    shard,
+                };
+                let said = timeout(PATIENCE, ledger.look(objects, ending)).await;
+                (shard.clone(), said)
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        for (shard, said) in join_all(asked).await {
+            match said {
+                Ok(Ok(state)) => {
+                    let said = Said {
+                        fact: state.fact,
+                        streams: state.streams,
+                        limit: state.wal_limit,
+                    };
+                    note(&mut seen, shard, said, tasks, lapsed);
+                }
+                failed => {
+                    if let Ok(Err(error)) = failed {
+                        tracing::warn!(%shard, %error, "a shard cannot be seen");
+                    }
+                    self.connections.remove(&shard);
+                }
+            }
+        }
+        seen
+    }
+
+    /// Reaches the shards of the plan that are not connected.
+    async fn connect(&mut self, job: &Job) {
+        self.connections.retain(|_, connection| !connection.is_closed());
+        let now = Instant::now();
+        self.away.retain(|_, until| *until > now);
+        let missing = job.objects.keys().filter(|shard| {
+            !self.connections.contains_key(*shard) && !self.away.contains_key(*shard)
+        });
+        let shards = &self.shards;
+        let dials = missing.map(|shard| async move { (shard.clone(), shards.open(shard).await) });
+        for (shard, opened) in join_all(dials).await {
+            match opened {
+                Ok(connection) => drop(self.connections.insert(shard, Arc::new(connection))),
+                Err(error) => {
+                    tracing::warn!(%shard, %error, "a shard cannot be reached");
+                    self.away.insert(shard, now + AGAIN);
+                }
+            }
+        }
+    }
+}
+
+fn note(seen: &mut Observed, shard: ShardName, said: Said, tasks: &Tasks, lapsed: bool) {
+    let Said {
+        mut fact,
+        streams,
+        limit,
+    } = said;
+    // While all that live have come to their end, whoever is still at work there is one of the others.
+    fact.strangers &= lapsed;
+    if let (Slot::There { retained }, Some(limit)) = (fact.slot, limit)
+        && retained > limit / 100 * PART_OF_LIMIT
+    {
+        let shard = shard.clone();
+        seen.troubles.push(Trouble::WalLimit { shard });
+    }
+    for (source, row) in streams {
+        let stream = Route {
+            from: source,
+            to: shard.clone(),
+        };
+        let fact = StreamFact {
+            copied: row.copied,
+            caught_up: tasks.is_caught_up(&stream),
+            fence_applied: row.fence_applied,
+            verified: row.verified.map(|(round, differences)| VerifyFact { round, differences }),
+        };
+        seen.streams.insert(stream, fact);
+    }
+    seen.shards.insert(shard, fact);
+}
+
+/// What proxies say, and whether there is one whose lease has ended.
+async fn proxies(
+    project: &Project,
+    known: &Known,
+    job: &Job,
+) -> (Option<BTreeMap<Box<str>, ProxyFact>>, bool) {
+    let gating = matches!(&job.phase, Phase::Turning(turn) if matches!(turn.stage, Stage::Gating | Stage::Fencing));
+    let mut facts = BTreeMap::new();
+    let mut lapsed = false;
+    for (name, record) in &known.proxies {
+        let mut fact = fact_of(job, &project.plan, record);
+        // A word is as good as a lease.
+        let has_said = fact.gate == Some(job.term) && fact.drained;
+        if gating && !has_said {
+            match project.store.holder(&records::proxy_lease(name)).await {
+                Ok(holder) => fact.lease_live = holder.is_some(),
+                Err(_) => return (None, lapsed),
+            }
+        }
+        lapsed |= !fact.lease_live;
+        facts.insert(name.clone(), fact);
+    }
+    (Some(facts), lapsed)
+}
+
+fn fact_of(job: &Job, plan: &str, record: &ProxyRecord) -> ProxyFact {
+    let kept = record.gates.get(plan);
+    let kept = kept.filter(|kept| kept.number == job.plan.number);
+    ProxyFact {
+        lease_live: true,
+        gate: kept.map(|kept| kept.term),
+        drained: kept.is_some_and(|kept| kept.drained),
+        epoch: MapEpoch(record.epoch),
+    }
+}
