@@ -12,3 +12,4 @@ pub mod progress;
 pub mod scope;
 pub mod shards;
 pub mod table;
+pub mod verify;
