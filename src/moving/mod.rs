@@ -22,3 +22,4 @@ pub mod shards;
 pub mod table;
 pub mod tables;
 mod triggers;
+pub mod verify;
