@@ -461,3 +461,25 @@ fn error_info(severity: &str, sqlstate: &str, message: String) -> ErrorInfo {
     info.severity_nonlocalized = Some(severity.to_owned());
     info
 }
+
+/// What a client gets for one plan, as names of columns with their texts: for tests of those who read it back.
+#[cfg(test)]
+pub(crate) fn reshard_rows(
+    status: &crate::resharding::report::PlanStatus,
+) -> Vec<Vec<(&'static str, Option<String>)>> {
+    use crate::resharding::report::Answer;
+    use table::Cell;
+    let answer = Answer::Status(vec![status.clone()]);
+    let statement = language::Statement::Status(Some(status.plan.to_string()));
+    let table = show::reshard::table(&statement, answer).expect("it is the answer to that");
+    let shown = |cell: &Cell| match cell {
+        Cell::Null => None,
+        Cell::Text(text) => Some(text.clone()),
+        Cell::Whole(number) => Some(number.to_string()),
+        Cell::Truth(truth) => Some(truth.to_string()),
+    };
+    let names = || table.columns.iter().map(|column| column.name);
+    let rows = table.rows.iter();
+    rows.map(|row| names().zip(row.iter().map(shown)).collect())
+        .collect()
+}
