@@ -6,9 +6,13 @@
 //! shards, in the same transactions as the rows (`schema trunkline`, see [`ledger`]), or in the control store ([`records`]).
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
+//! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
 
+pub mod check;
+pub mod estimate;
 pub mod ledger;
 pub mod progress;
+pub mod schema;
 pub mod scope;
 pub mod shards;
 pub mod table;
