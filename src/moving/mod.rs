@@ -6,7 +6,9 @@
 //! shards, in the same transactions as the rows (`schema trunkline`, see [`ledger`]), or in the control store ([`records`]).
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
+//! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
 
+pub mod check;
 pub mod estimate;
 pub mod guard;
 pub mod ledger;
@@ -17,6 +19,7 @@ pub mod overlay;
 pub mod progress;
 pub mod records;
 pub mod remove;
+pub mod schema;
 pub mod scope;
 pub mod shards;
 pub mod table;
