@@ -7,8 +7,14 @@
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
+pub mod claim;
+pub mod copy;
+pub mod follow;
 pub mod ledger;
+pub mod pace;
 pub mod progress;
 pub mod scope;
+pub mod seam;
 pub mod shards;
 pub mod table;
+pub mod tombstones;
