@@ -9,20 +9,26 @@
 //! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
 
 pub mod check;
+pub mod claim;
+pub mod copy;
 pub mod estimate;
+pub mod follow;
 pub mod guard;
 pub mod ledger;
 pub mod look;
-pub mod observe;
 pub mod objects;
+pub mod observe;
 pub mod overlay;
+pub mod pace;
 pub mod progress;
 pub mod records;
 pub mod remove;
 pub mod schema;
 pub mod scope;
+pub mod seam;
 pub mod shards;
 pub mod table;
 pub mod tables;
+pub mod tombstones;
 mod triggers;
 pub mod verify;
