@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 
 use super::driver::Project;
 use super::ledger::OnShard;
-use super::look::Look;
 use super::objects;
+use super::observe::View;
 use super::records::{self, GateRecord, Known};
 use super::scope::Scope;
 use super::shards::ShardError;
@@ -52,12 +52,13 @@ enum Record {
 
 impl Act<'_> {
     /// Whether anything short was done, so that there is something new to be seen.
-    pub async fn run(&self, actions: Vec<Action>, look: &mut Look, tasks: &mut Tasks) -> bool {
+    pub async fn run(&self, actions: Vec<Action>, view: &mut View, tasks: &mut Tasks) -> bool {
         let mut work = BTreeSet::new();
         let mut follow: BTreeMap<ShardName, BTreeSet<ShardName>> = BTreeMap::new();
         let mut orders: BTreeMap<ShardName, Vec<Order>> = BTreeMap::new();
         let mut records = Vec::new();
-        let mut order = |shard: ShardName, order: Order| orders.entry(shard).or_default().push(order);
+        let mut order =
+            |shard: ShardName, order: Order| orders.entry(shard).or_default().push(order);
         for action in actions {
             match action {
                 Action::Check { round } => drop(work.insert(Work::Check { round })),
@@ -71,7 +72,12 @@ impl Act<'_> {
                     follow.entry(stream.from).or_default().insert(stream.to);
                 }
                 Action::Verify { stream, round } => {
-                    work.insert(Work::Verify { stream, round });
+                    let owner = self.job.owner;
+                    work.insert(Work::Verify {
+                        stream,
+                        owner,
+                        round,
+                    });
                 }
                 Action::DropSlot { shard, name } => {
                     work.insert(Work::DropSlot { shard, name });
@@ -112,13 +118,17 @@ impl Act<'_> {
         for record in records {
             match self.write(&record).await {
                 Ok(written) => done |= written,
-                Err(error) => tracing::warn!(plan = &*self.project.plan, %error, "a record is written again"),
+                Err(error) => {
+                    tracing::warn!(plan = &*self.project.plan, %error, "a record is written again")
+                }
             }
         }
         let given = orders.into_iter().map(|(shard, orders)| {
-            let connection = look.connection(&shard);
+            let connection = view.connection(&shard);
             async move {
-                let Some(client) = connection else { return false };
+                let Some(client) = connection else {
+                    return false;
+                };
                 let ledger = OnShard {
                     client: &client,
                     scope: self.scope,
@@ -154,7 +164,12 @@ impl Act<'_> {
     }
 
     /// Unless the gate is so already, or has obeyed a later order.
-    async fn set_gate(&self, term: Term, closed: bool, epoch: MapEpoch) -> Result<bool, StoreError> {
+    async fn set_gate(
+        &self,
+        term: Term,
+        closed: bool,
+        epoch: MapEpoch,
+    ) -> Result<bool, StoreError> {
         let Project {
             store,
             lease,
@@ -186,7 +201,12 @@ impl Act<'_> {
     }
 
     /// The point of no return.
-    async fn commit(&self, expected: MapEpoch, epoch: MapEpoch, to: Side) -> Result<bool, StoreError> {
+    async fn commit(
+        &self,
+        expected: MapEpoch,
+        epoch: MapEpoch,
+        to: Side,
+    ) -> Result<bool, StoreError> {
         let Project {
             store,
             lease,
@@ -203,7 +223,8 @@ impl Act<'_> {
                 Side::Old => &change.before,
                 Side::New => &change.after,
             };
-            map.distributions.insert(change.distribution.clone(), wanted.clone());
+            map.distributions
+                .insert(change.distribution.clone(), wanted.clone());
         }
         let key = records::map_key(database);
         let transaction = Transaction::new()
@@ -216,7 +237,7 @@ impl Act<'_> {
 
 async fn give(ledger: &OnShard<'_>, order: &Order) -> Result<(), ShardError> {
     match order {
-        Order::MakePublication(name) => objects::make_publication(ledger, name).await,
+        Order::MakePublication(name) => ledger.make_publication(name).await,
         Order::Guard(keys, term) => ledger.guard(*keys, *term).await,
         Order::Fence(keys, term) => ledger.fence(*keys, *term, FENCE_WAIT).await.map(drop),
         Order::EndStrangers => {
@@ -225,6 +246,6 @@ async fn give(ledger: &OnShard<'_>, order: &Order) -> Result<(), ShardError> {
         }
         Order::Unguard(keys, term) => ledger.unguard(*keys, *term).await,
         Order::Close(term) => ledger.close(*term).await,
-        Order::DropPublication(name) => objects::drop_publication(ledger, name).await,
+        Order::DropPublication(name) => objects::drop_publication(ledger.client, name).await,
     }
 }

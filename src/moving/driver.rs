@@ -3,7 +3,7 @@
 //! A driver holds the plan's lease. What it writes into the control store it writes under the lease, what it writes on shards with the lease's token or
 //! the job's term, so that one that has lost the lease without knowing does no harm. It can be killed anywhere: the next one reads the job and goes on.
 //!
-//! `look.rs` sees the world, `act.rs` runs actions; what takes long is a task of its own (`tasks.rs`), and is asked for again and again until it is seen done.
+//! `observe.rs` sees the world, `act.rs` runs actions; what takes long is a task of its own (`tasks.rs`), and is asked for again and again until it is seen done.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::act::Act;
-use super::look::Look;
+use super::observe::View;
 use super::progress::Tally;
-use super::records::{self, Known, PREFIX};
+use super::records::{self, PREFIX};
 use super::scope::Scope;
 use super::shards::Shards;
 use super::tables::moved_tables;
@@ -73,7 +73,9 @@ async fn go(project: &Project) -> Ended {
     let watch = loop {
         match project.store.watch(PREFIX).await {
             Ok(watch) => break watch,
-            Err(error) => tracing::warn!(%error, "the plan cannot be driven: the control store does not answer"),
+            Err(error) => {
+                tracing::warn!(%error, "the plan cannot be driven: the control store does not answer")
+            }
         }
         tokio::time::sleep(AGAIN).await;
     };
@@ -108,7 +110,7 @@ struct Drive<'a> {
     watch: Watch,
     scope: Arc<Scope>,
     tally: Arc<Tally>,
-    look: Look,
+    view: View,
     tasks: Tasks,
     /// Told by tasks when there is something to be seen.
     news: Arc<Notify>,
@@ -132,7 +134,7 @@ impl<'a> Drive<'a> {
         Ok(Drive {
             project,
             watch,
-            look: Look::new(project.shards.clone()),
+            view: View::new(project.shards.clone()),
             tasks: Tasks::new(
                 project.shards.clone(),
                 Arc::clone(&scope),
@@ -168,7 +170,10 @@ impl<'a> Drive<'a> {
         let Some(known) = databases.get(&project.database) else {
             return Ok(Next::Over);
         };
-        let (Some(job), Some(version)) = (known.plans.get(&project.plan), known.versions.get(&project.plan)) else {
+        let (Some(job), Some(version)) = (
+            known.plans.get(&project.plan),
+            known.versions.get(&project.plan),
+        ) else {
             return Ok(Next::Over);
         };
         let (job, version) = match &self.saved {
@@ -181,7 +186,10 @@ impl<'a> Drive<'a> {
             self.tell(&job).await;
             return Ok(Next::Over);
         }
-        let seen = self.look.at(project, known, &job, &self.scope, &mut self.tasks).await;
+        let seen = self
+            .view
+            .at(project, known, &job, &self.scope, &mut self.tasks)
+            .await;
         let (next, actions) = step(&job, &seen);
         let changed = next != job;
         if changed {
@@ -196,7 +204,7 @@ impl<'a> Drive<'a> {
             job: &next,
             scope: &self.scope,
         };
-        let done = act.run(actions, &mut self.look, &mut self.tasks).await;
+        let done = act.run(actions, &mut self.view, &mut self.tasks).await;
         self.tell(&next).await;
         Ok(match (changed || done, turning(&next)) {
             (true, _) => Next::AtOnce,
@@ -206,7 +214,12 @@ impl<'a> Drive<'a> {
     }
 
     /// Writes the job under the lease, with what happened.
-    async fn save(&self, before: &Job, next: &Job, version: Version) -> Result<Version, StoreError> {
+    async fn save(
+        &self,
+        before: &Job,
+        next: &Job,
+        version: Version,
+    ) -> Result<Version, StoreError> {
         let project = self.project;
         let key = records::plan_key(&project.database, &project.plan);
         let happened = events(before, next);
@@ -231,7 +244,11 @@ impl<'a> Drive<'a> {
         }
         let version = project.store.commit(transaction).await?;
         for what in happened {
-            tracing::info!(plan = &*project.plan, database = &*project.database, "{what}");
+            tracing::info!(
+                plan = &*project.plan,
+                database = &*project.database,
+                "{what}"
+            );
         }
         Ok(version)
     }
@@ -258,7 +275,6 @@ impl<'a> Drive<'a> {
         tokio::select! {
             () = self.watch.news() => drop(self.watch.changed().await),
             () = self.news.notified() => {}
-            () = self.tasks.ended() => {}
             () = tokio::time::sleep(longest) => {}
         }
     }
@@ -272,18 +288,18 @@ fn scope(project: &Project, job: &Job) -> Result<Arc<Scope>, String> {
         said.join("; ")
     })?;
     let shards = project.shards.names();
-    let planned = job.plan.planned(&shards).map_err(|error| error.to_string())?;
+    let planned = job
+        .plan
+        .planned(&shards)
+        .map_err(|error| error.to_string())?;
     let tables = moved_tables(&planned, &configured);
     let scope = Scope::new(&job.plan, shards, tables).map_err(|error| error.to_string())?;
     Ok(Arc::new(scope))
 }
 
 pub(super) fn milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Whether the store was told what the configuration had, so that this driver may go on.
-pub(super) fn is_known(known: &Known, plan: &str) -> bool {
-    known.plans.contains_key(plan)
 }

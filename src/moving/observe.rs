@@ -8,14 +8,15 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::driver::{Project, milliseconds};
-use super::ledger::{OnShard, StreamRow};
+use super::ledger::OnShard;
+use super::look::{Asked, StreamRow};
 use super::records::{self, Known, ProxyRecord};
 use super::scope::Scope;
-use super::shards::{Connection, Shards};
+use super::shards::{Connection, ShardError, Shards};
 use super::tasks::Tasks;
 use crate::resharding::job::{
     GateFact, Job, MapEpoch, MapFact, Moment, Observed, Phase, ProxyFact, Route, ShardFact,
-    ShardName, Slot, Stage, StreamFact, Trouble, VerifyFact,
+    ShardName, Slot, Stage, StreamFact, Trouble,
 };
 
 /// How long a shard may take to say how it is.
@@ -26,27 +27,22 @@ const AGAIN: Duration = Duration::from_millis(500);
 const PART_OF_LIMIT: u64 = 80;
 
 /// What a driver needs to look, and to give orders.
-pub struct Look {
+pub struct View {
     shards: Shards,
     connections: BTreeMap<ShardName, Arc<Connection>>,
     /// Shards that could not be reached, and when they are tried again.
     away: BTreeMap<ShardName, Instant>,
+    /// Bytes of log that a server keeps for a slot at most.
+    limits: BTreeMap<ShardName, Option<u64>>,
 }
 
-/// What a shard says.
-struct Said {
-    fact: ShardFact,
-    streams: Vec<(ShardName, StreamRow)>,
-    /// Bytes of log that the server keeps for a slot at most.
-    limit: Option<u64>,
-}
-
-impl Look {
-    pub fn new(shards: Shards) -> Look {
-        Look {
+impl View {
+    pub fn new(shards: Shards) -> View {
+        View {
             shards,
             connections: BTreeMap::new(),
             away: BTreeMap::new(),
+            limits: BTreeMap::new(),
         }
     }
 
@@ -91,27 +87,23 @@ impl Look {
         self.connect(job).await;
         let asked = job.objects.iter().filter_map(|(shard, objects)| {
             let connection = self.connections.get(shard)?;
-            let ending = matches!(job.phase, Phase::Ending(_));
+            let asked = asked_of(job);
             Some(async move {
                 let ledger = OnShard {
                     client: connection,
                     scope,
                     shard,
                 };
-                let said = timeout(PATIENCE, ledger.look(objects, ending)).await;
+                let said = timeout(PATIENCE, ledger.look(objects, &asked)).await;
                 (shard.clone(), said)
             })
         });
         let asked: Vec<_> = asked.collect();
         for (shard, said) in join_all(asked).await {
             match said {
-                Ok(Ok(state)) => {
-                    let said = Said {
-                        fact: state.fact,
-                        streams: state.streams,
-                        limit: state.wal_limit,
-                    };
-                    note(&mut seen, shard, said, tasks, lapsed);
+                Ok(Ok(said)) => {
+                    let limit = self.limits.get(&shard).copied().flatten();
+                    note(&mut seen, shard, said, limit, tasks, lapsed);
                 }
                 failed => {
                     if let Ok(Err(error)) = failed {
@@ -126,17 +118,21 @@ impl Look {
 
     /// Reaches the shards of the plan that are not connected.
     async fn connect(&mut self, job: &Job) {
-        self.connections.retain(|_, connection| !connection.is_closed());
+        self.connections
+            .retain(|_, connection| !connection.is_closed());
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
         let missing = job.objects.keys().filter(|shard| {
             !self.connections.contains_key(*shard) && !self.away.contains_key(*shard)
         });
         let shards = &self.shards;
-        let dials = missing.map(|shard| async move { (shard.clone(), shards.open(shard).await) });
+        let dials = missing.map(|shard| async move { (shard.clone(), dial(shards, shard).await) });
         for (shard, opened) in join_all(dials).await {
             match opened {
-                Ok(connection) => drop(self.connections.insert(shard, Arc::new(connection))),
+                Ok((connection, limit)) => {
+                    self.limits.insert(shard.clone(), limit);
+                    self.connections.insert(shard, Arc::new(connection));
+                }
                 Err(error) => {
                     tracing::warn!(%shard, %error, "a shard cannot be reached");
                     self.away.insert(shard, now + AGAIN);
@@ -146,12 +142,39 @@ impl Look {
     }
 }
 
-fn note(seen: &mut Observed, shard: ShardName, said: Said, tasks: &Tasks, lapsed: bool) {
-    let Said {
-        mut fact,
-        streams,
-        limit,
-    } = said;
+/// A connection, and how much log the server keeps for a slot at most.
+async fn dial(shards: &Shards, shard: &ShardName) -> Result<(Connection, Option<u64>), ShardError> {
+    let connection = shards.open(shard).await?;
+    let asked = "SELECT pg_catalog.pg_size_bytes(s.setting || 'MB') FROM pg_catalog.pg_settings s
+        WHERE s.name = 'max_slot_wal_keep_size' AND s.setting <> '-1'";
+    let row = connection.query_opt(asked, &[]).await?;
+    let limit = row.map(|row| row.get::<_, i64>(0).unsigned_abs());
+    Ok((connection, limit))
+}
+
+/// What is looked for on every shard besides, in this phase.
+fn asked_of(job: &Job) -> Asked {
+    let mut asked = Asked::default();
+    match &job.phase {
+        Phase::Turning(turn) => {
+            asked.strangers.insert(turn.to.other().keys());
+        }
+        Phase::Ending(_) => {
+            asked.rows.insert(job.owner.other().keys());
+        }
+        _ => {}
+    }
+    asked
+}
+
+fn note(
+    seen: &mut Observed,
+    shard: ShardName,
+    (mut fact, streams): (ShardFact, Vec<(ShardName, StreamRow)>),
+    limit: Option<u64>,
+    tasks: &Tasks,
+    lapsed: bool,
+) {
     // While all that live have come to their end, whoever is still at work there is one of the others.
     fact.strangers &= lapsed;
     if let (Slot::There { retained }, Some(limit)) = (fact.slot, limit)
@@ -169,7 +192,7 @@ fn note(seen: &mut Observed, shard: ShardName, said: Said, tasks: &Tasks, lapsed
             copied: row.copied,
             caught_up: tasks.is_caught_up(&stream),
             fence_applied: row.fence_applied,
-            verified: row.verified.map(|(round, differences)| VerifyFact { round, differences }),
+            verified: row.verified,
         };
         seen.streams.insert(stream, fact);
     }

@@ -117,10 +117,8 @@ fn moves_keys(job: &Job) -> bool {
         | Phase::Turning(_)
         | Phase::CutOver
         | Phase::RolledBack => true,
-        Phase::Planned
-        | Phase::Checked
-        | Phase::Ending(_)
-        | Phase::Finished
-        | Phase::Cancelled => false,
+        Phase::Planned | Phase::Checked | Phase::Ending(_) | Phase::Finished | Phase::Cancelled => {
+            false
+        }
     }
 }

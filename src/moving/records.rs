@@ -201,7 +201,9 @@ fn unescaped(part: &str) -> String {
     let mut pieces = part.split('%');
     let mut name = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let code = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let code = piece
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match code {
             Some(code) => {
                 name.push(char::from(code));

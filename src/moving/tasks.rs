@@ -16,13 +16,14 @@ use super::ledger::OnShard;
 use super::objects;
 use super::pace::Pace;
 use super::progress::Tally;
-use super::remove;
 use super::schema::{self, Rest};
 use super::scope::Scope;
 use super::seam::Seam;
 use super::shards::{ShardError, Shards};
-use super::verify::{self, Verify};
-use crate::resharding::job::{CheckFact, MovingKeys, Objects, Route, ShardName, Term, Throttle};
+use super::verify::{self, Run, Verify, VerifyError};
+use crate::resharding::job::{
+    CheckFact, MovingKeys, Objects, Route, ShardName, Side, Term, Throttle,
+};
 use crate::store::Token;
 
 /// After a task has failed it is not begun again for so long.
@@ -58,6 +59,7 @@ pub enum Work {
     },
     Verify {
         stream: Route,
+        owner: Side,
         round: u32,
     },
     DropSlot {
@@ -137,7 +139,8 @@ impl Tasks {
             kept
         });
         let now = Instant::now();
-        self.resting.retain(|work, until| wanted.contains(work) && *until > now);
+        self.resting
+            .retain(|work, until| wanted.contains(work) && *until > now);
         for work in wanted {
             if !self.running.contains_key(work) && !self.resting.contains_key(work) {
                 // Its next beginning, when it ends before it is seen done.
@@ -226,10 +229,12 @@ impl Tasks {
                     scope: &scope,
                     shard: &shard,
                 };
-                Ok(objects::make_slot(&shards, &ledger, &name).await?)
+                let mut replication = shards.open_replication(&shard).await?;
+                Ok(ledger.make_slot(&mut replication, &name).await?)
             }),
             Work::DropSlot { shard, name } => Box::pin(async move {
-                Ok(objects::drop_slot(&shards, &shard, &name).await?)
+                let client = shards.open(&shard).await?;
+                Ok(objects::drop_slot(&client, &name).await?)
             }),
             Work::Copy { route } => {
                 let way = CopyWay {
@@ -280,17 +285,38 @@ impl Tasks {
                 };
                 Box::pin(async move { Ok(follow(task, shards, tally, seen).await?) })
             }
-            Work::Verify { stream, round } => Box::pin(async move {
+            Work::Verify {
+                stream,
+                owner,
+                round,
+            } => Box::pin(async move {
+                let verifying = stream.to_string();
+                let (_going, run) = watch::channel(Run::Going);
                 let task = Verify {
+                    shards,
                     scope,
                     stream,
+                    owner,
                     round,
-                    token,
+                    token: token.0.cast_signed(),
+                    tally,
+                    run,
+                    limits: verify::Limits::default(),
                 };
-                Ok(verify::verify(task, &shards, &tally).await.map(drop)?)
+                let compared = verify::verify(task).await?;
+                for sample in compared.samples {
+                    tracing::warn!(work = verifying, %sample, "a row differs");
+                }
+                Ok(())
             }),
             Work::RemoveRows { shard, keys } => Box::pin(async move {
-                Ok(remove::remove(&shards, &scope, &shard, keys, throttle, &tally).await?)
+                let client = shards.open(&shard).await?;
+                let ledger = OnShard {
+                    client: &client,
+                    scope: &scope,
+                    shard: &shard,
+                };
+                Ok(ledger.remove(keys, throttle, &tally).await?)
             }),
         };
         tokio::spawn(async move {
@@ -331,6 +357,18 @@ impl From<FlowError> for Failed {
         match error {
             FlowError::Trouble(why) => Failed::Trouble(why),
             other => Failed::Again(other.to_string()),
+        }
+    }
+}
+
+impl From<VerifyError> for Failed {
+    fn from(error: VerifyError) -> Failed {
+        match error {
+            VerifyError::Shard { .. }
+            | VerifyError::LeaseLost
+            | VerifyError::Lagging { .. }
+            | VerifyError::Undecided { .. } => Failed::Again(error.to_string()),
+            other => Failed::Trouble(other.to_string().into()),
         }
     }
 }

@@ -235,7 +235,8 @@ pub fn each_key(
 }
 
 /// What is said when a key is held back for too long.
-pub const KEY_MOVING: &str = "the key is being moved to another shard, and that takes longer than the statement could wait";
+pub const KEY_MOVING: &str =
+    "the key is being moved to another shard, and that takes longer than the statement could wait";
 
 /// The shard of a key.
 pub fn shard_of(distribution: &Distribution, key: &[KeyValue]) -> Result<ShardId, Refusal> {

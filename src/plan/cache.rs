@@ -492,7 +492,7 @@ mod tests {
                 literals: &self.literals,
                 parameters: &Parameters::NONE,
                 passage: crate::plan::Passage::Through,
-        };
+            };
             bind(target, &self.catalog, &values).expect("it is bound")
         }
     }

@@ -22,8 +22,8 @@ use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::moving::overlay::{Overlay, Overlays};
 use crate::plan::views;
-use crate::session::report::WorkerReport;
 use crate::session::gate::Gate;
+use crate::session::report::WorkerReport;
 use crate::session::shared::{Moving, SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::sharding::ShardId;
@@ -193,8 +193,7 @@ impl Plant {
                     }
                 }
             }
-            let (mut catalog, warnings) =
-                Catalog::assemble(configured, schemas.get(name), epoch);
+            let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
             views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
@@ -590,11 +589,18 @@ impl Control {
             let is = self.moving.overlays.get(name).unwrap_or(&nothing);
             is.has_other_maps(was)
         });
-        let snapshot = self.shared.snapshot().with_moving(self.moving.for_sessions());
+        let snapshot = self
+            .shared
+            .snapshot()
+            .with_moving(self.moving.for_sessions());
         if other_maps {
             self.epoch = Epoch(self.epoch.0 + 1);
             let catalogs = self.remapped(&snapshot.catalogs);
-            self.replace(Snapshot { catalogs, ..snapshot }).await;
+            self.replace(Snapshot {
+                catalogs,
+                ..snapshot
+            })
+            .await;
         } else {
             let snapshot = Arc::new(snapshot);
             self.shared.replace(Arc::clone(&snapshot));

@@ -39,8 +39,8 @@ use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
 
 use accept::Listeners;
-use control_store::ControlStore;
 use control::{Control, Definitions, MovingKeys, Plant};
+use control_store::ControlStore;
 use deadlocks::Deadlocks;
 use failover::Failover;
 use readiness::Survey;

@@ -9,7 +9,9 @@ use super::statement::{Statement, StatementPlan};
 use crate::catalog::Catalog;
 use crate::config::PoolMode;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Passage, Plan, Planned, PlannedStatement, Target, Values, bind};
+use crate::plan::{
+    Bound, Parameters, Passage, Plan, Planned, PlannedStatement, Target, Values, bind,
+};
 use crate::sharding::ShardId;
 use crate::sql::class::Class;
 

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::mpsc;
 
-use crate::admin::{LentTo, Request};
 use super::control_store::ControlStore;
+use crate::admin::{LentTo, Request};
 use crate::config;
 use crate::sharding::ShardId;
 use crate::store::{Claim, Lease, Store, StoreError};

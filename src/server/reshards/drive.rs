@@ -44,18 +44,26 @@ impl Reshards {
                                 proxy: self.name().into(),
                             };
                             let task = tokio::spawn(async move {
-                                let (database, plan) = (project.database.clone(), project.plan.clone());
+                                let (database, plan) =
+                                    (project.database.clone(), project.plan.clone());
                                 match drive(project).await {
                                     Ended::Over => {}
                                     Ended::Lost(why) => {
-                                        tracing::warn!(database = &*database, plan = &*plan, why, "a plan is not driven from here any more");
+                                        tracing::warn!(
+                                            database = &*database,
+                                            plan = &*plan,
+                                            why,
+                                            "a plan is not driven from here any more"
+                                        );
                                     }
                                 }
                             });
                             driven.insert(key, Driven(task));
                         }
                         Ok(Claim::Taken(_)) => {}
-                        Err(error) => tracing::warn!(plan = &**plan, %error, "the plan cannot be driven"),
+                        Err(error) => {
+                            tracing::warn!(plan = &**plan, %error, "the plan cannot be driven")
+                        }
                     }
                 }
             }

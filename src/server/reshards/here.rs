@@ -44,12 +44,14 @@ impl Reshards {
         // Whoever closes a gate from now on waits for this proxy, and what it looks at next has all gates that were closed before.
         let nothing = Overlays::default();
         for database in &self.topology.config().databases {
-            self.tell(store, &lease, &nothing, &database.name, true, &mut told).await?;
+            self.tell(store, &lease, &nothing, &database.name, true, &mut told)
+                .await?;
         }
         let mut watch = store.watch(PREFIX).await?;
         let follow = async {
             loop {
-                self.follow_change(store, &lease, &mut watch, &mut told).await?;
+                self.follow_change(store, &lease, &mut watch, &mut told)
+                    .await?;
             }
         };
         tokio::select! {
@@ -89,7 +91,8 @@ impl Reshards {
             for name in databases.iter().copied() {
                 let drained = !closed(name) || self.inside(name).await == 0;
                 undrained |= !drained;
-                self.tell(store, lease, &overlays, name, drained, told).await?;
+                self.tell(store, lease, &overlays, name, drained, told)
+                    .await?;
             }
             if !undrained {
                 return Ok(());
@@ -133,20 +136,22 @@ impl Reshards {
         drained: bool,
         told: &mut Told,
     ) -> Result<(), StoreError> {
-        let record = overlays.get(database).map_or_else(ProxyRecord::default, |overlay| {
-            let gates = overlay.closed.iter().map(|(plan, closed)| {
-                let kept = Kept {
-                    number: closed.number,
-                    term: closed.term,
-                    drained,
-                };
-                (plan.clone(), kept)
+        let record = overlays
+            .get(database)
+            .map_or_else(ProxyRecord::default, |overlay| {
+                let gates = overlay.closed.iter().map(|(plan, closed)| {
+                    let kept = Kept {
+                        number: closed.number,
+                        term: closed.term,
+                        drained,
+                    };
+                    (plan.clone(), kept)
+                });
+                ProxyRecord {
+                    epoch: overlay.epoch.0,
+                    gates: gates.collect(),
+                }
             });
-            ProxyRecord {
-                epoch: overlay.epoch.0,
-                gates: gates.collect(),
-            }
-        });
         let before = told.get(database);
         if before.is_some_and(|(known, _)| *known == record) {
             return Ok(());

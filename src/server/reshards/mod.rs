@@ -1,7 +1,7 @@
 //! Plans that move data, as this process takes part in them: it follows the control store (`here.rs`), drives the plans that nobody else drives (`drive.rs`), and
 //! does what operators ask for (`orders.rs`). What is decided is in `resharding/`, what is done to shards in `moving/`.
 
-//mod drive;
+mod drive;
 mod here;
 mod orders;
 
@@ -46,7 +46,7 @@ impl Reshards {
     /// Never ends by itself.
     pub async fn run(self: Arc<Self>) {
         let store = self.control_store.used().await;
-        self.stay(&store).await;
+        tokio::join!(self.stay(&store), self.drive_all(&store));
     }
 
     fn name(&self) -> &str {
@@ -64,8 +64,12 @@ pub async fn first_overlays(control_store: &ControlStore) -> Arc<Overlays> {
         let listed = store.list(PREFIX).await;
         match listed.map(|listing| records::read(&listing)) {
             Ok(Ok(databases)) => return Arc::new(overlays(&databases)),
-            Ok(Err(error)) => tracing::error!(%error, "this proxy cannot begin: it may have to serve by another map"),
-            Err(error) => tracing::error!(%error, "this proxy cannot begin: the control store does not answer"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "this proxy cannot begin: it may have to serve by another map")
+            }
+            Err(error) => {
+                tracing::error!(%error, "this proxy cannot begin: the control store does not answer")
+            }
         }
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }

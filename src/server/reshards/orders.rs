@@ -45,8 +45,15 @@ impl Reshards {
             } => {
                 let database = one_database(database.as_deref(), configured)?;
                 let catalog = &snapshot.catalogs[database];
-                self.plan(&store, &name, &wanted, database, catalog, &configured[database])
-                    .await
+                self.plan(
+                    &store,
+                    &name,
+                    &wanted,
+                    database,
+                    catalog,
+                    &configured[database],
+                )
+                .await
             }
             Statement::Show(name) => self.show(&store, &name, configured).await,
             Statement::Status(name) => self.status(&store, name.as_deref()).await,
@@ -114,7 +121,10 @@ impl Reshards {
         let transaction = Transaction::new()
             .expect(key.clone(), Expected::from(expected))
             .put(key, to_json(&job))
-            .put(records::events_key(database, name), records::encode(&self.first_event(name)));
+            .put(
+                records::events_key(database, name),
+                records::encode(&self.first_event(name)),
+            );
         store.commit(transaction).await.map_err(not_written)?;
         page.push_str(&self.estimated(&job, configured).await);
         Ok(Answer::Page(page))
@@ -142,7 +152,12 @@ impl Reshards {
         }
     }
 
-    async fn show(&self, store: &Store, name: &str, configured: &Databases) -> Result<Answer, Refused> {
+    async fn show(
+        &self,
+        store: &Store,
+        name: &str,
+        configured: &Databases,
+    ) -> Result<Answer, Refused> {
         let known = self.known(store).await?;
         let (database, job) = find(&known, name)?;
         let Some(configured) = configured.get(database) else {
@@ -244,7 +259,12 @@ impl Reshards {
         Ok(Answer::Events(events))
     }
 
-    async fn command(&self, store: &Store, name: &str, command: Command) -> Result<Answer, Refused> {
+    async fn command(
+        &self,
+        store: &Store,
+        name: &str,
+        command: Command,
+    ) -> Result<Answer, Refused> {
         for _ in 0..MOST_TRIES {
             let known = self.known(store).await?;
             let (database, job) = find(&known, name)?;
@@ -299,7 +319,13 @@ fn starting(
     known: &Known,
 ) -> Result<Transaction, Refused> {
     for other in known.plans.values() {
-        let moves = |name: &Box<str>| other.plan.maps.iter().any(|change| change.distribution == *name);
+        let moves = |name: &Box<str>| {
+            other
+                .plan
+                .maps
+                .iter()
+                .any(|change| change.distribution == *name)
+        };
         let started = !other.is_over() && !matches!(other.phase, Phase::Planned | Phase::Checked);
         let mut own = job.plan.maps.iter().map(|change| &change.distribution);
         if other.plan.name != job.plan.name
@@ -322,7 +348,10 @@ fn starting(
         if *in_force != change.before {
             return Err(refused(
                 "55000",
-                format!("the map of {} is not the one that the plan begins with any more", change.distribution),
+                format!(
+                    "the map of {} is not the one that the plan begins with any more",
+                    change.distribution
+                ),
                 "CANCEL the plan, and make it anew.",
             ));
         }
@@ -357,9 +386,16 @@ fn one_database<'a>(name: Option<&str>, configured: &'a Databases) -> Result<&'a
     let mut names: Vec<&str> = configured.keys().map(|name| &**name).collect();
     names.sort_unstable();
     match name {
-        Some(name) => names.into_iter().find(|known| *known == name).ok_or_else(|| {
-            refused("3D000", format!("there is no database {name}"), "SHOW DATABASES lists them.")
-        }),
+        Some(name) => names
+            .into_iter()
+            .find(|known| *known == name)
+            .ok_or_else(|| {
+                refused(
+                    "3D000",
+                    format!("there is no database {name}"),
+                    "SHOW DATABASES lists them.",
+                )
+            }),
         None => match names[..] {
             [one] => Ok(one),
             _ => Err(refused(
@@ -424,6 +460,8 @@ fn unwanted(error: &WantedError) -> Refused {
 }
 
 fn milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -136,7 +136,10 @@ impl Writer {
                 self.put(key, 9000).await
             }
             3 | 4 => {
-                let bumped = self.client.execute(&self.bump, &[&id, &7_i64, &sub]).await?;
+                let bumped = self
+                    .client
+                    .execute(&self.bump, &[&id, &7_i64, &sub])
+                    .await?;
                 assert_eq!(bumped == 1, self.worked.rows.contains_key(&key));
                 if let Some(row) = self.worked.rows.get_mut(&key) {
                     row.0 += 7;
@@ -144,7 +147,9 @@ impl Writer {
                 Ok(())
             }
             5 => {
-                let gone = self.client.execute("DELETE FROM item WHERE id = $1 AND sub = $2", &[&id, &sub]);
+                let gone = self
+                    .client
+                    .execute("DELETE FROM item WHERE id = $1 AND sub = $2", &[&id, &sub]);
                 assert_eq!(gone.await? == 1, self.worked.rows.remove(&key).is_some());
                 Ok(())
             }
@@ -156,7 +161,9 @@ impl Writer {
 
     async fn put(&mut self, (id, sub): (i64, i32), length: usize) -> Done {
         let v = self.random.random_range(0..1_000_000);
-        let body: String = (0..length).map(|_| char::from(self.random.random_range(b'a'..=b'z'))).collect();
+        let body: String = (0..length)
+            .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
+            .collect();
         let put = "INSERT INTO item VALUES ($1, $2, $3, $4) ON CONFLICT (id, sub) DO UPDATE SET v = excluded.v, body = excluded.body";
         self.client.execute(put, &[&id, &sub, &v, &body]).await?;
         self.worked.rows.insert((id, sub), (v, length));
@@ -168,7 +175,9 @@ impl Writer {
         let (one, other) = (self.key(), self.key());
         let transaction = self.client.transaction().await?;
         for (id, sub) in [one, other] {
-            transaction.execute(&self.bump, &[&id, &1_i64, &sub]).await?;
+            transaction
+                .execute(&self.bump, &[&id, &1_i64, &sub])
+                .await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if self.random.random_range(0..4) == 0 {
@@ -185,7 +194,10 @@ impl Writer {
 
     /// What was written must be seen.
     async fn read(&mut self, id: i64) -> Done {
-        let rows = self.client.query("SELECT sub, v FROM item WHERE id = $1 ORDER BY sub", &[&id]).await?;
+        let rows = self
+            .client
+            .query("SELECT sub, v FROM item WHERE id = $1 ORDER BY sub", &[&id])
+            .await?;
         let found: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         let expected = self.worked.rows.range((id, i32::MIN)..=(id, i32::MAX));
         let expected: Vec<_> = expected.map(|((_, sub), (v, _))| (*sub, *v)).collect();

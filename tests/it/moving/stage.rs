@@ -166,7 +166,10 @@ impl Stage {
             let stopped = status["pace"].starts_with("stopped");
             if stopped || Instant::now() > deadline {
                 let events = self.admin(0, "SHOW RESHARD EVENTS").await;
-                panic!("{plan} does not become {phase}: {status:?}\n{events:#?}\n{}", self.logs());
+                panic!(
+                    "{plan} does not become {phase}: {status:?}\n{events:#?}\n{}",
+                    self.logs()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
