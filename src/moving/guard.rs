@@ -146,7 +146,10 @@ pub fn create(
     let (when, clause) = match event {
         Event::Insert => ("AFTER INSERT", format!("FOR EACH ROW WHEN ({new})")),
         // Also of a key that moves and becomes one that does not: what is equal for the column's type may be two keys.
-        Event::Update => ("AFTER UPDATE", format!("FOR EACH ROW WHEN ({new} OR {old})")),
+        Event::Update => (
+            "AFTER UPDATE",
+            format!("FOR EACH ROW WHEN ({new} OR {old})"),
+        ),
         Event::Delete => ("AFTER DELETE", format!("FOR EACH ROW WHEN ({old})")),
         Event::Truncate => ("BEFORE TRUNCATE", "FOR EACH STATEMENT".to_owned()),
     };

@@ -204,7 +204,12 @@ impl OnShard<'_> {
         let made = self.client.batch_execute(&text).await.map_err(said);
         match made {
             // Somebody made the schema for another purpose at the same time: it is there now.
-            Err(error) if matches!(error.sqlstate(), Some("23505" | "42P06" | "42P07" | "XX000")) => {
+            Err(error)
+                if matches!(
+                    error.sqlstate(),
+                    Some("23505" | "42P06" | "42P07" | "XX000")
+                ) =>
+            {
                 self.client.batch_execute(&text).await.map_err(said)
             }
             made => made,
@@ -243,7 +248,9 @@ impl OnShard<'_> {
 pub(super) fn check(number: u64, term: Option<Term>, needs: Needs) -> String {
     let absent = match needs {
         Needs::Open | Needs::Ledger => {
-            format!("RAISE EXCEPTION USING ERRCODE = '{STALE}', MESSAGE = 'there is no ledger of the plan';")
+            format!(
+                "RAISE EXCEPTION USING ERRCODE = '{STALE}', MESSAGE = 'there is no ledger of the plan';"
+            )
         }
         Needs::Nothing => "RETURN;".to_owned(),
     };
@@ -298,10 +305,7 @@ pub(super) fn writers(number: u64, keys: MovingKeys) -> String {
 /// A text in SQL.
 pub(super) fn text(value: &str) -> String {
     match value.contains('\\') {
-        true => format!(
-            "E'{}'",
-            value.replace('\\', "\\\\").replace('\'', "''")
-        ),
+        true => format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''")),
         false => format!("'{}'", value.replace('\'', "''")),
     }
 }

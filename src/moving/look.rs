@@ -76,12 +76,7 @@ impl OnShard<'_> {
         let strangers: Vec<String> = asked
             .strangers
             .iter()
-            .map(|keys| {
-                format!(
-                    "EXISTS ({})",
-                    ledger::writers(self.scope.number, *keys)
-                )
-            })
+            .map(|keys| format!("EXISTS ({})", ledger::writers(self.scope.number, *keys)))
             .collect();
         let strangers = match strangers.is_empty() {
             true => "false".to_owned(),
@@ -103,7 +98,9 @@ impl OnShard<'_> {
 fn ledger_text(number: u64, missing: &str) -> String {
     let names: Vec<String> = [MovingKeys::Leaving, MovingKeys::Arriving]
         .into_iter()
-        .flat_map(|keys| guard::names(number, keys).map(|name| format!("('{name}', '{}')", guard::word(keys))))
+        .flat_map(|keys| {
+            guard::names(number, keys).map(|name| format!("('{name}', '{}')", guard::word(keys)))
+        })
         .collect();
     format!(
         "SELECT l.term, l.closed, pg_catalog.array_to_string(l.guarded, ','), l.fence_term, l.fence_lsn - '0/0'::pg_catalog.pg_lsn, l.indexed,
@@ -185,7 +182,9 @@ fn slot(here: &SimpleQueryRow, ledger: Ledger) -> Result<Slot, ShardError> {
 }
 
 fn stream(row: &SimpleQueryRow) -> Result<(ShardName, StreamRow), ShardError> {
-    let source = row.get(0).ok_or(ShardError::Strange("a stream of nobody"))?;
+    let source = row
+        .get(0)
+        .ok_or(ShardError::Strange("a stream of nobody"))?;
     let verified = match (number(row, 4)?, number(row, 5)?) {
         (Some(round), Some(differences)) => Some(VerifyFact {
             round: u32::try_from(round)

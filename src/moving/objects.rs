@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::backend::replication::{
-    Failover, Lifetime, PublicationName, ReplicationConnection, ServerMajor, SlotName,
-    SlotRequest, Snapshot, TwoPhase, publication, publication::Partitions,
+    Failover, Lifetime, PublicationName, ReplicationConnection, ServerMajor, SlotName, SlotRequest,
+    Snapshot, TwoPhase, publication, publication::Partitions,
 };
 use crate::resharding::job::MovingKeys;
 
@@ -78,7 +78,10 @@ impl OnShard<'_> {
 
     async fn is_open(&self) -> Result<(), ShardError> {
         let check = ledger::check(self.scope.number, None, Needs::Open);
-        self.client.batch_execute(&check).await.map_err(ledger::said)
+        self.client
+            .batch_execute(&check)
+            .await
+            .map_err(ledger::said)
     }
 
     /// Moved tables, by schema and name.
@@ -90,7 +93,7 @@ impl OnShard<'_> {
             .map(|table| (&*table.schema, &*table.name))
             .unzip();
         let query = "SELECT n.nspname::text, c.relname::text
-            FROM pg_catalog.unnest($1::text[], $2::text[]) AS wanted (schema_name, table_name)
+            FROM unnest($1::text[], $2::text[]) AS wanted (schema_name, table_name)
                 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema_name
                 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.table_name AND c.relkind IN ('r', 'p')
             ORDER BY 1, 2";
@@ -108,7 +111,8 @@ pub async fn drop_publication(client: &Client, name: &str) -> Result<(), ShardEr
 /// Ends whoever reads or makes the slot, and drops it; there may be none.
 pub async fn drop_slot(client: &Client, name: &str) -> Result<(), ShardError> {
     let name = slot_name(name)?;
-    let end = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+    let end =
+        "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
         WHERE slot_name = $1::text AND active_pid IS NOT NULL";
     let drop = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text";
     let mut tries = 0;
@@ -171,8 +175,8 @@ pub async fn remove_orphan(client: &Client, orphan: &Orphan) -> Result<(), Shard
         Orphan::Slot(name) => drop_slot(client, name).await,
         Orphan::Publication(name) => drop_publication(client, name).await,
         Orphan::Guards(number) => {
-            let names = [MovingKeys::Leaving, MovingKeys::Arriving]
-                .map(|keys| guard::names(*number, keys));
+            let names =
+                [MovingKeys::Leaving, MovingKeys::Arriving].map(|keys| guard::names(*number, keys));
             triggers::remove(client, &names.concat()).await
         }
     }

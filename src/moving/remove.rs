@@ -45,7 +45,10 @@ impl OnShard<'_> {
             "{} UPDATE trunkline.reshard_ledger SET cleared = pg_catalog.array_append(pg_catalog.array_remove(cleared, '{kind}'), '{kind}') WHERE number = {number}",
             self.check(keys)
         );
-        self.client.batch_execute(&cleared).await.map_err(ledger::said)
+        self.client
+            .batch_execute(&cleared)
+            .await
+            .map_err(ledger::said)
     }
 
     /// The table once from its beginning to its end; how many rows were removed.
@@ -70,7 +73,9 @@ impl OnShard<'_> {
                     bytes += gone.bytes;
                     let route = wanted.routes.get(gone.way).map(|(route, _)| route);
                     if let Some(route) = route {
-                        tally.table(&table.quoted(), route, |note| note.removed_rows += gone.rows);
+                        tally.table(&table.quoted(), route, |note| {
+                            note.removed_rows += gone.rows
+                        });
                     }
                 }
                 let spent = begun.elapsed();
@@ -157,10 +162,7 @@ impl OnShard<'_> {
             .iter()
             .map(|column| format!("moved.{}", quoted_name(column)))
             .collect();
-        let Some(condition) = self
-            .scope
-            .condition_at(table, self.shard, keys, &columns)?
-        else {
+        let Some(condition) = self.scope.condition_at(table, self.shard, keys, &columns)? else {
             return Ok(None);
         };
         let mut routes: Vec<(Route, String)> = Vec::new();
@@ -181,7 +183,9 @@ impl OnShard<'_> {
 
     fn routes(&self, table: &MovedTable) -> Vec<Route> {
         let name = |place: usize| ShardName(self.scope.shards[place].clone());
-        let moves = &self.scope.distributions[table.distribution].difference.moves;
+        let moves = &self.scope.distributions[table.distribution]
+            .difference
+            .moves;
         moves
             .iter()
             .map(|one| Route {
@@ -250,6 +254,9 @@ mod tests {
         let millis = Duration::from_millis;
         assert_eq!(pause(throttle(None), 1 << 30, millis(1)), Duration::ZERO);
         assert_eq!(pause(throttle(Some(1_000)), 500, millis(100)), millis(400));
-        assert_eq!(pause(throttle(Some(1_000)), 50, millis(100)), Duration::ZERO);
+        assert_eq!(
+            pause(throttle(Some(1_000)), 50, millis(100)),
+            Duration::ZERO
+        );
     }
 }

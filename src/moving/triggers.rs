@@ -106,10 +106,7 @@ pub(super) async fn make(
         }
         for (_, statements) in statements {
             let check = ledger::check(scope.number, None, Needs::Open);
-            let text = format!(
-                "{} {check} {statements}",
-                Lock::Orders(scope.number).take()
-            );
+            let text = format!("{} {check} {statements}", Lock::Orders(scope.number).take());
             match patiently(client, &text).await {
                 // Two made it at once.
                 Err(error) if error.sqlstate() == Some("42710") => {}
@@ -158,9 +155,7 @@ pub(super) async fn patiently(client: &Client, statements: &str) -> Result<(), S
     loop {
         match client.batch_execute(&text).await.map_err(ledger::said) {
             // No lock in time, or none because of a deadlock.
-            Err(error)
-                if tries < TRIES && matches!(error.sqlstate(), Some("55P03" | "40P01")) =>
-            {
+            Err(error) if tries < TRIES && matches!(error.sqlstate(), Some("55P03" | "40P01")) => {
                 tries += 1;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
