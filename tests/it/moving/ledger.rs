@@ -9,6 +9,7 @@ use trunkline::backend::connect::{Address, Login};
 use trunkline::backend::replication::{
     Limits, PublicationName, ReplicationConnection, SlotName, StreamRequest,
 };
+use trunkline::catalog::schema;
 use trunkline::cli::local::{Cluster, Server};
 use trunkline::moving::ledger::OnShard;
 use trunkline::moving::look::{Asked, StreamRow};
@@ -834,4 +835,29 @@ async fn publications_and_slots() {
     on.close(Term(1)).await.unwrap();
     stale(on.make_slot(&mut replication("objects").await, slot).await);
     assert_eq!(shard.fact().await.slot, Slot::Absent);
+}
+
+#[tokio::test]
+async fn guards_change_nothing_for_the_planner() {
+    // Words of the guard's body are names of something that leaves something behind.
+    let definitions = "CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE VIEW seen AS SELECT * FROM t;
+        CREATE FUNCTION plan() RETURNS void LANGUAGE plpgsql AS 'BEGIN SET work_mem = 64; END';
+        CREATE SEQUENCE s; CREATE FUNCTION number() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN currval(''s''); END';
+        CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TABLE u (id bigint); CREATE TRIGGER mine AFTER INSERT ON u EXECUTE FUNCTION mine()";
+    let shard = Shard::new("planning", definitions, &[("t", "id")]).await;
+    let before = schema::read(&shard.sql).await.unwrap();
+    shard.on().open(Term(1)).await.unwrap();
+    shard.on().guard(Leaving, Term(1)).await.unwrap();
+    let after = schema::read(&shard.sql).await.unwrap();
+    assert_eq!(before.relations, after.relations);
+    assert_eq!(before.details.triggered, after.details.triggered);
+    assert_eq!(before.details.tied, after.details.tied);
+    assert_eq!(after.details.triggered.len(), 1);
+    for table in ["t", "seen"] {
+        assert!(after.residue.writes_harmlessly(table), "{table}");
+        assert!(after.residue.reads_harmlessly(table), "{table}");
+        assert!(!after.residue.writing_asks(table), "{table}");
+        assert!(after.replicas.can_read(table), "{table}");
+    }
 }
