@@ -93,7 +93,7 @@ impl OnShard<'_> {
             .map(|table| (&*table.schema, &*table.name))
             .unzip();
         let query = "SELECT n.nspname::text, c.relname::text
-            FROM pg_catalog.unnest($1::text[], $2::text[]) AS wanted (schema_name, table_name)
+            FROM unnest($1::text[], $2::text[]) AS wanted (schema_name, table_name)
                 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema_name
                 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.table_name AND c.relkind IN ('r', 'p')
             ORDER BY 1, 2";
