@@ -3,4 +3,5 @@
 mod check;
 mod flow;
 mod ledger;
+mod operator;
 mod verify;
