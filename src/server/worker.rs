@@ -31,6 +31,10 @@ pub enum Command {
     Follow(Arc<Snapshot>, oneshot::Sender<()>),
     /// The same with other primaries or replicas.
     FollowView(Arc<Snapshot>),
+    /// The same with other gates before moving keys; answered when they are in force.
+    FollowGates(Arc<Snapshot>, oneshot::Sender<()>),
+    /// How many sessions may be at work on moving keys of a database.
+    Inside(Box<str>, oneshot::Sender<usize>),
     /// Cancel what the client of this card runs; answered when its server has been told.
     Cancel(usize, oneshot::Sender<()>),
     Report(oneshot::Sender<WorkerReport>),
@@ -166,6 +170,13 @@ fn obey(
             let _ = done.send(());
         }
         Command::FollowView(snapshot) => worker.follow_view(snapshot),
+        Command::FollowGates(snapshot, done) => {
+            worker.follow_gates(snapshot);
+            let _ = done.send(());
+        }
+        Command::Inside(database, answer) => {
+            let _ = answer.send(worker.inside(&database));
+        }
         Command::Cancel(place, done) => {
             let cancelling = worker.cancel(place);
             executor.spawn(async move {

@@ -15,6 +15,7 @@ mod commit;
 mod control;
 mod effects;
 mod extended;
+pub mod gate;
 mod last_values;
 mod link;
 pub mod listener;
