@@ -5,5 +5,6 @@ mod drive;
 mod flow;
 mod ledger;
 mod load;
+mod operator;
 mod stage;
 mod verify;
