@@ -19,7 +19,8 @@ use super::shards::Shards;
 use super::tables::moved_tables;
 use super::tasks::Tasks;
 use crate::catalog;
-use crate::resharding::job::{Job, Phase, events, step, to_json};
+use crate::config::Config;
+use crate::resharding::job::{Job, Phase, Trouble, events, step, to_json};
 use crate::resharding::report::Happening;
 use crate::store::{Expected, Lease, Store, StoreError, Transaction, Version, Watch};
 use crate::topology::Topology;
@@ -116,6 +117,8 @@ struct Drive<'a> {
     news: Arc<Notify>,
     /// The job as it was last written by us; `None`: it is not known whether that was done.
     saved: Option<(Job, Version)>,
+    /// As of the last look at which tables there are.
+    configured: Arc<Config>,
     /// When progress was last saved.
     told: Option<tokio::time::Instant>,
 }
@@ -142,6 +145,7 @@ impl<'a> Drive<'a> {
                 project.lease.token(),
                 Arc::clone(&news),
             ),
+            configured: project.topology.config(),
             scope,
             tally,
             news,
@@ -186,10 +190,11 @@ impl<'a> Drive<'a> {
             self.tell(&job).await;
             return Ok(Next::Over);
         }
-        let seen = self
-            .view
+        let view = &mut self.view;
+        let mut seen = view
             .at(project, known, &job, &self.scope, &mut self.tasks)
             .await;
+        seen.troubles.extend(self.other_tables(&job));
         let (next, actions) = step(&job, &seen);
         let changed = next != job;
         if changed {
@@ -211,6 +216,21 @@ impl<'a> Drive<'a> {
             (false, true) => Next::Wait(HASTE),
             (false, false) => Next::Wait(PACE),
         })
+    }
+
+    /// The distributions have other tables than when the plan began: some rows would stay behind.
+    fn other_tables(&mut self, job: &Job) -> Option<Trouble> {
+        let config = self.project.topology.config();
+        if Arc::ptr_eq(&config, &self.configured) {
+            return None;
+        }
+        self.configured = config;
+        let why = match scope(self.project, job) {
+            Ok(scope) if scope.tables == self.scope.tables => return None,
+            Ok(_) => "the configuration has other tables in the distributions that are moved: take that back and RESUME, or CANCEL".to_owned(),
+            Err(why) => format!("the configuration does not fit the plan: {why}"),
+        };
+        Some(Trouble::Other(why.into()))
     }
 
     /// Writes the job under the lease, with what happened.

@@ -1,5 +1,6 @@
 //! Publications and slots of plans: made, dropped, and found when nobody knows of them any more.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -143,9 +144,22 @@ pub enum Orphan {
     Guards(u64),
 }
 
-/// The connected database's slots, publications and guards that are named as plans name them, and whose number is not among these. Plans that
-/// another Trunkline runs on the same database look the same.
+/// The connected database's slots, publications and guards that are named as plans name them, whose number is not among these, and whose ledger here
+/// is closed: another Trunkline may run plans on the same database.
 pub async fn orphans(client: &Client, live: &[u64]) -> Result<Vec<Orphan>, ShardError> {
+    let closed = "SELECT number FROM trunkline.reshard_ledger WHERE closed";
+    let closed = match client.query(closed, &[]).await {
+        Ok(rows) => rows,
+        Err(error) => match error.code().map(|code| code.code()) {
+            // No plan was ever here.
+            Some("42P01" | "3F000") => return Ok(Vec::new()),
+            _ => return Err(error.into()),
+        },
+    };
+    let closed = closed.iter();
+    let closed: BTreeSet<u64> = closed
+        .map(|row| row.get::<_, i64>(0).cast_unsigned())
+        .collect();
     let query = "SELECT 'slot', slot_name::text, pg_catalog.substring(slot_name::text, '^trunkline_([0-9]+)_') FROM pg_catalog.pg_replication_slots
             WHERE database = pg_catalog.current_database() AND slot_name::text ~ '^trunkline_[0-9]+_'
         UNION SELECT 'publication', pubname::text, pg_catalog.substring(pubname::text, '[0-9]+$') FROM pg_catalog.pg_publication
@@ -158,7 +172,7 @@ pub async fn orphans(client: &Client, live: &[u64]) -> Result<Vec<Orphan>, Shard
         let Ok(number) = row.get::<_, &str>(2).parse::<u64>() else {
             continue;
         };
-        if live.contains(&number) {
+        if live.contains(&number) || !closed.contains(&number) {
             continue;
         }
         orphans.push(match row.get(0) {

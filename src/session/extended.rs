@@ -461,7 +461,7 @@ impl Session {
             text: statement.text(),
             literals,
             parameters: &parameters,
-            passage: self.card.passage.get(),
+            passage: self.passage(),
         };
         let destination = self.destination(planned, &values)?;
         Ok(destination.unwrap_or(Destination::Any))

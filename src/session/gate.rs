@@ -26,6 +26,15 @@ pub enum Gate {
 }
 
 impl Session {
+    /// Whether the unit of work at hand may use moving keys. What was let through by a proxy that has been taken for dead since then asks anew: the
+    /// keys may have moved without it.
+    pub(super) fn passage(&self) -> Passage {
+        match self.card.passage.get() {
+            Passage::Through if self.worker.is_known_alive(&self.database.name) => Passage::Through,
+            Passage::Through | Passage::Stopped => Passage::Stopped,
+        }
+    }
+
     /// Lets the unit of work through, or waits until there is something else to be found out about it. Nothing of it has been done yet.
     pub(super) async fn pass_gate(&mut self) -> Result<(), Fault> {
         let limit = self.worker.config().failover.wait;

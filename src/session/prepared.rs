@@ -295,7 +295,7 @@ impl Session {
             text: statement.text(),
             literals: &literals,
             parameters: &Parameters::written(arguments, &statement.types),
-            passage: self.card.passage.get(),
+            passage: self.passage(),
         };
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match bind(target, &catalog, &values) {

@@ -85,7 +85,7 @@ impl Session {
             text,
             literals: &literals,
             parameters: &Parameters::NONE,
-            passage: self.card.passage.get(),
+            passage: self.passage(),
         };
         let destination = self.destination(planned, &values);
         self.literals = literals;

@@ -59,10 +59,14 @@ impl Moving {
         }
     }
 
+    pub fn is_known_alive(&self) -> bool {
+        self.tenure.as_ref().is_some_and(|tenure| tenure.is_held())
+    }
+
     pub fn gate(&self) -> Gate {
-        match &self.tenure {
-            Some(tenure) if tenure.is_held() => self.gate,
-            _ => Gate::Closed,
+        match self.is_known_alive() {
+            true => self.gate,
+            false => Gate::Closed,
         }
     }
 }

@@ -435,6 +435,15 @@ impl Worker {
         moving.map_or(Gate::Open, Moving::gate)
     }
 
+    /// Whether others know that this process is alive, where keys of a database move.
+    pub fn is_known_alive(&self, database: &str) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot
+            .moving
+            .get(database)
+            .is_some_and(Moving::is_known_alive)
+    }
+
     /// Tells when a gate may have changed.
     pub fn gate_changes(&self) -> watch::Receiver<u64> {
         self.gates.subscribe()

@@ -1,8 +1,9 @@
-//! Plans that move data, as this process takes part in them: it follows the control store (`here.rs`), drives the plans that nobody else drives (`drive.rs`), and
-//! does what operators ask for (`orders.rs`). What is decided is in `resharding/`, what is done to shards in `moving/`.
+//! Plans that move data, as this process takes part in them: it follows the control store (`here.rs`), drives the plans that nobody else drives (`drive.rs`), removes what plans have
+//! left (`janitor.rs`), and does what operators ask for (`orders.rs`). What is decided is in `resharding/`, what is done to shards in `moving/`.
 
 mod drive;
 mod here;
+mod janitor;
 mod orders;
 
 use std::sync::Arc;
@@ -46,7 +47,11 @@ impl Reshards {
     /// Never ends by itself.
     pub async fn run(self: Arc<Self>) {
         let store = self.control_store.used().await;
-        tokio::join!(self.stay(&store), self.drive_all(&store));
+        tokio::join!(
+            self.stay(&store),
+            self.drive_all(&store),
+            self.tidy(&store)
+        );
     }
 
     fn name(&self) -> &str {

@@ -147,10 +147,9 @@ impl Writer {
                 Ok(())
             }
             5 => {
-                let gone = self
-                    .client
-                    .execute("DELETE FROM item WHERE id = $1 AND sub = $2", &[&id, &sub]);
-                assert_eq!(gone.await? == 1, self.worked.rows.remove(&key).is_some());
+                let gone = "DELETE FROM item WHERE id = $1 AND sub = $2";
+                let gone = self.client.execute(gone, &[&id, &sub]).await?;
+                assert_eq!(gone == 1, self.worked.rows.remove(&key).is_some());
                 Ok(())
             }
             6 => self.both().await,
