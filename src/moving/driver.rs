@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::act::Act;
+use super::brake::Brake;
 use super::observe::View;
 use super::progress::Tally;
 use super::records::{self, PREFIX};
@@ -43,6 +44,8 @@ pub struct Project {
     pub lease: Lease,
     pub shards: Shards,
     pub topology: Arc<Topology>,
+    /// How long requests of clients take: the 99th percentile of the last second, in microseconds.
+    pub latency: watch::Receiver<Option<u64>>,
     pub database: Box<str>,
     pub plan: Box<str>,
     /// This process, in the store.
@@ -144,6 +147,7 @@ impl<'a> Drive<'a> {
                 Arc::clone(&tally),
                 project.lease.token(),
                 Arc::clone(&news),
+                Brake::new(project.latency.clone()),
             ),
             configured: project.topology.config(),
             scope,

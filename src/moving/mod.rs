@@ -9,6 +9,7 @@
 //! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
 
 mod act;
+mod brake;
 pub mod check;
 pub mod claim;
 pub mod copy;

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::brake::Brake;
 use super::check::check;
 use super::claim::FlowError;
 use super::copy::{CopyWay, copy};
@@ -94,6 +95,7 @@ pub struct Tasks {
     tally: Arc<Tally>,
     token: Token,
     news: Arc<Notify>,
+    brake: Brake,
     running: BTreeMap<Work, JoinHandle<()>>,
     /// When what has failed may be begun again.
     resting: BTreeMap<Work, Instant>,
@@ -110,6 +112,7 @@ impl Tasks {
         tally: Arc<Tally>,
         token: Token,
         news: Arc<Notify>,
+        brake: Brake,
     ) -> Tasks {
         Tasks {
             shards,
@@ -117,6 +120,7 @@ impl Tasks {
             tally,
             token,
             news,
+            brake,
             running: BTreeMap::new(),
             resting: BTreeMap::new(),
             heard: Arc::default(),
@@ -128,8 +132,9 @@ impl Tasks {
 
     /// Begins what is wanted and does not run, and drops what runs and is not wanted.
     pub fn want(&mut self, wanted: &BTreeSet<Work>, throttle: Throttle) {
+        let rate = self.brake.rate(throttle, Instant::now());
         for pace in self.paces.values() {
-            pace.set_rate(throttle.rate);
+            pace.set_rate(rate);
         }
         self.running.retain(|work, task| {
             let kept = wanted.contains(work) && !task.is_finished();

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StartError;
 use super::login::{self, Proven};
 use crate::admin;
+use crate::session::latency::Counts;
 use crate::session::login::{Arrival, begin};
 use crate::session::report::WorkerReport;
 use crate::session::shared::{Shared, Snapshot};
@@ -35,6 +36,8 @@ pub enum Command {
     FollowGates(Arc<Snapshot>, oneshot::Sender<()>),
     /// How many sessions may be at work on moving keys of a database.
     Inside(Box<str>, oneshot::Sender<usize>),
+    /// How long requests to a database have taken.
+    Latency(Box<str>, oneshot::Sender<Counts>),
     /// Cancel what the client of this card runs; answered when its server has been told.
     Cancel(usize, oneshot::Sender<()>),
     Report(oneshot::Sender<WorkerReport>),
@@ -176,6 +179,9 @@ fn obey(
         }
         Command::Inside(database, answer) => {
             let _ = answer.send(worker.inside(&database));
+        }
+        Command::Latency(database, answer) => {
+            let _ = answer.send(worker.latency(&database));
         }
         Command::Cancel(place, done) => {
             let cancelling = worker.cancel(place);

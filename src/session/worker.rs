@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::card::{Cards, Overstay};
 use super::gate::Gate;
+use super::latency::{Counts, Latency};
 use super::listener::Listener;
 use super::numbers::Stock;
 use super::parse_scope::ParseScopes;
@@ -129,6 +130,7 @@ pub struct Counters {
     pub sent_bytes: Cell<u64>,
     pub transaction_microseconds: Cell<u64>,
     pub query_microseconds: Cell<u64>,
+    pub latency: Latency,
     pub wait_microseconds: Cell<u64>,
     pub refusals: Cell<u64>,
     pub errors: Cell<u64>,
@@ -454,6 +456,13 @@ impl Worker {
         let cards = self.cards.all();
         let inside = cards.iter().filter(|card| card.is_inside());
         inside.filter(|card| *card.database == *database).count()
+    }
+
+    /// How long requests to a database have taken.
+    pub fn latency(&self, database: &str) -> Counts {
+        let databases = self.databases.borrow();
+        let found = databases.get(database);
+        found.map_or_else(Counts::default, |one| one.counters.latency.counts())
     }
 
     /// Units of work that began before it was known which keys move may have used them.

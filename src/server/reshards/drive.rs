@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Reshards;
 use crate::moving::driver::{Ended, Project, drive};
 use crate::moving::records;
 use crate::moving::shards::Shards;
+use crate::server::control::ask_all;
+use crate::server::worker::Command;
+use crate::session::latency::Counts;
 use crate::store::{Claim, Store};
 
 /// Between two looks for a plan that somebody has left.
@@ -39,6 +43,7 @@ impl Reshards {
                                 lease,
                                 shards: Shards::new(Arc::clone(&self.topology), database),
                                 topology: Arc::clone(&self.topology),
+                                latency: self.latency(database),
                                 database: database.clone(),
                                 plan: plan.clone(),
                                 proxy: self.name().into(),
@@ -72,6 +77,36 @@ impl Reshards {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+}
+
+/// How often clients' waits are looked at.
+const LATENCY: Duration = Duration::from_secs(1);
+/// Fewer requests in that time say nothing.
+const FEWEST: u64 = 20;
+
+impl Reshards {
+    /// How long the requests of this process's clients take: the 99th percentile of the last second in microseconds, for as long as somebody looks.
+    fn latency(&self, database: &str) -> watch::Receiver<Option<u64>> {
+        let (found, seen) = watch::channel(None);
+        let (workers, database) = (self.workers.clone(), Box::<str>::from(database));
+        tokio::spawn(async move {
+            let mut before = Counts::default();
+            while !found.is_closed() {
+                tokio::time::sleep(LATENCY).await;
+                let counts = ask_all(&workers, |answer| {
+                    Command::Latency(database.clone(), answer)
+                });
+                let mut now = Counts::default();
+                for counts in counts.await {
+                    now.add(&counts);
+                }
+                let last = now.since(&before);
+                found.send_replace(last.percentile(99).filter(|_| last.total() >= FEWEST));
+                before = now;
+            }
+        });
+        seen
     }
 }
 

@@ -54,7 +54,11 @@ impl Reshards {
             return Ok(());
         }
         // Read behind what was found: a plan is written before anything of it is made.
-        let Ok(Ok(known)) = store.list(PREFIX).await.map(|listing| records::read(&listing)) else {
+        let Ok(Ok(known)) = store
+            .list(PREFIX)
+            .await
+            .map(|listing| records::read(&listing))
+        else {
             return Ok(());
         };
         let plans = known.values().flat_map(|known| known.plans.values());

@@ -47,11 +47,7 @@ impl Reshards {
     /// Never ends by itself.
     pub async fn run(self: Arc<Self>) {
         let store = self.control_store.used().await;
-        tokio::join!(
-            self.stay(&store),
-            self.drive_all(&store),
-            self.tidy(&store)
-        );
+        tokio::join!(self.stay(&store), self.drive_all(&store), self.tidy(&store));
     }
 
     fn name(&self) -> &str {

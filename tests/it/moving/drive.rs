@@ -16,10 +16,15 @@ fn rows_on(stage: &Stage, shard: usize) -> Rows {
         .run_sql("app", "SELECT id, sub, v, length(body) FROM item")
         .unwrap_or_else(|error| panic!("{error}"));
     let rows = found.iter().map(|row| {
-        let mut fields = row.iter().map(|field| field.as_deref().unwrap().parse::<i64>().unwrap());
+        let mut fields = row
+            .iter()
+            .map(|field| field.as_deref().unwrap().parse::<i64>().unwrap());
         let mut next = || fields.next().unwrap();
         let (id, sub, v, length) = (next(), next(), next(), next());
-        ((id, i32::try_from(sub).unwrap()), (v, usize::try_from(length).unwrap()))
+        (
+            (id, i32::try_from(sub).unwrap()),
+            (v, usize::try_from(length).unwrap()),
+        )
     });
     rows.collect()
 }
