@@ -4,7 +4,7 @@
 ///
 /// `reshard_ledger` is written by orders only (open, guard, fence, unguard, close), never while rows are copied or followed: the guard triggers
 /// read it. `reshard_streams` has, on the receiving shard, how far each source has come; `driver` is the token of the lease of the proxy that may
-/// write. `reshard_chunks` are the chunks that are there.
+/// write. `reshard_chunks` has for each part of a table's keys (behind `position` as it began, up to and with `until`) how far its rows are there.
 pub const STATEMENTS: &str = "CREATE SCHEMA IF NOT EXISTS trunkline;
 CREATE TABLE IF NOT EXISTS trunkline.reshard_ledger (
     number bigint PRIMARY KEY,
@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS trunkline.reshard_chunks (
     relation text NOT NULL,
     part integer NOT NULL,
     position text[],
+    until text[],
     row_count bigint NOT NULL,
+    done boolean NOT NULL DEFAULT false,
     PRIMARY KEY (number, source, relation, part)
 );";

@@ -7,14 +7,20 @@
 //!
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
+mod apply;
+pub mod batch;
+mod chunk;
 pub mod claim;
 pub mod copy;
 pub mod follow;
 pub mod ledger;
 pub mod pace;
+pub mod place;
 pub mod progress;
 pub mod scope;
 pub mod seam;
 pub mod shards;
+mod statements;
 pub mod table;
 pub mod tombstones;
+pub mod values;
