@@ -25,8 +25,8 @@ pub enum FlowError {
 }
 
 impl FlowError {
-    pub(super) fn trouble(text: impl Into<Box<str>>) -> FlowError {
-        FlowError::Trouble(text.into())
+    pub(super) fn trouble(text: impl std::fmt::Display) -> FlowError {
+        FlowError::Trouble(text.to_string().into())
     }
 
     pub(super) fn again(text: impl std::fmt::Display) -> FlowError {

@@ -9,8 +9,11 @@
 //! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
 
 mod act;
+mod apply;
+pub mod batch;
 mod brake;
 pub mod check;
+mod chunk;
 pub mod claim;
 pub mod copy;
 pub mod driver;
@@ -23,6 +26,7 @@ pub mod objects;
 mod observe;
 pub mod overlay;
 pub mod pace;
+pub mod place;
 pub mod progress;
 pub mod records;
 pub mod remove;
@@ -30,9 +34,11 @@ pub mod schema;
 pub mod scope;
 pub mod seam;
 pub mod shards;
+mod statements;
 pub mod table;
 pub mod tables;
 mod tasks;
 pub mod tombstones;
 mod triggers;
+pub mod values;
 pub mod verify;

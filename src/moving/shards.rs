@@ -26,6 +26,13 @@ const SETTINGS: &str = "SET search_path = pg_catalog; SET default_transaction_is
     SET standard_conforming_strings = on; SET quote_all_identifiers = off; SET lc_monetary = 'C';
     SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
 
+/// The same for values that a stream writes.
+const WRITTEN: [(&str, &str); 3] = [
+    ("timezone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+];
+
 /// Why a shard did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -150,7 +157,9 @@ impl Shards {
             credential: way.login.password.clone().map(Credential::Password),
             database: way.login.database.clone(),
             application_name: APPLICATION_NAME.to_owned(),
-            parameters: Vec::new(),
+            parameters: WRITTEN
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
         };
         let opened =
             ReplicationConnection::open(&address, &login, &way.encryption, way.connect_timeout);

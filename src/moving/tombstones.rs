@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard};
 
 use crate::wire::replication::Xid;
 
@@ -86,14 +87,28 @@ pub struct ChunkId(u64);
 /// The values of a row's key, as text.
 pub type KeyText = Box<[Box<str>]>;
 
+/// Whether the receiving shard has the rows of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// Some are of a later moment than others.
+    #[default]
+    Catching,
+    Exact,
+}
+
 /// What is noted for one way.
 #[derive(Debug, Default)]
 pub struct Tombstones {
+    pub rows: Rows,
+    /// Rows that were left out because another one was in the way, and why, for people. They are to change again.
+    owed: Mutex<HashMap<(usize, KeyText), Box<str>>>,
     notes: Notes,
     /// By table and key: the last transaction that deleted it.
     deleted: HashMap<(usize, KeyText), u64>,
     /// Snapshots of chunks that are not yet there.
     open: HashMap<ChunkId, Snapshot>,
+    /// Chunks whose snapshot is being taken.
+    expected: usize,
     /// The greatest end of all snapshots seen, for the numbers of the stream.
     near: u64,
     floor: u64,
@@ -130,6 +145,9 @@ impl Tombstones {
     pub fn begin(&mut self, near: &Snapshot) {
         self.notes = Notes::Taken;
         self.near = self.near.max(near.xmax);
+        // Of somebody who copied before, and was ended.
+        self.open.clear();
+        self.expected = 0;
     }
 
     /// Chunks count from snapshots on in which everything has ended that could run in this one. Taken after [`begin`](Tombstones::begin), and
@@ -170,8 +188,14 @@ impl Tombstones {
         self.deleted.insert((table, key), by);
     }
 
-    /// A chunk is read in this snapshot.
+    /// A snapshot is about to be taken: until it is known, nothing is forgotten.
+    pub fn expect(&mut self) {
+        self.expected += 1;
+    }
+
+    /// A chunk is read in this snapshot, which was expected.
     pub fn open(&mut self, snapshot: Snapshot) -> ChunkId {
+        self.expected = self.expected.saturating_sub(1);
         self.near = self.near.max(snapshot.xmax);
         let id = ChunkId(self.next);
         self.next += 1;
@@ -197,9 +221,37 @@ impl Tombstones {
     /// Forgets what no chunk needs: those that are open see it, and those to come, whose snapshots are newer than this one.
     pub fn forget(&mut self, newest: &Snapshot) {
         self.near = self.near.max(newest.xmax);
+        if self.expected > 0 {
+            return;
+        }
         let open = &self.open;
         self.deleted
             .retain(|_, xid| !(newest.sees(*xid) && open.values().all(|one| one.sees(*xid))));
+    }
+
+    /// Notes that a row was left out.
+    pub fn owe(&self, table: usize, key: KeyText, why: Box<str>) {
+        self.debts().insert((table, key), why);
+    }
+
+    /// A row was changed again.
+    pub fn settle(&self, table: usize, key: KeyText) {
+        self.debts().remove(&(table, key));
+    }
+
+    pub fn owes_anything(&self) -> bool {
+        !self.debts().is_empty()
+    }
+
+    /// Why some row was left out that did not come again.
+    pub fn owed(&self) -> Option<Box<str>> {
+        self.debts().values().next().cloned()
+    }
+
+    fn debts(&self) -> MutexGuard<'_, HashMap<(usize, KeyText), Box<str>>> {
+        self.owed
+            .lock()
+            .expect("nothing panics while it holds the lock")
     }
 
     pub fn len(&self) -> usize {
@@ -280,10 +332,13 @@ mod tests {
         // Newer chunks see all, and the first still needs what it does not see.
         tombstones.forget(&at(30, 31));
         assert_eq!(tombstones.len(), 3);
+        tombstones.expect();
+        tombstones.close(first);
+        tombstones.forget(&at(30, 31));
+        assert_eq!(tombstones.len(), 3, "who knows what comes");
         let second = tombstones.open(at(25, 26));
         let left_out: Vec<String> = found(&tombstones, second);
         assert!(left_out.is_empty());
-        tombstones.close(first);
         tombstones.forget(&at(30, 31));
         assert!(tombstones.is_empty());
         assert_eq!(tombstones.judge(first, 0), Verdict::Again, "closed");
