@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::backend::connect::{Address, Login};
 use crate::backend::replication::{ReplicationConnection, ReplicationError};
+use crate::config::Config;
 use crate::resharding::job::ShardName;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Topology, TopologyError, WayIn, connect};
@@ -98,6 +99,11 @@ impl Shards {
 
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// The configuration of now.
+    pub fn config(&self) -> Arc<Config> {
+        self.topology.config()
     }
 
     /// Names by number, as configured now.
