@@ -177,13 +177,12 @@ impl<'a> Tables<'a> {
             return Ok(Vec::new());
         }
         let mut needed: Vec<&str> = key_names(shape);
-        needed.extend(
-            moved
-                .key
-                .iter()
-                .filter(|one| shape.place(one).is_some())
-                .map(|one| &**one),
-        );
+        let shard_key = moved.key.iter().map(|column| &**column);
+        for column in shard_key.filter(|column| shape.place(column).is_some()) {
+            if !needed.contains(&column) {
+                needed.push(column);
+            }
+        }
         let mut problems = Vec::new();
         problems.extend(self.identity(&moved.quoted(), shape, &needed));
         if shape.kind == TableKind::Partitioned {
@@ -207,12 +206,11 @@ impl<'a> Tables<'a> {
                 .map(|place| &*shape.columns[*place].name)
                 .collect(),
         };
-        let mut missing: Vec<&str> = needed
+        let missing: Vec<&str> = needed
             .iter()
             .filter(|one| !known.contains(one))
             .copied()
             .collect();
-        missing.dedup();
         if missing.is_empty() && !known.is_empty() {
             return None;
         }
