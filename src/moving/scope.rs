@@ -69,12 +69,23 @@ impl Scope {
         moves.map(|one| self.route(one)).collect()
     }
 
+    /// The shards that rows leave or arrive at.
+    pub fn shards_of_routes(&self) -> BTreeSet<ShardName> {
+        let routes = self.routes().into_iter();
+        routes.flat_map(|route| [route.from, route.to]).collect()
+    }
+
     /// The tables with rows that may go by the route.
     pub fn tables_of(&self, route: &Route) -> impl Iterator<Item = &MovedTable> {
-        self.tables.iter().filter(|table| {
-            let moves = &self.distributions[table.distribution].difference.moves;
-            moves.iter().any(|one| self.route(one) == *route)
-        })
+        self.tables
+            .iter()
+            .filter(|table| self.moves_by(table, route))
+    }
+
+    /// Whether rows of the table may go by the route.
+    pub fn moves_by(&self, table: &MovedTable, route: &Route) -> bool {
+        let moves = &self.distributions[table.distribution].difference.moves;
+        moves.iter().any(|one| self.route(one) == *route)
     }
 
     /// The way that the rows of a key go, from the old shard to the new one; `None`: the key does not move.

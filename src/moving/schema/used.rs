@@ -64,7 +64,7 @@ const DEFINITION: &str = "CASE u.classid
     END";
 
 /// Everything that these relations of the source use.
-pub async fn read(source: &Client, relations: &[u32]) -> Result<Vec<Used>, SchemaError> {
+pub async fn read(source: &Client, relations: &[u32]) -> Result<Vec<Used>, tokio_postgres::Error> {
     let type_grants = tables::grants("TYPE", "i.identity", "t.typacl", "t.typowner");
     let function_grants = tables::grants("ROUTINE", "i.identity", "p.proacl", "p.proowner");
     let make = format!(

@@ -2,12 +2,27 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 use tokio_postgres::Client;
-use trunkline::moving::schema::{Made, Rest, build_rest, make_missing};
-use trunkline::moving::scope::MovedTable;
+use trunkline::cli::local::{Cluster, Server};
+use trunkline::config;
+use trunkline::moving::check::examine;
+use trunkline::moving::schema::{
+    Made, Rest, build_rest, build_rest_on, make_missing, make_missing_on,
+};
+use trunkline::moving::scope::{MovedTable, Scope};
+use trunkline::moving::shards::Shards;
+use trunkline::resharding::difference::difference;
+use trunkline::resharding::job::{Plan, ShardName};
+use trunkline::resharding::wanted::Planned;
+use trunkline::sharding::buckets::Buckets;
+use trunkline::sharding::hash::{Function, Hash};
+use trunkline::sharding::{KeyType, ShardId, ShardMap, Strategy};
+use trunkline::topology::Topology;
+use trunkline::wire::tls::ServerEncryption;
 
-use crate::servers::{own_database, servers};
+use crate::servers::{own_cluster, own_database, servers};
 
 const RICH: &str = r#"
     CREATE SCHEMA "Odd one";
@@ -175,4 +190,290 @@ async fn an_empty_shard_gets_the_schema() {
         .unwrap()
         .get(0);
     assert!(next > 10, "{next}");
+}
+
+/// Two servers that no other tests use: slots and prepared transactions are counted.
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| own_cluster(2, 0))
+}
+
+/// Shards of these servers, seen as this role.
+fn shards_of(servers: [&Server; 2], database: &str, role: &str) -> Shards {
+    let mut text = format!(
+        "users = [{{ name = \"{role}\", auth = \"trust\" }}]\n\
+         databases = [{{ name = \"{database}\", sequences = \"per_shard\" }}]\n\
+         [[tables]]\nname = \"countries\"\nplacement = \"reference\"\n"
+    );
+    for (place, server) in servers.iter().enumerate() {
+        let (name, port) = (place + 1, server.port());
+        text += &format!(
+            "[[shards]]\nname = \"s{name}\"\n[[shards.nodes]]\nhost = \"127.0.0.1\"\nport = {port}\n"
+        );
+    }
+    let config = Arc::new(config::parse(&text, "test.toml", &|_| None).expect("sound"));
+    let encryption = ServerEncryption::load(&config.server_tls).unwrap();
+    let topology = Arc::new(Topology::new(&config, Arc::new(encryption)));
+    Shards::new(topology, database)
+}
+
+/// Half of the keys of `users` and `orders` go from s1 to s2.
+fn half(function: Function) -> Scope {
+    let names: Vec<Box<str>> = vec!["s1".into(), "s2".into()];
+    let map = |shards: &[u16]| {
+        let shards: Vec<_> = shards.iter().map(|one| ShardId(*one)).collect();
+        let buckets = Buckets::even(16, &shards).unwrap();
+        let strategy = Strategy::Hash(Hash::new(function, buckets));
+        ShardMap::new(vec![KeyType::BigInt], strategy, vec![]).unwrap()
+    };
+    let (before, after) = (map(&[0]), map(&[0, 1]));
+    let planned = Planned {
+        distribution: "d".into(),
+        difference: difference(&before, &after).unwrap(),
+        before,
+        after,
+    };
+    let plan = Plan::new("p", 7, "x", &[planned], vec![], &names);
+    let table = |name: &str, key: &str| MovedTable {
+        schema: "public".into(),
+        name: name.into(),
+        distribution: 0,
+        key: vec![key.into()],
+    };
+    let tables = vec![table("users", "id"), table("orders", "user_id")];
+    Scope::new(&plan, names, tables).unwrap()
+}
+
+const BASE: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name text);
+    CREATE TABLE orders (user_id bigint REFERENCES users, n int, PRIMARY KEY (user_id, n));
+    INSERT INTO users SELECT i, 'u' FROM generate_series(1, 100) i;
+    INSERT INTO orders SELECT i, 1 FROM generate_series(1, 100) i";
+const REFERENCE: &str = "CREATE TABLE countries (code text PRIMARY KEY)";
+
+/// A database on both servers.
+fn make_database(servers: [&Server; 2], name: &str, there: &str, here: &str) {
+    for (server, sql) in servers.iter().zip([there, here]) {
+        server
+            .run_sql("postgres", &format!("CREATE DATABASE {name} OWNER app"))
+            .unwrap();
+        for sql in sql.split(";;") {
+            server.run_sql(name, sql).unwrap();
+        }
+    }
+}
+
+/// What is found, by ids; several of one id once.
+async fn found(shards: &Shards, scope: &Scope) -> Vec<&'static str> {
+    let findings = examine(shards, scope).await.unwrap();
+    let all = findings.problems.iter().chain(&findings.notes);
+    let mut ids: Vec<_> = all
+        .map(|problem| {
+            println!("{}: {problem}", problem.id());
+            problem.id()
+        })
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn pair_of(cluster: &Cluster) -> [&Server; 2] {
+    let shards = cluster.shards();
+    [&shards[0].primary, &shards[1].primary]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_plan_has_nothing_against_it() {
+    let servers = pair_of(cluster());
+    let there = format!("{BASE};{REFERENCE}");
+    make_database(servers, "check_sound", &there, REFERENCE);
+    let shards = shards_of(servers, "check_sound", "postgres");
+    assert_eq!(found(&shards, &half(Function::Postgres)).await, [""; 0]);
+    // Made from it, the target is as the source, and what was made is no obstacle either.
+    let target = ShardName("s2".into());
+    let scope = half(Function::Postgres);
+    let made = make_missing_on(&shards, &scope, &target).await.unwrap();
+    assert_eq!(
+        made.0,
+        ["table public.users".into(), "table public.orders".into()]
+    );
+    assert_eq!(
+        build_rest_on(&shards, &scope, &target).await.unwrap(),
+        Rest::Built
+    );
+    assert_eq!(found(&shards, &scope).await, [""; 0]);
+    let rich = format!("{RICH};;{BASE_AFTER_RICH};{REFERENCE}");
+    make_database(servers, "check_rich", &rich, REFERENCE);
+    let shards = shards_of(servers, "check_rich", "postgres");
+    assert_eq!(
+        found(&shards, &half(Function::Postgres)).await,
+        ["sequence"]
+    );
+    make_missing_on(&shards, &scope, &target).await.unwrap();
+    assert_eq!(
+        build_rest_on(&shards, &scope, &target).await.unwrap(),
+        Rest::Built
+    );
+    assert_eq!(found(&shards, &scope).await, ["sequence"]);
+}
+
+const BASE_AFTER_RICH: &str = "DROP TABLE heaps, \"Odd one\".orders;
+    CREATE TABLE orders (user_id bigint REFERENCES users, n int, PRIMARY KEY (user_id, n))";
+
+/// What stands against it, where it is done: on the source, on the target.
+const CASES: &[(&[&str], &str, &str)] = &[
+    (&["table_missing"], "DROP TABLE orders", ""),
+    (&["table_kind"], "ALTER TABLE orders SET UNLOGGED", ""),
+    (&["table_kind"], "DROP TABLE orders; CREATE VIEW orders AS SELECT 1::bigint AS user_id", ""),
+    (&["table_inherits"], "CREATE TABLE more () INHERITS (orders)", ""),
+    (&["no_row_key", "replica_identity"], "ALTER TABLE orders DROP CONSTRAINT orders_pkey", ""),
+    (&["no_row_key"], "ALTER TABLE orders DROP CONSTRAINT orders_pkey, REPLICA IDENTITY FULL", ""),
+    (&["replica_identity"], "ALTER TABLE orders REPLICA IDENTITY NOTHING", ""),
+    (
+        &["replica_identity"],
+        "DELETE FROM orders; ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (n)",
+        "",
+    ),
+    (
+        &["replica_identity"],
+        "DROP TABLE orders; CREATE TABLE orders (user_id bigint, n int, PRIMARY KEY (user_id, n)) PARTITION BY LIST (n);
+         CREATE TABLE part PARTITION OF orders DEFAULT; ALTER TABLE part REPLICA IDENTITY NOTHING",
+        "",
+    ),
+    (&["shard_key_missing"], "ALTER TABLE users RENAME id TO other", ""),
+    (
+        &["key_collation"],
+        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         ALTER TABLE orders ADD x text COLLATE loose DEFAULT '' NOT NULL, DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (user_id, n, x)",
+        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    ),
+    (
+        &["collation_version", "object_differs"],
+        "CREATE COLLATION own (provider = icu, locale = 'de');
+         ALTER TABLE orders ADD x text COLLATE own DEFAULT '' NOT NULL, DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (user_id, n, x)",
+        "CREATE COLLATION own (provider = icu, locale = 'sv')",
+    ),
+    (&["foreign_key"], "CREATE TABLE other (id bigint PRIMARY KEY REFERENCES users)", ""),
+    (
+        &["foreign_key"],
+        "CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1); ALTER TABLE orders ADD FOREIGN KEY (n) REFERENCES other",
+        "",
+    ),
+    (
+        &["foreign_key_columns"],
+        "ALTER TABLE orders ADD owner bigint REFERENCES users",
+        "",
+    ),
+    (
+        &[],
+        "ALTER TABLE users ADD country text REFERENCES countries",
+        "",
+    ),
+    (&["reference_table_missing"], "", "DROP TABLE countries"),
+    (&["column_missing"], "", "CREATE TABLE users (id bigint PRIMARY KEY)"),
+    (&["column_differs"], "", "CREATE TABLE users (id bigint PRIMARY KEY, name varchar(9))"),
+    (&["column_differs"], "", "CREATE TABLE users (id bigint PRIMARY KEY, name text COLLATE \"C\")"),
+    (&["column_differs"], "", "CREATE TABLE users (id bigint PRIMARY KEY, name text GENERATED ALWAYS AS ('x') STORED)"),
+    (
+        &["column_differs", "sequence"],
+        "",
+        "CREATE TABLE users (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text)",
+    ),
+    (&["default_differs"], "", "CREATE TABLE users (id bigint PRIMARY KEY, name text DEFAULT 'x')"),
+    (
+        &["row_key_missing"],
+        "",
+        "CREATE TABLE users (id bigint NOT NULL, name text, UNIQUE (id, name)); ALTER TABLE users ALTER name SET NOT NULL, REPLICA IDENTITY FULL;
+         ALTER TABLE users ALTER name DROP NOT NULL",
+    ),
+    (
+        &["rows_there"],
+        "",
+        "CREATE TABLE users (id bigint PRIMARY KEY, name text); INSERT INTO users SELECT generate_series(1, 100)",
+    ),
+    // Rows that do not move there do not matter.
+    (&[], "", "CREATE TABLE users (id bigint PRIMARY KEY, name text)"),
+    (
+        &["object_differs"],
+        "CREATE TYPE mood AS ENUM ('a', 'b'); ALTER TABLE users ADD mood mood",
+        "CREATE TYPE mood AS ENUM ('b', 'a')",
+    ),
+    (&["object_missing"], "CREATE TYPE pair AS (a int, b int); ALTER TABLE users ADD pair pair", ""),
+    (
+        &["object_differs"],
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER TABLE users ADD x int DEFAULT f()",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+    ),
+    (
+        &["extension_missing"],
+        "CREATE EXTENSION citext; ALTER TABLE users ADD x citext",
+        "",
+    ),
+    (&[], "CREATE EXTENSION citext; ALTER TABLE users ADD x citext", "CREATE EXTENSION citext"),
+    (
+        &["extension_version"],
+        "CREATE EXTENSION citext; ALTER TABLE users ADD x citext",
+        "CREATE EXTENSION citext VERSION '1.4'",
+    ),
+    (
+        &["fires_for_replication"],
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER always BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE users ENABLE ALWAYS TRIGGER always",
+        "",
+    ),
+    (
+        &["fires_for_replication"],
+        "CREATE RULE never AS ON DELETE TO users DO INSTEAD NOTHING; ALTER TABLE users ENABLE REPLICA RULE never",
+        "",
+    ),
+    (&["publication_exists"], "CREATE PUBLICATION trunkline_reshard_7", ""),
+    (
+        &["other_plan"],
+        "",
+        "CREATE SCHEMA trunkline; CREATE TABLE trunkline.reshard_ledger (number bigint, name text, closed boolean);
+         INSERT INTO trunkline.reshard_ledger VALUES (7, 'p', false), (6, 'over', true), (5, 'other', false)",
+    ),
+    (
+        &[],
+        "CREATE SCHEMA trunkline; CREATE TABLE trunkline.reshard_ledger (number bigint, name text, closed boolean);
+         INSERT INTO trunkline.reshard_ledger VALUES (5, 'other', false);
+         CREATE FUNCTION trunkline.g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TABLE elsewhere (); CREATE TRIGGER g AFTER INSERT ON elsewhere FOR EACH ROW EXECUTE FUNCTION trunkline.g('5', 'leaving')",
+        "",
+    ),
+    (
+        &["other_plan"],
+        "CREATE SCHEMA trunkline; CREATE TABLE trunkline.reshard_ledger (number bigint, name text, closed boolean);
+         INSERT INTO trunkline.reshard_ledger VALUES (5, 'other', false);
+         CREATE FUNCTION trunkline.g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER g AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION trunkline.g('5', 'leaving')",
+        "",
+    ),
+    (
+        &["sequence"],
+        "ALTER TABLE users ADD x serial",
+        "",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_problem_is_found() {
+    let servers = pair_of(cluster());
+    let mut wrong = Vec::new();
+    for (place, (expected, there, here)) in CASES.iter().enumerate() {
+        let name = format!("check_case_{place}");
+        let (there, here) = (
+            format!("{REFERENCE};{BASE};{there}"),
+            format!("{REFERENCE};{here}"),
+        );
+        make_database(servers, &name, &there, &here);
+        let shards = shards_of(servers, &name, "postgres");
+        let found = found(&shards, &half(Function::Postgres)).await;
+        if found != *expected {
+            wrong.push(format!(
+                "{there}\n{here}\nexpected {expected:?}, found {found:?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
