@@ -160,10 +160,12 @@ impl VerifyError {
 pub async fn verify(task: Verify) -> Result<Compared, VerifyError> {
     let number = i64::try_from(task.scope.number).unwrap_or(i64::MAX);
     let receipt = Receipt::open(&task.shards, &task.stream, number, task.token).await?;
-    let tables = task.scope.tables.iter();
-    let tables: Vec<_> = tables.map(|table| task.compare(table, &receipt)).collect();
-    let all = stream::iter(tables).buffer_unordered(AT_ONCE);
-    let all: Vec<Compared> = all.try_collect().await?;
+    let mut comparisons = Vec::new();
+    for table in &task.scope.tables {
+        comparisons.push(task.compare(table, &receipt));
+    }
+    let comparisons = stream::iter(comparisons).buffer_unordered(AT_ONCE);
+    let all: Vec<Compared> = comparisons.try_collect().await?;
     let compared = all.into_iter().fold(Compared::default(), Compared::and);
     receipt.note(task.round, compared.differences).await?;
     Ok(compared)
