@@ -1,7 +1,5 @@
 //! Whole plans, from the first word to the last, while clients write through several proxies.
 
-use std::time::Duration;
-
 use super::load::{Load, Rows, SCHEMA};
 use super::stage::{Setting, Stage};
 
@@ -93,5 +91,4 @@ async fn two_shards_become_four_and_two_again_under_load() {
     for shard in 0..4 {
         assert!(!rows_on(&stage, shard).is_empty(), "shard {shard} has rows");
     }
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -43,7 +43,7 @@ impl Stage {
         for shard in &cluster.shards()[..setting.populated] {
             shard
                 .primary
-                .run_sql("app", setting.schema)
+                .run_sql("app", &format!("SET ROLE app; {}", setting.schema))
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         let mut stage = Stage {
