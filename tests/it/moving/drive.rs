@@ -87,6 +87,10 @@ async fn two_shards_become_four_and_two_again_under_load() {
         worked.errors,
         stage.logs()
     );
+    for event in stage.order("SHOW RESHARD EVENTS").await {
+        println!("{}", event.join(" | "));
+    }
+    println!("{}", worked.told());
     compare(&stage, &[0, 1, 2, 3], &worked.rows);
     for shard in 0..4 {
         assert!(!rows_on(&stage, shard).is_empty(), "shard {shard} has rows");
