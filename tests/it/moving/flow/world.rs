@@ -25,7 +25,7 @@ use trunkline::moving::seam::Seam;
 use trunkline::moving::shards::Shards;
 use trunkline::resharding::condition::quoted_name;
 use trunkline::resharding::difference::difference;
-use trunkline::resharding::job::{Route, ShardName};
+use trunkline::resharding::job::{MovingKeys, Route, ShardName};
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::buckets::{Assignment, Buckets};
 use trunkline::sharding::hash::{Function, Hash};
@@ -65,7 +65,7 @@ pub struct World {
     pub sql: Vec<Client>,
     pub shards: Shards,
     pub scope: Arc<Scope>,
-    routes: Vec<Route>,
+    pub routes: Vec<Route>,
 }
 
 fn map(types: &[KeyType], shards: [u16; 16]) -> ShardMap {
@@ -167,6 +167,28 @@ impl World {
             scope: Arc::new(scope),
             routes,
         };
+        for shard in 0..NAMES.len() {
+            let columns = ["id".to_owned()];
+            let owned = world
+                .scope
+                .condition_at(
+                    &world.scope.tables[0],
+                    &name(shard),
+                    MovingKeys::Leaving,
+                    &columns,
+                )
+                .unwrap()
+                .unwrap_or_else(|| "false".into());
+            // Of the keys that move. What stays on the first shard is its as well.
+            let stays = match wanted.before.contains(&1) {
+                false if shard == 0 => "true",
+                _ => "false",
+            };
+            let mine = format!(
+                "CREATE FUNCTION public.mine(id bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT {stays} OR {owned} $$"
+            );
+            world.run(shard, &mine).await;
+        }
         for shard in world.sources().into_keys() {
             let mut connection = world.shards.open_replication(&shard).await.unwrap();
             let request = SlotRequest {
@@ -241,8 +263,13 @@ impl World {
         .await
     }
 
-    /// Fences every source, and waits until all that came before is applied.
+    /// The same while a driver's tasks go on.
     pub async fn fence(&self, driver: &mut Driver, term: u32) {
+        driver.during(self.fence_at_once(term)).await;
+    }
+
+    /// Fences every source, and waits until all that came before is applied by whoever follows.
+    pub async fn fence_at_once(&self, term: u32) {
         for (source, targets) in self.sources() {
             let place = NAMES.iter().position(|name| **name == *source.0).unwrap();
             self.run(
@@ -258,9 +285,7 @@ impl World {
                     "SELECT fence_applied FROM trunkline.reshard_streams WHERE number = {NUMBER} AND source = '{}'",
                     source.0
                 );
-                let term = term.to_string();
-                let waiting = self.wait_for(place, &sql, &term);
-                driver.during(waiting).await;
+                self.wait_for(place, &sql, &term.to_string()).await;
             }
         }
     }
@@ -353,6 +378,7 @@ impl World {
             tasks: JoinSet::new(),
             tally: Arc::new(Tally::default()),
             seen: BTreeMap::new(),
+            pace: Arc::new(Pace::new(None)),
             copies: 0,
         };
         for source in self.sources().into_keys() {
@@ -372,7 +398,10 @@ impl World {
     /// Copies every way as well.
     pub fn copy(&self, driver: &mut Driver) {
         for route in &self.routes {
-            let task = self.copy_of(route, driver.token, &driver.seams);
+            let task = CopyWay {
+                pace: Arc::clone(&driver.pace),
+                ..self.copy_of(route, driver.token, &driver.seams)
+            };
             let (shards, tally) = (self.shards.clone(), Arc::clone(&driver.tally));
             driver.copies += 1;
             let copied = async move { copy(task, shards, tally).await.map(|()| "copied") };
@@ -422,6 +451,7 @@ pub struct Driver {
     pub tasks: JoinSet<Result<&'static str, FlowError>>,
     pub tally: Arc<Tally>,
     pub seen: BTreeMap<ShardName, watch::Receiver<Followed>>,
+    pub pace: Arc<Pace>,
     copies: usize,
 }
 
