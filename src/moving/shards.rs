@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 
 use crate::backend::connect::{Address, Login};
 use crate::backend::replication::{ReplicationConnection, ReplicationError};
-use crate::resharding::condition::WhyHere;
 use crate::config::Config;
+use crate::resharding::condition::WhyHere;
 use crate::resharding::job::ShardName;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Topology, TopologyError, WayIn, connect};
