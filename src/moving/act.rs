@@ -1,5 +1,5 @@
-//! Actions, run. What is short is done here, on all shards at the same time; the rest is a task. Nothing is remembered: what is not seen done is asked
-//! for again.
+//! Actions, run. What is short is done here, on all shards at the same time; what takes long is a task; what is a record in the control store is written
+//! in the same transaction as the job. Nothing is remembered: what is not seen done is asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::scope::Scope;
 use super::shards::ShardError;
 use super::tasks::{Tasks, Work, follow_work};
 use crate::resharding::job::{Action, Job, MapEpoch, MovingKeys, ShardName, Side, Term};
-use crate::store::{Expected, StoreError, Transaction};
+use crate::store::{Expected, Transaction};
 
 /// How long a fence waits for writers of moving keys that nobody knows of, each time it is tried.
 const FENCE_WAIT: Duration = Duration::from_millis(50);
@@ -39,24 +39,12 @@ enum Order {
     DropPublication(Box<str>),
 }
 
-/// Something short that is done in the control store.
-enum Record {
-    Gate(Term),
-    Release(Term, MapEpoch),
-    Commit {
-        expected: MapEpoch,
-        epoch: MapEpoch,
-        to: Side,
-    },
-}
-
 impl Act<'_> {
     /// Whether anything short was done, so that there is something new to be seen.
     pub async fn run(&self, actions: Vec<Action>, view: &mut View, tasks: &mut Tasks) -> bool {
         let mut work = BTreeSet::new();
         let mut follow: BTreeMap<ShardName, BTreeSet<ShardName>> = BTreeMap::new();
         let mut orders: BTreeMap<ShardName, Vec<Order>> = BTreeMap::new();
-        let mut records = Vec::new();
         let mut order =
             |shard: ShardName, order: Order| orders.entry(shard).or_default().push(order);
         for action in actions {
@@ -96,17 +84,8 @@ impl Act<'_> {
                 Action::DropPublication { shard, name } => {
                     order(shard, Order::DropPublication(name));
                 }
-                Action::Gate { term, .. } => records.push(Record::Gate(term)),
-                Action::Release { term, epoch } => records.push(Record::Release(term, epoch)),
-                Action::Commit {
-                    expected,
-                    epoch,
-                    to,
-                } => records.push(Record::Commit {
-                    expected,
-                    epoch,
-                    to,
-                }),
+                // Written by whoever saves the job.
+                Action::Gate { .. } | Action::Release { .. } | Action::Commit { .. } => {}
             }
         }
         work.extend(follow.into_iter().filter_map(|(source, targets)| {
@@ -114,15 +93,6 @@ impl Act<'_> {
             Some(follow_work(&source, objects, targets))
         }));
         tasks.want(&work, self.job.throttle);
-        let mut done = false;
-        for record in records {
-            match self.write(&record).await {
-                Ok(written) => done |= written,
-                Err(error) => {
-                    tracing::warn!(plan = &*self.project.plan, %error, "a record is written again")
-                }
-            }
-        }
         let given = orders.into_iter().map(|(shard, orders)| {
             let connection = view.connection(&shard);
             async move {
@@ -148,74 +118,66 @@ impl Act<'_> {
             }
         });
         let given = join_all(given).await;
-        done | given.into_iter().any(|done| done)
+        given.into_iter().any(|done| done)
     }
 
-    async fn write(&self, record: &Record) -> Result<bool, StoreError> {
-        match *record {
-            Record::Gate(term) => self.set_gate(term, true, self.job.epoch).await,
-            Record::Release(term, epoch) => self.set_gate(term, false, epoch).await,
-            Record::Commit {
-                expected,
-                epoch,
-                to,
-            } => self.commit(expected, epoch, to).await,
+    /// The actions that are records in the control store, put into a transaction; `None`: there are none, or they are written already.
+    pub fn write(&self, actions: &[Action], transaction: Transaction) -> Option<Transaction> {
+        let mut written = None;
+        for action in actions {
+            let before = written.clone().unwrap_or_else(|| transaction.clone());
+            let after = match *action {
+                Action::Gate { term, .. } => self.set_gate(term, true, self.job.epoch, before),
+                Action::Release { term, epoch } => self.set_gate(term, false, epoch, before),
+                Action::Commit {
+                    expected,
+                    epoch,
+                    to,
+                } => self.commit(expected, epoch, to, before),
+                _ => None,
+            };
+            written = after.or(written);
         }
+        written
     }
 
     /// Unless the gate is so already, or has obeyed a later order.
-    async fn set_gate(
+    fn set_gate(
         &self,
         term: Term,
         closed: bool,
         epoch: MapEpoch,
-    ) -> Result<bool, StoreError> {
-        let Project {
-            store,
-            lease,
-            database,
-            plan,
-            ..
-        } = self.project;
+        transaction: Transaction,
+    ) -> Option<Transaction> {
+        let Project { database, plan, .. } = self.project;
         let gate = GateRecord {
             number: self.job.plan.number,
             term,
             closed,
             epoch,
         };
-        let key = records::gate_key(database, plan);
-        let before = store.get(&key).await?;
-        if let Some(before) = &before
-            && let Ok(before) = serde_json::from_slice::<GateRecord>(&before.value)
-            && before.number == gate.number
-            && (before.term > term || before == gate)
-        {
-            return Ok(false);
+        let before = self.known.gates.get(plan);
+        let before = before.filter(|before| before.number == gate.number);
+        if before.is_some_and(|before| before.term > term || *before == gate) {
+            return None;
         }
-        let expected = before.map(|before| before.version);
-        let transaction = Transaction::new()
-            .under(lease)
-            .expect(key.clone(), Expected::from(expected))
-            .put(key, records::encode(&gate));
-        store.commit(transaction).await.map(|_| true)
+        let key = records::gate_key(database, plan);
+        let version = self.known.gate_versions.get(plan).copied();
+        let transaction = transaction.expect(key.clone(), Expected::from(version));
+        Some(transaction.put(key, records::encode(&gate)))
     }
 
     /// The point of no return.
-    async fn commit(
+    fn commit(
         &self,
         expected: MapEpoch,
         epoch: MapEpoch,
         to: Side,
-    ) -> Result<bool, StoreError> {
-        let Project {
-            store,
-            lease,
-            database,
-            ..
-        } = self.project;
+        transaction: Transaction,
+    ) -> Option<Transaction> {
         let mut map = self.known.map.clone();
         if map.epoch != expected.0 {
-            return Ok(false);
+            return None;
         }
         map.epoch = epoch.0;
         for change in &self.job.plan.maps {
@@ -223,15 +185,12 @@ impl Act<'_> {
                 Side::Old => &change.before,
                 Side::New => &change.after,
             };
-            map.distributions
-                .insert(change.distribution.clone(), wanted.clone());
+            let distribution = change.distribution.clone();
+            map.distributions.insert(distribution, wanted.clone());
         }
-        let key = records::map_key(database);
-        let transaction = Transaction::new()
-            .under(lease)
-            .expect(key.clone(), Expected::from(self.known.map_version))
-            .put(key, records::encode(&map));
-        store.commit(transaction).await.map(|_| true)
+        let key = records::map_key(&self.project.database);
+        let transaction = transaction.expect(key.clone(), Expected::from(self.known.map_version));
+        Some(transaction.put(key, records::encode(&map)))
     }
 }
 

@@ -120,6 +120,8 @@ struct Drive<'a> {
     news: Arc<Notify>,
     /// The job as it was last written by us; `None`: it is not known whether that was done.
     saved: Option<(Job, Version)>,
+    /// All that are kept, as they are stored.
+    events: Vec<Happening>,
     /// As of the last look at which tables there are.
     configured: Arc<Config>,
     /// When progress was last saved.
@@ -135,6 +137,11 @@ impl<'a> Drive<'a> {
         let job = known.and_then(|known| known.plans.get(&project.plan));
         let job = job.ok_or_else(|| lost("there is no such plan any more".to_owned()))?;
         let scope = scope(project, job).map_err(lost)?;
+        let key = records::events_key(&project.database, &project.plan);
+        let events = project.store.get(&key).await;
+        let events = events.map_err(|error| lost(error.to_string()))?;
+        let events = events.and_then(|saved| serde_json::from_slice(&saved.value).ok());
+        let events: Vec<Happening> = events.unwrap_or_default();
         let news = Arc::new(Notify::new());
         let tally = Arc::new(Tally::default());
         Ok(Drive {
@@ -149,6 +156,7 @@ impl<'a> Drive<'a> {
                 Arc::clone(&news),
                 Brake::new(project.latency.clone()),
             ),
+            events,
             configured: project.topology.config(),
             scope,
             tally,
@@ -201,21 +209,31 @@ impl<'a> Drive<'a> {
         seen.troubles.extend(self.other_tables(&job));
         let (next, actions) = step(&job, &seen);
         let changed = next != job;
-        if changed {
-            let version = self.save(&job, &next, version).await?;
-            self.saved = Some((next.clone(), version));
-        } else {
-            self.saved = Some((job, version));
-        }
+        let scope = Arc::clone(&self.scope);
         let act = Act {
             project,
             known,
             job: &next,
-            scope: &self.scope,
+            scope: &scope,
         };
-        let done = act.run(actions, &mut self.view, &mut self.tasks).await;
+        let under_lease = || Transaction::new().under(&project.lease);
+        let mut done = changed;
+        if changed {
+            let saving = self.saving(&job, &next, version, under_lease());
+            let saving = act.write(&actions, saving.clone()).unwrap_or(saving);
+            let version = project.store.commit(saving).await?;
+            self.note_events(&job, &next);
+            self.saved = Some((next.clone(), version));
+        } else {
+            self.saved = Some((job, version));
+            if let Some(writing) = act.write(&actions, under_lease()) {
+                project.store.commit(writing).await?;
+                done = true;
+            }
+        }
+        done |= act.run(actions, &mut self.view, &mut self.tasks).await;
         self.tell(&next).await;
-        Ok(match (changed || done, turning(&next)) {
+        Ok(match (done, turning(&next)) {
             (true, _) => Next::AtOnce,
             (false, true) => Next::Wait(HASTE),
             (false, false) => Next::Wait(PACE),
@@ -237,44 +255,55 @@ impl<'a> Drive<'a> {
         Some(Trouble::Other(why.into()))
     }
 
-    /// Writes the job under the lease, with what happened.
-    async fn save(
+    /// The job, and what happened, in a transaction.
+    fn saving(
         &self,
         before: &Job,
         next: &Job,
         version: Version,
-    ) -> Result<Version, StoreError> {
-        let project = self.project;
-        let key = records::plan_key(&project.database, &project.plan);
-        let happened = events(before, next);
-        let mut transaction = Transaction::new()
-            .under(&project.lease)
+        transaction: Transaction,
+    ) -> Transaction {
+        let key = records::plan_key(&self.project.database, &self.project.plan);
+        let transaction = transaction
             .expect(key.clone(), Expected::Version(version))
             .put(key, to_json(next));
-        if !happened.is_empty() {
-            let key = records::events_key(&project.database, &project.plan);
-            let known = project.store.get(&key).await?;
-            let known = known.and_then(|known| serde_json::from_slice(&known.value).ok());
-            let mut all: Vec<Happening> = known.unwrap_or_default();
-            all.extend(happened.iter().map(|what| Happening {
-                at: milliseconds(),
-                plan: project.plan.clone(),
-                by: project.proxy.clone(),
-                what: what.clone(),
-            }));
-            let surplus = all.len().saturating_sub(MOST_EVENTS);
-            all.drain(..surplus);
-            transaction = transaction.put(key, records::encode(&all));
+        let mut all = self.events.clone();
+        all.extend(self.happenings(before, next));
+        if all.len() == self.events.len() {
+            return transaction;
         }
-        let version = project.store.commit(transaction).await?;
-        for what in happened {
+        let surplus = all.len().saturating_sub(MOST_EVENTS);
+        all.drain(..surplus);
+        let key = records::events_key(&self.project.database, &self.project.plan);
+        transaction.put(key, records::encode(&all))
+    }
+
+    fn happenings(&self, before: &Job, next: &Job) -> Vec<Happening> {
+        let happened = events(before, next);
+        let at = milliseconds();
+        let happenings = happened.into_iter().map(|what| Happening {
+            at,
+            plan: self.project.plan.clone(),
+            by: self.project.proxy.clone(),
+            what,
+        });
+        happenings.collect()
+    }
+
+    /// They have been saved.
+    fn note_events(&mut self, before: &Job, next: &Job) {
+        let happened = self.happenings(before, next);
+        for happening in &happened {
+            let what = &*happening.what;
             tracing::info!(
-                plan = &*project.plan,
-                database = &*project.database,
+                plan = &*self.project.plan,
+                database = &*self.project.database,
                 "{what}"
             );
         }
-        Ok(version)
+        self.events.extend(happened);
+        let surplus = self.events.len().saturating_sub(MOST_EVENTS);
+        self.events.drain(..surplus);
     }
 
     /// Saves how far it has come, for people.

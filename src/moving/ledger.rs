@@ -166,12 +166,13 @@ impl OnShard<'_> {
         self.order(Needs::Open, None, &update).await
     }
 
-    /// For good; made closed if there is none.
+    /// For good; made closed if there is none. Waits for whoever writes rows of a stream now. What was noted of streams and chunks is forgotten.
     pub async fn close(&self, term: Term) -> Result<(), ShardError> {
         self.make_schema().await?;
         let (number, name, term_number) = (self.scope.number, text(&self.scope.name), term.0);
         let close = format!(
-            "INSERT INTO trunkline.reshard_ledger (number, name, term, ready, closed) VALUES ({number}, {name}, {term_number}, true, true)
+            "DELETE FROM trunkline.reshard_streams WHERE number = {number}; DELETE FROM trunkline.reshard_chunks WHERE number = {number};
+             INSERT INTO trunkline.reshard_ledger (number, name, term, ready, closed) VALUES ({number}, {name}, {term_number}, true, true)
              ON CONFLICT (number) DO UPDATE SET term = {term_number}, ready = true, closed = true;"
         );
         self.order(Needs::Nothing, Some(term), &close).await

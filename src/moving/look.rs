@@ -85,7 +85,7 @@ impl OnShard<'_> {
         format!(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {publication}), s.slot_name IS NOT NULL,
                 s.wal_status, s.confirmed_flush_lsn IS NOT NULL,
-                pg_catalog.pg_current_wal_lsn() - s.restart_lsn, {strangers}
+                greatest(pg_catalog.pg_current_wal_lsn() - s.restart_lsn, 0), {strangers}
              FROM (SELECT 1) AS one LEFT JOIN pg_catalog.pg_replication_slots s
                 ON s.slot_name = {slot} AND s.database = pg_catalog.current_database()",
             publication = ledger::text(&objects.publication),

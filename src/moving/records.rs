@@ -75,6 +75,7 @@ pub struct Known {
     pub plans: BTreeMap<Box<str>, Job>,
     pub versions: BTreeMap<Box<str>, Version>,
     pub gates: BTreeMap<Box<str>, GateRecord>,
+    pub gate_versions: BTreeMap<Box<str>, Version>,
     pub proxies: BTreeMap<Box<str>, ProxyRecord>,
     /// Plans that cannot be read, and why: a newer program may have written them.
     pub unreadable: BTreeMap<Box<str>, String>,
@@ -107,7 +108,11 @@ pub fn read(listing: &Listing) -> Result<Databases, Unreadable> {
                 known.map = decode(key, &record.value)?;
                 known.map_version = Some(record.version);
             }
-            "gates" => drop(known.gates.insert(name, decode(key, &record.value)?)),
+            "gates" => {
+                let gate = decode(key, &record.value)?;
+                known.gate_versions.insert(name.clone(), record.version);
+                known.gates.insert(name, gate);
+            }
             "proxies" => drop(known.proxies.insert(name, decode(key, &record.value)?)),
             "plans" => match from_json(&String::from_utf8_lossy(&record.value)) {
                 Ok(job) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::resharding::job::{MovingKeys, ShardName};
 
@@ -80,8 +80,11 @@ pub(super) async fn make(
     // What somebody else made meanwhile is found the next time.
     for _ in 0..3 {
         let mut statements: Vec<(&MovedTable, String)> = Vec::new();
-        for row in client.query(&query, &[]).await? {
-            let text = |column: usize| row.get::<_, &str>(column);
+        for message in client.simple_query(&query).await? {
+            let SimpleQueryMessage::Row(row) = message else {
+                continue;
+            };
+            let text = |column: usize| row.get(column).unwrap_or_default();
             let keys = ledger::keys_of(text(2))?;
             let found = wanted.iter().find(|(table, kind)| {
                 *table.schema == *text(0) && *table.name == *text(1) && *kind == keys

@@ -220,7 +220,7 @@ async fn other_plans(
     scope: &Scope,
     relations: &[u32],
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let there = "SELECT to_regclass('trunkline.reshard_ledger') IS NOT NULL";
+    let there = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'reshard_ledger' AND relnamespace = to_regnamespace('trunkline'))";
     if !client.query_one(there, &[]).await?.get::<_, bool>(0) {
         return Ok(Vec::new());
     }

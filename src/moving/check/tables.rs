@@ -342,7 +342,9 @@ impl<'a> Tables<'a> {
         references: &BTreeSet<String>,
     ) -> Result<Vec<Problem>, Error> {
         let names: Vec<&String> = references.iter().collect();
-        let sql = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL ORDER BY 1";
+        let sql = "SELECT name FROM unnest($1::text[]) AS name WHERE name NOT IN (
+            SELECT format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'), replace(c.relname, '\"', '\"\"'))
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace) ORDER BY 1";
         let rows = client.query(sql, &[&names]).await?;
         Ok(rows
             .iter()

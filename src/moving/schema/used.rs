@@ -60,7 +60,8 @@ const DEFINITION: &str = "CASE u.classid
           (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid))
         FROM pg_type t WHERE t.oid = u.objid)
       WHEN 'pg_proc'::regclass THEN (SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.oid = u.objid AND p.prokind <> 'a')
-      WHEN 'pg_collation'::regclass THEN (SELECT concat_ws(' ', l.collprovider, l.collisdeterministic, l.collcollate, l.collctype) FROM pg_collation l WHERE l.oid = u.objid)
+      WHEN 'pg_collation'::regclass THEN (SELECT concat_ws(' ', l.collprovider, l.collisdeterministic, l.collcollate, l.collctype,
+          COALESCE(to_jsonb(l) ->> 'colllocale', to_jsonb(l) ->> 'colliculocale')) FROM pg_collation l WHERE l.oid = u.objid)
     END";
 
 /// Everything that these relations of the source use.

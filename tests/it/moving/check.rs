@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use tokio_postgres::Client;
-use trunkline::cli::local::{Cluster, Server};
+use trunkline::cli::local::{Cluster, ClusterOptions, Server, ServerOptions};
 use trunkline::config;
 use trunkline::moving::check::examine;
 use trunkline::moving::schema::{
@@ -340,7 +340,7 @@ const CASES: &[(&[&str], &str, &str)] = &[
          CREATE TABLE part PARTITION OF orders DEFAULT; ALTER TABLE part REPLICA IDENTITY NOTHING",
         "",
     ),
-    (&["shard_key_missing"], "ALTER TABLE users RENAME id TO other", ""),
+    (&["foreign_key_columns", "shard_key_missing"], "ALTER TABLE users RENAME id TO other", ""),
     (
         &["key_collation"],
         "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
@@ -381,7 +381,7 @@ const CASES: &[(&[&str], &str, &str)] = &[
     ),
     (&["default_differs"], "", "CREATE TABLE users (id bigint PRIMARY KEY, name text DEFAULT 'x')"),
     (
-        &["row_key_missing"],
+        &["no_row_key", "row_key_missing"],
         "",
         "CREATE TABLE users (id bigint NOT NULL, name text, UNIQUE (id, name)); ALTER TABLE users ALTER name SET NOT NULL, REPLICA IDENTITY FULL;
          ALTER TABLE users ALTER name DROP NOT NULL",
@@ -476,4 +476,125 @@ async fn each_problem_is_found() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_our_role_may_not_do_is_found() {
+    let servers = pair_of(cluster());
+    servers[0].run_sql("app", "CREATE ROLE only_there").unwrap();
+    let there = format!(
+        "{BASE};{REFERENCE};CREATE SCHEMA trunkline;GRANT SELECT ON users TO only_there; REVOKE CREATE ON DATABASE check_role FROM app;
+         ALTER TABLE orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    );
+    make_database(servers, "check_role", &there, REFERENCE);
+    let mut shards = shards_of(servers, "check_role", "app");
+    let expected = [
+        "role_create",
+        "role_missing",
+        "role_owner",
+        "role_replication",
+        "role_schema_create",
+        "role_session_replication_role",
+        "row_security",
+    ];
+    assert_eq!(found(&shards, &half(Function::Postgres)).await, expected);
+    // The way out that is named is one.
+    for server in servers {
+        let allow = "ALTER ROLE app REPLICATION BYPASSRLS; GRANT SET ON PARAMETER session_replication_role TO app;
+            GRANT CREATE ON DATABASE check_role TO app; GRANT CREATE ON SCHEMA public TO app";
+        server.run_sql("check_role", allow).unwrap();
+    }
+    let allow = "GRANT USAGE, CREATE ON SCHEMA trunkline TO app; ALTER TABLE users OWNER TO app; ALTER TABLE orders OWNER TO app; ALTER TABLE countries OWNER TO app";
+    servers[0].run_sql("check_role", allow).unwrap();
+    servers[1].run_sql("app", "CREATE ROLE only_there").unwrap();
+    assert_eq!(found(&shards, &half(Function::Postgres)).await, [""; 0]);
+    let (scope, target) = (half(Function::Postgres), ShardName("s2".into()));
+    make_missing_on(&shards, &scope, &target).await.unwrap();
+    assert_eq!(
+        build_rest_on(&shards, &scope, &target).await.unwrap(),
+        Rest::Built
+    );
+
+    // And what is neither: a function that servers lack, a slot of this name, another encoding, a shard that is away.
+    servers[0]
+        .run_sql(
+            "check_role",
+            "SELECT pg_create_logical_replication_slot('trunkline_7_s1', 'pgoutput')",
+        )
+        .unwrap();
+    assert_eq!(
+        found(&shards, &half(Function::Xxh3)).await,
+        ["no_condition", "slot_exists"]
+    );
+    servers[0]
+        .run_sql(
+            "check_role",
+            "SELECT pg_drop_replication_slot('trunkline_7_s1')",
+        )
+        .unwrap();
+    make_database(
+        servers,
+        "check_encoding",
+        &format!("{BASE};{REFERENCE}"),
+        "",
+    );
+    servers[1]
+        .run_sql("postgres", "DROP DATABASE check_encoding")
+        .unwrap();
+    shards = shards_of(servers, "check_encoding", "postgres");
+    assert_eq!(
+        found(&shards, &half(Function::Postgres)).await,
+        ["not_asked"]
+    );
+    servers[1]
+        .run_sql(
+            "postgres",
+            "CREATE DATABASE check_encoding ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+        )
+        .unwrap();
+    servers[1].run_sql("check_encoding", REFERENCE).unwrap();
+    assert_eq!(
+        found(&shards, &half(Function::Postgres)).await,
+        ["encoding"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_not_set_up_for_it_are_found() {
+    let settings = [
+        ("wal_level", "replica"),
+        ("max_wal_senders", "0"),
+        ("max_replication_slots", "0"),
+        ("max_slot_wal_keep_size", "64MB"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let cluster = Cluster::start(ClusterOptions {
+        shards: Some(2),
+        server: ServerOptions {
+            settings: settings.into(),
+            ..ServerOptions::default()
+        },
+        ..ClusterOptions::default()
+    })
+    .unwrap();
+    let servers = pair_of(&cluster);
+    make_database(servers, "small", &format!("{BASE};{REFERENCE}"), REFERENCE);
+    let shards = shards_of(servers, "small", "postgres");
+    let scope = half(Function::Postgres);
+    let expected = [
+        "replication_slots",
+        "slot_wal_limit",
+        "wal_level",
+        "wal_senders",
+    ];
+    assert_eq!(found(&shards, &scope).await, expected);
+    let findings = examine(&shards, &scope).await.unwrap();
+    assert_eq!((findings.problems.len(), findings.notes.len()), (6, 2));
+    // The limit alone refuses nothing.
+    assert!(
+        findings
+            .notes
+            .iter()
+            .all(|note| note.id() == "slot_wal_limit")
+    );
 }

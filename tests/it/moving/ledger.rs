@@ -554,8 +554,21 @@ async fn from_its_beginning_to_its_end() {
         let refused = refusal(&shard.sql, "READ COMMITTED", statement).await;
         assert!(refused.is_some_and(|why| why.starts_with("55006")));
     }
+    // Who writes rows of the stream is waited for.
+    let writer = shard.client().await;
+    writer
+        .batch_execute("BEGIN; SELECT FROM trunkline.reshard_streams WHERE driver = 9 FOR SHARE")
+        .await
+        .unwrap();
+    let closer = shard.client().await;
+    let close = shard.on_by(&closer);
+    let (closed, ()) = tokio::join!(close.close(Term(2)), async {
+        shard.until_somebody_waits().await;
+        writer.batch_execute("COMMIT").await.unwrap();
+    });
+    closed.unwrap();
     on.close(Term(2)).await.unwrap();
-    on.close(Term(2)).await.unwrap();
+    assert_eq!(shard.look(&[]).await.1, []);
     // What was not guarded has its triggers still, and so counts as guarded.
     let fact = shard.fact().await;
     assert_eq!(fact.ledger, Ledger::Closed { term: Term(2) });
@@ -599,8 +612,8 @@ async fn from_its_beginning_to_its_end() {
     assert_eq!(never.triggers().await, 0);
 }
 
-const PARTITIONED: &str = "CREATE TABLE p (v text, id bigint) PARTITION BY RANGE (id);
-    CREATE TABLE \"p Low\" (id bigint, v text);
+const PARTITIONED: &str = "CREATE TABLE p (v text, id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE \"p Low\" (id bigint NOT NULL, v text);
     ALTER TABLE p ATTACH PARTITION \"p Low\" FOR VALUES FROM (0) TO (65);
     CREATE TABLE p_high PARTITION OF p FOR VALUES FROM (65) TO (1000) PARTITION BY RANGE (id);
     CREATE TABLE p_high_1 PARTITION OF p_high FOR VALUES FROM (65) TO (220);
@@ -796,8 +809,60 @@ async fn publications_and_slots() {
     assert!(fact.publication);
     assert!(matches!(fact.slot, Slot::There { .. }), "{:?}", fact.slot);
 
-    // Somebody else's plan may live.
-    assert_eq!(objects::orphans(&shard.sql, &[]).await.unwrap(), []);
+    // The log has a fence behind who wrote before it, and removed rows behind the mark that says whose they are.
+    shard.run("DELETE FROM p WHERE id IN (60, 61)").await;
+    on.fence(Leaving, Term(2), LONG).await.unwrap();
+    on.close(Term(2)).await.unwrap();
+    on.remove(Leaving, Throttle::default(), &Tally::default())
+        .await
+        .unwrap();
+    let changes = shard
+        .sql
+        .query(
+            "SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2, 'messages', 'true')",
+            &[&slot, &publication],
+        )
+        .await
+        .unwrap();
+    // Types of messages, with the content of those that are logical, and without the descriptions of tables.
+    let changes: Vec<String> = changes
+        .iter()
+        .map(|row| match row.get::<_, &[u8]>(0) {
+            [b'M', rest @ ..] => {
+                let text = String::from_utf8_lossy(&rest[9..]).into_owned();
+                text.replace(|letter: char| letter.is_ascii_control(), " ")
+            }
+            other => char::from(other[0]).to_string(),
+        })
+        .filter(|change| change != "R")
+        .collect();
+    let changes = changes.join(",");
+    let (written, removed) = changes.split_once(",C,").unwrap();
+    assert_eq!(written, "B,D,D");
+    let (fence, removed) = removed.split_once(",C,").unwrap();
+    assert!(
+        fence.starts_with("B,trunkline/fence") && fence.ends_with("7:2"),
+        "{fence}"
+    );
+    let transactions: Vec<&str> = removed.split(",C").collect();
+    assert_eq!(removed.matches(",D").count(), 48);
+    for transaction in transactions.iter().filter(|one| one.contains(",D")) {
+        let begins = transaction
+            .trim_start_matches(',')
+            .starts_with("B,trunkline/moved");
+        assert!(begins, "{transaction}");
+    }
+
+    // They are known when nobody knows of the plan.
+    assert_eq!(objects::orphans(&shard.sql, &[1, 7]).await.unwrap(), []);
+    assert_eq!(
+        objects::orphans(&shard.sql, &[1]).await.unwrap(),
+        [
+            Orphan::Guards(7),
+            Orphan::Publication(publication.to_owned()),
+            Orphan::Slot(slot.to_owned())
+        ]
+    );
     // A slot that is read is dropped all the same.
     let request = StreamRequest::new(
         SlotName::new(slot).unwrap(),
@@ -816,27 +881,13 @@ async fn publications_and_slots() {
     let fact = shard.fact().await;
     assert_eq!((fact.slot, fact.publication), (Slot::Absent, false));
 
-    on.make_slot(&mut replication("objects").await, slot)
-        .await
-        .unwrap();
-    on.make_publication(publication).await.unwrap();
-    on.close(Term(1)).await.unwrap();
-    assert_eq!(objects::orphans(&shard.sql, &[1, 7]).await.unwrap(), []);
-    let left = objects::orphans(&shard.sql, &[1]).await.unwrap();
-    assert_eq!(
-        left,
-        [
-            Orphan::Guards(7),
-            Orphan::Publication(publication.to_owned()),
-            Orphan::Slot(slot.to_owned())
-        ]
-    );
-    for orphan in left {
+    let made = on.make_slot(&mut replication("objects").await, slot).await;
+    stale(made);
+    for orphan in objects::orphans(&shard.sql, &[]).await.unwrap() {
         objects::remove_orphan(&shard.sql, &orphan).await.unwrap();
     }
     assert_eq!(objects::orphans(&shard.sql, &[]).await.unwrap(), []);
     assert_eq!(shard.triggers().await, 0);
-    stale(on.make_slot(&mut replication("objects").await, slot).await);
     assert_eq!(shard.fact().await.slot, Slot::Absent);
 }
 

@@ -95,6 +95,28 @@ impl Load {
     }
 }
 
+impl Worked {
+    /// How long units of work took, in words.
+    pub fn told(&self) -> String {
+        let mut waits: Vec<Duration> = self.waits.iter().map(|(_, took)| *took).collect();
+        waits.sort_unstable();
+        let at = |part: usize| {
+            waits
+                .get(waits.len() * part / 1000)
+                .copied()
+                .unwrap_or_default()
+        };
+        format!(
+            "{} units of work: median {:?}, 99 % {:?}, 99.9 % {:?}, longest {:?}",
+            waits.len(),
+            at(500),
+            at(990),
+            at(999),
+            waits.last().copied().unwrap_or_default()
+        )
+    }
+}
+
 struct Writer {
     client: Client,
     bump: Statement,
@@ -108,6 +130,16 @@ type Done = Result<(), tokio_postgres::Error>;
 impl Writer {
     async fn new(port: u16, place: i64) -> Writer {
         let client = connect(port, "app", "app").await.unwrap();
+        // Nobody can say so before the tables' definitions have been read.
+        while let Err(error) = client
+            .simple_query("SELECT 1 FROM no_table_has_this_name")
+            .await
+        {
+            if error.code().is_some_and(|code| code.code() == "42P01") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let bump = client
             .prepare("UPDATE item SET v = v + $2 WHERE id = $1 AND sub = $3")
             .await

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::cli::local::{Cluster, Server};
+use trunkline::resharding::job::Phase;
 
 use crate::servers::{own_cluster, wait_until};
 use crate::store::etcd_server::EtcdServer;
@@ -43,7 +44,7 @@ impl Stage {
         for shard in &cluster.shards()[..setting.populated] {
             shard
                 .primary
-                .run_sql("app", setting.schema)
+                .run_sql("app", &format!("SET ROLE app; {}", setting.schema))
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         let mut stage = Stage {
@@ -92,6 +93,41 @@ impl Stage {
         self.proxies[place] = self.launch(port);
     }
 
+    /// Kills a proxy as soon as it has written that the plan is at a step. Told whether that was so, when the plan is over or the proxy is dead.
+    pub async fn kill_at(
+        &self,
+        proxy: usize,
+        plan: &str,
+        step: &str,
+    ) -> tokio::task::JoinHandle<bool> {
+        let config = trunkline::config::parse(&self.configuration(6432), "stage.toml", &|_| None);
+        let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let store = trunkline::store::Store::open(&config.store).await.unwrap();
+        let process = Pid::from_raw(self.proxies[proxy].process().cast_signed());
+        let (plan, step) = (plan.to_owned(), step.to_owned());
+        let mut watch = store.watch("reshard/").await.unwrap();
+        tokio::spawn(async move {
+            loop {
+                let listing = watch.changed().await;
+                let databases = trunkline::moving::records::read(&listing).unwrap();
+                let Some(job) = databases["app"].plans.get(&*plan) else {
+                    continue;
+                };
+                let at = match &job.phase {
+                    Phase::Turning(turn) => turn.stage.name(),
+                    phase => phase.name(),
+                };
+                if at == step {
+                    kill(process, Signal::SIGKILL).unwrap();
+                    return true;
+                }
+                if job.is_over() {
+                    return false;
+                }
+            }
+        })
+    }
+
     pub fn shard(&self, place: usize) -> &Server {
         &self.cluster.shards()[place].primary
     }
@@ -120,7 +156,7 @@ impl Stage {
     /// The same, which must be done.
     pub async fn order(&self, text: &str) -> Vec<Vec<String>> {
         let done = self.admin(0, text).await;
-        done.unwrap_or_else(|error| panic!("{text}: {error}"))
+        done.unwrap_or_else(|error| panic!("{text}: {error}\n{}", self.logs()))
     }
 
     /// The columns of a plan's line in SHOW RESHARDS.
@@ -236,6 +272,10 @@ impl Program {
 
     pub async fn client(&self, user: &str, database: &str) -> Result<Client, String> {
         connect(self.port, user, database).await
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn kill(&mut self) {

@@ -240,8 +240,8 @@ async fn every_type_is_compared_by_its_value() {
                  ARRAY['x', NULL, '', '{'], '1 mon 2 days 03:04:05.6', 'glad', ROW(1, NULL)::two, '' FROM generate_series(1, 9) AS i",
         )
         .await;
-    party.receiver.batch_execute(&settings).await.unwrap();
     let _carrier = Carrier::start(&party, Duration::ZERO).await;
+    party.receiver.batch_execute(&settings).await.unwrap();
     let found = party.verify().await.unwrap();
     assert_eq!((found.rows, found.differences), (9, 0), "{found:?}");
     let changes = [

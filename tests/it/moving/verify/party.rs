@@ -168,7 +168,7 @@ pub struct Carrier {
     owner: Mutex<Client>,
     /// Held while a change is committed and put into the queue, and while it is found out how far that is.
     order: Arc<Mutex<()>>,
-    queue: mpsc::UnboundedSender<(Instant, Step)>,
+    queue: mpsc::Sender<(Instant, Step)>,
     lag: Duration,
     tasks: [JoinHandle<()>; 2],
 }
@@ -196,7 +196,7 @@ impl Carrier {
     pub async fn between(from: &Client, to: &Client, source: &str, lag: Duration) -> Carrier {
         let (owner, receiver, clock) =
             (another(from).await, another(to).await, another(from).await);
-        let (queue, mut steps) = mpsc::unbounded_channel();
+        let (queue, mut steps) = mpsc::channel(100);
         let source = source.to_owned();
         let applier = tokio::spawn(async move {
             while let Some((due, step)) = steps.recv().await {
@@ -223,9 +223,8 @@ impl Carrier {
                 let _order = commits.lock().await;
                 let row = clock.query_one("SELECT pg_current_wal_insert_lsn()", &[]);
                 let place = row.await.unwrap().get(0);
-                steps
-                    .send((Instant::now() + lag, Step::Applied(place)))
-                    .unwrap();
+                let step = (Instant::now() + lag, Step::Applied(place));
+                steps.send(step).await.unwrap();
             }
         });
         Carrier {
@@ -245,7 +244,7 @@ impl Carrier {
         let _order = self.order.lock().await;
         owner.batch_execute("COMMIT").await.unwrap();
         let due = Instant::now() + self.lag;
-        self.queue.send((due, Step::Write(sql))).unwrap();
+        self.queue.send((due, Step::Write(sql))).await.unwrap();
     }
 }
 
