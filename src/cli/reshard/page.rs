@@ -19,9 +19,11 @@ impl Work {
         match &*status.phase {
             "copying" => Some(Work::Copying),
             "finishing" | "cancelling" => Some(Work::Removing),
-            "following" | "cut over" | "rolled back" => {
-                let compared = status.progress.totals().compared_rows > 0;
-                (compared && status.differences.is_none()).then_some(Work::Comparing)
+            // When all is compared, that may have been before the last turn: its result is forgotten with it.
+            "following" | "cut over" | "rolled back" if status.differences.is_none() => {
+                let (compared, all) = rows_of(&status.progress.tables, Work::Comparing);
+                let under_way = compared > 0 && all.is_none_or(|all| compared < all);
+                under_way.then_some(Work::Comparing)
             }
             _ => None,
         }
@@ -151,7 +153,8 @@ pub fn line(status: &PlanStatus) -> String {
     if !status.progress.tables.is_empty() {
         let work = Work::of(status).unwrap_or(Work::Copying);
         let (done, all) = rows_of(&status.progress.tables, work);
-        let _ = write!(line, "; {}", amount(done, all, work));
+        let known = all.filter(|_| !is_copied(status, work));
+        let _ = write!(line, "; {}", amount(done, known, work));
     }
     if let Some(behind) = totals.behind {
         let _ = write!(line, "; lag {}", bytes(behind));
@@ -196,13 +199,19 @@ fn rows_of(tables: &[TableProgress], work: Work) -> (u64, Option<u64>) {
     (done, tables.iter().map(|one| work.all_rows(one)).sum())
 }
 
+/// Whether nothing is left to copy, so that nothing is estimated any more.
+fn is_copied(status: &PlanStatus, work: Work) -> bool {
+    work == Work::Copying && status.progress.tables.iter().all(|one| one.copied)
+}
+
 fn sums(status: &PlanStatus, work: Work, readings: &Readings) -> String {
     let (done, all) = rows_of(&status.progress.tables, work);
-    let is_done = work == Work::Copying && status.progress.tables.iter().all(|one| one.copied);
+    let is_done = is_copied(status, work);
+    let known = all.filter(|_| !is_done);
     let mut line = format!(
         "{} {}",
         bar(part(done, all, is_done), 30),
-        amount(done, all, work)
+        amount(done, known, work)
     );
     if work == Work::Copying {
         let _ = write!(line, ", {}", bytes(status.progress.totals().copied_bytes));
@@ -509,6 +518,16 @@ mod tests {
         let shown = page_of(&status);
         assert!(
             shown.contains("13% 300,000 of about 2,200,000 rows compared"),
+            "{shown}"
+        );
+        // Of a comparison before the turn nothing is said.
+        status.phase = "cut over".into();
+        for one in &mut status.progress.tables {
+            one.compared_rows = one.copied_rows;
+        }
+        let shown = page_of(&status);
+        assert!(
+            shown.contains("100% 2,200,000 rows copied, 210 MB\n"),
             "{shown}"
         );
         status.phase = "finishing".into();

@@ -344,7 +344,7 @@ fn a_plan_is_watched_to_its_end() {
         found.out,
         "p in shop: copying, driven by proxy-1; 250 of about 1,000 rows copied; lag 2.0 kB\n\
          p in shop: copying, driven by proxy-1; 500 of about 1,000 rows copied; lag 2.0 kB\n\
-         p in shop: cut over, driven by proxy-1; 1,000 of about 1,000 rows copied; lag 2.0 kB\n"
+         p in shop: cut over, driven by proxy-1; 1,000 rows copied; lag 2.0 kB\n"
     );
 }
 
