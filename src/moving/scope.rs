@@ -1,5 +1,7 @@
 //! A plan with the shards and tables of now: which table moves which keys between which shards. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::resharding::condition::{Condition, WhyHere, condition, quoted_name};
 use crate::resharding::difference::Move;
 use crate::resharding::job::{MovingKeys, Plan, Route, ShardName};
@@ -56,6 +58,34 @@ impl Scope {
     /// The types of a table's shard key.
     pub fn key_types(&self, table: &MovedTable) -> &[KeyType] {
         self.distributions[table.distribution].before.key_types()
+    }
+
+    /// Each pair of shards with a move between them, once.
+    pub fn routes(&self) -> BTreeSet<Route> {
+        let moves = self
+            .distributions
+            .iter()
+            .flat_map(|one| &one.difference.moves);
+        moves.map(|one| self.route(one)).collect()
+    }
+
+    /// The shards that rows leave or arrive at.
+    pub fn shards_of_routes(&self) -> BTreeSet<ShardName> {
+        let routes = self.routes().into_iter();
+        routes.flat_map(|route| [route.from, route.to]).collect()
+    }
+
+    /// The tables with rows that may go by the route.
+    pub fn tables_of(&self, route: &Route) -> impl Iterator<Item = &MovedTable> {
+        self.tables
+            .iter()
+            .filter(|table| self.moves_by(table, route))
+    }
+
+    /// Whether rows of the table may go by the route.
+    pub fn moves_by(&self, table: &MovedTable, route: &Route) -> bool {
+        let moves = &self.distributions[table.distribution].difference.moves;
+        moves.iter().any(|one| self.route(one) == *route)
     }
 
     /// The way that the rows of a key go, from the old shard to the new one; `None`: the key does not move.

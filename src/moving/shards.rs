@@ -9,6 +9,8 @@ use tokio_postgres::Client;
 
 use crate::backend::connect::{Address, Login};
 use crate::backend::replication::{ReplicationConnection, ReplicationError};
+use crate::config::Config;
+use crate::resharding::condition::WhyHere;
 use crate::resharding::job::ShardName;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Topology, TopologyError, WayIn, connect};
@@ -45,6 +47,12 @@ pub enum ShardError {
     Replication(#[from] ReplicationError),
     #[error("no connection within {0:?}")]
     Slow(Duration),
+    /// The plan is ending or over, or somebody else drives it: what was asked for is not wanted any more.
+    #[error("a late order was refused: {0}")]
+    Stale(Box<str>),
+    /// No condition can be written for the keys of a move; a check finds that before a plan begins.
+    #[error(transparent)]
+    Keys(#[from] WhyHere),
     /// What it said cannot be what Postgres says.
     #[error("{0}")]
     Strange(&'static str),
@@ -105,6 +113,11 @@ impl Shards {
 
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// The configuration of now.
+    pub fn config(&self) -> Arc<Config> {
+        self.topology.config()
     }
 
     /// Names by number, as configured now.
