@@ -8,6 +8,7 @@
 //! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
 
 pub mod ledger;
+pub mod pace;
 pub mod progress;
 pub mod scope;
 pub mod shards;
