@@ -33,6 +33,8 @@ pub struct Card {
     pub passage: Cell<Passage>,
     /// It waits for the gate before them.
     pub held: Cell<bool>,
+    /// Its open transaction keeps the snapshots that it has taken: what it sees of one shard is older than what it would see of another.
+    pub keeps_snapshot: Cell<bool>,
     /// When it came into this state.
     since: Cell<Instant>,
     /// It has run into this time limit; read by the session.
@@ -149,6 +151,7 @@ impl Card {
     pub fn begin(&self, now: Instant) {
         if self.state.get() == State::Idle {
             self.passage.set(Passage::Stopped);
+            self.keeps_snapshot.set(false);
         }
         self.requested_at.set(now);
         self.enter(State::Active, now);
@@ -259,6 +262,7 @@ impl Card {
             state: Cell::new(State::Idle),
             passage: Cell::default(),
             held: Cell::default(),
+            keeps_snapshot: Cell::default(),
             since: Cell::new(now),
             overstayed: Cell::new(None),
             cut_short: Cell::new(false),

@@ -998,6 +998,7 @@ impl Session {
             }
             (Transaction::Begun(prologue), Phase::Working) => prologue,
         };
+        self.card.keeps_snapshot.set(prologue.keeps_snapshot());
         if prologue.cannot_fail() {
             message::encode_query(prologue.text().as_bytes(), server.outbox());
             server.unnamed = None;

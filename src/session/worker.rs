@@ -427,6 +427,12 @@ impl Worker {
     /// The same configuration and catalogs, and other gates.
     pub fn follow_gates(&self, snapshot: Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = snapshot;
+        // They would see keys on both sides, or on none, if these moved meanwhile.
+        for card in self.cards.all() {
+            if card.keeps_snapshot.get() && self.gate(&card.database) == Gate::Closed {
+                card.let_through();
+            }
+        }
         self.gates.send_modify(|changes| *changes += 1);
     }
 
