@@ -34,7 +34,7 @@ use super::values::{Field, Values};
 const MOST_CHANGES: usize = 5000;
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 /// The longest that the place reached is not written down.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_millis(75);
 
 /// What the reader of a source says to those who apply.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub(super) struct Applier {
     /// To the source, for values that the stream did not send.
     lookup: Option<Connection>,
     tables: HashMap<usize, Table>,
+    /// The search path: schemas of the types of keys.
+    path: String,
     /// As it is written down.
     applied: Lsn,
     written: Instant,
@@ -189,6 +191,7 @@ impl Applier {
             hold,
             lookup: None,
             tables: HashMap::new(),
+            path: "pg_catalog".to_owned(),
             applied: claimed.applied,
             written: Instant::now(),
             route,
@@ -448,14 +451,11 @@ impl Applier {
     ) -> Result<Vec<Values>, FlowError> {
         let lookup = match self.lookup.take() {
             Some(lookup) => self.lookup.insert(lookup),
-            None => {
-                let lookup = self.shards.open(&self.source).await?;
-                lookup
-                    .batch_execute(&search_path(&lookup, layout).await?)
-                    .await?;
-                self.lookup.insert(lookup)
-            }
+            None => self.lookup.insert(self.shards.open(&self.source).await?),
         };
+        lookup
+            .batch_execute(&format!("SET search_path = {}", self.path))
+            .await?;
         let text = statements::fetch(layout, mask);
         let mut found: Vec<Option<Values>> = vec![None; changes.len()];
         // By the key it has now; else by the one it had, where the change cannot be seen yet.
@@ -582,8 +582,15 @@ impl Applier {
         if let Some(difference) = difference(layout, &shape) {
             return Err(self.differs(layout, &difference));
         }
+        // What is prepared already is planned anew under another path, so it only grows.
+        for schema in key_schemas(connection, layout).await? {
+            if !self.path.split(", ").any(|known| known == schema) {
+                self.path.push_str(", ");
+                self.path.push_str(&schema);
+            }
+        }
         connection
-            .batch_execute(&search_path(connection, layout).await?)
+            .batch_execute(&format!("SET search_path = {}", self.path))
             .await?;
         let rows = connection.query(FIXED, &[&shape.oid]).await?;
         let fixed: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
@@ -650,21 +657,16 @@ const KEY_SCHEMAS: &str = "WITH RECURSIVE typed AS (
     SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM typed JOIN pg_catalog.pg_namespace n ON n.oid = typed.typnamespace
     WHERE n.nspname <> 'pg_catalog' ORDER BY 1";
 
-/// The setting in which keys of a table are compared as its indexes do. Whatever is there already stays there.
-pub(super) async fn search_path(
+/// In whose search path the keys of a table are compared as its indexes do.
+pub(super) async fn key_schemas(
     client: &tokio_postgres::Client,
     layout: &Layout,
-) -> Result<String, Error> {
+) -> Result<Vec<String>, Error> {
     let names: Vec<&str> = { layout.found_by.iter() }
         .map(|place| &*layout.columns[*place].name)
         .collect();
     let rows = client.query(KEY_SCHEMAS, &[&&*layout.name, &names]).await?;
-    let mut path = String::from("SET search_path = pg_catalog");
-    for row in rows {
-        path.push_str(", ");
-        path.push_str(row.get(0));
-    }
-    Ok(path)
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 fn row(change: &Change) -> Option<&Values> {

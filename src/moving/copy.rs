@@ -17,7 +17,7 @@ use crate::resharding::job::Route;
 use crate::store::Token;
 use crate::wire::replication::Lsn;
 
-use super::apply::{difference, judged, search_path};
+use super::apply::{difference, judged, key_schemas};
 use super::chunk::{Format, Obstacles, Part, Sheet, Worker, snapshot, texts};
 use super::claim::{Claim, FlowError};
 use super::pace::Pace;
@@ -164,8 +164,10 @@ const BINARY: &str = "WITH RECURSIVE typed AS (
       UNION SELECT t.* FROM typed d JOIN pg_catalog.pg_type t ON d.typtype = 'd' AND t.oid = d.typbasetype)
     SELECT coalesce(bool_and(typtype IN ('d', 'e') OR oid < 10000 AND typtype IN ('b', 'r', 'm') AND typsend <> 0 AND typreceive <> 0
       AND typname !~ '^_?reg'), false) FROM typed";
-const ESTIMATE: &str = "SELECT greatest(coalesce((SELECT sum(greatest(c.reltuples, 0)) FROM pg_catalog.pg_partition_tree($1::oid) p
-      JOIN pg_catalog.pg_class c ON c.oid = p.relid WHERE p.isleaf), (SELECT reltuples FROM pg_catalog.pg_class WHERE oid = $1::oid)), 0)::float8";
+/// Rows of a table; of one that was never analyzed, by its size.
+const ESTIMATE: &str = "SELECT coalesce(sum(CASE WHEN c.reltuples > 0 THEN c.reltuples ELSE pg_catalog.pg_relation_size(c.oid) / 100.0 END), 0)::float8
+    FROM pg_catalog.pg_class c WHERE c.oid = $1 AND c.relkind = 'r'
+      OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree($1::oid) p WHERE p.isleaf)";
 const COPIED: &str = "UPDATE trunkline.reshard_streams SET copied = true WHERE number = $1 AND source = $2 AND driver = $3
     AND EXISTS (SELECT FROM trunkline.reshard_ledger WHERE number = $1 AND NOT closed FOR SHARE)";
 
@@ -207,7 +209,7 @@ impl Desk<'_> {
                 && self.source.query_one(BINARY, &[&shape.oid]).await?.get(0)
                 && self.target.query_one(BINARY, &[&there.oid]).await?.get(0);
             let sheet = Arc::new(Sheet {
-                search_path: search_path(self.source, &layout).await?,
+                search_path: search_path(key_schemas(self.source, &layout).await?),
                 obstacles,
                 layout,
                 condition,
@@ -343,6 +345,15 @@ impl Desk<'_> {
         tombstones.end();
         Ok(())
     }
+}
+
+fn search_path(schemas: Vec<String>) -> String {
+    let mut path = "SET search_path = pg_catalog".to_owned();
+    for schema in schemas {
+        path.push_str(", ");
+        path.push_str(&schema);
+    }
+    path
 }
 
 /// Of a table of so many rows, what a sample takes.

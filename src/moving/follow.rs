@@ -38,7 +38,7 @@ const QUEUE: usize = 16 * 1024 * 1024;
 const PIECE_BYTES: usize = 128 * 1024;
 const PIECE_CHANGES: usize = 512;
 /// How often is looked after what waits for no change.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(25);
 /// How often the source is told what it may forget.
 const REPORT: Duration = Duration::from_secs(1);
 /// How often the end of the source's log is asked for.
@@ -571,29 +571,23 @@ fn placed(
             }
         }
     }
-    let (mut deleted, mut put) = (None, None);
-    let mut before = None;
-    if let Some(old) = &old {
-        let end = layout.other_end(scope, source, old)?;
-        let key = layout.key_of(old)?;
-        before = Some((end, key));
-    }
-    if let Some(new) = &new {
-        let end = layout.other_end(scope, source, new)?;
-        let key = layout.key_of(new)?;
-        let moved = before
-            .take()
-            .filter(|(old_end, old)| *old != key || *old_end != end);
-        if let Some(end) = end {
-            let before = moved.as_ref().map(|(_, key)| key.clone());
-            let row = Values::of(new);
-            put = Some((end, key, What::Put { row, before }));
-        }
-        before = moved;
-    }
-    if let Some((Some(end), key)) = before {
-        deleted = Some((end, key, What::Delete));
-    }
+    // Of a row that goes nowhere the key does not matter.
+    let place = |fields: &Vec<Field<'_>>| match layout.other_end(scope, source, fields)? {
+        Some(end) => Ok::<_, PlaceError>(Some((end, layout.key_of(fields)?))),
+        None => Ok(None),
+    };
+    let was = old.as_ref().map(place).transpose()?.flatten();
+    let is = new.as_ref().map(place).transpose()?.flatten();
+    // Without an old row it has not changed its key.
+    let deleted = was
+        .filter(|was| is.as_ref() != Some(was))
+        .map(|(end, key)| (end, key, What::Delete));
+    let put = is.zip(new).map(|((end, key), new)| {
+        let before = old.as_ref().and_then(|old| layout.key_of(old).ok());
+        let before = before.filter(|before| *before != key);
+        let row = Values::of(&new);
+        (end, key, What::Put { row, before })
+    });
     Ok(deleted.into_iter().chain(put))
 }
 

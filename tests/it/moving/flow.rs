@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use trunkline::moving::claim::FlowError;
 use trunkline::sharding::KeyType;
@@ -499,4 +500,83 @@ async fn what_people_must_see_stops_it() {
             "{case}: {why}"
         );
     }
+}
+
+/// Processor time of this process.
+fn processor() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split(' ').collect();
+    let ticks: u64 = { fields[12..14].iter() }
+        .map(|one| one.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// `cargo test --release --test it -- --ignored --nocapture rates_of_copying`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn rates_of_copying_and_following() {
+    const ROWS: u64 = 400_000;
+    let wanted = Wanted {
+        after: [1; 16],
+        ..items()
+    };
+    let world = World::new("flow_rates", wanted).await;
+    let fill = format!(
+        "INSERT INTO items SELECT g, g % 97, 'note ' || g, repeat(md5(g::text), 4) FROM generate_series(1, {ROWS}) g; ANALYZE items"
+    );
+    world.run(0, &fill).await;
+    let (began, before) = (Instant::now(), processor());
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    let (took, used) = (began.elapsed(), processor() - before);
+    let bytes = driver.tally.progress(0).tables[0].copied_bytes;
+    let rate = ROWS as f64 / took.as_secs_f64();
+    println!(
+        "copied {ROWS} rows, {bytes} bytes in {took:?}, {rate:.0} rows/s; processor time here {used:?}"
+    );
+    drop(driver);
+    for (what, changes, sql) in [
+        ("updates", ROWS, "UPDATE items SET n = n + 1".to_owned()),
+        (
+            "updates in small transactions",
+            ROWS,
+            format!(
+                "DO $$ BEGIN FOR i IN 0 .. {ROWS} / 20 - 1 LOOP UPDATE items SET n = n + 1 WHERE id BETWEEN i * 20 + 1 AND i * 20 + 20; COMMIT; END LOOP; END $$"
+            ),
+        ),
+        (
+            "deletions",
+            ROWS / 2,
+            format!("DELETE FROM items WHERE id <= {ROWS} / 2"),
+        ),
+        (
+            "insertions",
+            ROWS / 2,
+            format!(
+                "INSERT INTO items SELECT g, 1, 'note', repeat(md5(g::text), 4) FROM generate_series(1, {ROWS} / 2) g"
+            ),
+        ),
+    ] {
+        world.run(0, &sql).await;
+        let (began, before) = (Instant::now(), processor());
+        let mut driver = world.follow(2);
+        world.fence(&mut driver, changes as u32).await;
+        let (took, used) = (began.elapsed(), processor() - before);
+        let (rate, each) = (
+            changes as f64 / took.as_secs_f64(),
+            changes as f64 / used.as_secs_f64(),
+        );
+        println!(
+            "{what}: {changes} in {took:?}, {rate:.0}/s; processor time here {used:?}, {each:.0}/s/core"
+        );
+        drop(driver);
+        world
+            .run(
+                1,
+                "UPDATE trunkline.reshard_streams SET fence_applied = NULL",
+            )
+            .await;
+    }
+    assert_eq!(world.compare().await as u64, ROWS);
 }
