@@ -18,11 +18,16 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::{Access, Request};
+use crate::resharding::language::Statement;
+use crate::resharding::report::{Answer, PlanStatus};
 use crate::session::report::WorkerReport;
 use listener::Bounded;
 
 /// How long the threads of the proxy may take to tell of themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long may be waited for what is known of plans that move data. Other metrics do not wait longer for it.
+const PLANS_PATIENCE: Duration = Duration::from_secs(1);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
@@ -41,7 +46,8 @@ pub async fn serve(listener: TcpListener, access: Access) {
 }
 
 async fn metrics(State(access): State<Access>) -> Response {
-    let Some(reports) = reports(&access).await else {
+    let (reports, plans) = tokio::join!(reports(&access), plans(&access));
+    let Some(reports) = reports else {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "the proxy does not answer in time\n",
@@ -53,6 +59,7 @@ async fn metrics(State(access): State<Access>) -> Response {
         &reports,
         &access.topology,
         &access.recovery.ledger(),
+        &plans,
         access.shared.clients(),
     ) {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -68,6 +75,15 @@ async fn reports(access: &Access) -> Option<Vec<WorkerReport>> {
         .await
         .ok()?
         .ok()
+}
+
+/// None where nothing is known of them now: then their metrics are absent, as without plans.
+async fn plans(access: &Access) -> Vec<PlanStatus> {
+    let asked = access.ask(|answer| Request::Reshard(Statement::Status(None), answer));
+    match tokio::time::timeout(PLANS_PATIENCE, asked).await {
+        Ok(Ok(Ok(Answer::Status(plans)))) => plans,
+        _ => Vec::new(),
+    }
 }
 
 async fn readiness(State(access): State<Access>) -> Response {

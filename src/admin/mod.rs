@@ -7,6 +7,8 @@
 pub mod http;
 mod sql;
 
+#[cfg(test)]
+pub(crate) use sql::reshard_rows;
 pub use sql::serve;
 
 use std::sync::Arc;

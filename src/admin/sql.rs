@@ -23,6 +23,8 @@ use tokio_util::codec::Framed;
 use super::{Access, Gone, Request};
 use crate::config::Problem;
 use crate::execution::commit::by_hand::NotResolved;
+use crate::resharding::language;
+use crate::resharding::report::Refused;
 use crate::topology::promotion::{NotSwitched, Refusal};
 use crate::topology::{DrainError, Service};
 use crate::wire::answer::{self as wire, TransactionStatus};
@@ -74,6 +76,11 @@ pub enum Failure {
     NotDrained(#[from] DrainError),
     #[error(transparent)]
     NotSwitched(#[from] NotSwitched),
+    #[error(transparent)]
+    Reshard(Refused),
+    /// Of the control plane; nothing that an administrator does brings this about.
+    #[error("the answer is not one to this statement")]
+    OtherAnswer,
     #[error("a prepared statement is one command")]
     SeveralInOne,
     #[error("commands take no parameters: write the value into the command")]
@@ -86,10 +93,9 @@ pub enum Failure {
     TooManyHeld(usize),
 }
 
-/// What a command has to say.
+/// What a command has to say, and the word that completes it.
 pub enum Outcome {
-    Rows(Table),
-    /// The word that completes the command.
+    Rows(Table, &'static str),
     Done(&'static str),
 }
 
@@ -272,7 +278,12 @@ async fn farewell(connection: &mut Connection) -> std::io::Result<()> {
 /// Does one command.
 async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
     match command {
-        Command::Show(what) => return show::show(what, access).await.map(Outcome::Rows),
+        Command::Show(what) => return show::show(what, access).await.map(shown),
+        Command::Reshard(statement) => {
+            let table = show::reshard::answer(statement, access).await?;
+            note(statement);
+            return Ok(Outcome::Rows(table, command.tag()));
+        }
         Command::Reload => access
             .ask(Request::Reload)
             .await?
@@ -299,7 +310,7 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
                 })
                 .await??;
             tracing::info!(%id, "an administrator's RESOLVE TRANSACTION was done");
-            return Ok(Outcome::Rows(show::transactions::resolved(&resolved)));
+            return Ok(shown(show::transactions::resolved(&resolved)));
         }
         Command::Drain(node) => access.topology.serve(node, Service::Drained)?,
         Command::Undrain(node) => access.topology.serve(node, Service::Offered)?,
@@ -312,7 +323,7 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
                     answer,
                 })
                 .await??;
-            return Ok(Outcome::Rows(show::steps::steps(&done)));
+            return Ok(shown(show::steps::steps(&done)));
         }
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
@@ -321,6 +332,22 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
         "an administrator's command was done"
     );
     Ok(Outcome::Done(command.tag()))
+}
+
+fn shown(table: Table) -> Outcome {
+    Outcome::Rows(table, "SHOW")
+}
+
+/// Logs what changes a plan.
+fn note(statement: &language::Statement) {
+    let (plan, command) = match statement {
+        language::Statement::Plan { name, .. } => (name, "PLAN".to_owned()),
+        language::Statement::Command { name, command } => (name, format!("{command:?}")),
+        language::Statement::Show(_)
+        | language::Statement::Status(_)
+        | language::Statement::Events(_) => return,
+    };
+    tracing::info!(plan, command, "an administrator's RESHARD was taken");
 }
 
 /// The database, if there is one of this name.
@@ -344,6 +371,7 @@ impl Command {
             Command::Drain(_) => "DRAIN",
             Command::Undrain(_) => "UNDRAIN",
             Command::Switchover { .. } => "SWITCHOVER",
+            Command::Reshard(_) => "RESHARD",
             Command::Shutdown => "SHUTDOWN",
         }
     }
@@ -358,6 +386,8 @@ impl Failure {
             Failure::Gone(_) => "57P01",
             Failure::Parameters | Failure::ResultFormats { .. } => "08P01",
             Failure::TooManyHeld(_) => "53400",
+            Failure::Reshard(refused) => refused.sqlstate,
+            Failure::OtherAnswer => "XX000",
             Failure::NotResolved(NotResolved::Unheard(_)) => "42704",
             Failure::NotResolved(_) | Failure::NotDrained(DrainError::IsPrimary { .. }) => "55000",
             Failure::NotSwitched(NotSwitched::Refused(
@@ -387,10 +417,8 @@ impl Failure {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Failure::Syntax(_) => {
-                let commands: Vec<&str> = command::COMMANDS.iter().map(|(form, _)| *form).collect();
-                Some(format!("Commands: {}.", commands.join(", ")))
-            }
+            Failure::Syntax(error) => Some(error.hint()),
+            Failure::Reshard(refused) => refused.hint.clone(),
             Failure::NotResolved(NotResolved::Unheard(_)) => {
                 Some("SHOW TRANSACTIONS lists them.".to_owned())
             }
@@ -417,6 +445,9 @@ impl From<Failure> for PgWireError {
         let mut info = error_info("ERROR", failure.sqlstate(), failure.to_string());
         info.detail = failure.detail();
         info.hint = failure.hint();
+        if let Failure::Syntax(error) = &failure {
+            info.position = error.position().map(|place| place.to_string());
+        }
         PgWireError::UserError(Box::new(info))
     }
 }
@@ -429,4 +460,26 @@ fn error_info(severity: &str, sqlstate: &str, message: String) -> ErrorInfo {
     let mut info = ErrorInfo::new(severity.to_owned(), sqlstate.to_owned(), message);
     info.severity_nonlocalized = Some(severity.to_owned());
     info
+}
+
+/// What a client gets for one plan, as names of columns with their texts: for tests of those who read it back.
+#[cfg(test)]
+pub(crate) fn reshard_rows(
+    status: &crate::resharding::report::PlanStatus,
+) -> Vec<Vec<(&'static str, Option<String>)>> {
+    use crate::resharding::report::Answer;
+    use table::Cell;
+    let answer = Answer::Status(vec![status.clone()]);
+    let statement = language::Statement::Status(Some(status.plan.to_string()));
+    let table = show::reshard::table(&statement, answer).expect("it is the answer to that");
+    let shown = |cell: &Cell| match cell {
+        Cell::Null => None,
+        Cell::Text(text) => Some(text.clone()),
+        Cell::Whole(number) => Some(number.to_string()),
+        Cell::Truth(truth) => Some(truth.to_string()),
+    };
+    let names = || table.columns.iter().map(|column| column.name);
+    let rows = table.rows.iter();
+    rows.map(|row| names().zip(row.iter().map(shown)).collect())
+        .collect()
 }

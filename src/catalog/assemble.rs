@@ -193,7 +193,13 @@ impl Catalog {
         if catalog.details.schemas.contains("trunkline") {
             let why: Arc<str> =
                 "it is Trunkline's own, and each shard has another; a hint names the shard".into();
-            for name in ["commits", "waits"] {
+            for name in [
+                "commits",
+                "waits",
+                "reshard_ledger",
+                "reshard_streams",
+                "reshard_chunks",
+            ] {
                 let own = ("trunkline".into(), name.into());
                 catalog
                     .relations

@@ -207,6 +207,7 @@ fn distribution(
     };
     match ShardMap::new(draft.key.clone(), strategy, pins) {
         Ok(map) => Ok(Distribution {
+            turning: None,
             name: configured.name.as_str().into(),
             map,
         }),

@@ -6,6 +6,10 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::QualifiedName;
 
+/// A condition on `t`, of `pg_trigger`: it is a user's. Those that guard moving keys refuse writes or do nothing, on each shard for itself.
+const OF_USERS: &str = "NOT t.tgisinternal AND t.tgfoid NOT IN (SELECT g.oid FROM pg_proc g
+    JOIN pg_namespace own ON own.oid = g.pronamespace WHERE own.nspname = 'trunkline' AND g.proname = 'reshard_guard')";
+
 /// See the fields. Empty while the definitions have not been read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Details {
@@ -37,9 +41,11 @@ pub(super) async fn read(client: &Client) -> Result<Details, Error> {
         .await?,
         triggered: tables(
             client,
-            "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_trigger t
-               JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE NOT t.tgisinternal",
+            &format!(
+                "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_trigger t
+                   JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE {OF_USERS}"
+            ),
         )
         .await?,
         secured: tables(
@@ -75,7 +81,7 @@ const BELOW: &str = "below AS (
 async fn tied(client: &Client) -> Result<HashMap<QualifiedName, Box<str>>, Error> {
     let query = format!(
         "WITH RECURSIVE {BELOW}, ties (oid, why) AS (
-            SELECT tgrelid, 'it has triggers' FROM pg_trigger WHERE NOT tgisinternal
+            SELECT t.tgrelid, 'it has triggers' FROM pg_trigger t WHERE {OF_USERS}
             UNION ALL SELECT confrelid, 'a foreign key refers to it' FROM pg_constraint WHERE contype = 'f'
             UNION ALL SELECT oid, 'it has row security' FROM pg_class WHERE relrowsecurity
             UNION ALL SELECT oid, 'a part of it is a foreign table' FROM pg_class WHERE relkind = 'f'

@@ -129,6 +129,19 @@ pub type QualifiedName = (Box<str>, Box<str>);
 pub struct Distribution {
     pub name: Box<str>,
     pub map: crate::sharding::ShardMap,
+    /// A map that may come in force next, or was before: keys that it places elsewhere are moving.
+    pub turning: Option<Arc<crate::sharding::ShardMap>>,
+}
+
+impl Distribution {
+    /// Whether a key, which is on this shard, may be on another one before long.
+    pub fn is_moving(&self, key: &[crate::sharding::KeyValue], shard: ShardId) -> bool {
+        self.turning.as_ref().is_some_and(|other| {
+            other
+                .locate(key)
+                .map_or(true, |location| location.shard != shard)
+        })
+    }
 }
 
 /// The whole snapshot for one database.
@@ -168,6 +181,14 @@ pub struct Catalog {
     /// What changing statements must know besides.
     pub details: Arc<details::Details>,
     pub schema: SchemaState,
+}
+
+impl Catalog {
+    /// Whether keys of a distribution are moving.
+    pub fn is_moving(&self) -> bool {
+        let mut each = self.distributions.iter();
+        each.any(|distribution| distribution.turning.is_some())
+    }
 }
 
 /// What is done with a table that exists on the servers but is not configured.

@@ -9,6 +9,7 @@ pub mod demo;
 mod import;
 mod install;
 pub mod local;
+mod reshard;
 mod route;
 mod serve;
 
@@ -34,6 +35,8 @@ enum Command {
     Import(import::Arguments),
     /// Makes on every shard what commits of several shards need.
     Install(install::Arguments),
+    /// Moves data between shards while clients work: plans, through a running proxy.
+    Reshard(Box<reshard::Arguments>),
     /// Runs the proxy.
     Serve(serve::Arguments),
     /// Explains where statements go, from a configuration file alone.
@@ -47,6 +50,7 @@ pub fn run() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
+        Command::Reshard(arguments) => reshard::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
     }

@@ -122,6 +122,14 @@ impl Scope {
         })
     }
 
+    /// Whether any rows go by the route.
+    pub fn moves_on(&self, route: &Route) -> bool {
+        let moves = |planned: &Planned| {
+            { planned.difference.moves.iter() }.any(|one| self.route(one) == *route)
+        };
+        self.distributions.iter().any(moves)
+    }
+
     fn any_of(
         &self,
         table: &MovedTable,

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use crate::backend::connect::{Address, Login};
 use crate::backend::replication::{ReplicationConnection, ReplicationError};
 use crate::config::Config;
+use crate::resharding::condition::WhyHere;
 use crate::resharding::job::ShardName;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Topology, TopologyError, WayIn, connect};
@@ -26,6 +27,13 @@ const SETTINGS: &str = "SET search_path = pg_catalog; SET default_transaction_is
     SET standard_conforming_strings = on; SET quote_all_identifiers = off; SET lc_monetary = 'C';
     SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
 
+/// The same for values that a stream writes.
+const WRITTEN: [(&str, &str); 3] = [
+    ("timezone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+];
+
 /// Why a shard did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -39,6 +47,12 @@ pub enum ShardError {
     Replication(#[from] ReplicationError),
     #[error("no connection within {0:?}")]
     Slow(Duration),
+    /// The plan is ending or over, or somebody else drives it: what was asked for is not wanted any more.
+    #[error("a late order was refused: {0}")]
+    Stale(Box<str>),
+    /// No condition can be written for the keys of a move; a check finds that before a plan begins.
+    #[error(transparent)]
+    Keys(#[from] WhyHere),
     /// What it said cannot be what Postgres says.
     #[error("{0}")]
     Strange(&'static str),
@@ -149,7 +163,9 @@ impl Shards {
             credential: way.login.password.clone().map(Credential::Password),
             database: way.login.database.clone(),
             application_name: APPLICATION_NAME.to_owned(),
-            parameters: Vec::new(),
+            parameters: WRITTEN
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
         };
         let opened =
             ReplicationConnection::open(&address, &login, &way.encryption, way.connect_timeout);

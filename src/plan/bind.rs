@@ -27,6 +27,16 @@ pub enum Bound {
     Shard(ShardId),
 }
 
+/// What is done with a key that is being moved to another shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passage {
+    /// It is held back: [`Reason::KeyMoving`].
+    #[default]
+    Stopped,
+    /// The unit of work has been let through: the key is where the map in force says.
+    Through,
+}
+
 /// The values of one execution.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
@@ -34,6 +44,7 @@ pub struct Values<'a> {
     pub text: &'a [u8],
     pub literals: &'a [Literal],
     pub parameters: &'a Parameters<'a>,
+    pub passage: Passage,
 }
 
 /// From this number of keys on, all parameters are found at once, so that the time does not grow with the square.
@@ -54,6 +65,7 @@ impl<'a> Source<'a> {
             text,
             literals,
             parameters,
+            passage: _,
         } = values;
         let placed = if keys < MANY_KEYS {
             Vec::new()
@@ -123,7 +135,11 @@ fn one_plain_integer(target: &Target, catalog: &Catalog, values: &Values<'_>) ->
     };
     let [operand] = &tuple.0[..] else { return None };
     let column = operand.column_type;
-    let map = &catalog.distributions[usize::from(set.distribution.0)].map;
+    let distribution = &catalog.distributions[usize::from(set.distribution.0)];
+    if distribution.turning.is_some() {
+        return None;
+    }
+    let map = &distribution.map;
     if operand.arity != Arity::One || !column.is_integer() || *map.key_types() != [column] {
         return None;
     }
@@ -194,11 +210,18 @@ pub fn each_key(
         return Ok(());
     };
     let keys: usize = sets.iter().map(|set| set.tuples.len()).sum();
+    let passage = values.passage;
     let values = &Source::new(values, keys);
     for set in sets {
         let distribution = &catalog.distributions[usize::from(set.distribution.0)];
         let types = distribution.map.key_types();
-        let mut visit = |key: &[KeyValue]| visit(distribution, key, locate(distribution, key)?);
+        let mut visit = |key: &[KeyValue]| {
+            let location = locate(distribution, key)?;
+            if passage == Passage::Stopped && distribution.is_moving(key, location.shard) {
+                return Err(Refusal::new(Reason::KeyMoving, KEY_MOVING));
+            }
+            visit(distribution, key, location)
+        };
         for tuple in &set.tuples {
             match (&tuple.0[..], types) {
                 ([operand], [key_type]) if operand.arity == Arity::One => {
@@ -210,6 +233,10 @@ pub fn each_key(
     }
     Ok(())
 }
+
+/// What is said when a key is held back for too long.
+pub const KEY_MOVING: &str =
+    "the key is being moved to another shard, and that takes longer than the statement could wait";
 
 /// The shard of a key.
 pub fn shard_of(distribution: &Distribution, key: &[KeyValue]) -> Result<ShardId, Refusal> {

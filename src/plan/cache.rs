@@ -491,6 +491,7 @@ mod tests {
                 text: text.as_bytes(),
                 literals: &self.literals,
                 parameters: &Parameters::NONE,
+                passage: crate::plan::Passage::Through,
             };
             bind(target, &self.catalog, &values).expect("it is bound")
         }

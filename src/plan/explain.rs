@@ -151,6 +151,7 @@ impl Known<'_> {
             text: self.text.as_bytes(),
             literals: self.literals,
             parameters,
+            passage: crate::plan::Passage::Through,
         };
         let mut keys = Vec::new();
         // A key that has no place ends the list; `bind` reports it.

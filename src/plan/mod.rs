@@ -39,7 +39,7 @@ use crate::sharding::{KeyType, ShardId};
 use crate::sql::class::Class;
 use crate::sql::facts::{Leaves, Operand};
 
-pub use bind::{Bound, Values, bind};
+pub use bind::{Bound, Passage, Values, bind};
 pub use cache::PlanCache;
 pub use parameters::Parameters;
 pub use planner::plan;

@@ -88,6 +88,12 @@ reasons! {
     KeyNotPlaced, "key_not_placed", "22023",
         "No range, list entry or region of the distribution holds the key.",
         "Add the key to the distribution's configuration, or give it a default shard.";
+    KeyMoving, "key_moving", "40001",
+        "A key was held back while its rows change their shard, for longer than a statement waits.",
+        "Nothing was done: send the transaction again. SHOW RESHARDS in the admin database tells what is being moved.";
+    TableMoving, "table_moving", "55006",
+        "A definition of a table changes, or it is truncated, while its rows are being moved between shards.",
+        "Do it before the plan starts, or after FINISH or CANCEL: SHOW RESHARDS in the admin database tells.";
     ParameterType, "parameter_type", "42P18",
         "A parameter that decides the shard stands in several places, has no declared type, and Postgres may read it as another type than the key's.",
         "Declare the parameter's type, or use a parameter of its own for the key.";

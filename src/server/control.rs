@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::StartError;
 use super::failover::Failover;
 use super::readiness::{Known, Survey};
+use super::reshards::Reshards;
 use super::worker::{Command, WorkerHandle};
 use crate::admin::{LentTo, Request};
 use crate::backend::pool::{Lending, Seat};
@@ -19,12 +20,14 @@ use crate::catalog::{self, Catalog, Configured, Epoch};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
+use crate::moving::overlay::{Overlay, Overlays};
 use crate::plan::views;
-use crate::resharding::report::Refused;
+use crate::session::gate::Gate;
 use crate::session::report::WorkerReport;
-use crate::session::shared::{SchemaChange, Shared, Snapshot};
+use crate::session::shared::{Moving, SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::sharding::ShardId;
+use crate::store::Lease;
 use crate::topology::view::View;
 use crate::topology::{Roles, Topology, TopologyError};
 use crate::wire::auth::{AuthSecrets, ProcessSecret};
@@ -45,7 +48,7 @@ const PAUSE_POLL: Duration = Duration::from_millis(20);
 /// Everything that is made from one configuration.
 pub struct Plant {
     pub config: Arc<Config>,
-    configured: HashMap<Box<str>, Configured>,
+    configured: Arc<HashMap<Box<str>, Configured>>,
     client_encryption: ClientEncryption,
     pub server_side: ServerSide,
     auth: Arc<AuthSecrets>,
@@ -121,7 +124,7 @@ impl Plant {
         let roles = roles(&config, &configured, &server_side, secret);
         Ok(Plant {
             config: Arc::new(config),
-            configured,
+            configured: Arc::new(configured),
             client_encryption,
             server_side,
             auth: Arc::new(auth),
@@ -150,6 +153,7 @@ impl Plant {
         schemas: &HashMap<Box<str>, Schema>,
         readiness: Arc<Known>,
         view: &Arc<View>,
+        moving: &MovingKeys,
         epoch: Epoch,
     ) -> Snapshot {
         // One of another configuration speaks of other shards.
@@ -160,25 +164,36 @@ impl Plant {
         };
         Snapshot {
             config: Arc::clone(&self.config),
-            catalogs: self.catalogs(schemas, epoch),
+            catalogs: self.catalogs(schemas, &moving.overlays, epoch),
             client_encryption: self.client_encryption.clone(),
             server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::clone(&self.auth),
             roles: self.roles.clone(),
             readiness,
             view,
+            moving: moving.for_sessions(),
         }
     }
 
     fn catalogs(
         &self,
         schemas: &HashMap<Box<str>, Schema>,
+        overlays: &Overlays,
         epoch: Epoch,
     ) -> HashMap<Box<str>, Arc<Catalog>> {
         let mut catalogs = HashMap::new();
-        for (name, configured) in &self.configured {
-            let (mut catalog, warnings) =
-                Catalog::assemble(configured.clone(), schemas.get(name), epoch);
+        for (name, configured) in &*self.configured {
+            let mut configured = configured.clone();
+            if let Some(overlay) = overlays.get(name) {
+                match overlay.distributions(&configured.distributions, &configured.shards) {
+                    Ok(served) => configured.distributions = served,
+                    // Nothing that fits is taken over, neither here nor by a reload.
+                    Err(error) => {
+                        tracing::error!(database = &**name, %error, "the maps in force cannot be served");
+                    }
+                }
+            }
+            let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
             views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
@@ -187,6 +202,60 @@ impl Plant {
         }
         catalogs
     }
+}
+
+/// What moves between shards, as this process knows it.
+#[derive(Clone, Default)]
+pub struct MovingKeys {
+    pub overlays: Arc<Overlays>,
+    /// This process is alive, as far as others know.
+    pub tenure: Option<Arc<Lease>>,
+}
+
+impl MovingKeys {
+    /// Why a configuration cannot be served by the maps that are in force.
+    fn problems(&self, plant: &Plant) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, configured) in &*plant.configured {
+            let Some(overlay) = self.overlays.get(name) else {
+                continue;
+            };
+            if let Err(error) = overlay.distributions(&configured.distributions, &configured.shards)
+            {
+                let said = format!("database {name}: the map in force does not fit: {error}");
+                problems.push(plant.config.problem(config::Line(0), "", said));
+            }
+            for distribution in overlay.away_from(&configured.distributions, &configured.shards) {
+                tracing::warn!(
+                    database = &**name,
+                    distribution = &*distribution,
+                    "the map in the configuration is not the one in force: RESHARD PLAN ... FROM CONFIG moves the rows; until then it has no effect"
+                );
+            }
+        }
+        problems
+    }
+
+    fn for_sessions(&self) -> Arc<HashMap<Box<str>, Moving>> {
+        let each = self.overlays.iter().map(|(name, overlay)| {
+            let moving = Moving {
+                plans: overlay.plans.clone(),
+                gate: match overlay.closed.is_empty() {
+                    true => Gate::Open,
+                    false => Gate::Closed,
+                },
+                tenure: self.tenure.clone(),
+            };
+            (name.clone(), moving)
+        });
+        Arc::new(each.collect())
+    }
+}
+
+/// What moves has changed; answered when every worker knows.
+pub struct Moved {
+    pub keys: MovingKeys,
+    pub done: oneshot::Sender<()>,
 }
 
 /// Where users are looked up that are not configured: on the home shard of the first database.
@@ -218,6 +287,9 @@ pub struct Control {
     pub readiness: Survey,
     pub recovery: Arc<Recovery>,
     pub failover: Arc<Failover>,
+    pub moving: MovingKeys,
+    pub moved: mpsc::UnboundedReceiver<Moved>,
+    pub reshards: Arc<Reshards>,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -280,6 +352,7 @@ impl Control {
                     Some(request) => self.serve(request).await,
                 },
                 Ok(()) = views.changed() => self.publish_view(),
+                Some(moved) = self.moved.recv() => self.follow_moves(moved).await,
                 Some(change) = self.changes.recv() => {
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
@@ -425,12 +498,13 @@ impl Control {
                     let _ = answer.send(lent(&reports, shard));
                 });
             }
-            Request::Reshard(_, answer) => {
-                let _ = answer.send(Err(Refused {
-                    sqlstate: "0A000",
-                    message: "plans cannot be driven yet".to_owned(),
-                    hint: None,
-                }));
+            Request::Reshard(statement, answer) => {
+                let reshards = Arc::clone(&self.reshards);
+                let catalogs = self.shared.snapshot();
+                let configured = Arc::clone(&self.plant.configured);
+                tokio::spawn(async move {
+                    let _ = answer.send(reshards.execute(statement, &catalogs, &configured).await);
+                });
             }
             // Seen by `run`.
             Request::Shutdown => {}
@@ -455,7 +529,15 @@ impl Control {
             }
         });
         let plant = match loaded.await {
-            Ok(Ok(plant)) => plant,
+            Ok(Ok(plant)) => match self.moving.problems(&plant) {
+                problems if problems.is_empty() => plant,
+                problems => {
+                    for problem in &problems {
+                        tracing::error!("{problem}");
+                    }
+                    return Err(problems);
+                }
+            },
             Ok(Err(problems)) => {
                 for problem in &problems {
                     tracing::error!("{problem}");
@@ -498,15 +580,77 @@ impl Control {
         }
     }
 
+    /// Puts other maps or gates in force on every worker.
+    async fn follow_moves(&mut self, moved: Moved) {
+        let before = std::mem::replace(&mut self.moving, moved.keys);
+        let other_maps = self.plant.configured.keys().any(|name| {
+            let nothing = Overlay::default();
+            let was = before.overlays.get(name).unwrap_or(&nothing);
+            let is = self.moving.overlays.get(name).unwrap_or(&nothing);
+            is.has_other_maps(was)
+        });
+        let snapshot = self
+            .shared
+            .snapshot()
+            .with_moving(self.moving.for_sessions());
+        if other_maps {
+            self.epoch = Epoch(self.epoch.0 + 1);
+            let catalogs = self.remapped(&snapshot.catalogs);
+            self.replace(Snapshot {
+                catalogs,
+                ..snapshot
+            })
+            .await;
+        } else {
+            let snapshot = Arc::new(snapshot);
+            self.shared.replace(Arc::clone(&snapshot));
+            ask_all(&self.workers, |done| {
+                Command::FollowGates(Arc::clone(&snapshot), done)
+            })
+            .await;
+        }
+        // Who asked may have gone.
+        let _ = moved.done.send(());
+    }
+
+    /// The same catalogs by the maps of now. Whatever else a catalog holds does not hang on them.
+    fn remapped(
+        &self,
+        catalogs: &HashMap<Box<str>, Arc<Catalog>>,
+    ) -> HashMap<Box<str>, Arc<Catalog>> {
+        let nothing = Overlay::default();
+        let remap = |(name, catalog): (&Box<str>, &Arc<Catalog>)| {
+            let overlay = self.moving.overlays.get(name).unwrap_or(&nothing);
+            let configured = &self.plant.configured[name];
+            let served = overlay.distributions(&configured.distributions, &configured.shards);
+            let mut catalog = Catalog::clone(catalog);
+            catalog.epoch = self.epoch;
+            match served {
+                Ok(served) => catalog.distributions = served,
+                Err(error) => {
+                    tracing::error!(database = &**name, %error, "the maps in force cannot be served");
+                }
+            }
+            (name.clone(), Arc::new(catalog))
+        };
+        catalogs.iter().map(remap).collect()
+    }
+
     /// Puts a new snapshot in force on every worker.
     pub async fn publish(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let snapshot = Arc::new(self.plant.snapshot(
+        let snapshot = self.plant.snapshot(
             &self.definitions.known,
             self.readiness.known(),
             &self.topology.views().borrow(),
+            &self.moving,
             self.epoch,
-        ));
+        );
+        self.replace(snapshot).await;
+    }
+
+    async fn replace(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
         self.shared.replace(Arc::clone(&snapshot));
         ask_all(&self.workers, |done| {
             Command::Follow(Arc::clone(&snapshot), done)

@@ -7,11 +7,13 @@
 
 mod accept;
 mod control;
+mod control_store;
 mod deadlocks;
 mod failover;
 mod handshakes;
 mod login;
 mod readiness;
+mod reshards;
 mod worker;
 
 use std::collections::HashMap;
@@ -37,10 +39,12 @@ use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
 
 use accept::Listeners;
-use control::{Control, Definitions, Plant};
+use control::{Control, Definitions, MovingKeys, Plant};
+use control_store::ControlStore;
 use deadlocks::Deadlocks;
 use failover::Failover;
 use readiness::Survey;
+use reshards::Reshards;
 use worker::{Command, Surroundings, WorkerHandle};
 
 /// How often draining looks whether clients have left.
@@ -84,6 +88,7 @@ pub struct Handle {
     recovering: JoinHandle<()>,
     deadlocks: JoinHandle<()>,
     failover: JoinHandle<()>,
+    reshards: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -92,14 +97,20 @@ pub struct Handle {
 /// Brings the proxy up on the runtime it is called on, which becomes the control plane. `path` is where a reload reads.
 pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, StartError> {
     let secret = ProcessSecret::random();
+    let control_store = Arc::new(ControlStore::new(&config));
     let plant = Plant::build(config, &secret, None)?;
     let config = Arc::clone(&plant.config);
     let listeners = Listeners::open(&config.listen).await?;
     let epoch = Epoch(1);
+    let moving = MovingKeys {
+        overlays: reshards::first_overlays(&control_store).await,
+        tenure: None,
+    };
     let snapshot = plant.snapshot(
         &HashMap::new(),
         Arc::default(),
         &Arc::new(View::unseen(&config)),
+        &moving,
         epoch,
     );
     let (handshakes, shaking) = handshakes::start()?;
@@ -154,7 +165,18 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     readiness.first().await;
     let deadlocks = Deadlocks::new(Arc::clone(&shared), Arc::clone(&topology), workers.clone());
     let deadlocks = tokio::spawn(deadlocks.run());
-    let failover = Failover::new(&config, Arc::clone(&topology), access.requests.clone());
+    let failover = Failover::new(
+        Arc::clone(&control_store),
+        Arc::clone(&topology),
+        access.requests.clone(),
+    );
+    let (move_keys, moved) = mpsc::unbounded_channel();
+    let reshards = Reshards::new(
+        control_store,
+        Arc::clone(&topology),
+        workers.clone(),
+        move_keys,
+    );
     let mut control = Control {
         path,
         plant,
@@ -168,12 +190,16 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         readiness,
         recovery,
         failover: Arc::clone(&failover),
+        moving,
+        moved,
+        reshards: Arc::clone(&reshards),
     };
     if !control.readiness.known().is_empty() {
         control.publish().await;
     }
     let control = tokio::spawn(control.run());
     let failover = tokio::spawn(failover.run());
+    let reshards = tokio::spawn(reshards.run());
 
     let addresses = listeners
         .tcp
@@ -220,6 +246,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         recovering,
         deadlocks,
         failover,
+        reshards,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -266,6 +293,7 @@ impl Handle {
         self.recovering.abort();
         self.deadlocks.abort();
         self.failover.abort();
+        self.reshards.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);

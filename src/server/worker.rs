@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StartError;
 use super::login::{self, Proven};
 use crate::admin;
+use crate::session::latency::Counts;
 use crate::session::login::{Arrival, begin};
 use crate::session::report::WorkerReport;
 use crate::session::shared::{Shared, Snapshot};
@@ -31,6 +32,12 @@ pub enum Command {
     Follow(Arc<Snapshot>, oneshot::Sender<()>),
     /// The same with other primaries or replicas.
     FollowView(Arc<Snapshot>),
+    /// The same with other gates before moving keys; answered when they are in force.
+    FollowGates(Arc<Snapshot>, oneshot::Sender<()>),
+    /// How many sessions may be at work on moving keys of a database.
+    Inside(Box<str>, oneshot::Sender<usize>),
+    /// How long requests to a database have taken.
+    Latency(Box<str>, oneshot::Sender<Counts>),
     /// Cancel what the client of this card runs; answered when its server has been told.
     Cancel(usize, oneshot::Sender<()>),
     Report(oneshot::Sender<WorkerReport>),
@@ -166,6 +173,16 @@ fn obey(
             let _ = done.send(());
         }
         Command::FollowView(snapshot) => worker.follow_view(snapshot),
+        Command::FollowGates(snapshot, done) => {
+            worker.follow_gates(snapshot);
+            let _ = done.send(());
+        }
+        Command::Inside(database, answer) => {
+            let _ = answer.send(worker.inside(&database));
+        }
+        Command::Latency(database, answer) => {
+            let _ = answer.send(worker.latency(&database));
+        }
         Command::Cancel(place, done) => {
             let cancelling = worker.cancel(place);
             executor.spawn(async move {

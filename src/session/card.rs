@@ -11,6 +11,7 @@ use slab::Slab;
 use super::waits::Company;
 use crate::backend::cancel::Canceller;
 use crate::config::{Config, Limits};
+use crate::plan::Passage;
 use crate::sharding::ShardId;
 
 /// The cards of one thread's sessions.
@@ -28,6 +29,10 @@ pub struct Card {
     pub application_name: RefCell<Box<str>>,
     pub connected_at: Instant,
     pub state: Cell<State>,
+    /// Whether its unit of work has been let through to keys that are moving; of one that is idle it says nothing.
+    pub passage: Cell<Passage>,
+    /// It waits for the gate before them.
+    pub held: Cell<bool>,
     /// When it came into this state.
     since: Cell<Instant>,
     /// It has run into this time limit; read by the session.
@@ -142,10 +147,25 @@ impl Card {
 
     /// A request begins.
     pub fn begin(&self, now: Instant) {
+        if self.state.get() == State::Idle {
+            self.passage.set(Passage::Stopped);
+        }
         self.requested_at.set(now);
         self.enter(State::Active, now);
         self.overdue.set(false);
         self.cut_short.set(false);
+    }
+
+    /// It may be at work on keys that are moving.
+    pub fn is_inside(&self) -> bool {
+        self.passage.get() == Passage::Through && self.state.get() != State::Idle
+    }
+
+    /// It may have been at work on keys before they were known to move.
+    pub fn let_through(&self) {
+        if self.state.get() != State::Idle && !self.held.get() {
+            self.passage.set(Passage::Through);
+        }
     }
 
     /// The time limit that the session has run into, if it has not moved since that was found.
@@ -237,6 +257,8 @@ impl Card {
             application_name: RefCell::default(),
             connected_at: now,
             state: Cell::new(State::Idle),
+            passage: Cell::default(),
+            held: Cell::default(),
             since: Cell::new(now),
             overstayed: Cell::new(None),
             cut_short: Cell::new(false),

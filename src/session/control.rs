@@ -356,7 +356,7 @@ impl Session {
             let rolled_back = link.roll_back(&self.worker).await;
             judged = judged.and(rolled_back);
         }
-        self.detach(std::time::Instant::now());
+        self.detach_within_unit();
         judged
     }
 

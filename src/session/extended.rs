@@ -22,7 +22,7 @@ use super::transaction::{Opener, Transaction};
 use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
-use crate::plan::{Parameters, Planned, PlannedStatement, Values};
+use crate::plan::{Parameters, Passage, Planned, PlannedStatement, Values};
 use crate::sql::class::{Class, ConfigValue, CopyDirection};
 use crate::sql::normalise::Literal;
 use crate::wire::answer::{self, Severity};
@@ -186,7 +186,7 @@ impl Session {
         let body = &frame[HEADER..];
         let outcome = match tag {
             b'P' => self.parse(body),
-            b'B' => self.bind(body).await,
+            b'B' => self.bind_through(body).await,
             b'D' => self.describe(body, frame).await,
             b'E' => self.execute(body, frame).await,
             b'C' => self.close_target(body, frame),
@@ -382,6 +382,16 @@ impl Session {
         Ok((known, Naming::Named))
     }
 
+    /// A Bind, when it is let through to the keys that it concerns.
+    async fn bind_through(&mut self, body: &[u8]) -> Result<(), Fault> {
+        loop {
+            match self.bind(body).await {
+                Err(Fault::Held) => self.pass_gate().await?,
+                done => return done,
+            }
+        }
+    }
+
     async fn bind(&mut self, body: &[u8]) -> Result<(), Fault> {
         let mut begun = self.begin_bind(body)?;
         let mut asked_of = AskedOf::Unknown;
@@ -451,6 +461,7 @@ impl Session {
             text: statement.text(),
             literals,
             parameters: &parameters,
+            passage: self.passage(),
         };
         let destination = self.destination(planned, &values)?;
         Ok(destination.unwrap_or(Destination::Any))
@@ -743,6 +754,7 @@ impl Session {
             text: b"",
             literals: &[],
             parameters: &Parameters::NONE,
+            passage: Passage::Stopped,
         };
         match self.destination(planned, &unbound) {
             Ok(Some(destination @ (Destination::Any | Destination::Shard(_)))) => destination,

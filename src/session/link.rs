@@ -1039,12 +1039,19 @@ impl Session {
             // Its end is not the end of the client's unit of work.
             let _ = self.settle();
         }
-        self.detach(Instant::now());
+        self.detach_within_unit();
         if std::mem::take(&mut self.failed) {
             Err(Fault::Told)
         } else {
             Ok(())
         }
+    }
+
+    /// The same while the client's unit of work goes on.
+    pub(super) fn detach_within_unit(&mut self) {
+        let now = Instant::now();
+        self.detach(now);
+        self.card.enter(State::Active, now);
     }
 
     /// Gives the connection back, or keeps it when it holds state of this session.

@@ -15,7 +15,9 @@ mod commit;
 mod control;
 mod effects;
 mod extended;
+pub mod gate;
 mod last_values;
+pub mod latency;
 mod link;
 pub mod listener;
 pub mod login;
@@ -395,6 +397,7 @@ impl Session {
         let now = Instant::now();
         let query = microseconds(now - self.unit_began);
         add(&counters.query_microseconds, query);
+        counters.latency.note(query);
         let Some(link) = &self.link else { return };
         if link.is_replica() {
             add(&counters.replica_queries, 1);

@@ -295,6 +295,7 @@ impl Session {
             text: statement.text(),
             literals: &literals,
             parameters: &Parameters::written(arguments, &statement.types),
+            passage: self.passage(),
         };
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match bind(target, &catalog, &values) {
@@ -306,7 +307,7 @@ impl Session {
                     "an argument of EXECUTE that decides the shard is not a literal",
                 ))
             }
-            bound => bound.map_err(Fault::Refused),
+            bound => bound.map_err(Fault::of),
         }
     }
 

@@ -5,8 +5,10 @@ use crate::backend::connect::ConnectError;
 use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
 use crate::plan::Refusal;
+use crate::plan::bind::KEY_MOVING;
 use crate::plan::cache::Unplannable;
 use crate::plan::parameters::MalformedBind;
+use crate::plan::refusal::Reason;
 use crate::wire::answer::{self, ErrorFields, Report, Severity};
 use crate::wire::frame::FrameError;
 use crate::wire::message::ProtocolViolation;
@@ -15,6 +17,8 @@ use crate::wire::message::ProtocolViolation;
 #[derive(Debug)]
 pub enum Fault {
     Refused(Refusal),
+    /// It concerns keys that are moving to another shard, and has not been let through (`gate.rs`). Nothing has been done.
+    Held,
     /// Its text cannot be read.
     Unplannable(Unplannable),
     Checkout(CheckoutError),
@@ -98,9 +102,20 @@ pub enum End {
 }
 
 impl Fault {
+    /// Of what the planner says of a statement with its values.
+    pub fn of(refusal: Refusal) -> Fault {
+        match refusal.id == Reason::KeyMoving.kind().id {
+            true => Fault::Held,
+            false => Fault::Refused(refusal),
+        }
+    }
+
     /// Appends the ErrorResponse.
     pub fn write(&self, severity: Severity, out: &mut Vec<u8>) {
         match self {
+            Fault::Held => {
+                Fault::Refused(Refusal::new(Reason::KeyMoving, KEY_MOVING)).write(severity, out)
+            }
             Fault::Refused(refusal) => {
                 let detail = format!("Refused by Trunkline: {}.", refusal.id);
                 let mut report = Report::new(severity, refusal.sqlstate, &refusal.message)

@@ -9,7 +9,9 @@ use super::statement::{Statement, StatementPlan};
 use crate::catalog::Catalog;
 use crate::config::PoolMode;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
+use crate::plan::{
+    Bound, Parameters, Passage, Plan, Planned, PlannedStatement, Target, Values, bind,
+};
 use crate::sharding::ShardId;
 use crate::sql::class::Class;
 
@@ -83,6 +85,7 @@ impl Session {
             text,
             literals: &literals,
             parameters: &Parameters::NONE,
+            passage: self.passage(),
         };
         let destination = self.destination(planned, &values);
         self.literals = literals;
@@ -102,6 +105,11 @@ impl Session {
         };
         let catalog = self.database.catalog();
         let chosen = self.own_settings.shard(&catalog).map_err(Fault::Refused)?;
+        // Where keys are moving, all that is not known to concern other keys only is held back with them.
+        let held = || match values.passage {
+            Passage::Stopped if catalog.is_moving() => Err(Fault::Held),
+            Passage::Stopped | Passage::Through => Ok(()),
+        };
         let mut destination = None;
         for (place, statement) in planned.statements.iter().enumerate() {
             if self.mode == PoolMode::Strict {
@@ -124,19 +132,25 @@ impl Session {
                 }
                 // The shard's own sequences give what other shards' give.
                 (_, Some(_)) if statement.numbered().is_some() => {
+                    held()?;
                     return Ok(Some(Destination::Several));
                 }
-                (_, Some(shard)) => Bound::Shard(shard),
+                (_, Some(shard)) => {
+                    held()?;
+                    Bound::Shard(shard)
+                }
                 (Ok(Plan::Relay(target)), None) => match bind(target, &catalog, values) {
                     Ok(bound) => bound,
                     Err(refusal) if refusal.is_of_several_shards() => {
                         several(planned, statement, refusal)?;
+                        held()?;
                         return Ok(Some(Destination::Several));
                     }
-                    Err(refusal) => return Err(Fault::Refused(refusal)),
+                    Err(refusal) => return Err(Fault::of(refusal)),
                 },
                 (Err(refusal), None) => {
                     several(planned, statement, refusal.clone())?;
+                    held()?;
                     return Ok(Some(Destination::Several));
                 }
             };

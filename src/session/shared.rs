@@ -1,18 +1,20 @@
 //! What all threads share: the snapshot of configuration and catalogs, the keys for cancelling, the number of clients.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::gate::Gate;
 use super::statement::Definitions;
 use crate::catalog::Catalog;
 use crate::config::{Config, User};
 use crate::execution::commit::Unresolved;
 use crate::execution::commit::id::Proxy;
 use crate::execution::commit::readiness::Readiness;
+use crate::store::Lease;
 use crate::topology::view::{Sighting, View};
 use crate::topology::{Roles, Topology};
 use crate::wire::auth::{AuthSecrets, ProcessSecret, Stored};
@@ -34,6 +36,39 @@ pub struct Snapshot {
     pub readiness: Arc<HashMap<Box<str>, Vec<Readiness>>>,
     /// The nodes of this configuration.
     pub view: Arc<View>,
+    /// What moves between shards, by the database's name.
+    pub moving: Arc<HashMap<Box<str>, Moving>>,
+}
+
+/// What moves between the shards of a database.
+#[derive(Clone, Debug, Default)]
+pub struct Moving {
+    /// The numbers of the plans.
+    pub plans: BTreeSet<u64>,
+    pub gate: Gate,
+    /// This proxy is alive, as far as others know; while it is not, its gates are closed. `None`: it never was.
+    pub tenure: Option<Arc<Lease>>,
+}
+
+impl Moving {
+    /// Whether there is a plan that was not known before.
+    pub fn has_more_than(&self, before: Option<&Moving>) -> bool {
+        match before {
+            Some(before) => !self.plans.is_subset(&before.plans),
+            None => !self.plans.is_empty(),
+        }
+    }
+
+    pub fn is_known_alive(&self) -> bool {
+        self.tenure.as_ref().is_some_and(|tenure| tenure.is_held())
+    }
+
+    pub fn gate(&self) -> Gate {
+        match self.is_known_alive() {
+            true => self.gate,
+            false => Gate::Closed,
+        }
+    }
 }
 
 impl Snapshot {
@@ -48,6 +83,15 @@ impl Snapshot {
             roles: self.roles.clone(),
             readiness: Arc::clone(&self.readiness),
             view,
+            moving: Arc::clone(&self.moving),
+        }
+    }
+
+    /// The same with other gates.
+    pub fn with_moving(&self, moving: Arc<HashMap<Box<str>, Moving>>) -> Snapshot {
+        Snapshot {
+            moving,
+            ..self.with_view(Arc::clone(&self.view))
         }
     }
 

@@ -32,9 +32,16 @@ impl Session {
             return self.fail_query(&fault);
         }
         self.unnamed = None;
-        match self.query(frame).await {
-            Ok(()) => Ok(()),
-            Err(fault) => self.fail_query(&fault),
+        loop {
+            let fault = match self.query(frame).await {
+                Ok(()) => return Ok(()),
+                Err(Fault::Held) => match self.pass_gate().await {
+                    Ok(()) => continue,
+                    Err(fault) => fault,
+                },
+                Err(fault) => fault,
+            };
+            return self.fail_query(&fault);
         }
     }
 

@@ -12,7 +12,7 @@ use super::channels::speaks_of_channels;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::reads::Seeks;
-use super::respond::End;
+use super::respond::{End, Fault};
 use super::route::Destination;
 use super::transaction::{Opener, Transaction};
 use super::{Lent, Link, Reading, Session};
@@ -170,6 +170,7 @@ impl Session {
                     Ok(())
                 }
                 Ok(None) => Ok(()),
+                Err(Fault::Held) => return Path::Obstacle,
                 Err(fault) => Err(fault),
             },
             b'D' if working => match Describe::decode(body) {

@@ -6,11 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::card::{Cards, Overstay};
+use super::gate::Gate;
+use super::latency::{Counts, Latency};
 use super::listener::Listener;
 use super::numbers::Stock;
 use super::parse_scope::ParseScopes;
-use super::shared::{Shared, Snapshot};
+use super::shared::{Moving, Shared, Snapshot};
 use super::statement::Statements;
 use super::waits::Several;
 use crate::backend::cancel::Target;
@@ -59,6 +63,8 @@ pub struct Worker {
     pub several: Several,
     /// Counts the configurations that were followed.
     pub configured: Cell<u64>,
+    /// Counts the changes of gates.
+    gates: watch::Sender<u64>,
     draining: Cell<bool>,
     tidied_at: Cell<Instant>,
 }
@@ -124,6 +130,7 @@ pub struct Counters {
     pub sent_bytes: Cell<u64>,
     pub transaction_microseconds: Cell<u64>,
     pub query_microseconds: Cell<u64>,
+    pub latency: Latency,
     pub wait_microseconds: Cell<u64>,
     pub refusals: Cell<u64>,
     pub errors: Cell<u64>,
@@ -168,6 +175,7 @@ impl Worker {
             cards: Cards::default(),
             several: Several::default(),
             configured: Cell::new(0),
+            gates: watch::Sender::new(0),
             draining: Cell::new(false),
             tidied_at: Cell::new(Instant::now()),
         })
@@ -391,7 +399,7 @@ impl Worker {
 
     /// A new configuration or catalog: pools and databases follow; those that are gone are closed.
     pub fn follow(&self, snapshot: Arc<Snapshot>) {
-        *self.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        let before = self.snapshot.replace(Arc::clone(&snapshot));
         self.configured.set(self.configured.get() + 1);
         self.databases
             .borrow_mut()
@@ -403,10 +411,67 @@ impl Worker {
                 }
                 None => false,
             });
+        for (name, moving) in &*snapshot.moving {
+            let known = before.moving.get(name);
+            if moving.has_more_than(known) {
+                self.let_all_through(name);
+            }
+        }
+        self.gates.send_modify(|changes| *changes += 1);
         for listener in self.listeners.borrow().values() {
             listener.follow();
         }
         self.follow_nodes();
+    }
+
+    /// The same configuration and catalogs, and other gates.
+    pub fn follow_gates(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = snapshot;
+        self.gates.send_modify(|changes| *changes += 1);
+    }
+
+    /// What stands before the moving keys of a database now.
+    pub fn gate(&self, database: &str) -> Gate {
+        let snapshot = self.snapshot.borrow();
+        let moving = snapshot.moving.get(database);
+        moving.map_or(Gate::Open, Moving::gate)
+    }
+
+    /// Whether others know that this process is alive, where keys of a database move.
+    pub fn is_known_alive(&self, database: &str) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot
+            .moving
+            .get(database)
+            .is_some_and(Moving::is_known_alive)
+    }
+
+    /// Tells when a gate may have changed.
+    pub fn gate_changes(&self) -> watch::Receiver<u64> {
+        self.gates.subscribe()
+    }
+
+    /// How many sessions may be at work on moving keys of a database.
+    pub fn inside(&self, database: &str) -> usize {
+        let cards = self.cards.all();
+        let inside = cards.iter().filter(|card| card.is_inside());
+        inside.filter(|card| *card.database == *database).count()
+    }
+
+    /// How long requests to a database have taken.
+    pub fn latency(&self, database: &str) -> Counts {
+        let databases = self.databases.borrow();
+        let found = databases.get(database);
+        found.map_or_else(Counts::default, |one| one.counters.latency.counts())
+    }
+
+    /// Units of work that began before it was known which keys move may have used them.
+    fn let_all_through(&self, database: &str) {
+        for card in self.cards.all() {
+            if *card.database == *database {
+                card.let_through();
+            }
+        }
     }
 
     /// The same configuration and catalogs, and other primaries or replicas.

@@ -171,6 +171,11 @@ impl Lease {
         self.standing.is_held()
     }
 
+    /// From now on it is not held, here; others can have it when its time is over.
+    pub fn give_up(&self) {
+        self.standing.lose();
+    }
+
     /// Ends when the lease is lost.
     pub async fn lost(&self) {
         let mut lost = self.standing.lost.subscribe();

@@ -63,6 +63,14 @@ impl Watch {
         Arc::clone(&self.listing.borrow_and_update())
     }
 
+    /// Ends when there is something that was not shown yet; it is still to be shown.
+    pub async fn news(&self) {
+        let mut listing = self.listing.clone();
+        if listing.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// How long ago the store said that this is all. While the store answers, it is seconds; it grows while it does not.
     pub fn age(&self) -> Duration {
         Moment::now().since(Moment(self.confirmed.load(Ordering::Acquire)))

@@ -1,6 +1,8 @@
 //! `/metrics`: what the workers, the topology and the configuration say at one moment, in the OpenMetrics text format.
 //!
-//! Nothing is counted here. Totals are those of the workers, added up, so they restart from 0 with the process only.
+//! `plans.rs` has those of plans that move data. Nothing is counted here. Totals are those of the workers, added up, so they restart from 0 with the process only.
+
+mod plans;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +19,7 @@ use crate::catalog::SchemaState;
 use crate::config::Config;
 use crate::execution::commit::ledger::{Entry, Ledger, State as CommitState};
 use crate::execution::commit::readiness::Readiness;
+use crate::resharding::report::PlanStatus;
 use crate::session::card::State;
 use crate::session::report::{DatabaseReport, PoolReport, WorkerReport};
 use crate::session::shared::Snapshot;
@@ -30,9 +33,10 @@ pub fn text(
     reports: &[WorkerReport],
     topology: &Topology,
     transactions: &Ledger,
+    resharding: &[PlanStatus],
     clients: usize,
 ) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("trunkline");
+    let registry = Registry::with_prefix("trunkline");
     let mut families = general(snapshot, reports, clients);
     families.extend(by_database(snapshot, reports));
     families.extend(by_pool(&snapshot.config, reports));
@@ -40,7 +44,12 @@ pub fn text(
     families.push(successions(topology));
     families.extend(promotions(topology));
     families.extend(prepared(snapshot, transactions));
+    families.extend(plans::families(resharding));
     families.extend(snapshot.roles.as_deref().into_iter().flat_map(looked_up));
+    encoded(registry, families)
+}
+
+fn encoded(mut registry: Registry, families: Vec<Family>) -> Result<String, fmt::Error> {
     registry.register_collector(Box::new(Families(families)));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;

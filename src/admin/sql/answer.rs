@@ -41,17 +41,7 @@ pub struct Statement(Arc<Command>);
 
 impl Statement {
     fn columns(&self) -> &'static [Column] {
-        match &*self.0 {
-            Command::Show(what) => show::columns(what),
-            Command::Resolve { .. } => show::transactions::RESOLVED,
-            Command::Switchover { .. } => show::steps::STEPS,
-            Command::Reload
-            | Command::Pause(_)
-            | Command::Resume(_)
-            | Command::Drain(_)
-            | Command::Undrain(_)
-            | Command::Shutdown => &[],
-        }
+        show::columns_of(&self.0)
     }
 }
 
@@ -187,12 +177,12 @@ fn fields(columns: &[Column], format: &Format) -> Vec<FieldInfo> {
 
 fn response(outcome: Outcome, format: &Format) -> PgWireResult<Response> {
     match outcome {
-        Outcome::Rows(table) => rows(table, format).map(Response::Query),
+        Outcome::Rows(table, tag) => rows(table, tag, format).map(Response::Query),
         Outcome::Done(tag) => Ok(Response::Execution(Tag::new(tag))),
     }
 }
 
-fn rows(table: Table, format: &Format) -> PgWireResult<QueryResponse> {
+fn rows(table: Table, tag: &str, format: &Format) -> PgWireResult<QueryResponse> {
     let fields = Arc::new(fields(table.columns, format));
     let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
     let encoded: Vec<PgWireResult<DataRow>> = table
@@ -201,7 +191,7 @@ fn rows(table: Table, format: &Format) -> PgWireResult<QueryResponse> {
         .map(|cells| encode(&mut encoder, cells))
         .collect();
     let mut response = QueryResponse::new(fields, stream::iter(encoded));
-    response.set_command_tag("SHOW");
+    response.set_command_tag(tag);
     Ok(response)
 }
 

@@ -1,9 +1,11 @@
 //! What an administrator says: text to commands. Pure.
 //!
-//! A word has no case unless it is in double quotes; a string is in single quotes or between `$$`; comments are as in SQL.
+//! A word has no case unless it is in double quotes; a string is in single quotes or between `$$`; comments are as in SQL. What follows RESHARD
+//! is the language of `resharding/language.rs`.
 
 use crate::execution::commit::Outcome;
 use crate::execution::commit::id::{Gid, TransactionId};
+use crate::resharding::language;
 
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum Command {
         shard: String,
         node: String,
     },
+    /// About plans that move data.
+    Reshard(language::Statement),
     Shutdown,
 }
 
@@ -40,6 +44,9 @@ pub enum Show {
     Nodes,
     Pools,
     Refusals,
+    /// What has happened to plans that move data; `None`: to all.
+    ReshardEvents(Option<String>),
+    Reshards,
     /// Where a statement would go; `database` may be left out when there is only one.
     Route {
         sql: String,
@@ -84,6 +91,14 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "every reason for which a statement is refused, and what to do",
     ),
     (
+        "SHOW RESHARD EVENTS [plan]",
+        "what has happened to plans that move data, the latest last",
+    ),
+    (
+        "SHOW RESHARDS",
+        "plans that move data, and how far each has come; the same as RESHARD STATUS",
+    ),
+    (
         "SHOW ROUTE 'SQL' [IN database]",
         "where statements would go, or why they are refused; the text may stand between $$ too",
     ),
@@ -126,6 +141,92 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "SWITCHOVER shard TO 'host:port'",
         "make a replica the primary: statements wait meanwhile, nothing is lost, and when it cannot be done nothing is changed",
     ),
+    (
+        "RESHARD PLAN plan AS 'a -> a 50%, b 50%' [FOR distribution] [IN database]",
+        "plan to give keys to other shards, in parts; several with ; in the text, all at once",
+    ),
+    (
+        "RESHARD PLAN plan FROM CONFIG [FOR distribution] [IN database]",
+        "plan the way to the map in the configuration file",
+    ),
+    (
+        "RESHARD PLAN plan MOVE BUCKETS 0-1023, 2048 TO shard [FOR distribution]",
+        "plan to move buckets of hash, or remainders of modulo; changes may be joined by AND",
+    ),
+    (
+        "RESHARD PLAN plan MOVE RANGE [FROM 10] TO 20 TO shard [FOR distribution]",
+        "plan to move a range of keys; its end is exclusive, and may be left out like its beginning",
+    ),
+    (
+        "RESHARD PLAN plan MOVE VALUES 'x', 'y' TO shard [FOR distribution]",
+        "plan to move listed values; MOVE OTHER VALUES moves the default",
+    ),
+    (
+        "RESHARD PLAN plan MOVE REGION region TO a, b [FOR distribution]",
+        "plan to move a region to other shards",
+    ),
+    (
+        "RESHARD PLAN plan MOVE KEY 42 TO shard [FOR distribution]",
+        "plan to place one key by hand; a key of several columns is in parentheses",
+    ),
+    (
+        "RESHARD PLAN plan DRAIN shard [TO other]",
+        "plan to move everything away from a shard",
+    ),
+    (
+        "RESHARD PLAN plan MERGE a, b INTO c",
+        "plan to bring several shards together",
+    ),
+    (
+        "RESHARD PLAN plan REBALANCE [OVER a, b, c]",
+        "plan to give shards even parts of hash",
+    ),
+    (
+        "RESHARD SHOW plan",
+        "both maps, what moves, and what CHECK found",
+    ),
+    ("RESHARD CHECK plan", "find all that stands against a plan"),
+    (
+        "RESHARD START plan [THROTTLE 20 MB LATENCY 5 ms]",
+        "copy the rows and follow their changes; limited to so many bytes a second, and while clients' statements take longer",
+    ),
+    (
+        "RESHARD THROTTLE plan 20 MB LATENCY 5 ms",
+        "change these limits: one of them, both, or NONE",
+    ),
+    (
+        "RESHARD STATUS [plan]",
+        "how far plans are; of one plan each table, stream and problem",
+    ),
+    (
+        "RESHARD PAUSE plan",
+        "copy and compare no more; changes are still followed",
+    ),
+    (
+        "RESHARD RESUME plan",
+        "go on, after PAUSE or when the plan has stopped by itself",
+    ),
+    (
+        "RESHARD VERIFY plan",
+        "compare both sides, row by row, while clients write",
+    ),
+    (
+        "RESHARD CUTOVER plan [MAX PAUSE 200 ms]",
+        "put the new map in force; statements on moving keys wait meanwhile, at most for the pause",
+    ),
+    (
+        "RESHARD ROLLBACK plan [MAX PAUSE 200 ms]",
+        "put the old map in force again, in the same way",
+    ),
+    (
+        "RESHARD FINISH plan",
+        "remove the moved rows from the old shards; there is no way back then",
+    ),
+    (
+        "RESHARD CANCEL plan",
+        "give the plan up before its cutover, and remove all it has made",
+    ),
+    ("RESHARD EVENTS [plan]", "the same as SHOW RESHARD EVENTS"),
     ("SHUTDOWN", "let transactions finish, then end the process"),
 ];
 
@@ -147,18 +248,99 @@ pub enum SyntaxError {
     Unterminated,
     #[error("commands take no parameters: write the value into the command")]
     Parameter,
+    #[error("RESHARD is not understood: {}, where {} was expected", .0.wrong.found, .0.wrong.expected)]
+    Reshard(Box<InReshard>),
+}
+
+/// What is wrong in a RESHARD statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InReshard {
+    pub wrong: language::SyntaxError,
+    /// Characters of the whole text before the statement.
+    before: usize,
+    verb: Option<Box<str>>,
+}
+
+impl SyntaxError {
+    /// The place in the whole text, in characters from 1, where it is known.
+    pub fn position(&self) -> Option<usize> {
+        match self {
+            SyntaxError::Reshard(inside) => Some(inside.before + inside.wrong.at + 1),
+            _ => None,
+        }
+    }
+
+    /// What could be said instead.
+    pub fn hint(&self) -> String {
+        let forms = |wanted: &dyn Fn(&str) -> bool| {
+            let forms = COMMANDS.iter().map(|(form, _)| *form);
+            forms.filter(|form| wanted(form)).collect::<Vec<_>>()
+        };
+        match self {
+            SyntaxError::Reshard(inside) => {
+                let verb = inside.verb.as_deref().unwrap_or_default();
+                let near = forms(&|form| form.split(' ').nth(1) == Some(verb));
+                match near.is_empty() || !near[0].starts_with("RESHARD ") {
+                    true => "SHOW HELP lists every form.".to_owned(),
+                    false => format!("Like this: {}.", near.join("; ")),
+                }
+            }
+            _ => {
+                let mut shown = forms(&|form| !form.starts_with("RESHARD "));
+                shown.push("RESHARD ...");
+                format!("Commands: {}.", shown.join(", "))
+            }
+        }
+    }
 }
 
 /// Every command of a text; none in a text of blanks, comments and semicolons.
 pub fn parse(text: &str) -> Result<Vec<Command>, SyntaxError> {
     let mut commands = Vec::new();
-    let tokens = tokens(text)?;
-    for tokens in tokens.split(|token| *token == Token::Semicolon) {
-        if !tokens.is_empty() {
-            commands.push(command(tokens)?);
+    let mut rest = text;
+    while let Some(first) = next(rest)? {
+        rest = first.rest;
+        if first.token.keyword().as_deref() == Some("RESHARD") {
+            rest = behind_command(first.rest);
+            let statement = &first.from[..first.from.len() - rest.len()];
+            let before = &text[..text.len() - first.from.len()];
+            commands.push(reshard(statement, before.chars().count())?);
+        } else if first.token != Token::Semicolon {
+            let mut tokens = vec![first.token];
+            while let Some(further) = next(rest)?.filter(|one| one.token != Token::Semicolon) {
+                rest = further.rest;
+                tokens.push(further.token);
+            }
+            commands.push(command(&tokens)?);
         }
     }
     Ok(commands)
+}
+
+/// From the semicolon that ends the command on. Where a quote is not closed, the command goes to the end of the text.
+fn behind_command(text: &str) -> &str {
+    let mut rest = text;
+    while let Ok(Some(token)) = next(rest) {
+        if token.token == Token::Semicolon {
+            return token.from;
+        }
+        rest = token.rest;
+    }
+    ""
+}
+
+fn reshard(statement: &str, before: usize) -> Result<Command, SyntaxError> {
+    language::parse(statement)
+        .map(Command::Reshard)
+        .map_err(|wrong| {
+            let verb = next(statement).ok().flatten();
+            let verb = verb.and_then(|reshard| next(reshard.rest).ok().flatten());
+            SyntaxError::Reshard(Box::new(InReshard {
+                wrong,
+                before,
+                verb: verb.and_then(|verb| verb.token.keyword().map(Into::into)),
+            }))
+        })
 }
 
 fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
@@ -166,8 +348,8 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
     match first.keyword().as_deref() {
         Some("SHOW") => show(rest).map(Command::Show),
         Some("RELOAD") => done(rest, Command::Reload),
-        Some("PAUSE") => database(rest).map(Command::Pause),
-        Some("RESUME") => database(rest).map(Command::Resume),
+        Some("PAUSE") => name(rest).map(Command::Pause),
+        Some("RESUME") => name(rest).map(Command::Resume),
         Some("RESOLVE") => resolve(rest),
         Some("DRAIN") => node(rest, "DRAIN").map(Command::Drain),
         Some("UNDRAIN") => node(rest, "UNDRAIN").map(Command::Undrain),
@@ -193,6 +375,8 @@ fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
         Some("NODES") => Show::Nodes,
         Some("POOLS") => Show::Pools,
         Some("REFUSALS") => Show::Refusals,
+        Some("RESHARD") => return events(rest),
+        Some("RESHARDS") => Show::Reshards,
         Some("ROUTE") => return route(rest),
         Some("SERVERS") => Show::Servers,
         Some("SHARDS") => Show::Shards,
@@ -205,6 +389,21 @@ fn show(tokens: &[Token]) -> Result<Show, SyntaxError> {
         _ => return Err(SyntaxError::Unknown(format!("SHOW {}", first.shown()))),
     };
     done(rest, show)
+}
+
+fn events(tokens: &[Token]) -> Result<Show, SyntaxError> {
+    match tokens.split_first() {
+        Some((word, plan)) if word.keyword().as_deref() == Some("EVENTS") => {
+            name(plan).map(Show::ReshardEvents)
+        }
+        Some((other, _)) => Err(SyntaxError::Unexpected {
+            found: other.shown(),
+        }),
+        None => Err(SyntaxError::Missing {
+            after: "SHOW RESHARD",
+            expected: "EVENTS",
+        }),
+    }
 }
 
 fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
@@ -221,7 +420,7 @@ fn route(tokens: &[Token]) -> Result<Show, SyntaxError> {
     let database = match rest.split_first() {
         None => None,
         Some((word, name)) if word.keyword().as_deref() == Some("IN") => {
-            Some(database(name)?.ok_or_else(|| missing("a database's name after IN"))?)
+            Some(self::name(name)?.ok_or_else(|| missing("a database's name after IN"))?)
         }
         Some((other, _)) => {
             return Err(SyntaxError::Unexpected {
@@ -306,8 +505,8 @@ fn switchover(tokens: &[Token]) -> Result<Command, SyntaxError> {
     }
 }
 
-/// A database's name, or nothing.
-fn database(tokens: &[Token]) -> Result<Option<String>, SyntaxError> {
+/// A name, of a database or a plan, or nothing.
+fn name(tokens: &[Token]) -> Result<Option<String>, SyntaxError> {
     let Some((first, rest)) = tokens.split_first() else {
         return Ok(None);
     };
@@ -367,56 +566,56 @@ fn cut(text: &str) -> &str {
         .map_or(text, |(end, _)| &text[..end])
 }
 
-fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let after = &rest[first.len_utf8()..];
-        (rest, tokens) =
-            match first {
-                _ if first.is_whitespace() => (after, tokens),
-                '-' if after.starts_with('-') => (
-                    after.split_once('\n').map_or("", |(_, after)| after),
-                    tokens,
-                ),
-                '/' if after.starts_with('*') => (
-                    after[1..]
-                        .split_once("*/")
-                        .ok_or(SyntaxError::Unterminated)?
-                        .1,
-                    tokens,
-                ),
-                '\'' => quoted(after, '\'')
-                    .map(|(text, rest)| (rest, with(tokens, Token::Text(text))))?,
-                '"' => quoted(after, '"')
-                    .map(|(name, rest)| (rest, with(tokens, Token::Quoted(name))))?,
-                '$' if after.starts_with(|next: char| next.is_ascii_digit()) => {
-                    return Err(SyntaxError::Parameter);
-                }
-                '$' => {
-                    let (tag, body) = after.split_once('$').ok_or(SyntaxError::Unterminated)?;
-                    let (text, rest) = body
-                        .split_once(&format!("${tag}$"))
-                        .ok_or(SyntaxError::Unterminated)?;
-                    (rest, with(tokens, Token::Text(text.to_owned())))
-                }
-                ';' => (after, with(tokens, Token::Semicolon)),
-                _ if is_word(first) => {
-                    let end = rest.find(|other| !is_word(other)).unwrap_or(rest.len());
-                    (
-                        &rest[end..],
-                        with(tokens, Token::Word(rest[..end].to_owned())),
-                    )
-                }
-                other => (after, with(tokens, Token::Other(other))),
-            };
-    }
-    Ok(tokens)
+/// A token in its text.
+struct Placed<'a> {
+    token: Token,
+    /// From its first character on.
+    from: &'a str,
+    /// What is behind it.
+    rest: &'a str,
 }
 
-fn with(mut tokens: Vec<Token>, token: Token) -> Vec<Token> {
-    tokens.push(token);
-    tokens
+/// The first token; `None`: there is none any more.
+fn next(text: &str) -> Result<Option<Placed<'_>>, SyntaxError> {
+    let mut from = text;
+    while let Some(first) = from.chars().next() {
+        let after = &from[first.len_utf8()..];
+        let (token, rest) = match first {
+            _ if first.is_whitespace() => {
+                from = after;
+                continue;
+            }
+            '-' if after.starts_with('-') => {
+                from = after.split_once('\n').map_or("", |(_, after)| after);
+                continue;
+            }
+            '/' if after.starts_with('*') => {
+                let closed = after[1..].split_once("*/");
+                from = closed.ok_or(SyntaxError::Unterminated)?.1;
+                continue;
+            }
+            '\'' => quoted(after, '\'').map(|(text, rest)| (Token::Text(text), rest))?,
+            '"' => quoted(after, '"').map(|(name, rest)| (Token::Quoted(name), rest))?,
+            '$' if after.starts_with(|next: char| next.is_ascii_digit()) => {
+                return Err(SyntaxError::Parameter);
+            }
+            '$' => {
+                let (tag, body) = after.split_once('$').ok_or(SyntaxError::Unterminated)?;
+                let (text, rest) = body
+                    .split_once(&format!("${tag}$"))
+                    .ok_or(SyntaxError::Unterminated)?;
+                (Token::Text(text.to_owned()), rest)
+            }
+            ';' => (Token::Semicolon, after),
+            _ if is_word(first) => {
+                let end = from.find(|other| !is_word(other)).unwrap_or(from.len());
+                (Token::Word(from[..end].to_owned()), &from[end..])
+            }
+            other => (Token::Other(other), after),
+        };
+        return Ok(Some(Placed { token, from, rest }));
+    }
+    Ok(None)
 }
 
 fn is_word(character: char) -> bool {
@@ -613,19 +812,89 @@ mod tests {
     fn every_command_of_the_list_is_understood() {
         for (form, _) in COMMANDS {
             let text = form
-                .replace("[database]", "app")
-                .replace("[IN database]", "IN app")
                 .replace(
                     "id [COMMIT|ROLLBACK]",
                     "0193aabbccdd-00000007-0123456789abcdef COMMIT",
-                );
-            assert!(parse(&text).is_ok(), "{text}");
+                )
+                .replace(['[', ']'], "");
+            assert_eq!(parse(&text).map(|all| all.len()), Ok(1), "{text}");
         }
+    }
+
+    #[test]
+    fn a_plan_is_read_by_its_own_language() {
+        let text = "RELOAD; /* a */ reshard plan Split as 'a -> a 50%, b 50%; b -> c' -- d\n; RESHARD STATUS;";
+        let commands = parse(text).unwrap();
+        assert_eq!(commands.len(), 3);
+        let plan = language::parse("PLAN split AS 'a -> a 50%, b 50%; b -> c'").unwrap();
+        assert_eq!(commands[1], Command::Reshard(plan));
+        let status = Command::Reshard(language::Statement::Status(None));
+        assert_eq!(commands[2], status);
+        assert_eq!(one("RESHARD /* of all; */ STATUS"), status);
+    }
+
+    #[test]
+    fn plans_are_shown_like_everything_else() {
+        assert_eq!(one("show reshards"), Command::Show(Show::Reshards));
+        let events =
+            |plan: Option<&str>| Command::Show(Show::ReshardEvents(plan.map(str::to_owned)));
+        assert_eq!(one("SHOW RESHARD EVENTS"), events(None));
+        assert_eq!(one("SHOW RESHARD events Split;"), events(Some("split")));
+        assert_eq!(
+            wrong("SHOW RESHARD"),
+            "SHOW RESHARD ends too early: EVENTS is missing"
+        );
+        assert_eq!(
+            wrong("SHOW RESHARD PLANS"),
+            "PLANS is not understood at its place"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_plan_has_its_place_and_a_form() {
+        let wrong = |text: &str| {
+            let error = parse(text).unwrap_err();
+            (error.to_string(), error.position(), error.hint())
+        };
+        let (message, position, hint) = wrong("RELOAD; RESHARD CUTOVER p MAX PAUSE 200 m;");
+        assert_eq!(
+            message,
+            "RESHARD is not understood: m, where MS or S was expected"
+        );
+        assert_eq!(
+            position,
+            Some("RELOAD; RESHARD CUTOVER p MAX PAUSE 200 m".len())
+        );
+        assert_eq!(hint, "Like this: RESHARD CUTOVER plan [MAX PAUSE 200 ms].");
+        let (message, position, hint) = wrong("é; RESHARD FROG");
+        assert_eq!(message, "there is no command É");
+        assert_eq!(
+            (position, hint.starts_with("Commands: SHOW CLIENTS")),
+            (None, true)
+        );
+        let (_, position, hint) = wrong("SHOW ROUTE 'é'; RESHARD FROG");
+        assert_eq!(position, Some(25));
+        assert_eq!(hint, "SHOW HELP lists every form.");
+        let (message, position, _) = wrong("RESHARD PLAN p AS 'a -> b; RELOAD");
+        assert_eq!(
+            (&*message, position),
+            (
+                "RESHARD is not understood: a quote that is not closed, where another ' behind it was expected",
+                Some(19)
+            )
+        );
+        let (message, ..) = wrong("RESHARD SHOW $1");
+        assert_eq!(
+            message,
+            "RESHARD is not understood: \"$\", where the name of a plan was expected"
+        );
+        let (_, _, hint) = wrong("RESHARD DISTRIBUTIONS x");
+        assert_eq!(hint, "SHOW HELP lists every form.");
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text: String, tail in "(SHOW|ROUTE|'|\"|\\$|-|/\\*|;| |é){0,12}") {
+        fn no_text_makes_it_panic(text: String, tail in "(SHOW|ROUTE|RESHARD|PLAN|'|\"|\\$|-|/\\*|;| |é){0,12}") {
             let _ = parse(&text);
             let _ = parse(&tail);
         }

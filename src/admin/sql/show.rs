@@ -8,6 +8,7 @@ mod clock;
 mod configuration;
 mod map;
 mod pools;
+pub mod reshard;
 mod route;
 mod stats;
 pub mod steps;
@@ -17,11 +18,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Failure;
-use super::command::{COMMANDS, Show};
+use super::command::{COMMANDS, Command, Show};
 use super::table::{Column, Table, row, text};
 use crate::admin::{Access, Request};
 use crate::config::Config;
 use crate::plan::refusal::Reason;
+use crate::resharding::language::Statement;
 use crate::session::report::WorkerReport;
 use crate::session::shared::Snapshot;
 use crate::topology::{NodeStatus, Role};
@@ -38,8 +40,23 @@ const REFUSALS: &[Column] = &[
     text("hint"),
 ];
 
-/// The columns that this answers with; they depend on nothing else.
-pub fn columns(show: &Show) -> &'static [Column] {
+/// The columns that a command answers with; they depend on nothing else.
+pub fn columns_of(command: &Command) -> &'static [Column] {
+    match command {
+        Command::Show(what) => columns(what),
+        Command::Reshard(statement) => reshard::columns(statement),
+        Command::Resolve { .. } => transactions::RESOLVED,
+        Command::Switchover { .. } => steps::STEPS,
+        Command::Reload
+        | Command::Pause(_)
+        | Command::Resume(_)
+        | Command::Drain(_)
+        | Command::Undrain(_)
+        | Command::Shutdown => &[],
+    }
+}
+
+fn columns(show: &Show) -> &'static [Column] {
     match show {
         Show::Clients => activity::CLIENTS,
         Show::Config => configuration::CONFIG,
@@ -49,6 +66,8 @@ pub fn columns(show: &Show) -> &'static [Column] {
         Show::Nodes => map::NODES,
         Show::Pools => pools::POOLS,
         Show::Refusals => REFUSALS,
+        Show::ReshardEvents(_) => reshard::EVENTS,
+        Show::Reshards => reshard::PLANS,
         Show::Route { .. } => route::ROUTE,
         Show::Servers => activity::SERVERS,
         Show::Shards => map::SHARDS,
@@ -71,6 +90,10 @@ pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
             .iter()
             .for_each(|(command, description)| table.push(row![*command, *description])),
         Show::Refusals => refusals(&mut table),
+        Show::Reshards => table = reshard::answer(&Statement::Status(None), access).await?,
+        Show::ReshardEvents(plan) => {
+            table = reshard::answer(&Statement::Events(plan.clone()), access).await?;
+        }
         Show::Config => configuration::config(&snapshot.config, &mut table),
         Show::Distributions => map::distributions(&snapshot, &mut table),
         Show::Tables => map::tables(&snapshot, &mut table),
@@ -133,7 +156,7 @@ fn primary<'a>(nodes: &'a [NodeStatus], shard: &str) -> Option<&'a NodeStatus> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::{Command, parse};
+    use super::super::command::parse;
     use super::super::table::Kind;
     use super::*;
 
@@ -149,9 +172,15 @@ mod tests {
                     "id [COMMIT|ROLLBACK]",
                     "0193aabbccdd-00000007-0123456789abcdef",
                 );
-            if let [Command::Show(show)] = &parse(&text).unwrap()[..] {
+            // With what may be left out, which changes the answer.
+            let text = match text.starts_with("RESHARD ") {
+                true => text.replace(['[', ']'], ""),
+                false => text.replace(" [plan]", ""),
+            };
+            if let [command @ (Command::Show(_) | Command::Reshard(_))] = &parse(&text).unwrap()[..]
+            {
                 golden.push_str(&format!("{text}\n"));
-                for column in columns(show) {
+                for column in columns_of(command) {
                     let kind = match column.kind {
                         Kind::Text => "text",
                         Kind::Whole => "int8",

@@ -27,6 +27,7 @@ fn distribution(key: KeyType) -> Distribution {
     let buckets = Buckets::even(16, &[HOME, OTHER]).unwrap();
     let strategy = Strategy::Hash(Hash::new(Function::Postgres, buckets));
     Distribution {
+        turning: None,
         name: key.name().into(),
         map: ShardMap::new(vec![key], strategy, Vec::new()).unwrap(),
     }

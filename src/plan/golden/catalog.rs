@@ -533,6 +533,7 @@ fn distributions(shards: u16, shard: impl Fn(u16) -> ShardId) -> Arc<[Distributi
         shard: shard(4),
     };
     let distribution = |name: &str, map| Distribution {
+        turning: None,
         name: name.into(),
         map,
     };

@@ -27,8 +27,10 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 17] = [
+const SHOWN_ELSEWHERE: [Reason; 19] = [
     // Those of the session, which knows the transaction, the message and the connection.
+    Reason::KeyMoving,
+    Reason::TableMoving,
     Reason::NoReplica,
     Reason::OnReplica,
     Reason::MultiShardMessage,

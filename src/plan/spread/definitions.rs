@@ -44,7 +44,7 @@ pub fn place(
         catalog,
         search_path,
     };
-    Some(definitions.place())
+    Some(definitions.stays().and_then(|()| definitions.place()))
 }
 
 /// Whether the statement changes nothing that can be seen in rows or definitions.
@@ -75,6 +75,28 @@ fn ddl(message: impl Into<String>) -> Refusal {
 }
 
 impl<'a> Definitions<'a> {
+    /// Tables whose rows move are the same on both sides until they have moved.
+    fn stays(&self) -> Result<(), Refusal> {
+        if !self.catalog.is_moving() || self.read.what == What::Upkeep {
+            return Ok(());
+        }
+        let created = match &self.read.what {
+            What::Table { name, .. } | What::TableAs(name) => Some(name),
+            _ => None,
+        };
+        for name in self.read.relations.iter().chain(created) {
+            if let Meaning::Sharded { distribution, .. } = self.meaning(name)
+                && self.catalog.distributions[usize::from(distribution.0)]
+                    .turning
+                    .is_some()
+            {
+                let message = format!("rows of \"{}\" are being moved between shards", name.name);
+                return Err(Refusal::new(Reason::TableMoving, message));
+            }
+        }
+        Ok(())
+    }
+
     fn place(&self) -> Result<Place, Refusal> {
         // Before that, no name can be told from another.
         if self.catalog.schema == SchemaState::Unread {

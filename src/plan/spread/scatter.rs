@@ -374,6 +374,7 @@ mod tests {
             text: text.as_bytes(),
             literals,
             parameters,
+            passage: crate::plan::Passage::Through,
         };
         let whole = statement.range.clone();
         let asked = edit::apply(&scatter.edits, whole, text.as_bytes(), literals);

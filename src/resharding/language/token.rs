@@ -44,6 +44,19 @@ pub(super) fn tokens(text: &str, begin: usize) -> Result<Vec<Placed>, SyntaxErro
                 place += run(rest, |one| one != '\n');
                 continue;
             }
+            '/' if rest.get(1) == Some(&'*') => match comment(rest) {
+                Some(length) => {
+                    place += length;
+                    continue;
+                }
+                None => {
+                    return Err(SyntaxError {
+                        at: begin + place,
+                        found: "a comment that is not closed".to_owned(),
+                        expected: "*/ behind it".to_owned(),
+                    });
+                }
+            },
             '\'' | '"' => match quoted(rest, first) {
                 Some((inside, length)) if first == '"' => (Token::Quoted(inside), length),
                 Some((inside, length)) => (Token::Text(inside), length),
@@ -79,6 +92,13 @@ pub(super) fn tokens(text: &str, begin: usize) -> Result<Vec<Placed>, SyntaxErro
 
 fn run(characters: &[char], inside: impl Fn(char) -> bool) -> usize {
     characters.iter().take_while(|one| inside(**one)).count()
+}
+
+/// The length of a comment, up to the first end: they are not nested.
+fn comment(characters: &[char]) -> Option<usize> {
+    let inside = characters.get(2..)?;
+    let end = inside.windows(2).position(|pair| pair == ['*', '/'])?;
+    Some(end + 4)
 }
 
 fn begins_with(characters: &[char], symbol: &str) -> bool {

@@ -28,8 +28,8 @@ impl Failover {
 
     /// Ends when the lease is lost.
     async fn stay_registered(&self, store: &Store) -> Result<(), StoreError> {
-        let name = format!("alive/{}", self.name);
-        let Claim::Held(lease) = store.lease(&name, &self.name, store.lease_ttl()).await? else {
+        let name = format!("alive/{}", self.name());
+        let Claim::Held(lease) = store.lease(&name, self.name(), store.lease_ttl()).await? else {
             // Our own, which has not ended yet.
             return Ok(());
         };
@@ -59,7 +59,7 @@ impl Failover {
         sights: &Sights,
         before: Option<Version>,
     ) -> Result<Version, StoreError> {
-        let key = format!("proxies/{}", self.name);
+        let key = format!("proxies/{}", self.name());
         let expected = match before {
             Some(version) => Expected::Version(version),
             None => store.get(&key).await?.map(|known| known.version).into(),
@@ -94,7 +94,7 @@ impl Failover {
         let mut others = Vec::new();
         for (key, told) in store.list("proxies/").await? {
             let name = key.trim_start_matches("proxies/");
-            if name == self.name {
+            if name == self.name() {
                 continue;
             }
             match store.holder(&format!("alive/{name}")).await? {

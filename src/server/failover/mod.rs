@@ -18,34 +18,25 @@ mod settle;
 mod switchover;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::mpsc;
 
+use super::control_store::ControlStore;
 use crate::admin::{LentTo, Request};
-use crate::config::{self, Config, StorePlace, StoreUse};
+use crate::config;
 use crate::sharding::ShardId;
 use crate::store::{Claim, Lease, Store, StoreError};
 use crate::topology::Topology;
 use crate::topology::promotion::Gate;
 use crate::topology::view::NodePlace;
 
-/// Between two attempts to open a store that cannot be.
-const OPEN_AGAIN: Duration = Duration::from_secs(2);
-
 /// See the module's text.
 pub struct Failover {
     topology: Arc<Topology>,
     /// The way to the control plane, which knows the workers.
     requests: mpsc::UnboundedSender<Request>,
-    configured: config::Store,
-    store_use: StoreUse,
-    store: OnceCell<Store>,
-    opened: Notify,
-    /// This process, in the store.
-    name: String,
+    control_store: Arc<ControlStore>,
     /// The shards that a task of this process works on.
     driven: Mutex<HashSet<String>>,
 }
@@ -64,70 +55,44 @@ impl Drop for Driven<'_> {
 
 impl Failover {
     pub fn new(
-        config: &Config,
+        control_store: Arc<ControlStore>,
         topology: Arc<Topology>,
         requests: mpsc::UnboundedSender<Request>,
     ) -> Arc<Failover> {
-        let id = config
-            .proxy_id
-            .map(|id| format!("{id}-"))
-            .unwrap_or_default();
-        let name = format!("{id}{}-{:08x}", std::process::id(), rand::random::<u32>());
         Arc::new(Failover {
             topology,
             requests,
-            configured: config.store.clone(),
-            store_use: config.store_use,
-            store: OnceCell::new(),
-            opened: Notify::new(),
-            name,
+            control_store,
             driven: Mutex::default(),
         })
     }
 
     /// Watches what other proxies do, ends what they have left, and promotes where that is configured. Never ends by itself.
     pub async fn run(self: Arc<Self>) {
-        if self.store_use == StoreUse::Own && !self.has_been_used() {
-            self.opened.notified().await;
-        }
-        let store = loop {
-            match self.store().await {
-                Ok(store) => break store,
-                Err(error) => tracing::error!(%error, "the control store cannot be opened"),
-            }
-            tokio::time::sleep(OPEN_AGAIN).await;
-        };
+        let store = self.control_store.used().await;
         let shared = async {
-            if self.store_use == StoreUse::Shared {
+            if self.control_store.is_shared() {
                 tokio::join!(self.register(&store), self.promote(&store));
             }
         };
         tokio::join!(self.follow(&store), shared);
     }
 
-    /// A store that nobody has made yet holds nothing.
-    fn has_been_used(&self) -> bool {
-        match &self.configured.place {
-            StorePlace::File(path) => Path::new(path).exists(),
-            StorePlace::Etcd(_) => true,
-        }
-    }
-
     /// The control store, opened when it is needed first.
     async fn store(&self) -> Result<Store, StoreError> {
-        let opened = self
-            .store
-            .get_or_try_init(|| Store::open(&self.configured))
-            .await?;
-        self.opened.notify_one();
-        Ok(opened.clone())
+        self.control_store.open().await
+    }
+
+    /// This process, in the store.
+    fn name(&self) -> &str {
+        self.control_store.name()
     }
 
     /// The lease of a shard's primary, or who has it.
     async fn claim(&self, store: &Store, shard: &str) -> Result<Result<Lease, String>, StoreError> {
         let name = format!("primary/{shard}");
         Ok(
-            match store.lease(&name, &self.name, store.lease_ttl()).await? {
+            match store.lease(&name, self.name(), store.lease_ttl()).await? {
                 Claim::Held(lease) => Ok(lease),
                 Claim::Taken(holder) => Err(holder.name),
             },

@@ -180,7 +180,7 @@ impl Failover {
             old: place(old),
             new: place(new),
             stage: Stage::Fencing,
-            by: self.name.clone(),
+            by: self.name().to_owned(),
         };
         let version = found.map(|found| found.version);
         let version = note(store, lease, &key, version.into(), &record).await?;

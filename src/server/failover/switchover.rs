@@ -102,13 +102,13 @@ impl Failover {
         let place =
             |node| Place::of(&config, id, node).expect("both were found in this configuration");
         let record = Switchover {
-            id: format!("{}-{:016x}", self.name, rand::random::<u64>()),
+            id: format!("{}-{:016x}", self.name(), rand::random::<u64>()),
             shard: shard.to_owned(),
             old: place(old),
             new: place(new),
             phase: Phase::Gated,
             configured: primary.configured,
-            by: self.name.clone(),
+            by: self.name().to_owned(),
         };
         Ok(Drive {
             failover: self,

@@ -31,7 +31,7 @@ use crate::execution::columns;
 use crate::plan::bind::each_key;
 use crate::plan::refusal::Refusal;
 use crate::plan::{
-    Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values,
+    Effect, Parameters, Passage, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values,
 };
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
@@ -103,6 +103,8 @@ impl<'a> Call<'a> {
             text: self.text,
             literals: self.literals,
             parameters: self.parameters,
+            // What may be held back was, before several shards were thought of.
+            passage: Passage::Through,
         }
     }
 
@@ -294,7 +296,7 @@ impl Session {
     /// Ends a unit of work that has only read, outside a transaction block, before its Sync.
     async fn end_implicit_unit(&mut self) -> Result<(), Fault> {
         self.rest().await?;
-        self.detach(std::time::Instant::now());
+        self.detach_within_unit();
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! Rows that move between real servers.
 
 mod check;
+mod drive;
 mod flow;
 mod ledger;
+mod load;
+mod operator;
+mod stage;
 mod verify;

@@ -21,6 +21,16 @@ pub fn moment(now: SystemTime, ago: Duration) -> String {
     format!("{} UTC", shown.trim_matches('\''))
 }
 
+/// Like `2026-01-31 23:59:59.123 UTC`, from milliseconds since 1970. Such texts have the order of their moments.
+pub fn instant(milliseconds: u64) -> String {
+    let whole = moment(
+        UNIX_EPOCH + Duration::from_secs(milliseconds / 1000),
+        Duration::ZERO,
+    );
+    let seconds = whole.trim_end_matches(" UTC");
+    format!("{seconds}.{:03} UTC", milliseconds % 1000)
+}
+
 /// Whole seconds and the microseconds beyond them.
 pub fn seconds_and_rest(span: Duration) -> (u64, u64) {
     (span.as_secs(), span.subsec_micros().into())
@@ -55,6 +65,13 @@ mod tests {
             moment(now, Duration::from_secs(20)),
             "2023-11-14 22:13:00 UTC"
         );
+    }
+
+    #[test]
+    fn instants_have_milliseconds() {
+        assert_eq!(instant(1_700_000_000_007), "2023-11-14 22:13:20.007 UTC");
+        assert_eq!(instant(1_700_000_000_000), "2023-11-14 22:13:20.000 UTC");
+        assert_eq!(instant(0), "1970-01-01 00:00:00.000 UTC");
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! Copying makes way for clients: while their requests take longer than is wanted, it slows down.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::resharding::job::Throttle;
+
+/// Between two changes of the rate: as often as there is something new to be seen.
+const PACE: Duration = Duration::from_secs(1);
+/// Bytes in a second at first, and never less than the slowest, so that a plan comes to its end.
+const FIRST: u64 = 16 << 20;
+const SLOWEST: u64 = 256 << 10;
+/// As good as no limit.
+const FASTEST: u64 = 4 << 30;
+
+/// Finds the rate at which clients are not held up: more by a fourth each second, half as much when they are.
+#[derive(Debug)]
+pub struct Brake {
+    /// The 99th percentile of the last second, in microseconds.
+    latency: watch::Receiver<Option<u64>>,
+    rate: u64,
+    looked: Option<Instant>,
+}
+
+impl Brake {
+    pub fn new(latency: watch::Receiver<Option<u64>>) -> Brake {
+        Brake {
+            latency,
+            rate: FIRST,
+            looked: None,
+        }
+    }
+
+    /// Bytes in a second from each source; `None`: no limit.
+    pub fn rate(&mut self, throttle: Throttle, now: Instant) -> Option<u64> {
+        let Some(limit) = throttle.latency_ms else {
+            self.rate = FIRST;
+            return throttle.rate;
+        };
+        if self.looked.is_none_or(|looked| now - looked >= PACE) {
+            self.looked = Some(now);
+            let latency = *self.latency.borrow();
+            // Nobody asks for anything: nobody is held up.
+            let slow = latency.is_some_and(|latency| latency > limit.saturating_mul(1000));
+            self.rate = match slow {
+                true => (self.rate / 2).max(SLOWEST),
+                false => (self.rate + self.rate / 4).min(FASTEST),
+            };
+        }
+        Some(throttle.rate.map_or(self.rate, |rate| rate.min(self.rate)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_makes_way_and_comes_back() {
+        let (clients, latency) = watch::channel(None);
+        let mut brake = Brake::new(latency);
+        let mut now = Instant::now();
+        let free = Throttle::default();
+        assert_eq!(brake.rate(free, now), None);
+        let careful = Throttle {
+            rate: Some(FIRST * 2),
+            latency_ms: Some(5),
+        };
+        let mut rate = |clients_take: Option<u64>| {
+            clients.send_replace(clients_take);
+            now += PACE;
+            brake.rate(careful, now).unwrap()
+        };
+        assert_eq!(rate(Some(4_999)), FIRST + FIRST / 4);
+        for _ in 0..20 {
+            rate(Some(1_000));
+        }
+        assert_eq!(rate(None), FIRST * 2, "never above what is allowed");
+        let before = rate(Some(1_000));
+        for _ in 0..40 {
+            rate(Some(5_001));
+        }
+        let slow = rate(Some(5_001));
+        assert!(slow < before);
+        assert_eq!(slow, SLOWEST, "it never stands still");
+        assert!(rate(Some(100)) > slow);
+    }
+}

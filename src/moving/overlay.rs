@@ -1,0 +1,124 @@
+//! What the records of plans mean for the maps that this proxy serves by. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::records::{Databases, Known};
+use crate::catalog::Distribution;
+use crate::resharding::job::{Job, MapEpoch, Phase, Term};
+use crate::resharding::record::{StoredError, StoredMap};
+
+/// Of one database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    pub epoch: MapEpoch,
+    /// Instead of the configuration's.
+    maps: BTreeMap<Box<str>, StoredMap>,
+    /// Of plans that move keys: by distribution, the map that is not in force.
+    turning: BTreeMap<Box<str>, StoredMap>,
+    /// The numbers of these plans.
+    pub plans: BTreeSet<u64>,
+    /// Gates that are closed, by plan.
+    pub closed: BTreeMap<Box<str>, Closed>,
+}
+
+/// A gate that is to be kept closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub number: u64,
+    pub term: Term,
+}
+
+/// By the database's name.
+pub type Overlays = BTreeMap<Box<str>, Overlay>;
+
+pub fn overlays(databases: &Databases) -> Overlays {
+    let each = databases.iter();
+    each.map(|(name, known)| (name.clone(), Overlay::of(known)))
+        .collect()
+}
+
+impl Overlay {
+    fn of(known: &Known) -> Overlay {
+        let mut overlay = Overlay {
+            epoch: MapEpoch(known.map.epoch),
+            maps: known.map.distributions.clone(),
+            ..Overlay::default()
+        };
+        for job in known.plans.values().filter(|job| moves_keys(job)) {
+            overlay.plans.insert(job.plan.number);
+            for change in &job.plan.maps {
+                let in_force = overlay.maps.get(&change.distribution);
+                let other = match in_force {
+                    Some(map) if *map == change.after => &change.before,
+                    _ => &change.after,
+                };
+                let other = other.clone();
+                overlay.turning.insert(change.distribution.clone(), other);
+            }
+        }
+        for (name, gate) in &known.gates {
+            // With an older map than it was opened with, it is still closed.
+            if gate.closed || gate.epoch > overlay.epoch {
+                let closed = Closed {
+                    number: gate.number,
+                    term: gate.term,
+                };
+                overlay.closed.insert(name.clone(), closed);
+            }
+        }
+        overlay
+    }
+
+    /// Whether another one leads to other maps.
+    pub fn has_other_maps(&self, other: &Overlay) -> bool {
+        self.maps != other.maps || self.turning != other.turning || self.plans != other.plans
+    }
+
+    /// The distributions that are served, made of the configured ones. `shards`: names by number.
+    pub fn distributions(
+        &self,
+        configured: &[Distribution],
+        shards: &[Box<str>],
+    ) -> Result<Arc<[Distribution]>, StoredError> {
+        let served = configured.iter().map(|one| {
+            let map = match self.maps.get(&one.name) {
+                Some(stored) => stored.map(shards)?,
+                None => one.map.clone(),
+            };
+            let turning = self.turning.get(&one.name);
+            let turning = turning.map(|stored| stored.map(shards)).transpose()?;
+            Ok(Distribution {
+                name: one.name.clone(),
+                map,
+                turning: turning.map(Arc::new),
+            })
+        });
+        served.collect()
+    }
+
+    /// Distributions whose map in the configuration is not the one in force.
+    pub fn away_from(&self, configured: &[Distribution], shards: &[Box<str>]) -> Vec<Box<str>> {
+        let other = |one: &&Distribution| {
+            let stored = self.maps.get(&one.name);
+            stored.is_some_and(|stored| *stored != StoredMap::of(&one.map, shards))
+        };
+        let away = configured.iter().filter(other);
+        away.map(|one| one.name.clone()).collect()
+    }
+}
+
+/// From its start to its end.
+fn moves_keys(job: &Job) -> bool {
+    match job.phase {
+        Phase::Copying
+        | Phase::Following
+        | Phase::Verified
+        | Phase::Turning(_)
+        | Phase::CutOver
+        | Phase::RolledBack => true,
+        Phase::Planned | Phase::Checked | Phase::Ending(_) | Phase::Finished | Phase::Cancelled => {
+            false
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! What takes long is a task, begun when it is asked for first, and dropped when it is not asked for any more. Every one of them can be dropped anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::brake::Brake;
+use super::check::check;
+use super::claim::FlowError;
+use super::copy::{CopyWay, copy};
+use super::follow::{Follow, Followed, follow};
+use super::ledger::OnShard;
+use super::objects;
+use super::pace::Pace;
+use super::progress::Tally;
+use super::schema::{self, Rest};
+use super::scope::Scope;
+use super::seam::Seam;
+use super::shards::{ShardError, Shards};
+use super::verify::{self, Run, Verify, VerifyError};
+use crate::resharding::job::{
+    CheckFact, MovingKeys, Objects, Route, ShardName, Side, Term, Throttle,
+};
+use crate::store::Token;
+
+/// After a task has failed it is not begun again for so long.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Chunks of one way that are copied at a time.
+const COPIERS: usize = 2;
+
+/// What is to be done, and when it is another task than before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    Check {
+        round: u32,
+    },
+    Open {
+        shard: ShardName,
+        term: Term,
+    },
+    MakeSlot {
+        shard: ShardName,
+        name: Box<str>,
+    },
+    Copy {
+        route: Route,
+    },
+    BuildIndexes {
+        shard: ShardName,
+    },
+    Follow {
+        source: ShardName,
+        slot: Box<str>,
+        publication: Box<str>,
+        targets: BTreeSet<ShardName>,
+    },
+    Verify {
+        stream: Route,
+        owner: Side,
+        round: u32,
+    },
+    DropSlot {
+        shard: ShardName,
+        name: Box<str>,
+    },
+    RemoveRows {
+        shard: ShardName,
+        keys: MovingKeys,
+    },
+}
+
+/// Why a task ended before its work was done.
+enum Failed {
+    /// It is begun again.
+    Again(String),
+    /// People must look at it.
+    Trouble(Box<str>),
+}
+
+/// What tasks have to say.
+#[derive(Debug, Default)]
+struct Heard {
+    check: Option<CheckFact>,
+    troubles: Vec<Box<str>>,
+}
+
+/// The tasks of one driver.
+pub struct Tasks {
+    shards: Shards,
+    scope: Arc<Scope>,
+    tally: Arc<Tally>,
+    token: Token,
+    news: Arc<Notify>,
+    brake: Brake,
+    running: BTreeMap<Work, JoinHandle<()>>,
+    /// When what has failed may be begun again.
+    resting: BTreeMap<Work, Instant>,
+    heard: Arc<Mutex<Heard>>,
+    seams: BTreeMap<Route, Arc<Seam>>,
+    paces: BTreeMap<ShardName, Arc<Pace>>,
+    followed: BTreeMap<ShardName, watch::Receiver<Followed>>,
+}
+
+impl Tasks {
+    pub fn new(
+        shards: Shards,
+        scope: Arc<Scope>,
+        tally: Arc<Tally>,
+        token: Token,
+        news: Arc<Notify>,
+        brake: Brake,
+    ) -> Tasks {
+        Tasks {
+            shards,
+            scope,
+            tally,
+            token,
+            news,
+            brake,
+            running: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            heard: Arc::default(),
+            seams: BTreeMap::new(),
+            paces: BTreeMap::new(),
+            followed: BTreeMap::new(),
+        }
+    }
+
+    /// Begins what is wanted and does not run, and drops what runs and is not wanted.
+    pub fn want(&mut self, wanted: &BTreeSet<Work>, throttle: Throttle) {
+        let rate = self.brake.rate(throttle, Instant::now());
+        for pace in self.paces.values() {
+            pace.set_rate(rate);
+        }
+        self.running.retain(|work, task| {
+            let kept = wanted.contains(work) && !task.is_finished();
+            if !kept {
+                task.abort();
+            }
+            kept
+        });
+        let now = Instant::now();
+        self.resting
+            .retain(|work, until| wanted.contains(work) && *until > now);
+        for work in wanted {
+            if !self.running.contains_key(work) && !self.resting.contains_key(work) {
+                // Its next beginning, when it ends before it is seen done.
+                self.resting.insert(work.clone(), now + AGAIN);
+                let task = self.begin(work.clone(), throttle);
+                self.running.insert(work.clone(), task);
+            }
+        }
+    }
+
+    pub fn stop_all(&mut self) {
+        self.want(&BTreeSet::new(), Throttle::default());
+    }
+
+    /// What the last check has found.
+    pub fn check(&self) -> Option<CheckFact> {
+        self.heard().check.clone()
+    }
+
+    /// What stops the plan; told once.
+    pub fn take_troubles(&self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.heard().troubles)
+    }
+
+    /// Whether a stream is near its end.
+    pub fn is_caught_up(&self, stream: &Route) -> bool {
+        self.followed.get(&stream.from).is_some_and(|followed| {
+            let reached = followed.borrow();
+            let target = reached.targets.get(&stream.to);
+            target.is_some_and(|target| target.caught_up)
+        })
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard
+            .lock()
+            .expect("nothing panics while it holds the lock")
+    }
+
+    fn seam(&mut self, route: Route) -> Arc<Seam> {
+        Arc::clone(self.seams.entry(route).or_default())
+    }
+
+    fn pace(&mut self, source: &ShardName, throttle: Throttle) -> Arc<Pace> {
+        let pace = self.paces.entry(source.clone());
+        Arc::clone(pace.or_insert_with(|| Arc::new(Pace::new(throttle.rate))))
+    }
+
+    fn begin(&mut self, work: Work, throttle: Throttle) -> JoinHandle<()> {
+        let (shards, scope, tally) = (
+            self.shards.clone(),
+            Arc::clone(&self.scope),
+            Arc::clone(&self.tally),
+        );
+        let (heard, news) = (Arc::clone(&self.heard), Arc::clone(&self.news));
+        let name = format!("{work:?}");
+        let token = self.token;
+        let doing: std::pin::Pin<Box<dyn Future<Output = Result<(), Failed>> + Send>> = match work {
+            Work::Check { round } => {
+                let heard = Arc::clone(&heard);
+                Box::pin(async move {
+                    let problems = check(&shards, &scope).await?;
+                    let problems = problems.iter().map(|problem| problem.to_string().into());
+                    let fact = CheckFact {
+                        round,
+                        problems: problems.collect(),
+                    };
+                    lock(&heard).check = Some(fact);
+                    Ok(())
+                })
+            }
+            Work::Open { shard, term } => Box::pin(async move {
+                schema::make_missing_on(&shards, &scope, &shard).await?;
+                let client = shards.open(&shard).await?;
+                let ledger = OnShard {
+                    client: &client,
+                    scope: &scope,
+                    shard: &shard,
+                };
+                Ok(ledger.open(term).await?)
+            }),
+            Work::MakeSlot { shard, name } => Box::pin(async move {
+                let client = shards.open(&shard).await?;
+                let ledger = OnShard {
+                    client: &client,
+                    scope: &scope,
+                    shard: &shard,
+                };
+                let mut replication = shards.open_replication(&shard).await?;
+                Ok(ledger.make_slot(&mut replication, &name).await?)
+            }),
+            Work::DropSlot { shard, name } => Box::pin(async move {
+                let client = shards.open(&shard).await?;
+                Ok(objects::drop_slot(&client, &name).await?)
+            }),
+            Work::Copy { route } => {
+                let way = CopyWay {
+                    scope,
+                    token,
+                    workers: COPIERS,
+                    seam: self.seam(route.clone()),
+                    pace: self.pace(&route.from, throttle),
+                    route,
+                };
+                Box::pin(async move { Ok(copy(way, shards, tally).await?) })
+            }
+            Work::BuildIndexes { shard } => Box::pin(async move {
+                match schema::build_rest_on(&shards, &scope, &shard).await? {
+                    Rest::Built => {}
+                    Rest::Later(why) => return Err(Failed::Again(why.into())),
+                }
+                let client = shards.open(&shard).await?;
+                let ledger = OnShard {
+                    client: &client,
+                    scope: &scope,
+                    shard: &shard,
+                };
+                Ok(ledger.set_indexed().await?)
+            }),
+            Work::Follow {
+                source,
+                slot,
+                publication,
+                targets,
+            } => {
+                let (seen, followed) = watch::channel(Followed::default());
+                self.followed.insert(source.clone(), followed);
+                let targets = targets.into_iter().map(|to| {
+                    let route = Route {
+                        from: source.clone(),
+                        to: to.clone(),
+                    };
+                    (to, self.seam(route))
+                });
+                let task = Follow {
+                    targets: targets.collect(),
+                    scope,
+                    source,
+                    slot,
+                    publication,
+                    token,
+                };
+                Box::pin(async move { Ok(follow(task, shards, tally, seen).await?) })
+            }
+            Work::Verify {
+                stream,
+                owner,
+                round,
+            } => Box::pin(async move {
+                let verifying = stream.to_string();
+                let (_going, run) = watch::channel(Run::Going);
+                let task = Verify {
+                    shards,
+                    scope,
+                    stream,
+                    owner,
+                    round,
+                    token: token.0.cast_signed(),
+                    tally,
+                    run,
+                    limits: verify::Limits::default(),
+                };
+                let compared = verify::verify(task).await?;
+                for sample in compared.samples {
+                    tracing::warn!(work = verifying, %sample, "a row differs");
+                }
+                Ok(())
+            }),
+            Work::RemoveRows { shard, keys } => Box::pin(async move {
+                let client = shards.open(&shard).await?;
+                let ledger = OnShard {
+                    client: &client,
+                    scope: &scope,
+                    shard: &shard,
+                };
+                Ok(ledger.remove(keys, throttle, &tally).await?)
+            }),
+        };
+        tokio::spawn(async move {
+            match doing.await {
+                Ok(()) => {}
+                Err(Failed::Again(why)) => {
+                    tracing::warn!(work = name, why, "is tried again");
+                }
+                Err(Failed::Trouble(why)) => lock(&heard).troubles.push(why),
+            }
+            news.notify_one();
+        })
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in self.running.values() {
+            task.abort();
+        }
+    }
+}
+
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard
+        .lock()
+        .expect("nothing panics while it holds the lock")
+}
+
+impl From<ShardError> for Failed {
+    fn from(error: ShardError) -> Failed {
+        Failed::Again(error.to_string())
+    }
+}
+
+impl From<FlowError> for Failed {
+    fn from(error: FlowError) -> Failed {
+        match error {
+            FlowError::Trouble(why) => Failed::Trouble(why),
+            other => Failed::Again(other.to_string()),
+        }
+    }
+}
+
+impl From<VerifyError> for Failed {
+    fn from(error: VerifyError) -> Failed {
+        match error {
+            VerifyError::Shard { .. }
+            | VerifyError::LeaseLost
+            | VerifyError::Lagging { .. }
+            | VerifyError::Undecided { .. } => Failed::Again(error.to_string()),
+            other => Failed::Trouble(other.to_string().into()),
+        }
+    }
+}
+
+impl From<schema::SchemaError> for Failed {
+    fn from(error: schema::SchemaError) -> Failed {
+        match error {
+            schema::SchemaError::Shard(error) => error.into(),
+            other => Failed::Trouble(other.to_string().into()),
+        }
+    }
+}
+
+/// What is made on a shard for following it.
+pub fn follow_work(source: &ShardName, objects: &Objects, targets: BTreeSet<ShardName>) -> Work {
+    Work::Follow {
+        source: source.clone(),
+        slot: objects.slot.clone(),
+        publication: objects.publication.clone(),
+        targets,
+    }
+}

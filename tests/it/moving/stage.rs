@@ -1,0 +1,323 @@
+//! Shards, an etcd, and proxies in front: processes of their own, so that they can be stopped and killed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use trunkline::cli::local::{Cluster, Server};
+use trunkline::resharding::job::Phase;
+
+use crate::servers::{own_cluster, wait_until};
+use crate::store::etcd_server::EtcdServer;
+
+/// How long a plan may take for one of its phases.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is configured besides: of shards `s1`, `s2`, ...
+pub struct Setting<'a> {
+    pub shards: u16,
+    pub proxies: usize,
+    /// `[[distributions]]` and `[[tables]]`.
+    pub distributions: &'a str,
+    /// Run on the first so many shards.
+    pub schema: &'a str,
+    pub populated: usize,
+}
+
+/// See the module's text.
+pub struct Stage {
+    pub cluster: Cluster,
+    pub proxies: Vec<Program>,
+    pub etcd: EtcdServer,
+    folder: TempDir,
+    distributions: String,
+}
+
+impl Stage {
+    pub fn start(setting: &Setting<'_>) -> Stage {
+        let cluster = own_cluster(setting.shards, 0);
+        for shard in &cluster.shards()[..setting.populated] {
+            shard
+                .primary
+                .run_sql("app", &format!("SET ROLE app; {}", setting.schema))
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        let mut stage = Stage {
+            cluster,
+            proxies: Vec::new(),
+            etcd: EtcdServer::start(),
+            folder: TempDir::new().unwrap(),
+            distributions: setting.distributions.to_owned(),
+        };
+        for _ in 0..setting.proxies {
+            let program = stage.launch(free_port());
+            stage.proxies.push(program);
+        }
+        stage
+    }
+
+    fn launch(&self, port: u16) -> Program {
+        let text = self.configuration(port);
+        Program::start(&self.folder, port, &text)
+    }
+
+    fn configuration(&self, port: u16) -> String {
+        let mut text = format!(
+            "workers = 1\n[listen]\naddresses = [\"127.0.0.1:{port}\"]\nhttp = \"off\"\n[server_tls]\nmode = \"disable\"\n\
+             [store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"3s\"\ntimeout = \"2s\"\n\
+             [pool]\nsize = 20\n[failover]\nwait = \"30s\"\n\
+             [[users]]\nname = \"boss\"\nauth = \"trust\"\nadmin = true\nserver_user = \"postgres\"\n\
+             [[users]]\nname = \"app\"\nauth = \"trust\"\n[[databases]]\nname = \"app\"\ndefault_shard = \"s1\"\n",
+            self.etcd.endpoint()
+        );
+        for (place, shard) in self.cluster.shards().iter().enumerate() {
+            let _ = write!(
+                text,
+                "[[shards]]\nname = \"s{}\"\nnodes = [{{ host = \"127.0.0.1\", port = {} }}]\n",
+                place + 1,
+                shard.primary.port()
+            );
+        }
+        text + &self.distributions
+    }
+
+    /// Kills a proxy and starts it again on the same port.
+    pub fn restart_proxy(&mut self, place: usize) {
+        let port = self.proxies[place].port;
+        self.proxies[place].kill();
+        self.proxies[place] = self.launch(port);
+    }
+
+    /// Kills a proxy as soon as it has written that the plan is at a step. Told whether that was so, when the plan is over or the proxy is dead.
+    pub async fn kill_at(
+        &self,
+        proxy: usize,
+        plan: &str,
+        step: &str,
+    ) -> tokio::task::JoinHandle<bool> {
+        let config = trunkline::config::parse(&self.configuration(6432), "stage.toml", &|_| None);
+        let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let store = trunkline::store::Store::open(&config.store).await.unwrap();
+        let process = Pid::from_raw(self.proxies[proxy].process().cast_signed());
+        let (plan, step) = (plan.to_owned(), step.to_owned());
+        let mut watch = store.watch("reshard/").await.unwrap();
+        tokio::spawn(async move {
+            loop {
+                let listing = watch.changed().await;
+                let databases = trunkline::moving::records::read(&listing).unwrap();
+                let Some(job) = databases["app"].plans.get(&*plan) else {
+                    continue;
+                };
+                let at = match &job.phase {
+                    Phase::Turning(turn) => turn.stage.name(),
+                    phase => phase.name(),
+                };
+                if at == step {
+                    kill(process, Signal::SIGKILL).unwrap();
+                    return true;
+                }
+                if job.is_over() {
+                    return false;
+                }
+            }
+        })
+    }
+
+    pub fn shard(&self, place: usize) -> &Server {
+        &self.cluster.shards()[place].primary
+    }
+
+    /// A statement in the admin database of a proxy.
+    pub async fn admin(&self, proxy: usize, text: &str) -> Result<Vec<Vec<String>>, String> {
+        let client = self.proxies[proxy].client("boss", "trunkline").await?;
+        let messages = client.simple_query(text).await;
+        let messages = messages.map_err(|error| match error.as_db_error() {
+            Some(said) => format!("{} ({})", said.message(), said.code().code()),
+            None => error.to_string(),
+        })?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(
+                    (0..row.len())
+                        .map(|column| row.get(column).unwrap_or_default().to_owned())
+                        .collect(),
+                ),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The same, which must be done.
+    pub async fn order(&self, text: &str) -> Vec<Vec<String>> {
+        let done = self.admin(0, text).await;
+        done.unwrap_or_else(|error| panic!("{text}: {error}\n{}", self.logs()))
+    }
+
+    /// The columns of a plan's line in SHOW RESHARDS.
+    pub async fn status(&self, plan: &str) -> BTreeMap<String, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for proxy in 0..self.proxies.len() {
+                let Ok(client) = self.proxies[proxy].client("boss", "trunkline").await else {
+                    continue;
+                };
+                let asked = client.simple_query("SHOW RESHARDS");
+                let Ok(Ok(messages)) = tokio::time::timeout(Duration::from_secs(5), asked).await
+                else {
+                    continue;
+                };
+                for message in &messages {
+                    if let SimpleQueryMessage::Row(row) = message
+                        && row.get("plan") == Some(plan)
+                    {
+                        let columns = row.columns().iter().enumerate();
+                        return columns
+                            .map(|(place, column)| {
+                                let value = row.get(place).unwrap_or_default();
+                                (column.name().to_owned(), value.to_owned())
+                            })
+                            .collect();
+                    }
+                }
+            }
+            assert!(Instant::now() < deadline, "no proxy knows the plan {plan}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the plan is in this phase.
+    pub async fn reaches(&self, plan: &str, phase: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(plan).await;
+            if status["phase"] == phase {
+                return;
+            }
+            let stopped = status["pace"].starts_with("stopped");
+            if stopped || Instant::now() > deadline {
+                let events = self.admin(0, "SHOW RESHARD EVENTS").await;
+                panic!(
+                    "{plan} does not become {phase}: {status:?}\n{events:#?}\n{}",
+                    self.logs()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// From a plan that is made to one that is verified.
+    pub async fn verified(&self, plan: &str) {
+        self.order(&format!("RESHARD CHECK {plan}")).await;
+        self.reaches(plan, "checked").await;
+        self.order(&format!("RESHARD START {plan}")).await;
+        self.reaches(plan, "following").await;
+        self.order(&format!("RESHARD VERIFY {plan}")).await;
+        self.reaches(plan, "verified").await;
+    }
+
+    pub fn logs(&self) -> String {
+        let each = self.proxies.iter().map(Program::log);
+        each.collect::<Vec<_>>().join("\n--- another proxy\n")
+    }
+}
+
+/// A proxy. It is killed when dropped.
+pub struct Program {
+    child: Child,
+    pub port: u16,
+    log: std::path::PathBuf,
+}
+
+impl Program {
+    fn start(folder: &TempDir, port: u16, text: &str) -> Program {
+        let file = folder.path().join(format!("{port}.toml"));
+        std::fs::write(&file, text).unwrap();
+        let log = folder.path().join(format!("{port}.log"));
+        let output = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+            .arg("serve")
+            .arg(&file)
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let mut program = Program { child, port, log };
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        wait_until("the proxy accepts", || {
+            assert!(
+                program.child.try_wait().unwrap().is_none(),
+                "{}",
+                program.log()
+            );
+            std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+        });
+        program
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub async fn client(&self, user: &str, database: &str) -> Result<Client, String> {
+        connect(self.port, user, database).await
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Until it is told to go on.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = Pid::from_raw(self.child.id().cast_signed());
+        kill(process, signal).unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// A client of a proxy.
+pub async fn connect(port: u16, user: &str, database: &str) -> Result<Client, String> {
+    let connection = format!("host=127.0.0.1 port={port} user={user} dbname={database}");
+    let (client, connection) = tokio_postgres::connect(&connection, NoTls)
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
