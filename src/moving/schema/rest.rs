@@ -23,10 +23,13 @@ pub(super) async fn build(
     for query in [STATISTICS, POLICIES, TRIGGERS, RULES, COMMENTS] {
         make_all(target, &read_parts(source, query, relations).await?).await?;
     }
+    if let Some(why) = later {
+        return Ok(Rest::Later(why));
+    }
     for analyze in read_parts(source, ANALYZE, relations).await? {
         run(target, &analyze).await?;
     }
-    Ok(later.map_or(Rest::Built, Rest::Later))
+    Ok(Rest::Built)
 }
 
 /// Why a foreign key is not there and valid yet.

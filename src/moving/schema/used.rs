@@ -4,6 +4,7 @@
 //! one: rather one too many. What an extension has brought comes with the extension.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::{Part, SchemaError, tables};
 
@@ -134,16 +135,20 @@ pub async fn find(
         .await;
     match found {
         Ok(row) => Ok(Some(row.get(0))),
-        // Every error of a name that is not known is of class 42.
-        Err(error)
-            if error
-                .code()
-                .is_some_and(|code| code.code().starts_with("42") || code.code() == "3F000") =>
-        {
-            Ok(None)
-        }
+        Err(error) if error.code().is_some_and(is_unknown) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether nothing has this name.
+fn is_unknown(code: &SqlState) -> bool {
+    let unknown = [
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::INVALID_SCHEMA_NAME,
+    ];
+    unknown.contains(code)
 }
 
 /// Those that can be made, with their schemas: older things first, which cannot need newer ones.

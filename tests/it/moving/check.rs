@@ -24,7 +24,7 @@ use trunkline::sharding::{KeyType, KeyValue, ShardId, ShardMap, Strategy};
 use trunkline::topology::Topology;
 use trunkline::wire::tls::ServerEncryption;
 
-use crate::servers::{own_cluster, own_database, servers};
+use crate::servers::{connect, own_cluster, own_database, servers, value, wait_until};
 
 const RICH: &str = r#"
     CREATE SCHEMA "Odd one";
@@ -108,7 +108,7 @@ fn rich_tables() -> Vec<MovedTable> {
 
 /// As connections of the room are.
 async fn connect_as_room(database: &str) -> Client {
-    let client = crate::servers::connect(&servers().plain.superuser_connection(database)).await;
+    let client = connect(&servers().plain.superuser_connection(database)).await;
     client
         .batch_execute("SET search_path = pg_catalog; SET client_min_messages = error")
         .await
@@ -127,8 +127,12 @@ async fn pair(name: &str) -> (Client, Client) {
 
 /// The statements of `pg_dump`, in no order.
 fn dump(database: &str) -> BTreeSet<String> {
+    dump_of(&servers().plain, database)
+}
+
+fn dump_of(server: &Server, database: &str) -> BTreeSet<String> {
     let bin = servers().cluster.installation().bin();
-    let connection = servers().plain.superuser_connection(database);
+    let connection = server.superuser_connection(database);
     let output = Command::new(bin.join("pg_dump"))
         .args(["--schema-only", "--dbname", &connection])
         .output()
@@ -650,4 +654,83 @@ fn from_ten_thousand() -> Scope {
     let plan = Plan::new("p", 8, "x", &[planned], vec![], &names);
     let tables = half(Function::Postgres).tables;
     Scope::new(&plan, names, tables).unwrap()
+}
+
+/// How many indexes of the plan's tables are there and not valid.
+fn invalid(server: &Server, database: &str) -> i64 {
+    let sql = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    value(server, database, sql).unwrap().parse().unwrap()
+}
+
+/// Building is stopped in the middle of an index: with the server left at it, and with the server stopped too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_half_built_is_built_again() {
+    let servers = pair_of(cluster());
+    let name = "check_killed";
+    let there = format!(
+        "CREATE TABLE users (id bigint PRIMARY KEY, name text, UNIQUE (id, name)); CREATE INDEX by_name ON users (name);
+         CREATE TABLE orders (user_id bigint REFERENCES users, n int, PRIMARY KEY (user_id, n));{REFERENCE}"
+    );
+    make_database(servers, name, &there, REFERENCE);
+    let (scope, target) = (half(Function::Postgres), ShardName("s2".into()));
+    let shards = shards_of(servers, name, "postgres");
+    make_missing_on(&shards, &scope, &target).await.unwrap();
+    let one = "INSERT INTO users VALUES (1, 'a')";
+    servers[1].run_sql(name, one).unwrap();
+
+    // A transaction that has written holds up what is built concurrently, when its index is already there.
+    let writer = connect(&servers[1].superuser_connection(name)).await;
+    for stop_server in [false, true] {
+        writer
+            .batch_execute("BEGIN; UPDATE users SET name = name || 'b'")
+            .await
+            .unwrap();
+        let building = tokio::spawn({
+            let (shards, scope, target) = (shards.clone(), scope.clone(), target.clone());
+            async move { build_rest_on(&shards, &scope, &target).await }
+        });
+        wait_until("an index is being built", || invalid(servers[1], name) == 1);
+        building.abort();
+        assert!(building.await.unwrap_err().is_cancelled());
+        if stop_server {
+            let stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trunkline reshard'
+                AND datname = current_database()";
+            servers[1].run_sql(name, stop).unwrap();
+        } else {
+            // It is still at it, and nobody may build besides.
+            let built = build_rest_on(&shards, &scope, &target).await.unwrap();
+            assert!(matches!(built, Rest::Later(_)), "{built:?}");
+        }
+        writer.batch_execute("COMMIT").await.unwrap();
+        if !stop_server {
+            wait_until("the server has ended it", || {
+                let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CONCURRENTLY%' AND pid <> pg_backend_pid()";
+                invalid(servers[1], name) == 0 && value(servers[1], name, sql).unwrap() == "0"
+            });
+            servers[1].run_sql(name, "DROP INDEX by_name").ok();
+            servers[1]
+                .run_sql(name, "ALTER TABLE users DROP CONSTRAINT IF EXISTS users_id_name_key; DROP INDEX IF EXISTS users_id_name_key")
+                .unwrap();
+        }
+    }
+    assert_eq!(invalid(servers[1], name), 1);
+
+    // Rows of now do not satisfy the foreign key; later they do.
+    let orphan = "SET session_replication_role = replica; INSERT INTO orders VALUES (9, 1)";
+    servers[1].run_sql(name, orphan).unwrap();
+    let built = build_rest_on(&shards, &scope, &target).await.unwrap();
+    assert!(
+        matches!(&built, Rest::Later(why) if why.contains("orders_user_id_fkey")),
+        "{built:?}"
+    );
+    servers[1]
+        .run_sql(name, "INSERT INTO users VALUES (9, 'late')")
+        .unwrap();
+    assert_eq!(
+        build_rest_on(&shards, &scope, &target).await.unwrap(),
+        Rest::Built
+    );
+    assert_eq!(invalid(servers[1], name), 0);
+    let dump = |server: &Server| dump_of(server, name);
+    assert_eq!(dump(servers[0]), dump(servers[1]));
 }
