@@ -105,13 +105,12 @@ impl Pair<'_> {
         for (place, (key, before)) in suspects.into_iter().enumerate() {
             match now.get(&place) {
                 None => {}
-                Some(row) if row.version == before.version => {
-                    if seen.insert(before.version) {
-                        let only = Wrong::OnlyOn(self.receiver.shard.clone());
-                        judged.differences.push((key, only));
-                    }
+                Some(row) if row.version != before.version => judged.open.push(key),
+                Some(_) if !seen.insert(before.version.clone()) => {}
+                Some(_) => {
+                    let only = Wrong::OnlyOn(self.receiver.shard.clone());
+                    judged.differences.push((key, only));
                 }
-                Some(_) => judged.open.push(key),
             }
         }
         Ok(())
