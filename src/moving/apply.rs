@@ -109,7 +109,7 @@ impl From<FlowError> for Failure {
 }
 
 /// A unique or an exclusion constraint; or two rows of a statement whose keys are written differently and equal.
-fn is_in_the_way(error: &Error) -> bool {
+pub(super) fn is_in_the_way(error: &Error) -> bool {
     let code = error.code().map(|code| code.code());
     matches!(code, Some("23505" | "23P01" | "21000"))
 }

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Statement};
 
 use crate::resharding::condition::quoted_name;
 
-use super::apply::{begin, judged};
+use super::apply::{begin, is_in_the_way, judged};
 use super::claim::{Claim, FlowError};
 use super::pace::Pace;
 use super::place::Layout;
@@ -30,6 +30,8 @@ const MOST_ROWS: u64 = 100_000;
 const FIRST_ROWS: u64 = 4000;
 /// Bytes of a chunk, as far as the rows before tell.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
+/// How often a chunk is tried while rows are in its way.
+const ATTEMPTS: u32 = 50;
 /// How long between two looks whether a snapshot counts by now.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -42,8 +44,17 @@ pub(super) struct Sheet {
     pub format: Format,
     /// The setting in which keys are compared.
     pub search_path: String,
-    /// Whether something else than the key can be in a row's way.
-    pub obstacles: bool,
+    pub obstacles: Obstacles,
+}
+
+/// What beside its key can be in a row's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacles {
+    Nothing,
+    /// Unique values and the like, seen at once.
+    Immediate,
+    /// Some are seen at the end of a statement or transaction only.
+    Deferrable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,13 +153,15 @@ impl Worker {
         mut tell: impl FnMut(Brought),
     ) -> Result<(), FlowError> {
         self.stage(&part.sheet).await?;
-        let mut rows = FIRST_ROWS;
+        let (mut rows, mut attempt) = (FIRST_ROWS, 0);
         loop {
             self.pace.admitted().await;
             let began = Instant::now();
-            let Some((brought, last)) = self.chunk(&part, rows).await? else {
+            attempt += 1;
+            let Some((brought, last)) = self.chunk(&part, rows, attempt).await? else {
                 continue;
             };
+            attempt = 0;
             self.pace.spent(brought.bytes);
             tell(brought);
             if brought.rows < rows {
@@ -191,12 +204,13 @@ impl Worker {
         &mut self,
         part: &Part,
         rows: u64,
+        attempt: u32,
     ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
         let Some(chunk) = self.open().await? else {
             sleep(RETRY).await;
             return Ok(None);
         };
-        let done = self.bring(part, rows, chunk).await;
+        let done = self.bring(part, rows, chunk, attempt).await;
         self.seam.tombstones.write().await.close(chunk);
         done
     }
@@ -225,6 +239,7 @@ impl Worker {
         part: &Part,
         rows: u64,
         chunk: ChunkId,
+        attempt: u32,
     ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
         let (sheet, staged) = self.staged.as_ref().expect("is staged before its chunks");
         let refused = |error| judged(error, Some(&sheet.layout.name));
@@ -254,8 +269,13 @@ impl Worker {
             true => self.target.execute(&staged.insert, &[]).await,
             false => self.target.execute(&staged.insert_without, &keys).await,
         };
-        let inserted = inserted.map_err(refused)?;
-        if inserted < brought.rows && sheet.obstacles {
+        let inserted = match inserted {
+            Err(error) if is_in_the_way(&error) => {
+                return self.later(sheet, error, attempt).await;
+            }
+            inserted => inserted.map_err(refused)?,
+        };
+        if inserted < brought.rows && sheet.obstacles != Obstacles::Nothing {
             for row in self.target.query(&staged.left_out, &keys).await? {
                 let key: KeyText = (0..row.len())
                     .map(|n| row.get::<_, &str>(n).into())
@@ -280,8 +300,25 @@ impl Worker {
             &(brought.rows < rows),
         ];
         self.target.execute(&self.note, &parameters).await?;
-        self.target.batch_execute("COMMIT").await.map_err(refused)?;
-        Ok(Some((brought, last)))
+        match self.target.batch_execute("COMMIT").await {
+            Err(error) if is_in_the_way(&error) => self.later(sheet, error, attempt).await,
+            done => done.map(|()| Some((brought, last))).map_err(refused),
+        }
+    }
+
+    /// A row is in the way that may be older than the chunk: it is read again when more is applied.
+    async fn later(
+        &self,
+        sheet: &Sheet,
+        error: tokio_postgres::Error,
+        attempt: u32,
+    ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
+        if attempt >= ATTEMPTS {
+            return Err(judged(error, Some(&sheet.layout.name)));
+        }
+        self.target.batch_execute("ROLLBACK").await?;
+        sleep(RETRY * attempt).await;
+        Ok(None)
     }
 
     /// From the source to the stage, unread.
@@ -401,9 +438,19 @@ impl Sheet {
     /// What inserts the staged rows; whatever is there already is newer.
     fn insert(&self, filter: &str) -> String {
         let columns = self.columns();
+        // Postgres leaves rows out for what it sees at once only.
+        let arbiter = match self.obstacles {
+            Obstacles::Nothing | Obstacles::Immediate => String::new(),
+            Obstacles::Deferrable => {
+                format!(
+                    " ({})",
+                    names(&self.layout, self.layout.key.iter().copied())
+                )
+            }
+        };
         format!(
             "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM pg_temp.trunkline_stage AS s
-             WHERE TRUE{filter} ON CONFLICT DO NOTHING",
+             WHERE TRUE{filter} ON CONFLICT{arbiter} DO NOTHING",
             self.layout.name
         )
     }

@@ -18,7 +18,7 @@ use crate::store::Token;
 use crate::wire::replication::Lsn;
 
 use super::apply::{difference, judged, search_path};
-use super::chunk::{Format, Part, Sheet, Worker, snapshot, texts};
+use super::chunk::{Format, Obstacles, Part, Sheet, Worker, snapshot, texts};
 use super::claim::{Claim, FlowError};
 use super::pace::Pace;
 use super::place::Layout;
@@ -151,7 +151,9 @@ const KNOWN: &str = "SELECT part, position, until, row_count, done FROM trunklin
 const PART: &str = "INSERT INTO trunkline.reshard_chunks (number, source, relation, part, position, until, row_count)
     VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT DO NOTHING";
 /// Whether anything beside its key can be in the way of a row.
-const OBSTACLES: &str = "SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = $1 AND (indisunique OR indisexclusion)";
+const OBSTACLES: &str =
+    "SELECT count(*), count(*) FILTER (WHERE NOT indimmediate) FROM pg_catalog.pg_index
+    WHERE indrelid = $1 AND (indisunique OR indisexclusion)";
 const HOLD: &str =
     "SELECT FROM trunkline.reshard_streams s JOIN trunkline.reshard_ledger l ON l.number = s.number
     WHERE s.number = $1 AND s.source = $2 AND s.driver = $3 AND NOT l.closed FOR SHARE";
@@ -195,17 +197,18 @@ impl Desk<'_> {
                     layout.name
                 )));
             }
-            let obstacles: i64 = self
-                .target
-                .query_one(OBSTACLES, &[&there.oid])
-                .await?
-                .get(0);
+            let row = self.target.query_one(OBSTACLES, &[&there.oid]).await?;
+            let obstacles = match (row.get::<_, i64>(0), row.get::<_, i64>(1)) {
+                (0 | 1, _) if !layout.key_may_repeat() => Obstacles::Nothing,
+                (_, 0) => Obstacles::Immediate,
+                _ => Obstacles::Deferrable,
+            };
             let binary = versions.0 == versions.1
                 && self.source.query_one(BINARY, &[&shape.oid]).await?.get(0)
                 && self.target.query_one(BINARY, &[&there.oid]).await?.get(0);
             let sheet = Arc::new(Sheet {
                 search_path: search_path(self.source, &layout).await?,
-                obstacles: obstacles > 1 || layout.key_may_repeat(),
+                obstacles,
                 layout,
                 condition,
                 format: match binary {

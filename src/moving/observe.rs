@@ -205,14 +205,20 @@ async fn proxies(
     known: &Known,
     job: &Job,
 ) -> (Option<BTreeMap<Box<str>, ProxyFact>>, bool) {
-    let gating = matches!(&job.phase, Phase::Turning(turn) if matches!(turn.stage, Stage::Gating | Stage::Fencing));
     let mut facts = BTreeMap::new();
     let mut lapsed = false;
     for (name, record) in &known.proxies {
         let mut fact = fact_of(job, &project.plan, record);
         // A word is as good as a lease.
-        let has_said = fact.gate == Some(job.term) && fact.drained;
-        if gating && !has_said {
+        let awaited = match &job.phase {
+            Phase::Turning(turn) => match turn.stage {
+                Stage::Gating | Stage::Fencing => fact.gate != Some(job.term) || !fact.drained,
+                _ => false,
+            },
+            Phase::Ending(_) => fact.epoch < job.epoch,
+            _ => false,
+        };
+        if awaited {
             match project.store.holder(&records::proxy_lease(name)).await {
                 Ok(holder) => fact.lease_live = holder.is_some(),
                 Err(_) => return (None, lapsed),

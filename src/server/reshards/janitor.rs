@@ -38,7 +38,32 @@ impl Reshards {
                     }
                 }
             }
+            self.forget_the_dead(store).await;
             lease.release().await;
+        }
+    }
+
+    /// What proxies have said that are no more.
+    async fn forget_the_dead(&self, store: &Store) {
+        let Ok(Ok(known)) = store
+            .list(PREFIX)
+            .await
+            .map(|listing| records::read(&listing))
+        else {
+            return;
+        };
+        for (database, known) in &known {
+            for proxy in known.proxies.keys() {
+                let key = records::proxy_key(database, proxy);
+                // Read before the lease is asked for: a proxy has its lease before it says anything.
+                let Ok(Some(said)) = store.get(&key).await else {
+                    continue;
+                };
+                if let Ok(None) = store.holder(&records::proxy_lease(proxy)).await {
+                    // It may be back, and have said something new.
+                    let _ = store.delete_if(&key, said.version).await;
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use trunkline::cli::local::{Cluster, ClusterOptions, Server, ServerOptions};
 use trunkline::config;
 use trunkline::moving::check::examine;
+use trunkline::moving::estimate::estimate;
 use trunkline::moving::schema::{
     Made, Rest, build_rest, build_rest_on, make_missing, make_missing_on,
 };
@@ -18,7 +19,8 @@ use trunkline::resharding::job::{Plan, ShardName};
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::buckets::Buckets;
 use trunkline::sharding::hash::{Function, Hash};
-use trunkline::sharding::{KeyType, ShardId, ShardMap, Strategy};
+use trunkline::sharding::range::{Range, Ranges};
+use trunkline::sharding::{KeyType, KeyValue, ShardId, ShardMap, Strategy};
 use trunkline::topology::Topology;
 use trunkline::wire::tls::ServerEncryption;
 
@@ -597,4 +599,55 @@ async fn servers_that_are_not_set_up_for_it_are_found() {
             .iter()
             .all(|note| note.id() == "slot_wal_limit")
     );
+}
+
+/// Statistics are as good as they are; what is near is good enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_is_estimated() {
+    let servers = pair_of(cluster());
+    let there = format!(
+        "CREATE TABLE users (id bigint PRIMARY KEY, name text); INSERT INTO users SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i;
+         CREATE TABLE orders (user_id bigint, n int, PRIMARY KEY (user_id, n)) PARTITION BY LIST (n); CREATE TABLE a PARTITION OF orders FOR VALUES IN (1);
+         CREATE TABLE b PARTITION OF orders DEFAULT; INSERT INTO orders SELECT i / 2, i % 2 FROM generate_series(1, 20000) i;{REFERENCE};;VACUUM ANALYZE"
+    );
+    make_database(servers, "check_estimate", &there, REFERENCE);
+    let shards = shards_of(servers, "check_estimate", "postgres");
+    for scope in [half(Function::Postgres), from_ten_thousand()] {
+        let estimates = estimate(&shards, &scope).await.unwrap();
+        let tables: Vec<_> = estimates.iter().map(|one| &*one.table).collect();
+        assert_eq!(tables, ["\"public\".\"users\"", "\"public\".\"orders\""]);
+        // The range is the greater half of users, and none of the orders, of which the planner expects one.
+        let orders = if scope.number == 7 { 10_000 } else { 0 };
+        for (one, rows) in estimates.iter().zip([10_000_u64, orders]) {
+            assert!(one.rows.abs_diff(rows) < 500, "{estimates:?}");
+            assert!(one.bytes_with_indexes >= one.bytes, "{estimates:?}");
+        }
+        assert!(estimates[0].bytes > 1_000_000, "{estimates:?}");
+    }
+}
+
+/// Keys from 10001 on go from s1 to s2.
+fn from_ten_thousand() -> Scope {
+    let names: Vec<Box<str>> = vec!["s1".into(), "s2".into()];
+    let map = |second: u16| {
+        let bound = Some(KeyValue::Int(10_001));
+        let range = |from, to, shard| Range {
+            from,
+            to,
+            shard: ShardId(shard),
+        };
+        let ranges = vec![range(None, bound.clone(), 0), range(bound, None, second)];
+        let strategy = Strategy::Range(Ranges::new(ranges).unwrap());
+        ShardMap::new(vec![KeyType::BigInt], strategy, vec![]).unwrap()
+    };
+    let (before, after) = (map(0), map(1));
+    let planned = Planned {
+        distribution: "d".into(),
+        difference: difference(&before, &after).unwrap(),
+        before,
+        after,
+    };
+    let plan = Plan::new("p", 8, "x", &[planned], vec![], &names);
+    let tables = half(Function::Postgres).tables;
+    Scope::new(&plan, names, tables).unwrap()
 }

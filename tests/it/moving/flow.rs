@@ -345,6 +345,15 @@ async fn who_was_overtaken_writes_no_more() {
     world.run(0, "UPDATE items SET n = 5").await;
     let following = old.failure().await;
     assert!(matches!(following, FlowError::Lost { .. }), "{following}");
+    eprintln!(
+        "{copying} / {following} / {}",
+        world
+            .value(
+                1,
+                "SELECT string_agg(s::text, ';') FROM trunkline.reshard_streams s"
+            )
+            .await
+    );
     assert_eq!(world.value(1, "SELECT count(*) FROM items").await, "0");
     drop(old);
     let mut again = world.follow(1);
@@ -377,7 +386,7 @@ const USERS: &str =
 fn swaps(random: &mut Random) -> String {
     let (a, b) = (random.below(400), random.below(400));
     match random.below(4) {
-        0 => format!("DELETE FROM users WHERE id = {a}; INSERT INTO users SELECT {b}, 'm' || {a}, NULL, {LARGE} WHERE mine({b}) ON CONFLICT DO NOTHING"),
+        0 => format!("DELETE FROM users WHERE id = {a}; INSERT INTO users SELECT {b}, 'm' || {a}, NULL, {LARGE} WHERE mine({b}) ON CONFLICT (id) DO NOTHING"),
         1 => format!(
             "BEGIN; UPDATE users SET slot = -slot WHERE id IN ({a}, {b});
              UPDATE users x SET slot = (SELECT -y.slot FROM users y WHERE y.id IN ({a}, {b}) AND y.id <> x.id) WHERE x.id IN ({a}, {b}) AND {a} <> {b}; COMMIT"

@@ -125,21 +125,27 @@ struct Writer {
     worked: Worked,
 }
 
+/// Until a proxy knows the tables.
+pub async fn wait_for_definitions(port: u16) {
+    let client = connect(port, "app", "app").await.unwrap();
+    // Nobody can say so before.
+    while let Err(error) = client
+        .simple_query("SELECT 1 FROM no_table_has_this_name")
+        .await
+    {
+        if error.code().is_some_and(|code| code.code() == "42P01") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 type Done = Result<(), tokio_postgres::Error>;
 
 impl Writer {
     async fn new(port: u16, place: i64) -> Writer {
+        wait_for_definitions(port).await;
         let client = connect(port, "app", "app").await.unwrap();
-        // Nobody can say so before the tables' definitions have been read.
-        while let Err(error) = client
-            .simple_query("SELECT 1 FROM no_table_has_this_name")
-            .await
-        {
-            if error.code().is_some_and(|code| code.code() == "42P01") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
         let bump = client
             .prepare("UPDATE item SET v = v + $2 WHERE id = $1 AND sub = $3")
             .await
