@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Collation, Column, Distribution, Epoch, Placement, QualifiedName, Relation,
+    Catalog, Collation, Column, Distribution, Epoch, Foreign, Placement, QualifiedName, Relation,
     SchemaState, Sequences, Undeclared, family, view,
 };
 use crate::config::CrossShardCommit;
@@ -28,6 +28,7 @@ pub struct Configured {
     /// Functions that the administrator lets run on replicas.
     pub replica_functions: Arc<HashSet<Box<str>>>,
     pub distributions: Arc<[Distribution]>,
+    pub foreign: Foreign,
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
 }
@@ -143,6 +144,7 @@ impl Catalog {
             sequences: configured.sequences,
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
+            foreign: configured.foreign.clone(),
             relations: configured.tables.iter().map(unread).collect(),
             views: Default::default(),
             known_sequences: Default::default(),

@@ -88,6 +88,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
             cross_shard_commit: config.cross_shard_commit(declared),
             replica_functions: replica_functions(config).into(),
             distributions: distributions.into(),
+            foreign: super::Foreign::default(),
             tables,
         }),
         _ => {

@@ -1,12 +1,15 @@
 //! What the records of plans mean for the maps that this proxy serves by. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::records::{Databases, Known};
-use crate::catalog::Distribution;
+use crate::catalog::{ConfiguredTable, Distribution, Foreign, Placement};
+use crate::resharding::condition::{Condition, condition, quoted_name};
+use crate::resharding::difference::difference;
 use crate::resharding::job::{Job, MapEpoch, Phase, Term};
 use crate::resharding::record::{StoredError, StoredMap};
+use crate::sharding::ShardId;
 
 /// Of one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +98,40 @@ impl Overlay {
             })
         });
         served.collect()
+    }
+
+    /// The rows that are on a shard of a distribution though another one owns them, of the shards that are asked for rows of it.
+    pub fn foreign(
+        tables: &[ConfiguredTable],
+        served: &[Distribution],
+    ) -> Result<Foreign, StoredError> {
+        let mut foreign = HashMap::new();
+        for table in tables {
+            let Placement::Sharded { distribution, key } = &table.placement else {
+                continue;
+            };
+            let distribution = &served[usize::from(distribution.0)];
+            let Some(other) = &distribution.turning else {
+                continue;
+            };
+            let moved = difference(other, &distribution.map).map_err(StoredError::Unmovable)?;
+            let asked = distribution.map.shards();
+            let columns: Vec<String> = key.iter().map(|column| quoted_name(column)).collect();
+            let mut rows: Vec<(ShardId, Box<str>)> = Vec::new();
+            for one in moved.moves.iter().filter(|one| asked.contains(&one.from)) {
+                let said = match condition(&one.keys, distribution.map.key_types(), &columns) {
+                    Condition::Sql(text) => text,
+                    // A plan of such keys is not started.
+                    Condition::Here(_) => "true".to_owned(),
+                };
+                match rows.iter_mut().find(|(shard, _)| *shard == one.from) {
+                    Some((_, all)) => *all = format!("{all} OR ({said})").into(),
+                    None => rows.push((one.from, format!("({said})").into())),
+                }
+            }
+            foreign.insert(table.name.clone(), rows);
+        }
+        Ok(Arc::new(foreign))
     }
 
     /// Distributions whose map in the configuration is not the one in force.

@@ -98,33 +98,36 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bytes_take_their_time() {
-        let pace = Pace::new(Some(1000));
+        let pace = Pace::new(Some(10_000));
         let start = Instant::now();
         for _ in 0..10 {
             pace.admitted().await;
             pace.spent(500);
         }
         pace.admitted().await;
-        let took = start.elapsed();
-        assert!((4700..=5000).contains(&took.as_millis()), "{took:?}");
+        // Half a second, less the credit.
+        assert!(start.elapsed() >= Duration::from_millis(300));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_pause_ends_with_resume_and_a_new_rate_counts_at_once() {
-        let pace = std::sync::Arc::new(Pace::new(Some(1)));
+        let pace = Pace::new(Some(1));
         pace.spent(1000);
         pace.pause();
-        let waiting = tokio::spawn({
-            let pace = pace.clone();
-            async move { pace.admitted().await }
-        });
-        tokio::time::sleep(Duration::from_secs(10)).await;
         pace.set_rate(None);
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(!waiting.is_finished());
-        pace.resume();
-        waiting.await.expect("admitted");
+        {
+            let mut waiting = std::pin::pin!(pace.admitted());
+            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            pace.resume();
+            waiting.await;
+        }
+        pace.set_rate(Some(1));
+        pace.spent(1000);
+        let mut waiting = std::pin::pin!(pace.admitted());
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        pace.set_rate(None);
+        waiting.await;
     }
 }

@@ -61,6 +61,8 @@ pub struct PlannedStatement {
     pub plan: Result<Plan, Refusal>,
     /// How it is done when one shard is not enough, if it can be: because its plan is a refusal, or its keys turn out to lie on several.
     pub spread: Option<Rc<Spread>>,
+    /// The distributions whose shards that concerns; `None`: every shard.
+    pub over: Option<Rc<[DistributionId]>>,
     pub leaves: Vec<Leaves>,
     pub effect: Effect,
     pub nodes: Nodes,
@@ -133,6 +135,7 @@ impl Planned {
                 class: one.class.clone(),
                 plan,
                 spread,
+                over: one.over.clone(),
                 leaves: one.leaves.clone(),
                 effect: one.effect,
                 nodes: one.nodes,
@@ -158,6 +161,7 @@ impl Planned {
                 class: Class::Unknown,
                 plan: Ok(Plan::Relay(Target::Shard(ShardId(0)))),
                 spread: None,
+                over: None,
                 leaves: Vec::new(),
                 effect: Effect::Writes,
                 nodes: Nodes::Primary,

@@ -60,11 +60,15 @@ pub fn plan(
             }
             Ok(_) => None,
         };
+        let over = spread
+            .as_ref()
+            .and_then(|_| spread::moving::over(statement, catalog, search_path));
         PlannedStatement {
             range: statement.range.clone(),
             class: statement.class.clone(),
             plan,
             spread,
+            over,
             leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
             nodes: replica::of(text, statement, catalog, search_path),

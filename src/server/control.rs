@@ -16,12 +16,13 @@ use super::worker::{Command, WorkerHandle};
 use crate::admin::{LentTo, Request};
 use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
-use crate::catalog::{self, Catalog, Configured, Epoch};
+use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::moving::overlay::{Overlay, Overlays};
 use crate::plan::views;
+use crate::resharding::record::StoredError;
 use crate::session::gate::Gate;
 use crate::session::report::WorkerReport;
 use crate::session::shared::{Moving, SchemaChange, Shared, Snapshot};
@@ -185,8 +186,11 @@ impl Plant {
         for (name, configured) in &*self.configured {
             let mut configured = configured.clone();
             if let Some(overlay) = overlays.get(name) {
-                match overlay.distributions(&configured.distributions, &configured.shards) {
-                    Ok(served) => configured.distributions = served,
+                match served(overlay, &configured) {
+                    Ok((distributions, foreign)) => {
+                        configured.distributions = distributions;
+                        configured.foreign = foreign;
+                    }
                     // Nothing that fits is taken over, neither here nor by a reload.
                     Err(error) => {
                         tracing::error!(database = &**name, %error, "the maps in force cannot be served");
@@ -622,11 +626,13 @@ impl Control {
         let remap = |(name, catalog): (&Box<str>, &Arc<Catalog>)| {
             let overlay = self.moving.overlays.get(name).unwrap_or(&nothing);
             let configured = &self.plant.configured[name];
-            let served = overlay.distributions(&configured.distributions, &configured.shards);
             let mut catalog = Catalog::clone(catalog);
             catalog.epoch = self.epoch;
-            match served {
-                Ok(served) => catalog.distributions = served,
+            match served(overlay, configured) {
+                Ok((distributions, foreign)) => {
+                    catalog.distributions = distributions;
+                    catalog.foreign = foreign;
+                }
                 Err(error) => {
                     tracing::error!(database = &**name, %error, "the maps in force cannot be served");
                 }
@@ -657,6 +663,16 @@ impl Control {
         })
         .await;
     }
+}
+
+/// A database's distributions by the maps in force, and what rows are where they do not belong.
+fn served(
+    overlay: &Overlay,
+    configured: &Configured,
+) -> Result<(Arc<[Distribution]>, Foreign), StoredError> {
+    let distributions = overlay.distributions(&configured.distributions, &configured.shards)?;
+    let foreign = Overlay::foreign(&configured.tables, &distributions)?;
+    Ok((distributions, foreign))
 }
 
 /// Settings whose change needs a restart.

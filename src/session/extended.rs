@@ -1004,6 +1004,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
     };
     Some(Planned {
         statements: vec![PlannedStatement {
+            over: None,
             range: one.range.clone(),
             class: Class::SetConfig {
                 scope: *scope,

@@ -205,6 +205,7 @@ pub fn cluster(shards: u16) -> Catalog {
         undeclared: Undeclared::Home,
         sequences: Sequences::Home,
         cross_shard_commit: CrossShardCommit::Refuse,
+        foreign: Default::default(),
         distributions: distributions(shards, shard),
         relations: HashMap::from(tables),
         views: HashMap::new(),

@@ -18,6 +18,7 @@ pub mod everywhere;
 pub mod explained;
 pub mod gather;
 pub mod moves;
+pub mod moving;
 pub mod numbered;
 mod outermost;
 pub mod rows;
@@ -80,6 +81,21 @@ pub enum Spread {
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
 /// either, unless there is a better reason. `text` is the whole message's, which the statement's range cuts; ranges of edits are places in it.
 pub fn spread(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+    refusal: Refusal,
+) -> Result<Rc<Spread>, Refusal> {
+    let spread = at_rest(text, statement, catalog, search_path, refusal)?;
+    match catalog.foreign.is_empty() {
+        true => Ok(spread),
+        false => moving::among(spread, statement, catalog, search_path),
+    }
+}
+
+/// The same while no rows move.
+fn at_rest(
     text: &str,
     statement: &Statement,
     catalog: &Catalog,

@@ -221,7 +221,10 @@ impl Session {
     /// COPY FROM STDIN: the shards are asked, and then the client is.
     pub(super) async fn begin_copy(&mut self, call: &Call<'_>, copy: &CopyIn) -> Result<(), Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
-        let shards = all_shards(&catalog);
+        let shards = match copy.key {
+            None => all_shards(&catalog),
+            Some(_) => call.over(&catalog),
+        };
         let key = match &copy.key {
             None => Vec::new(),
             Some(key) => {
@@ -539,7 +542,7 @@ impl Session {
 
     /// COPY TO STDOUT.
     pub(super) async fn copy_out(&mut self, call: &Call<'_>, copy: &CopyOut) -> Result<(), Fault> {
-        let shards = all_shards(&self.database.catalog());
+        let shards = call.over(&self.database.catalog());
         let mut links = self.enlist_for(call, &shards).await?;
         let text = String::from_utf8_lossy(call.own_text()).into_owned();
         let mut outflow = Outflow {

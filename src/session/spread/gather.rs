@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Call, Description, Telling, all_shards, with_formats};
+use super::{Call, Description, Telling, with_formats};
 use crate::backend::server::Server;
 use crate::catalog::Catalog;
 use crate::config;
@@ -67,6 +67,7 @@ struct Transfer<'a> {
 /// One execution.
 pub(super) struct Gathering<'a> {
     call: &'a Call<'a>,
+    catalog: Arc<Catalog>,
     gather: &'a Gather,
     transfers: Vec<Transfer<'a>>,
     /// What else is made where rows are gathered, once they are there.
@@ -316,7 +317,6 @@ impl Session {
         let Transfer {
             fetch, name, from, ..
         } = &gathering.transfers[place];
-        let copy_out = gathering.copy_out(fetch)?;
         let mut branches: Vec<Branch<'_>> = Vec::new();
         for link in sources
             .iter_mut()
@@ -336,7 +336,7 @@ impl Session {
             if own && earlier == 0 {
                 branch.query(BEGIN_SOURCE);
             }
-            branch.query(&copy_out);
+            branch.query(&gathering.copy_out(fetch, shard)?);
             if own && later == 0 {
                 branch.query("COMMIT");
             }
@@ -484,13 +484,14 @@ impl<'a> Gathering<'a> {
     pub(super) fn new(
         call: &'a Call<'a>,
         gather: &'a Gather,
-        catalog: &Catalog,
+        catalog: &Arc<Catalog>,
         config: &config::Gather,
     ) -> Gathering<'a> {
         Gathering {
             call,
             gather,
             transfers: transfers(call, gather, catalog),
+            catalog: Arc::clone(catalog),
             also: Vec::new(),
             timeout: config.timeout,
             limits: Limits {
@@ -513,8 +514,15 @@ impl<'a> Gathering<'a> {
         shards
     }
 
-    fn copy_out(&self, fetch: &Fetch) -> Result<String, Failure> {
-        utf8(fetch.copy_out(self.call.text, self.call.literals))
+    fn copy_out(&self, fetch: &Fetch, shard: ShardId) -> Result<String, Failure> {
+        let but = self.foreign(fetch, shard);
+        utf8(fetch.copy_out(self.call.text, self.call.literals, but))
+    }
+
+    /// The rows of a table that the shard has and another one owns.
+    fn foreign(&self, fetch: &Fetch, shard: ShardId) -> Option<&str> {
+        self.catalog
+            .foreign_rows(&fetch.schema, &fetch.table, shard)
     }
 
     /// What makes the temporary tables, and stores in them the rows that are on the gathering connection.
@@ -529,7 +537,8 @@ impl<'a> Gathering<'a> {
                 .map(|transfer| transfer.fetch.create()),
         );
         for Transfer { fetch, from, .. } in &self.transfers {
-            let insert = utf8(fetch.insert(self.call.text, self.call.literals))?;
+            let but = here.and_then(|here| self.foreign(fetch, here));
+            let insert = utf8(fetch.insert(self.call.text, self.call.literals, but))?;
             if here.is_some_and(|here| from.contains(&here)) {
                 // One too many, so that the limit is noticed.
                 statements.push(format!(
@@ -584,7 +593,7 @@ fn transfers<'a>(call: &Call<'_>, gather: &'a Gather, catalog: &Catalog) -> Vec<
         name: format!("{}.{}", fetch.schema, fetch.table),
         rows: 0,
         from: match &fetch.origin {
-            Origin::Every => all_shards(catalog),
+            Origin::Every => call.over(catalog),
             Origin::One(shard) => vec![*shard],
             Origin::Keys(target) => {
                 let mut shards = Vec::new();
@@ -596,7 +605,7 @@ fn transfers<'a>(call: &Call<'_>, gather: &'a Gather, catalog: &Catalog) -> Vec<
                 shards.dedup();
                 match found {
                     Ok(()) => shards,
-                    Err(_) => all_shards(catalog),
+                    Err(_) => call.over(catalog),
                 }
             }
         },

@@ -113,10 +113,18 @@ impl<'a> Call<'a> {
         &self.text[Planned::range_of(self.statement, self.literals)]
     }
 
+    /// The shards that may have rows of the tables that the statement names.
+    pub fn over(&self, catalog: &Catalog) -> Vec<ShardId> {
+        match &self.statement.over {
+            Some(over) => catalog.shards_of(over),
+            None => all_shards(catalog),
+        }
+    }
+
     /// The shards that are concerned, in their order.
     pub fn shards(&self, catalog: &Catalog) -> Result<Vec<ShardId>, Refusal> {
         let Ok(Plan::Relay(target @ Target::Keys { also, .. })) = &self.statement.plan else {
-            return Ok(all_shards(catalog));
+            return Ok(self.over(catalog));
         };
         let mut shards: Vec<ShardId> = also.iter().copied().collect();
         each_key(target, catalog, &self.values(), |_, _, location| {

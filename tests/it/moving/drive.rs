@@ -438,3 +438,100 @@ async fn every_strategy_and_several_distributions_at_once() {
         }
     }
 }
+
+/// Half of what each of two shards has goes to the other one, so that both have rows of the other's while they move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_never_seen_twice_while_they_move() {
+    let stage = Stage::start(&Setting {
+        shards: 3,
+        proxies: 1,
+        distributions: HASHED,
+        schema: "CREATE TABLE item (id bigint PRIMARY KEY, v bigint); CREATE TABLE note (id bigint PRIMARY KEY, item bigint)",
+        populated: 2,
+    });
+    let port = stage.proxies[0].port;
+    wait_for_definitions(port).await;
+    let client = connect(port, "app", "app").await.unwrap();
+    for id in 1..=200 {
+        let insert = format!("INSERT INTO item VALUES ({id}, {id})");
+        client.batch_execute(&insert).await.unwrap();
+    }
+    let number = async |sql: &str| -> i64 {
+        let row = client.query_one(sql, &[]).await;
+        row.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+            .get(0)
+    };
+    let seen = async |when: &str| {
+        assert_eq!(number("SELECT count(*) FROM item").await, 200, "{when}");
+        assert_eq!(
+            number("SELECT sum(v)::bigint FROM item WHERE id > 100").await,
+            (101..=200).sum::<i64>(),
+            "{when}"
+        );
+        assert_eq!(
+            number("SELECT count(*) FROM item WHERE id IN (1, 2, 3, 4, 5, 6, 7, 8)").await,
+            8,
+            "{when}"
+        );
+        let max = "SELECT id FROM item ORDER BY id DESC LIMIT 3";
+        let rows: Vec<i64> = client
+            .query(max, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        assert_eq!(rows, [200, 199, 198], "{when}");
+        let joined = "SELECT count(*) FROM item a JOIN item b ON a.id = b.v";
+        assert_eq!(number(joined).await, 200, "{when}");
+    };
+    // A shard without the tables has no part in it.
+    seen("before").await;
+    assert_eq!(
+        client
+            .execute("UPDATE item SET v = v WHERE v > 0", &[])
+            .await
+            .unwrap(),
+        200
+    );
+    stage
+        .order("RESHARD PLAN swap AS 's1 -> s1 50%, s2 50%; s2 -> s1 50%, s2 50%'")
+        .await;
+    stage.verified("swap").await;
+    seen("while they are on both shards").await;
+    for refused in [
+        "UPDATE item SET v = v WHERE v > 0",
+        "DELETE FROM item",
+        "COPY item TO STDOUT",
+        "ALTER TABLE item ADD COLUMN more int",
+        "TRUNCATE item",
+    ] {
+        let error = client.batch_execute(refused).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(
+            (error.code().code(), error.detail()),
+            ("55006", Some("Refused by Trunkline: table_moving.")),
+            "{refused}"
+        );
+    }
+    for (command, phase) in [
+        ("CUTOVER", "cut over"),
+        ("ROLLBACK", "rolled back"),
+        ("VERIFY", "verified"),
+        ("CUTOVER", "cut over"),
+    ] {
+        stage.order(&format!("RESHARD {command} swap")).await;
+        stage.reaches("swap", phase).await;
+        seen(phase).await;
+    }
+    stage.order("RESHARD FINISH swap").await;
+    stage.reaches("swap", "finished").await;
+    seen("finished").await;
+    assert_eq!(
+        client
+            .execute("UPDATE item SET v = v WHERE v > 0", &[])
+            .await
+            .unwrap(),
+        200
+    );
+}

@@ -20,10 +20,10 @@ impl Fetch {
         )
     }
 
-    /// What a source shard is asked. `text` is the client's, with its literals.
-    pub fn copy_out(&self, text: &[u8], literals: &[Literal]) -> Vec<u8> {
+    /// What a source shard is asked. `text` is the client's, with its literals; `but`: a condition of rows that are left out.
+    pub fn copy_out(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
         let mut query = b"COPY (".to_vec();
-        query.extend(self.select(&self.needed(), text, literals));
+        query.extend(self.select(&self.needed(), text, literals, but));
         query.extend(format!(") TO STDOUT (FORMAT {})", self.format.name()).into_bytes());
         query
     }
@@ -41,7 +41,7 @@ impl Fetch {
     }
 
     /// Fills the table with the rows of the very connection it is on. All columns: a domain may forbid that one is left out.
-    pub fn insert(&self, text: &[u8], literals: &[Literal]) -> Vec<u8> {
+    pub fn insert(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
         let columns = match &self.columns {
             Columns::Unknown => "*".to_owned(),
             Columns::Named { all, .. } => list(all),
@@ -51,7 +51,7 @@ impl Fetch {
             columns => format!(" ({columns})"),
         };
         let mut query = format!("INSERT INTO {}{into} ", self.temporary()).into_bytes();
-        query.extend(self.select(&columns, text, literals));
+        query.extend(self.select(&columns, text, literals, but));
         query
     }
 
@@ -74,13 +74,22 @@ impl Fetch {
         format!("DROP TABLE {}", self.temporary())
     }
 
-    fn select(&self, columns: &str, text: &[u8], literals: &[Literal]) -> Vec<u8> {
-        let mut query = format!(
-            "SELECT {columns} FROM {} AS {}",
-            self.permanent(),
-            quoted(&self.alias)
-        )
-        .into_bytes();
+    fn select(
+        &self,
+        columns: &str,
+        text: &[u8],
+        literals: &[Literal],
+        but: Option<&str>,
+    ) -> Vec<u8> {
+        let table = match but {
+            None => self.permanent(),
+            Some(but) => format!(
+                "(SELECT * FROM {} WHERE ({but}) IS NOT TRUE)",
+                self.permanent()
+            ),
+        };
+        let mut query =
+            format!("SELECT {columns} FROM {table} AS {}", quoted(&self.alias)).into_bytes();
         let mut word = " WHERE (";
         for condition in self
             .conditions
