@@ -200,6 +200,12 @@ fn configuration(head: &str) -> String {
             "[[shards]]\nname = \"{name}\"\nnodes = [{{ host = \"127.0.0.1\", port = {port} }}]\n"
         );
     }
+    // Beside what is built, and of this process only.
+    text += &format!(
+        "[store]\npath = \"{}/state-{}\"\n",
+        env!("CARGO_TARGET_TMPDIR"),
+        std::process::id()
+    );
     text += PLACEMENT;
     for (key_type, ..) in KEY_TYPES {
         let (table, bare) = table_of(key_type);

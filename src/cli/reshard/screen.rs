@@ -45,7 +45,7 @@ impl Screen {
         match self {
             Screen::Terminal { drawn } => {
                 // Lines are cut at the right side, because one that is broken would be two.
-                write!(out, "{}\x1b[?7l{page}\x1b[?7h\n", over(*drawn))?;
+                writeln!(out, "{}\x1b[?7l{page}\x1b[?7h", over(*drawn))?;
                 *drawn = page.lines().count();
             }
             Screen::Plain { said } => {
