@@ -137,11 +137,8 @@ impl<'a> Drive<'a> {
         let job = known.and_then(|known| known.plans.get(&project.plan));
         let job = job.ok_or_else(|| lost("there is no such plan any more".to_owned()))?;
         let scope = scope(project, job).map_err(lost)?;
-        let key = records::events_key(&project.database, &project.plan);
-        let events = project.store.get(&key).await;
+        let events = saved_events(project).await;
         let events = events.map_err(|error| lost(error.to_string()))?;
-        let events = events.and_then(|saved| serde_json::from_slice(&saved.value).ok());
-        let events: Vec<Happening> = events.unwrap_or_default();
         let news = Arc::new(Notify::new());
         let tally = Arc::new(Tally::default());
         Ok(Drive {
@@ -192,6 +189,11 @@ impl<'a> Drive<'a> {
         ) else {
             return Ok(Next::Over);
         };
+        let own = self.saved.as_ref();
+        if own.is_none_or(|(_, own)| own < version) {
+            // Somebody's word, which has its event.
+            self.events = saved_events(project).await?;
+        }
         let (job, version) = match &self.saved {
             // What the watch shows may be older than what was written.
             Some((saved, own)) if own >= version => (saved.clone(), *own),
@@ -314,7 +316,8 @@ impl<'a> Drive<'a> {
         }
         self.told = Some(tokio::time::Instant::now());
         let key = records::progress_key(&self.project.database, &self.project.plan);
-        let progress = self.tally.progress(milliseconds());
+        let mut progress = self.tally.progress(milliseconds());
+        progress.obstacle = self.tasks.obstacle();
         let saving = Transaction::new()
             .under(&self.project.lease)
             .put(key, records::encode(&progress));
@@ -331,6 +334,13 @@ impl<'a> Drive<'a> {
             () = tokio::time::sleep(longest) => {}
         }
     }
+}
+
+async fn saved_events(project: &Project) -> Result<Vec<Happening>, StoreError> {
+    let key = records::events_key(&project.database, &project.plan);
+    let saved = project.store.get(&key).await?;
+    let events = saved.and_then(|saved| serde_json::from_slice(&saved.value).ok());
+    Ok(events.unwrap_or_default())
 }
 
 /// What the plan moves, with the tables that are configured now.

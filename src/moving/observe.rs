@@ -177,11 +177,12 @@ fn note(
 ) {
     // While all that live have come to their end, whoever is still at work there is one of the others.
     fact.strangers &= lapsed;
-    if let (Slot::There { retained }, Some(limit)) = (fact.slot, limit)
-        && retained > limit / 100 * PART_OF_LIMIT
-    {
-        let shard = shard.clone();
-        seen.troubles.push(Trouble::WalLimit { shard });
+    if let Slot::There { retained } = fact.slot {
+        tasks.note_retained(&shard, retained);
+        if limit.is_some_and(|limit| retained > limit / 100 * PART_OF_LIMIT) {
+            let shard = shard.clone();
+            seen.troubles.push(Trouble::WalLimit { shard });
+        }
     }
     for (source, row) in streams {
         let stream = Route {

@@ -49,6 +49,7 @@ impl Tally {
         let counts = self.counts();
         Progress {
             at,
+            obstacle: None,
             tables: counts.tables.values().cloned().collect(),
             streams: counts.streams.values().cloned().collect(),
         }

@@ -1,6 +1,7 @@
 //! What takes long is a task, begun when it is asked for first, and dropped when it is not asked for any more. Every one of them can be dropped anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -73,6 +74,22 @@ pub enum Work {
     },
 }
 
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Work::Check { .. } => f.write_str("CHECK"),
+            Work::Open { shard, .. } => write!(f, "making tables and guards on {shard}"),
+            Work::MakeSlot { shard, .. } => write!(f, "making the slot on {shard}"),
+            Work::Copy { route } => write!(f, "copying {route}"),
+            Work::BuildIndexes { shard } => write!(f, "building indexes on {shard}"),
+            Work::Follow { source, .. } => write!(f, "following {source}"),
+            Work::Verify { stream, .. } => write!(f, "comparing {stream}"),
+            Work::DropSlot { shard, .. } => write!(f, "dropping the slot on {shard}"),
+            Work::RemoveRows { shard, .. } => write!(f, "removing rows on {shard}"),
+        }
+    }
+}
+
 /// Why a task ended before its work was done.
 enum Failed {
     /// It is begun again.
@@ -86,6 +103,8 @@ enum Failed {
 struct Heard {
     check: Option<CheckFact>,
     troubles: Vec<Box<str>>,
+    /// Why work that is wanted did not come to its end, the last time.
+    obstacles: BTreeMap<Work, Box<str>>,
 }
 
 /// The tasks of one driver.
@@ -143,6 +162,9 @@ impl Tasks {
             }
             kept
         });
+        self.heard()
+            .obstacles
+            .retain(|work, _| wanted.contains(work));
         let now = Instant::now();
         self.resting
             .retain(|work, until| wanted.contains(work) && *until > now);
@@ -179,6 +201,19 @@ impl Tasks {
         })
     }
 
+    /// Bytes of log that a shard keeps for its slot.
+    pub fn note_retained(&self, source: &ShardName, retained: u64) {
+        for stream in self.seams.keys().filter(|stream| stream.from == *source) {
+            self.tally
+                .stream(stream, |stream| stream.retained = Some(retained));
+        }
+    }
+
+    /// Why something was begun again that has not been done since; for people.
+    pub fn obstacle(&self) -> Option<Box<str>> {
+        self.heard().obstacles.values().next().cloned()
+    }
+
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard
             .lock()
@@ -201,7 +236,7 @@ impl Tasks {
             Arc::clone(&self.tally),
         );
         let (heard, news) = (Arc::clone(&self.heard), Arc::clone(&self.news));
-        let name = format!("{work:?}");
+        let (name, undone) = (work.to_string(), work.clone());
         let token = self.token;
         let doing: std::pin::Pin<Box<dyn Future<Output = Result<(), Failed>> + Send>> = match work {
             Work::Check { round } => {
@@ -329,6 +364,8 @@ impl Tasks {
                 Ok(()) => {}
                 Err(Failed::Again(why)) => {
                     tracing::warn!(work = name, why, "is tried again");
+                    let why = format!("{name} is tried again: {why}");
+                    lock(&heard).obstacles.insert(undone, why.into());
                 }
                 Err(Failed::Trouble(why)) => lock(&heard).troubles.push(why),
             }

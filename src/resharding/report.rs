@@ -53,6 +53,9 @@ pub struct PlanStatus {
 pub struct Progress {
     /// Milliseconds since 1970.
     pub at: u64,
+    /// Why something is tried again that has not been done since.
+    #[serde(default)]
+    pub obstacle: Option<Box<str>>,
     pub tables: Vec<TableProgress>,
     pub streams: Vec<StreamProgress>,
 }

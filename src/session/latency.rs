@@ -42,8 +42,10 @@ impl Latency {
 
 #[inline]
 fn place(microseconds: u64) -> usize {
-    let exponent = 63 - (microseconds | STEPS as u64).leading_zeros();
-    let step = (microseconds >> (exponent - 2)) & u64::from(STEPS - 1);
+    // So that the shortest times have places of their own.
+    let time = microseconds.saturating_add(u64::from(STEPS));
+    let exponent = time.ilog2();
+    let step = (time >> (exponent - 2)) & u64::from(STEPS - 1);
     let place = (exponent - 2) as usize * STEPS as usize + step as usize;
     place.min(COUNT - 1)
 }
@@ -51,7 +53,7 @@ fn place(microseconds: u64) -> usize {
 /// The longest time that is counted at a place.
 fn end(place: usize) -> u64 {
     let (octave, step) = (place / STEPS as usize, place % STEPS as usize);
-    ((STEPS as u64 + step as u64 + 1) << octave) - 1
+    ((u64::from(STEPS) + step as u64 + 1) << octave) - 1 - u64::from(STEPS)
 }
 
 impl Counts {

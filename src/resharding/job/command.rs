@@ -22,6 +22,24 @@ pub enum Command {
     Cancel,
 }
 
+impl Command {
+    /// As operators write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Command::Check => "CHECK",
+            Command::Start { .. } => "START",
+            Command::Throttle(_) => "THROTTLE",
+            Command::Pause => "PAUSE",
+            Command::Resume => "RESUME",
+            Command::Verify => "VERIFY",
+            Command::Cutover { .. } => "CUTOVER",
+            Command::Rollback { .. } => "ROLLBACK",
+            Command::Finish => "FINISH",
+            Command::Cancel => "CANCEL",
+        }
+    }
+}
+
 /// Why it is not done now, and what could be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {

@@ -123,20 +123,20 @@ impl Reshards {
             .put(key, to_json(&job))
             .put(
                 records::events_key(database, name),
-                records::encode(&self.first_event(name)),
+                records::encode(&[self.happening(name, "planned")]),
             );
         store.commit(transaction).await.map_err(not_written)?;
         page.push_str(&self.estimated(&job, configured).await);
         Ok(Answer::Page(page))
     }
 
-    fn first_event(&self, plan: &str) -> Vec<Happening> {
-        vec![Happening {
+    fn happening(&self, plan: &str, what: &str) -> Happening {
+        Happening {
             at: milliseconds(),
             plan: plan.into(),
             by: self.name().into(),
-            what: "planned".into(),
-        }]
+            what: what.into(),
+        }
     }
 
     /// Rows, bytes and time, or why they are not known.
@@ -230,7 +230,10 @@ impl Reshards {
                 Pace::Paused => "paused".into(),
                 Pace::Stopped(why) => format!("stopped: {why}").into(),
             },
-            note: job.note.clone(),
+            note: job.note.clone().or_else(|| {
+                let saved = saved.as_ref().filter(|_| !job.is_over());
+                saved.and_then(|saved| saved.obstacle.clone())
+            }),
             problems: job.check.problems.clone().unwrap_or_default(),
             driver: driver
                 .map_err(no_store)?
@@ -281,6 +284,16 @@ impl Reshards {
             if matches!(command, Command::Start { .. }) {
                 transaction = starting(transaction, database, job, known)?;
             }
+            let key = records::events_key(database, name);
+            let before = store.get(&key).await.map_err(no_store)?;
+            let expected = before.as_ref().map(|before| before.version);
+            let mut events: Vec<Happening> = before
+                .and_then(|before| serde_json::from_slice(&before.value).ok())
+                .unwrap_or_default();
+            events.push(self.happening(name, &format!("{} was asked for", command.name())));
+            transaction = transaction
+                .expect(key.clone(), Expected::from(expected))
+                .put(key, records::encode(&events));
             match store.commit(transaction).await {
                 Ok(_) => {
                     return Ok(Answer::Taken {

@@ -35,7 +35,7 @@ fn copies(second: &str) -> Vec<String> {
     let mut texts: Vec<Vec<u8>> = gather
         .fetches
         .iter()
-        .map(|fetch| fetch.copy_out(second.as_bytes(), &literals))
+        .map(|fetch| fetch.copy_out(second.as_bytes(), &literals, None))
         .collect();
     texts.push(gather.text(second.as_bytes(), &literals));
     texts
@@ -85,7 +85,7 @@ fn texts_beside_the_clients() {
         [
             fetch.create(),
             fetch.copy_in(),
-            String::from_utf8(fetch.insert(b"", &[])).expect("text"),
+            String::from_utf8(fetch.insert(b"", &[], None)).expect("text"),
             fetch.add_primary_key().expect("it has one"),
             fetch.analyze(),
             fetch.drop(),
