@@ -371,7 +371,7 @@ mod tests {
             one("\"public\".\"o\"", "long", 0, 0),
         ];
         let expected = "estimated by the servers' statistics:
-  table               way           rows       size  with indexes
+  table             way           rows       size  with indexes
   \"public\".\"users\"  a -> b     1200000     3.4 GB        6.8 GB
   \"public\".\"o\"      a -> b          12  999 bytes          2 kB
   \"public\".\"o\"      a -> long        0    0 bytes       0 bytes
