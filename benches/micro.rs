@@ -134,7 +134,9 @@ fn catalog() -> Arc<Catalog> {
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,
+        foreign: Default::default(),
         distributions: [Distribution {
+            turning: None,
             name: "accounts".into(),
             map,
         }]
@@ -287,6 +289,7 @@ fn keys(c: &mut Criterion) {
                 target,
                 &catalog,
                 &Values {
+                    passage: Default::default(),
                     text: text.as_bytes(),
                     literals,
                     parameters: &parameters,

@@ -378,15 +378,13 @@ impl Reader {
             Message::Delete { relation, old, .. } => {
                 self.change(relation, Some(old.row()), None)?;
             }
-            Message::Truncate { relations, .. } => {
-                if self.is_followed() {
-                    for id in relations.iter() {
-                        if let Some(Some((_, layout))) = self.layouts.get(&id) {
-                            return Err(FlowError::trouble(format!(
-                                "{} was truncated on {}, which removes rows without a word about each",
-                                layout.name, self.source_name.0
-                            )));
-                        }
+            Message::Truncate { relations, .. } if self.is_followed() => {
+                for id in relations.iter() {
+                    if let Some(Some((_, layout))) = self.layouts.get(&id) {
+                        return Err(FlowError::trouble(format!(
+                            "{} was truncated on {}, which removes rows without a word about each",
+                            layout.name, self.source_name.0
+                        )));
                     }
                 }
             }

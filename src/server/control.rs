@@ -623,7 +623,8 @@ impl Control {
         catalogs: &HashMap<Box<str>, Arc<Catalog>>,
     ) -> HashMap<Box<str>, Arc<Catalog>> {
         let nothing = Overlay::default();
-        let remap = |(name, catalog): (&Box<str>, &Arc<Catalog>)| {
+        let mut remapped = HashMap::new();
+        for (name, catalog) in catalogs {
             let overlay = self.moving.overlays.get(name).unwrap_or(&nothing);
             let configured = &self.plant.configured[name];
             let mut catalog = Catalog::clone(catalog);
@@ -637,9 +638,9 @@ impl Control {
                     tracing::error!(database = &**name, %error, "the maps in force cannot be served");
                 }
             }
-            (name.clone(), Arc::new(catalog))
-        };
-        catalogs.iter().map(remap).collect()
+            remapped.insert(name.clone(), Arc::new(catalog));
+        }
+        remapped
     }
 
     /// Puts a new snapshot in force on every worker.

@@ -443,6 +443,7 @@ mod tests {
             pace: "going".into(),
             driver: Some("proxy-1".into()),
             progress: Progress {
+                obstacle: None,
                 at,
                 tables: vec![
                     table("public.orders", rows, false),

@@ -147,7 +147,7 @@ impl Failover {
         {
             self.gate(shard, old);
             if !gate.said && self.lent(shard).await.is_some_and(|lent| lent.is_empty()) {
-                let key = word(&record.shard, &self.name());
+                let key = word(&record.shard, self.name());
                 let before = store
                     .get(&key)
                     .await

@@ -250,8 +250,8 @@ impl Reshards {
         }
         let mut events: Vec<Happening> = Vec::new();
         for (database, known) in &known {
-            let wanted = |name: &&Box<str>| only.is_none_or(|only| only == &***name);
-            for name in known.plans.keys().filter(wanted) {
+            let wanted = |name: &str| only.is_none_or(|only| only == name);
+            for name in known.plans.keys().filter(|name| wanted(name)) {
                 let saved = store.get(&records::events_key(database, name)).await;
                 let saved = saved.map_err(no_store)?;
                 let saved = saved.and_then(|saved| serde_json::from_slice(&saved.value).ok());
@@ -332,12 +332,12 @@ fn starting(
     known: &Known,
 ) -> Result<Transaction, Refused> {
     for other in known.plans.values() {
-        let moves = |name: &Box<str>| {
+        let moves = |name: &str| {
             other
                 .plan
                 .maps
                 .iter()
-                .any(|change| change.distribution == *name)
+                .any(|change| *change.distribution == *name)
         };
         let started = !other.is_over() && !matches!(other.phase, Phase::Planned | Phase::Checked);
         let mut own = job.plan.maps.iter().map(|change| &change.distribution);

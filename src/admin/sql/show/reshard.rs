@@ -297,6 +297,7 @@ mod tests {
             driver: Some("proxy-1".into()),
             differences: Some(3),
             progress: Progress {
+                obstacle: None,
                 at: 1_700_000_000_123,
                 tables: vec![
                     TableProgress {
