@@ -10,9 +10,10 @@
 //! 5. [`backend`] lends a connection to that shard's node, brought to the session's settings.
 //! 6. [`execution`] relays bytes, both ways at once, until the server is ready for the next one.
 //!
-//! [`resharding`] decides what moves between shards, beside all that. [`topology`] watches the nodes, [`store`] keeps what a fleet of proxies
+//! [`resharding`] decides what moves between shards, beside all that, and [`moving`] moves it. [`topology`] watches the nodes, [`store`] keeps what a fleet of proxies
 //! agrees on, [`admin`] lets people look and steer, [`cli`] builds everything. [`config`] is plain data.
-//! Imports go down this list of floors only, which `tests/tidy.rs` checks: cli, server, admin, session and resharding, execution, topology,
+//! Imports go down this list of floors only, which `tests/tidy.rs` checks: cli, server, admin and moving, session and resharding,
+//! execution, topology,
 //! plan and backend, sql and catalog, wire and sharding and store, config.
 
 pub mod admin;
