@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::ToSql;
@@ -33,6 +34,8 @@ use super::values::{Field, Values};
 /// Most changes of a batch, and most bytes of it beyond one row.
 const MOST_CHANGES: usize = 5000;
 const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// Changes that are sent one by one together. (Up to 30 futures are begun in their order by `join_all`.)
+const RUN: usize = 30;
 /// The longest that the place reached is not written down.
 const SILENCE: Duration = Duration::from_millis(75);
 
@@ -293,7 +296,7 @@ impl Applier {
                     true => Rows::Catching,
                     false => tombstones.rows,
                 };
-                self.one_by_one(&waiting.batch, end, fence, rows, &mut tombstones)
+                self.one_by_one(&waiting.batch, end, fence, rows, &tombstones)
                     .await?;
             }
         }
@@ -512,49 +515,113 @@ impl Applier {
         end: Lsn,
         fence: Option<i64>,
         rows: Rows,
-        tombstones: &mut Tombstones,
+        tombstones: &Tombstones,
     ) -> Result<(), FlowError> {
         self.open(end, fence).await?;
         self.connection
             .batch_execute("SET CONSTRAINTS ALL DEFERRED")
             .await?;
-        for change in batch.changes() {
-            let (mut deleted, mut whole, mut partial) = (vec![], vec![], vec![]);
-            match &change.what {
-                What::Delete => deleted.push(change),
-                What::Put { row, .. } if row.is_whole() => whole.push(change),
-                What::Put { .. } => partial.push(change),
+        let mut rest = batch.changes();
+        while let Some(first) = rest.first() {
+            let simple = { rest.iter() }.take_while(|change| !change.lacks_values());
+            let run = &rest[..simple.take(RUN).count()];
+            if run.is_empty() {
+                // Nothing can be in its way that it does not find there itself.
+                let net = Net {
+                    layout: &first.layout,
+                    deleted: Vec::new(),
+                    whole: Vec::new(),
+                    partial: vec![first],
+                };
+                self.connection.batch_execute("SAVEPOINT one").await?;
+                let done = self.apply(&net).await;
+                self.settle(done, first, rows, tombstones).await?;
+                rest = &rest[1..];
+                continue;
             }
-            let net = Net {
-                layout: &change.layout,
-                deleted,
-                whole,
-                partial,
-            };
             self.connection.batch_execute("SAVEPOINT one").await?;
-            match self.apply(&net).await {
-                Ok(()) => tombstones.settle(change.layout.table, key_text(&change.key)),
-                Err(Failure::Flow(error)) => return Err(error),
-                Err(Failure::InTheWay(error)) if rows == Rows::Exact => {
-                    return Err(judged(error, Some(&self.named(change))));
+            match self.in_order(run).await {
+                Ok(()) => {
+                    self.settle(Ok(()), first, rows, tombstones).await?;
+                    for change in run {
+                        tombstones.settle(change.layout.table, key_text(&change.key));
+                    }
+                    rest = &rest[run.len()..];
                 }
-                Err(Failure::InTheWay(error)) => {
-                    self.connection
-                        .batch_execute("ROLLBACK TO SAVEPOINT one")
+                Err((failed, failure)) => {
+                    if failed > 0 && matches!(failure, Failure::InTheWay(_)) {
+                        // Those before it were undone with it.
+                        self.connection
+                            .batch_execute("ROLLBACK TO SAVEPOINT one")
+                            .await?;
+                        if let Err((_, failure)) = self.in_order(&run[..failed]).await {
+                            return Err(match failure {
+                                Failure::Flow(error) => error,
+                                Failure::InTheWay(error) => FlowError::from(error),
+                            });
+                        }
+                        self.connection
+                            .batch_execute("RELEASE SAVEPOINT one; SAVEPOINT one")
+                            .await?;
+                        for change in &run[..failed] {
+                            tombstones.settle(change.layout.table, key_text(&change.key));
+                        }
+                    }
+                    self.settle(Err(failure), &run[failed], rows, tombstones)
                         .await?;
-                    let table = &self.tables[&change.layout.table];
-                    self.execute(&table.delete, &[&change.key], None).await?;
-                    let why = judged(error, Some(&self.named(change))).to_string();
-                    let key = key_text(&change.key);
-                    tombstones.owe(change.layout.table, key, why.into());
+                    rest = &rest[failed + 1..];
                 }
             }
-            self.connection
-                .batch_execute("RELEASE SAVEPOINT one")
-                .await?;
         }
         let done = self.connection.batch_execute("COMMIT").await;
         done.map_err(|error| judged(error, None))
+    }
+
+    /// Changes with all their values, each in a statement, sent together. Else which of them failed.
+    async fn in_order(&self, changes: &[Change]) -> Result<(), (usize, Failure)> {
+        let made = changes.iter().map(async |change| {
+            let table = &self.tables[&change.layout.table];
+            match &change.what {
+                What::Delete => {
+                    self.execute(&table.delete, &[&change.key], None).await?;
+                    Ok(())
+                }
+                What::Put { row, .. } => self.put(table, &[row]).await,
+            }
+        });
+        let made: Vec<Result<(), Failure>> = join_all(made).await;
+        let failed = made.into_iter().enumerate();
+        { failed }
+            .find_map(|(place, made)| Some((place, made.err()?)))
+            .map_or(Ok(()), Err)
+    }
+
+    /// Ends the savepoint of a change. Of one that something is in the way of the row is left out, as long as rows may be of later moments.
+    async fn settle(
+        &self,
+        made: Result<(), Failure>,
+        change: &Change,
+        rows: Rows,
+        tombstones: &Tombstones,
+    ) -> Result<(), FlowError> {
+        match made {
+            Ok(()) => tombstones.settle(change.layout.table, key_text(&change.key)),
+            Err(Failure::Flow(error)) => return Err(error),
+            Err(Failure::InTheWay(error)) if rows == Rows::Exact => {
+                return Err(judged(error, Some(&self.named(change))));
+            }
+            Err(Failure::InTheWay(error)) => {
+                self.connection
+                    .batch_execute("ROLLBACK TO SAVEPOINT one")
+                    .await?;
+                let table = &self.tables[&change.layout.table];
+                self.execute(&table.delete, &[&change.key], None).await?;
+                let why = judged(error, Some(&self.named(change))).to_string();
+                tombstones.owe(change.layout.table, key_text(&change.key), why.into());
+            }
+        }
+        let released = self.connection.batch_execute("RELEASE SAVEPOINT one");
+        Ok(released.await?)
     }
 
     /// A row for people.

@@ -46,7 +46,8 @@ impl Change {
         self.layout.table == other.layout.table && self.key == other.key
     }
 
-    fn lacks_values(&self) -> bool {
+    /// Whether some of its row's values were not sent.
+    pub fn lacks_values(&self) -> bool {
         matches!(&self.what, What::Put { row, .. } if !row.is_whole())
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use crate::resharding::condition::quoted_name;
+use crate::wire::replication::Lsn;
 
 use super::apply::{begin, is_in_the_way, judged};
 use super::claim::{Claim, FlowError};
@@ -113,6 +114,31 @@ struct Staged {
     left_out: Statement,
 }
 
+/// What became of what was staged.
+enum Inserted {
+    All,
+    /// Not all deletions behind its snapshot are known.
+    ReadAgain,
+}
+
+/// Why it was not inserted.
+enum Refusal {
+    Row(tokio_postgres::Error),
+    Flow(FlowError),
+}
+
+impl From<tokio_postgres::Error> for Refusal {
+    fn from(error: tokio_postgres::Error) -> Refusal {
+        Refusal::Row(error)
+    }
+}
+
+impl From<FlowError> for Refusal {
+    fn from(error: FlowError) -> Refusal {
+        Refusal::Flow(error)
+    }
+}
+
 /// What a chunk brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Brought {
@@ -153,15 +179,13 @@ impl Worker {
         mut tell: impl FnMut(Brought),
     ) -> Result<(), FlowError> {
         self.stage(&part.sheet).await?;
-        let (mut rows, mut attempt) = (FIRST_ROWS, 0);
+        let mut rows = FIRST_ROWS;
         loop {
             self.pace.admitted().await;
             let began = Instant::now();
-            attempt += 1;
-            let Some((brought, last)) = self.chunk(&part, rows, attempt).await? else {
+            let Some((brought, last)) = self.chunk(&part, rows).await? else {
                 continue;
             };
-            attempt = 0;
             self.pace.spent(brought.bytes);
             tell(brought);
             if brought.rows < rows {
@@ -204,13 +228,12 @@ impl Worker {
         &mut self,
         part: &Part,
         rows: u64,
-        attempt: u32,
     ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
         let Some(chunk) = self.open().await? else {
             sleep(RETRY).await;
             return Ok(None);
         };
-        let done = self.bring(part, rows, chunk, attempt).await;
+        let done = self.bring(part, rows, chunk).await;
         self.seam.tombstones.write().await.close(chunk);
         done
     }
@@ -239,7 +262,6 @@ impl Worker {
         part: &Part,
         rows: u64,
         chunk: ChunkId,
-        attempt: u32,
     ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
         let (sheet, staged) = self.staged.as_ref().expect("is staged before its chunks");
         let refused = |error| judged(error, Some(&sheet.layout.name));
@@ -248,36 +270,68 @@ impl Worker {
         self.source.batch_execute("COMMIT").await?;
         let last = self.last_key(sheet).await?;
 
+        for attempt in 1.. {
+            let place = log_end(&self.source).await?;
+            self.target.batch_execute("SAVEPOINT staged").await?;
+            match self
+                .insert(sheet, staged, part, chunk, (brought, rows), &last)
+                .await
+            {
+                Ok(Inserted::All) => break,
+                Ok(Inserted::ReadAgain) => {
+                    self.target.batch_execute("ROLLBACK").await?;
+                    return Ok(None);
+                }
+                Err(Refusal::Flow(error)) => return Err(error),
+                Err(Refusal::Row(error)) if is_in_the_way(&error) && attempt < ATTEMPTS => {
+                    // A row is in the way that is older than the chunk. It is not, when as much is applied as the chunk has seen.
+                    self.target
+                        .batch_execute("ROLLBACK TO SAVEPOINT staged")
+                        .await?;
+                    self.seam.until_applied(place).await;
+                }
+                Err(Refusal::Row(error)) => return Err(refused(error)),
+            }
+        }
+        self.target.batch_execute("COMMIT").await.map_err(refused)?;
+        Ok(Some((brought, last)))
+    }
+
+    /// What is staged, and how far it goes. Of the rows wanted were so many brought.
+    async fn insert(
+        &self,
+        sheet: &Sheet,
+        staged: &Staged,
+        part: &Part,
+        chunk: ChunkId,
+        (brought, wanted): (Brought, u64),
+        last: &Option<Vec<String>>,
+    ) -> Result<Inserted, Refusal> {
+        // To the end of the transaction nothing is applied: the row that is held keeps others off, and this our own.
         let tombstones = self.seam.tombstones.read().await;
         let claim = &self.claim;
         let parameters: [&(dyn ToSql + Sync); 3] = [&claim.number, &&*claim.source, &claim.token];
-        if self
-            .target
-            .query_opt(&self.hold, &parameters)
-            .await?
-            .is_none()
-        {
-            return Err(claim.lost());
+        let held = self.target.query_opt(&self.hold, &parameters).await;
+        if held.map_err(FlowError::from)?.is_none() {
+            return Err(claim.lost().into());
         }
         let Verdict::Without(gone) = tombstones.judge(chunk, sheet.layout.table) else {
-            self.target.batch_execute("ROLLBACK").await?;
-            return Ok(None);
+            return Ok(Inserted::ReadAgain);
         };
         let arrays = arrays(&gone, sheet.layout.found_by.len());
         let keys: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
         let inserted = match gone.is_empty() {
-            true => self.target.execute(&staged.insert, &[]).await,
-            false => self.target.execute(&staged.insert_without, &keys).await,
+            true => self.target.execute(&staged.insert, &[]).await?,
+            false => self.target.execute(&staged.insert_without, &keys).await?,
         };
-        let inserted = match inserted {
-            Err(error) if is_in_the_way(&error) => {
-                return self.later(sheet, error, attempt).await;
-            }
-            inserted => inserted.map_err(refused)?,
-        };
+        if sheet.obstacles == Obstacles::Deferrable {
+            self.target
+                .batch_execute("SET CONSTRAINTS ALL IMMEDIATE")
+                .await?;
+        }
         if inserted < brought.rows && sheet.obstacles != Obstacles::Nothing {
             for row in self.target.query(&staged.left_out, &keys).await? {
-                let key: KeyText = (0..row.len())
+                let key: KeyText = { 0..row.len() }
                     .map(|n| row.get::<_, &str>(n).into())
                     .collect();
                 let why = format!(
@@ -295,30 +349,12 @@ impl Worker {
             &&*claim.source,
             &&*sheet.layout.name,
             &part.number,
-            &last,
+            last,
             &count,
-            &(brought.rows < rows),
+            &(brought.rows < wanted),
         ];
         self.target.execute(&self.note, &parameters).await?;
-        match self.target.batch_execute("COMMIT").await {
-            Err(error) if is_in_the_way(&error) => self.later(sheet, error, attempt).await,
-            done => done.map(|()| Some((brought, last))).map_err(refused),
-        }
-    }
-
-    /// A row is in the way that may be older than the chunk: it is read again when more is applied.
-    async fn later(
-        &self,
-        sheet: &Sheet,
-        error: tokio_postgres::Error,
-        attempt: u32,
-    ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
-        if attempt >= ATTEMPTS {
-            return Err(judged(error, Some(&sheet.layout.name)));
-        }
-        self.target.batch_execute("ROLLBACK").await?;
-        sleep(RETRY * attempt).await;
-        Ok(None)
+        Ok(Inserted::All)
     }
 
     /// From the source to the stage, unread.
@@ -361,6 +397,14 @@ impl Worker {
 pub(super) async fn snapshot(client: &Client) -> Result<Snapshot, FlowError> {
     let row = client
         .query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[])
+        .await?;
+    row.get::<_, &str>(0).parse().map_err(FlowError::again)
+}
+
+/// The end of the log.
+async fn log_end(client: &Client) -> Result<Lsn, FlowError> {
+    let row = client
+        .query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[])
         .await?;
     row.get::<_, &str>(0).parse().map_err(FlowError::again)
 }
