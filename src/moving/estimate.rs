@@ -382,7 +382,8 @@ mod tests {
         assert_eq!(page(&estimates, 20_000_000), expected);
         assert_eq!(duration(119), "119 s");
         assert_eq!(duration(7_200), "2 h 0 min");
-        assert_eq!(size(1_000), "1000 bytes");
+        assert_eq!(size(999), "999 bytes");
+        assert_eq!(size(1_000), "1 kB");
         assert_eq!(size(1_001), "1.1 kB");
     }
 }

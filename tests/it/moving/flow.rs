@@ -407,7 +407,7 @@ async fn values_that_change_places_among_unique_ones() {
     world
         .run(0, &format!("INSERT INTO users SELECT g, 'm' || g, g + 1, {LARGE} FROM generate_series(0, 399) g"))
         .await;
-    let writers = Writers::start(&world, 0, 8, swaps).await;
+    let writers = Writers::start(&world, 0, 1, swaps).await;
     for token in 1..5 {
         let driver = world.drive(token);
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -421,7 +421,7 @@ async fn values_that_change_places_among_unique_ones() {
     writers.stop().await;
     // In one transaction, with all rows.
     world
-        .run(0, "BEGIN; UPDATE users SET mail = 'x' || mail; UPDATE users SET mail = 'm' || (1000 + id); UPDATE users SET mail = 'm' || (1399 - id); COMMIT")
+        .run(0, "BEGIN; UPDATE users SET mail = 'x' || mail; UPDATE users SET mail = 'm' || (1000 + id); UPDATE users SET mail = 'x' || mail; UPDATE users SET mail = 'm' || (1399 - id); COMMIT")
         .await;
     world.fence(&mut driver, 1).await;
     assert!(world.compare().await > 100);
