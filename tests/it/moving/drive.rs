@@ -535,3 +535,59 @@ async fn rows_are_never_seen_twice_while_they_move() {
         200
     );
 }
+
+/// How long clients wait in a turn. `TRUNKLINE_BINARY`: a program that was built to be fast.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures"]
+async fn pauses_of_many_turns() {
+    const TURNS: usize = 25;
+    let stage = Stage::start(&Setting {
+        shards: 4,
+        proxies: 3,
+        distributions: HASHED,
+        schema: SCHEMA,
+        populated: 2,
+    });
+    let ports: Vec<u16> = stage.proxies.iter().map(|proxy| proxy.port).collect();
+    let load = Load::start(&ports, 16);
+    load.progress(500).await;
+    stage
+        .order(&format!("RESHARD PLAN p AS '{}'", CHANGES[0]))
+        .await;
+    stage.verified("p").await;
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        for (command, phase) in [("CUTOVER", "cut over"), ("ROLLBACK", "rolled back")] {
+            let began = std::time::Instant::now();
+            stage
+                .order(&format!("RESHARD {command} p MAX PAUSE 2 s"))
+                .await;
+            stage.reaches("p", phase).await;
+            turns.push((began, began.elapsed()));
+            load.progress(100).await;
+        }
+        stage.order("RESHARD VERIFY p").await;
+        stage.reaches("p", "verified").await;
+    }
+    let worked = load.end().await;
+    assert!(worked.errors.is_empty(), "{:?}", worked.errors);
+    let mut longest: Vec<Duration> = turns
+        .iter()
+        .map(|(began, took)| {
+            let during = worked
+                .waits
+                .iter()
+                .filter(|(at, waited)| *at + *waited >= *began && *at <= *began + *took);
+            during.map(|(_, waited)| *waited).max().unwrap_or_default()
+        })
+        .collect();
+    longest.sort_unstable();
+    println!(
+        "longest unit of work in each of {} turns: median {:?}, 90 % {:?}, longest {:?}",
+        longest.len(),
+        longest[longest.len() / 2],
+        longest[longest.len() * 9 / 10],
+        longest[longest.len() - 1]
+    );
+    println!("all {}", worked.told());
+}

@@ -244,7 +244,9 @@ impl Program {
             .append(true)
             .open(&log)
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        let binary = std::env::var("TRUNKLINE_BINARY");
+        let binary = binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_trunkline"));
+        let child = Command::new(binary)
             .arg("serve")
             .arg(&file)
             .env("RUST_LOG", "info")
