@@ -6,7 +6,7 @@
 //! `observe.rs` sees the world, `act.rs` runs actions; what takes long is a task of its own (`tasks.rs`), and is asked for again and again until it is seen done.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -282,7 +282,7 @@ impl<'a> Drive<'a> {
 
     fn happenings(&self, before: &Job, next: &Job) -> Vec<Happening> {
         let happened = events(before, next);
-        let at = milliseconds();
+        let at = records::milliseconds();
         let happenings = happened.into_iter().map(|what| Happening {
             at,
             plan: self.project.plan.clone(),
@@ -316,7 +316,7 @@ impl<'a> Drive<'a> {
         }
         self.told = Some(tokio::time::Instant::now());
         let key = records::progress_key(&self.project.database, &self.project.plan);
-        let mut progress = self.tally.progress(milliseconds());
+        let mut progress = self.tally.progress(records::milliseconds());
         progress.obstacle = self.tasks.obstacle();
         let saving = Transaction::new()
             .under(&self.project.lease)
@@ -358,11 +358,4 @@ fn scope(project: &Project, job: &Job) -> Result<Arc<Scope>, String> {
     let tables = moved_tables(&planned, &configured);
     let scope = Scope::new(&job.plan, shards, tables).map_err(|error| error.to_string())?;
     Ok(Arc::new(scope))
-}
-
-pub(super) fn milliseconds() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,13 @@
 //! All of it runs on the control plane's runtime, in the one proxy that holds the lease of the plan. What must outlive that proxy is on the
 //! shards, in the same transactions as the rows (`schema trunkline`, see [`ledger`]), or in the control store ([`records`]).
 //!
-//! [`scope`] is a plan with the shards of now: which table moves which keys. [`shards`] opens connections, [`table`] says how a table looks.
-//! [`check`] finds what stands against a plan, [`estimate`] how much it moves, [`schema`] makes the tables of new shards.
+//! Read `driver.rs` first: it looks (`observe.rs`), asks what is next, and has it done (`act.rs`; what takes long by `tasks.rs`).
+//!
+//! * What it works on: [`scope`] is a plan with the shards of now, [`shards`] opens connections, [`table`] says how a table looks.
+//! * On a shard: [`ledger`] gives orders, [`guard`] and `triggers.rs` refuse writes, [`objects`] are slots and publications, [`look`] says how it stands,
+//!   [`remove`] takes rows away, [`check`] finds what stands against a plan, [`schema`] makes tables and indexes.
+//! * Rows: [`copy`] and `chunk.rs`; changes: [`follow`], `apply.rs`, `batch.rs`; both meet in [`seam`]; [`verify`] compares.
+//! * For every proxy: [`records`] of the control store, and [`overlay`], what they mean for the maps in force.
 
 mod act;
 mod apply;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::driver::{Project, milliseconds};
+use super::driver::Project;
 use super::ledger::OnShard;
 use super::look::{Asked, StreamRow};
 use super::records::{self, Known, ProxyRecord};
@@ -61,7 +61,7 @@ impl View {
         tasks: &mut Tasks,
     ) -> Observed {
         let mut seen = Observed {
-            now: Moment(milliseconds()),
+            now: Moment(records::milliseconds()),
             map: Some(MapFact {
                 epoch: MapEpoch(known.map.epoch),
                 side: known.side(job),

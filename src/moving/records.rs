@@ -11,6 +11,7 @@
 //! Leases: `resharding/DATABASE/PLAN` is the driver's, `moving/PROXY` says that a proxy is alive.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -152,6 +153,13 @@ impl Known {
         let first = sides.next()??;
         sides.all(|side| side == Some(first)).then_some(first)
     }
+}
+
+/// Since 1970, as records have times.
+pub fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = since.unwrap_or_default().as_millis();
+    u64::try_from(since).unwrap_or(u64::MAX)
 }
 
 pub fn map_key(database: &str) -> String {

@@ -1,7 +1,6 @@
 //! What operators ask for: statements about plans become records in the control store, and records become answers.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Reshards;
 use crate::catalog::{Catalog, Configured};
@@ -104,7 +103,7 @@ impl Reshards {
         let planned = planned.map_err(|error| unwanted(&error))?;
         let tables = moved_tables(&planned, configured);
         let quoted = tables.iter().map(|table| table.quoted().into()).collect();
-        let number = milliseconds();
+        let number = records::milliseconds();
         let plan = Plan::new(name, number, database, &planned, quoted, &catalog.shards);
         if plan.routes.is_empty() {
             return Err(refused(
@@ -132,7 +131,7 @@ impl Reshards {
 
     fn happening(&self, plan: &str, what: &str) -> Happening {
         Happening {
-            at: milliseconds(),
+            at: records::milliseconds(),
             plan: plan.into(),
             by: self.name().into(),
             what: what.into(),
@@ -470,11 +469,4 @@ fn unwanted(error: &WantedError) -> Refused {
         message: error.to_string(),
         hint: None,
     }
-}
-
-fn milliseconds() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
