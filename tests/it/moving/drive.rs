@@ -62,7 +62,8 @@ async fn two_shards_become_four_and_two_again_under_load() {
         distributions: HASHED,
         schema: SCHEMA,
         populated: 2,
-    });
+    })
+    .await;
     let ports: Vec<u16> = stage.proxies.iter().map(|proxy| proxy.port).collect();
     let load = Load::start(&ports, 16);
     load.progress(500).await;
@@ -120,7 +121,8 @@ impl Faulty {
             distributions: HASHED,
             schema: SCHEMA,
             populated: 2,
-        });
+        })
+        .await;
         let ports: Vec<u16> = stage.proxies[..VICTIM]
             .iter()
             .map(|proxy| proxy.port)
@@ -337,7 +339,8 @@ async fn every_strategy_and_several_distributions_at_once() {
         schema: "CREATE TABLE item (id bigint PRIMARY KEY, v bigint); CREATE TABLE reading (id bigint PRIMARY KEY, v bigint);
             CREATE TABLE doc (tenant text, n int, v bigint, PRIMARY KEY (tenant, n)); CREATE TABLE person (country text, id bigint, v bigint, PRIMARY KEY (country, id))",
         populated: 2,
-    });
+    })
+    .await;
     let numbers = |numbers: &[i64]| numbers.iter().map(i64::to_string).collect();
     let tables = Arc::new(vec![
         Kept {
@@ -448,7 +451,8 @@ async fn rows_are_never_seen_twice_while_they_move() {
         distributions: HASHED,
         schema: "CREATE TABLE item (id bigint PRIMARY KEY, v bigint); CREATE TABLE note (id bigint PRIMARY KEY, item bigint)",
         populated: 2,
-    });
+    })
+    .await;
     let port = stage.proxies[0].port;
     wait_for_definitions(port).await;
     let client = connect(port, "app", "app").await.unwrap();
@@ -547,7 +551,8 @@ async fn pauses_of_many_turns() {
         distributions: HASHED,
         schema: SCHEMA,
         populated: 2,
-    });
+    })
+    .await;
     let ports: Vec<u16> = stage.proxies.iter().map(|proxy| proxy.port).collect();
     let load = Load::start(&ports, 16);
     load.progress(500).await;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use trunkline::cli::local::{Cluster, Server};
 use trunkline::resharding::job::Phase;
@@ -29,6 +30,9 @@ pub struct Setting<'a> {
     pub populated: usize,
 }
 
+/// One stage at a time: each has a dozen servers and more.
+static ALONE: Semaphore = Semaphore::const_new(1);
+
 /// See the module's text.
 pub struct Stage {
     pub cluster: Cluster,
@@ -36,10 +40,12 @@ pub struct Stage {
     pub etcd: EtcdServer,
     folder: TempDir,
     distributions: String,
+    _alone: SemaphorePermit<'static>,
 }
 
 impl Stage {
-    pub fn start(setting: &Setting<'_>) -> Stage {
+    pub async fn start(setting: &Setting<'_>) -> Stage {
+        let alone = ALONE.acquire().await.unwrap();
         let cluster = own_cluster(setting.shards, 0);
         for shard in &cluster.shards()[..setting.populated] {
             shard
@@ -53,6 +59,7 @@ impl Stage {
             etcd: EtcdServer::start(),
             folder: TempDir::new().unwrap(),
             distributions: setting.distributions.to_owned(),
+            _alone: alone,
         };
         for _ in 0..setting.proxies {
             let program = stage.launch(free_port());
@@ -69,7 +76,7 @@ impl Stage {
     fn configuration(&self, port: u16) -> String {
         let mut text = format!(
             "workers = 1\n[listen]\naddresses = [\"127.0.0.1:{port}\"]\nhttp = \"off\"\n[server_tls]\nmode = \"disable\"\n\
-             [store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"3s\"\ntimeout = \"2s\"\n\
+             [store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"5s\"\ntimeout = \"2s\"\n\
              [pool]\nsize = 20\n[failover]\nwait = \"30s\"\n\
              [[users]]\nname = \"boss\"\nauth = \"trust\"\nadmin = true\nserver_user = \"postgres\"\n\
              [[users]]\nname = \"app\"\nauth = \"trust\"\n[[databases]]\nname = \"app\"\ndefault_shard = \"s1\"\n",
