@@ -691,7 +691,10 @@ const FIXED: &str = "SELECT attname::text FROM pg_catalog.pg_attribute WHERE att
 
 /// The beginning of a transaction that writes moved rows: marked, so that nobody follows it.
 pub(super) fn begin(number: i64) -> String {
-    format!("BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, 'trunkline/moved', '{number}')")
+    format!(
+        "BEGIN; SELECT pg_catalog.pg_logical_emit_message(true, '{}', '{number}')",
+        super::remove::MOVED_PREFIX
+    )
 }
 
 /// What is not the same on the receiving shard.

@@ -49,8 +49,8 @@ const LITTLE: u64 = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// By the first message of a transaction that nobody follows.
-const MOVED: &str = "trunkline/moved";
-const FENCE: &str = "trunkline/fence";
+const MOVED: &str = super::remove::MOVED_PREFIX;
+const FENCE: &str = super::ledger::FENCE_PREFIX;
 
 /// What is followed.
 #[derive(Clone, Debug)]

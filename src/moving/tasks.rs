@@ -215,9 +215,7 @@ impl Tasks {
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        lock(&self.heard)
     }
 
     fn seam(&mut self, route: Route) -> Arc<Seam> {
