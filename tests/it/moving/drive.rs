@@ -544,7 +544,7 @@ async fn rows_are_never_seen_twice_while_they_move() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures"]
 async fn pauses_of_many_turns() {
-    const TURNS: usize = 25;
+    let turns_each = std::env::var("TRUNKLINE_TURNS").map_or(25, |text| text.parse().unwrap());
     let stage = Stage::start(&Setting {
         shards: 4,
         proxies: 3,
@@ -561,7 +561,7 @@ async fn pauses_of_many_turns() {
         .await;
     stage.verified("p").await;
     let mut turns = Vec::new();
-    for _ in 0..TURNS {
+    for _ in 0..turns_each {
         for (command, phase) in [("CUTOVER", "cut over"), ("ROLLBACK", "rolled back")] {
             let began = std::time::Instant::now();
             stage
@@ -595,4 +595,7 @@ async fn pauses_of_many_turns() {
         longest[longest.len() - 1]
     );
     println!("all {}", worked.told());
+    for event in stage.order("SHOW RESHARD EVENTS").await {
+        println!("{}", event.join(" | "));
+    }
 }
