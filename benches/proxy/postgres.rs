@@ -181,6 +181,8 @@ pub struct Setup {
     pub durability: Durability,
     /// Whether a query may have several processes, and machine code made for it: less even, where many servers share a machine.
     pub speedups: Speedups,
+    /// Whether changes can be followed in its log.
+    pub logical: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +225,7 @@ pub async fn start_fleet(
         connections: 100 + 3 * clients,
         durability: Durability::Off,
         speedups: Speedups::AsInstalled,
+        logical: false,
     };
     let servers = start_empty_fleet(binaries, folder, count, setup).await?;
     for server in &servers {
@@ -285,6 +288,9 @@ impl Server {
         .to_vec();
         if setup.speedups == Speedups::Off {
             settings.extend(["max_parallel_workers_per_gather=0", "jit=off"].map(str::to_owned));
+        }
+        if setup.logical {
+            settings.push("wal_level=logical".to_owned());
         }
         for setting in settings {
             postgres.arg("-c").arg(setting);

@@ -132,9 +132,11 @@ impl Steps {
         let (mut next, mut actions) = step(job, &seen);
         let mut records = actions.clone();
         let mut jobs = vec![job.clone()];
-        while let Phase::Turning(turn) = &next.phase
-            && jobs.last() != Some(&next)
-        {
+        while jobs.last() != Some(&next) {
+            jobs.push(next.clone());
+            let Phase::Turning(turn) = &next.phase else {
+                break;
+            };
             if let Stage::Committing { epoch } = turn.stage
                 && MapEpoch(known.map.epoch + 1) == epoch
             {
@@ -143,12 +145,10 @@ impl Steps {
                 seen.map = Some(MapFact { epoch, side });
             }
             let (further, more) = step(&next, &seen);
-            jobs.push(std::mem::replace(&mut next, further));
-            records.extend_from_slice(&more);
-            actions = more;
-        }
-        if jobs.last() != Some(&next) {
-            jobs.push(next);
+            if further != next {
+                records.extend_from_slice(&more);
+                (next, actions) = (further, more);
+            }
         }
         Steps {
             jobs,

@@ -53,6 +53,8 @@ pub enum Case {
     CopyFrom,
     /// A join that is not colocated, beside COPY TO | COPY FROM
     Gather,
+    /// A table of 10 million rows moved to another shard, beside pg_dump and pg_restore; its changes followed
+    MoveRows,
 }
 
 impl Case {
@@ -73,7 +75,8 @@ impl Case {
             | Case::ScatterAggregate
             | Case::MergeSort
             | Case::CopyFrom
-            | Case::Gather => false,
+            | Case::Gather
+            | Case::MoveRows => false,
         }
     }
 }

@@ -133,7 +133,8 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         | Case::ScatterAggregate
         | Case::MergeSort
         | Case::CopyFrom
-        | Case::Gather => Vec::new(),
+        | Case::Gather
+        | Case::MoveRows => Vec::new(),
     })
 }
 

@@ -182,7 +182,7 @@ const CHANGES: [&str; 2] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_drives_may_be_killed_anywhere() {
     let steps: &[&str] = match std::env::var_os("TRUNKLINE_NIGHTLY") {
-        None => &["copying", "committing"],
+        None => &["copying", "releasing"],
         Some(_) => &[
             "checked",
             "copying",
@@ -191,7 +191,6 @@ async fn whoever_drives_may_be_killed_anywhere() {
             "gating",
             "fencing",
             "applying",
-            "committing",
             "releasing",
             "cut over",
             "finishing",

@@ -6,5 +6,6 @@ mod flow;
 mod ledger;
 mod load;
 mod operator;
+mod references;
 mod stage;
 mod verify;
