@@ -6,5 +6,6 @@ mod flow;
 mod ledger;
 mod load;
 mod operator;
+mod over_shards;
 mod stage;
 mod verify;
