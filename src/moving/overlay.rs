@@ -151,3 +151,81 @@ fn moves_keys(job: &Job) -> bool {
         Phase::Planned | Phase::Checked | Phase::Finished | Phase::Cancelled => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resharding::job::{End, Plan};
+    use crate::resharding::record::Change;
+    use crate::sharding::range::{Range, Ranges};
+    use crate::sharding::{KeyType, KeyValue, ShardMap, Strategy};
+
+    const SHARDS: [&str; 2] = ["s1", "s2"];
+
+    /// Keys below 500 are on the first shard.
+    fn map(others: u16) -> ShardMap {
+        let range = |from: Option<i64>, to: Option<i64>, shard| Range {
+            from: from.map(KeyValue::Int),
+            to: to.map(KeyValue::Int),
+            shard: ShardId(shard),
+        };
+        let ranges = vec![range(None, Some(500), 0), range(Some(500), None, others)];
+        let ranges = Ranges::new(ranges).expect("sound ranges");
+        ShardMap::new(vec![KeyType::BigInt], Strategy::Range(ranges), Vec::new())
+            .expect("a sound map")
+    }
+
+    /// On which shards rows are that another one owns.
+    fn foreign(phase: Phase, in_force: &ShardMap) -> Vec<(ShardId, String)> {
+        let shards: Vec<Box<str>> = SHARDS.iter().map(|name| Box::from(*name)).collect();
+        let stored = |map: &ShardMap| StoredMap::of(map, &shards);
+        let change = Change {
+            distribution: "items".into(),
+            before: stored(&map(0)),
+            after: stored(&map(1)),
+        };
+        let plan = Plan {
+            name: "p".into(),
+            number: 1,
+            database: "app".into(),
+            maps: vec![change],
+            tables: Vec::new(),
+            routes: BTreeSet::new(),
+        };
+        let mut known = Known::default();
+        known
+            .map
+            .distributions
+            .insert("items".into(), stored(in_force));
+        let job = Job {
+            phase,
+            ..Job::new(plan, MapEpoch(1))
+        };
+        known.plans.insert("p".into(), job);
+        let configured = [Distribution {
+            name: "items".into(),
+            map: map(0),
+            turning: None,
+        }];
+        let served = Overlay::of(&known)
+            .distributions(&configured, &shards)
+            .expect("maps that are stored are read");
+        let foreign = Overlay::foreign(&served).expect("maps that differ in what moves");
+        let keys = foreign.values().flatten();
+        keys.map(|(shard, keys)| (*shard, keys.on(&["id".into()])))
+            .collect()
+    }
+
+    #[test]
+    fn rows_of_others_are_known_until_they_are_removed() {
+        let on = |shard: u16| vec![(ShardId(shard), "((id >= '500'::int8))".to_owned())];
+        let (before, after) = (map(0), map(1));
+        assert_eq!(foreign(Phase::Checked, &before), []);
+        assert_eq!(foreign(Phase::Copying, &before), on(1));
+        assert_eq!(foreign(Phase::CutOver, &after), on(0));
+        assert_eq!(foreign(Phase::RolledBack, &before), on(1));
+        assert_eq!(foreign(Phase::Ending(End::Finish), &after), on(0));
+        assert_eq!(foreign(Phase::Ending(End::Cancel), &before), on(1));
+        assert_eq!(foreign(Phase::Finished, &after), []);
+    }
+}
