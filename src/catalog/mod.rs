@@ -8,6 +8,7 @@ mod assemble;
 mod build;
 pub mod details;
 mod family;
+mod foreign;
 pub mod functions;
 pub mod replicas;
 pub mod residue;
@@ -17,6 +18,7 @@ mod view;
 
 pub use assemble::{Configured, ConfiguredTable, Warning};
 pub use build::build;
+pub use foreign::{Foreign, KeyCondition, quoted_name};
 pub use resolve::Resolved;
 pub use view::{SpreadView, Writes};
 
@@ -157,7 +159,7 @@ pub struct Catalog {
     /// How transactions commit that wrote on several shards.
     pub cross_shard_commit: CrossShardCommit,
     pub distributions: Arc<[Distribution]>,
-    /// While rows move: of moved tables, the rows on a shard that another shard owns, as a condition in SQL on the table's columns.
+    /// While rows move.
     pub foreign: Foreign,
     /// Tables, views and partitions by schema and name (configured ones even when the schema has not been read).
     pub relations: HashMap<QualifiedName, Relation>,
@@ -190,35 +192,6 @@ impl Catalog {
     pub fn is_moving(&self) -> bool {
         let mut each = self.distributions.iter();
         each.any(|distribution| distribution.turning.is_some())
-    }
-}
-
-/// Rows that are where they do not belong, by table.
-pub type Foreign = Arc<HashMap<QualifiedName, Vec<(ShardId, Box<str>)>>>;
-
-impl Catalog {
-    /// Whether a shard that is asked for rows of the table has some that another one owns. Of partitions it is known by their root only.
-    pub fn has_foreign_rows(&self, distribution: DistributionId, table: &QualifiedName) -> bool {
-        let of_distribution = |name: &QualifiedName| {
-            matches!(
-                self.relations.get(name),
-                Some(Relation::Table { placement: Placement::Sharded { distribution: one, .. }, .. }) if *one == distribution
-            )
-        };
-        match self.foreign.get(table) {
-            Some(rows) => !rows.is_empty(),
-            None => self
-                .foreign
-                .iter()
-                .any(|(name, rows)| !rows.is_empty() && of_distribution(name)),
-        }
-    }
-
-    /// The rows of a table that a shard has and another one owns.
-    pub fn foreign_rows(&self, schema: &str, table: &str, shard: ShardId) -> Option<&str> {
-        let rows = self.foreign.get(&(schema.into(), table.into()))?;
-        let found = rows.iter().find(|(one, _)| *one == shard);
-        found.map(|(_, condition)| &**condition)
     }
 
     /// The shards that may have rows of these distributions, in their order.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::records::{Databases, Known};
-use crate::catalog::{ConfiguredTable, Distribution, Foreign, Placement};
-use crate::resharding::condition::{Condition, condition, quoted_name};
+use crate::catalog::{Distribution, DistributionId, Foreign, KeyCondition};
+use crate::resharding::condition::{Condition, condition};
 use crate::resharding::difference::difference;
 use crate::resharding::job::{Job, MapEpoch, Phase, Term};
 use crate::resharding::record::{StoredError, StoredMap};
@@ -100,36 +100,29 @@ impl Overlay {
         served.collect()
     }
 
-    /// The rows that are on a shard of a distribution though another one owns them, of the shards that are asked for rows of it.
-    pub fn foreign(
-        tables: &[ConfiguredTable],
-        served: &[Distribution],
-    ) -> Result<Foreign, StoredError> {
+    /// The keys whose rows are on a shard though another one owns them.
+    pub fn foreign(served: &[Distribution]) -> Result<Foreign, StoredError> {
         let mut foreign = HashMap::new();
-        for table in tables {
-            let Placement::Sharded { distribution, key } = &table.placement else {
-                continue;
-            };
-            let distribution = &served[usize::from(distribution.0)];
+        for (place, distribution) in (0..).zip(served) {
             let Some(other) = &distribution.turning else {
                 continue;
             };
             let moved = difference(other, &distribution.map).map_err(StoredError::Unmovable)?;
-            let asked = distribution.map.shards();
-            let columns: Vec<String> = key.iter().map(|column| quoted_name(column)).collect();
-            let mut rows: Vec<(ShardId, Box<str>)> = Vec::new();
-            for one in moved.moves.iter().filter(|one| asked.contains(&one.from)) {
-                let said = match condition(&one.keys, distribution.map.key_types(), &columns) {
-                    Condition::Sql(text) => text,
+            let types = distribution.map.key_types();
+            let columns = KeyCondition::columns(types.len());
+            let mut of_shards: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
+            for one in &moved.moves {
+                let said = match condition(&one.keys, types, &columns) {
+                    Condition::Sql(text) => format!("({text})"),
                     // A plan of such keys is not started.
                     Condition::Here(_) => "true".to_owned(),
                 };
-                match rows.iter_mut().find(|(shard, _)| *shard == one.from) {
-                    Some((_, all)) => *all = format!("{all} OR ({said})").into(),
-                    None => rows.push((one.from, format!("({said})").into())),
-                }
+                of_shards.entry(one.from).or_default().push(said);
             }
-            foreign.insert(table.name.clone(), rows);
+            let of_shards = of_shards.into_iter();
+            let keys =
+                of_shards.map(|(shard, said)| (shard, KeyCondition::read(&said.join(" OR "))));
+            foreign.insert(DistributionId(place), keys.collect());
         }
         Ok(Arc::new(foreign))
     }
@@ -145,7 +138,7 @@ impl Overlay {
     }
 }
 
-/// From its start to its end.
+/// From its start to its end: as long as rows are removed, a shard has some that another one owns.
 fn moves_keys(job: &Job) -> bool {
     match job.phase {
         Phase::Copying
@@ -153,9 +146,86 @@ fn moves_keys(job: &Job) -> bool {
         | Phase::Verified
         | Phase::Turning(_)
         | Phase::CutOver
-        | Phase::RolledBack => true,
-        Phase::Planned | Phase::Checked | Phase::Ending(_) | Phase::Finished | Phase::Cancelled => {
-            false
-        }
+        | Phase::RolledBack
+        | Phase::Ending(_) => true,
+        Phase::Planned | Phase::Checked | Phase::Finished | Phase::Cancelled => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resharding::job::{End, Plan};
+    use crate::resharding::record::Change;
+    use crate::sharding::range::{Range, Ranges};
+    use crate::sharding::{KeyType, KeyValue, ShardMap, Strategy};
+
+    const SHARDS: [&str; 2] = ["s1", "s2"];
+
+    /// Keys below 500 are on the first shard.
+    fn map(others: u16) -> ShardMap {
+        let range = |from: Option<i64>, to: Option<i64>, shard| Range {
+            from: from.map(KeyValue::Int),
+            to: to.map(KeyValue::Int),
+            shard: ShardId(shard),
+        };
+        let ranges = vec![range(None, Some(500), 0), range(Some(500), None, others)];
+        let ranges = Ranges::new(ranges).expect("sound ranges");
+        ShardMap::new(vec![KeyType::BigInt], Strategy::Range(ranges), Vec::new())
+            .expect("a sound map")
+    }
+
+    /// On which shards rows are that another one owns.
+    fn foreign(phase: Phase, in_force: &ShardMap) -> Vec<(ShardId, String)> {
+        let shards: Vec<Box<str>> = SHARDS.iter().map(|name| Box::from(*name)).collect();
+        let stored = |map: &ShardMap| StoredMap::of(map, &shards);
+        let change = Change {
+            distribution: "items".into(),
+            before: stored(&map(0)),
+            after: stored(&map(1)),
+        };
+        let plan = Plan {
+            name: "p".into(),
+            number: 1,
+            database: "app".into(),
+            maps: vec![change],
+            tables: Vec::new(),
+            routes: BTreeSet::new(),
+        };
+        let mut known = Known::default();
+        known
+            .map
+            .distributions
+            .insert("items".into(), stored(in_force));
+        let job = Job {
+            phase,
+            ..Job::new(plan, MapEpoch(1))
+        };
+        known.plans.insert("p".into(), job);
+        let configured = [Distribution {
+            name: "items".into(),
+            map: map(0),
+            turning: None,
+        }];
+        let served = Overlay::of(&known)
+            .distributions(&configured, &shards)
+            .expect("maps that are stored are read");
+        let foreign = Overlay::foreign(&served).expect("maps that differ in what moves");
+        let keys = foreign.values().flatten();
+        keys.map(|(shard, keys)| (*shard, keys.on(&["id".into()])))
+            .collect()
+    }
+
+    #[test]
+    fn rows_of_others_are_known_until_they_are_removed() {
+        let on = |shard: u16| vec![(ShardId(shard), "((id >= '500'::int8))".to_owned())];
+        let (before, after) = (map(0), map(1));
+        assert_eq!(foreign(Phase::Checked, &before), []);
+        assert_eq!(foreign(Phase::Copying, &before), on(1));
+        assert_eq!(foreign(Phase::CutOver, &after), on(0));
+        assert_eq!(foreign(Phase::RolledBack, &before), on(1));
+        assert_eq!(foreign(Phase::Ending(End::Finish), &after), on(0));
+        assert_eq!(foreign(Phase::Ending(End::Cancel), &before), on(1));
+        assert_eq!(foreign(Phase::Finished, &after), []);
     }
 }

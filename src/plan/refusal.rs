@@ -92,7 +92,7 @@ reasons! {
         "A key was held back while its rows change their shard, for longer than a statement waits.",
         "Nothing was done: send the transaction again. SHOW RESHARDS in the admin database tells what is being moved.";
     TableMoving, "table_moving", "55006",
-        "A definition of a table changes, or it is truncated, while its rows are being moved between shards.",
+        "While rows of a table are being moved between shards, its definition changes, it is truncated, or a statement over several shards has a form in which the rows of other shards cannot be left out (docs/RESHARDING.md).",
         "Do it before the plan starts, or after FINISH or CANCEL: SHOW RESHARDS in the admin database tells.";
     ParameterType, "parameter_type", "42P18",
         "A parameter that decides the shard stands in several places, has no declared type, and Postgres may read it as another type than the key's.",

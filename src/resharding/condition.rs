@@ -15,6 +15,7 @@
 //! A condition is to be run with `search_path` set to `pg_catalog`, so that its operators and types are Postgres's own. It is NULL for a row
 //! with a NULL in the key, which no shard has.
 
+pub use crate::catalog::quoted_name;
 use crate::sharding::hash::{Function, HASH_PARTITION_SEED};
 use crate::sharding::{KeyType, KeyValue, geo};
 
@@ -55,11 +56,6 @@ pub fn condition(keys: &Keys, types: &[KeyType], columns: &[String]) -> Conditio
             one_of(&keys.except, types, columns)
         )),
     }
-}
-
-/// A name as SQL quotes it.
-pub fn quoted_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn of_set(set: &KeySet, types: &[KeyType], columns: &[String]) -> Result<String, WhyHere> {

@@ -672,7 +672,7 @@ fn served(
     configured: &Configured,
 ) -> Result<(Arc<[Distribution]>, Foreign), StoredError> {
     let distributions = overlay.distributions(&configured.distributions, &configured.shards)?;
-    let foreign = Overlay::foreign(&configured.tables, &distributions)?;
+    let foreign = Overlay::foreign(&distributions)?;
     Ok((distributions, foreign))
 }
 

@@ -211,6 +211,141 @@ pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
     Some(InsertParts { table, query })
 }
 
+/// Where the rows of an UPDATE or DELETE are chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// By this condition.
+    Where(Range<usize>),
+    /// There is none; WHERE would stand behind this place.
+    All(usize),
+}
+
+/// `None`: WITH in front, WHERE CURRENT OF.
+pub fn chosen(text: &str, range: Range<usize>) -> Option<Chosen> {
+    let lexemes = lexemes(text, range)?;
+    let outside = outside(text, &lexemes)?;
+    if !outside.is(0, "update") && !outside.is(0, "delete") {
+        return None;
+    }
+    let returning = outside.find(0, "returning");
+    let last = returning.unwrap_or(lexemes.len()).checked_sub(1)?;
+    // In RETURNING it is a name, behind AS.
+    let found = outside.find(0, "where").filter(|at| *at < last);
+    Some(match found {
+        None => Chosen::All(lexemes[last].range().end),
+        Some(at) if outside.is(at + 1, "current") && outside.is(at + 2, "of") => return None,
+        Some(at) => Chosen::Where(lexemes[at + 1].range().start..lexemes[last].range().end),
+    })
+}
+
+/// The query of an INSERT, without what stands behind it. `None`: WITH in front, OVERRIDING, a query in parentheses, one that begins with another
+/// word than SELECT or WITH.
+pub fn inserted_query(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+    let lexemes = lexemes(text, range)?;
+    let outside = outside(text, &lexemes)?;
+    if !outside.is(0, "insert") || !outside.is(1, "into") {
+        return None;
+    }
+    let begins = |word: &str| outside.find(2, word);
+    let start = [begins("select"), begins("with")]
+        .into_iter()
+        .flatten()
+        .min()?;
+    // OVERRIDING and VALUES stand between, or an alias: only a list of columns and a name may.
+    if outside.find(2, "overriding").is_some_and(|at| at < start) {
+        return None;
+    }
+    let returning = outside.find(start, "returning").unwrap_or(lexemes.len());
+    // DO is reserved, so it tells ON CONFLICT from a condition of a column that is called so.
+    let action = outside.find(start, "do").filter(|at| *at < returning);
+    let end = match action {
+        None => returning,
+        Some(action) => (start..action)
+            .rev()
+            .find(|at| outside.is(*at, "on") && outside.is(at + 1, "conflict"))?,
+    };
+    Some(lexemes[start].range().start..lexemes[end.checked_sub(1)?].range().end)
+}
+
+/// The table of a COPY, as it stands in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedTable {
+    /// With its list of columns.
+    pub whole: Range<usize>,
+    /// With its schema, if that is written.
+    pub name: Range<usize>,
+}
+
+/// `None`: BINARY in front, which goes with no query.
+pub fn copied_table(text: &str, range: Range<usize>) -> Option<CopiedTable> {
+    let lexemes = lexemes(text, range)?;
+    let outside = outside(text, &lexemes)?;
+    let kind = |at: usize| lexemes.get(at).map(|lexeme| lexeme.kind);
+    let mut at = 1;
+    super::identifier(text, lexemes.get(at)?)?;
+    while kind(at + 1) == Some(Kind::Dot) {
+        at += 2;
+        super::identifier(text, lexemes.get(at)?)?;
+    }
+    let start = lexemes[1].range().start;
+    let name = start..lexemes[at].range().end;
+    at += 1;
+    if kind(at) == Some(Kind::OpenParen) {
+        at += lexemes[at..]
+            .iter()
+            .position(|lexeme| lexeme.kind == Kind::CloseParen)?;
+        at += 1;
+    }
+    let whole = start..lexemes[at - 1].range().end;
+    (outside.is(0, "copy") && outside.is(at, "to")).then_some(CopiedTable { whole, name })
+}
+
+/// The lexemes of a statement that stand in no parentheses or brackets.
+struct Outside<'a> {
+    text: &'a str,
+    lexemes: &'a [Lexeme],
+    is_outside: Vec<bool>,
+}
+
+fn outside<'a>(text: &'a str, lexemes: &'a [Lexeme]) -> Option<Outside<'a>> {
+    let mut depth = 0_usize;
+    let mut is_outside = Vec::with_capacity(lexemes.len());
+    for lexeme in lexemes {
+        match lexeme.kind {
+            Kind::OpenParen | Kind::OpenBracket => {
+                is_outside.push(depth == 0);
+                depth += 1;
+            }
+            Kind::CloseParen | Kind::CloseBracket => {
+                depth = depth.checked_sub(1)?;
+                is_outside.push(depth == 0);
+            }
+            _ => is_outside.push(depth == 0),
+        }
+    }
+    Some(Outside {
+        text,
+        lexemes,
+        is_outside,
+    })
+}
+
+impl Outside<'_> {
+    fn is(&self, at: usize, word: &str) -> bool {
+        self.lexemes.get(at).is_some_and(|lexeme| {
+            self.is_outside[at]
+                && lexeme.kind == Kind::Word
+                && self.text[lexeme.range()].eq_ignore_ascii_case(word)
+        })
+    }
+
+    /// The first place of a reserved word from here on: where it is the word, not a column behind a dot.
+    fn find(&self, from: usize, word: &str) -> Option<usize> {
+        let is_column = |at: usize| at > 0 && self.lexemes[at - 1].kind == Kind::Dot;
+        (from..self.lexemes.len()).find(|at| self.is(*at, word) && !is_column(*at))
+    }
+}
+
 /// Where an expression ends that begins here: before a comma or the next clause of an UPDATE.
 fn end_of_expression(text: &str, lexemes: &[Lexeme], start: usize) -> Option<usize> {
     let mut depth = 0_usize;
@@ -353,6 +488,81 @@ mod tests {
         ] {
             assert_eq!(parts(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn rows_are_chosen_by_the_outermost_where() {
+        let found = |text: &str| match chosen(text, 0..text.len()) {
+            Some(Chosen::Where(range)) => format!("where {}", &text[range]),
+            Some(Chosen::All(at)) => format!("all {}", &text[..at]),
+            None => "none".to_owned(),
+        };
+        let cases = [
+            (
+                "UPDATE t SET a = (SELECT 1 WHERE b) -- WHERE",
+                "all UPDATE t SET a = (SELECT 1 WHERE b)",
+            ),
+            (
+                "update only t * as x set a = x.where, b = array[1] from u where /* c */ a = 1 or b = 2 -- d\nreturning a as where",
+                "where a = 1 or b = 2",
+            ),
+            (
+                "DELETE FROM t USING u WHERE t.\"where\" = $1",
+                "where t.\"where\" = $1",
+            ),
+            ("DELETE FROM t RETURNING a AS where, b", "all DELETE FROM t"),
+            ("DELETE FROM t", "all DELETE FROM t"),
+            ("DELETE FROM t WHERE CURRENT OF c", "none"),
+            ("WITH x AS (SELECT 1) DELETE FROM t WHERE a", "none"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(found(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_query_that_is_inserted_ends_before_what_is_done_with_its_rows() {
+        let found =
+            |text: &str| inserted_query(text, 0..text.len()).map(|range| text[range].to_owned());
+        let cases = [
+            (
+                "INSERT INTO t AS x (a, \"select\") SELECT b, c FROM u JOIN v ON conflict = 1 ON CONFLICT (a) WHERE a > 1 DO UPDATE SET a = 2 RETURNING a",
+                Some("SELECT b, c FROM u JOIN v ON conflict = 1"),
+            ),
+            (
+                "INSERT INTO t SELECT 1 FROM u RETURNING a",
+                Some("SELECT 1 FROM u"),
+            ),
+            (
+                "INSERT INTO t WITH w AS (SELECT 1) SELECT 2 FROM u;",
+                Some("WITH w AS (SELECT 1) SELECT 2 FROM u"),
+            ),
+            ("INSERT INTO t OVERRIDING USER VALUE SELECT 1", None),
+            ("INSERT INTO t (SELECT 1)", None),
+            ("INSERT INTO t TABLE u", None),
+            ("WITH w AS (SELECT 1) INSERT INTO t SELECT 1", None),
+        ];
+        for (text, expected) in cases {
+            let text = text.trim_end_matches(';');
+            assert_eq!(found(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_copy_has_its_columns() {
+        let found = |text: &str| {
+            let table = copied_table(text, 0..text.len())?;
+            Some((text[table.whole].to_owned(), text[table.name].to_owned()))
+        };
+        let of = |whole: &str, name: &str| Some((whole.to_owned(), name.to_owned()));
+        assert_eq!(
+            found("copy s.\"T\" (a, b) to stdout (format csv)"),
+            of("s.\"T\" (a, b)", "s.\"T\"")
+        );
+        assert_eq!(found("COPY t TO STDOUT WITH BINARY"), of("t", "t"));
+        assert_eq!(found("COPY BINARY t TO STDOUT"), None);
+        assert_eq!(found("COPY t FROM STDIN"), None);
+        assert_eq!(found("COPY (SELECT 1) TO STDOUT"), None);
     }
 
     #[test]

@@ -200,6 +200,7 @@ fn messages(mut stream: &[u8]) -> Vec<Values> {
 fn scatter(merge: Merge, hidden: usize) -> Scatter {
     Scatter {
         edits: Vec::new(),
+        own: None,
         merge,
         hidden: Hidden::Columns(hidden),
         limit: None,

@@ -21,9 +21,9 @@ use crate::catalog::details::Details;
 use crate::catalog::functions::FunctionKinds;
 use crate::catalog::schema::{Barrier, Rights};
 use crate::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Given, Numbers,
-    Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences, SpreadView, Undeclared,
-    Writes,
+    Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Given,
+    KeyCondition, Numbers, Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences,
+    SpreadView, Undeclared, Writes,
 };
 use crate::config::CrossShardCommit;
 use crate::plan::views;
@@ -564,4 +564,15 @@ fn distributions(shards: u16, shard: impl Fn(u16) -> ShardId) -> Arc<[Distributi
         distribution("pages", map(&[KeyType::Text], hash(), Vec::new())),
         distribution("tags", map(&[KeyType::Char], hash(), Vec::new())),
     ])
+}
+
+/// s2 has rows of all distributions that another shard owns.
+pub fn move_rows(catalog: &mut Catalog) {
+    let distributions = (0..).zip(&*catalog.distributions);
+    let foreign = distributions.map(|(place, distribution)| {
+        let columns = KeyCondition::columns(distribution.map.key_types().len());
+        let moved = KeyCondition::read(&format!("moved({})", columns.join(", ")));
+        (DistributionId(place), vec![(ShardId(1), moved)])
+    });
+    catalog.foreign = Arc::new(foreign.collect());
 }

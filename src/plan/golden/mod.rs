@@ -1,7 +1,7 @@
 //! Golden cases: `tests/golden/plan/*.txt`, planned against the catalog of `catalog.rs` and bound, so that the shard shows.
 //!
 //! A case is directives, SQL, `----`, and what is expected, up to an empty line; `#` begins a comment. Directives:
-//! `@search_path a, b` | `@schema unread` | `@sequences per_shard` or `refused` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
+//! `@search_path a, b` | `@schema unread` | `@moving` (what of another shard is on s2) | `@sequences per_shard` or `refused` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
 //! Run with UPDATE_GOLDEN=1 to write what is found; read the difference before believing it.
 
 mod catalog;
@@ -12,13 +12,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::catalog::{Catalog, SchemaState, SearchPath, Sequences};
-use crate::sharding::KeyType;
+use crate::sharding::{KeyType, ShardId};
 
 use super::explain::{Explanation, Outcome, explain};
 use super::parameters::Parameters;
 use super::plan;
 use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, write};
+use super::spread::own_rows::with_own_rows;
 use super::spread::scatter::{Direction, Fold, Merge, Nulls, SortKey};
 use super::spread::{Spread, edit};
 use crate::sql;
@@ -27,10 +28,9 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 19] = [
+const SHOWN_ELSEWHERE: [Reason; 18] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::KeyMoving,
-    Reason::TableMoving,
     Reason::NoReplica,
     Reason::OnReplica,
     Reason::MultiShardMessage,
@@ -178,6 +178,7 @@ impl Case {
                 self.catalog.schema = SchemaState::Unread;
                 catalog::forget_columns(&mut self.catalog);
             }
+            ("moving", "") => catalog::move_rows(&mut self.catalog),
             ("collation", "C") => catalog::order_by_bytes(&mut self.catalog),
             ("sequences", "refused") => self.catalog.sequences = Sequences::Refused,
             ("sequences", "per_shard") => self.catalog.sequences = Sequences::PerShard,
@@ -225,8 +226,53 @@ impl Case {
 }
 
 impl Case {
+    /// What the shard is asked that has rows of another one.
+    fn show_moving(&self, spread: &Spread, range: Range<usize>) -> String {
+        let spread = match spread {
+            Spread::Explain(explained) => &*explained.spread,
+            spread => spread,
+        };
+        let (edits, own) = match spread {
+            Spread::Scatter { scatter, .. } => (&scatter.edits[..], &scatter.own),
+            Spread::Write(write) => (&[][..], &write.own),
+            Spread::CopyOut(copy) => (&[][..], &copy.own),
+            Spread::Move(moved) => {
+                let way = moved.way.as_ref().expect("it may move");
+                let of = self.sql.as_bytes();
+                let asked = way.delete_own(&self.catalog, ShardId(1), of, &[]);
+                return format!("  s2: {}\n", String::from_utf8_lossy(&asked));
+            }
+            _ => return String::new(),
+        };
+        let Some(own) = own else {
+            return "  s2: the same\n".to_owned();
+        };
+        let (mut normal, mut literals) = (Vec::new(), Vec::new());
+        normalise(self.sql.as_bytes(), &mut normal, &mut literals).expect("it was read");
+        let to = |offset| to_normal(offset, &literals);
+        let mut edits = with_own_rows(edits, None, &self.catalog, ShardId(1));
+        edits.iter_mut().for_each(|edit| edit.move_places(&to));
+        let mut own = own.clone();
+        own.move_places(&to);
+        let whole = to(range.start)..to(range.end);
+        let on = |shard| {
+            let edits = with_own_rows(&edits, Some(&own), &self.catalog, shard);
+            edit::apply(&edits, whole.clone(), self.sql.as_bytes(), &literals)
+        };
+        assert_ne!(
+            on(ShardId(0)),
+            on(ShardId(1)),
+            "a shard has nothing of others"
+        );
+        let asked = String::from_utf8(on(ShardId(1))).expect("made of texts");
+        format!("  s2: {}\n", asked.replace('\n', "\n  "))
+    }
+
     /// What the shards are asked, and what becomes of their rows.
     fn show_spread(&self, spread: &Spread, range: Range<usize>) -> String {
+        if !self.catalog.foreign.is_empty() {
+            return self.show_moving(spread, range);
+        }
         let scatter = match spread {
             Spread::Scatter { scatter, .. } => scatter,
             Spread::Numbered(numbered) => {

@@ -2,14 +2,17 @@
 
 use crate::catalog::{
     Catalog, Column, ColumnDefault, DistributionId, QualifiedName, SearchPath, Sequences,
+    quoted_name,
 };
 use crate::sharding::KeyType;
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
 use crate::sql::copy::{CopyForm, CopyFormat, form};
 use crate::sql::facts::Name;
-use crate::sql::{self, Statement, places};
+use crate::sql::places::{self, CopiedTable};
+use crate::sql::{self, Statement};
 
 use super::everywhere;
+use super::own_rows::{OwnKey, OwnRows, Place};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Known, Meaning};
 
@@ -57,6 +60,8 @@ pub struct CopyKey {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CopyOut {
     pub form: CopyForm,
+    /// Which rows a shard leaves out while some move; `None`: that cannot be said in the text.
+    pub own: Option<OwnRows>,
 }
 
 /// What a COPY of a table on several shards does, if it is one.
@@ -90,8 +95,20 @@ pub fn copied(
             .map_err(|why| refused(format!("COPY of table \"{name}\": {why}")))
     };
     match (known.meaning, direction) {
-        (Meaning::Sharded { .. }, CopyDirection::ToClient) => {
-            Ok(Some(Copied::Out(CopyOut { form: form()? })))
+        (Meaning::Sharded { distribution, key }, CopyDirection::ToClient) => {
+            let form = form()?;
+            // COPY of a view is an error of its own.
+            let is_view = catalog
+                .spread_view(search_path, named.schema.as_deref(), &named.name)
+                .is_some();
+            let own = match is_view {
+                true => None,
+                false => own_rows(text, statement, &form, known).map(|place| OwnRows {
+                    key: OwnKey::named(distribution, name, key),
+                    place,
+                }),
+            };
+            Ok(Some(Copied::Out(CopyOut { form, own })))
         }
         (Meaning::Reference, CopyDirection::FromClient) => {
             let form = form()?;
@@ -169,6 +186,32 @@ pub fn copied(
         }
         _ => Ok(None),
     }
+}
+
+/// A query in place of the table, with the columns that COPY gives: those that are named, or all that are not generated.
+fn own_rows(text: &str, statement: &Statement, form: &CopyForm, known: Known<'_>) -> Option<Place> {
+    let columns = known.columns?;
+    let given = columns
+        .iter()
+        .filter(|column| column.default != ColumnDefault::Generated);
+    let columns: Vec<String> = match &form.columns {
+        None => given.map(|column| quoted_name(&column.name)).collect(),
+        Some(named) => named
+            .iter()
+            .map(|name| {
+                let mut given = given.clone();
+                given
+                    .any(|column| column.name == *name)
+                    .then(|| quoted_name(name))
+            })
+            .collect::<Option<_>>()?,
+    };
+    let CopiedTable { whole, name } = places::copied_table(text, statement.range.clone())?;
+    (!columns.is_empty()).then(|| Place::Table {
+        whole,
+        name,
+        columns: columns.join(", ").into(),
+    })
 }
 
 /// The columns that the data leave to sequences, as far as numbers can be written into the data; and where the list of columns begins.

@@ -5,7 +5,7 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs` and `everywhere.rs` are for what changes rows, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
+//! `write.rs` and `everywhere.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
@@ -21,6 +21,7 @@ pub mod moves;
 pub mod moving;
 pub mod numbered;
 mod outermost;
+pub mod own_rows;
 pub mod rows;
 pub mod scatter;
 pub mod write;
@@ -44,6 +45,7 @@ use explained::Explained;
 pub use gather::Gather;
 pub use moves::Move;
 pub use numbered::Numbered;
+use own_rows::OwnRows;
 pub use rows::Rows;
 pub use scatter::Scatter;
 pub use write::Write;
@@ -230,9 +232,13 @@ impl Spread {
                     gather.move_places(to);
                 }
             }
-            Spread::CopyIn(_) | Spread::CopyOut(_) => {}
+            Spread::CopyIn(_) | Spread::Everywhere(_) => {}
             Spread::Explain(explained) => explained.move_places(to),
-            Spread::Everywhere(_) | Spread::Write(_) => {}
+            Spread::CopyOut(CopyOut { own, .. }) | Spread::Write(Write { own }) => {
+                if let Some(own) = own {
+                    own.move_places(to);
+                }
+            }
             Spread::Rows(rows) => rows.move_places(to),
             Spread::Move(moved) => moved.move_places(to),
             Spread::Delivery(delivery) => delivery.move_places(to),
@@ -249,10 +255,11 @@ impl Spread {
                 scatter.bytes() + otherwise.map_or(0, |gather| size_of::<Gather>() + gather.bytes())
             }
             Spread::CopyIn(copy) => copy.table.len() + 64,
-            Spread::CopyOut(_) => 64,
+            Spread::CopyOut(CopyOut { own, .. }) => 64 + own.as_ref().map_or(0, OwnRows::bytes),
             Spread::Gather(gather) => gather.bytes(),
             Spread::Explain(explained) => explained.bytes(),
-            Spread::Everywhere(_) | Spread::Write(_) => 0,
+            Spread::Everywhere(_) => 0,
+            Spread::Write(Write { own }) => own.as_ref().map_or(0, OwnRows::bytes),
             Spread::Rows(rows) => rows.bytes(),
             Spread::Move(moved) => moved.bytes(),
             Spread::Numbered(numbered) => numbered.bytes(),

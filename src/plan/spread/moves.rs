@@ -22,6 +22,7 @@ use crate::sql::places::{UpdateParts, update_parts};
 
 use super::changes::{Asked, Others, Verbatim};
 use super::edit::{self, Edit, Piece};
+use super::own_rows::OwnKey;
 
 /// Rows that get another key.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,9 @@ pub struct Way {
     delete: Edit,
     /// Stores one, whose values are the parameters.
     insert: Edit,
+    /// Which rows a shard leaves out while some move, and where among the pieces of the DELETE its condition stands or would stand.
+    own: OwnKey,
+    condition: Range<usize>,
 }
 
 /// Where rows are and where they go.
@@ -228,9 +232,14 @@ fn way(asked: &Asked<'_>, assignment: &Assignment, key: &[Box<str>]) -> Result<W
         .filter(|column| column.default != ColumnDefault::Generated)
         .map(|column| &*column.name)
         .collect();
+    let own = OwnKey::of(&asked.scope, 0, 0)
+        .ok_or_else(|| refused("the statement is not a plain UPDATE of one table"))?;
+    let (delete, condition) = delete(&parts, &stored);
     Ok(Way {
-        delete: Edit::pieces(range.clone(), delete(&parts, &stored)),
+        delete: Edit::pieces(range.clone(), delete),
         insert: Edit::pieces(range, insert(&parts, &stored)),
+        own,
+        condition,
     })
 }
 
@@ -253,15 +262,17 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// `DELETE FROM t AS x WHERE .. RETURNING` what each column becomes.
-fn delete(parts: &UpdateParts, columns: &[&str]) -> Vec<Piece> {
+/// `DELETE FROM t AS x WHERE .. RETURNING` what each column becomes; the pieces of them that are WHERE.
+fn delete(parts: &UpdateParts, columns: &[&str]) -> (Vec<Piece>, Range<usize>) {
     let mut pieces = vec![text("DELETE FROM "), Piece::Copy(parts.name.clone())];
     if let Some(alias) = &parts.alias {
         pieces.extend([text(" AS "), Piece::Copy(alias.clone())]);
     }
+    let start = pieces.len();
     if let Some(condition) = &parts.condition {
         pieces.extend([text(" WHERE "), Piece::Copy(condition.clone())]);
     }
+    let condition = start..pieces.len();
     let mut word = " RETURNING ";
     for column in columns {
         pieces.push(text(word));
@@ -274,7 +285,7 @@ fn delete(parts: &UpdateParts, columns: &[&str]) -> Vec<Piece> {
         }
         word = ", ";
     }
-    pieces
+    (pieces, condition)
 }
 
 /// `INSERT INTO t AS x (..) VALUES ($1, ..) RETURNING ..`
@@ -300,7 +311,13 @@ fn insert(parts: &UpdateParts, columns: &[&str]) -> Vec<Piece> {
 }
 
 impl Move {
-    pub fn course(&self, catalog: &Catalog, values: &Values<'_>) -> Result<Course, Refusal> {
+    /// `all`: the shards that may have rows of the table.
+    pub fn course(
+        &self,
+        catalog: &Catalog,
+        values: &Values<'_>,
+        all: impl FnOnce() -> Vec<ShardId>,
+    ) -> Result<Course, Refusal> {
         let keys = |target: &Target| {
             let mut keys: Vec<(Vec<KeyValue>, ShardId)> = Vec::new();
             each_key(target, catalog, values, |_, key, location| {
@@ -314,7 +331,7 @@ impl Move {
             return Err(refused("", "its key is not known"));
         };
         let from = match &self.from {
-            None => super::all_shards(catalog),
+            None => all(),
             Some(from) => {
                 let from = keys(from)?;
                 if let [(old, shard)] = &from[..]
@@ -358,7 +375,8 @@ impl Move {
         /// Operands of a key.
         const KEY: usize = 256;
         let way = self.way.as_ref();
-        way.map_or(0, |way| way.delete.bytes() + way.insert.bytes()) + 2 * KEY
+        let bytes = |way: &Way| way.delete.bytes() + way.insert.bytes() + way.own.bytes();
+        way.map_or(0, bytes) + 2 * KEY
     }
 }
 
@@ -366,6 +384,32 @@ impl Way {
     pub fn delete(&self, text: &[u8], literals: &[Literal]) -> Vec<u8> {
         let whole = self.delete.range.clone();
         edit::apply(std::slice::from_ref(&self.delete), whole, text, literals)
+    }
+
+    /// The same on a shard, which may have rows that another one owns.
+    pub fn delete_own(
+        &self,
+        catalog: &Catalog,
+        shard: ShardId,
+        of: &[u8],
+        literals: &[Literal],
+    ) -> Vec<u8> {
+        let Some(own) = self.own.condition(catalog, shard) else {
+            return self.delete(of, literals);
+        };
+        let (before, rest) = self.delete.with.split_at(self.condition.start);
+        let (written, behind) = rest.split_at(self.condition.len());
+        let mut pieces = before.to_vec();
+        pieces.push(text(format!(" WHERE {own}")));
+        // Behind the word itself.
+        if let Some((_, written)) = written.split_first() {
+            pieces.push(text(" AND ("));
+            pieces.extend_from_slice(written);
+            pieces.push(text(")"));
+        }
+        pieces.extend_from_slice(behind);
+        let whole = self.delete.range.clone();
+        edit::apply(&[Edit::pieces(whole.clone(), pieces)], whole, of, literals)
     }
 
     pub fn insert(&self, text: &[u8], literals: &[Literal]) -> Vec<u8> {

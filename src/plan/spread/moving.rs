@@ -1,13 +1,13 @@
 //! Statements over several shards while rows move between them.
 //!
 //! A shard may have rows that another one owns: copies that are not in force yet, or what stays behind until the plan is finished. What goes by a key never
-//! sees them. What reads all rows of several shards is gathered then, where each shard is told which rows to leave out; what changes all rows is refused.
+//! sees them. In all else each shard is told which rows to leave out (`own_rows.rs`). What cannot be told so is gathered, or refused.
 
 use std::rc::Rc;
 
 use super::Spread;
 use crate::catalog::Placement;
-use crate::catalog::{Catalog, DistributionId, QualifiedName, Relation, Resolved, SearchPath};
+use crate::catalog::{Catalog, DistributionId, Relation, Resolved, SearchPath};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sql::Body;
 use crate::sql::Statement;
@@ -16,7 +16,7 @@ use crate::sql::facts::Source;
 
 /// The tables that a statement names.
 struct Named {
-    sharded: Vec<(QualifiedName, DistributionId)>,
+    sharded: Vec<(Box<str>, DistributionId)>,
     /// All of them are known, and none is a view.
     is_all: bool,
 }
@@ -54,12 +54,11 @@ impl Named {
     ) {
         match catalog.resolve(search_path, schema, name) {
             Resolved::Found {
-                schema,
                 relation: Relation::Table { placement, .. },
+                ..
             } => {
                 if let Placement::Sharded { distribution, .. } = placement {
-                    let found = (Box::from(schema), Box::from(name));
-                    self.sharded.push((found, *distribution));
+                    self.sharded.push((Box::from(name), *distribution));
                 }
             }
             Resolved::Found {
@@ -68,6 +67,13 @@ impl Named {
             } => {}
             Resolved::Found { .. } | Resolved::Temporary | Resolved::Unknown => self.is_all = false,
         }
+    }
+
+    fn distributions(&self) -> Vec<DistributionId> {
+        let mut each: Vec<DistributionId> = self.sharded.iter().map(|(_, one)| *one).collect();
+        each.sort_unstable_by_key(|one| one.0);
+        each.dedup();
+        each
     }
 }
 
@@ -78,9 +84,7 @@ pub fn over(
     search_path: &SearchPath,
 ) -> Option<Rc<[DistributionId]>> {
     let named = Named::of(statement, catalog, search_path);
-    let mut over: Vec<DistributionId> = named.sharded.iter().map(|(_, one)| *one).collect();
-    over.sort_unstable_by_key(|one| one.0);
-    over.dedup();
+    let over = named.distributions();
     (named.is_all && !over.is_empty()).then(|| over.into())
 }
 
@@ -91,41 +95,42 @@ pub fn among(
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Result<Rc<Spread>, Refusal> {
-    let named = Named::of(statement, catalog, search_path);
-    let moves = |(name, distribution): &&(QualifiedName, DistributionId)| {
-        let turning = &catalog.distributions[usize::from(distribution.0)].turning;
-        turning.is_some() && catalog.has_foreign_rows(*distribution, name)
+    let own = match &*spread {
+        Spread::Scatter { scatter, .. } => &scatter.own,
+        Spread::Write(write) => &write.own,
+        Spread::CopyOut(copy) => &copy.own,
+        // Table by table.
+        Spread::Gather(_) | Spread::Delivery(_) | Spread::Move(_) => return Ok(spread),
+        // Rows are stored by their keys, or every shard has them.
+        Spread::Rows(_) | Spread::CopyIn(_) | Spread::Numbered(_) | Spread::Everywhere(_) => {
+            return Ok(spread);
+        }
+        // The statement in it has been here.
+        Spread::Explain(_) => return Ok(spread),
     };
-    let concerned = named.sharded.iter().find(moves);
+    if own.is_some() {
+        return Ok(spread);
+    }
+    let named = Named::of(statement, catalog, search_path);
+    let shards = match named.is_all {
+        true => catalog.shards_of(&named.distributions()),
+        false => super::all_shards(catalog),
+    };
+    let moves = |distribution| catalog.has_foreign_rows(distribution, &shards);
+    let concerned = named.sharded.iter().find(|(_, one)| moves(*one));
     if concerned.is_none() && named.is_all {
         return Ok(spread);
     }
-    let refused = || {
-        let what = concerned.map_or("a table that the statement reads", |((_, name), _)| name);
-        let message = format!(
-            "rows of \"{what}\" are being moved between shards, and the statement is for rows of several shards"
-        );
-        Refusal::new(Reason::TableMoving, message)
-    };
-    // What is left out is known by the table's own name.
-    let mut moving = named.sharded.iter().filter(moves);
-    if moving.any(|(name, _)| !catalog.foreign.contains_key(name)) || !named.is_all {
-        return Err(refused());
+    if let Spread::Scatter {
+        otherwise: Ok(gather),
+        ..
+    } = &*spread
+    {
+        return Ok(Rc::new(Spread::Gather((**gather).clone())));
     }
-    match &*spread {
-        Spread::Scatter { otherwise, .. } => match otherwise {
-            Ok(gather) => Ok(Rc::new(Spread::Gather((**gather).clone()))),
-            Err(_) => Err(refused()),
-        },
-        Spread::Gather(_)
-        | Spread::Rows(_)
-        | Spread::CopyIn(_)
-        | Spread::Numbered(_)
-        | Spread::Everywhere(_) => Ok(spread),
-        Spread::Write(_)
-        | Spread::Move(_)
-        | Spread::Delivery(_)
-        | Spread::CopyOut(_)
-        | Spread::Explain(_) => Err(refused()),
-    }
+    let what = concerned.map_or("a table that the statement reads", |(name, _)| name);
+    let message = format!(
+        "rows of \"{what}\" are being moved between shards, and the statement is for rows of several shards, in a form that cannot leave out those of others"
+    );
+    Err(Refusal::new(Reason::TableMoving, message))
 }

@@ -122,6 +122,7 @@ impl<'a> Outermost<'a> {
         edits.sort_by_key(|edit| edit.range.start);
         Some(Scatter {
             edits,
+            own: None,
             merge,
             hidden,
             limit,

@@ -18,6 +18,7 @@ use crate::sql::{Body, Statement};
 use super::Edit;
 use super::colocated;
 use super::outermost::Outermost;
+use super::own_rows::OwnRows;
 
 pub use super::counts::{CountError, CountOperand, Counts};
 pub use crate::sql::select::{Direction, Nulls};
@@ -27,6 +28,8 @@ pub use crate::sql::select::{Direction, Nulls};
 pub struct Scatter {
     /// From the client's text to the shards'.
     pub edits: Vec<Edit>,
+    /// Which rows a shard leaves out while some move; `None`: that cannot be said in the text.
+    pub own: Option<OwnRows>,
     pub merge: Merge,
     pub hidden: Hidden,
     /// `None`: no LIMIT, or none that limits.
@@ -173,7 +176,14 @@ pub fn scatter(
     let places = ParameterPlaces::of(&text[statement.range.clone()], &scope, &[]);
     let prover = Prover::new(&scope, &places).ok()?;
     let anchor = colocated::anchor(&select, &scope, &prover)?;
-    Outermost::new(&select, &scope, &prover, &anchor).scatter()
+    let own = match anchor.key.first() {
+        Some(&Node::Column {
+            block: 0, relation, ..
+        }) => OwnRows::of_select(&select, &scope, 0, relation),
+        _ => None,
+    };
+    let scatter = Outermost::new(&select, &scope, &prover, &anchor).scatter()?;
+    Some(Scatter { own, ..scatter })
 }
 
 /// A query whose rows are those of all shards together, each with the key of the rows that it is made from.
@@ -289,6 +299,9 @@ impl Scatter {
         for edit in &mut self.edits {
             edit.move_places(to);
         }
+        if let Some(own) = &mut self.own {
+            own.move_places(to);
+        }
     }
 
     /// Its size in memory beyond itself, near enough for a limit.
@@ -316,7 +329,8 @@ impl Scatter {
                 columns + size_of_val(fold.order())
             }
         };
-        edits + merge
+        let own = self.own.as_ref().map_or(0, OwnRows::bytes);
+        edits + own + merge
     }
 }
 

@@ -9,16 +9,22 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::Meaning;
 use crate::plan::words::ParameterPlaces;
 use crate::sql::facts::{InsertSource, Operand, Presence};
+use crate::sql::places::{self, Chosen};
+use crate::sql::select;
 
 use super::changes::{Asked, Others, Verbatim};
 use super::colocated::anchored_in;
+use super::own_rows::{OwnKey, OwnRows, Place};
 
 /// The client's text goes to every shard concerned; counts add up, and so do the rows of RETURNING.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Write;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Which rows a shard leaves out while some move; `None`: that cannot be said in the text.
+    pub own: Option<OwnRows>,
+}
 
 impl Write {
-    pub(super) fn describe(self) -> String {
+    pub(super) fn describe(&self) -> String {
         "goes    to every shard that its keys leave, each changes its own rows".to_owned()
     }
 }
@@ -39,13 +45,25 @@ pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
         return Some(Err(asked.refusal.clone()));
     }
     Some(asked.others(Others::Sharded).and_then(|()| {
-        let places = places(asked);
+        let places = parameter_places(asked);
         let prover = Prover::new(&asked.scope, &places)?;
         match anchored_in(0, 0, &asked.scope, &prover) {
-            Some(_) => Ok(Write),
+            Some(_) => Ok(Write {
+                own: chosen_rows(asked),
+            }),
             None => Err(asked.refusal.clone()),
         }
     }))
+}
+
+/// Of the table that is changed.
+fn chosen_rows(asked: &Asked<'_>) -> Option<OwnRows> {
+    let key = OwnKey::of(&asked.scope, 0, 0)?;
+    let place = match places::chosen(asked.text, asked.statement.range.clone())? {
+        Chosen::Where(condition) => Place::Where(condition),
+        Chosen::All(end) => Place::Behind(end),
+    };
+    Some(OwnRows { key, place })
 }
 
 /// INSERT ... SELECT; `None`: it is none into a sharded table.
@@ -67,7 +85,7 @@ pub fn insert_select(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
     if asked.verbatim() != Verbatim::Insert || !is_about_shards {
         return Some(Err(asked.refusal.clone()));
     }
-    let places = places(asked);
+    let places = parameter_places(asked);
     let inserted = Inserted {
         insert,
         target: known,
@@ -75,15 +93,24 @@ pub fn insert_select(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
         scope: &asked.scope,
         places: &places,
     };
-    Some(stays(asked, &inserted, block).map(|()| Write))
+    Some(stays(asked, &inserted, block).map(|source| Write {
+        own: block.and_then(|block| read_rows(asked, block, source)),
+    }))
 }
 
-/// Whether each row that is inserted has the key of the rows that it is made from. `block` is that of the query.
+/// Of the relation whose rows the inserted ones are made from.
+fn read_rows(asked: &Asked<'_>, block: usize, source: usize) -> Option<OwnRows> {
+    let query = places::inserted_query(asked.text, asked.statement.range.clone())?;
+    let select = select::read(asked.text, query)?;
+    OwnRows::of_select(&select, &asked.scope, block, source)
+}
+
+/// The relation of the query whose key each row that is inserted has. `block` is that of the query.
 fn stays<'a>(
     asked: &'a Asked<'a>,
     inserted: &Inserted<'a>,
     block: Option<usize>,
-) -> Result<(), Refusal> {
+) -> Result<usize, Refusal> {
     asked.others(Others::Sharded)?;
     inserted.leaves_nothing_to_a_sequence()?;
     let apart = || {
@@ -120,10 +147,11 @@ fn stays<'a>(
                     .all(|(column, anchor)| prover.equals(*column, *anchor))
             })
     };
-    let found = (0..content.relations.len()).any(|relation| {
-        content.relations[relation].presence == Presence::Always && is_source(relation)
+    let mut relations = 0..content.relations.len();
+    let found = relations.find(|relation| {
+        content.relations[*relation].presence == Presence::Always && is_source(*relation)
     });
-    if found { Ok(()) } else { Err(apart()) }
+    found.ok_or_else(apart)
 }
 
 fn is_of_distribution(source: Meaning<'_>, inserted: &Inserted<'_>) -> bool {
@@ -162,7 +190,7 @@ fn is_row_by_row(asked: &Asked<'_>) -> bool {
         })
 }
 
-fn places(asked: &Asked<'_>) -> ParameterPlaces {
+fn parameter_places(asked: &Asked<'_>) -> ParameterPlaces {
     let inserts = asked.facts.inserts.iter();
     let targets: Vec<_> = inserts.map(|insert| asked.known(&insert.table)).collect();
     let text = &asked.text[asked.statement.range.clone()];

@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
-use super::{Call, Description, Telling, all_shards};
+use super::{Call, Description, Telling, all_shards, needed, without_moved_position};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::plan::spread::everywhere::{self, Everywhere};
+use crate::plan::spread::own_rows::OwnRows;
 use crate::plan::spread::rows::Rows;
+use crate::plan::spread::write::Write;
 use crate::plan::{Effect, Planned};
 use crate::session::Session;
 use crate::session::link::Link;
@@ -33,6 +35,17 @@ pub(super) enum Answer {
     Of(usize),
     /// The same, and it is an error when they count differently.
     Agreed(usize),
+}
+
+/// What the shards are sent.
+#[derive(Clone, Copy)]
+pub(super) enum Texts<'a> {
+    /// What the client wrote.
+    Same,
+    /// The same, about the shard's own rows.
+    Own(Option<&'a OwnRows>),
+    /// By the place of the shard.
+    Each(&'a [Vec<u8>]),
 }
 
 /// What one shard says.
@@ -100,22 +113,23 @@ impl Session {
             .iter()
             .filter_map(|shard| shards.binary_search(shard).ok())
             .collect();
-        let texts: Vec<Cow<'_, [u8]>> = (0..shards.len())
+        let texts: Vec<Vec<u8>> = (0..shards.len())
             .map(|place| {
                 let own = (0..places.len()).filter(|row| places[*row] == place);
-                Cow::Owned(rows.text(own, whole.clone(), call.text, call.literals))
+                rows.text(own, whole.clone(), call.text, call.literals)
             })
             .collect();
-        self.change(call, &shards, &texts, Answer::InOrder(places))
+        let texts = Texts::Each(&texts);
+        self.change(call, &shards, texts, Answer::InOrder(places))
             .await
     }
 
     /// Every shard concerned changes its own rows.
-    pub(super) async fn do_write(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+    pub(super) async fn do_write(&mut self, call: &Call<'_>, write: &Write) -> Result<(), Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         let shards = call.shards(&catalog).map_err(Fault::Refused)?;
-        let texts = vec![Cow::Borrowed(call.own_text()); shards.len()];
-        self.change(call, &shards, &texts, Answer::All).await
+        let texts = Texts::Own(write.own.as_ref());
+        self.change(call, &shards, texts, Answer::All).await
     }
 
     /// The same on every shard.
@@ -127,11 +141,11 @@ impl Session {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         let shards = all_shards(&catalog);
         let home = catalog.home.index();
-        let texts = vec![Cow::Borrowed(call.own_text()); shards.len()];
+        let texts = Texts::Same;
         match what {
             Everywhere::Copies => {
                 everywhere::has_no_clock(&call.values()).map_err(Fault::Refused)?;
-                self.change(call, &shards, &texts, Answer::Agreed(home))
+                self.change(call, &shards, texts, Answer::Agreed(home))
                     .await
             }
             // A shard says that it cannot be done in a transaction block.
@@ -139,7 +153,7 @@ impl Session {
                 self.change_apart(call, &shards).await
             }
             Everywhere::Definition | Everywhere::Alone => {
-                self.change(call, &shards, &texts, Answer::Of(home)).await
+                self.change(call, &shards, texts, Answer::Of(home)).await
             }
         }
     }
@@ -149,7 +163,7 @@ impl Session {
         &mut self,
         call: &Call<'_>,
         shards: &[ShardId],
-        texts: &[Cow<'_, [u8]>],
+        texts: Texts<'_>,
         answer: Answer,
     ) -> Result<(), Fault> {
         let writes = call.statement.effect == Effect::Writes;
@@ -180,7 +194,7 @@ impl Session {
         &mut self,
         call: &Call<'_>,
         links: &mut [Link],
-        texts: &[Cow<'_, [u8]>],
+        texts: Texts<'_>,
         answer: &Answer,
     ) -> Result<String, Failure> {
         let speaker = match answer {
@@ -198,7 +212,7 @@ impl Session {
         let mut tags: Vec<Vec<u8>> = Vec::with_capacity(links.len());
         let mut rows: Vec<Vec<Vec<u8>>> = vec![Vec::new(); links.len()];
         let mut left = MOST_KEPT;
-        for (place, text) in texts.iter().enumerate() {
+        for place in 0..links.len() {
             let is_heard = !matches!(answer, Answer::Of(_) | Answer::Agreed(_)) || place == speaker;
             let mut said = Said {
                 rows: match answer {
@@ -215,13 +229,22 @@ impl Session {
             };
             let link = std::slice::from_mut(&mut links[place]);
             let types = self.types_on(call, &mut link[0], &description).await?;
+            let text = self.text_for(call, texts, place, link[0].shard());
             let question = Question {
-                text,
+                text: &text,
                 types: &types,
                 parameters: call.raw_parameters,
                 formats: call.formats,
             };
-            self.converse(link, &[question], &mut said).await?;
+            let asked = self.converse(link, &[question], &mut said).await;
+            asked.map_err(|failure| match texts {
+                Texts::Own(own) => {
+                    let catalog = self.database.catalog();
+                    let own = needed(own, &catalog, &[links[place].shard()]);
+                    without_moved_position(failure, call.unedited(&[], own))
+                }
+                Texts::Same | Texts::Each(_) => failure,
+            })?;
             let tag = said.tag;
             if matches!(answer, Answer::Agreed(_))
                 && let Some(first) = tags.first()
@@ -241,6 +264,21 @@ impl Session {
             Answer::Of(place) | Answer::Agreed(place) => words(&tags[*place]),
             Answer::All | Answer::InOrder(_) => sum(&tags),
         })
+    }
+
+    /// What a shard is sent, as things are now: while another one did its part, rows may have begun to move.
+    fn text_for<'t>(
+        &self,
+        call: &'t Call<'_>,
+        texts: Texts<'t>,
+        place: usize,
+        shard: ShardId,
+    ) -> Cow<'t, [u8]> {
+        match texts {
+            Texts::Each(texts) => Cow::Borrowed(&texts[place]),
+            Texts::Same => Cow::Borrowed(call.own_text()),
+            Texts::Own(own) => Cow::Owned(call.text_on(shard, &self.database.catalog(), &[], own)),
+        }
     }
 
     /// The parameters' types as this shard numbers them. A shard's text may lack the places that tell a parameter's type.

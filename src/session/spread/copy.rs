@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{Call, Own, Telling, all_shards};
+use super::{Call, Own, Telling, all_shards, needed, without_moved_position};
 use crate::execution::branch::{self, Audience, Branch, Failure};
 use crate::execution::client::ClientError;
 use crate::execution::copy::{Locate, Splitter};
@@ -11,6 +11,7 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::copy::{CopyIn, CopyOut};
 use crate::session::link::Link;
 use crate::session::numbers::AsOf;
+use crate::session::reads::Seeks;
 use crate::session::respond::{End, Fault};
 use crate::session::{HIGH_WATER, Session};
 use crate::sharding::{KeyValue, ShardId};
@@ -542,9 +543,14 @@ impl Session {
 
     /// COPY TO STDOUT.
     pub(super) async fn copy_out(&mut self, call: &Call<'_>, copy: &CopyOut) -> Result<(), Fault> {
-        let shards = call.over(&self.database.catalog());
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shards = call.over(&catalog);
+        let own = needed(copy.own.as_ref(), &catalog, &shards);
+        if own.is_some() {
+            // Whose rows they are is known of primaries.
+            self.reads.seeks = Seeks::Primary;
+        }
         let mut links = self.enlist_for(call, &shards).await?;
-        let text = String::from_utf8_lossy(call.own_text()).into_owned();
         let mut outflow = Outflow {
             form: copy.form.format.clone(),
             header: copy.form.header,
@@ -558,8 +564,10 @@ impl Session {
         let result = {
             let mut branches = Vec::with_capacity(links.len());
             for link in &mut links {
+                let catalog = self.database.catalog();
+                let text = call.text_on(link.shard(), &catalog, &[], copy.own.as_ref());
                 let mut branch = Branch::new(link.server());
-                branch.query(&text);
+                branch.query(&String::from_utf8_lossy(&text));
                 branches.push(branch);
             }
             let (client, scratch) = (&mut self.client, &self.worker.scratch);
@@ -569,6 +577,8 @@ impl Session {
             }
             attended
         };
+        let same = call.unedited(&[], own);
+        let result = result.map_err(|failure| without_moved_position(failure, same));
         self.finish(links, result).await?;
         self.tell_tag(&format!("COPY {}", outflow.tally.rows));
         Ok(())

@@ -5,9 +5,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Call;
 use super::copy::{Asked, Counts, Ended, Tally};
 use super::gather::{Gatherer, Gathering};
-use super::{Call, all_shards};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Branch, Failure, Question};
 use crate::execution::columns;
@@ -35,7 +35,7 @@ impl Session {
         let config = Arc::clone(&self.worker.shared.snapshot().config);
         let mut gathering = Gathering::new(call, &delivery.gather, &catalog, &config.gather);
         let to = match &delivery.to {
-            Destination::Keys(_) => all_shards(&catalog),
+            Destination::Keys(key) => catalog.shards_of(&[key.distribution]),
             Destination::Shard(shard) => vec![*shard],
         };
         let writes = call.statement.effect == Effect::Writes;

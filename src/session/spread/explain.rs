@@ -3,8 +3,9 @@
 use super::{Call, Telling};
 use crate::execution::branch::{Audience, Failure, Question};
 use crate::plan::Spread;
-use crate::plan::spread::edit::{self, Edit};
+use crate::plan::spread::edit::Edit;
 use crate::plan::spread::explained::Explained;
+use crate::plan::spread::own_rows::OwnRows;
 use crate::session::Session;
 use crate::session::respond::Fault;
 use crate::wire::answer;
@@ -38,13 +39,13 @@ impl Session {
     ) -> Result<(), Fault> {
         let mut lines: Vec<String> = vec!["Trunkline".to_owned()];
         lines.extend(explained.lines.iter().map(|line| format!("  {line}")));
-        let edits: Option<&[Edit]> = match &*explained.spread {
-            Spread::Scatter { scatter, .. } => Some(&scatter.edits),
-            Spread::Write(_) => Some(&[]),
+        let asked: Option<(&[Edit], _)> = match &*explained.spread {
+            Spread::Scatter { scatter, .. } => Some((&scatter.edits, scatter.own.as_ref())),
+            Spread::Write(write) => Some((&[], write.own.as_ref())),
             _ => None,
         };
-        if let Some(edits) = edits {
-            self.explain_on_shards(call, edits, &mut lines).await?;
+        if let Some((edits, own)) = asked {
+            self.explain_on_shards(call, edits, own, &mut lines).await?;
         }
         let out = &mut self.client.outbox;
         if call.telling == Telling::Description {
@@ -61,21 +62,23 @@ impl Session {
         &mut self,
         call: &Call<'_>,
         edits: &[Edit],
+        own: Option<&OwnRows>,
         lines: &mut Vec<String>,
     ) -> Result<(), Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         let shards = call.shards(&catalog).map_err(Fault::Refused)?;
-        let range = call.statement.range.clone();
-        let text = edit::apply(edits, range, call.text, call.literals);
         let mut links = self.enlist_for(call, &shards).await?;
-        let question = Question {
-            text: &text,
+        let texts = links.iter();
+        let texts = texts.map(|link| call.text_on(link.shard(), &catalog, edits, own));
+        let texts: Vec<Vec<u8>> = texts.collect();
+        let questions = texts.iter().map(|text| Question {
+            text,
             types: call.types,
             parameters: call.raw_parameters,
             formats: &[],
-        };
+        });
+        let questions: Vec<Question<'_>> = questions.collect();
         let mut plans = Plans(vec![Vec::new(); links.len()]);
-        let questions = vec![question; links.len()];
         let done = self.converse(&mut links, &questions, &mut plans).await;
         self.finish(links, done).await?;
         for (shard, plan) in shards.iter().zip(plans.0) {

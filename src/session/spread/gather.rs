@@ -516,11 +516,11 @@ impl<'a> Gathering<'a> {
 
     fn copy_out(&self, fetch: &Fetch, shard: ShardId) -> Result<String, Failure> {
         let but = self.foreign(fetch, shard);
-        utf8(fetch.copy_out(self.call.text, self.call.literals, but))
+        utf8(fetch.copy_out(self.call.text, self.call.literals, but.as_deref()))
     }
 
     /// The rows of a table that the shard has and another one owns.
-    fn foreign(&self, fetch: &Fetch, shard: ShardId) -> Option<&str> {
+    fn foreign(&self, fetch: &Fetch, shard: ShardId) -> Option<String> {
         self.catalog
             .foreign_rows(&fetch.schema, &fetch.table, shard)
     }
@@ -538,7 +538,7 @@ impl<'a> Gathering<'a> {
         );
         for Transfer { fetch, from, .. } in &self.transfers {
             let but = here.and_then(|here| self.foreign(fetch, here));
-            let insert = utf8(fetch.insert(self.call.text, self.call.literals, but))?;
+            let insert = utf8(fetch.insert(self.call.text, self.call.literals, but.as_deref()))?;
             if here.is_some_and(|here| from.contains(&here)) {
                 // One too many, so that the limit is noticed.
                 statements.push(format!(

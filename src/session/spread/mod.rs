@@ -36,7 +36,7 @@ use crate::plan::{
 use crate::sharding::ShardId;
 use crate::sql::class::Chain;
 use crate::sql::facts::Leaves;
-use crate::sql::normalise::Literal;
+use crate::sql::normalise::{Literal, from_normal};
 use crate::wire::answer;
 
 /// How long shards that are not needed any more may take to fall silent before their connections are closed.
@@ -113,6 +113,30 @@ impl<'a> Call<'a> {
         &self.text[Planned::range_of(self.statement, self.literals)]
     }
 
+    /// The statement's text with these edits, as a shard gets it now: rows of it that another one owns are left out.
+    pub fn text_on(
+        &self,
+        shard: ShardId,
+        catalog: &Catalog,
+        edits: &[Edit],
+        own: Option<&OwnRows>,
+    ) -> Vec<u8> {
+        let edits = with_own_rows(edits, own, catalog, shard);
+        let whole = self.statement.range.clone();
+        edit::apply(&edits, whole, self.text, self.literals)
+    }
+
+    /// How many characters of the shards' texts are the client's, from the start; `None`: all of them.
+    pub fn unedited(&self, edits: &[Edit], own: Option<&OwnRows>) -> Option<usize> {
+        let first = edits.first().map(|edit| edit.range.start);
+        let own = own.map(OwnRows::start);
+        let first = first.into_iter().chain(own).min()?;
+        let start = from_normal(self.statement.range.start, self.literals);
+        let end = from_normal(first, self.literals);
+        let same = String::from_utf8_lossy(self.text.get(start..end)?);
+        Some(same.chars().count())
+    }
+
     /// The shards that may have rows of the tables that the statement names.
     pub fn over(&self, catalog: &Catalog) -> Vec<ShardId> {
         match &self.statement.over {
@@ -138,6 +162,8 @@ impl<'a> Call<'a> {
 }
 
 pub use crate::plan::spread::all_shards;
+use crate::plan::spread::edit::{self, Edit};
+use crate::plan::spread::own_rows::{OwnRows, with_own_rows};
 
 impl Session {
     /// A simple query that several shards do.
@@ -227,7 +253,7 @@ impl Session {
             }
             Spread::Everywhere(everywhere) => self.do_everywhere(call, *everywhere).await,
             Spread::Rows(rows) => self.do_rows(call, rows).await,
-            Spread::Write(_) => self.do_write(call).await,
+            Spread::Write(write) => self.do_write(call, write).await,
             Spread::Move(moved) => self.do_move(call, moved).await,
             Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
@@ -523,6 +549,35 @@ impl Session {
     /// The answer of a statement without rows.
     pub(super) fn tell_tag(&mut self, tag: &str) {
         answer::command_complete(&mut self.client.outbox, tag);
+    }
+}
+
+/// What leaves out rows that another shard owns, if one of these has any now.
+fn needed<'a>(
+    own: Option<&'a OwnRows>,
+    catalog: &Catalog,
+    shards: &[ShardId],
+) -> Option<&'a OwnRows> {
+    own.filter(|own| catalog.has_foreign_rows(own.key.distribution, shards))
+}
+
+/// A position behind the first edit is not one in the client's text: none is better than a wrong one.
+fn without_moved_position(failure: Failure, same: Option<usize>) -> Failure {
+    let (Failure::Server { branch, error }, Some(same)) = (&failure, same) else {
+        return failure;
+    };
+    let fields = error.split_inclusive(|byte| *byte == 0);
+    let moved = |field: &[u8]| match field {
+        [b'P', digits @ .., 0] => std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| digits.parse::<usize>().ok())
+            .is_none_or(|position| position > same),
+        _ => false,
+    };
+    let kept: Vec<&[u8]> = fields.filter(|field| !moved(field)).collect();
+    Failure::Server {
+        branch: *branch,
+        error: kept.concat(),
     }
 }
 

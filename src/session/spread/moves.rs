@@ -2,10 +2,9 @@
 //!
 //! All deletes are done before the first insert, and everything is one transaction. The rows are kept in memory meanwhile, up to a limit.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::changes::{Answer, FIRST_OWN_OID, MOST_KEPT};
+use super::changes::{Answer, FIRST_OWN_OID, MOST_KEPT, Texts};
 use super::copy::Tally;
 use super::{Call, Telling};
 use crate::backend::pipeline::Committed;
@@ -78,12 +77,11 @@ impl Session {
     pub(super) async fn do_move(&mut self, call: &Call<'_>, moved: &Move) -> Result<(), Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let course = moved
-            .course(&catalog, &call.values())
+            .course(&catalog, &call.values(), || call.over(&catalog))
             .map_err(Fault::Refused)?;
         let (from, to) = match course {
             Course::Stay(shard) => {
-                let text = Cow::Borrowed(call.own_text());
-                return self.change(call, &[shard], &[text], Answer::All).await;
+                return self.change(call, &[shard], Texts::Same, Answer::All).await;
             }
             Course::Move { from, to } => (from, to),
         };
@@ -149,8 +147,10 @@ impl Session {
         for source in sources {
             let link = &mut links[source];
             let types = self.types_on(call, link, &description).await?;
+            let catalog = Arc::clone(&self.database.catalog());
+            let own = way.delete_own(&catalog, link.shard(), call.text, call.literals);
             let question = Question {
-                text: &delete,
+                text: &own,
                 types: &types,
                 parameters: call.raw_parameters,
                 formats: &travel.formats,

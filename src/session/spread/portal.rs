@@ -75,13 +75,19 @@ impl Session {
             &statement.types,
         )
         .map_err(Fault::MalformedBind)?;
+        let plan = self.plan_of(statement, plan)?;
         let spread = plan
             .planned
             .statements
             .iter()
             .find_map(|planned| Some((planned, planned.spread.as_deref()?)));
         let Some((planned, spread)) = spread else {
-            return Err(Fault::no_portal(bind.portal));
+            let mut plans = plan.planned.statements.iter();
+            let refused = plans.find_map(|planned| planned.plan.as_ref().err().cloned());
+            return Err(match refused {
+                Some(refusal) => Fault::Refused(refusal),
+                None => Fault::no_portal(bind.portal),
+            });
         };
         let formats: Vec<u16> = bind.result_formats.codes().collect();
         let call = Call {
@@ -96,6 +102,22 @@ impl Session {
             telling: Telling::Rows,
         };
         run(self, &call).await
+    }
+
+    /// What was bound before rows began to move does not know of it.
+    fn plan_of(
+        &mut self,
+        statement: &Statement,
+        bound: &StatementPlan,
+    ) -> Result<StatementPlan, Fault> {
+        let is_old = {
+            let catalog = self.database.catalog();
+            catalog.is_moving() && bound.epoch != catalog.epoch
+        };
+        match is_old {
+            true => self.plan_statement(statement),
+            false => Ok(bound.clone()),
+        }
     }
 
     /// What was held or asked before is answered, so that what comes now stands behind it.

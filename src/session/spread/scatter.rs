@@ -1,17 +1,16 @@
 //! A query whose shards' answers add up: all are asked at once, and their rows are merged as they come.
 
-use super::{Call, Telling};
+use super::{Call, Telling, needed, without_moved_position};
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::columns;
 use crate::execution::merge::{MergeError, Merger};
 use crate::plan::Refusal;
-use crate::plan::spread::edit;
 use crate::plan::spread::{Gather, Scatter};
 use crate::session::Session;
+use crate::session::link::Link;
 use crate::session::reads::Seeks;
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
-use crate::sql::normalise::from_normal;
 
 impl From<MergeError> for Failure {
     fn from(error: MergeError) -> Failure {
@@ -72,21 +71,20 @@ impl Session {
                 sqlstate: error.sqlstate(),
                 message: error.to_string(),
             })?;
-        let shards = call
-            .shards(&self.database.catalog())
-            .map_err(Fault::Refused)?;
-        let text = edit::apply(
-            &scatter.edits,
-            call.statement.range.clone(),
-            call.text,
-            call.literals,
-        );
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shards = call.shards(&catalog).map_err(Fault::Refused)?;
+        let own = needed(scatter.own.as_ref(), &catalog, &shards);
+        if own.is_some() {
+            // Whose rows they are is known of primaries.
+            self.reads.seeks = Seeks::Primary;
+        }
         let mut links = self.enlist_for(call, &shards).await?;
-        let Some(first) = links.first_mut() else {
+        let texts = self.scatter_texts(call, scatter, &links);
+        let (Some(first), Some(text)) = (links.first_mut(), texts.first()) else {
             return Err(Fault::Told);
         };
-        let same = unedited(scatter, call);
-        let description = match self.describe_on(first, &text, call.types).await {
+        let same = call.unedited(&scatter.edits, own);
+        let description = match self.describe_on(first, text, call.types).await {
             Ok(description) => description,
             Err(failure) => {
                 let mut failure = without_moved_position(failure, same);
@@ -133,13 +131,13 @@ impl Session {
             branch::pass_on(b'T', &body, &mut self.client.outbox);
         }
         let formats = merger.formats();
-        let question = Question {
-            text: &text,
+        let questions = texts.iter().map(|text| Question {
+            text,
             types: &description.types,
             parameters: call.raw_parameters,
             formats: &formats,
-        };
-        let questions = vec![question; links.len()];
+        });
+        let questions: Vec<Question<'_>> = questions.collect();
         let mut rows = Rows {
             ended: vec![false; links.len()],
             merger: &mut merger,
@@ -150,33 +148,13 @@ impl Session {
         self.tell_tag(&format!("SELECT {}", merger.rows()));
         Ok(())
     }
-}
 
-/// How many characters of the shards' text are the client's, from the start; `None`: all of them.
-fn unedited(scatter: &Scatter, call: &Call<'_>) -> Option<usize> {
-    let first = scatter.edits.first()?;
-    let start = from_normal(call.statement.range.start, call.literals);
-    let end = from_normal(first.range.start, call.literals);
-    let same = String::from_utf8_lossy(call.text.get(start..end)?);
-    Some(same.chars().count())
-}
-
-/// A position behind the first edit is not one in the client's text: none is better than a wrong one.
-fn without_moved_position(failure: Failure, same: Option<usize>) -> Failure {
-    let (Failure::Server { branch, error }, Some(same)) = (&failure, same) else {
-        return failure;
-    };
-    let fields = error.split_inclusive(|byte| *byte == 0);
-    let moved = |field: &[u8]| match field {
-        [b'P', digits @ .., 0] => std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| digits.parse::<usize>().ok())
-            .is_none_or(|position| position > same),
-        _ => false,
-    };
-    let kept: Vec<&[u8]> = fields.filter(|field| !moved(field)).collect();
-    Failure::Server {
-        branch: *branch,
-        error: kept.concat(),
+    /// What each connection's shard is asked now.
+    fn scatter_texts(&self, call: &Call<'_>, scatter: &Scatter, links: &[Link]) -> Vec<Vec<u8>> {
+        let catalog = self.database.catalog();
+        let (edits, own) = (&scatter.edits, scatter.own.as_ref());
+        let each = links.iter();
+        each.map(|link| call.text_on(link.shard(), &catalog, edits, own))
+            .collect()
     }
 }

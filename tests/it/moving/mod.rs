@@ -6,6 +6,7 @@ mod flow;
 mod ledger;
 mod load;
 mod operator;
+mod over_shards;
 mod references;
 mod stage;
 mod verify;
