@@ -53,7 +53,7 @@ impl Subject {
         }
     }
 
-    fn is_pgbouncer(self) -> bool {
+    pub fn is_pgbouncer(self) -> bool {
         matches!(self, Subject::Pgbouncer | Subject::PgbouncerFourServers)
     }
 

@@ -24,7 +24,7 @@ const BEFORE: Duration = Duration::from_secs(3);
 
 pub async fn run(bench: &mut Bench) -> Result<()> {
     let cluster = blocking("start a shard with replicas", || {
-        let settings = [("listen_addresses", "'*'")];
+        let settings = [("listen_addresses", "*")];
         let options = ClusterOptions {
             shards: Some(1),
             replicas: Some(REPLICAS),

@@ -7,14 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::LocalSet;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Config, NoTls};
 
-use super::{Bench, in_turn};
+use super::{Bench, blocking, in_turn};
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::load::Protocol;
 use crate::postgres::{DATABASE, USER};
@@ -27,6 +30,8 @@ const POOL_SIZE: u32 = 20;
 const AT_ONCE: usize = 100;
 /// After an error, before a client comes again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long there is no server, and the time of its start.
+const DOWN: Duration = Duration::from_secs(2);
 /// From one count of the server's connections to the next.
 const COUNT: Duration = Duration::from_millis(50);
 /// For the last client to be served.
@@ -112,15 +117,20 @@ async fn restart(
             tokio::task::spawn_local(async move { come(&config, number, &storm).await })
         })
         .collect();
+    let (direct, over) = (bench.servers[0].port, Arc::new(AtomicBool::new(false)));
+    let until = Arc::clone(&over);
+    let counting = tokio::spawn(blocking("count connections", move || count(direct, &until)));
+    tokio::time::sleep(DOWN).await;
     let binaries = bench.binaries.clone();
     bench.servers[0].recover(&binaries).await?;
     let back = Instant::now();
-    let direct = bench.servers[0].port;
-    let most = Rc::new(Cell::new(0));
-    let counting = tokio::task::spawn_local(count(direct, Rc::clone(&most)));
     let all = tokio::time::timeout(PATIENCE, join_all(comers)).await;
+    let (from_crash, from_return) = (began.elapsed(), back.elapsed());
+    over.store(true, Ordering::Relaxed);
+    let most = counting
+        .await
+        .map_err(|e| Error::io("join the counting", e.into()))??;
     let (served, errors) = (storm.served.get(), storm.errors.borrow());
-    counting.abort();
     for (error, count) in errors.iter() {
         eprintln!("    {count} times: {error}");
     }
@@ -134,16 +144,16 @@ async fn restart(
     let measure = Measure::new("storm_after_restart", kind, subject, round)
         .with("clients", f64::from(clients))
         .with("seconds_down", (back - began).as_secs_f64())
-        .with("seconds_from_crash", began.elapsed().as_secs_f64())
-        .with("seconds_from_return", back.elapsed().as_secs_f64())
+        .with("seconds_from_crash", from_crash.as_secs_f64())
+        .with("seconds_from_return", from_return.as_secs_f64())
         .with("errors", f64::from(errors.values().sum::<u32>()))
-        .with("server_connections", f64::from(most.get()));
+        .with("server_connections", f64::from(most));
     drop(errors);
     bench.add(measure)
 }
 
 /// Clients that have had one statement answered.
-async fn hold(config: &Config, clients: u32) -> Result<Vec<Client>> {
+async fn hold(config: &Config, clients: u32) -> Result<Vec<tokio_postgres::Client>> {
     let mut held = Vec::new();
     let numbers: Vec<u32> = (1..=clients).collect();
     for some in numbers.chunks(AT_ONCE) {
@@ -167,7 +177,10 @@ async fn come(config: &Config, number: u32, storm: &Storm) {
     storm.served.set(storm.served.get() + 1);
 }
 
-async fn ask(config: &Config, number: u32) -> std::result::Result<Client, tokio_postgres::Error> {
+async fn ask(
+    config: &Config,
+    number: u32,
+) -> std::result::Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::task::spawn_local(connection);
     let sql = format!("SELECT abalance FROM pgbench_accounts WHERE aid = {number}");
@@ -175,17 +188,25 @@ async fn ask(config: &Config, number: u32) -> std::result::Result<Client, tokio_
     Ok(client)
 }
 
-/// The most connections of clients that the server has at a time; not this one.
-async fn count(port: u16, most: Rc<Cell<u32>>) {
-    let connection = format!("host=127.0.0.1 port={port} user={USER} dbname=postgres");
-    let Ok((client, connection)) = tokio_postgres::connect(&connection, NoTls).await else {
-        return;
-    };
-    tokio::task::spawn_local(connection);
-    let sql = "SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-    while let Ok(row) = client.query_one(sql, &[]).await {
-        let count: i32 = row.get(0);
-        most.set(most.get().max(count.unsigned_abs()));
-        tokio::time::sleep(COUNT).await;
+/// The most connections of clients that the server has at a time, not this one; until `over`. There may be no server yet.
+fn count(port: u16, over: &AtomicBool) -> std::io::Result<u32> {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let mut most = 0;
+    let mut client = None;
+    loop {
+        let last = over.load(Ordering::Relaxed);
+        match &mut client {
+            None if last => client = Some(Client::connect(port, None)?),
+            None => client = Client::connect(port, None).ok(),
+            Some(client) => {
+                let row = client.ask(sql)?.first_row();
+                let count = row.first().and_then(|value| value.as_ref()?.parse().ok());
+                most = most.max(count.unwrap_or(0));
+                if last {
+                    return Ok(most);
+                }
+            }
+        }
+        std::thread::sleep(COUNT);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -24,10 +24,10 @@ use crate::sharded::succeeded;
 const CLIENTS: (usize, usize) = (4, 16);
 
 /// How long a pgbench begins transactions, seconds. Those that have begun end.
-const SECONDS: (usize, usize) = (8, 15);
+const SECONDS: (usize, usize) = (8, 25);
 
-/// Transactions before anything happens.
-const FIRST: usize = 200;
+/// Transactions before anything happens. They show how slow this machine is by itself.
+const FIRST: (usize, usize) = (200, 1000);
 
 /// How long a shard stays without a primary before somebody promotes.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -103,6 +103,8 @@ struct Outcome {
     tap: Tap,
     acknowledged: BTreeSet<Transaction>,
     longest: Duration,
+    /// The longest of those that ended before anything happened.
+    calm: Duration,
     /// What it prints.
     said: String,
 }
@@ -154,8 +156,9 @@ impl Load {
         Load { runs, folder }
     }
 
-    /// Waits until all of them have come to their end.
-    fn end(mut self) -> Vec<Outcome> {
+    /// Waits until all of them have come to their end. Until `began` nothing has happened.
+    fn end(mut self, began: SystemTime) -> Vec<Outcome> {
+        let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         wait_until("pgbench ends", || {
             let mut runs = self.runs.iter_mut();
             runs.all(|run| run.child.try_wait().unwrap().is_some())
@@ -167,14 +170,19 @@ impl Load {
         let outcome = |(number, run): (usize, Run)| {
             let log = format!("log.{}", run.child.id());
             let mut acknowledged = BTreeSet::new();
-            let mut longest = Duration::ZERO;
+            let [mut longest, mut calm] = [Duration::ZERO; 2];
             for line in read(number, &log).lines() {
                 let fields: Vec<i64> = line
                     .split(' ')
                     .map(|field| field.parse().unwrap())
                     .collect();
                 acknowledged.insert((number, i32::try_from(fields[0]).unwrap(), fields[1]));
-                longest = longest.max(Duration::from_micros(fields[2].cast_unsigned()));
+                let took = Duration::from_micros(fields[2].cast_unsigned());
+                let (seconds, more) = (fields[4].cast_unsigned(), fields[5].cast_unsigned());
+                longest = longest.max(took);
+                if Duration::from_secs(seconds) + Duration::from_micros(more) < began {
+                    calm = calm.max(took);
+                }
             }
             let said = read(number, "out") + &read(number, "err");
             let counted = format!("actually processed: {}\n", acknowledged.len());
@@ -184,6 +192,7 @@ impl Load {
                 tap: run.tap,
                 acknowledged,
                 longest,
+                calm,
                 said,
             }
         };
@@ -212,10 +221,11 @@ impl fmt::Display for Outcome {
         let (protocol, unit) = self.manner;
         write!(
             f,
-            "    {protocol:?}, {unit:?}: {} acknowledged, {} errors, longest {:?}",
+            "    {protocol:?}, {unit:?}: {} acknowledged, {} errors, longest {:?}, before {:?}",
             self.acknowledged.len(),
             self.errors(),
-            self.longest
+            self.longest,
+            self.calm
         )?;
         for (told, count) in self.tap.told() {
             let (sqlstate, place, message) = (told.sqlstate, told.place, told.message);
@@ -282,10 +292,11 @@ fn run(
     let load = Load::start(&stage, port);
     wait_until("pgbench works", || {
         let count = "SELECT count(*) FROM pgbench_history";
-        stage.value(0, 0, count).parse::<usize>().unwrap() > FIRST
+        stage.value(0, 0, count).parse::<usize>().unwrap() > size(FIRST)
     });
+    let began = SystemTime::now();
     let done = harm(&mut stage);
-    let outcomes = load.end();
+    let outcomes = load.end(began);
     let there = history(&stage, done.primary);
     let longest = outcomes.iter().map(|outcome| outcome.longest).max();
     let longest = longest.expect("there are some");
