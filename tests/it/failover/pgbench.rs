@@ -3,6 +3,7 @@
 //! A row of `pgbench_history` says whose it is, and pgbench's log has a line for each transaction that it was told is done. The two are held
 //! against each other one by one: what is in the log and not in the table is lost. A client of pgbench that meets an error leaves; the others go on.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::process::{Child, Command, Stdio};
@@ -86,6 +87,7 @@ type Transaction = (usize, i32, i64);
 
 /// A pgbench that runs.
 struct Run {
+    number: usize,
     manner: (Protocol, Unit),
     tap: Tap,
     child: Child,
@@ -96,6 +98,18 @@ struct Load {
     runs: Vec<Run>,
     folder: TempDir,
 }
+
+/// Who come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// They are there when it happens.
+    Present,
+    /// They come when there is no primary, and have no more to do than this.
+    Late { transactions: usize },
+}
+
+/// Of each of those who come late.
+const LATE: usize = 5;
 
 /// What one pgbench has to tell.
 struct Outcome {
@@ -110,11 +124,16 @@ struct Outcome {
 }
 
 impl Load {
-    fn start(stage: &Stage, port: u16) -> Load {
+    fn start(stage: &Stage, port: u16, who: Who) -> Load {
         let folder = TempDir::new().unwrap();
         let program = stage.cluster.installation().bin().join("pgbench");
+        let (first, length) = match who {
+            Who::Present => (0, ["-T".into(), size(SECONDS).to_string()]),
+            Who::Late { transactions } => (MANNERS.len(), ["-t".into(), transactions.to_string()]),
+        };
         let start = |(number, manner): (usize, (Protocol, Unit))| {
             let (protocol, unit) = manner;
+            let number = first + number;
             let (begin, end) = match unit {
                 Unit::Statement => ("", ""),
                 Unit::Block => ("BEGIN;", "END;"),
@@ -129,7 +148,7 @@ impl Load {
                 .args(["-n", "-l", "-h", "127.0.0.1", "-U", "app"])
                 .args(["-p", &tap.port.to_string()])
                 .args(["-c", &size(CLIENTS).to_string()])
-                .args(["-T", &size(SECONDS).to_string()])
+                .args(&length)
                 .args(["-D", "n=0", "-D", &format!("pgbench={number}")])
                 .args([
                     "-M",
@@ -150,7 +169,12 @@ impl Load {
                 .stderr(output("err"))
                 .spawn()
                 .unwrap();
-            Run { manner, tap, child }
+            Run {
+                number,
+                manner,
+                tap,
+                child,
+            }
         };
         let runs = MANNERS.into_iter().enumerate().map(start).collect();
         Load { runs, folder }
@@ -167,7 +191,8 @@ impl Load {
         let read = |number: usize, kind: &str| {
             std::fs::read_to_string(self.folder.path().join(format!("{number}.{kind}"))).unwrap()
         };
-        let outcome = |(number, run): (usize, Run)| {
+        let outcome = |run: Run| {
+            let number = run.number;
             let log = format!("log.{}", run.child.id());
             let mut acknowledged = BTreeSet::new();
             let [mut longest, mut calm] = [Duration::ZERO; 2];
@@ -196,7 +221,7 @@ impl Load {
                 said,
             }
         };
-        runs.into_iter().enumerate().map(outcome).collect()
+        runs.into_iter().map(outcome).collect()
     }
 }
 
@@ -243,6 +268,8 @@ struct Done {
     outage: Duration,
     /// From the beginning of the outage until the proxy knew of the new primary.
     seen: Duration,
+    /// What those may be told who came when it had happened.
+    late: Errors,
 }
 
 /// What clients may be told in a case.
@@ -287,16 +314,23 @@ fn run(
     mut stage: Stage,
     port: u16,
     allowed: Errors,
-    harm: impl FnOnce(&mut Stage) -> Done,
+    harm: impl FnOnce(&mut Stage, &dyn Fn(&Stage)) -> Done,
 ) -> (Stage, Done, BTreeSet<Transaction>) {
-    let load = Load::start(&stage, port);
+    let load = Load::start(&stage, port, Who::Present);
     wait_until("pgbench works", || {
         let count = "SELECT count(*) FROM pgbench_history";
         stage.value(0, 0, count).parse::<usize>().unwrap() > size(FIRST)
     });
     let began = SystemTime::now();
-    let done = harm(&mut stage);
-    let outcomes = load.end(began);
+    let late = Cell::new(None);
+    let come = |stage: &Stage| {
+        let transactions = LATE;
+        late.set(Some(Load::start(stage, port, Who::Late { transactions })));
+    };
+    let done = harm(&mut stage, &come);
+    let mut outcomes = load.end(began);
+    let present = outcomes.len();
+    outcomes.extend(late.take().map(|late| late.end(began)).unwrap_or_default());
     let there = history(&stage, done.primary);
     let longest = outcomes.iter().map(|outcome| outcome.longest).max();
     let longest = longest.expect("there are some");
@@ -311,7 +345,10 @@ fn run(
         done.seen,
         acknowledged.len(),
     );
-    for outcome in &outcomes {
+    for (place, outcome) in outcomes.iter().enumerate() {
+        if place == present {
+            println!("    and those who came then");
+        }
         println!("{outcome}");
     }
     assert_eq!(lost, 0, "{name}");
@@ -326,7 +363,11 @@ fn run(
     let port = stage.node(0, done.primary).port();
     let later = format!("SELECT count(*) FROM pgbench_history WHERE port = {port}");
     assert_ne!(stage.value(0, done.primary, &later), "0", "{name}");
-    for outcome in &outcomes {
+    for (place, outcome) in outcomes.iter().enumerate() {
+        let allowed = match place < present {
+            true => allowed,
+            false => done.late,
+        };
         match allowed {
             Errors::None => assert_eq!(outcome.errors(), 0, "{name}: {outcome}\n{}", outcome.said),
             Errors::UnderWay => {
@@ -355,8 +396,9 @@ fn proxy(stage: &Stage, more: &str) -> Process {
 }
 
 /// Somebody notices that the primary is gone, and makes another one of the furthest replica.
-fn replace(stage: &Stage) -> usize {
+fn replace(stage: &Stage, come: &dyn Fn(&Stage)) -> usize {
     std::thread::sleep(PAUSE);
+    come(stage);
     let second = stage.furthest(&[1, 2]);
     stage.repoint(3 - second, second);
     stage.promote(second);
@@ -375,10 +417,14 @@ fn pgbench_and_a_primary_that_is_killed() {
         stage,
         proxy.port,
         Errors::UnderWay,
-        |stage| {
+        |stage, come| {
             let killed = Instant::now();
             stage.kill(0, 0);
-            let primary = replace(stage);
+            let port = stage.port(0);
+            nodes_of(proxy.port, "the primary is down", |nodes| {
+                is_down(nodes, port)
+            });
+            let primary = replace(stage, come);
             let outage = killed.elapsed();
             let (seen, _) = nodes_of(proxy.port, "the new primary is used", |nodes| {
                 is_primary(nodes, stage.port(primary))
@@ -387,6 +433,7 @@ fn pgbench_and_a_primary_that_is_killed() {
                 primary,
                 outage,
                 seen: seen - killed,
+                late: Errors::None,
             }
         },
     );
@@ -404,10 +451,10 @@ fn pgbench_and_a_primary_that_hangs() {
         stage,
         proxy.port,
         Errors::UnderWay,
-        |stage| {
+        |stage, come| {
             let stopped = Instant::now();
             let frozen = stage.freeze(0);
-            let primary = replace(stage);
+            let primary = replace(stage, come);
             let outage = stopped.elapsed();
             let (seen, _) = nodes_of(proxy.port, "the new primary is used", |nodes| {
                 is_primary(nodes, stage.port(primary))
@@ -420,6 +467,8 @@ fn pgbench_and_a_primary_that_hangs() {
                 primary,
                 outage,
                 seen: seen - stopped,
+                // What is sent to a primary that says nothing may be done there.
+                late: Errors::UnderWay,
             }
         },
     );
@@ -439,10 +488,10 @@ fn pgbench_and_a_primary_that_is_cut_off() {
         stage,
         proxy.port,
         Errors::UnderWay,
-        |stage| {
+        |stage, come| {
             let cut = Instant::now();
             let frozen = relays.freeze(0);
-            let primary = replace(stage);
+            let primary = replace(stage, come);
             let outage = cut.elapsed();
             let (seen, _) = nodes_of(proxy.port, "the new primary is used", |nodes| {
                 is_primary(nodes, ports[primary])
@@ -455,6 +504,7 @@ fn pgbench_and_a_primary_that_is_cut_off() {
                 primary,
                 outage,
                 seen: seen - cut,
+                late: Errors::UnderWay,
             }
         },
     );
@@ -465,6 +515,11 @@ fn is_primary(nodes: &[NodeLine], port: u16) -> bool {
     nodes
         .iter()
         .any(|node| node.port == port && node.is_primary)
+}
+
+fn is_down(nodes: &[NodeLine], port: u16) -> bool {
+    let mut nodes = nodes.iter();
+    nodes.any(|node| node.port == port && node.stage == "down")
 }
 
 fn is_fenced(nodes: &[NodeLine], port: u16) -> bool {
@@ -499,16 +554,15 @@ fn pgbench_and_a_replica_that_is_killed() {
         stage,
         proxy.port,
         Errors::None,
-        |stage| {
+        |stage, come| {
             stage.kill(0, 2);
-            nodes_of(proxy.port, "it is down", |nodes| {
-                let mut nodes = nodes.iter();
-                nodes.any(|node| node.port == port && node.stage == "down")
-            });
+            come(stage);
+            nodes_of(proxy.port, "it is down", |nodes| is_down(nodes, port));
             Done {
                 primary: 0,
                 outage: Duration::ZERO,
                 seen: Duration::ZERO,
+                late: Errors::None,
             }
         },
     );
@@ -526,23 +580,31 @@ fn pgbench_and_a_planned_switchover() {
     let boss = "users = [{ name = \"boss\", auth = \"trust\", admin = true, server_user = \"postgres\" }, ";
     let text = Stage::configuration(&[stage.ports()], "").replace("users = [", boss);
     let proxy = Process::start(&text);
-    run("SWITCHOVER", stage, proxy.port, Errors::None, |stage| {
-        let mut admin = Raw::connect(proxy.port, "app", "trunkline");
-        let asked = format!("SWITCHOVER s1 TO '127.0.0.1:{}'", stage.node(0, 1).port());
-        let answer = admin.simple(&asked);
-        succeeded(&asked, &answer);
-        for line in answer.lines() {
-            println!("    {line}");
-        }
-        let waited = answer.lines().iter().find_map(|line| {
-            let behind = line.split_once("have waited for ")?.1;
-            behind.strip_suffix(" ms")?.parse().ok()
-        });
-        let waited = Duration::from_millis(waited.expect("it says so"));
-        Done {
-            primary: 1,
-            outage: waited,
-            seen: waited,
-        }
-    });
+    run(
+        "SWITCHOVER",
+        stage,
+        proxy.port,
+        Errors::None,
+        |stage, come| {
+            come(stage);
+            let mut admin = Raw::connect(proxy.port, "app", "trunkline");
+            let asked = format!("SWITCHOVER s1 TO '127.0.0.1:{}'", stage.node(0, 1).port());
+            let answer = admin.simple(&asked);
+            succeeded(&asked, &answer);
+            for line in answer.lines() {
+                println!("    {line}");
+            }
+            let waited = answer.lines().iter().find_map(|line| {
+                let behind = line.split_once("have waited for ")?.1;
+                behind.strip_suffix(" ms")?.parse().ok()
+            });
+            let waited = Duration::from_millis(waited.expect("it says so"));
+            Done {
+                primary: 1,
+                outage: waited,
+                seen: waited,
+                late: Errors::None,
+            }
+        },
+    );
 }
