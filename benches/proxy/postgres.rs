@@ -195,7 +195,11 @@ pub enum Speedups {
 #[derive(Debug)]
 pub struct Server {
     pub port: u16,
-    _process: Running,
+    /// None while it is stopped.
+    process: Option<Running>,
+    folder: PathBuf,
+    number: usize,
+    setup: Setup,
 }
 
 /// Starts servers with an empty database each.
@@ -258,14 +262,39 @@ impl Server {
             .arg(&data)
             .current_dir(folder);
         process::run(&mut initdb.into()).await?;
-        let port = free_port()?;
+        let mut server = Server {
+            port: free_port()?,
+            process: None,
+            folder: folder.to_owned(),
+            number,
+            setup,
+        };
+        server
+            .launch(binaries, "postgres", "CREATE DATABASE bench")
+            .await?;
+        Ok(server)
+    }
+
+    /// Ends it as a crash of all its processes would.
+    pub fn crash(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again after a crash, with what it has.
+    pub async fn recover(&mut self, binaries: &Binaries) -> Result<()> {
+        self.launch(binaries, DATABASE, "SELECT 1").await
+    }
+
+    /// Starts the process; it is ready when this runs.
+    async fn launch(&mut self, binaries: &Binaries, database: &str, sql: &str) -> Result<()> {
+        let (folder, number, setup) = (&self.folder, self.number, self.setup);
         let mut postgres = as_server_account(binaries.program("postgres"))?;
         postgres
             .current_dir(folder)
             .arg("-D")
-            .arg(&data)
+            .arg(folder.join(format!("server{number}")))
             .arg("-p")
-            .arg(port.to_string());
+            .arg(self.port.to_string());
         let durable = match setup.durability {
             Durability::Off => "off",
             Durability::On => "on",
@@ -300,24 +329,12 @@ impl Server {
         let mut process = Running::start("postgres", &mut postgres, &log, Signal::SIGQUIT)?;
         let mut probe = tokio::process::Command::new(binaries.program("psql"));
         probe
-            .args([
-                "-XqAtw",
-                "-h",
-                "127.0.0.1",
-                "-U",
-                USER,
-                "-d",
-                "postgres",
-                "-c",
-                "CREATE DATABASE bench",
-                "-p",
-            ])
-            .arg(port.to_string());
-        process.wait_until_ready(port, probe).await?;
-        Ok(Server {
-            port,
-            _process: process,
-        })
+            .args(["-XqAtw", "-h", LOCAL, "-U", USER, "-d", database, "-c", sql])
+            .arg("-p")
+            .arg(self.port.to_string());
+        process.wait_until_ready(self.port, probe).await?;
+        self.process = Some(process);
+        Ok(())
     }
 
     /// Runs SQL over a connection of its own and returns what it prints.

@@ -128,6 +128,8 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         Case::Idle
         | Case::Large
         | Case::Storm
+        | Case::StormAfterRestart
+        | Case::Polls
         | Case::TwoShardCommit
         | Case::AtomicRead
         | Case::ScatterAggregate
