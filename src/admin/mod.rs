@@ -5,7 +5,9 @@
 //! Read `sql.rs` for the admin database, `sql/command.rs` for what it understands, `http.rs` for metrics and health.
 
 pub mod http;
+pub mod period;
 mod sql;
+mod totals;
 
 #[cfg(test)]
 pub(crate) use sql::reshard_rows;
@@ -93,6 +95,7 @@ pub struct Access {
     pub shared: Arc<Shared>,
     pub topology: Arc<Topology>,
     pub recovery: Arc<Recovery>,
+    pub periods: watch::Receiver<period::LastPeriod>,
     pub phase: watch::Receiver<Phase>,
 }
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::maps::{self, Ask, Maps};
 use crate::catalog;
 use crate::config::{self, Config, Problem};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
@@ -39,8 +40,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     println!("ok: {}", summary(&config));
-    if !arguments.connect {
-        return ExitCode::SUCCESS;
+    let ask = match arguments.connect {
+        true => Ask::Network,
+        false => Ask::Disk,
+    };
+    let maps = maps_in_force(&config, ask);
+    if !arguments.connect || maps == ExitCode::FAILURE {
+        return maps;
     }
     match nodes::check(&config, &encryption) {
         nodes::Verdict::AllWell => ExitCode::SUCCESS,
@@ -68,6 +74,40 @@ fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Pr
         Ok(encryption) if problems.is_empty() => Ok((config, encryption)),
         Ok(_) | Err(()) => Err(problems),
     }
+}
+
+/// Whether the file can be served by the maps in force, as a proxy would at its start.
+fn maps_in_force(config: &Config, ask: Ask) -> ExitCode {
+    let overlays = match maps::read(config, ask) {
+        Ok(Maps::Read(overlays)) => overlays,
+        Ok(Maps::NotRead) => {
+            println!("maps: those in force are in etcd, which --connect asks");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut found = ExitCode::SUCCESS;
+    for (database, overlay) in &overlays {
+        let Ok(mut configured) = catalog::build(config, database) else {
+            continue;
+        };
+        match maps::put_in_force(overlay, &mut configured) {
+            Ok(away) if away.is_empty() => {}
+            Ok(away) => println!(
+                "maps: database {database}: {}: in force is the map in the control store, not the one in this file; \
+                 RESHARD PLAN ... FROM CONFIG moves the rows, until then the file's has no effect",
+                away.join(", ")
+            ),
+            Err(error) => {
+                eprintln!("database {database}: {error}");
+                found = ExitCode::FAILURE;
+            }
+        }
+    }
+    found
 }
 
 fn summary(config: &Config) -> String {

@@ -9,6 +9,7 @@ pub mod demo;
 mod import;
 mod install;
 pub mod local;
+mod maps;
 mod reshard;
 mod route;
 mod serve;
@@ -39,7 +40,7 @@ enum Command {
     Reshard(Box<reshard::Arguments>),
     /// Runs the proxy.
     Serve(serve::Arguments),
-    /// Explains where statements go, from a configuration file alone.
+    /// Explains where statements go, without a server.
     Route(route::Arguments),
 }
 

@@ -3,6 +3,7 @@
 //! Sections are read in an order in which what is referred to (shards, databases, distributions) comes before what refers to it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -76,6 +77,11 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
     let proxy_id = root
         .read("proxy_id", |entry| entry.whole(0..=1023))
         .and_then(|number| u16::try_from(number).ok());
+    let stats_period = root
+        .read("stats_period", |entry| {
+            entry.duration(Duration::from_secs(1)..=Duration::from_secs(86_400))
+        })
+        .unwrap_or(Duration::from_secs(60));
     let pool = settings::pool(root.section("pool"));
     let health = settings::health(root.section("health"));
     let transactions = settings::transactions(root.section("transactions"));
@@ -142,6 +148,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         server_tls,
         workers,
         proxy_id,
+        stats_period,
         pool,
         health,
         transactions,

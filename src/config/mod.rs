@@ -52,6 +52,8 @@ pub struct Config {
     pub workers: usize,
     /// What tells this process's unique ids from those of others.
     pub proxy_id: Option<u16>,
+    /// What averages of SHOW STATS are about: so much time, again and again.
+    pub stats_period: Duration,
     /// Defaults for every pool.
     pub pool: Pool,
     pub health: Health,

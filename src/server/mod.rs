@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::admin::period::{self, LastPeriod};
 use crate::admin::{self, Access, Phase, Request};
 use crate::catalog::Epoch;
 use crate::config::{Config, Problem};
@@ -139,11 +140,13 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let recovery = Arc::new(Recovery::new(Arc::clone(&topology)));
     let (requests, requested) = mpsc::unbounded_channel();
     let (phase, phases) = watch::channel(Phase::Serving);
+    let (periods, ended_periods) = watch::channel(LastPeriod::default());
     let access = Access {
         requests,
         shared: Arc::clone(&shared),
         topology: Arc::clone(&topology),
         recovery: Arc::clone(&recovery),
+        periods: ended_periods,
         phase: phases,
     };
 
@@ -233,6 +236,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         }
         None => None,
     };
+    accepting.push(tokio::spawn(period::keep(periods, access.clone())));
     let shutdown_timeout = config.limits.shutdown_timeout;
     Ok(Handle {
         addresses,

@@ -11,6 +11,7 @@ use super::pin::Pin;
 use super::search_path;
 use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
+use super::worker::add;
 use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
@@ -821,6 +822,7 @@ impl Session {
             _ => Vec::new(),
         };
         self.evict(evicted);
+        add(&self.database.counters.server_parses, 1);
         if let Some(link) = &mut self.link {
             link.parse(statement, naming, fate, token);
         }

@@ -19,6 +19,7 @@ use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::{Opener, Transaction};
+use super::worker::add;
 use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
@@ -227,6 +228,7 @@ impl Session {
 
     pub(super) fn parse(&mut self, body: &[u8]) -> Result<(), Fault> {
         let parse = Parse::decode(body).map_err(Fault::Violation)?;
+        add(&self.database.counters.client_parses, 1);
         let mut before = None;
         let (statement, naming, name) = if parse.name.is_empty() {
             before = self.unnamed.take();
@@ -552,6 +554,7 @@ impl Session {
             self.takes_elsewhere(planned);
         }
         if let Some(link) = &mut self.link {
+            add(&self.database.counters.binds, 1);
             link.note(effect);
             let name = naming.of(statement);
             bind.encode_as(bind.portal, name, link.server().outbox());

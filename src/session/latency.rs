@@ -69,6 +69,19 @@ impl Counts {
         Counts(each.map(|(now, then)| now.saturating_sub(*then)).collect())
     }
 
+    /// The longest time of each bucket, in microseconds, with how many took so long and longer than in the one before. The last has no longest.
+    pub fn doublings(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let octaves = COUNT / STEPS as usize;
+        self.0
+            .chunks(STEPS as usize)
+            .enumerate()
+            .map(move |(octave, counts)| {
+                let longest = end(octave * STEPS as usize + STEPS as usize - 1);
+                let is_last = octave + 1 == octaves;
+                ((!is_last).then_some(longest), counts.iter().sum())
+            })
+    }
+
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
@@ -101,6 +114,18 @@ mod tests {
             last = here;
         }
         assert!(place(u64::MAX) < COUNT);
+    }
+
+    #[test]
+    fn buckets_double_and_hold_all() {
+        let latency = Latency::default();
+        for time in [1, 3, 4, 11, 12, 1000, u64::MAX] {
+            latency.note(time);
+        }
+        let buckets: Vec<_> = latency.counts().doublings().collect();
+        assert_eq!(buckets[..3], [(Some(3), 2), (Some(11), 2), (Some(27), 1)]);
+        assert_eq!(buckets.last(), Some(&(None, 1)));
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 7);
     }
 
     #[test]

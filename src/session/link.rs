@@ -858,6 +858,7 @@ impl Session {
             Some(Err(error)) if !self.reads.queue_failed() => return Err(Fault::Checkout(error)),
             _ => self.lend(shard).await?,
         };
+        add(&self.database.counters.assignments, 1);
         Ok(Link::new(lent, phase, self.mode))
     }
 

@@ -18,7 +18,7 @@ use super::respond::{End, Fault, Loss};
 use super::search_path;
 use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
-use super::worker::{Database, Worker};
+use super::worker::{Database, Worker, add};
 use super::{Client, Session};
 use crate::backend::pool::{Lent, Seat, Waiter};
 use crate::backend::prepared::Room;
@@ -112,6 +112,10 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
     answer::backend_key_data(&mut client.outbox, card.process_id.get(), secret);
     answer::ready_for_query(&mut client.outbox, TransactionStatus::Idle);
 
+    add(&database.counters.logins, 1);
+    if own.is_some() {
+        add(&database.counters.assignments, 1);
+    }
     let config = worker.config();
     let own = own.map(|lent| Link::new(lent, Phase::Working, mode));
     let server_search_path = database.server_search_path(&user.name);
@@ -151,6 +155,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         waiter: Waiter::new(now),
         place: None,
         granted: None,
+        counted_bytes: (0, 0),
         failed: false,
         last_words: None,
         events: Vec::new(),

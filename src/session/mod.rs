@@ -129,6 +129,8 @@ pub struct Session {
     place: Option<Place>,
     /// What it has waited for.
     granted: Option<Result<Lent, CheckoutError>>,
+    /// Received and sent, as far as that is in the database's counters.
+    counted_bytes: (u64, u64),
     /// The current unit of work has failed on its server.
     failed: bool,
     /// The last words of a server that is going away: the body of its ErrorResponse.
@@ -392,6 +394,7 @@ impl Session {
 
     /// The server is ready for the next unit of work.
     fn ready(&mut self, status: TransactionStatus) {
+        self.count_bytes();
         let counters = &self.database.counters;
         add(&counters.queries, 1);
         let now = Instant::now();
@@ -566,9 +569,16 @@ impl Session {
         // A client that does not take its last words is not waited for.
         let timers = &self.worker.shared.timers;
         let _ = timers.timeout(FAREWELL, told).await;
+        self.count_bytes();
+    }
+
+    /// Adds what went to and fro since the last time.
+    fn count_bytes(&mut self) {
         let counters = &self.database.counters;
-        add(&counters.received_bytes, self.client.received_bytes);
-        add(&counters.sent_bytes, self.client.sent_bytes);
+        let now = (self.client.received_bytes, self.client.sent_bytes);
+        add(&counters.received_bytes, now.0 - self.counted_bytes.0);
+        add(&counters.sent_bytes, now.1 - self.counted_bytes.1);
+        self.counted_bytes = now;
     }
 
     /// Puts an answer of ours in its place after all that is still to come.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::card::State;
+use super::latency::Counts;
 use super::worker::{Paused, Worker};
 use crate::backend::pool::{Census, IdleServer, Lending, Seat};
 use crate::config::PoolMode;
@@ -71,6 +72,12 @@ pub struct DatabaseReport {
     pub transaction_microseconds: u64,
     pub query_microseconds: u64,
     pub wait_microseconds: u64,
+    pub latency: Counts,
+    pub assignments: u64,
+    pub logins: u64,
+    pub client_parses: u64,
+    pub server_parses: u64,
+    pub binds: u64,
     pub errors: u64,
     pub refusals: u64,
     pub client_idle_timeouts: u64,
@@ -154,6 +161,12 @@ fn databases(worker: &Worker) -> Vec<DatabaseReport> {
             transaction_microseconds: counters.transaction_microseconds.get(),
             query_microseconds: counters.query_microseconds.get(),
             wait_microseconds: counters.wait_microseconds.get(),
+            latency: counters.latency.counts(),
+            assignments: counters.assignments.get(),
+            logins: counters.logins.get(),
+            client_parses: counters.client_parses.get(),
+            server_parses: counters.server_parses.get(),
+            binds: counters.binds.get(),
             errors: counters.errors.get(),
             refusals: counters.refusals.get(),
             client_idle_timeouts: counters.client_idle_timeouts.get(),

@@ -15,6 +15,7 @@ use super::reads::Seeks;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::transaction::{Opener, Transaction};
+use super::worker::add;
 use super::{Lent, Link, Reading, Session};
 use crate::plan::Planned;
 use crate::sharding::ShardId;
@@ -236,6 +237,7 @@ impl Session {
         if let Some(granted) = self.granted.take() {
             match granted {
                 Ok(lent) if self.suits(&lent) => {
+                    add(&self.database.counters.assignments, 1);
                     self.link_up(Link::new(lent, Phase::Working, self.mode));
                     self.send_held();
                     return true;
@@ -283,6 +285,7 @@ impl Session {
             lent.untouched(self.unit_began);
             return false;
         }
+        add(&self.database.counters.assignments, 1);
         self.link_up(Link::new(lent, Phase::Working, self.mode));
         self.send_held();
         true

@@ -132,6 +132,13 @@ pub struct Counters {
     pub query_microseconds: Cell<u64>,
     pub latency: Latency,
     pub wait_microseconds: Cell<u64>,
+    /// Connections that were lent to sessions.
+    pub assignments: Cell<u64>,
+    pub logins: Cell<u64>,
+    /// Statements that clients prepared, that servers were given, and that were bound.
+    pub client_parses: Cell<u64>,
+    pub server_parses: Cell<u64>,
+    pub binds: Cell<u64>,
     pub refusals: Cell<u64>,
     pub errors: Cell<u64>,
     pub client_idle_timeouts: Cell<u64>,

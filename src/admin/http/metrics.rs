@@ -6,6 +6,7 @@ mod plans;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -13,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::admin::shard_name;
+use crate::admin::{shard_name, totals};
 use crate::backend::pool::Lending;
 use crate::catalog::SchemaState;
 use crate::config::Config;
@@ -63,8 +64,21 @@ struct Family {
     help: &'static str,
     unit: Option<Unit>,
     kind: Kind,
-    /// Labels and value; no two with the same labels.
-    samples: Vec<(Labels, f64)>,
+    samples: Samples,
+}
+
+/// By labels; no two with the same.
+#[derive(Debug)]
+enum Samples {
+    Numbers(Vec<(Labels, f64)>),
+    Histograms(Vec<(Labels, Histogram)>),
+}
+
+#[derive(Debug)]
+struct Histogram {
+    sum: f64,
+    /// The longest of each bucket, and how many are in it alone.
+    buckets: Vec<(f64, u64)>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -73,6 +87,16 @@ type Labels = Vec<(&'static str, String)>;
 enum Kind {
     Counter,
     Gauge,
+    Histogram,
+}
+
+impl Samples {
+    fn is_empty(&self) -> bool {
+        match self {
+            Samples::Numbers(samples) => samples.is_empty(),
+            Samples::Histograms(samples) => samples.is_empty(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,14 +108,27 @@ impl Collector for Families {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut metric =
                 encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
-            for (labels, value) in &family.samples {
-                if labels.is_empty() {
-                    family.write(&mut metric, *value)?;
-                } else {
-                    family.write(&mut metric.encode_family(labels)?, *value)?;
+            match &family.samples {
+                Samples::Numbers(samples) => {
+                    for (labels, value) in samples {
+                        if labels.is_empty() {
+                            family.write(&mut metric, *value)?;
+                        } else {
+                            family.write(&mut metric.encode_family(labels)?, *value)?;
+                        }
+                    }
+                }
+                Samples::Histograms(samples) => {
+                    for (labels, Histogram { sum, buckets }) in samples {
+                        let count = buckets.iter().map(|(_, count)| count).sum();
+                        metric
+                            .encode_family(labels)?
+                            .encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+                    }
                 }
             }
         }
@@ -103,7 +140,7 @@ impl Family {
     fn write(&self, metric: &mut MetricEncoder<'_>, value: f64) -> Result<(), fmt::Error> {
         match self.kind {
             Kind::Counter => metric.encode_counter::<NoLabelSet, f64, f64>(&value, None),
-            Kind::Gauge => metric.encode_gauge(&value),
+            Kind::Gauge | Kind::Histogram => metric.encode_gauge(&value),
         }
     }
 
@@ -113,7 +150,7 @@ impl Family {
             help,
             unit: None,
             kind: Kind::Gauge,
-            samples,
+            samples: Samples::Numbers(samples),
         }
     }
 
@@ -123,7 +160,21 @@ impl Family {
             help,
             unit: None,
             kind: Kind::Counter,
-            samples,
+            samples: Samples::Numbers(samples),
+        }
+    }
+
+    fn histogram(
+        name: &'static str,
+        help: &'static str,
+        samples: Vec<(Labels, Histogram)>,
+    ) -> Family {
+        Family {
+            name,
+            help,
+            unit: None,
+            kind: Kind::Histogram,
+            samples: Samples::Histograms(samples),
         }
     }
 
@@ -340,12 +391,43 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             sum(&|d| seconds(d.query_microseconds)),
         )
         .of(Unit::Seconds),
+        Family::histogram(
+            "query_duration",
+            "How long requests took, from being sent to a server to the whole answer.",
+            durations(snapshot, reports),
+        )
+        .of(Unit::Seconds),
         Family::counter(
             "wait_time",
             "Time that clients waited for a server connection.",
             sum(&|d| seconds(d.wait_microseconds)),
         )
         .of(Unit::Seconds),
+        Family::counter(
+            "server_assignments",
+            "Server connections that were lent to clients.",
+            sum(&|d| total(d.assignments)),
+        ),
+        Family::counter(
+            "logins",
+            "Clients that have logged in.",
+            sum(&|d| total(d.logins)),
+        ),
+        Family::counter(
+            "client_parses",
+            "Statements that clients prepared.",
+            sum(&|d| total(d.client_parses)),
+        ),
+        Family::counter(
+            "server_parses",
+            "Statements that were prepared on servers for that.",
+            sum(&|d| total(d.server_parses)),
+        ),
+        Family::counter(
+            "binds",
+            "Prepared statements that were bound to values.",
+            sum(&|d| total(d.binds)),
+        ),
         Family::counter(
             "plan_cache_hits",
             "Statements whose plan was known.",
@@ -383,6 +465,34 @@ fn by_database(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<Family> {
             epochs.collect(),
         ),
     ]
+}
+
+/// Shorter and longer times are not told apart, in microseconds: each bucket is a series for Prometheus to keep.
+const BUCKETS: Range<u64> = 20..100_000_000;
+
+/// Of every database, in buckets that grow twofold.
+fn durations(snapshot: &Snapshot, reports: &[WorkerReport]) -> Vec<(Labels, Histogram)> {
+    let databases = totals::by_database(&snapshot.config, reports);
+    let each = databases.into_iter().map(|(name, totals)| {
+        let (mut shorter, mut longer) = (0, 0);
+        let mut buckets = Vec::new();
+        for (longest, count) in totals.latency.doublings() {
+            match longest {
+                Some(longest) if longest < BUCKETS.start => shorter += count,
+                Some(longest) if longest < BUCKETS.end => {
+                    buckets.push((seconds(longest), std::mem::take(&mut shorter) + count));
+                }
+                _ => longer += count,
+            }
+        }
+        buckets.push((f64::INFINITY, longer));
+        let histogram = Histogram {
+            sum: seconds(totals.query_microseconds),
+            buckets,
+        };
+        (vec![("database", name.into_string())], histogram)
+    });
+    each.collect()
 }
 
 fn by_pool(config: &Config, reports: &[WorkerReport]) -> Vec<Family> {

@@ -20,6 +20,7 @@ use std::time::SystemTime;
 use super::Failure;
 use super::command::{COMMANDS, Command, Show};
 use super::table::{Column, Table, row, text};
+use crate::admin::period::LastPeriod;
 use crate::admin::{Access, Request};
 use crate::config::Config;
 use crate::plan::refusal::Reason;
@@ -63,6 +64,7 @@ fn columns(show: &Show) -> &'static [Column] {
         Show::Databases => configuration::DATABASES,
         Show::Distributions => map::DISTRIBUTIONS,
         Show::Help => HELP,
+        Show::Lists => stats::LISTS,
         Show::Nodes => map::NODES,
         Show::Pools => pools::POOLS,
         Show::Refusals => REFUSALS,
@@ -72,8 +74,10 @@ fn columns(show: &Show) -> &'static [Column] {
         Show::Servers => activity::SERVERS,
         Show::Shards => map::SHARDS,
         Show::Stats => stats::STATS,
+        Show::StatsAverages => stats::STATS_AVERAGES,
         Show::StatsTotals => stats::STATS_TOTALS,
         Show::Tables => map::TABLES,
+        Show::Totals => stats::TOTALS,
         Show::Transactions => transactions::TRANSACTIONS,
         Show::Users => configuration::USERS,
         Show::Version => VERSION_COLUMNS,
@@ -112,7 +116,10 @@ pub async fn show(show: &Show, access: &Access) -> Result<Table, Failure> {
         Show::Databases => configuration::databases(&View::of(access, snapshot).await?, &mut table),
         Show::Users => configuration::users(&View::of(access, snapshot).await?, &mut table),
         Show::Stats => stats::stats(&View::of(access, snapshot).await?, &mut table),
+        Show::StatsAverages => stats::averages(&View::of(access, snapshot).await?, &mut table),
         Show::StatsTotals => stats::totals(&View::of(access, snapshot).await?, &mut table),
+        Show::Totals => stats::all_together(&View::of(access, snapshot).await?, &mut table),
+        Show::Lists => stats::lists(&View::of(access, snapshot).await?, &mut table),
     }
     Ok(table)
 }
@@ -128,6 +135,7 @@ fn refusals(table: &mut Table) {
 struct View {
     snapshot: Arc<Snapshot>,
     reports: Vec<WorkerReport>,
+    period: LastPeriod,
     now: SystemTime,
 }
 
@@ -137,6 +145,7 @@ impl View {
         Ok(View {
             snapshot,
             reports,
+            period: access.periods.borrow().clone(),
             now: SystemTime::now(),
         })
     }

@@ -56,10 +56,6 @@ const GENERAL: Reasons = &[
         "application_name is the client's own; SHOW CLIENTS has its address",
     ),
     (
-        "stats_period",
-        "SHOW STATS counts since the start; averages are for Prometheus to make",
-    ),
-    (
         "max_prepared_statements",
         "prepared statements are always followed; a server connection holds at most 500",
     ),
@@ -212,6 +208,19 @@ pub(super) fn imported(file: &Path, userlist: Option<&Path>) -> Result<String, V
         .chain([default_pool]);
     page.line("# PgBouncer has one. No more than the smallest pool has connections.");
     page.set("workers", workers(4, sizes));
+    times(
+        &mut pgbouncer,
+        1000.0,
+        &[Time {
+            from: "stats_period",
+            default: 60_000.0,
+            to: "stats_period",
+            zero: Zero::Nothing,
+            allowed: 1000.0..=86_400_000.0,
+        }],
+        &mut page,
+        &mut findings,
+    );
     listen(
         &mut pgbouncer,
         socket_directory.as_deref(),

@@ -74,10 +74,6 @@ const GENERAL: Reasons = &[
         "log.filter says what is logged",
     ),
     (
-        "stats_period",
-        "SHOW STATS counts since the start; averages are for Prometheus to make",
-    ),
-    (
         "dns_ttl",
         "the system's resolver is asked at each connection",
     ),
@@ -328,6 +324,19 @@ pub(super) fn imported(file: &Path, users: Option<&Path>) -> Result<String, Vec<
         .unwrap_or(2);
     page.line("# No more than the smallest pool has connections.");
     page.set("workers", workers(wanted, sizes));
+    times(
+        &mut general,
+        1.0,
+        &[Time {
+            from: "stats_period",
+            default: 15_000.0,
+            to: "stats_period",
+            zero: Zero::Nothing,
+            allowed: 1000.0..=86_400_000.0,
+        }],
+        &mut page,
+        &mut findings,
+    );
     settings(&mut general, default_pool, &mut page, &mut findings);
     general.leave(GENERAL, &mut findings);
     for user in &users {

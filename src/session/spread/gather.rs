@@ -21,6 +21,7 @@ use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
+use crate::session::worker::add;
 use crate::sharding::ShardId;
 use crate::sql::facts::Leaves;
 use crate::wire::answer::TransactionStatus;
@@ -177,6 +178,7 @@ impl Session {
     /// A connection that gathers beside the participants, in a transaction that begins as the client's did.
     pub(super) async fn beside(&mut self, shard: ShardId) -> Result<Gatherer, Fault> {
         let lent = self.checkout(shard).await?;
+        add(&self.database.counters.assignments, 1);
         self.link_up(Link::new(lent, Phase::Working, self.mode));
         let brought = self.bring_up(Phase::Working).await;
         let Some(mut link) = self.link.take() else {

@@ -130,6 +130,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         "proxy_id",
         config.proxy_id.map(|number| number.to_string()),
     ));
+    settings.push(reload("stats_period", span(config.stats_period)));
     settings.extend(tls(config));
     settings.extend(authentication(config));
     settings.extend(limits(config));
