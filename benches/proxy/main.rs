@@ -22,6 +22,7 @@
 //! cargo bench --bench proxy -- --smoke
 //! cargo bench --bench proxy -- --cases point_select --modes together --protocols prepared --subjects pgbouncer,trunkline --rounds 8
 //! cargo bench --bench proxy -- --only two_shard_commit,copy_from --smoke
+//! cargo bench --bench proxy -- --only storm_after_restart,polls
 //! cargo bench --bench proxy -- --trunkline /some/other/build/of/trunkline
 //! ```
 //!
@@ -224,12 +225,15 @@ async fn measure_all(args: &Args) -> Result<()> {
             Case::Idle => cases::idle::run(&mut bench).await?,
             Case::Large => cases::large::run(&mut bench).await?,
             Case::Storm => cases::storm::run(&mut bench).await?,
+            Case::StormAfterRestart => cases::restart::run(&mut bench).await?,
+            Case::Polls => cases::polls::run(&mut bench).await?,
             Case::TwoShardCommit => several::commit::run(&mut bench).await?,
             Case::AtomicRead => several::atomic::run(&mut bench).await?,
             Case::ScatterAggregate => several::aggregate::run(&mut bench).await?,
             Case::MergeSort => several::sort::run(&mut bench).await?,
             Case::CopyFrom => several::copy::run(&mut bench).await?,
             Case::Gather => several::gather::run(&mut bench).await?,
+            Case::MoveRows => several::moving::run(&mut bench).await?,
             statements => cases::statements::run(&mut bench, statements, &length).await?,
         }
     }
@@ -266,6 +270,7 @@ async fn prepare(args: &Args, seconds: u32, servers: Servers) -> Result<Bench> {
     let settings = Settings {
         pool_size: args.pool_size,
         clients: args.clients,
+        login_retry: None,
         sockets: Sockets::Loopback,
         tls: Tls::Off,
         trunkline: whole_path(

@@ -181,6 +181,8 @@ pub struct Setup {
     pub durability: Durability,
     /// Whether a query may have several processes, and machine code made for it: less even, where many servers share a machine.
     pub speedups: Speedups,
+    /// Whether changes can be followed in its log.
+    pub logical: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +195,11 @@ pub enum Speedups {
 #[derive(Debug)]
 pub struct Server {
     pub port: u16,
-    _process: Running,
+    /// None while it is stopped.
+    process: Option<Running>,
+    folder: PathBuf,
+    number: usize,
+    setup: Setup,
 }
 
 /// Starts servers with an empty database each.
@@ -223,6 +229,7 @@ pub async fn start_fleet(
         connections: 100 + 3 * clients,
         durability: Durability::Off,
         speedups: Speedups::AsInstalled,
+        logical: false,
     };
     let servers = start_empty_fleet(binaries, folder, count, setup).await?;
     for server in &servers {
@@ -255,14 +262,39 @@ impl Server {
             .arg(&data)
             .current_dir(folder);
         process::run(&mut initdb.into()).await?;
-        let port = free_port()?;
+        let mut server = Server {
+            port: free_port()?,
+            process: None,
+            folder: folder.to_owned(),
+            number,
+            setup,
+        };
+        server
+            .launch(binaries, "postgres", "CREATE DATABASE bench")
+            .await?;
+        Ok(server)
+    }
+
+    /// Ends it as a crash of all its processes would.
+    pub fn crash(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again after a crash, with what it has.
+    pub async fn recover(&mut self, binaries: &Binaries) -> Result<()> {
+        self.launch(binaries, DATABASE, "SELECT 1").await
+    }
+
+    /// Starts the process; it is ready when this runs.
+    async fn launch(&mut self, binaries: &Binaries, database: &str, sql: &str) -> Result<()> {
+        let (folder, number, setup) = (&self.folder, self.number, self.setup);
         let mut postgres = as_server_account(binaries.program("postgres"))?;
         postgres
             .current_dir(folder)
             .arg("-D")
-            .arg(&data)
+            .arg(folder.join(format!("server{number}")))
             .arg("-p")
-            .arg(port.to_string());
+            .arg(self.port.to_string());
         let durable = match setup.durability {
             Durability::Off => "off",
             Durability::On => "on",
@@ -286,6 +318,9 @@ impl Server {
         if setup.speedups == Speedups::Off {
             settings.extend(["max_parallel_workers_per_gather=0", "jit=off"].map(str::to_owned));
         }
+        if setup.logical {
+            settings.push("wal_level=logical".to_owned());
+        }
         for setting in settings {
             postgres.arg("-c").arg(setting);
         }
@@ -294,24 +329,12 @@ impl Server {
         let mut process = Running::start("postgres", &mut postgres, &log, Signal::SIGQUIT)?;
         let mut probe = tokio::process::Command::new(binaries.program("psql"));
         probe
-            .args([
-                "-XqAtw",
-                "-h",
-                "127.0.0.1",
-                "-U",
-                USER,
-                "-d",
-                "postgres",
-                "-c",
-                "CREATE DATABASE bench",
-                "-p",
-            ])
-            .arg(port.to_string());
-        process.wait_until_ready(port, probe).await?;
-        Ok(Server {
-            port,
-            _process: process,
-        })
+            .args(["-XqAtw", "-h", LOCAL, "-U", USER, "-d", database, "-c", sql])
+            .arg("-p")
+            .arg(self.port.to_string());
+        process.wait_until_ready(self.port, probe).await?;
+        self.process = Some(process);
+        Ok(())
     }
 
     /// Runs SQL over a connection of its own and returns what it prints.

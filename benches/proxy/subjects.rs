@@ -53,7 +53,7 @@ impl Subject {
         }
     }
 
-    fn is_pgbouncer(self) -> bool {
+    pub fn is_pgbouncer(self) -> bool {
         matches!(self, Subject::Pgbouncer | Subject::PgbouncerFourServers)
     }
 
@@ -99,6 +99,8 @@ pub struct Settings {
     pub pool_size: u32,
     /// Most clients at a time.
     pub clients: u32,
+    /// After how many seconds PgBouncer tries again to reach a server that it could not log in to; `None`: its default, 15.
+    pub login_retry: Option<u32>,
     pub sockets: Sockets,
     pub tls: Tls,
     pub trunkline: PathBuf,
@@ -360,6 +362,10 @@ impl Site<'_> {
         );
         if prepares {
             ini.push_str("max_prepared_statements = 200\n");
+        }
+        if let Some(seconds) = settings.login_retry {
+            writeln!(ini, "server_login_retry = {seconds}")
+                .expect("writing to a string cannot fail");
         }
         if let Tls::On { certificate, key } = &settings.tls {
             write!(

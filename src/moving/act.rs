@@ -41,13 +41,13 @@ enum Order {
 
 impl Act<'_> {
     /// Whether anything short was done, so that there is something new to be seen.
-    pub async fn run(&self, actions: Vec<Action>, view: &mut View, tasks: &mut Tasks) -> bool {
+    pub async fn run(&self, actions: &[Action], view: &mut View, tasks: &mut Tasks) -> bool {
         let mut work = BTreeSet::new();
         let mut follow: BTreeMap<ShardName, BTreeSet<ShardName>> = BTreeMap::new();
         let mut orders: BTreeMap<ShardName, Vec<Order>> = BTreeMap::new();
         let mut order =
             |shard: ShardName, order: Order| orders.entry(shard).or_default().push(order);
-        for action in actions {
+        for action in actions.iter().cloned() {
             match action {
                 Action::Check { round } => drop(work.insert(Work::Check { round })),
                 Action::Open { shard, term } => drop(work.insert(Work::Open { shard, term })),

@@ -14,21 +14,24 @@ use super::act::Act;
 use super::brake::Brake;
 use super::observe::View;
 use super::progress::Tally;
-use super::records::{self, PREFIX};
+use super::records::{self, Known, PREFIX};
 use super::scope::Scope;
 use super::shards::Shards;
 use super::tables::moved_tables;
 use super::tasks::Tasks;
 use crate::catalog;
 use crate::config::Config;
-use crate::resharding::job::{Job, Phase, Trouble, events, step, to_json};
+use crate::resharding::job::{
+    Action, Job, MapEpoch, MapFact, Observed, Phase, Stage, Trouble, Turn, events, step, to_json,
+};
 use crate::resharding::report::Happening;
 use crate::store::{Expected, Lease, Store, StoreError, Transaction, Version, Watch};
 use crate::topology::Topology;
 
 /// Between two looks while nothing is waited for by anybody.
 const PACE: Duration = Duration::from_millis(300);
-/// Between two looks while clients wait.
+/// Between two looks while clients wait: for proxies, who are heard when they say something; for shards, who are not.
+const EAR: Duration = Duration::from_millis(20);
 const HASTE: Duration = Duration::from_millis(2);
 /// After the store did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -92,6 +95,11 @@ async fn go(project: &Project) -> Ended {
             Ok(Next::Over) => return Ended::Over,
             Ok(Next::AtOnce) => {}
             Ok(Next::Wait(longest)) => drive.wait(longest).await,
+            // Somebody else wrote, or what was known was old.
+            Err(StoreError::Conflict(conflict)) => {
+                tracing::debug!(plan = &*project.plan, ?conflict, "the plan is read again");
+                drive.saved = None;
+            }
             Err(error) => {
                 tracing::warn!(plan = &*project.plan, %error, "the plan waits for the control store");
                 drive.saved = None;
@@ -107,6 +115,66 @@ enum Next {
     /// When something is heard, or after this time.
     Wait(Duration),
     Over,
+}
+
+/// A step, and those behind it that need nothing new to be seen: while clients wait, they are saved together.
+struct Steps {
+    /// As it was, and behind each step.
+    jobs: Vec<Job>,
+    /// Of the last step.
+    actions: Vec<Action>,
+    /// Those of all steps that are records in the control store.
+    records: Vec<Action>,
+}
+
+impl Steps {
+    fn from(job: &Job, mut seen: Observed, known: &Known) -> Steps {
+        let (mut next, mut actions) = step(job, &seen);
+        let mut records = actions.clone();
+        let mut jobs = vec![job.clone()];
+        while jobs.last() != Some(&next) {
+            jobs.push(next.clone());
+            let Phase::Turning(turn) = &next.phase else {
+                break;
+            };
+            if let Stage::Committing { epoch } = turn.stage
+                && MapEpoch(known.map.epoch + 1) == epoch
+            {
+                // The map changes in the transaction that saves what is behind it.
+                let side = Some(turn.to);
+                seen.map = Some(MapFact { epoch, side });
+            }
+            let (further, more) = step(&next, &seen);
+            if further != next {
+                records.extend_from_slice(&more);
+                (next, actions) = (further, more);
+            }
+        }
+        Steps {
+            jobs,
+            actions,
+            records,
+        }
+    }
+
+    fn last(&self) -> &Job {
+        self.jobs.last().expect("it begins with one")
+    }
+
+    fn changed(&self) -> bool {
+        self.jobs.len() > 1
+    }
+
+    /// A fence does no harm in a turn that is not known to have come so far: it stands until the turn is done or undone.
+    fn may_act_unsaved(&self) -> bool {
+        matches!(
+            &self.last().phase,
+            Phase::Turning(Turn {
+                stage: Stage::Fencing | Stage::Applying { .. },
+                ..
+            })
+        )
+    }
 }
 
 struct Drive<'a> {
@@ -163,15 +231,13 @@ impl<'a> Drive<'a> {
         })
     }
 
-    /// One step.
+    /// One step, or some.
     async fn turn(&mut self) -> Result<Next, StoreError> {
         let project = self.project;
-        let turning = |job: &Job| matches!(job.phase, Phase::Turning(_));
-        // Where clients wait, the store is asked; else what it last told is good enough.
-        let fresh = self.saved.as_ref().is_none_or(|(job, _)| turning(job));
-        let listing = match fresh {
-            true => Arc::new(project.store.list(PREFIX).await?),
-            false => self.watch.current(),
+        // What the store last told is as it was at one moment, and what is written expects that; so it need not be the last.
+        let listing = match &self.saved {
+            None => Arc::new(project.store.list(PREFIX).await?),
+            Some(_) => self.watch.current(),
         };
         let databases = match records::read(&listing) {
             Ok(databases) => databases,
@@ -209,36 +275,51 @@ impl<'a> Drive<'a> {
             .at(project, known, &job, &self.scope, &mut self.tasks)
             .await;
         seen.troubles.extend(self.other_tables(&job));
-        let (next, actions) = step(&job, &seen);
-        let changed = next != job;
+        let steps = Steps::from(&job, seen, known);
         let scope = Arc::clone(&self.scope);
         let act = Act {
             project,
             known,
-            job: &next,
+            job: steps.last(),
             scope: &scope,
         };
-        let under_lease = || Transaction::new().under(&project.lease);
-        let mut done = changed;
-        if changed {
-            let saving = self.saving(&job, &next, version, under_lease());
-            let saving = act.write(&actions, saving.clone()).unwrap_or(saving);
-            let version = project.store.commit(saving).await?;
-            self.note_events(&job, &next);
-            self.saved = Some((next.clone(), version));
-        } else {
-            self.saved = Some((job, version));
-            if let Some(writing) = act.write(&actions, under_lease()) {
-                project.store.commit(writing).await?;
-                done = true;
+        let under_lease = Transaction::new().under(&project.lease);
+        let changed = steps.changed();
+        let happened = self.happenings(&steps);
+        let saving = match changed {
+            true => Some(self.saving(steps.last(), &happened, version, under_lease.clone())),
+            false => None,
+        };
+        let records = act.write(&steps.records, saving.clone().unwrap_or(under_lease));
+        let saving = records.or(saving);
+        let mut done = saving.is_some();
+        let save = async {
+            match saving {
+                Some(saving) => project.store.commit(saving).await.map(Some),
+                None => Ok(None),
             }
-        }
-        done |= act.run(actions, &mut self.view, &mut self.tasks).await;
-        self.tell(&next).await;
-        Ok(match (done, turning(&next)) {
+        };
+        let run = act.run(&steps.actions, &mut self.view, &mut self.tasks);
+        let written = if steps.may_act_unsaved() {
+            let (written, obeyed) = tokio::join!(save, run);
+            done |= obeyed;
+            written?
+        } else {
+            let written = save.await?;
+            done |= run.await;
+            written
+        };
+        self.note_events(happened);
+        self.saved = Some(match written.filter(|_| changed) {
+            Some(version) => (steps.last().clone(), version),
+            None => (job, version),
+        });
+        self.tell(steps.last()).await;
+        Ok(match (done, &steps.last().phase) {
             (true, _) => Next::AtOnce,
-            (false, true) => Next::Wait(HASTE),
-            (false, false) => Next::Wait(PACE),
+            (false, Phase::Turning(turn)) if turn.stage == Stage::Gating => Next::Wait(EAR),
+            (false, Phase::Turning(_)) => Next::Wait(HASTE),
+            (false, _) => Next::Wait(PACE),
         })
     }
 
@@ -260,8 +341,8 @@ impl<'a> Drive<'a> {
     /// The job, and what happened, in a transaction.
     fn saving(
         &self,
-        before: &Job,
         next: &Job,
+        happened: &[Happening],
         version: Version,
         transaction: Transaction,
     ) -> Transaction {
@@ -269,21 +350,24 @@ impl<'a> Drive<'a> {
         let transaction = transaction
             .expect(key.clone(), Expected::Version(version))
             .put(key, to_json(next));
-        let mut all = self.events.clone();
-        all.extend(self.happenings(before, next));
-        if all.len() == self.events.len() {
+        if happened.is_empty() {
             return transaction;
         }
+        let mut all = self.events.clone();
+        all.extend_from_slice(happened);
         let surplus = all.len().saturating_sub(MOST_EVENTS);
         all.drain(..surplus);
         let key = records::events_key(&self.project.database, &self.project.plan);
         transaction.put(key, records::encode(&all))
     }
 
-    fn happenings(&self, before: &Job, next: &Job) -> Vec<Happening> {
-        let happened = events(before, next);
+    fn happenings(&self, steps: &Steps) -> Vec<Happening> {
         let at = records::milliseconds();
-        let happenings = happened.into_iter().map(|what| Happening {
+        let happened = steps
+            .jobs
+            .windows(2)
+            .flat_map(|two| events(&two[0], &two[1]));
+        let happenings = happened.map(|what| Happening {
             at,
             plan: self.project.plan.clone(),
             by: self.project.proxy.clone(),
@@ -293,8 +377,7 @@ impl<'a> Drive<'a> {
     }
 
     /// They have been saved.
-    fn note_events(&mut self, before: &Job, next: &Job) {
-        let happened = self.happenings(before, next);
+    fn note_events(&mut self, happened: Vec<Happening>) {
         for happening in &happened {
             let what = &*happening.what;
             tracing::info!(

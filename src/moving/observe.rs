@@ -1,6 +1,6 @@
 //! The world as a driver sees it before a step: shards, streams, proxies, the control store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::resharding::job::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts to reach a shard that could not be.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between two looks for the leases of proxies that are waited for.
+const LEASES: Duration = Duration::from_millis(100);
 /// Of the log that a server keeps for a slot at most, the part that may be used up.
 const PART_OF_LIMIT: u64 = 80;
 
@@ -34,6 +36,9 @@ pub struct View {
     away: BTreeMap<ShardName, Instant>,
     /// Bytes of log that a server keeps for a slot at most.
     limits: BTreeMap<ShardName, Option<u64>>,
+    /// When leases were last asked for, and those that had ended.
+    leases: Option<Instant>,
+    lapsed: BTreeSet<Box<str>>,
 }
 
 impl View {
@@ -43,6 +48,8 @@ impl View {
             connections: BTreeMap::new(),
             away: BTreeMap::new(),
             limits: BTreeMap::new(),
+            leases: None,
+            lapsed: BTreeSet::new(),
         }
     }
 
@@ -79,8 +86,8 @@ impl View {
         };
         let troubles = tasks.take_troubles().into_iter().map(Trouble::Other);
         seen.troubles.extend(troubles);
-        let (proxies, lapsed) = proxies(project, known, job).await;
-        seen.proxies = proxies;
+        seen.proxies = self.proxies(project, known, job).await;
+        let lapsed = !self.lapsed.is_empty();
         if job.objects.is_empty() {
             return seen;
         }
@@ -114,6 +121,48 @@ impl View {
             }
         }
         seen
+    }
+
+    /// What proxies say. A word is as good as a lease: only of those that are waited for it is asked whether they live.
+    async fn proxies(
+        &mut self,
+        project: &Project,
+        known: &Known,
+        job: &Job,
+    ) -> Option<BTreeMap<Box<str>, ProxyFact>> {
+        let mut facts: BTreeMap<Box<str>, ProxyFact> = { known.proxies.iter() }
+            .map(|(name, record)| (name.clone(), fact_of(job, &project.plan, record)))
+            .collect();
+        let awaited = |fact: &ProxyFact| match &job.phase {
+            Phase::Turning(turn) => match turn.stage {
+                Stage::Gating | Stage::Fencing => fact.gate != Some(job.term) || !fact.drained,
+                _ => false,
+            },
+            Phase::Ending(_) => fact.epoch < job.epoch,
+            _ => false,
+        };
+        let awaited: Vec<Box<str>> = { facts.iter() }
+            .filter(|(_, fact)| awaited(fact))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if awaited.is_empty() {
+            self.leases = None;
+            self.lapsed.clear();
+        } else if self.leases.is_none_or(|asked| asked.elapsed() >= LEASES) {
+            let holders = awaited.iter().map(async |name| {
+                let holder = project.store.holder(&records::proxy_lease(name)).await;
+                holder.map(|holder| holder.is_none().then(|| name.clone()))
+            });
+            let lapsed: Result<Vec<_>, _> = join_all(holders).await.into_iter().collect();
+            self.lapsed = lapsed.ok()?.into_iter().flatten().collect();
+            self.leases = Some(Instant::now());
+        }
+        for name in &self.lapsed {
+            if let Some(fact) = facts.get_mut(name) {
+                fact.lease_live = false;
+            }
+        }
+        Some(facts)
     }
 
     /// Reaches the shards of the plan that are not connected.
@@ -157,6 +206,7 @@ fn asked_of(job: &Job) -> Asked {
     let mut asked = Asked::default();
     match &job.phase {
         Phase::Turning(turn) => {
+            asked.hastily = true;
             asked.strangers.insert(turn.to.other().keys());
         }
         Phase::Ending(_) => {
@@ -198,37 +248,6 @@ fn note(
         seen.streams.insert(stream, fact);
     }
     seen.shards.insert(shard, fact);
-}
-
-/// What proxies say, and whether there is one whose lease has ended.
-async fn proxies(
-    project: &Project,
-    known: &Known,
-    job: &Job,
-) -> (Option<BTreeMap<Box<str>, ProxyFact>>, bool) {
-    let mut facts = BTreeMap::new();
-    let mut lapsed = false;
-    for (name, record) in &known.proxies {
-        let mut fact = fact_of(job, &project.plan, record);
-        // A word is as good as a lease.
-        let awaited = match &job.phase {
-            Phase::Turning(turn) => match turn.stage {
-                Stage::Gating | Stage::Fencing => fact.gate != Some(job.term) || !fact.drained,
-                _ => false,
-            },
-            Phase::Ending(_) => fact.epoch < job.epoch,
-            _ => false,
-        };
-        if awaited {
-            match project.store.holder(&records::proxy_lease(name)).await {
-                Ok(holder) => fact.lease_live = holder.is_some(),
-                Err(_) => return (None, lapsed),
-            }
-        }
-        lapsed |= !fact.lease_live;
-        facts.insert(name.clone(), fact);
-    }
-    (Some(facts), lapsed)
 }
 
 fn fact_of(job: &Job, plan: &str, record: &ProxyRecord) -> ProxyFact {

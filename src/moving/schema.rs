@@ -2,8 +2,9 @@
 //!
 //! Everything is read from the source's catalogs as *parts*: what it is, a question that tells whether the target has it, and the statements that
 //! make it. A part that is there is never touched, whether or not it is the same: to compare is for [`super::check`].
-//! [`used`] has types and functions, [`tables`] sequences and tables, [`rest`] what is built behind the copy.
+//! [`used`] has types and functions, [`tables`] sequences and tables, [`rest`] what is built behind the copy, [`references`] brings reference tables.
 
+mod references;
 mod rest;
 mod tables;
 pub mod used;
@@ -16,7 +17,10 @@ use tokio_postgres::error::SqlState;
 
 use super::scope::{MovedTable, Scope};
 use super::shards::{ShardError, Shards};
+use crate::resharding::condition::quoted_name;
 use crate::resharding::job::{Route, ShardName};
+
+pub use references::bring_references_on;
 
 /// Why tables could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,9 @@ pub enum SchemaError {
     NoTable(Box<str>),
     #[error("{what} could not be made: {error}")]
     Refused { what: Box<str>, error: ShardError },
+    /// To be tried again.
+    #[error("{0}")]
+    Later(Box<str>),
 }
 
 impl From<tokio_postgres::Error> for SchemaError {
@@ -47,6 +54,15 @@ pub enum Rest {
     /// Not yet, and why: a foreign key that the rows of now do not satisfy, as they may not while changes from before the copy are being applied;
     /// or somebody else builds. To be asked for again.
     Later(Box<str>),
+}
+
+/// How an index is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Building {
+    /// While the table is written.
+    Concurrently,
+    /// In the transaction that makes the table.
+    AtOnce,
 }
 
 /// One thing of the source.
@@ -122,11 +138,8 @@ pub async fn make_missing(
     target: &Client,
     tables: &[&MovedTable],
 ) -> Result<Made, SchemaError> {
-    let relations = read_relations(source, tables).await?;
-    let mut parts = tables::schemas(source, &relations).await?;
-    parts.extend(used::parts(source, &relations).await?);
-    parts.extend(tables::sequences(source, &relations).await?);
-    parts.extend(tables::tables(source, &relations).await?);
+    let relations = read_relations(source, &names(tables)).await?;
+    let parts = parts(source, &relations).await?;
     target
         .batch_execute(&format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({LOCK}); SET LOCAL check_function_bodies = off"
@@ -141,6 +154,21 @@ pub async fn make_missing(
     let made = made?;
     ended?;
     Ok(made)
+}
+
+fn names<'a>(tables: &[&'a MovedTable]) -> Vec<(&'a str, &'a str)> {
+    { tables.iter() }
+        .map(|table| (&*table.schema, &*table.name))
+        .collect()
+}
+
+/// What rows need to arrive.
+async fn parts(source: &Client, relations: &[u32]) -> Result<Vec<Part>, SchemaError> {
+    let mut parts = tables::schemas(source, relations).await?;
+    parts.extend(used::parts(source, relations).await?);
+    parts.extend(tables::sequences(source, relations).await?);
+    parts.extend(tables::tables(source, relations).await?);
+    Ok(parts)
 }
 
 async fn make(target: &Client, parts: &[Part]) -> Result<Made, SchemaError> {
@@ -172,11 +200,11 @@ pub async fn build_rest(
     target: &Client,
     tables: &[&MovedTable],
 ) -> Result<Rest, SchemaError> {
-    let relations = read_relations(source, tables).await?;
+    let relations = read_relations(source, &names(tables)).await?;
     if !lock(target).await? {
         return Ok(Rest::Later("another session builds indexes".into()));
     }
-    let built = rest::build(source, target, &relations).await;
+    let built = rest::build(source, target, &relations, Building::Concurrently).await;
     let unlocked = target
         .batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})"))
         .await;
@@ -211,24 +239,20 @@ const TREE: &str = "WITH RECURSIVE tree AS (
         JOIN pg_class p ON p.oid = i.inhrelid AND p.relispartition)
     SELECT oid, cardinality(path) = 1 FROM tree ORDER BY path";
 
-/// OIDs on the source, as [`TREE`] orders them.
+/// OIDs on the source of tables by schema and name, as [`TREE`] orders them.
 pub(super) async fn read_relations(
     source: &Client,
-    tables: &[&MovedTable],
+    tables: &[(&str, &str)],
 ) -> Result<Vec<u32>, SchemaError> {
-    let (schemas, names): (Vec<&str>, Vec<&str>) = tables
-        .iter()
-        .map(|table| (&*table.schema, &*table.name))
-        .unzip();
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().copied().unzip();
     let rows = source.query(TREE, &[&schemas, &names]).await?;
     let roots = rows.iter().filter(|row| row.get(1)).count();
     if roots < tables.len() {
-        for table in tables {
-            let found = source
-                .query(TREE, &[&vec![&*table.schema], &vec![&*table.name]])
-                .await?;
+        for (schema, name) in tables {
+            let found = source.query(TREE, &[&vec![schema], &vec![name]]).await?;
             if found.is_empty() {
-                return Err(SchemaError::NoTable(table.quoted().into()));
+                let quoted = format!("{}.{}", quoted_name(schema), quoted_name(name));
+                return Err(SchemaError::NoTable(quoted.into()));
             }
         }
     }
@@ -258,6 +282,6 @@ fn is_unsatisfied(error: &SchemaError) -> bool {
         |error: &ShardError| error.sqlstate() == Some(SqlState::FOREIGN_KEY_VIOLATION.code());
     match error {
         SchemaError::Shard(error) | SchemaError::Refused { error, .. } => code(error),
-        SchemaError::NoTable(_) => false,
+        SchemaError::NoTable(_) | SchemaError::Later(_) => false,
     }
 }

@@ -252,6 +252,7 @@ impl Tasks {
             }
             Work::Open { shard, term } => Box::pin(async move {
                 schema::make_missing_on(&shards, &scope, &shard).await?;
+                schema::bring_references_on(&shards, &scope, &shard).await?;
                 let client = shards.open(&shard).await?;
                 let ledger = OnShard {
                     client: &client,
@@ -417,6 +418,7 @@ impl From<schema::SchemaError> for Failed {
     fn from(error: schema::SchemaError) -> Failed {
         match error {
             schema::SchemaError::Shard(error) => error.into(),
+            schema::SchemaError::Later(why) => Failed::Again(why.into()),
             other => Failed::Trouble(other.to_string().into()),
         }
     }

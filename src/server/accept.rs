@@ -1,16 +1,21 @@
 //! Accepting: one task a listener; each new socket goes to the worker with the fewest connections.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
 use super::StartError;
 use super::worker::{Command, Socket, WorkerHandle};
 
 /// Connections beyond the configured number that may be open at once before they are logged in: they get a proper answer.
 const BEYOND: usize = 1000;
+
+/// Connections that the system may hold until they are accepted. Where there is no room it says nothing, and the client's system tries again after 1, 3, 7, 15 seconds: a
+/// storm of clients with the usual 128 takes that long, with next to nothing to do. The system has a limit of its own (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses when the process has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +44,7 @@ impl Listeners {
                 address: address.to_string(),
                 error,
             };
-            tcp.push(TcpListener::bind(address).await.map_err(fail)?);
+            tcp.push(open_tcp(*address).map_err(fail)?);
         }
         let unix = match &listen.unix_socket_directory {
             Some(directory) => {
@@ -55,6 +60,17 @@ impl Listeners {
     }
 }
 
+fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Those of a process that has just ended do not keep the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// A socket file that nobody answers on is left over from a process that was killed, and is replaced.
 async fn open_unix(path: &Path) -> Result<(UnixListener, SocketFile), StartError> {
     let fail = |error| StartError::Listen {
@@ -67,7 +83,12 @@ async fn open_unix(path: &Path) -> Result<(UnixListener, SocketFile), StartError
         }
         std::fs::remove_file(path).map_err(fail)?;
     }
-    let listener = UnixListener::bind(path).map_err(fail)?;
+    let listener = UnixSocket::new_stream()
+        .and_then(|socket| {
+            socket.bind(path)?;
+            socket.listen(BACKLOG)
+        })
+        .map_err(fail)?;
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).map_err(fail)?;
     Ok((listener, SocketFile(path.to_owned())))

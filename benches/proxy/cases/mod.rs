@@ -2,6 +2,8 @@
 
 pub mod idle;
 pub mod large;
+pub mod polls;
+pub mod restart;
 pub mod several;
 pub mod statements;
 pub mod storm;
@@ -41,6 +43,10 @@ pub enum Case {
     Large,
     /// Ten thousand logins
     Storm,
+    /// Five thousand clients that come back after a restart of their server
+    StormAfterRestart,
+    /// 64 nodes looked at four times a second, and nothing else
+    Polls,
     /// Commits on two shards and on one, beside what a client does without a proxy
     TwoShardCommit,
     /// A sum over four shards while transfers between them commit, with and without atomic reads
@@ -53,6 +59,8 @@ pub enum Case {
     CopyFrom,
     /// A join that is not colocated, beside COPY TO | COPY FROM
     Gather,
+    /// A table of 10 million rows moved to another shard, beside pg_dump and pg_restore; its changes followed
+    MoveRows,
 }
 
 impl Case {
@@ -67,13 +75,16 @@ impl Case {
             | Case::Workers
             | Case::Idle
             | Case::Large
-            | Case::Storm => true,
-            Case::TwoShardCommit
+            | Case::Storm
+            | Case::StormAfterRestart => true,
+            Case::Polls
+            | Case::TwoShardCommit
             | Case::AtomicRead
             | Case::ScatterAggregate
             | Case::MergeSort
             | Case::CopyFrom
-            | Case::Gather => false,
+            | Case::Gather
+            | Case::MoveRows => false,
         }
     }
 }

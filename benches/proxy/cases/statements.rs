@@ -128,12 +128,15 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         Case::Idle
         | Case::Large
         | Case::Storm
+        | Case::StormAfterRestart
+        | Case::Polls
         | Case::TwoShardCommit
         | Case::AtomicRead
         | Case::ScatterAggregate
         | Case::MergeSort
         | Case::CopyFrom
-        | Case::Gather => Vec::new(),
+        | Case::Gather
+        | Case::MoveRows => Vec::new(),
     })
 }
 

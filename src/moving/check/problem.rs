@@ -98,8 +98,8 @@ problems! {
         "the foreign key {name} of {table} on shard {shard} refers to {other}, and both do not move together: put both into the same distribution, make the table that is referred to a reference table, or drop the constraint";
     ForeignKeyColumns { shard: Box<str>, table: Box<str>, name: Box<str>, other: Box<str> }, "foreign_key_columns", Refuses,
         "the foreign key {name} of {table} on shard {shard} does not refer by the shard key to {other}, so that the two rows may go to different shards: add the shard key's columns to it, or drop it";
-    NoReference { shard: Box<str>, table: Box<str> }, "reference_table_missing", Refuses,
-        "shard {shard} gets rows and has no copy of the reference table {table}: make it there with the rows it has elsewhere";
+    NoReference { shard: Box<str>, table: Box<str> }, "reference_table_missing", Noted,
+        "shard {shard} gets rows and has no copy of the reference table {table}: START makes one, and whoever writes the table waits meanwhile";
     ColumnMissing { table: Box<str>, column: Box<str>, shard: Box<str>, other: Box<str> }, "column_missing", Refuses,
         "{table} has no column {column} on shard {shard}, and has one on shard {other}: alter one of them, or drop the table on the receiving shard if it is empty, and it is made anew";
     ColumnDiffers { table: Box<str>, column: Box<str>, from: Box<str>, to: Box<str>, there: Box<str>, here: Box<str> }, "column_differs", Refuses,

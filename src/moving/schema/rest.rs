@@ -8,14 +8,18 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use super::{Part, Rest, SchemaError, is_there, is_unsatisfied, read_parts, run};
+use super::{Building, Part, Rest, SchemaError, is_there, is_unsatisfied, read_parts, run};
 
 pub(super) async fn build(
     source: &Client,
     target: &Client,
     relations: &[u32],
+    building: Building,
 ) -> Result<Rest, SchemaError> {
-    for index in read_indexes(source, relations).await? {
+    for mut index in read_indexes(source, relations).await? {
+        if building == Building::AtOnce {
+            index.make = index.make.replacen("INDEX CONCURRENTLY ", "INDEX ", 1);
+        }
         build_index(target, &index).await?;
     }
     make_all(target, &read_parts(source, CONSTRAINTS, relations).await?).await?;

@@ -280,8 +280,11 @@ impl Job {
     fn turn(&self, turn: &Turn, seen: &Observed, actions: &mut Vec<Action>) {
         let losing = turn.to.other();
         let fenced = match turn.stage {
-            Stage::Fencing | Stage::Applying { .. } | Stage::Committing { .. } => Some(losing),
-            Stage::Gating | Stage::Releasing | Stage::Undoing { .. } => None,
+            // A driver that died may have fenced already; that stands, or changes could come behind its place in the log.
+            Stage::Gating | Stage::Fencing | Stage::Applying { .. } | Stage::Committing { .. } => {
+                Some(losing)
+            }
+            Stage::Releasing | Stage::Undoing { .. } => None,
         };
         self.guard(seen, fenced, actions);
         self.follow(seen, &[Side::Old, Side::New], actions);

@@ -17,6 +17,8 @@ use crate::store::{Claim, Expected, Lease, Store, StoreError, Transaction, Versi
 const AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks whether somebody is still at work behind a closed gate.
 const DRAIN_POLL: Duration = Duration::from_millis(1);
+/// What is not ended by then is said to be open.
+const SOON: Duration = Duration::from_millis(50);
 
 /// What this proxy has told of itself, by database.
 type Told = BTreeMap<Box<str>, (ProxyRecord, Version)>;
@@ -86,13 +88,17 @@ impl Reshards {
         let configured = config.databases.iter();
         let databases: BTreeSet<&str> = configured.map(|database| &*database.name).collect();
         let closed = |name: &str| overlays.get(name).is_some_and(|one| !one.closed.is_empty());
+        let begun = tokio::time::Instant::now();
         loop {
             let mut undrained = false;
             for name in databases.iter().copied() {
                 let drained = !closed(name) || self.inside(name).await == 0;
                 undrained |= !drained;
-                self.tell(store, lease, &overlays, name, drained, told)
-                    .await?;
+                // Mostly one word is enough.
+                if drained || begun.elapsed() >= SOON {
+                    self.tell(store, lease, &overlays, name, drained, told)
+                        .await?;
+                }
             }
             if !undrained {
                 return Ok(());

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::stage::Stage;
@@ -42,6 +44,28 @@ const MANNERS: [Manner; 4] = [
     Manner::Prepared,
     Manner::SimpleBlock,
     Manner::PreparedBlock,
+];
+
+/// How a client reads that only reads. In turn, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Simple,
+    /// Parsed each time.
+    Extended,
+    /// Parsed once, by name.
+    Prepared,
+    /// Three of these sent before the first is answered.
+    Pipelined,
+    /// `COPY ... TO STDOUT`.
+    Copy,
+}
+
+const READINGS: [Reading; 5] = [
+    Reading::Simple,
+    Reading::Extended,
+    Reading::Prepared,
+    Reading::Pipelined,
+    Reading::Copy,
 ];
 
 /// What a client was doing when it was told of an error.
@@ -500,30 +524,27 @@ impl Worker {
 
     /// Reads one thing, and gives the port of the server that answers.
     async fn look(&self, connection: &Prepared, id: i64) -> Result<i32, Failed> {
-        let failed = |error| (Doing::Reading, error);
         let (client, look) = (&connection.client, &connection.look);
-        let (v, port) = match self.manner {
-            Manner::Simple | Manner::SimpleBlock => {
-                let text = LOOK.replace("$1", &id.to_string());
-                let messages = client.simple_query(&text).await.map_err(failed)?;
-                let number = |row: &tokio_postgres::SimpleQueryRow, place| -> i64 {
-                    row.get(place).expect("not null").parse().expect("a number")
-                };
-                let row = messages.iter().find_map(|message| match message {
-                    tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
-                    _ => None,
-                });
-                let row = row.expect("it is there");
-                (
-                    number(row, 0),
-                    i32::try_from(number(row, 1)).expect("a port"),
-                )
+        let text = LOOK.replace("$1", &id.to_string());
+        let place = usize::try_from(self.number).expect("not negative");
+        let read = match READINGS[place % READINGS.len()] {
+            Reading::Simple => looked(client, &text).await,
+            Reading::Extended => {
+                let rows = client.query_typed(LOOK, &[(&id, Type::INT8)]).await;
+                rows.map(|rows| (rows[0].get(0), rows[0].get(1)))
             }
-            Manner::Prepared | Manner::PreparedBlock => {
-                let row = client.query_one(look, &[&id]).await.map_err(failed)?;
-                (row.get(0), row.get(1))
+            Reading::Prepared => {
+                let row = client.query_one(look, &[&id]).await;
+                row.map(|row| (row.get(0), row.get(1)))
             }
+            Reading::Pipelined => {
+                let one = async || client.query_one(look, &[&id]).await;
+                let rows = futures_util::try_join!(one(), one(), one());
+                rows.map(|(row, ..)| (row.get(0), row.get(1)))
+            }
+            Reading::Copy => copied(client, &text).await,
         };
+        let (v, port): (i64, i32) = read.map_err(|error| (Doing::Reading, error))?;
         assert_eq!(v, id);
         Ok(port)
     }
@@ -551,4 +572,31 @@ impl Worker {
             }
         }
     }
+}
+
+/// The two numbers of one row.
+async fn looked(client: &Client, text: &str) -> Result<(i64, i32), tokio_postgres::Error> {
+    let messages = client.simple_query(text).await?;
+    let row = messages.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.expect("it is there");
+    let [v, port] = [0, 1].map(|place| row.get(place).expect("not null"));
+    Ok((
+        v.parse().expect("a number"),
+        port.parse().expect("a number"),
+    ))
+}
+
+/// The same by COPY.
+async fn copied(client: &Client, text: &str) -> Result<(i64, i32), tokio_postgres::Error> {
+    let stream = client.copy_out(&format!("COPY ({text}) TO STDOUT")).await?;
+    let parts: Vec<_> = stream.try_collect().await?;
+    let line = String::from_utf8(parts.concat()).expect("text");
+    let (v, port) = line.trim_end().split_once('\t').expect("two columns");
+    Ok((
+        v.parse().expect("a number"),
+        port.parse().expect("a number"),
+    ))
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::load::{Failure, Load};
+use super::size;
 use super::stage::{Stage, nodes_are};
 use crate::commit::cutting::Relays;
 use crate::raw::{Format, Parameter, Raw};
@@ -121,6 +122,45 @@ fn replicas_that_go_under_reads() {
             report.reads
         );
     }
+}
+
+/// How often a replica is killed. And at night.
+const ROUNDS: (usize, usize) = (3, 50);
+
+/// Whatever way a client reads: it does not notice.
+#[test]
+fn replicas_that_are_killed_again_and_again() {
+    let mut stage = Stage::start(1, 2);
+    stage.run(
+        0,
+        0,
+        "INSERT INTO things SELECT i, i FROM generate_series(1, 100) i",
+    );
+    stage.level(0, &[1, 2]);
+    let ports = stage.ports();
+    let proxy = stage.proxy(READS);
+    let load = Load::start_reading(&proxy, CLIENTS);
+    let rounds = size(ROUNDS);
+    for round in 0..rounds {
+        let place = round % 2 + 1;
+        load.reads(100);
+        stage.kill(0, place);
+        let goes = |wanted: &'static str| {
+            nodes_are(&proxy, wanted, |nodes| {
+                let mut nodes = nodes.iter();
+                nodes.any(|node| node.port == ports[place] && node.stage == wanted)
+            });
+        };
+        goes("down");
+        stage.restart(0, place);
+        goes("up");
+    }
+    load.reads(100);
+    let report = load.end();
+    let by = [0, 1, 2].map(|place| report.read_from(ports[place]));
+    println!("{rounds} replicas killed: {report}; by primary and replicas {by:?}");
+    assert!(report.failures.is_empty(), "{report}");
+    assert!((by[1] + by[2]) * 2 > report.reads, "{by:?}");
 }
 
 const TABLES: &str = "

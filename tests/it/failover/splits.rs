@@ -108,6 +108,18 @@ fn a_network_that_is_cut_and_primaries_at_the_same_time() {
         "two primaries: seen {:?} after the promotion, {between} rows written to the old one until then; {report}",
         seen.saturating_sub(promoted)
     );
+    // What was sent to the old one before may begin there after: of each client one statement at most, and no more by and by.
+    let behind = format!(
+        "SELECT count(*), coalesce(max(each), 0) FROM (SELECT count(*) AS each FROM ledger WHERE port = {} AND at > to_timestamp({}) \
+         GROUP BY client) t",
+        stage.port(0),
+        seen.as_secs_f64()
+    );
+    let each = stage.node(0, 0).run_sql("app", &behind);
+    let each = each.unwrap_or_else(|e| panic!("{e}"));
+    let [clients, most] = [0, 1].map(|column| each[0][column].clone().expect("not null"));
+    println!("    {clients} of them after the new one was seen");
+    assert!(matches!(&*most, "0" | "1"), "sent to the old primary");
     assert_eq!(
         rows_since(&stage, 0, seen + UNDER_WAY),
         "0",

@@ -293,7 +293,16 @@ pub fn nodes_are(
     what: &str,
     condition: impl Fn(&[NodeLine]) -> bool,
 ) -> (Instant, Vec<NodeLine>) {
-    let mut admin = Raw::connect(proxy.port, "app", "trunkline");
+    nodes_of(proxy.port, what, condition)
+}
+
+/// The same, by the proxy's port.
+pub fn nodes_of(
+    port: u16,
+    what: &str,
+    condition: impl Fn(&[NodeLine]) -> bool,
+) -> (Instant, Vec<NodeLine>) {
+    let mut admin = Raw::connect(port, "app", "trunkline");
     let mut last = Vec::new();
     wait_until(what, || {
         last = nodes(&mut admin);

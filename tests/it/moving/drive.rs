@@ -182,7 +182,7 @@ const CHANGES: [&str; 2] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_drives_may_be_killed_anywhere() {
     let steps: &[&str] = match std::env::var_os("TRUNKLINE_NIGHTLY") {
-        None => &["copying", "committing"],
+        None => &["copying", "releasing"],
         Some(_) => &[
             "checked",
             "copying",
@@ -191,7 +191,6 @@ async fn whoever_drives_may_be_killed_anywhere() {
             "gating",
             "fencing",
             "applying",
-            "committing",
             "releasing",
             "cut over",
             "finishing",
@@ -446,7 +445,7 @@ async fn every_strategy_and_several_distributions_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures"]
 async fn pauses_of_many_turns() {
-    const TURNS: usize = 25;
+    let turns_each = std::env::var("TRUNKLINE_TURNS").map_or(25, |text| text.parse().unwrap());
     let stage = Stage::start(&Setting {
         shards: 4,
         proxies: 3,
@@ -463,7 +462,7 @@ async fn pauses_of_many_turns() {
         .await;
     stage.verified("p").await;
     let mut turns = Vec::new();
-    for _ in 0..TURNS {
+    for _ in 0..turns_each {
         for (command, phase) in [("CUTOVER", "cut over"), ("ROLLBACK", "rolled back")] {
             let began = std::time::Instant::now();
             stage
@@ -497,4 +496,7 @@ async fn pauses_of_many_turns() {
         longest[longest.len() - 1]
     );
     println!("all {}", worked.told());
+    for event in stage.order("SHOW RESHARD EVENTS").await {
+        println!("{}", event.join(" | "));
+    }
 }

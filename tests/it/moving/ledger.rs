@@ -145,6 +145,7 @@ impl Shard {
 
     async fn look(&self, strangers: &[MovingKeys]) -> (ShardFact, Vec<(ShardName, StreamRow)>) {
         let asked = Asked {
+            hastily: false,
             strangers: strangers.iter().copied().collect(),
             rows: ALL.into(),
         };

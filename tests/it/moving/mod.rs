@@ -7,5 +7,6 @@ mod ledger;
 mod load;
 mod operator;
 mod over_shards;
+mod references;
 mod stage;
 mod verify;

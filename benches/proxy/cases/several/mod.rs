@@ -10,6 +10,7 @@ mod clients;
 pub mod commit;
 pub mod copy;
 pub mod gather;
+pub mod moving;
 pub mod sort;
 
 use std::fmt::Write as _;
@@ -88,13 +89,23 @@ impl Cluster {
         durability: Durability,
         definitions: &str,
     ) -> Result<Cluster> {
-        let folder = postgres::subfolder(bench.folder.path(), case)?;
         let setup = Setup {
             // Beside the pools: direct clients, and Trunkline's own.
             connections: 2 * POOL_SIZE + 40,
             durability,
             speedups: Speedups::Off,
+            logical: false,
         };
+        Cluster::start_with(bench, case, setup, definitions).await
+    }
+
+    pub async fn start_with(
+        bench: &Bench,
+        case: &str,
+        setup: Setup,
+        definitions: &str,
+    ) -> Result<Cluster> {
+        let folder = postgres::subfolder(bench.folder.path(), case)?;
         let binaries = bench.binaries.clone();
         let servers = postgres::start_empty_fleet(&binaries, &folder, SHARDS, setup).await?;
         let cluster = Cluster {
@@ -170,7 +181,7 @@ impl Cluster {
         let mut toml = format!(
             "workers = 1\n\n[listen]\naddresses = [\"127.0.0.1:{port}\"]\n\n[pool]\nsize = {POOL_SIZE}\n\n\
              [transactions]\ncross_shard_commit = \"{commit}\"\n\n\
-             [[users]]\nname = \"{USER}\"\nauth = \"trust\"\n\n\
+             [[users]]\nname = \"{USER}\"\nauth = \"trust\"\nadmin = true\n\n\
              [[databases]]\nname = \"{DATABASE}\"\ndefault_shard = \"s0\"\n\n",
             commit = commit.name(),
         );

@@ -42,6 +42,8 @@ struct Driver {
     fails_at: Option<usize>,
     failing: Option<(Action, u32)>,
     twice: bool,
+    /// Fences are written before the job is saved.
+    hasty: bool,
     done: usize,
 }
 
@@ -69,6 +71,7 @@ impl Driver {
             fails_at: None,
             failing: None,
             twice: false,
+            hasty: false,
             done: 0,
         }
     }
@@ -85,14 +88,23 @@ impl Driver {
             job = after;
         }
         let (next, actions) = step(&job, &self.world.observe());
-        if next != job {
+        let fencing = matches!(&next.phase, Phase::Turning(turn) if matches!(turn.stage, Stage::Fencing | Stage::Applying { .. }));
+        let late = self.hasty && fencing;
+        if next != job && !late {
             self.world.save(&next);
         }
+        if self.run(actions) && late {
+            self.world.save(&next);
+        }
+    }
+
+    /// Whether it is still alive.
+    fn run(&mut self, actions: Vec<Action>) -> bool {
         for action in actions {
             let number = self.done;
             self.done += 1;
             if self.dies_at == Some(number) {
-                return;
+                return false;
             }
             if self.fails(number, &action) {
                 continue;
@@ -103,6 +115,7 @@ impl Driver {
             }
             self.history.push(action);
         }
+        true
     }
 
     fn fails(&mut self, number: usize, action: &Action) -> bool {
@@ -231,6 +244,7 @@ fn killed_everywhere(ways: &Ways, goal: Goal) -> usize {
             }
             // Half of them do everything twice.
             driver.twice = place % 2 == 0;
+            driver.hasty = place % 3 == 0;
             driver.run_to_the_end();
             driver.judge(goal);
             let what = if fails { "failed" } else { "killed" };
@@ -533,9 +547,11 @@ proptest! {
     fn schedules_of_chance(
         which in 0_usize..3,
         goal in proptest::sample::select(GOALS.to_vec()),
+        hasty in any::<bool>(),
         events in vec(event(), 0..250),
     ) {
         let mut driver = Driver::new(all_ways().remove(which), goal);
+        driver.hasty = hasty;
         let mut blind = false;
         for event in &events {
             blind |= matches!(event, Event::Blind(_) | Event::StoreBlind);
