@@ -212,7 +212,7 @@ impl Session {
         let mut tags: Vec<Vec<u8>> = Vec::with_capacity(links.len());
         let mut rows: Vec<Vec<Vec<u8>>> = vec![Vec::new(); links.len()];
         let mut left = MOST_KEPT;
-        for place in 0..links.len() {
+        for (place, link) in links.iter_mut().enumerate() {
             let is_heard = !matches!(answer, Answer::Of(_) | Answer::Agreed(_)) || place == speaker;
             let mut said = Said {
                 rows: match answer {
@@ -227,20 +227,21 @@ impl Session {
                 },
                 tag: Vec::new(),
             };
-            let link = std::slice::from_mut(&mut links[place]);
-            let types = self.types_on(call, &mut link[0], &description).await?;
-            let text = self.text_for(call, texts, place, link[0].shard());
+            let shard = link.shard();
+            let types = self.types_on(call, link, &description).await?;
+            let text = self.text_for(call, texts, place, shard);
             let question = Question {
                 text: &text,
                 types: &types,
                 parameters: call.raw_parameters,
                 formats: call.formats,
             };
+            let link = std::slice::from_mut(link);
             let asked = self.converse(link, &[question], &mut said).await;
             asked.map_err(|failure| match texts {
                 Texts::Own(own) => {
                     let catalog = self.database.catalog();
-                    let own = needed(own, &catalog, &[links[place].shard()]);
+                    let own = needed(own, &catalog, &[shard]);
                     without_moved_position(failure, call.unedited(&[], own))
                 }
                 Texts::Same | Texts::Each(_) => failure,
