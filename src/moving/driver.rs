@@ -122,6 +122,8 @@ struct Drive<'a> {
     saved: Option<(Job, Version)>,
     /// All that are kept, as they are stored.
     events: Vec<Happening>,
+    /// What happened though the job is as it was, and is not saved yet.
+    untold: Vec<Box<str>>,
     /// As of the last look at which tables there are.
     configured: Arc<Config>,
     /// When progress was last saved.
@@ -154,6 +156,7 @@ impl<'a> Drive<'a> {
                 Brake::new(project.latency.clone()),
             ),
             events,
+            untold: Vec::new(),
             configured: project.topology.config(),
             scope,
             tally,
@@ -208,6 +211,7 @@ impl<'a> Drive<'a> {
         let mut seen = view
             .at(project, known, &job, &self.scope, &mut self.tasks)
             .await;
+        self.untold.extend(self.view.take_news());
         seen.troubles.extend(self.other_tables(&job));
         let (next, actions) = step(&job, &seen);
         let changed = next != job;
@@ -232,6 +236,7 @@ impl<'a> Drive<'a> {
                 project.store.commit(writing).await?;
                 done = true;
             }
+            self.save_untold().await?;
         }
         done |= act.run(actions, &mut self.view, &mut self.tasks).await;
         self.tell(&next).await;
@@ -269,19 +274,17 @@ impl<'a> Drive<'a> {
         let transaction = transaction
             .expect(key.clone(), Expected::Version(version))
             .put(key, to_json(next));
-        let mut all = self.events.clone();
-        all.extend(self.happenings(before, next));
-        if all.len() == self.events.len() {
+        let happened = self.happenings(before, next);
+        if happened.is_empty() {
             return transaction;
         }
-        let surplus = all.len().saturating_sub(MOST_EVENTS);
-        all.drain(..surplus);
+        let all = kept(self.events.clone(), happened);
         let key = records::events_key(&self.project.database, &self.project.plan);
         transaction.put(key, records::encode(&all))
     }
 
     fn happenings(&self, before: &Job, next: &Job) -> Vec<Happening> {
-        let happened = events(before, next);
+        let happened = [self.untold.clone(), events(before, next)].concat();
         let at = records::milliseconds();
         let happenings = happened.into_iter().map(|what| Happening {
             at,
@@ -292,9 +295,29 @@ impl<'a> Drive<'a> {
         happenings.collect()
     }
 
+    /// What happened while the job stayed as it was.
+    async fn save_untold(&mut self) -> Result<(), StoreError> {
+        let Some((job, version)) = self.saved.clone().filter(|_| !self.untold.is_empty()) else {
+            return Ok(());
+        };
+        let Project { database, plan, .. } = self.project;
+        let all = kept(self.events.clone(), self.happenings(&job, &job));
+        let saving = Transaction::new()
+            .under(&self.project.lease)
+            .expect(
+                records::plan_key(database, plan),
+                Expected::Version(version),
+            )
+            .put(records::events_key(database, plan), records::encode(&all));
+        self.project.store.commit(saving).await?;
+        self.note_events(&job, &job);
+        Ok(())
+    }
+
     /// They have been saved.
     fn note_events(&mut self, before: &Job, next: &Job) {
         let happened = self.happenings(before, next);
+        self.untold.clear();
         for happening in &happened {
             let what = &*happening.what;
             tracing::info!(
@@ -303,9 +326,7 @@ impl<'a> Drive<'a> {
                 "{what}"
             );
         }
-        self.events.extend(happened);
-        let surplus = self.events.len().saturating_sub(MOST_EVENTS);
-        self.events.drain(..surplus);
+        self.events = kept(std::mem::take(&mut self.events), happened);
     }
 
     /// Saves how far it has come, for people.
@@ -317,7 +338,7 @@ impl<'a> Drive<'a> {
         self.told = Some(tokio::time::Instant::now());
         let key = records::progress_key(&self.project.database, &self.project.plan);
         let mut progress = self.tally.progress(records::milliseconds());
-        progress.obstacle = self.tasks.obstacle();
+        progress.obstacle = self.view.obstacle().or_else(|| self.tasks.obstacle());
         let saving = Transaction::new()
             .under(&self.project.lease)
             .put(key, records::encode(&progress));
@@ -334,6 +355,14 @@ impl<'a> Drive<'a> {
             () = tokio::time::sleep(longest) => {}
         }
     }
+}
+
+/// The last of all events.
+fn kept(mut events: Vec<Happening>, more: Vec<Happening>) -> Vec<Happening> {
+    events.extend(more);
+    let surplus = events.len().saturating_sub(MOST_EVENTS);
+    events.drain(..surplus);
+    events
 }
 
 async fn saved_events(project: &Project) -> Result<Vec<Happening>, StoreError> {

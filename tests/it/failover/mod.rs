@@ -9,7 +9,7 @@ mod deaths;
 mod load;
 mod replicas;
 mod splits;
-mod stage;
+pub mod stage;
 mod storm;
 
 /// The second, when `TRUNKLINE_NIGHTLY` is set.
