@@ -23,7 +23,7 @@ use crate::resharding::job::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same while clients wait for the end of a turn, and at least.
 const HASTY: Duration = Duration::from_secs(2);
-const LEAST: Duration = Duration::from_millis(250);
+const LEAST: Duration = Duration::from_secs(1);
 /// Between two attempts to reach a shard that could not be.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Of the log that a server keeps for a slot at most, the part that may be used up.

@@ -157,7 +157,7 @@ async fn a_block_that_keeps_its_snapshot_ends_before_the_keys_move() {
         keeper.batch_execute(begin).await.unwrap();
         keeper.batch_execute(&read).await.unwrap();
         let before = given_up(&stage).await;
-        let order = format!("RESHARD {command} p MAX PAUSE 200 ms");
+        let order = format!("RESHARD {command} p MAX PAUSE 1 s");
         stage.order(&order).await;
         let deadline = Instant::now() + PATIENCE;
         while given_up(&stage).await == before {

@@ -225,7 +225,7 @@ impl Writer {
                 Ok(())
             }
             5 => {
-                self.intend(&[id], |rows| drop(rows.remove(&key)));
+                self.intend(&[id], |rows| _ = rows.remove(&key));
                 let gone = "DELETE FROM item WHERE id = $1 AND sub = $2";
                 let gone = self.client.execute(gone, &[&id, &sub]).await?;
                 assert_eq!(gone == 1, self.worked.rows.contains_key(&key));
@@ -243,7 +243,7 @@ impl Writer {
         let body: String = (0..length)
             .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
             .collect();
-        self.intend(&[id], |rows| drop(rows.insert((id, sub), (v, length))));
+        self.intend(&[id], |rows| _ = rows.insert((id, sub), (v, length)));
         let put = "INSERT INTO item VALUES ($1, $2, $3, $4) ON CONFLICT (id, sub) DO UPDATE SET v = excluded.v, body = excluded.body";
         self.client.execute(put, &[&id, &sub, &v, &body]).await?;
         self.settle();
