@@ -61,7 +61,7 @@ pub(super) fn put_in_force(
     let distributions = overlay
         .distributions(&configured.distributions, &configured.shards)
         .map_err(|error| format!("the map in force does not fit: {error}"))?;
-    configured.foreign = Overlay::foreign(&configured.tables, &distributions)
+    configured.foreign = Overlay::foreign(&distributions)
         .map_err(|error| format!("the map in force does not fit: {error}"))?;
     configured.distributions = distributions;
     Ok(away)

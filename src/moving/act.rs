@@ -5,20 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
+use tokio_postgres::Client;
 
 use super::driver::Project;
 use super::ledger::OnShard;
 use super::objects;
-use super::observe::View;
+use super::observe::{View, patience};
 use super::records::{self, GateRecord, Known};
 use super::scope::Scope;
 use super::shards::ShardError;
 use super::tasks::{Tasks, Work, follow_work};
-use crate::resharding::job::{Action, Job, MapEpoch, MovingKeys, ShardName, Side, Term};
+use crate::resharding::job::{Action, Job, MapEpoch, MovingKeys, Phase, ShardName, Side, Term};
 use crate::store::{Expected, Transaction};
 
 /// How long a fence waits for writers of moving keys that nobody knows of, each time it is tried.
 const FENCE_WAIT: Duration = Duration::from_millis(50);
+/// How long orders to a shard may take while nobody waits: they are given while applications use its tables.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What actions are run with.
 pub struct Act<'a> {
@@ -93,32 +97,48 @@ impl Act<'_> {
             Some(follow_work(&source, objects, targets))
         }));
         tasks.want(&work, self.job.throttle);
+        let limit = match self.job.phase {
+            Phase::Turning(_) => patience(self.job),
+            _ => PATIENCE,
+        };
         let given = orders.into_iter().map(|(shard, orders)| {
             let connection = view.connection(&shard);
             async move {
-                let Some(client) = connection else {
-                    return false;
+                let done = match connection {
+                    Some(client) => timeout(limit, self.give_all(&client, &shard, &orders)).await,
+                    None => Ok(false),
                 };
-                let ledger = OnShard {
-                    client: &client,
-                    scope: self.scope,
-                    shard: &shard,
-                };
-                let mut done = false;
-                for order in orders {
-                    match give(&ledger, &order).await {
-                        Ok(()) => done = true,
-                        Err(error) => {
-                            tracing::info!(%shard, %error, "an order was not obeyed");
-                            break;
-                        }
-                    }
-                }
-                done
+                (shard, done)
             }
         });
-        let given = join_all(given).await;
-        given.into_iter().any(|done| done)
+        let mut any = false;
+        for (shard, done) in join_all(given).await {
+            match done {
+                Ok(done) => any |= done,
+                // What is late is refused by its term, or is what is wanted still.
+                Err(_) => view.lose(&shard, &format!("an order is not obeyed within {limit:?}")),
+            }
+        }
+        any
+    }
+
+    async fn give_all(&self, client: &Client, shard: &ShardName, orders: &[Order]) -> bool {
+        let ledger = OnShard {
+            client,
+            scope: self.scope,
+            shard,
+        };
+        let mut done = false;
+        for order in orders {
+            match give(&ledger, order).await {
+                Ok(()) => done = true,
+                Err(error) => {
+                    tracing::info!(%shard, %error, "an order was not obeyed");
+                    break;
+                }
+            }
+        }
+        done
     }
 
     /// The actions that are records in the control store, put into a transaction; `None`: there are none, or they are written already.

@@ -33,12 +33,7 @@ pub struct Findings {
     pub notes: Vec<Problem>,
 }
 
-/// Everything that stands against the plan, on every shard of it.
-pub async fn check(shards: &Shards, scope: &Scope) -> Result<Vec<Problem>, ShardError> {
-    Ok(examine(shards, scope).await?.problems)
-}
-
-/// As [`check`], with what is only good to know. A shard that cannot be asked is one more problem.
+/// Everything that stands against the plan, on every shard of it, and what is only good to know. A shard that cannot be asked is one more problem.
 pub async fn examine(shards: &Shards, scope: &Scope) -> Result<Findings, ShardError> {
     let declared = Declared::of(shards);
     let names: Vec<ShardName> = scope.shards_of_routes().into_iter().collect();

@@ -64,6 +64,9 @@ const CLAIM: &str = "INSERT INTO trunkline.reshard_streams AS s (number, source,
     ON CONFLICT (number, source) DO UPDATE SET driver = excluded.driver WHERE s.driver <= excluded.driver
     RETURNING s.applied::text, s.copied";
 
+const BEGIN_ANEW: &str = "UPDATE trunkline.reshard_streams SET applied = '0/0'
+    WHERE number = $1 AND source = $2 AND driver <= $3 AND applied > '0/0'";
+
 /// Of whoever writes: numbers as Postgres has them.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
@@ -95,6 +98,25 @@ impl Claim {
             applied,
             copied: row.get(1),
         })
+    }
+
+    /// On the receiving shard: the slot that was followed is no more, and the next one begins with nothing. Nobody follows it now.
+    pub async fn begin_anew(&self, client: &Client) -> Result<(), ShardError> {
+        let done = client
+            .execute(BEGIN_ANEW, &[&self.number, &&*self.source, &self.token])
+            .await;
+        match done {
+            Ok(_) => Ok(()),
+            // No plan was ever there.
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| matches!(code.code(), "42P01" | "3F000")) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub fn lost(&self) -> FlowError {

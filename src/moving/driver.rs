@@ -190,6 +190,8 @@ struct Drive<'a> {
     saved: Option<(Job, Version)>,
     /// All that are kept, as they are stored.
     events: Vec<Happening>,
+    /// What happened though the job is as it was, and is not saved yet.
+    untold: Vec<Box<str>>,
     /// As of the last look at which tables there are.
     configured: Arc<Config>,
     /// When progress was last saved.
@@ -222,6 +224,7 @@ impl<'a> Drive<'a> {
                 Brake::new(project.latency.clone()),
             ),
             events,
+            untold: Vec::new(),
             configured: project.topology.config(),
             scope,
             tally,
@@ -274,6 +277,7 @@ impl<'a> Drive<'a> {
         let mut seen = view
             .at(project, known, &job, &self.scope, &mut self.tasks)
             .await;
+        self.untold.extend(self.view.take_news());
         seen.troubles.extend(self.other_tables(&job));
         let steps = Steps::from(&job, seen, known);
         let scope = Arc::clone(&self.scope);
@@ -285,7 +289,7 @@ impl<'a> Drive<'a> {
         };
         let under_lease = Transaction::new().under(&project.lease);
         let changed = steps.changed();
-        let happened = self.happenings(&steps);
+        let happened = self.happenings(&steps.jobs);
         let saving = match changed {
             true => Some(self.saving(steps.last(), &happened, version, under_lease.clone())),
             false => None,
@@ -309,11 +313,14 @@ impl<'a> Drive<'a> {
             done |= run.await;
             written
         };
-        self.note_events(happened);
         self.saved = Some(match written.filter(|_| changed) {
             Some(version) => (steps.last().clone(), version),
             None => (job, version),
         });
+        match changed {
+            true => self.note_events(happened),
+            false => self.save_untold().await?,
+        }
         self.tell(steps.last()).await;
         Ok(match (done, &steps.last().phase) {
             (true, _) => Next::AtOnce,
@@ -353,20 +360,17 @@ impl<'a> Drive<'a> {
         if happened.is_empty() {
             return transaction;
         }
-        let mut all = self.events.clone();
-        all.extend_from_slice(happened);
-        let surplus = all.len().saturating_sub(MOST_EVENTS);
-        all.drain(..surplus);
+        let all = kept(self.events.clone(), happened.to_vec());
         let key = records::events_key(&self.project.database, &self.project.plan);
         transaction.put(key, records::encode(&all))
     }
 
-    fn happenings(&self, steps: &Steps) -> Vec<Happening> {
+    /// What people have not been told, and what these jobs tell, each of the one before.
+    fn happenings(&self, jobs: &[Job]) -> Vec<Happening> {
         let at = records::milliseconds();
-        let happened = steps
-            .jobs
-            .windows(2)
-            .flat_map(|two| events(&two[0], &two[1]));
+        let steps = jobs.windows(2);
+        let happened = steps.flat_map(|two| events(&two[0], &two[1]));
+        let happened = self.untold.iter().cloned().chain(happened);
         let happenings = happened.map(|what| Happening {
             at,
             plan: self.project.plan.clone(),
@@ -376,8 +380,29 @@ impl<'a> Drive<'a> {
         happenings.collect()
     }
 
+    /// What happened while the job stayed as it was.
+    async fn save_untold(&mut self) -> Result<(), StoreError> {
+        let Some((_, version)) = self.saved.as_ref().filter(|_| !self.untold.is_empty()) else {
+            return Ok(());
+        };
+        let Project { database, plan, .. } = self.project;
+        let happened = self.happenings(&[]);
+        let all = kept(self.events.clone(), happened.clone());
+        let saving = Transaction::new()
+            .under(&self.project.lease)
+            .expect(
+                records::plan_key(database, plan),
+                Expected::Version(*version),
+            )
+            .put(records::events_key(database, plan), records::encode(&all));
+        self.project.store.commit(saving).await?;
+        self.note_events(happened);
+        Ok(())
+    }
+
     /// They have been saved.
     fn note_events(&mut self, happened: Vec<Happening>) {
+        self.untold.clear();
         for happening in &happened {
             let what = &*happening.what;
             tracing::info!(
@@ -386,9 +411,7 @@ impl<'a> Drive<'a> {
                 "{what}"
             );
         }
-        self.events.extend(happened);
-        let surplus = self.events.len().saturating_sub(MOST_EVENTS);
-        self.events.drain(..surplus);
+        self.events = kept(std::mem::take(&mut self.events), happened);
     }
 
     /// Saves how far it has come, for people.
@@ -400,7 +423,7 @@ impl<'a> Drive<'a> {
         self.told = Some(tokio::time::Instant::now());
         let key = records::progress_key(&self.project.database, &self.project.plan);
         let mut progress = self.tally.progress(records::milliseconds());
-        progress.obstacle = self.tasks.obstacle();
+        progress.obstacle = self.view.obstacle().or_else(|| self.tasks.obstacle());
         let saving = Transaction::new()
             .under(&self.project.lease)
             .put(key, records::encode(&progress));
@@ -417,6 +440,14 @@ impl<'a> Drive<'a> {
             () = tokio::time::sleep(longest) => {}
         }
     }
+}
+
+/// The last of all events.
+fn kept(mut events: Vec<Happening>, more: Vec<Happening>) -> Vec<Happening> {
+    events.extend(more);
+    let surplus = events.len().saturating_sub(MOST_EVENTS);
+    events.drain(..surplus);
+    events
 }
 
 async fn saved_events(project: &Project) -> Result<Vec<Happening>, StoreError> {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::resharding::job::{Lsn, MovingKeys, ShardName, Term};
-use crate::store::Token;
 
 use super::guard::{self, Lock};
 use super::scope::Scope;
@@ -176,21 +175,6 @@ impl OnShard<'_> {
              ON CONFLICT (number) DO UPDATE SET term = {term_number}, ready = true, closed = true;"
         );
         self.order(Needs::Nothing, Some(term), &close).await
-    }
-
-    /// The one with this lease writes the rows of this source from now on, and nobody with an earlier one. Needs an open ledger.
-    pub async fn driver_takes(&self, source: &ShardName, token: Token) -> Result<(), ShardError> {
-        let (number, source) = (self.scope.number, text(&source.0));
-        let update = format!(
-            "INSERT INTO trunkline.reshard_streams AS s (number, source, driver) VALUES ({number}, {source}, {token})
-                ON CONFLICT (number, source) DO UPDATE SET driver = excluded.driver WHERE s.driver <= excluded.driver RETURNING driver;",
-            token = token.0
-        );
-        let text = self.order_text(ORDER_WAIT, Needs::Open, None, &update);
-        match last_value(self.client, &text).await? {
-            Some(_) => Ok(()),
-            None => Err(ShardError::Stale("a later driver has the stream".into())),
-        }
     }
 
     /// Ends the sessions that have written keys of this kind in a transaction that is still open; how many. Prepared transactions have none.

@@ -13,15 +13,23 @@ use super::ledger::{self, OnShard};
 use super::shards::ShardError;
 use super::triggers;
 
+/// Whether the guards of an open ledger are looked for table by table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Triggers {
+    #[default]
+    Looked,
+    /// The ledger's word is enough: clients wait, and who guards or fences looks for himself.
+    Believed,
+}
+
 /// What is looked for besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Triggers are taken to be there: looking for those of many tables takes its time, and a fence makes what is missing before it is written.
-    pub hastily: bool,
     /// Kinds of keys that the shard loses: whether anyone has an open transaction that wrote them ([`ShardFact::strangers`]).
     pub strangers: BTreeSet<MovingKeys>,
     /// Kinds of keys whose rows are to go ([`ShardFact::rows`]). They are there until [`super::remove`] has found none.
     pub rows: BTreeSet<MovingKeys>,
+    pub triggers: Triggers,
 }
 
 /// How far a source has come on the receiving shard, as that has written it.
@@ -41,11 +49,11 @@ impl OnShard<'_> {
         objects: &Objects,
         asked: &Asked,
     ) -> Result<(ShardFact, Vec<(ShardName, StreamRow)>), ShardError> {
-        let wanted = match asked.hastily {
-            true => Vec::new(),
-            false => triggers::wanted(self.scope, self.shard)?,
-        };
         let number = self.scope.number;
+        let wanted = match asked.triggers {
+            Triggers::Looked => triggers::wanted(self.scope, self.shard)?,
+            Triggers::Believed => Vec::new(),
+        };
         let here = self.objects_text(objects, asked);
         let text = format!(
             "{}; SELECT source, copied, applied - '0/0'::pg_catalog.pg_lsn, fence_applied, verified_round, differences

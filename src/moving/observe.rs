@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::driver::Project;
 use super::ledger::OnShard;
-use super::look::{Asked, StreamRow};
+use super::look::{Asked, StreamRow, Triggers};
 use super::records::{self, Known, ProxyRecord};
 use super::scope::Scope;
 use super::shards::{Connection, ShardError, Shards};
@@ -21,6 +21,9 @@ use crate::resharding::job::{
 
 /// How long a shard may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same while clients wait for the end of a turn, and at least.
+const HASTY: Duration = Duration::from_secs(2);
+const LEAST: Duration = Duration::from_secs(1);
 /// Between two attempts to reach a shard that could not be.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks for the leases of proxies that are waited for.
@@ -31,14 +34,37 @@ const PART_OF_LIMIT: u64 = 80;
 /// What a driver needs to look, and to give orders.
 pub struct View {
     shards: Shards,
-    connections: BTreeMap<ShardName, Arc<Connection>>,
+    connections: BTreeMap<ShardName, Reached>,
     /// Shards that could not be reached, and when they are tried again.
     away: BTreeMap<ShardName, Instant>,
+    /// Why nothing is known of a shard.
+    unseen: BTreeMap<ShardName, Box<str>>,
+    /// What people have not been told yet.
+    news: Vec<Box<str>>,
     /// Bytes of log that a server keeps for a slot at most.
     limits: BTreeMap<ShardName, Option<u64>>,
     /// When leases were last asked for, and those that had ended.
     leases: Option<Instant>,
     lapsed: BTreeSet<Box<str>>,
+}
+
+/// A connection, and the node that it goes to.
+struct Reached {
+    node: Option<(String, u16)>,
+    connection: Arc<Connection>,
+}
+
+/// How long one shard may keep all others waiting: while clients wait, no longer than they were to wait.
+pub fn patience(job: &Job) -> Duration {
+    match &job.phase {
+        Phase::Turning(turn) if turn.can_be_undone() => {
+            let until = turn.since.0.saturating_add(turn.max_pause_ms);
+            let rest = Duration::from_millis(until.saturating_sub(records::milliseconds()));
+            rest.clamp(LEAST, PATIENCE)
+        }
+        Phase::Turning(_) => HASTY,
+        _ => PATIENCE,
+    }
 }
 
 impl View {
@@ -47,6 +73,8 @@ impl View {
             shards,
             connections: BTreeMap::new(),
             away: BTreeMap::new(),
+            unseen: BTreeMap::new(),
+            news: Vec::new(),
             limits: BTreeMap::new(),
             leases: None,
             lapsed: BTreeSet::new(),
@@ -55,7 +83,35 @@ impl View {
 
     /// A connection to the shard's primary for questions and orders, if there is one.
     pub fn connection(&self, shard: &ShardName) -> Option<Arc<Connection>> {
-        self.connections.get(shard).cloned()
+        let reached = self.connections.get(shard)?;
+        Some(Arc::clone(&reached.connection))
+    }
+
+    /// It does not do what it is told.
+    pub fn lose(&mut self, shard: &ShardName, why: &str) {
+        self.connections.remove(shard);
+        if self.unseen.insert(shard.clone(), why.into()).is_none() {
+            self.news
+                .push(format!("waits for shard {shard}: {why}").into());
+        }
+    }
+
+    fn found(&mut self, shard: &ShardName) {
+        if self.unseen.remove(shard).is_some() {
+            self.news
+                .push(format!("shard {shard} answers again").into());
+        }
+    }
+
+    /// What is waited for, for people.
+    pub fn obstacle(&self) -> Option<Box<str>> {
+        let (shard, why) = self.unseen.first_key_value()?;
+        Some(format!("waits for shard {shard}: {why}").into())
+    }
+
+    /// What happened, each once.
+    pub fn take_news(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.news)
     }
 
     /// All that can be seen now.
@@ -91,9 +147,10 @@ impl View {
         if job.objects.is_empty() {
             return seen;
         }
-        self.connect(job).await;
+        self.connect(job, tasks).await;
+        let limit = patience(job);
         let asked = job.objects.iter().filter_map(|(shard, objects)| {
-            let connection = self.connections.get(shard)?;
+            let connection = &self.connections.get(shard)?.connection;
             let asked = asked_of(job);
             Some(async move {
                 let ledger = OnShard {
@@ -101,7 +158,7 @@ impl View {
                     scope,
                     shard,
                 };
-                let said = timeout(PATIENCE, ledger.look(objects, &asked)).await;
+                let said = timeout(limit, ledger.look(objects, &asked)).await;
                 (shard.clone(), said)
             })
         });
@@ -109,15 +166,12 @@ impl View {
         for (shard, said) in join_all(asked).await {
             match said {
                 Ok(Ok(said)) => {
+                    self.found(&shard);
                     let limit = self.limits.get(&shard).copied().flatten();
                     note(&mut seen, shard, said, limit, tasks, lapsed);
                 }
-                failed => {
-                    if let Ok(Err(error)) = failed {
-                        tracing::warn!(%shard, %error, "a shard cannot be seen");
-                    }
-                    self.connections.remove(&shard);
-                }
+                Ok(Err(error)) => self.lose(&shard, &error.to_string()),
+                Err(_) => self.lose(&shard, &format!("no answer within {limit:?}")),
             }
         }
         seen
@@ -165,28 +219,44 @@ impl View {
         Some(facts)
     }
 
-    /// Reaches the shards of the plan that are not connected.
-    async fn connect(&mut self, job: &Job) {
+    /// Reaches the shards of the plan that are not connected. Where another node has become the primary, nothing goes on with the one before.
+    async fn connect(&mut self, job: &Job, tasks: &mut Tasks) {
+        let shards = &self.shards;
+        let before = self.connections.len();
+        self.connections.retain(|shard, reached| {
+            let node = shards.primary(shard);
+            node.is_none() || node == reached.node
+        });
+        if self.connections.len() < before {
+            tasks.stop_all();
+        }
         self.connections
-            .retain(|_, connection| !connection.is_closed());
+            .retain(|_, reached| !reached.connection.is_closed());
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
         let missing = job.objects.keys().filter(|shard| {
             !self.connections.contains_key(*shard) && !self.away.contains_key(*shard)
         });
-        let shards = &self.shards;
-        let dials = missing.map(|shard| async move { (shard.clone(), dial(shards, shard).await) });
-        for (shard, opened) in join_all(dials).await {
-            match opened {
-                Ok((connection, limit)) => {
+        let limit = patience(job).max(LEAST);
+        let dials = missing.map(|shard| async move {
+            let node = shards.primary(shard);
+            let dialed = timeout(limit, dial(shards, shard)).await;
+            (shard.clone(), node, dialed)
+        });
+        for (shard, node, dialed) in join_all(dials).await {
+            let why = match dialed {
+                Ok(Ok((connection, limit))) => {
                     self.limits.insert(shard.clone(), limit);
-                    self.connections.insert(shard, Arc::new(connection));
+                    let connection = Arc::new(connection);
+                    self.connections.insert(shard, Reached { node, connection });
+                    continue;
                 }
-                Err(error) => {
-                    tracing::warn!(%shard, %error, "a shard cannot be reached");
-                    self.away.insert(shard, now + AGAIN);
-                }
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no connection within {limit:?}"),
+            };
+            tracing::debug!(%shard, why, "a shard cannot be reached");
+            self.lose(&shard, &why);
+            self.away.insert(shard, now + AGAIN);
         }
     }
 }
@@ -206,8 +276,8 @@ fn asked_of(job: &Job) -> Asked {
     let mut asked = Asked::default();
     match &job.phase {
         Phase::Turning(turn) => {
-            asked.hastily = true;
             asked.strangers.insert(turn.to.other().keys());
+            asked.triggers = Triggers::Believed;
         }
         Phase::Ending(_) => {
             asked.rows.insert(job.owner.other().keys());

@@ -172,6 +172,12 @@ impl Shards {
         Ok(opened.await?)
     }
 
+    /// Host and port of the shard's primary of now, if it has one.
+    pub fn primary(&self, shard: &ShardName) -> Option<(String, u16)> {
+        let way = self.way_in(shard).ok()?;
+        Some((way.node.host.clone(), way.node.port))
+    }
+
     fn way_in(&self, shard: &ShardName) -> Result<WayIn, ShardError> {
         let config = self.topology.config();
         let place = config.shards.iter().position(|one| one.name == *shard.0);

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::brake::Brake;
-use super::check::check;
-use super::claim::FlowError;
+use super::check::{Problem, examine};
+use super::claim::{Claim, FlowError};
 use super::copy::{CopyWay, copy};
 use super::follow::{Follow, Followed, follow};
 use super::ledger::OnShard;
@@ -21,15 +21,16 @@ use super::progress::Tally;
 use super::schema::{self, Rest};
 use super::scope::Scope;
 use super::seam::Seam;
-use super::shards::{ShardError, Shards};
+use super::shards::{Connection, ShardError, Shards};
 use super::verify::{self, Run, Verify, VerifyError};
 use crate::resharding::job::{
     CheckFact, MovingKeys, Objects, Route, ShardName, Side, Term, Throttle,
 };
 use crate::store::Token;
 
-/// After a task has failed it is not begun again for so long.
+/// After a task has failed it is not begun again for so long, and for twice as long each time after, up to the longest.
 const AGAIN: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(8);
 /// Chunks of one way that are copied at a time.
 const COPIERS: usize = 2;
 
@@ -98,6 +99,27 @@ enum Failed {
     Trouble(Box<str>),
 }
 
+/// From the beginning of a task on.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+impl Pause {
+    /// One that went well for long begins as if it never had.
+    fn after(before: Option<Pause>, now: Instant) -> Pause {
+        let length = match before {
+            Some(before) if now < before.until + LONGEST => (before.length * 2).min(LONGEST),
+            _ => AGAIN,
+        };
+        Pause {
+            until: now + length,
+            length,
+        }
+    }
+}
+
 /// What tasks have to say.
 #[derive(Debug, Default)]
 struct Heard {
@@ -116,8 +138,8 @@ pub struct Tasks {
     news: Arc<Notify>,
     brake: Brake,
     running: BTreeMap<Work, JoinHandle<()>>,
-    /// When what has failed may be begun again.
-    resting: BTreeMap<Work, Instant>,
+    /// When what fails may be begun again.
+    resting: BTreeMap<Work, Pause>,
     heard: Arc<Mutex<Heard>>,
     seams: BTreeMap<Route, Arc<Seam>>,
     paces: BTreeMap<ShardName, Arc<Pace>>,
@@ -166,12 +188,12 @@ impl Tasks {
             .obstacles
             .retain(|work, _| wanted.contains(work));
         let now = Instant::now();
-        self.resting
-            .retain(|work, until| wanted.contains(work) && *until > now);
+        self.resting.retain(|work, _| wanted.contains(work));
         for work in wanted {
-            if !self.running.contains_key(work) && !self.resting.contains_key(work) {
+            let rest = self.resting.get(work).copied();
+            if !self.running.contains_key(work) && rest.is_none_or(|rest| rest.until <= now) {
                 // Its next beginning, when it ends before it is seen done.
-                self.resting.insert(work.clone(), now + AGAIN);
+                self.resting.insert(work.clone(), Pause::after(rest, now));
                 let task = self.begin(work.clone(), throttle);
                 self.running.insert(work.clone(), task);
             }
@@ -192,13 +214,17 @@ impl Tasks {
         std::mem::take(&mut self.heard().troubles)
     }
 
-    /// Whether a stream is near its end.
+    /// Whether a stream is near its end. Of one that is not followed now nothing is known.
     pub fn is_caught_up(&self, stream: &Route) -> bool {
-        self.followed.get(&stream.from).is_some_and(|followed| {
-            let reached = followed.borrow();
-            let target = reached.targets.get(&stream.to);
-            target.is_some_and(|target| target.caught_up)
-        })
+        let follows =
+            |work: &Work| matches!(work, Work::Follow { source, .. } if *source == stream.from);
+        let mut running = self.running.iter();
+        running.any(|(work, task)| follows(work) && !task.is_finished())
+            && self.followed.get(&stream.from).is_some_and(|followed| {
+                let reached = followed.borrow();
+                let target = reached.targets.get(&stream.to);
+                target.is_some_and(|target| target.caught_up)
+            })
     }
 
     /// Bytes of log that a shard keeps for its slot.
@@ -240,11 +266,15 @@ impl Tasks {
             Work::Check { round } => {
                 let heard = Arc::clone(&heard);
                 Box::pin(async move {
-                    let problems = check(&shards, &scope).await?;
-                    let problems = problems.iter().map(|problem| problem.to_string().into());
+                    let found = examine(&shards, &scope).await?;
+                    let said = |list: &[Problem]| {
+                        let each = list.iter().map(|problem| problem.to_string().into());
+                        each.collect()
+                    };
                     let fact = CheckFact {
                         round,
-                        problems: problems.collect(),
+                        problems: said(&found.problems),
+                        notes: said(&found.notes),
                     };
                     lock(&heard).check = Some(fact);
                     Ok(())
@@ -253,23 +283,14 @@ impl Tasks {
             Work::Open { shard, term } => Box::pin(async move {
                 schema::make_missing_on(&shards, &scope, &shard).await?;
                 schema::bring_references_on(&shards, &scope, &shard).await?;
-                let client = shards.open(&shard).await?;
-                let ledger = OnShard {
-                    client: &client,
-                    scope: &scope,
-                    shard: &shard,
-                };
-                Ok(ledger.open(term).await?)
+                let place = Place::open(&shards, scope, shard).await?;
+                Ok(place.ledger().open(term).await?)
             }),
             Work::MakeSlot { shard, name } => Box::pin(async move {
-                let client = shards.open(&shard).await?;
-                let ledger = OnShard {
-                    client: &client,
-                    scope: &scope,
-                    shard: &shard,
-                };
+                begin_anew(&shards, &scope, &shard, token).await?;
                 let mut replication = shards.open_replication(&shard).await?;
-                Ok(ledger.make_slot(&mut replication, &name).await?)
+                let place = Place::open(&shards, scope, shard).await?;
+                Ok(place.ledger().make_slot(&mut replication, &name).await?)
             }),
             Work::DropSlot { shard, name } => Box::pin(async move {
                 let client = shards.open(&shard).await?;
@@ -291,13 +312,8 @@ impl Tasks {
                     Rest::Built => {}
                     Rest::Later(why) => return Err(Failed::Again(why.into())),
                 }
-                let client = shards.open(&shard).await?;
-                let ledger = OnShard {
-                    client: &client,
-                    scope: &scope,
-                    shard: &shard,
-                };
-                Ok(ledger.set_indexed().await?)
+                let place = Place::open(&shards, scope, shard).await?;
+                Ok(place.ledger().set_indexed().await?)
             }),
             Work::Follow {
                 source,
@@ -349,13 +365,8 @@ impl Tasks {
                 Ok(())
             }),
             Work::RemoveRows { shard, keys } => Box::pin(async move {
-                let client = shards.open(&shard).await?;
-                let ledger = OnShard {
-                    client: &client,
-                    scope: &scope,
-                    shard: &shard,
-                };
-                Ok(ledger.remove(keys, throttle, &tally).await?)
+                let place = Place::open(&shards, scope, shard).await?;
+                Ok(place.ledger().remove(keys, throttle, &tally).await?)
             }),
         };
         tokio::spawn(async move {
@@ -371,6 +382,57 @@ impl Tasks {
             news.notify_one();
         })
     }
+}
+
+/// The plan on a shard, over a connection of its own.
+struct Place {
+    client: Connection,
+    scope: Arc<Scope>,
+    shard: ShardName,
+}
+
+impl Place {
+    async fn open(
+        shards: &Shards,
+        scope: Arc<Scope>,
+        shard: ShardName,
+    ) -> Result<Place, ShardError> {
+        let client = shards.open(&shard).await?;
+        Ok(Place {
+            client,
+            scope,
+            shard,
+        })
+    }
+
+    fn ledger(&self) -> OnShard<'_> {
+        OnShard {
+            client: &self.client,
+            scope: &self.scope,
+            shard: &self.shard,
+        }
+    }
+}
+
+/// A slot is about to be made. What was applied from one that was there before was of another log, as when a replica has become the primary.
+async fn begin_anew(
+    shards: &Shards,
+    scope: &Scope,
+    source: &ShardName,
+    token: Token,
+) -> Result<(), ShardError> {
+    for route in scope.routes() {
+        let receiver = match (route.from == *source, route.to == *source) {
+            (true, _) => route.to,
+            (_, true) => route.from,
+            (false, false) => continue,
+        };
+        let client = shards.open(&receiver).await?;
+        Claim::new(scope.number, source, &receiver, token)
+            .begin_anew(&client)
+            .await?;
+    }
+    Ok(())
 }
 
 impl Drop for Tasks {
@@ -431,5 +493,23 @@ pub fn follow_work(source: &ShardName, objects: &Objects, targets: BTreeSet<Shar
         slot: objects.slot.clone(),
         publication: objects.publication.clone(),
         targets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_begun_again_later_each_time() {
+        let begun = Instant::now();
+        let mut rest = Pause::after(None, begun);
+        assert_eq!(rest.until, begun + AGAIN);
+        for _ in 0..10 {
+            rest = Pause::after(Some(rest), rest.until);
+        }
+        assert_eq!(rest.length, LONGEST);
+        let worked = rest.until + LONGEST;
+        assert_eq!(Pause::after(Some(rest), worked).length, AGAIN);
     }
 }

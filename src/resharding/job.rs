@@ -319,6 +319,9 @@ pub struct Check {
     pub round: u32,
     /// Found in this round; `None`: not known yet.
     pub problems: Option<Vec<Box<str>>>,
+    /// What is good to know, found in this round.
+    #[serde(default)]
+    pub notes: Vec<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -413,6 +416,7 @@ impl Job {
             job.epoch = map.epoch;
         }
         job.note_slots(seen);
+        job.forget_idle_slots(seen);
         if let Some(loss) = job.loss(seen) {
             job.lose_stream(&loss);
         }
@@ -429,6 +433,34 @@ impl Job {
         for (shard, objects) in &mut self.objects {
             let there = |fact: &ShardFact| matches!(fact.slot, Slot::There { .. });
             objects.slot_seen |= seen.shards.get(shard).is_some_and(there);
+        }
+    }
+
+    /// A shard that owns no moving keys has nothing to say, so its slot can be made anew where it is gone: a replica that was promoted has none (before
+    /// Postgres 17). Once a commit is asked for it may be the owner.
+    fn forget_idle_slots(&mut self, seen: &Observed) {
+        let settled = match &self.phase {
+            Phase::Following | Phase::Verified | Phase::CutOver | Phase::RolledBack => true,
+            Phase::Turning(turn) => turn.can_be_undone(),
+            _ => false,
+        };
+        if !settled || self.way_back != WayBack::Open {
+            return;
+        }
+        let owners: BTreeSet<ShardName> = self.shards_of(self.owner).into_iter().cloned().collect();
+        let mut gone = None;
+        for (shard, objects) in &mut self.objects {
+            let absent = |fact: &ShardFact| fact.slot == Slot::Absent;
+            if objects.slot_seen
+                && !owners.contains(shard)
+                && seen.shards.get(shard).is_some_and(absent)
+            {
+                objects.slot_seen = false;
+                gone = Some(format!("the slot on {shard} is made anew"));
+            }
+        }
+        if let Some(why) = gone {
+            self.undo(&why, Then::Again);
         }
     }
 
@@ -466,10 +498,10 @@ impl Job {
     fn lose_stream(&mut self, why: &str) {
         match (&self.phase, self.owner) {
             (Phase::Turning(_), Side::Old) => {
-                self.undo(why, Then::Cancel);
+                self.undo(&with_way_out(why), Then::Cancel);
             }
             (_, Side::Old) => {
-                self.note = Some(why.into());
+                self.note = Some(with_way_out(why).into());
                 self.end(End::Cancel);
             }
             (_, Side::New) => {
@@ -533,6 +565,7 @@ impl Job {
             return;
         }
         self.check.problems = Some(found.problems.clone());
+        self.check.notes = found.notes.clone();
         self.phase = match found.problems.is_empty() {
             true => Phase::Checked,
             false => Phase::Planned,
@@ -781,6 +814,13 @@ impl Job {
         };
         gate_open && self.objects.keys().all(clean) && self.shards_of(loser).iter().all(removed)
     }
+}
+
+/// Of a plan that ends by itself while the old shards have the keys.
+fn with_way_out(why: &str) -> String {
+    format!(
+        "{why}; the old shards have all rows, and the plan can be made anew when it is cancelled"
+    )
 }
 
 impl Turn {

@@ -41,6 +41,9 @@ pub struct PlanStatus {
     pub note: Option<Box<str>>,
     /// What CHECK has found.
     pub problems: Vec<Box<str>>,
+    /// What CHECK has found that is only good to know.
+    #[serde(default)]
+    pub notes: Vec<Box<str>>,
     /// The proxy that drives it; `None`: nobody does.
     pub driver: Option<Box<str>>,
     /// Rows that differ, of the last comparison.

@@ -33,6 +33,8 @@ pub struct Card {
     pub passage: Cell<Passage>,
     /// It waits for the gate before them.
     pub held: Cell<bool>,
+    /// Its client wants no more of what waits there; read by the session.
+    pub called_off: Cell<bool>,
     /// Its open transaction keeps the snapshots that it has taken: what it sees of one shard is older than what it would see of another.
     pub keeps_snapshot: Cell<bool>,
     /// When it came into this state.
@@ -262,6 +264,7 @@ impl Card {
             state: Cell::new(State::Idle),
             passage: Cell::default(),
             held: Cell::default(),
+            called_off: Cell::default(),
             keeps_snapshot: Cell::default(),
             since: Cell::new(now),
             overstayed: Cell::new(None),

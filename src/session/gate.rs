@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use super::Session;
 use super::card::State;
 use super::respond::Fault;
+use super::transaction::default_modes;
 use crate::plan::Passage;
+use crate::sql::modes::Modes;
 
 /// How often it is looked whether this proxy is known to be alive again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -26,6 +28,11 @@ pub enum Gate {
 }
 
 impl Session {
+    /// What the session's settings say of the transaction that is begun next, or was.
+    pub(super) fn default_modes(&self) -> Modes {
+        default_modes(&self.settled)
+    }
+
     /// Whether the unit of work at hand may use moving keys. What was let through by a proxy that has been taken for dead since then asks anew: the
     /// keys may have moved without it.
     pub(super) fn passage(&self) -> Passage {
@@ -39,7 +46,12 @@ impl Session {
     pub(super) async fn pass_gate(&mut self) -> Result<(), Fault> {
         let limit = self.worker.config().failover.wait;
         let deadline = Instant::now() + limit;
+        let limits = &self.worker.config().limits;
+        let until_cut = limits
+            .query_timeout
+            .map(|limit| self.card.requested_at.get() + limit);
         let mut waited = false;
+        self.card.called_off.set(false);
         let passed = loop {
             if !self.database.catalog().is_moving() {
                 break Ok(());
@@ -59,6 +71,13 @@ impl Session {
             if now >= deadline {
                 break Err(Fault::Held);
             }
+            if self.card.called_off.take() {
+                break Err(cancelled("canceling statement due to user request"));
+            }
+            if until_cut.is_some_and(|until| std::time::Instant::now() >= until) {
+                super::add(&self.database.counters.query_timeouts, 1);
+                break Err(cancelled("canceling statement due to query_timeout"));
+            }
             let rest = LOOK_AGAIN.min(deadline - now);
             let timers = &self.worker.shared.timers;
             // Its end is as good as a change: everything is looked at again.
@@ -69,5 +88,13 @@ impl Session {
             self.waits(State::Active, std::time::Instant::now());
         }
         passed
+    }
+}
+
+/// Nothing of it was done.
+fn cancelled(message: &str) -> Fault {
+    Fault::Postgres {
+        sqlstate: "57014",
+        message: message.to_owned(),
     }
 }

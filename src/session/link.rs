@@ -12,7 +12,7 @@ use super::reads::{MARK, Seeks};
 use super::respond::{Fault, Loss};
 use super::route::Destination;
 use super::statement::{Source, Statement};
-use super::transaction::Transaction;
+use super::transaction::{Transaction, default_modes};
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::cancel::Canceller;
@@ -758,7 +758,7 @@ impl Session {
                 && self
                     .opened
                     .as_ref()
-                    .is_some_and(|opened| opened.keeps_snapshot())
+                    .is_some_and(|opened| opened.keeps_snapshot(default_modes(&self.settled)))
             {
                 return Err(Fault::Refused(Refusal::new(
                     Reason::OnReplica,
@@ -999,7 +999,8 @@ impl Session {
             }
             (Transaction::Begun(prologue), Phase::Working) => prologue,
         };
-        self.card.keeps_snapshot.set(prologue.keeps_snapshot());
+        let kept = prologue.keeps_snapshot(default_modes(&self.settled));
+        self.card.keeps_snapshot.set(kept);
         if prologue.cannot_fail() {
             message::encode_query(prologue.text().as_bytes(), server.outbox());
             server.unnamed = None;

@@ -10,7 +10,7 @@ use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::straight::Decided;
-use super::transaction::{Opener, Transaction};
+use super::transaction::{Opener, Transaction, keeps_snapshot, says_so};
 use crate::backend::pipeline::{Fate, Request};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Plan, Planned, PlannedStatement};
@@ -123,6 +123,14 @@ impl Session {
 
     pub(super) fn forward_query(&mut self, planned: &Rc<Planned>, frame: &[u8]) {
         let token = self.note(planned);
+        let begins = |statement: &PlannedStatement| matches!(statement.class, Class::Begin);
+        if planned.statements.len() > 1 && planned.statements.iter().any(begins) {
+            // Which of its transactions is left open is not looked for.
+            let says_so = says_so(&String::from_utf8_lossy(text_of(frame)));
+            if says_so || keeps_snapshot(self.default_modes()) {
+                self.card.keeps_snapshot.set(true);
+            }
+        }
         if self.is_party() {
             self.card.company.runs(text_of(frame));
         }

@@ -104,9 +104,23 @@ pub fn default_modes(settings: &Settings) -> Modes {
     modes
 }
 
+/// Whether all statements of a transaction of these modes see one snapshot.
+pub fn keeps_snapshot(modes: Modes) -> bool {
+    matches!(
+        modes.isolation,
+        Some(Isolation::RepeatableRead | Isolation::Serializable)
+    )
+}
+
+/// Whether a text has the words for it, wherever they stand.
+pub fn says_so(text: &str) -> bool {
+    let words = text.to_ascii_lowercase();
+    words.contains("repeatable") || words.contains("serializable")
+}
+
 /// A setting's value without its quotes.
 fn plain(source: &str) -> String {
-    source.trim().trim_matches('\'').to_ascii_lowercase()
+    source.trim().trim_matches(['\'', '"']).to_ascii_lowercase()
 }
 
 enum Switch {
@@ -182,10 +196,12 @@ impl Prologue {
         self.judgement == Judgement::CannotFail
     }
 
-    /// Whether all statements of the transaction see one snapshot, as far as the words in it say so.
-    pub fn keeps_snapshot(&self) -> bool {
-        let words = self.text.to_ascii_lowercase();
-        words.contains("repeatable") || words.contains("serializable")
+    /// Whether all statements of the transaction see one snapshot, as far as its words and the session's settings say so (`defaults`, see
+    /// [`default_modes`]; what cannot be read may say it).
+    pub fn keeps_snapshot(&self, defaults: Modes) -> bool {
+        let modes = defaults.then(self.modes);
+        let unread = defaults.clarity == Clarity::Unclear && modes.isolation.is_none();
+        unread || keeps_snapshot(modes) || says_so(&self.text)
     }
 
     pub fn snapshots(&self) -> Snapshots {
@@ -353,5 +369,26 @@ mod tests {
         assert!(!suits(&prologue));
         assert!(prologue.roll_back_to("a"));
         assert!(suits(&prologue));
+    }
+
+    #[test]
+    fn snapshots_are_kept_by_words_and_by_settings() {
+        let keeps = |begin: &str, isolation: Option<&str>| {
+            let mut set = Settings::default();
+            if let Some(isolation) = isolation {
+                set.set("default_transaction_isolation", isolation);
+            }
+            Prologue::new(begin).keeps_snapshot(default_modes(&set))
+        };
+        assert!(!keeps("BEGIN", None));
+        assert!(keeps("BEGIN ISOLATION LEVEL REPEATABLE READ", None));
+        for kept in ["'repeatable read'", "\"Repeatable Read\"", "serializable"] {
+            assert!(keeps("BEGIN", Some(kept)), "{kept}");
+            assert!(keeps("BEGIN READ ONLY", Some(kept)), "{kept}");
+            assert!(!keeps("BEGIN ISOLATION LEVEL READ COMMITTED", Some(kept)));
+        }
+        assert!(!keeps("BEGIN", Some("'read committed'")));
+        // It may be one of them.
+        assert!(keeps("BEGIN", Some("$$serializable$$")));
     }
 }

@@ -603,7 +603,12 @@ impl Worker {
 
     /// Stops the statement that the client of this card runs, if it runs one; returns when its server has been told.
     pub fn cancel(&self, place: usize) -> impl Future<Output = ()> + use<> {
-        let running = self.cards.get(place).map(|card| card.all_running());
+        let card = self.cards.get(place);
+        if let Some(card) = card.as_ref().filter(|card| card.held.get()) {
+            card.called_off.set(true);
+            self.gates.send_modify(|changes| *changes += 1);
+        }
+        let running = card.map(|card| card.all_running());
         let cancelling: Vec<_> = running
             .into_iter()
             .flatten()

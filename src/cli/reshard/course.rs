@@ -118,7 +118,7 @@ impl Goal {
 
     fn said(self, phase: &str, status: &PlanStatus) -> String {
         match self {
-            Goal::Checked => "checked: nothing stands against it".to_owned(),
+            Goal::Checked => checked(&status.notes),
             Goal::Copied => "all rows are copied, and their changes are followed".to_owned(),
             Goal::Compared => "compared: no row differs".to_owned(),
             _ => format!("{}: {phase}", status.plan),
@@ -133,6 +133,15 @@ fn phase(phase: &str) -> &str {
 
 fn differ(rows: u64) -> String {
     format!("{rows} rows differ: RESHARD STATUS and the log say where")
+}
+
+fn checked(notes: &[Box<str>]) -> String {
+    let mut text = "checked: nothing stands against it".to_owned();
+    for note in notes {
+        text += "\n  good to know: ";
+        text += &note.replace('\n', "\n    ");
+    }
+    text
 }
 
 fn problems(status: &PlanStatus) -> String {

@@ -191,6 +191,9 @@ fn words(status: &PlanStatus) -> Vec<String> {
     for problem in &status.problems {
         words.push(format!("problem: {problem}"));
     }
+    for note in &status.notes {
+        words.push(format!("good to know: {note}"));
+    }
     words
 }
 

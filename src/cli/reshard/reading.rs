@@ -45,6 +45,7 @@ pub fn status(rows: &[impl Row]) -> PlanStatus {
                 };
             }
             "driver" => status.driver = row.text("detail").map(Into::into),
+            "note" if row.text("state") == Some("check") => status.notes.push(row.owned("detail")),
             "note" => status.note = row.text("detail").map(Into::into),
             "problem" => status.problems.push(row.owned("detail")),
             "table" => status.progress.tables.push(TableProgress {
@@ -134,6 +135,7 @@ mod tests {
             pace: "stopped: s5: out of reach".into(),
             note: Some("given up".into()),
             problems: vec!["one".into(), "two".into()],
+            notes: vec!["three".into()],
             driver: Some("proxy-1".into()),
             differences: Some(3),
             progress: Progress {

@@ -1,5 +1,7 @@
 //! What is to be done, as it follows from the saved job and what is seen. Each action can be run twice, and late (see [`super`]).
 
+use std::collections::BTreeSet;
+
 use super::{
     GateState, Job, Ledger, MapEpoch, MovingKeys, Observed, Pace, Phase, Route, ShardFact,
     ShardName, Side, Slot, Stage, Term, Throttle, Turn, WayBack,
@@ -236,7 +238,8 @@ impl Job {
             && seen.shards.get(&stream.to).is_some_and(is_open)
     }
 
-    /// The streams from the owners of these maps. Each runs always: the one that brings nothing keeps its slot from holding the log.
+    /// The streams from the owners of these maps. Each runs always: the one that brings nothing keeps its slot from holding the log. All that share a
+    /// slot run, or none of them: the slot forgets what those have that read it, and another one would miss that.
     fn follow(&self, seen: &Observed, owners: &[Side], actions: &mut Vec<Action>) {
         if matches!(self.pace, Pace::Stopped(_)) {
             return;
@@ -244,10 +247,14 @@ impl Job {
         let mut streams: Vec<Route> = owners
             .iter()
             .flat_map(|owner| self.streams_from(*owner))
-            .filter(|stream| self.flows(stream, seen))
             .collect();
         streams.sort();
         streams.dedup();
+        let dry: BTreeSet<ShardName> = { streams.iter() }
+            .filter(|stream| !self.flows(stream, seen))
+            .map(|stream| stream.from.clone())
+            .collect();
+        streams.retain(|stream| !dry.contains(&stream.from));
         actions.extend(streams.into_iter().map(|stream| Action::Follow { stream }));
     }
 

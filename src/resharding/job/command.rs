@@ -110,7 +110,7 @@ impl Job {
         self.phase = Phase::Planned;
         self.check = Check {
             round: self.check.round + 1,
-            problems: None,
+            ..Check::default()
         };
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What happened between two saved states, for people: a line each in the table of events and in the log.
 
-use super::{Job, Pace, Phase, Stage, WayBack};
+use super::{End, Job, Pace, Phase, Stage, WayBack};
 
 /// In the order in which it is told.
 pub fn events(before: &Job, after: &Job) -> Vec<Box<str>> {
@@ -25,6 +25,15 @@ pub fn events(before: &Job, after: &Job) -> Vec<Box<str>> {
     {
         events.push(format!("the way back is lost: {why}").into());
     }
+    for (shard, objects) in &before.objects {
+        let now = after.objects.get(shard);
+        if objects.slot_seen && now.is_some_and(|now| !now.slot_seen) {
+            events.push(
+                format!("the slot on {shard} was gone, and is made anew: it had nothing to say")
+                    .into(),
+            );
+        }
+    }
     match (&before.phase, &after.phase) {
         (Phase::Turning(old), Phase::Turning(new)) if old.stage.name() != new.stage.name() => {
             events.push(match &new.stage {
@@ -35,11 +44,15 @@ pub fn events(before: &Job, after: &Job) -> Vec<Box<str>> {
             });
         }
         (old, new) if old.name() != new.name() => {
-            let tries = match (&after.phase, after.wish) {
+            let more = match (&after.phase, after.wish) {
                 (Phase::Turning(_), Some(wish)) => format!(", try {}", wish.tries + 1),
+                (Phase::Ending(End::Cancel), _) if after.note != before.note => {
+                    let why = after.note.as_deref().unwrap_or_default();
+                    format!(": {why}")
+                }
                 _ => String::new(),
             };
-            events.push(format!("{}{tries}", new.name()).into());
+            events.push(format!("{}{more}", new.name()).into());
         }
         _ => {}
     }

@@ -128,6 +128,8 @@ pub struct CheckFact {
     pub round: u32,
     /// Each with its way out.
     pub problems: Vec<Box<str>>,
+    /// Nothing stands against the plan for these.
+    pub notes: Vec<Box<str>>,
 }
 
 /// What stops a plan.

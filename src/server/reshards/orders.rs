@@ -179,6 +179,12 @@ impl Reshards {
             }
             _ => {}
         }
+        if !job.check.notes.is_empty() {
+            page.push_str("\ngood to know:\n");
+            for note in &job.check.notes {
+                page.push_str(&format!("  * {note}\n"));
+            }
+        }
         if !job.is_over() {
             page.push_str(&self.estimated(job, configured).await);
         }
@@ -234,6 +240,7 @@ impl Reshards {
                 saved.and_then(|saved| saved.obstacle.clone())
             }),
             problems: job.check.problems.clone().unwrap_or_default(),
+            notes: job.check.notes.clone(),
             driver: driver
                 .map_err(no_store)?
                 .map(|holder| holder.name.into_boxed_str()),

@@ -44,7 +44,9 @@ impl Session {
         let together = |opened: &Prologue| opened.snapshots() == Snapshots::Together;
         match &self.transaction {
             Transaction::Idle => {}
-            Transaction::Begun(prologue) if prologue.keeps_snapshot() => return Ok(Own::No),
+            Transaction::Begun(prologue) if prologue.keeps_snapshot(self.default_modes()) => {
+                return Ok(Own::No);
+            }
             Transaction::Open if self.opened.as_deref().is_some_and(together) => {
                 return Ok(Own::No);
             }
@@ -71,7 +73,7 @@ impl Session {
         };
         if self.own_settings.read_consistency() == ReadConsistency::Off
             || self.has_one_shard()
-            || !prologue.keeps_snapshot()
+            || !prologue.keeps_snapshot(self.default_modes())
         {
             return Ok(());
         }
@@ -111,6 +113,7 @@ impl Session {
                         self.link_up(link);
                     }
                     self.transaction = Transaction::Open;
+                    self.card.keeps_snapshot.set(true);
                     self.opened = Some(Box::new(prologue.taken_together()));
                     return Ok(());
                 }

@@ -11,7 +11,7 @@ mod pgbench;
 mod process;
 mod replicas;
 mod splits;
-mod stage;
+pub mod stage;
 mod storm;
 mod tap;
 

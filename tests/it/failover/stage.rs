@@ -233,7 +233,8 @@ fn signal(process: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(process.cast_signed()), signal);
 }
 
-fn children(parent: u32) -> Vec<u32> {
+/// Of a process.
+pub fn children(parent: u32) -> Vec<u32> {
     let parent = parent.to_string();
     let entries = std::fs::read_dir("/proc").expect("it is there");
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

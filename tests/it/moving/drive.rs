@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::load::{Load, Rows, SCHEMA, wait_for_definitions};
 use super::stage::{Setting, Stage, connect};
 
-const HASHED: &str = "[[distributions]]\nname = \"items\"\nkey = \"bigint\"\nstrategy = \"hash\"\nbuckets = 64\nshards = [\"s1\", \"s2\"]\n\
+pub const HASHED: &str = "[[distributions]]\nname = \"items\"\nkey = \"bigint\"\nstrategy = \"hash\"\nbuckets = 64\nshards = [\"s1\", \"s2\"]\n\
     [[tables]]\nname = \"item\"\ndistribution = \"items\"\nkey = \"id\"\n\
     [[tables]]\nname = \"note\"\ndistribution = \"items\"\nkey = \"id\"\n";
 
@@ -33,7 +33,7 @@ fn rows_on(stage: &Stage, shard: usize) -> Rows {
 }
 
 /// Every row is on one shard, and there is no other.
-fn compare(stage: &Stage, shards: &[usize], expected: &Rows) {
+pub fn compare(stage: &Stage, shards: &[usize], expected: &Rows) {
     let mut all = Rows::new();
     for shard in shards {
         for (key, row) in rows_on(stage, *shard) {

@@ -24,7 +24,6 @@ use trunkline::resharding::job::{
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::range::{Range, Ranges};
 use trunkline::sharding::{KeyType, KeyValue, ShardId, ShardMap, Strategy};
-use trunkline::store::Token;
 use trunkline::wire::tls::ServerEncryption;
 
 use crate::servers::{DEADLINE, connect, own_cluster};
@@ -145,9 +144,9 @@ impl Shard {
 
     async fn look(&self, strangers: &[MovingKeys]) -> (ShardFact, Vec<(ShardName, StreamRow)>) {
         let asked = Asked {
-            hastily: false,
             strangers: strangers.iter().copied().collect(),
             rows: ALL.into(),
+            ..Asked::default()
         };
         self.on().look(&self.objects, &asked).await.unwrap()
     }
@@ -530,10 +529,9 @@ async fn from_its_beginning_to_its_end() {
     assert!(shard.fact().await.indexed);
 
     let source = ShardName("it's b".into());
-    on.driver_takes(&source, Token(5)).await.unwrap();
-    on.driver_takes(&source, Token(5)).await.unwrap();
-    on.driver_takes(&source, Token(9)).await.unwrap();
-    stale(on.driver_takes(&source, Token(5)).await);
+    shard
+        .run("INSERT INTO trunkline.reshard_streams (number, source, driver) SELECT number, 'it''s b', 9 FROM trunkline.reshard_ledger")
+        .await;
     shard
         .run("UPDATE trunkline.reshard_streams SET applied = '1/2', fence_applied = 3, verified_round = 4, differences = 5 WHERE driver = 9")
         .await;
@@ -579,7 +577,6 @@ async fn from_its_beginning_to_its_end() {
         on.guard(Leaving, Term(2)).await,
         on.fence(Leaving, Term(2), LONG).await.map(drop),
         on.set_indexed().await,
-        on.driver_takes(&source, Token(10)).await,
         on.make_publication("trunkline_reshard_7").await,
         // Nothing is removed of keys that are not guarded.
         on.remove(Leaving, Throttle::default(), &Tally::default())

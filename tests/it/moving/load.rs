@@ -30,17 +30,44 @@ pub struct Load {
     clients: Vec<JoinHandle<Worked>>,
 }
 
+/// What errors are to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errors {
+    /// A client that is told of one ends.
+    Unexpected,
+    /// Servers die: a client looks what has become of its unit of work, and goes on.
+    Borne,
+}
+
+/// What a unit of work makes of the rows that it may touch.
+struct Intent {
+    ids: Vec<i64>,
+    before: Rows,
+    after: Rows,
+}
+
 /// What one client, or all of them, have done.
 #[derive(Default)]
 pub struct Worked {
     pub rows: Rows,
     pub errors: Vec<String>,
+    /// Errors that were borne, by SQLSTATE and message.
+    pub borne: BTreeMap<String, usize>,
     pub waits: Vec<(Instant, Duration)>,
 }
 
 impl Load {
     /// `clients` over these proxies.
     pub fn start(ports: &[u16], clients: i64) -> Load {
+        Load::begin(ports, clients, Errors::Unexpected)
+    }
+
+    /// The same, while servers of shards are killed.
+    pub fn start_among_deaths(ports: &[u16], clients: i64) -> Load {
+        Load::begin(ports, clients, Errors::Borne)
+    }
+
+    fn begin(ports: &[u16], clients: i64, errors: Errors) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicUsize::new(0));
         let clients = (0..clients).map(|place| {
@@ -51,6 +78,10 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     if let Err(error) = writer.step().await {
+                        if errors == Errors::Borne {
+                            writer.find_out(&error).await;
+                            continue;
+                        }
                         let said = match error.as_db_error() {
                             Some(said) => format!("{} {}", said.code().code(), said.message()),
                             None => format!("{error:?}"),
@@ -89,6 +120,9 @@ impl Load {
             let worked = client.await.unwrap();
             all.rows.extend(worked.rows);
             all.errors.extend(worked.errors);
+            for (error, times) in worked.borne {
+                *all.borne.entry(error).or_default() += times;
+            }
             all.waits.extend(worked.waits);
         }
         all
@@ -118,12 +152,18 @@ impl Worked {
 }
 
 struct Writer {
+    port: u16,
     client: Client,
     bump: Statement,
     place: i64,
     random: SmallRng,
     worked: Worked,
+    /// Of the unit of work under way.
+    intent: Option<Intent>,
 }
+
+/// How long a shard may be away.
+const AWAY: Duration = Duration::from_secs(90);
 
 /// Until a proxy knows the tables.
 pub async fn wait_for_definitions(port: u16) {
@@ -142,15 +182,16 @@ pub async fn wait_for_definitions(port: u16) {
 
 type Done = Result<(), tokio_postgres::Error>;
 
+const BUMP: &str = "UPDATE item SET v = v + $2 WHERE id = $1 AND sub = $3";
+
 impl Writer {
     async fn new(port: u16, place: i64) -> Writer {
         wait_for_definitions(port).await;
         let client = connect(port, "app", "app").await.unwrap();
-        let bump = client
-            .prepare("UPDATE item SET v = v + $2 WHERE id = $1 AND sub = $3")
-            .await
-            .unwrap();
+        let bump = client.prepare(BUMP).await.unwrap();
         Writer {
+            port,
+            intent: None,
             client,
             bump,
             place,
@@ -174,20 +215,21 @@ impl Writer {
                 self.put(key, 9000).await
             }
             3 | 4 => {
+                self.intend(&[id], |rows| add(rows, key, 7));
                 let bumped = self
                     .client
                     .execute(&self.bump, &[&id, &7_i64, &sub])
                     .await?;
                 assert_eq!(bumped == 1, self.worked.rows.contains_key(&key));
-                if let Some(row) = self.worked.rows.get_mut(&key) {
-                    row.0 += 7;
-                }
+                self.settle();
                 Ok(())
             }
             5 => {
+                self.intend(&[id], |rows| _ = rows.remove(&key));
                 let gone = "DELETE FROM item WHERE id = $1 AND sub = $2";
                 let gone = self.client.execute(gone, &[&id, &sub]).await?;
-                assert_eq!(gone == 1, self.worked.rows.remove(&key).is_some());
+                assert_eq!(gone == 1, self.worked.rows.contains_key(&key));
+                self.settle();
                 Ok(())
             }
             6 => self.both().await,
@@ -201,15 +243,23 @@ impl Writer {
         let body: String = (0..length)
             .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
             .collect();
+        self.intend(&[id], |rows| _ = rows.insert((id, sub), (v, length)));
         let put = "INSERT INTO item VALUES ($1, $2, $3, $4) ON CONFLICT (id, sub) DO UPDATE SET v = excluded.v, body = excluded.body";
         self.client.execute(put, &[&id, &sub, &v, &body]).await?;
-        self.worked.rows.insert((id, sub), (v, length));
+        self.settle();
         Ok(())
     }
 
     /// A transaction over two ids, which may be on two shards.
     async fn both(&mut self) -> Done {
         let (one, other) = (self.key(), self.key());
+        let stays = self.random.random_range(0..4) > 0;
+        self.intend(&[one.0, other.0], |rows| {
+            if stays {
+                add(rows, one, 1);
+                add(rows, other, 1);
+            }
+        });
         let transaction = self.client.transaction().await?;
         for (id, sub) in [one, other] {
             transaction
@@ -217,15 +267,11 @@ impl Writer {
                 .await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if self.random.random_range(0..4) == 0 {
-            return transaction.rollback().await;
+        match stays {
+            true => transaction.commit().await?,
+            false => transaction.rollback().await?,
         }
-        transaction.commit().await?;
-        for key in [one, other] {
-            if let Some(row) = self.worked.rows.get_mut(&key) {
-                row.0 += 1;
-            }
-        }
+        self.settle();
         Ok(())
     }
 
@@ -248,11 +294,95 @@ impl Writer {
         if self.worked.rows.contains_key(&(id, to)) {
             return Ok(());
         }
+        self.intend(&[id], |rows| {
+            if let Some(row) = rows.remove(&(id, sub)) {
+                rows.insert((id, to), row);
+            }
+        });
         let moved = "UPDATE item SET sub = $3 WHERE id = $1 AND sub = $2";
         self.client.execute(moved, &[&id, &sub, &to]).await?;
-        if let Some(row) = self.worked.rows.remove(&(id, sub)) {
-            self.worked.rows.insert((id, to), row);
-        }
+        self.settle();
         Ok(())
+    }
+
+    /// What the unit of work that follows makes of the rows of these ids.
+    fn intend(&mut self, ids: &[i64], change: impl FnOnce(&mut Rows)) {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let rows =
+            { ids.iter() }.flat_map(|id| self.worked.rows.range((*id, i32::MIN)..=(*id, i32::MAX)));
+        let before: Rows = rows.map(|(key, row)| (*key, *row)).collect();
+        let mut after = before.clone();
+        change(&mut after);
+        self.intent = Some(Intent { ids, before, after });
+    }
+
+    /// It was done.
+    fn settle(&mut self) {
+        if let Some(intent) = self.intent.take() {
+            self.is_now(&intent.before, intent.after);
+        }
+    }
+
+    fn is_now(&mut self, before: &Rows, after: Rows) {
+        for key in before.keys() {
+            self.worked.rows.remove(key);
+        }
+        self.worked.rows.extend(after);
+    }
+
+    /// What has become of a unit of work that ended with an error: all of it was done or nothing, and nothing unless the client was told that it is not known.
+    async fn find_out(&mut self, error: &tokio_postgres::Error) {
+        let (told, in_doubt) = match error.as_db_error() {
+            Some(said) => (
+                format!("{} {}", said.code().code(), said.message()),
+                said.message().contains("is not known"),
+            ),
+            None => (format!("none {error}"), true),
+        };
+        let intent = self.intent.take();
+        let ids = intent
+            .as_ref()
+            .map_or(Vec::new(), |intent| intent.ids.clone());
+        let deadline = Instant::now() + AWAY;
+        let found = loop {
+            match self.look(&ids).await {
+                Ok(found) => break found,
+                Err(why) => assert!(Instant::now() < deadline, "after {told}: {why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        if let Some(Intent { before, after, .. }) = intent {
+            assert!(
+                found == before || in_doubt && found == after,
+                "{told}\nbefore {before:?}\nafter {after:?}\nfound {found:?}"
+            );
+            self.is_now(&before, found);
+        }
+        *self.worked.borne.entry(told).or_default() += 1;
+    }
+
+    /// The rows of these ids, over a new connection. Waits for a transaction that is prepared.
+    async fn look(&mut self, ids: &[i64]) -> Result<Rows, String> {
+        let client = connect(self.port, "app", "app").await?;
+        let mut found = Rows::new();
+        for id in ids {
+            let query = "SELECT sub, v, length(body) FROM item WHERE id = $1 FOR UPDATE";
+            let rows = client.query(query, &[id]).await;
+            for row in rows.map_err(|error| error.to_string())? {
+                let length = usize::try_from(row.get::<_, i32>(2)).unwrap();
+                found.insert((*id, row.get(0)), (row.get(1), length));
+            }
+        }
+        self.bump = { client.prepare(BUMP).await }.map_err(|error| error.to_string())?;
+        self.client = client;
+        Ok(found)
+    }
+}
+
+fn add(rows: &mut Rows, key: (i64, i32), more: i64) {
+    if let Some(row) = rows.get_mut(&key) {
+        row.0 += more;
     }
 }

@@ -1,10 +1,13 @@
 //! Rows that move between real servers.
 
 mod check;
+mod deaths;
 mod drive;
 mod flow;
+mod gates;
 mod ledger;
 mod load;
+mod many;
 mod operator;
 mod over_shards;
 mod references;

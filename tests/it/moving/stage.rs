@@ -10,9 +10,10 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-use trunkline::cli::local::{Cluster, Server};
-use trunkline::resharding::job::Phase;
+use trunkline::cli::local::{Cluster, Server, StopMode};
+use trunkline::resharding::job::{Job, Phase};
 
+use crate::failover::stage::children;
 use crate::servers::{own_cluster, wait_until};
 use crate::store::etcd_server::EtcdServer;
 
@@ -40,13 +41,26 @@ pub struct Stage {
     pub etcd: EtcdServer,
     folder: TempDir,
     distributions: String,
+    more: String,
     _alone: SemaphorePermit<'static>,
 }
 
 impl Stage {
     pub async fn start(setting: &Setting<'_>) -> Stage {
+        Stage::start_with(setting, 0, "").await
+    }
+
+    /// With so many replicas of each shard, and further sections of the configuration.
+    pub async fn start_with(setting: &Setting<'_>, replicas: u16, more: &str) -> Stage {
         let alone = ALONE.acquire().await.unwrap();
-        let cluster = own_cluster(setting.shards, 0);
+        let cluster = own_cluster(setting.shards, replicas);
+        if replicas > 0 {
+            // Else a proxy could not see which timeline a replica follows.
+            for shard in cluster.shards() {
+                let granted = shard.primary.run_sql("app", "GRANT pg_monitor TO app");
+                granted.unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
         for shard in &cluster.shards()[..setting.populated] {
             shard
                 .primary
@@ -59,6 +73,7 @@ impl Stage {
             etcd: EtcdServer::start(),
             folder: TempDir::new().unwrap(),
             distributions: setting.distributions.to_owned(),
+            more: more.to_owned(),
             _alone: alone,
         };
         for _ in 0..setting.proxies {
@@ -83,14 +98,16 @@ impl Stage {
             self.etcd.endpoint()
         );
         for (place, shard) in self.cluster.shards().iter().enumerate() {
+            let nodes = { shard.servers() }
+                .map(|server| format!("{{ host = \"127.0.0.1\", port = {} }}", server.port()));
             let _ = write!(
                 text,
-                "[[shards]]\nname = \"s{}\"\nnodes = [{{ host = \"127.0.0.1\", port = {} }}]\n",
+                "[[shards]]\nname = \"s{}\"\nnodes = [{}]\n",
                 place + 1,
-                shard.primary.port()
+                nodes.collect::<Vec<_>>().join(", ")
             );
         }
-        text + &self.distributions
+        text + &self.more + &self.distributions
     }
 
     /// Kills a proxy and starts it again on the same port.
@@ -107,10 +124,32 @@ impl Stage {
         plan: &str,
         step: &str,
     ) -> tokio::task::JoinHandle<bool> {
+        let process = self.proxies[proxy].process();
+        self.at(plan, step, move || signal_all(process, Signal::SIGKILL))
+            .await
+    }
+
+    /// Does something to the process of a proxy or a server, and to its children, as soon as the plan is at a step.
+    pub async fn signal_at(
+        &self,
+        process: u32,
+        signal: Signal,
+        plan: &str,
+        step: &str,
+    ) -> tokio::task::JoinHandle<bool> {
+        self.at(plan, step, move || signal_all(process, signal))
+            .await
+    }
+
+    async fn at(
+        &self,
+        plan: &str,
+        step: &str,
+        act: impl FnOnce() + Send + 'static,
+    ) -> tokio::task::JoinHandle<bool> {
         let config = trunkline::config::parse(&self.configuration(6432), "stage.toml", &|_| None);
         let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
         let store = trunkline::store::Store::open(&config.store).await.unwrap();
-        let process = Pid::from_raw(self.proxies[proxy].process().cast_signed());
         let (plan, step) = (plan.to_owned(), step.to_owned());
         let mut watch = store.watch("reshard/").await.unwrap();
         tokio::spawn(async move {
@@ -120,12 +159,8 @@ impl Stage {
                 let Some(job) = databases["app"].plans.get(&*plan) else {
                     continue;
                 };
-                let at = match &job.phase {
-                    Phase::Turning(turn) => turn.stage.name(),
-                    phase => phase.name(),
-                };
-                if at == step {
-                    kill(process, Signal::SIGKILL).unwrap();
+                if step_of(job) == step {
+                    act();
                     return true;
                 }
                 if job.is_over() {
@@ -133,6 +168,50 @@ impl Stage {
                 }
             }
         })
+    }
+
+    /// kill -9 of a shard's primary and its children.
+    pub fn kill_shard(&self, place: usize) {
+        let postmaster = self.shard(place).pid().expect("it runs");
+        signal_all(postmaster, Signal::SIGKILL);
+    }
+
+    /// Starts a shard's primary that was killed.
+    pub fn revive(&mut self, place: usize) {
+        let primary = &mut self.cluster.shards_mut()[place].primary;
+        tokio::task::block_in_place(|| {
+            primary
+                .stop(StopMode::Kill)
+                .and_then(|()| primary.start())
+                .unwrap_or_else(|error| panic!("{error}"));
+        });
+    }
+
+    /// The primary dies, and its replica, which has all that was ever acknowledged, takes its place.
+    pub fn fail_over(&mut self, place: usize) {
+        let shard = &mut self.cluster.shards_mut()[place];
+        tokio::task::block_in_place(|| {
+            let died = shard.primary.stop(StopMode::Kill);
+            died.unwrap_or_else(|error| panic!("{error}"));
+            std::mem::swap(&mut shard.primary, &mut shard.replicas[0]);
+            let promoted = shard.primary.run_sql("app", "SELECT pg_promote(true, 60)");
+            promoted.unwrap_or_else(|error| panic!("{error}"));
+        });
+    }
+
+    /// Commits on a shard wait for its replica from now on.
+    pub fn commit_with_the_replica(&self, place: usize) {
+        for sql in [
+            "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'",
+            "SELECT pg_reload_conf()",
+        ] {
+            let done = self.shard(place).run_sql("app", sql);
+            done.unwrap_or_else(|error| panic!("{error}"));
+        }
+        let asked = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+        wait_until("the replica is waited for", || {
+            crate::servers::value(self.shard(place), "app", asked).unwrap() == "1"
+        });
     }
 
     pub fn shard(&self, place: usize) -> &Server {
@@ -324,6 +403,26 @@ pub async fn connect(port: u16, user: &str, database: &str) -> Result<Client, St
         .map_err(|error| error.to_string())?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// A phase, a stage of a turn, or `verifying`.
+fn step_of(job: &Job) -> &'static str {
+    match &job.phase {
+        Phase::Turning(turn) => turn.stage.name(),
+        Phase::Following if job.verification.round > 0 => "verifying",
+        phase => phase.name(),
+    }
+}
+
+/// To a process and its children.
+pub fn signal_all(process: u32, signal: Signal) {
+    // Who is told first can make no more of them; one that has ended meanwhile needs no telling.
+    let send = |process: u32| kill(Pid::from_raw(process.cast_signed()), signal);
+    let before = children(process);
+    let _ = send(process);
+    for child in before.into_iter().chain(children(process)) {
+        let _ = send(child);
+    }
 }
 
 fn free_port() -> u16 {

@@ -154,6 +154,9 @@ fn details(status: &PlanStatus, table: &mut Table) {
     for problem in &status.problems {
         push(Detail::word("problem", None, Some(problem)));
     }
+    for note in &status.notes {
+        push(Detail::word("note", Some("check"), Some(note)));
+    }
     for one in &status.progress.tables {
         push(Detail::of_table(one));
     }
@@ -294,6 +297,7 @@ mod tests {
             pace: "stopped: s5 is out of reach: refused".into(),
             note: Some("the cutover was given up".into()),
             problems: vec!["one".into(), "two".into()],
+            notes: vec!["three".into()],
             driver: Some("proxy-1".into()),
             differences: Some(3),
             progress: Progress {
@@ -365,6 +369,7 @@ mod tests {
              split|shop|note|-|-|-|-|-|-|-|-|-|-|-|-|-|-|the cutover was given up|-\n\
              split|shop|problem|-|-|-|-|-|-|-|-|-|-|-|-|-|-|one|-\n\
              split|shop|problem|-|-|-|-|-|-|-|-|-|-|-|-|-|-|two|-\n\
+             split|shop|note|-|-|-|check|-|-|-|-|-|-|-|-|-|-|three|-\n\
              split|shop|table|public.orders|s1|s5|copying|250|1000|25|4000|5|6|-|-|-|-|-|-\n\
              split|shop|table|public.lines|s1|s5|waiting|0|-|-|0|0|0|-|-|-|-|-|-\n\
              split|shop|stream|-|s1|s5|-|-|-|-|-|-|-|17|80|90|-|-|-"

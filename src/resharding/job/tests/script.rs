@@ -137,6 +137,7 @@ fn change(line: &str, job: &mut Option<Job>, seen: &mut Observed) -> Option<Stri
                     .map(|(_, problem)| problem.into())
                     .into_iter()
                     .collect(),
+                notes: vec![],
             });
         }
         "trouble" => seen.troubles = vec![Trouble::Other(rest.into())],

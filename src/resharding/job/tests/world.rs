@@ -476,6 +476,7 @@ impl World {
                 self.check = Some(CheckFact {
                     round,
                     problems: vec![],
+                    notes: vec![],
                 });
             }
             Action::Open { shard, term } => {
