@@ -1,7 +1,7 @@
 //! Statements on several shards at once: one branch for each server connection that takes part.
 //!
 //! A branch reads whole messages, because what several shards say has to be put together; nothing is read ahead of what is asked for, so
-//! that a slow client slows the shards. All branches use the extended protocol with the unnamed statement and portal.
+//! that a slow client slows the shards. All branches use the extended protocol with the unnamed statement, and the unnamed portal unless rows are taken in portions (`portions.rs`).
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::backend::pipeline::{Event, Fate, Request};
 use crate::backend::server::{Server, ServerError};
 use crate::plan::Refusal;
 use crate::wire::frame::HEADER;
-use crate::wire::message::{self, Describe, Execute, Target};
+use crate::wire::message::{self, Close, Describe, Execute, Target};
 
 /// Bytes for a client above which shards are not read.
 const HIGH_WATER: usize = 64 * 1024;
@@ -138,7 +138,7 @@ impl<'a> Branch<'a> {
     }
 
     fn bind_and_execute(&mut self, question: &Question<'_>) {
-        encode_bind(question, self.server.outbox());
+        encode_bind("", question, self.server.outbox());
         self.expect(Request::Bind);
         Execute {
             portal: b"",
@@ -159,6 +159,58 @@ impl<'a> Branch<'a> {
             };
             self.bind_and_execute(&question);
         }
+        self.sync();
+    }
+
+    /// Opens a portal by a name of ours, of which rows can be asked for as long as the transaction block lasts.
+    pub fn open(&mut self, portal: &str, question: &Question<'_>) {
+        self.bind_to(portal, question);
+        self.sync();
+    }
+
+    fn bind_to(&mut self, portal: &str, question: &Question<'_>) {
+        self.parse(question.text, question.types);
+        encode_bind(portal, question, self.server.outbox());
+        self.expect(Request::Bind);
+    }
+
+    /// Declares a cursor, and opens a portal for all that it gives: when the first row of it is there the cursor has been read to its end.
+    pub fn open_over(&mut self, portal: &str, declare: &Question<'_>, fetch: &str) {
+        self.parse(declare.text, declare.types);
+        self.bind_and_execute(&Question {
+            formats: &[],
+            ..declare.clone()
+        });
+        self.bind_to(
+            portal,
+            &Question {
+                text: fetch.as_bytes(),
+                types: &[],
+                parameters: &[0, 0, 0, 0],
+                formats: declare.formats,
+            },
+        );
+        self.draw(portal, 1);
+    }
+
+    /// Asks for rows of a portal.
+    pub fn draw(&mut self, portal: &str, max_rows: i32) {
+        Execute {
+            portal: portal.as_bytes(),
+            max_rows,
+        }
+        .encode(self.server.outbox());
+        self.expect(Request::Execute);
+        self.sync();
+    }
+
+    pub fn close(&mut self, portal: &str) {
+        Close {
+            target: Target::Portal,
+            name: portal.as_bytes(),
+        }
+        .encode(self.server.outbox());
+        self.expect(Request::Close);
         self.sync();
     }
 
@@ -252,12 +304,13 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// Bind with the unnamed statement and portal.
-fn encode_bind(question: &Question<'_>, out: &mut Vec<u8>) {
+/// Bind with the unnamed statement.
+fn encode_bind(portal: &str, question: &Question<'_>, out: &mut Vec<u8>) {
     let formats = question.formats;
-    let length = 4 + 2 + question.parameters.len() + 2 + 2 * formats.len();
+    let length = 4 + portal.len() + 2 + question.parameters.len() + 2 + 2 * formats.len();
     out.push(b'B');
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(portal.as_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(question.parameters);
     out.extend_from_slice(

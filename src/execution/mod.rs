@@ -1,6 +1,7 @@
 //! Running a plan: the relay between one client and one server connection, and what several servers do together.
 //!
-//! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows, `gather.rs` for rows that go
+//! `relay.rs` is for one shard; `branch.rs` for several at once, `merge/` for one result out of their rows, `portions.rs` where a client takes it in
+//! portions, `gather.rs` for rows that go
 //! from some to another, `copy.rs` for rows that come from the client. `commit/` is the commit of several shards,
 //! `deadlock/` finds those that wait for each other on different shards.
 //!
@@ -15,4 +16,5 @@ pub mod deadlock;
 pub mod delivery;
 pub mod gather;
 pub mod merge;
+pub mod portions;
 pub mod relay;

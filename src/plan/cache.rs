@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::catalog::{Catalog, Epoch, SearchPath};
-use crate::sql::class::{Class, ConfigValue, Copy, CopySource, SetValue};
+use crate::sql::class::{Class, Closing, ConfigValue, Copy, CopySource, SetValue};
 use crate::sql::normalise::{Literal, NotNormalisable, from_normal, normalise, to_normal};
 use crate::sql::{self, SqlError};
 
@@ -431,6 +431,9 @@ fn bytes_of_class(class: &Class) -> usize {
             name, arguments, ..
         } => name.name.len() + size_of_val(&arguments[..]),
         Class::Deallocate(Some(name)) => name.name.len(),
+        Class::Declare { name, .. } => name.len(),
+        Class::Fetch(Some(motion)) => motion.cursor.len(),
+        Class::CloseCursor(Some(Closing::One(name))) => name.len(),
         Class::SetConfig { name, value, .. } => {
             name.len()
                 + match value {

@@ -34,8 +34,8 @@ pub fn is_for_the_session(class: &Class) -> bool {
         Class::Data
         | Class::TwoPhase
         | Class::Declare { .. }
-        | Class::Fetch
-        | Class::CloseCursor
+        | Class::Fetch(_)
+        | Class::CloseCursor(_)
         | Class::Prepare { .. }
         | Class::Execute { .. }
         | Class::SetConfig { .. }
@@ -67,7 +67,7 @@ pub fn target(
         Class::Data | Class::Declare { .. } | Class::Prepare { .. } | Class::Explain { .. } => {
             by_body(text, statement, catalog, search_path)
         }
-        Class::Show(_) | Class::Fetch | Class::CloseCursor => Ok(Target::Any),
+        Class::Show(_) | Class::Fetch(_) | Class::CloseCursor(_) => Ok(Target::Any),
         Class::Execute {
             executes: Executes::Creating(Ddl::Schema | Ddl::Global | Ddl::Truncate),
             ..

@@ -37,7 +37,7 @@ pub fn of(
         | Class::Deallocate(_) => Effect::Reads,
         Class::Lock => Effect::Locks,
         // The query of a cursor was judged when it was declared.
-        Class::Fetch | Class::CloseCursor => Effect::Reads,
+        Class::Fetch(_) | Class::CloseCursor(_) => Effect::Reads,
         Class::Explain { query } => {
             let options = sql::words(&text[statement.range.start..query.start]);
             let runs = |words: Vec<Box<str>>| words.iter().any(|word| is_analyze(word));

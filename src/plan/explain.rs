@@ -283,7 +283,7 @@ fn class_name(statement: &Statement) -> String {
         Class::Set { .. } | Class::SetTransaction | Class::SetConstraints => "set",
         Class::Reset(_) | Class::ResetAll => "reset",
         Class::Show(_) => "show",
-        Class::Declare { .. } | Class::Fetch | Class::CloseCursor => "cursor",
+        Class::Declare { .. } | Class::Fetch(_) | Class::CloseCursor(_) => "cursor",
         Class::Prepare { .. } | Class::Execute { .. } | Class::Deallocate(_) => {
             "prepared statement"
         }

@@ -52,6 +52,15 @@ pub fn plan(
                     }
                 }
             }
+            // The session knows where the cursor is.
+            Ok(Plan::Relay(Target::Any))
+                if matches!(
+                    statement.class,
+                    Class::Fetch(Some(_)) | Class::CloseCursor(Some(_))
+                ) =>
+            {
+                Some(Rc::new(Spread::Cursor))
+            }
             // Their values may lie on several shards.
             Ok(_) if may_have_several_keys(&plan) => {
                 // The refusal at bind time names the shards.

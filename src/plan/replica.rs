@@ -69,8 +69,8 @@ fn is_fit(text: &str, statement: &Statement, catalog: &Catalog, search_path: &Se
         | Class::Declare {
             hold: Hold::With, ..
         }
-        | Class::Fetch
-        | Class::CloseCursor
+        | Class::Fetch(_)
+        | Class::CloseCursor(_)
         | Class::Prepare { .. }
         | Class::Execute { .. }
         | Class::Deallocate(_)

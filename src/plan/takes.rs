@@ -30,7 +30,7 @@ pub fn of(text: &str, statement: &Statement, catalog: &Catalog, search_path: &Se
             | Class::Show(_)
             | Class::Prepare { .. }
             | Class::Deallocate(_)
-            | Class::CloseCursor
+            | Class::CloseCursor(_)
             | Class::Lock
             | Class::Listen(_)
             | Class::Unlisten(_)

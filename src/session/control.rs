@@ -50,7 +50,7 @@ impl Fault {
         }
     }
 
-    fn no_transaction(command: &str) -> Fault {
+    pub(super) fn no_transaction(command: &str) -> Fault {
         Fault::Postgres {
             sqlstate: "25P01",
             message: format!("{command} can only be used in transaction blocks"),

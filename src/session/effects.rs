@@ -177,7 +177,7 @@ impl PlannedStatement {
     fn may_unpin(&self) -> bool {
         matches!(
             self.class,
-            Class::CloseCursor | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten(_)
+            Class::CloseCursor(_) | Class::Ddl(_) | Class::Discard(_) | Class::Unlisten(_)
         ) || self.leaves.contains(&Leaves::AdvisoryUnlock)
     }
 
@@ -265,6 +265,7 @@ impl Session {
                     link.unsettle();
                 }
             }
+            self.note_cursor(&statement.class);
             if let Class::Execute { name, .. } = &statement.class
                 && let Some(executed) = self.executed_at(place, name)
             {
@@ -272,6 +273,25 @@ impl Session {
             }
         }
         matters.then(|| self.remember(Effect::Statements(Rc::clone(planned), changes)))
+    }
+
+    /// FETCH goes where the cursor was declared.
+    fn note_cursor(&mut self, class: &Class) {
+        match (class, &self.link) {
+            (
+                Class::Declare {
+                    name,
+                    hold: Hold::Without,
+                    ..
+                },
+                Some(link),
+            ) => {
+                let depth = self.savepoints.len();
+                self.batch.declared_on(name, link.shard(), depth);
+            }
+            (Class::CloseCursor(Some(closing)), _) => self.batch.closed_on_shard(closing),
+            _ => {}
+        }
     }
 
     /// What the statement behind EXECUTE leaves behind.
@@ -555,6 +575,7 @@ impl Session {
             self.settings = savepoint.settings.clone();
             self.local = savepoint.local.clone();
             self.channels.back_to(savepoint.channels);
+            self.batch.back_to_savepoint(place);
             self.settings_changed();
         }
     }
@@ -562,6 +583,7 @@ impl Session {
     pub(super) fn release_savepoint(&mut self, name: &str) {
         if let Some(place) = self.savepoint(name) {
             self.savepoints.truncate(place);
+            self.batch.release_savepoint(place);
         }
     }
 

@@ -15,6 +15,8 @@ use super::prepared::Untold;
 use super::respond::{End, Fault};
 use super::route::Destination;
 use super::shape::Difference;
+use super::spread::cursor::Cursor;
+use super::spread::declare::cursor_exists;
 use super::spread::portal::SpreadPortal;
 use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
@@ -23,8 +25,10 @@ use super::worker::add;
 use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
+use crate::execution::branch::pass_on;
 use crate::plan::{Parameters, Passage, Planned, PlannedStatement, Values};
-use crate::sql::class::{Class, ConfigValue, CopyDirection};
+use crate::sharding::ShardId;
+use crate::sql::class::{Class, Closing, ConfigValue, CopyDirection};
 use crate::sql::normalise::Literal;
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
@@ -37,6 +41,18 @@ pub struct Batch {
     reading: Reading,
     /// Portals that the session answers itself, by name.
     portals: Vec<(Box<[u8]>, OwnPortal)>,
+    /// How many results were taken in portions.
+    cursors: u64,
+    /// Cursors that one shard has, until the end of the transaction.
+    declared: Vec<OnOneShard>,
+}
+
+/// A cursor as one shard has it.
+struct OnOneShard {
+    name: Box<str>,
+    shard: ShardId,
+    /// How many savepoints the transaction had.
+    depth: usize,
 }
 
 /// What a portal that the session answers does.
@@ -123,6 +139,7 @@ impl Batch {
     /// Portals end with their transaction.
     pub fn close_portals(&mut self) {
         self.portals.clear();
+        self.declared.clear();
     }
 
     /// The session answers for this portal.
@@ -134,6 +151,103 @@ impl Batch {
         let before = self.portals.len();
         self.portals.retain(|(portal, _)| **portal != *name);
         self.portals.len() < before
+    }
+
+    fn spread_portals(&self) -> impl Iterator<Item = (&[u8], &SpreadPortal)> {
+        self.portals.iter().filter_map(|(name, own)| match own {
+            OwnPortal::Spread(portal) => Some((&**name, &**portal)),
+            OwnPortal::Control(_) => None,
+        })
+    }
+
+    pub(super) fn has_portals(&self) -> bool {
+        !self.portals.is_empty()
+    }
+
+    /// Servers have portals for the one of this name, so that whoever closes it has to tell them.
+    pub(super) fn has_open_portal(&self, name: &[u8]) -> bool {
+        self.spread_portals()
+            .any(|(known, portal)| *known == *name && portal.is_open())
+    }
+
+    /// A cursor over several shards.
+    pub(super) fn cursor(&self, name: &str) -> Option<Rc<SpreadPortal>> {
+        self.portals.iter().find_map(|(known, own)| match own {
+            OwnPortal::Spread(portal)
+                if **known == *name.as_bytes() && portal.as_declared().is_some() =>
+            {
+                Some(Rc::clone(portal))
+            }
+            _ => None,
+        })
+    }
+
+    pub(super) fn add_cursor(&mut self, name: &str, portal: Rc<SpreadPortal>) {
+        let own = OwnPortal::Spread(portal);
+        self.portals.push((Box::from(name.as_bytes()), own));
+    }
+
+    /// A cursor, or a portal, which is the same, has this name.
+    pub(super) fn knows_cursor(&self, name: &str) -> bool {
+        self.has_portal(name.as_bytes()) || self.shard_of_cursor(name).is_some()
+    }
+
+    /// Where a cursor was declared that one shard has.
+    pub(super) fn shard_of_cursor(&self, name: &str) -> Option<ShardId> {
+        let declared = self.declared.iter().rev();
+        let mut found = declared.filter(|cursor| *cursor.name == *name);
+        found.next().map(|cursor| cursor.shard)
+    }
+
+    pub(super) fn declared_on(&mut self, name: &str, shard: ShardId, depth: usize) {
+        self.declared.push(OnOneShard {
+            name: Box::from(name),
+            shard,
+            depth,
+        });
+    }
+
+    /// It is closed where it was declared.
+    pub(super) fn closed_on_shard(&mut self, closing: &Closing) {
+        match closing {
+            Closing::All => self.declared.clear(),
+            Closing::One(name) => self.declared.retain(|cursor| cursor.name != *name),
+        }
+    }
+
+    pub(super) fn open_portals(&self) -> Vec<Box<[u8]>> {
+        let open = self.spread_portals().filter(|(_, portal)| portal.is_open());
+        open.map(|(name, _)| Box::from(name)).collect()
+    }
+
+    /// What servers have for this portal, which is run no more.
+    pub(super) fn take_cursor(&mut self, name: &[u8]) -> Option<Box<Cursor>> {
+        self.spread_portals()
+            .find(|(known, _)| **known == *name)
+            .and_then(|(_, portal)| portal.take_cursor())
+    }
+
+    /// A number for portals on servers.
+    pub(super) fn next_cursor(&mut self) -> u64 {
+        self.cursors += 1;
+        self.cursors
+    }
+
+    /// Portals end with the savepoint behind which they were bound.
+    pub(super) fn back_to_savepoint(&mut self, place: usize) {
+        self.declared.retain(|cursor| cursor.depth <= place);
+        self.portals.retain(|(_, own)| match own {
+            OwnPortal::Spread(portal) => portal.outlives(place),
+            OwnPortal::Control(_) => true,
+        });
+    }
+
+    pub(super) fn release_savepoint(&mut self, place: usize) {
+        for cursor in &mut self.declared {
+            cursor.depth = cursor.depth.min(place);
+        }
+        self.spread_portals()
+            .for_each(|(_, portal)| portal.released(place));
     }
 }
 
@@ -190,7 +304,7 @@ impl Session {
             b'B' => self.bind_through(body).await,
             b'D' => self.describe(body, frame).await,
             b'E' => self.execute(body, frame).await,
-            b'C' => self.close_target(body, frame),
+            b'C' => self.close_through(body, frame).await,
             b'H' => self.flush(frame).await,
             _ => self.sync().await,
         };
@@ -386,6 +500,10 @@ impl Session {
 
     /// A Bind, when it is let through to the keys that it concerns.
     async fn bind_through(&mut self, body: &[u8]) -> Result<(), Fault> {
+        let portal = Bind::decode(body).map_err(Fault::Violation)?.portal;
+        if self.batch.has_open_portal(portal) {
+            self.close_open_portal(portal).await?;
+        }
         loop {
             match self.bind(body).await {
                 Err(Fault::Held) => self.pass_gate().await?,
@@ -490,6 +608,10 @@ impl Session {
         {
             return Err(Fault::aborted());
         }
+        if !bind.portal.is_empty() && self.batch.has_portal(bind.portal) {
+            let name = String::from_utf8_lossy(bind.portal);
+            return Err(cursor_exists(&name));
+        }
         self.batch.close_portal(bind.portal);
         self.untold.take_if(|untold| *untold.portal == *bind.portal);
         if self.answers(class_of(&statement, &plan.planned)) {
@@ -510,7 +632,7 @@ impl Session {
         self.seek(&plan.planned);
         // What needs numbers goes the long way, where it gets them.
         if destination == Destination::Several && !plan.planned.is_numbered() {
-            let own = SpreadPortal::new(body, &statement, &plan);
+            let own = SpreadPortal::new(body, &statement, &plan, self.savepoints.len());
             let own = OwnPortal::Spread(Rc::new(own));
             self.batch.portals.push((Box::from(bind.portal), own));
             let mut bytes = Vec::with_capacity(5);
@@ -673,6 +795,13 @@ impl Session {
             Target::Statement => {
                 let (statement, naming) = self.statement(describe.name)?;
                 let plan = self.plan_statement(&statement)?;
+                if let Some(columns) = self.columns_of_fetch(class_of(&statement, &plan.planned)) {
+                    let mut bytes = Vec::new();
+                    answer::parameter_description_empty(&mut bytes);
+                    pass_on(b'T', &columns, &mut bytes);
+                    self.answer(bytes);
+                    return Ok(());
+                }
                 if self.answers(class_of(&statement, &plan.planned)) {
                     let mut bytes = Vec::new();
                     answer::parameter_description_empty(&mut bytes);
@@ -887,6 +1016,15 @@ impl Session {
         Ok(())
     }
 
+    /// A Close, of which servers are told when it concerns what they have.
+    async fn close_through(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
+        let close = Close::decode(body).map_err(Fault::Violation)?;
+        if close.target == Target::Portal && self.batch.has_open_portal(close.name) {
+            self.close_open_portal(close.name).await?;
+        }
+        self.close_target(body, frame)
+    }
+
     pub(super) fn close_target(&mut self, body: &[u8], frame: &[u8]) -> Result<(), Fault> {
         let close = Close::decode(body).map_err(Fault::Violation)?;
         let ours = match close.target {
@@ -969,6 +1107,9 @@ impl Session {
             self.batch.reading = Reading::On;
         }
         // As in Postgres, a query takes the unnamed portal with it and leaves the others.
+        if self.batch.has_open_portal(b"") {
+            self.close_open_portal(b"").await?;
+        }
         self.batch.close_portal(b"");
         Ok(())
     }

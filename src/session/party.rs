@@ -308,7 +308,7 @@ impl Session {
     }
 
     /// Runs it on all connections; the first error ends it, and the transaction has failed.
-    async fn tell_party(&mut self, text: &str) -> Result<(), Fault> {
+    pub(super) async fn tell_party(&mut self, text: &str) -> Result<(), Fault> {
         let worker = std::rc::Rc::clone(&self.worker);
         let mut told = Ok(());
         for link in self.link.iter_mut().chain(&mut self.party) {

@@ -13,6 +13,7 @@ use super::link::{Link, Naming, Phase};
 use super::respond::Fault;
 use super::route::Destination;
 use super::shape::{Difference, Shape};
+use super::spread::prepared::Executed;
 use super::statement::{Meaning, Prepare, Statement, StatementPlan};
 use super::transaction::Transaction;
 use crate::backend::again;
@@ -24,7 +25,7 @@ use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
 use crate::sharding::ShardId;
-use crate::sql::class::{Argument, Class, Discard, Named};
+use crate::sql::class::{Argument, Class, Discard, Executes, Named};
 use crate::wire::answer;
 use crate::wire::message;
 
@@ -181,7 +182,7 @@ impl Fault {
         }
     }
 
-    fn execute(message: &str) -> Fault {
+    pub(super) fn execute(message: &str) -> Fault {
         Fault::Refused(Refusal::new(Reason::Execute, message))
     }
 
@@ -338,8 +339,28 @@ impl Session {
             answer::command_complete(&mut bytes, tag);
             return self.answer_query(bytes);
         }
+        if let Some(one) = alone
+            && let Class::Execute {
+                name,
+                arguments,
+                executes: Executes::Plainly,
+            } = &one.class
+            && !self.own_settings.has_shard()
+            && let Some(statement) = self.named(&name.name)
+            && self.execute_on_several(&statement, arguments).await? == Executed::Yes
+        {
+            return Ok(());
+        }
         let rewritten = self.rewrite(planned, text, alone.is_some())?;
-        let destination = self.destination_of_query(planned, text)?;
+        let destination = match self.destination_of_query(planned, text)? {
+            // Any server can say whether it can be prepared.
+            Some(Destination::Several)
+                if alone.is_some_and(|one| matches!(one.class, Class::Prepare { .. })) =>
+            {
+                Some(Destination::Any)
+            }
+            destination => destination,
+        };
         let phase = match alone.map(|one| &one.class) {
             Some(Class::Prepare { .. }) if self.owns_names() => Phase::Metadata,
             _ => Phase::Working,
@@ -425,7 +446,7 @@ impl Session {
             Class::Prepare { name, .. } if self.owns_names() => {
                 self.check_name(name.name.as_bytes())?;
                 let statement = self.shared_statement(planned, text);
-                if !statement.accepted.get() || planned.plan.is_err() {
+                if !statement.accepted.get() || planned.plan.is_err() && planned.spread.is_none() {
                     return Ok(None);
                 }
                 self.prepared

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Session;
 use super::prepared::speaks_of_prepared;
 use super::respond::Fault;
+use super::spread::declare::cursor_exists;
 use super::statement::{Statement, StatementPlan};
 use crate::catalog::Catalog;
 use crate::config::PoolMode;
@@ -13,7 +14,7 @@ use crate::plan::{
     Bound, Parameters, Passage, Plan, Planned, PlannedStatement, Target, Values, bind,
 };
 use crate::sharding::ShardId;
-use crate::sql::class::Class;
+use crate::sql::class::{Class, Closing};
 
 /// Where a statement goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +118,16 @@ impl Session {
             }
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
+                _ if let Some(place) = self.place_of_cursor(&statement.class)? => match place {
+                    Destination::Several => {
+                        let message = "the cursor is over rows of several shards";
+                        let refusal = Refusal::new(Reason::MultiShardMessage, message);
+                        several(planned, statement, refusal)?;
+                        return Ok(Some(Destination::Several));
+                    }
+                    Destination::Shard(shard) => Bound::Shard(shard),
+                    Destination::Any => Bound::Any,
+                },
                 (Ok(Plan::Relay(Target::Any)), _)
                     if matches!(statement.class, Class::Execute { .. }) =>
                 {
@@ -180,6 +191,26 @@ impl Session {
             };
         }
         Ok(destination)
+    }
+
+    /// Where the cursor of FETCH, MOVE or CLOSE is; `None`: it is not known, or it is another statement.
+    fn place_of_cursor(&self, class: &Class) -> Result<Option<Destination>, Fault> {
+        let of = |name: &str| match self.batch.cursor(name) {
+            Some(_) => Some(Destination::Several),
+            None => self.batch.shard_of_cursor(name).map(Destination::Shard),
+        };
+        match class {
+            Class::Fetch(Some(motion)) => Ok(of(&motion.cursor)),
+            Class::CloseCursor(Some(Closing::One(name))) => Ok(of(name)),
+            Class::CloseCursor(Some(Closing::All)) => {
+                let several = self.is_party() || !self.batch.open_portals().is_empty();
+                Ok(several.then_some(Destination::Several))
+            }
+            Class::Declare { name, .. } if self.batch.knows_cursor(name) => {
+                Err(cursor_exists(name))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Statements that only end the transaction, which is all that a failed one accepts.

@@ -23,7 +23,7 @@ use crate::sql::class::Class;
 use crate::topology::view::NodePlace;
 use crate::wire::answer::TransactionStatus;
 use crate::wire::frame::HEADER;
-use crate::wire::message::{Describe, Execute, Query, Target};
+use crate::wire::message::{Bind, Close, Describe, Execute, Query, Target};
 
 /// How far the straight path led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Session {
         let fresh = self.link.as_ref().is_none_or(|link| {
             !link.is_metadata() && !link.is_in_unit() && link.status() != TransactionStatus::Failed
         });
-        if !fresh || self.batch.is_open() {
+        if !fresh || self.batch.is_open() || self.batch.has_open_portal(b"") {
             return None;
         }
         let (planned, destination) = match self.decided.take() {
@@ -153,6 +153,7 @@ impl Session {
         let working = self.link.as_ref().is_some_and(|link| !link.is_metadata());
         let outcome = match tag {
             b'P' => self.parse(body),
+            b'B' if self.binds_open_portal(body) => return Path::Obstacle,
             b'B' => match self.begin_bind(body) {
                 Ok(Some(binding)) => {
                     if self.asks_in_vain(binding.planned()) {
@@ -190,6 +191,7 @@ impl Session {
                 }
                 _ => return Path::Obstacle,
             },
+            b'C' if self.closes_open_portal(body) => return Path::Obstacle,
             b'C' => self.close_target(body, frame),
             b'S' if working && self.opener == Opener::Client => {
                 self.end_of_batch();
@@ -201,6 +203,20 @@ impl Session {
             self.fail_batch(&fault);
         }
         Path::Done
+    }
+
+    /// Servers have portals for the one whose name is bound anew.
+    fn binds_open_portal(&self, body: &[u8]) -> bool {
+        self.batch.has_portals()
+            && Bind::decode(body).is_ok_and(|bind| self.batch.has_open_portal(bind.portal))
+    }
+
+    /// The same of one that is closed.
+    fn closes_open_portal(&self, body: &[u8]) -> bool {
+        self.batch.has_portals()
+            && Close::decode(body).is_ok_and(|close| {
+                close.target == Target::Portal && self.batch.has_open_portal(close.name)
+            })
     }
 
     /// Makes a connection to the destination work for this session, if there is one that needs nothing done to it.

@@ -47,13 +47,16 @@ pub enum Class {
     Show(Box<str>),
     /// DECLARE name ... CURSOR {WITH HOLD | WITHOUT HOLD} FOR query; the query's byte range in the statement's text.
     Declare {
+        name: Box<str>,
+        scroll: Scroll,
+        rows: RowFormat,
         hold: Hold,
         query: std::ops::Range<usize>,
     },
-    /// FETCH, MOVE.
-    Fetch,
-    /// CLOSE name or ALL.
-    CloseCursor,
+    /// FETCH, MOVE; `None`: in a form that is not read.
+    Fetch(Option<Motion>),
+    /// CLOSE; `None`: likewise.
+    CloseCursor(Option<Closing>),
     /// PREPARE name [(types)] AS query; types in lower case as they were written.
     Prepare {
         name: Named,
@@ -144,6 +147,52 @@ pub enum Chain {
 pub enum Scope {
     Session,
     Local,
+}
+
+/// Whether a cursor may go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scroll {
+    /// As its plan has it.
+    Unsaid,
+    No,
+    Yes,
+}
+
+/// How a cursor's rows are sent in the simple protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowFormat {
+    Text,
+    Binary,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Motion {
+    pub verb: Verb,
+    pub direction: Direction,
+    pub cursor: Box<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Fetch,
+    /// Without giving rows.
+    Move,
+}
+
+/// Less than nothing is the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward(i64),
+    ForwardAll,
+    BackwardAll,
+    Absolute(i64),
+    Relative(i64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    All,
+    One(Box<str>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

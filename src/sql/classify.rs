@@ -4,10 +4,12 @@
 //! `Unknown`, so that a server gets to complain about it.
 
 use super::class::{
-    Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Executes, Hold, Scope, SetValue,
+    Chain, Class, Copy, CopyDirection, CopySource, Ddl, Discard, Executes, Hold, RowFormat, Scope,
+    Scroll, SetValue,
 };
 use super::cursor::Cursor;
 use super::lexer::{Kind, Lexeme};
+use super::motion;
 use super::names;
 use super::normalise::{Literal, literal_text};
 use super::prepared;
@@ -31,6 +33,7 @@ pub(super) fn classify(text: &str, lexemes: &[Lexeme]) -> Class {
         .or_else(|| prepared::classify(cursor.clone()))
         .or_else(|| discard(cursor.clone()))
         .or_else(|| cursor_statement(cursor.clone()))
+        .or_else(|| motion::classify(cursor.clone()))
         .or_else(|| explain(cursor.clone()))
         .or_else(|| copy(cursor.clone()))
         .or_else(|| definition(cursor.clone()))
@@ -52,8 +55,6 @@ fn by_first_word(mut cursor: Cursor) -> Option<Class> {
     let first = cursor.next().filter(|lexeme| lexeme.kind == Kind::Word)?;
     let word = names::fold(cursor.source(first));
     Some(match &*word {
-        "fetch" | "move" => Class::Fetch,
-        "close" => Class::CloseCursor,
         "listen" => Class::Listen(last_name(cursor)?),
         "unlisten" if cursor.take_operator("*") => {
             cursor.at_end().then_some(Class::Unlisten(None))?
@@ -350,10 +351,15 @@ fn cursor_statement(mut cursor: Cursor) -> Option<Class> {
     if !cursor.take("declare") {
         return None;
     }
-    cursor.name()?;
+    let name = cursor.name()?;
+    let (mut scroll, mut rows) = (Scroll::Unsaid, RowFormat::Text);
     while !cursor.take("cursor") {
-        if !cursor.take_any(&["binary", "insensitive", "asensitive", "no", "scroll"]) {
-            return None;
+        match () {
+            () if cursor.take("binary") => rows = RowFormat::Binary,
+            () if cursor.take_all(&["no", "scroll"]) => scroll = Scroll::No,
+            () if cursor.take("scroll") => scroll = Scroll::Yes,
+            () if cursor.take_any(&["insensitive", "asensitive"]) => {}
+            () => return None,
         }
     }
     let hold = if cursor.take_all(&["with", "hold"]) {
@@ -363,6 +369,9 @@ fn cursor_statement(mut cursor: Cursor) -> Option<Class> {
         Hold::Without
     };
     (cursor.take("for") && reads_or_writes(&cursor)).then(|| Class::Declare {
+        name,
+        scroll,
+        rows,
         hold,
         query: cursor.range(),
     })

@@ -15,6 +15,7 @@ mod hint;
 pub mod insertion;
 pub mod lexer;
 pub mod modes;
+mod motion;
 mod names;
 pub mod normalise;
 mod parse;

@@ -260,6 +260,10 @@ pub fn close_complete(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'3', 0, 0, 0, 4]);
 }
 
+pub fn portal_suspended(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[b's', 0, 0, 0, 4]);
+}
+
 pub fn empty_query_response(out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'I', 0, 0, 0, 4]);
 }

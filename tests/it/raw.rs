@@ -108,6 +108,28 @@ impl Answer {
     }
 }
 
+impl Answer {
+    fn add(&mut self, tag: u8, body: &[u8]) {
+        match tag {
+            b'T' => self.columns.push(columns(body)),
+            b'D' => self.rows.push(row(body)),
+            b'C' => self
+                .tags
+                .push(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()),
+            b'I' => self.tags.push("(empty)".into()),
+            b'E' => self.error = Some(fields(body)),
+            b'N' => self.notices.push(fields(body)),
+            b'Z' => self.status = body[0],
+            // Authentication, parameter status, the cancel key, and what confirms Parse, Bind and Describe; the end of a portion.
+            b'R' | b'S' | b'K' | b'1' | b'2' | b'n' | b't' | b's' => {}
+            // COPY TO: its data as rows of one column.
+            b'd' => self.rows.push(vec![Some(body.to_vec())]),
+            b'H' | b'c' => {}
+            other => panic!("unexpected message {:?}", char::from(other)),
+        }
+    }
+}
+
 impl Raw {
     pub fn connect(port: u16, user: &str, database: &str) -> Raw {
         Raw::try_connect(port, user, database)
@@ -176,35 +198,7 @@ impl Raw {
 
     /// Parse, Bind, Describe, Execute, Sync in one go.
     pub fn extended(&mut self, sql: &str, parameters: &[Parameter], results: Format) -> Answer {
-        let mut out = Vec::new();
-        put(&mut out, b'P', |body| {
-            string(body, "");
-            string(body, sql);
-            count(body, parameters.len());
-            for parameter in parameters {
-                body.extend_from_slice(&parameter.oid.to_be_bytes());
-            }
-        });
-        put(&mut out, b'B', |body| {
-            body.extend_from_slice(&[0, 0]);
-            count(body, parameters.len());
-            for parameter in parameters {
-                count(body, parameter.format as usize);
-            }
-            count(body, parameters.len());
-            for parameter in parameters {
-                match &parameter.value {
-                    Some(value) => {
-                        body.extend_from_slice(&i32::try_from(value.len()).unwrap().to_be_bytes());
-                        body.extend_from_slice(value);
-                    }
-                    None => body.extend_from_slice(&(-1_i32).to_be_bytes()),
-                }
-            }
-            count(body, 1);
-            count(body, results as usize);
-        });
-        put(&mut out, b'D', |body| body.extend_from_slice(b"P\0"));
+        let mut out = begun(sql, parameters, results);
         put(&mut out, b'E', |body| {
             body.extend_from_slice(&[0, 0, 0, 0, 0])
         });
@@ -213,42 +207,102 @@ impl Raw {
         self.answer()
     }
 
+    /// The same with so many rows asked for at a time.
+    pub fn portions(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+        results: Format,
+        rows: u8,
+    ) -> Answer {
+        let mut out = begun(sql, parameters, results);
+        let mut answer = Answer::default();
+        loop {
+            put(&mut out, b'E', |body| {
+                body.extend_from_slice(&[0, 0, 0, 0, rows])
+            });
+            put(&mut out, b'H', |_| {});
+            self.stream.write_all(&std::mem::take(&mut out)).unwrap();
+            let last = loop {
+                let (tag, body) = self.message().expect("an answer comes in time");
+                answer.add(tag, &body);
+                if matches!(tag, b's' | b'C' | b'I' | b'E') {
+                    break tag;
+                }
+            };
+            if last != b's' {
+                break;
+            }
+        }
+        put(&mut out, b'S', |_| {});
+        self.stream.write_all(&out).unwrap();
+        let end = self.answer();
+        self.status = end.status;
+        answer.status = end.status;
+        answer.notices.extend(end.notices);
+        answer.error = answer.error.or(end.error);
+        answer
+    }
+
     /// Bytes as they are, then everything up to ReadyForQuery.
     fn answer(&mut self) -> Answer {
         self.try_answer().expect("an answer comes in time")
     }
+}
 
+/// Parse, Bind and Describe.
+fn begun(sql: &str, parameters: &[Parameter], results: Format) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, b'P', |body| {
+        string(body, "");
+        string(body, sql);
+        count(body, parameters.len());
+        for parameter in parameters {
+            body.extend_from_slice(&parameter.oid.to_be_bytes());
+        }
+    });
+    put(&mut out, b'B', |body| {
+        body.extend_from_slice(&[0, 0]);
+        count(body, parameters.len());
+        for parameter in parameters {
+            count(body, parameter.format as usize);
+        }
+        count(body, parameters.len());
+        for parameter in parameters {
+            match &parameter.value {
+                Some(value) => {
+                    body.extend_from_slice(&i32::try_from(value.len()).unwrap().to_be_bytes());
+                    body.extend_from_slice(value);
+                }
+                None => body.extend_from_slice(&(-1_i32).to_be_bytes()),
+            }
+        }
+        count(body, 1);
+        count(body, results as usize);
+    });
+    put(&mut out, b'D', |body| body.extend_from_slice(b"P\0"));
+    out
+}
+
+impl Raw {
     fn try_answer(&mut self) -> io::Result<Answer> {
         let mut answer = Answer::default();
         loop {
             let (tag, body) = self.message()?;
+            answer.add(tag, &body);
             match tag {
-                b'T' => answer.columns.push(columns(&body)),
-                b'D' => answer.rows.push(row(&body)),
-                b'C' => answer
-                    .tags
-                    .push(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()),
-                b'I' => answer.tags.push("(empty)".into()),
-                b'E' => {
-                    let error = fields(&body);
-                    let is_last = error.field('V') == "FATAL";
-                    answer.error = Some(error);
-                    if is_last {
-                        return Ok(answer);
-                    }
+                b'E' if answer
+                    .error
+                    .as_ref()
+                    .is_some_and(|error| error.field('V') == "FATAL") =>
+                {
+                    return Ok(answer);
                 }
-                b'N' => answer.notices.push(fields(&body)),
                 b'Z' => {
-                    answer.status = body[0];
                     self.status = body[0];
                     return Ok(answer);
                 }
-                // Authentication, parameter status, the cancel key, and what confirms Parse, Bind and Describe.
-                b'R' | b'S' | b'K' | b'1' | b'2' | b'n' | b't' => {}
-                // COPY TO: its data as rows of one column.
-                b'd' => answer.rows.push(vec![Some(body)]),
-                b'H' | b'c' => {}
-                other => panic!("unexpected message {:?}", char::from(other)),
+                _ => {}
             }
         }
     }

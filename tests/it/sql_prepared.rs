@@ -307,10 +307,6 @@ fn arguments_decide_the_shard() {
             "0A000",
         ),
         (
-            "PREPARE all_of_them AS SELECT * FROM customers".to_owned(),
-            "0A000",
-        ),
-        (
             format!("CREATE TABLE t AS EXECUTE sel ({})", keys[0]),
             "0A000",
         ),

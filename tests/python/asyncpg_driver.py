@@ -99,6 +99,13 @@ async def cursors(conn):
         cursor = await conn.cursor("SELECT id FROM items WHERE tenant = 203 AND id >= 1000 ORDER BY id")
         await cursor.forward(500)
         assert (await cursor.fetchrow())["id"] == 1500
+        everywhere = "SELECT tenant, id FROM items WHERE id >= $1 ORDER BY tenant, id"
+        expected = await conn.fetch(everywhere, 0)
+        assert [row async for row in conn.cursor(everywhere, 0, prefetch=77)] == expected
+        one, other = await conn.cursor(everywhere, 1001), await conn.cursor("SELECT count(*) FROM items GROUP BY tenant ORDER BY tenant")
+        assert (await one.fetchrow())["id"] == 1001
+        assert len(await other.fetch(2)) == 2
+        assert (await one.fetchrow())["id"] == 1002
         await conn.execute("DELETE FROM items WHERE tenant = 203 AND id >= 1000")
 
 

@@ -151,6 +151,13 @@ def cursors(dsn):
             cur.execute("SELECT id FROM items WHERE tenant = %s AND id >= 1000 ORDER BY id", [105])
             assert cur.fetchmany(3) == [(1000,), (1001,), (1002,)]
             assert sum(1 for _ in cur) == 997
+        everywhere = "SELECT tenant, id FROM items WHERE id >= %s ORDER BY tenant, id"
+        expected = conn.execute(everywhere, [0]).fetchall()
+        with conn.cursor(name="of all shards") as cur:
+            cur.itersize = 100
+            cur.execute(everywhere, [0])
+            assert cur.fetchmany(3) == expected[:3]
+            assert list(cur) == expected[3:]
         with conn.cursor(name="scrolls", scrollable=True) as cur:
             cur.execute("SELECT id FROM items WHERE tenant = 105 AND id >= 1000 ORDER BY id")
             cur.scroll(500)

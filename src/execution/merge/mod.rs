@@ -83,6 +83,17 @@ enum Kind {
     Fold(Box<Folding>),
 }
 
+/// In what order shards may be asked for their rows, where they are asked for some at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// One shard after the other.
+    OneByOne,
+    /// A row of each has to be there before one is shown.
+    Together,
+    /// All rows of all shards have to be there before one is shown.
+    Whole,
+}
+
 /// What LIMIT and OFFSET leave to be shown.
 #[derive(Clone, Copy, Debug)]
 struct Window {
@@ -173,6 +184,14 @@ impl Merger {
     /// The format of each of the shards' columns.
     pub fn formats(&self) -> Vec<u16> {
         self.formats.clone()
+    }
+
+    pub fn pace(&self) -> Pace {
+        match &self.kind {
+            Kind::Concat => Pace::OneByOne,
+            Kind::Sort(_) => Pace::Together,
+            Kind::Fold(_) => Pace::Whole,
+        }
     }
 
     /// How many of the shards' columns the client sees.

@@ -11,6 +11,7 @@ mod changes;
 mod colocated;
 pub mod copy;
 pub mod counts;
+pub mod declared;
 pub mod definitions;
 pub mod delivery;
 pub mod edit;
@@ -31,12 +32,14 @@ use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::ShardId;
+use crate::sql::class::Class;
 use crate::sql::{Body, Statement, select};
 
 use super::refusal::{Reason, Refusal};
 
 use changes::Asked;
 use copy::{Copied, CopyIn, CopyOut};
+use declared::Declared;
 use definitions::Place;
 pub use delivery::Delivery;
 pub use edit::Edit;
@@ -68,6 +71,12 @@ pub enum Spread {
     Move(Move),
     /// INSERT ... SELECT of rows from other shards.
     Delivery(Box<Delivery>),
+    /// DECLARE of a cursor over the first or the last of these.
+    Declare(Declared),
+    /// FETCH, MOVE and CLOSE of such a cursor.
+    Cursor,
+    /// PREPARE of any of these: EXECUTE plans it by itself.
+    Prepared,
     /// EXPLAIN of any of these.
     Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
@@ -113,6 +122,20 @@ fn at_rest(
     }
     if let Some(explained) = explained::explained(text, statement, catalog, search_path, &refusal) {
         return explained.map(|explained| Rc::new(Spread::Explain(explained)));
+    }
+    if let Some(declared) = declared::declared(text, statement, catalog, search_path, &refusal) {
+        return declared.map(|declared| Rc::new(Spread::Declare(declared)));
+    }
+    if let Class::Prepare { query, .. } = &statement.class {
+        let inner = Statement {
+            range: query.clone(),
+            class: Class::Data,
+            ..statement.clone()
+        };
+        return match &*spread(text, &inner, catalog, search_path, refusal.clone())? {
+            Spread::Numbered(_) => Err(refusal),
+            _ => Ok(Rc::new(Spread::Prepared)),
+        };
     }
     match definitions::place(text, statement, catalog, search_path) {
         Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
@@ -210,6 +233,9 @@ impl Spread {
         match self {
             Spread::Scatter { scatter, .. } => scatter.describe(),
             Spread::Explain(explained) => explained.lines.join("\n"),
+            Spread::Declare(declared) => declared.spread.describe(text, catalog),
+            Spread::Cursor => "goes    to where the cursor is".to_owned(),
+            Spread::Prepared => "goes    to the shards of its rows, when it is executed".to_owned(),
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(),
@@ -232,7 +258,8 @@ impl Spread {
                     gather.move_places(to);
                 }
             }
-            Spread::CopyIn(_) | Spread::Everywhere(_) => {}
+            Spread::CopyIn(_) | Spread::Everywhere(_) | Spread::Cursor | Spread::Prepared => {}
+            Spread::Declare(declared) => declared.move_places(to),
             Spread::Explain(explained) => explained.move_places(to),
             Spread::CopyOut(CopyOut { own, .. }) | Spread::Write(Write { own }) => {
                 if let Some(own) = own {
@@ -256,6 +283,8 @@ impl Spread {
             }
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(CopyOut { own, .. }) => 64 + own.as_ref().map_or(0, OwnRows::bytes),
+            Spread::Declare(declared) => declared.bytes(),
+            Spread::Cursor | Spread::Prepared => 0,
             Spread::Gather(gather) => gather.bytes(),
             Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) => 0,

@@ -105,8 +105,10 @@ pub fn among(
         Spread::Rows(_) | Spread::CopyIn(_) | Spread::Numbered(_) | Spread::Everywhere(_) => {
             return Ok(spread);
         }
-        // The statement in it has been here.
-        Spread::Explain(_) => return Ok(spread),
+        // The statement in it has been here; a cursor's has.
+        Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared | Spread::Cursor => {
+            return Ok(spread);
+        }
     };
     if own.is_some() {
         return Ok(spread);

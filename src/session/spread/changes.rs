@@ -4,6 +4,7 @@
 //! neither can hold what the other waits for. All of it is one transaction: the client's, or one of its own.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use super::{Call, Description, Telling, all_shards, needed, without_moved_position};
 use crate::backend::pipeline::Committed;
@@ -185,7 +186,7 @@ impl Session {
             self.statement_done(&call.statement.class, Committed::No);
         }
         self.end_own(own, done).await?;
-        self.tell_tag(&tag);
+        self.tell_changed(call, tag);
         Ok(())
     }
 
@@ -214,11 +215,12 @@ impl Session {
         let mut left = MOST_KEPT;
         for (place, link) in links.iter_mut().enumerate() {
             let is_heard = !matches!(answer, Answer::Of(_) | Answer::Agreed(_)) || place == speaker;
+            let is_kept = call.returned.is_some() || matches!(answer, Answer::InOrder(_));
             let mut said = Said {
                 rows: match answer {
-                    Answer::InOrder(_) => Kept::Ordered(&mut rows[place], &mut left),
-                    _ if is_heard => Kept::PassedOn,
-                    _ => Kept::Dropped,
+                    _ if !is_heard => Kept::Dropped,
+                    _ if is_kept => Kept::Ordered(&mut rows[place], &mut left),
+                    _ => Kept::PassedOn,
                 },
                 notices: if is_heard {
                     Notices::PassedOn
@@ -255,11 +257,25 @@ impl Session {
             }
             tags.push(tag);
         }
-        if let Answer::InOrder(places) = answer {
-            if describes {
-                self.tell_columns(&description, call.formats);
+        if let Answer::InOrder(_) = answer
+            && describes
+        {
+            self.tell_columns(&description, call.formats);
+        }
+        let mut returned = call.returned.map(RefCell::borrow_mut);
+        let out = match &mut returned {
+            // It gives no rows, whatever is kept.
+            Some(_) if description.columns.is_none() => None,
+            Some(returned) => Some(returned.rows.insert(Vec::new())),
+            None => Some(&mut self.client.outbox),
+        };
+        match (answer, out) {
+            (_, None) => {}
+            (Answer::InOrder(places), Some(out)) => tell_in_order(places, rows, out),
+            (_, Some(out)) => {
+                let rows = rows.iter().flatten();
+                rows.for_each(|row| branch::pass_on(b'D', row, out));
             }
-            tell_in_order(places, rows, &mut self.client.outbox);
         }
         Ok(match answer {
             Answer::Of(place) | Answer::Agreed(place) => words(&tags[*place]),

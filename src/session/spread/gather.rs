@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_on};
 use crate::execution::gather::{Filling, Limits, Size, fill};
+use crate::execution::portions::{Opening, Portions};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View};
@@ -78,8 +79,30 @@ pub(super) struct Gathering<'a> {
     size: Size,
 }
 
+/// What becomes of the query's rows.
+pub(super) enum Outlet<'a> {
+    /// They are the client's at once.
+    Client,
+    /// They wait in a portal of this name. What comes of it so far is in `rows`.
+    Portal {
+        name: &'a str,
+        rows: &'a mut Portions,
+        /// The body of RowDescription.
+        columns: &'a mut Vec<u8>,
+    },
+}
+
 impl Session {
     pub(super) async fn gather(&mut self, call: &Call<'_>, gather: &Gather) -> Result<(), Fault> {
+        self.gather_to(call, gather, Outlet::Client).await
+    }
+
+    pub(super) async fn gather_to(
+        &mut self,
+        call: &Call<'_>,
+        gather: &Gather,
+        outlet: Outlet<'_>,
+    ) -> Result<(), Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
         let mut gathering = Gathering::new(call, gather, &catalog, &config.gather);
@@ -102,13 +125,21 @@ impl Session {
         let Some(mut gatherer) = gatherer else {
             return self.finish(links, Ok(())).await;
         };
+        if gatherer.block == Block::Beside && matches!(outlet, Outlet::Portal { .. }) {
+            self.leave_beside(gatherer.link).await;
+            self.finish(links, Ok(())).await?;
+            return Err(Fault::Refused(Refusal::new(
+                Reason::RowLimit,
+                "a part of the rows is asked for, and the query needs rows of several shards in temporary tables, which a transaction that only reads cannot have",
+            )));
+        }
         let all = links.iter_mut().chain([&mut gatherer.link]);
         let running = all
             .map(|link| Rc::clone(&link.server().canceller))
             .collect();
         self.card.set_also_running(running);
         let done = self
-            .gather_on(&mut gathering, &mut gatherer, &mut links)
+            .gather_on(&mut gathering, &mut gatherer, &mut links, outlet)
             .await;
         let Gatherer { link, block } = gatherer;
         match block {
@@ -200,6 +231,7 @@ impl Session {
         gathering: &mut Gathering<'_>,
         gatherer: &mut Gatherer,
         sources: &mut [Link],
+        outlet: Outlet<'_>,
     ) -> Result<(), Failure> {
         let call = gathering.call;
         let description = self
@@ -209,12 +241,29 @@ impl Session {
             gatherer.link.unsettle();
         }
         self.bring_in_time(gathering, gatherer, sources).await?;
-        let tag = match gathering.gather.gives {
-            Gives::Rows => {
-                self.run_gathered(gathering, &mut gatherer.link, &description)
-                    .await?
+        let link = &mut gatherer.link;
+        let mut close = String::new();
+        let tag = match (gathering.gather.gives, outlet) {
+            (Gives::Rows, Outlet::Client) => {
+                Some(self.run_gathered(gathering, link, &description).await?)
             }
-            Gives::Copy => self.copy_gathered(gathering, &mut gatherer.link).await?,
+            (
+                Gives::Rows,
+                Outlet::Portal {
+                    name,
+                    rows,
+                    columns,
+                },
+            ) => {
+                close = format!("CLOSE {name}_source; ");
+                if let Some(described) = &description.columns {
+                    *columns = with_formats(described, call.formats);
+                }
+                self.open_gathered(gathering, link, &description, name, rows)
+                    .await?;
+                None
+            }
+            (Gives::Copy, _) => Some(self.copy_gathered(gathering, link).await?),
         };
         let end = match (gatherer.block, gathering.gather.end) {
             // Temporary tables end with it, and take their views with them.
@@ -223,13 +272,48 @@ impl Session {
             (Block::Client, _) => {
                 let views = gathering.gather.views.iter().rev().map(View::drop);
                 let drops = views.chain(gathering.gather.fetches.iter().map(Fetch::drop));
-                drops.collect::<Vec<_>>().join("; ")
+                close + &drops.collect::<Vec<_>>().join("; ")
             }
             (Block::Beside, _) => String::new(),
         };
         self.tell(&mut gatherer.link, &end).await?;
-        pass_on(b'C', &tag, &mut self.client.outbox);
+        if let Some(tag) = tag {
+            pass_on(b'C', &tag, &mut self.client.outbox);
+        }
         Ok(())
+    }
+
+    /// Runs the client's text to its end; its rows stay with the server, in a portal that does not need the temporary tables any more: one for
+    /// FETCH, whose result a server stores before it gives the first row.
+    async fn open_gathered(
+        &mut self,
+        gathering: &Gathering<'_>,
+        link: &mut Link,
+        description: &Description,
+        portal: &str,
+        rows: &mut Portions,
+    ) -> Result<(), Failure> {
+        let call = gathering.call;
+        let mut declare = format!("DECLARE {portal}_source NO SCROLL CURSOR FOR ").into_bytes();
+        declare.extend(gathering.gather.text(call.text, call.literals));
+        let fetch = format!("FETCH ALL FROM {portal}_source");
+        let mut branch = Branch::new(link.server());
+        let question = Question {
+            text: &declare,
+            types: &description.types,
+            parameters: call.raw_parameters,
+            formats: call.formats,
+        };
+        branch.open_over(portal, &question, &fetch);
+        let branches = std::slice::from_mut(&mut branch);
+        let mut opening = Opening::new(rows);
+        branch::attend(
+            &mut self.client,
+            branches,
+            &self.worker.scratch,
+            &mut opening,
+        )
+        .await
     }
 
     pub(super) async fn bring_in_time(

@@ -2,18 +2,23 @@
 //!
 //! The connections are enlisted in the order of the shards (`party.rs`), one shard describes the statement, all are asked, and an
 //! audience of the execution room puts their answers together. Nothing is told to the client before it is certain that the answer can be
-//! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side.
+//! exact. Afterwards the connections go back, or stay in the client's transaction. `portal.rs` is the extended protocol's side,
+//! `cursor.rs` for results that are taken in portions, `declare.rs` for cursors in SQL.
 
 mod atomic;
 mod changes;
 pub mod copy;
+pub mod cursor;
+pub mod declare;
 mod delivery;
 mod explain;
 mod gather;
 mod moves;
 pub mod portal;
+pub mod prepared;
 mod scatter;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +66,16 @@ pub struct Call<'a> {
     /// The result formats that the client wants, as in Bind.
     pub formats: &'a [u16],
     pub telling: Telling,
+    /// Where a change leaves its answer, when the client takes it in portions.
+    pub returned: Option<&'a RefCell<Returned>>,
+}
+
+/// What a change has given.
+#[derive(Default)]
+pub struct Returned {
+    /// DataRow messages; `None`: it returns no rows.
+    pub rows: Option<Vec<u8>>,
+    pub tag: String,
 }
 
 /// What the client is told in front of rows.
@@ -184,6 +199,7 @@ impl Session {
                 parameters: &Parameters::NONE,
                 formats: &[],
                 telling: Telling::Description,
+                returned: None,
             })
         });
         let outcome = match call {
@@ -201,6 +217,14 @@ impl Session {
 
     /// Does the statement; its answer up to CommandComplete is the client's then.
     pub(super) async fn spread(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        self.prepare_for(call).await?;
+        let own = self.begin_atomic_read(call).await?;
+        let done = self.spread_now(call).await;
+        self.end_own(own, done).await
+    }
+
+    /// What was asked before is answered, and what the statement does besides is taken note of.
+    async fn prepare_for(&mut self, call: &Call<'_>) -> Result<(), Fault> {
         self.check_not_aborted()?;
         self.card.company.runs(call.own_text());
         if self.link.as_ref().is_some_and(Link::is_metadata) {
@@ -219,9 +243,7 @@ impl Session {
         {
             taken.doubt();
         }
-        let own = self.begin_atomic_read(call).await?;
-        let done = self.spread_now(call).await;
-        self.end_own(own, done).await
+        Ok(())
     }
 
     /// A connection broke before the client had a word of the answer, and all that the statement does is to read.
@@ -257,11 +279,13 @@ impl Session {
             Spread::Move(moved) => self.do_move(call, moved).await,
             Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
+            Spread::Declare(declared) => self.declare(call, declared).await,
+            Spread::Cursor => self.use_cursor(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
             Spread::Gather(gather) => self.gather(call, gather).await,
-            // It has got them before it comes here.
-            Spread::Numbered(_) => match &call.statement.plan {
+            // It has got them before it comes here; the other never does.
+            Spread::Numbered(_) | Spread::Prepared => match &call.statement.plan {
                 Err(refusal) => Err(Fault::Refused(refusal.clone())),
                 Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
             },
@@ -270,6 +294,9 @@ impl Session {
 
     /// Tells the client what columns the statement returns.
     pub(super) async fn describe_call(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        if matches!(call.spread, Spread::Cursor) {
+            return self.describe_use(call).await;
+        }
         self.check_not_aborted()?;
         self.end_unit_of_others().await?;
         let home = self.database.catalog().home;
@@ -544,6 +571,14 @@ impl Session {
         }
         // Without its savepoints, because none can be gone back to.
         self.transaction = Transaction::Failed(Prologue::new(&begin));
+    }
+
+    /// The last word on a change.
+    pub(super) fn tell_changed(&mut self, call: &Call<'_>, tag: String) {
+        match call.returned {
+            Some(returned) => returned.borrow_mut().tag = tag,
+            None => self.tell_tag(&tag),
+        }
     }
 
     /// The answer of a statement without rows.

@@ -54,13 +54,17 @@ impl Audience for Leaving {
 
 /// Rows that are stored; what RETURNING says of them is the client's.
 #[derive(Default)]
-struct Arriving(Tally);
+struct Arriving {
+    tally: Tally,
+    /// DataRow messages, when the client takes them in portions.
+    kept: Option<Vec<u8>>,
+}
 
 impl Audience for Arriving {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match tag {
-            b'D' => branch::pass_on(tag, body, out),
-            b'C' => self.0.add(body),
+            b'D' => branch::pass_on(tag, body, self.kept.as_mut().unwrap_or(out)),
+            b'C' => self.tally.add(body),
             _ => {}
         }
         Ok(())
@@ -112,7 +116,7 @@ impl Session {
             self.statement_done(&call.statement.class, Committed::No);
         }
         self.end_own(own, done).await?;
-        self.tell_tag(&format!("UPDATE {rows}"));
+        self.tell_changed(call, format!("UPDATE {rows}"));
         Ok(())
     }
 
@@ -158,7 +162,10 @@ impl Session {
             self.converse(std::slice::from_mut(link), &[question], &mut leaving)
                 .await?;
         }
-        let mut arriving = Arriving::default();
+        let mut arriving = Arriving {
+            kept: call.returned.map(|_| Vec::new()),
+            ..Arriving::default()
+        };
         if !leaving.rows.is_empty() {
             let question = Question {
                 text: &insert,
@@ -169,7 +176,7 @@ impl Session {
             self.converse_each(&mut links[target], &question, &leaving.rows, &mut arriving)
                 .await?;
         }
-        let (left, arrived) = (leaving.rows.len() as u64, arriving.0.rows);
+        let (left, arrived) = (leaving.rows.len() as u64, arriving.tally.rows);
         if left != arrived {
             return Err(Failure::Ours {
                 sqlstate: "XX000",
@@ -178,6 +185,11 @@ impl Session {
                 ),
                 hint: None,
             });
+        }
+        if let Some(returned) = call.returned
+            && description.columns.is_some()
+        {
+            returned.borrow_mut().rows = arriving.kept;
         }
         Ok(arrived)
     }

@@ -1,8 +1,8 @@
 //! A query whose shards' answers add up: all are asked at once, and their rows are merged as they come.
 
-use super::{Call, Telling, needed, without_moved_position};
+use super::{Call, Description, Telling, needed, without_moved_position};
 use crate::execution::branch::{self, Audience, Failure, Question};
-use crate::execution::columns;
+use crate::execution::columns::{self, Column};
 use crate::execution::merge::{MergeError, Merger};
 use crate::plan::Refusal;
 use crate::plan::spread::{Gather, Scatter};
@@ -58,6 +58,18 @@ impl Audience for Rows<'_> {
     }
 }
 
+/// A scatter whose shards have been found to fit, before they are asked.
+pub(super) struct Prepared {
+    pub links: Vec<Link>,
+    /// What each connection's shard is asked.
+    pub texts: Vec<Vec<u8>>,
+    pub description: Description,
+    pub columns: Vec<Column>,
+    pub merger: Merger,
+    /// How many characters of the text are the client's, from the start; `None`: all of them.
+    pub same: Option<usize>,
+}
+
 impl Session {
     pub(super) async fn scatter(
         &mut self,
@@ -65,6 +77,54 @@ impl Session {
         scatter: &Scatter,
         otherwise: &Result<Box<Gather>, Refusal>,
     ) -> Result<(), Fault> {
+        let Some(prepared) = self.prepare_scatter(call, scatter).await? else {
+            return match otherwise {
+                Ok(gather) => {
+                    // Temporary tables are made on the way.
+                    self.reads.seeks = Seeks::Primary;
+                    self.gather(call, gather).await
+                }
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+            };
+        };
+        let Prepared {
+            mut links,
+            texts,
+            description,
+            columns,
+            mut merger,
+            same,
+        } = prepared;
+        if call.telling == Telling::Description {
+            let mut body = Vec::new();
+            columns::encode(&columns[..merger.visible()], &mut body);
+            branch::pass_on(b'T', &body, &mut self.client.outbox);
+        }
+        let formats = merger.formats();
+        let questions = texts.iter().map(|text| Question {
+            text,
+            types: &description.types,
+            parameters: call.raw_parameters,
+            formats: &formats,
+        });
+        let questions: Vec<Question<'_>> = questions.collect();
+        let mut rows = Rows {
+            ended: vec![false; links.len()],
+            merger: &mut merger,
+        };
+        let done = self.converse(&mut links, &questions, &mut rows).await;
+        let done = done.map_err(|failure| without_moved_position(failure, same));
+        self.finish(links, done).await?;
+        self.tell_tag(&format!("SELECT {}", merger.rows()));
+        Ok(())
+    }
+
+    /// Everything up to the question; `None`: the types of the columns do not allow to merge exactly, and the connections are gone.
+    pub(super) async fn prepare_scatter(
+        &mut self,
+        call: &Call<'_>,
+        scatter: &Scatter,
+    ) -> Result<Option<Prepared>, Fault> {
         let counts = scatter
             .counts(&call.values())
             .map_err(|error| Fault::Postgres {
@@ -94,7 +154,8 @@ impl Session {
                 {
                     failure = own;
                 }
-                return self.finish(links, Err(failure)).await;
+                self.finish(links, Err(failure)).await?;
+                return Err(Fault::Told);
             }
         };
         let described = columns::decode(description.columns.as_deref().unwrap_or(&[0, 0]));
@@ -106,47 +167,25 @@ impl Session {
                     message: error.to_string(),
                     hint: None,
                 };
-                return self.finish(links, Err(failure)).await;
+                self.finish(links, Err(failure)).await?;
+                return Err(Fault::Told);
             }
         };
-        let merger = Merger::new(scatter, &columns, call.formats, counts, links.len());
-        let mut merger = match merger {
-            Ok(merger) => merger,
+        match Merger::new(scatter, &columns, call.formats, counts, links.len()) {
+            Ok(merger) => Ok(Some(Prepared {
+                links,
+                texts,
+                description,
+                columns,
+                merger,
+                same,
+            })),
             Err(unsuitable) => {
                 self.finish(links, Ok(())).await?;
                 tracing::debug!(why = unsuitable.0, "rows are gathered instead of merged");
-                return match otherwise {
-                    Ok(gather) => {
-                        // Temporary tables are made on the way.
-                        self.reads.seeks = Seeks::Primary;
-                        self.gather(call, gather).await
-                    }
-                    Err(refusal) => Err(Fault::Refused(refusal.clone())),
-                };
+                Ok(None)
             }
-        };
-        if call.telling == Telling::Description {
-            let mut body = Vec::new();
-            columns::encode(&columns[..merger.visible()], &mut body);
-            branch::pass_on(b'T', &body, &mut self.client.outbox);
         }
-        let formats = merger.formats();
-        let questions = texts.iter().map(|text| Question {
-            text,
-            types: &description.types,
-            parameters: call.raw_parameters,
-            formats: &formats,
-        });
-        let questions: Vec<Question<'_>> = questions.collect();
-        let mut rows = Rows {
-            ended: vec![false; links.len()],
-            merger: &mut merger,
-        };
-        let done = self.converse(&mut links, &questions, &mut rows).await;
-        let done = done.map_err(|failure| without_moved_position(failure, same));
-        self.finish(links, done).await?;
-        self.tell_tag(&format!("SELECT {}", merger.rows()));
-        Ok(())
     }
 
     /// What each connection's shard is asked now.

@@ -44,6 +44,8 @@ enum Way {
     Text,
     /// Parameters binary, their types declared; results binary.
     Binary,
+    /// As text, with two rows asked for at a time.
+    Portions,
 }
 
 /// Says what was being done when a test panics: an answer that does not come, a message that cannot be read.
@@ -185,11 +187,13 @@ impl Pair {
         }
         each(self.run(case, Way::Text));
         each(self.run(case, Way::Binary));
+        each(self.run(case, Way::Portions));
     }
 
     /// In the way that is this number's turn.
     pub fn run_one_way(&mut self, case: &Case, number: usize) -> Verdict {
-        self.run(case, [Way::Simple, Way::Text, Way::Binary][number % 3])
+        let ways = [Way::Simple, Way::Text, Way::Binary, Way::Portions];
+        self.run(case, ways[number % ways.len()])
     }
 
     fn run(&mut self, case: &Case, way: Way) -> Verdict {
@@ -233,6 +237,14 @@ impl Pair {
                 let found = self.proxy.simple(&sql);
                 let refused = found.refusal().is_some();
                 (found, (!refused).then(|| self.plain.direct.simple(&sql)))
+            }
+            Way::Portions => {
+                let parameters = self.parameters(case, Way::Text);
+                let found = self.proxy.portions(sql, &parameters, Format::Text, 2);
+                let refused = found.refusal().is_some();
+                let plain = &mut self.plain.direct;
+                let expected = || plain.portions(sql, &parameters, Format::Text, 2);
+                (found, (!refused).then(expected))
             }
             Way::Text | Way::Binary => {
                 let parameters = self.parameters(case, way);
