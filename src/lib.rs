@@ -11,10 +11,10 @@
 //! 6. [`execution`] relays bytes, both ways at once, until the server is ready for the next one.
 //!
 //! [`resharding`] decides what moves between shards, beside all that, and [`moving`] moves it. [`topology`] watches the nodes, [`store`] keeps what a fleet of proxies
-//! agrees on, [`admin`] lets people look and steer, [`cli`] builds everything. [`config`] is plain data.
+//! agrees on, [`admin`] lets people look and steer, [`cli`] builds everything. [`http`] makes calls, [`config`] is plain data.
 //! Imports go down this list of floors only, which `tests/tidy.rs` checks: cli, server, admin and moving, session and resharding,
 //! execution, topology,
-//! plan and backend, sql and catalog, wire and sharding and store, config.
+//! plan and backend, sql and catalog, wire and sharding and store, http, config.
 
 pub mod admin;
 pub mod backend;
@@ -22,6 +22,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod execution;
+pub mod http;
 pub mod moving;
 pub mod plan;
 pub mod resharding;

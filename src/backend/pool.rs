@@ -51,6 +51,16 @@ pub enum CheckoutError {
         "{waiting} clients are already waiting for one of the {size} server connections of this pool"
     )]
     QueueFull { waiting: usize, size: usize },
+    #[error(
+        "{waiting} clients wait for one of the {size} server connections of this pool with {held} bytes of statements, and {more} bytes more would be above the limit of {limit}"
+    )]
+    QueueHeavy {
+        waiting: usize,
+        size: usize,
+        held: u64,
+        more: u64,
+        limit: u64,
+    },
     /// Nobody was found who is the primary.
     #[error("the shard has had no primary for {0:?}: {1}")]
     NoPrimary(Duration, Rc<str>),
@@ -143,7 +153,7 @@ struct State {
         reason = "a connection changes hands twice a statement: its address moves, it does not"
     )]
     idle: Vec<Box<Server>>,
-    waiting: VecDeque<Rc<Waiter>>,
+    waiting: Queue,
     /// Idle, lent and connecting.
     open: usize,
     connecting: usize,
@@ -166,7 +176,41 @@ struct Trouble {
 /// What a pool gives a client that waits. A client has one and uses it again and again.
 pub struct Waiter {
     since: Cell<Instant>,
+    /// Of what its client has sent and nobody has dealt with.
+    bytes: Cell<u64>,
     slot: RefCell<Slot>,
+}
+
+/// Who waits, the first in front, and the bytes that they hold.
+#[derive(Default)]
+struct Queue {
+    waiters: VecDeque<Rc<Waiter>>,
+    bytes: u64,
+}
+
+impl Queue {
+    fn push(&mut self, waiter: Rc<Waiter>) {
+        self.bytes += waiter.bytes.get();
+        self.waiters.push_back(waiter);
+    }
+
+    fn pop(&mut self) -> Option<Rc<Waiter>> {
+        let waiter = self.waiters.pop_front()?;
+        self.bytes -= waiter.bytes.get();
+        Some(waiter)
+    }
+
+    /// Whoever it was is gone.
+    fn leave(&mut self, waiter: &Rc<Waiter>) {
+        let at = self
+            .waiters
+            .iter()
+            .position(|waiting| Rc::ptr_eq(waiting, waiter));
+        if let Some(at) = at {
+            self.waiters.remove(at);
+            self.bytes -= waiter.bytes.get();
+        }
+    }
 }
 
 enum Slot {
@@ -205,7 +249,7 @@ impl Pool {
             lending: Lending::Open,
             moved_at: None,
             idle: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             open: 0,
             connecting: 0,
             at_once: CONNECTING_AT_ONCE,
@@ -223,13 +267,13 @@ impl Pool {
         Rc::clone(&self.state.borrow().spec)
     }
 
-    /// Lends a connection, in the order of arrival.
-    pub async fn checkout(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
+    /// Lends a connection, in the order of arrival. Who waits for it holds so many bytes that nobody has dealt with.
+    pub async fn checkout(self: &Rc<Pool>, bytes: u64) -> Result<Lent, CheckoutError> {
         loop {
             let taken = self.take_idle()?;
             let server = match taken {
                 Some(server) => server,
-                None => return self.wait().await,
+                None => return self.wait(bytes).await,
             };
             let mut lent = Lent {
                 server: Some(server),
@@ -276,16 +320,16 @@ impl Pool {
             Lending::Paused | Lending::Leaderless => return Ok(None),
             Lending::Open => {}
         }
-        if state.waiting.is_empty() {
+        if state.waiting.waiters.is_empty() {
             Ok(state.idle.pop())
         } else {
             Ok(None)
         }
     }
 
-    async fn wait(self: &Rc<Pool>) -> Result<Lent, CheckoutError> {
+    async fn wait(self: &Rc<Pool>, bytes: u64) -> Result<Lent, CheckoutError> {
         let now = Instant::now();
-        let mut place = self.enqueue(&Waiter::new(now), now)?;
+        let mut place = self.enqueue(&Waiter::new(now), bytes, now)?;
         std::future::poll_fn(|cx| place.poll(cx)).await
     }
 
@@ -293,6 +337,7 @@ impl Pool {
     pub fn enqueue(
         self: &Rc<Pool>,
         waiter: &Rc<Waiter>,
+        bytes: u64,
         now: Instant,
     ) -> Result<Place, CheckoutError> {
         {
@@ -300,16 +345,29 @@ impl Pool {
             if state.lending == Lending::Closed {
                 return Err(CheckoutError::Closed);
             }
-            let limit = state.spec.settings.max_waiting;
-            if state.waiting.len() >= limit {
+            let settings = &state.spec.settings;
+            let (limit, most_bytes) = (settings.max_waiting, settings.max_waiting_size.0);
+            if state.waiting.waiters.len() >= limit {
                 return Err(CheckoutError::QueueFull {
-                    waiting: state.waiting.len(),
+                    waiting: state.waiting.waiters.len(),
                     size: state.spec.share,
                 });
             }
+            // What is larger than the limit by itself may wait alone.
+            let (held, more) = (state.waiting.bytes, bytes);
+            if held > 0 && held + more > most_bytes {
+                return Err(CheckoutError::QueueHeavy {
+                    waiting: state.waiting.waiters.len(),
+                    size: state.spec.share,
+                    held,
+                    more,
+                    limit: most_bytes,
+                });
+            }
             waiter.since.set(now);
+            waiter.bytes.set(bytes);
             *waiter.slot.borrow_mut() = Slot::Waiting(None);
-            state.waiting.push_back(Rc::clone(waiter));
+            state.waiting.push(Rc::clone(waiter));
         }
         self.connect_as_needed();
         Ok(Place {
@@ -331,7 +389,7 @@ impl Pool {
             return;
         }
         let at_once = state.at_once;
-        let wanted = state.waiting.len().max(
+        let wanted = state.waiting.waiters.len().max(
             state
                 .spec
                 .settings
@@ -407,7 +465,7 @@ impl Pool {
             }
             state.at_once = 1;
             if state.open == state.connecting && !(away && spec.patience > Duration::ZERO) {
-                told = std::mem::take(&mut state.waiting);
+                told = std::mem::take(&mut state.waiting).waiters;
             } else {
                 let wait = before.map_or(FIRST_RETRY, |before| (before.wait * 2).min(LAST_RETRY));
                 let pause = jittered(wait);
@@ -452,7 +510,7 @@ impl Pool {
         }
         if state.lending == Lending::Open {
             let mut server = server;
-            while let Some(waiter) = state.waiting.pop_front() {
+            while let Some(waiter) = state.waiting.pop() {
                 match waiter.give(server) {
                     Ok(()) => return,
                     Err(back) => server = back,
@@ -492,10 +550,11 @@ impl Pool {
             });
             while state
                 .waiting
+                .waiters
                 .front()
                 .is_some_and(|waiter| now.duration_since(waiter.since.get()) >= timeout)
             {
-                if let Some(waiter) = state.waiting.pop_front() {
+                if let Some(waiter) = state.waiting.pop() {
                     waiter.resolve(Slot::Failed(error.clone()));
                 }
             }
@@ -523,7 +582,7 @@ impl Pool {
     /// Whether it has a connection, makes one, or somebody waits for one.
     pub fn is_in_use(&self) -> bool {
         let state = self.state.borrow();
-        state.open > 0 || !state.waiting.is_empty()
+        state.open > 0 || !state.waiting.waiters.is_empty()
     }
 
     /// New settings: from now on; what is open beyond the new size is closed as it comes back. `away` is for those that are open to another place.
@@ -564,7 +623,7 @@ impl Pool {
                 Lending::Closed => {
                     closed.append(&mut state.idle);
                     state.open -= closed.len();
-                    for waiter in std::mem::take(&mut state.waiting) {
+                    for waiter in std::mem::take(&mut state.waiting).waiters {
                         waiter.resolve(Slot::Failed(CheckoutError::Closed));
                     }
                 }
@@ -572,7 +631,7 @@ impl Pool {
                     let state = &mut *state;
                     // A waiter is taken only together with a connection for it.
                     while let Some(server) = state.idle.pop() {
-                        let Some(waiter) = state.waiting.pop_front() else {
+                        let Some(waiter) = state.waiting.pop() else {
                             state.idle.push(server);
                             break;
                         };
@@ -631,10 +690,14 @@ impl Pool {
             idle: state.idle.len(),
             lent: state.open - state.idle.len() - state.connecting,
             connecting: state.connecting,
-            waiting: state.waiting.len(),
-            longest_wait: state.waiting.front().map_or(Duration::ZERO, |waiter| {
-                now.duration_since(waiter.since.get())
-            }),
+            waiting: state.waiting.waiters.len(),
+            longest_wait: state
+                .waiting
+                .waiters
+                .front()
+                .map_or(Duration::ZERO, |waiter| {
+                    now.duration_since(waiter.since.get())
+                }),
         }
     }
 
@@ -654,6 +717,7 @@ impl Waiter {
     pub fn new(now: Instant) -> Rc<Waiter> {
         Rc::new(Waiter {
             since: Cell::new(now),
+            bytes: Cell::new(0),
             slot: RefCell::new(Slot::Abandoned),
         })
     }
@@ -717,13 +781,7 @@ impl Drop for Place {
             self.pool.put(server, Instant::now());
         }
         let mut state = self.pool.state.borrow_mut();
-        if let Some(at) = state
-            .waiting
-            .iter()
-            .position(|waiter| Rc::ptr_eq(waiter, &self.waiter))
-        {
-            state.waiting.remove(at);
-        }
+        state.waiting.leave(&self.waiter);
     }
 }
 

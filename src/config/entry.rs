@@ -3,7 +3,8 @@
 use super::authentication::Sources;
 use super::section::{Entry, Section};
 use super::{
-    CrossShardCommit, Database, Duty, Line, Node, PoolMode, Sequences, Shard, User, reads, secret,
+    CrossShardCommit, Database, Duty, Line, Node, PoolMode, Sequences, Shard, Url, User, reads,
+    secret, url,
 };
 
 /// The name of the admin database, which no other database may have.
@@ -121,6 +122,7 @@ fn node(mut section: Section<'_>) -> Option<Node> {
     let weight = section.read("weight", |entry| entry.whole(0..=HEAVIEST));
     let zone = section.read("zone", |entry| entry.name());
     let backup = section.read("backup", |entry| entry.boolean());
+    let patroni = section.read("patroni", patroni);
     let line = section.line;
     section.done();
     Some(Node {
@@ -134,7 +136,20 @@ fn node(mut section: Section<'_>) -> Option<Node> {
             Some(true) => Duty::Backup,
             _ => Duty::Regular,
         },
+        patroni,
     })
+}
+
+/// The address of the agent; what is asked there is known.
+fn patroni(entry: Entry<'_>) -> Option<Url> {
+    const ALLOWED: &str = "the address of its Patroni, like \"http://10.0.0.1:8008\"";
+    let mut url = url::read(&entry, ALLOWED)?;
+    if url.path != "/" {
+        entry.wrong("such an address", ALLOWED);
+        return None;
+    }
+    url.path = "/primary".to_owned();
+    Some(url)
 }
 
 pub(super) fn database(

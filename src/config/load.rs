@@ -12,8 +12,9 @@ use super::reads;
 use super::section::{Section, Source};
 use super::settings;
 use super::{
-    Authentication, Config, Database, FailoverMode, Line, Listen, Method, Node, Password, Pool,
-    Problem, Rules, Shard, StoreUse, TlsLines, User, authentication, distribution, store, table,
+    Authentication, Config, Database, Failover, FailoverMode, Line, Listen, Method, Node, Password,
+    Pool, Problem, Rules, Scheme, Shard, StoreUse, TlsLines, User, authentication, distribution,
+    store, table,
 };
 
 /// Reads a file, with secrets from this process's environment.
@@ -133,6 +134,7 @@ fn whole(mut root: Section<'_>, file: &str) -> Config {
         }
     }
     same_node_twice(&root, &shards, databases.len());
+    patroni_on_all_nodes(&root, &shards, &failover);
     smaller_than_workers(&root, workers, &pool, &users, &databases);
     let authentication = authentication::users_only_listed(sources, &mut users);
     authentication::certificates_can_be_verified(&root, &listen, &authentication, &users);
@@ -187,6 +189,34 @@ fn same_node_twice(root: &Section<'_>, shards: &[Shard], databases: usize) {
                 );
             }
             seen.push((node, &shard.name));
+        }
+    }
+}
+
+/// A shard of which some nodes have nobody to say who the primary is would follow two rules. And two who promote are worse than none.
+fn patroni_on_all_nodes(root: &Section<'_>, shards: &[Shard], failover: &Failover) {
+    for shard in shards {
+        let with = shard.nodes.iter().filter(|node| node.patroni.is_some());
+        if with.clone().count() == 0 {
+            continue;
+        }
+        let key = format!("shards.{}.nodes", shard.name);
+        for node in shard.nodes.iter().filter(|node| node.patroni.is_none()) {
+            let message =
+                "has no patroni, and another node of the shard has; give all of them one, or none";
+            root.source.note(node.line, &key, message);
+        }
+        if failover.mode == FailoverMode::Promote {
+            let message = "failover.mode is \"promote\", and Patroni promotes the nodes of this shard; let one of the two do it";
+            root.source.note(shard.line, &key, message);
+        }
+        let is_https = |node: &&Node| {
+            let url = node.patroni.as_ref();
+            url.is_some_and(|url| url.scheme == Scheme::Https)
+        };
+        if let (Some(node), None) = (with.clone().find(is_https), &failover.tls) {
+            let message = "has a patroni of https; give failover.root_certificate, the path of a PEM file with the authorities to trust";
+            root.source.note(node.line, &key, message);
         }
     }
 }

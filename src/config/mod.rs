@@ -17,6 +17,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod url;
 mod userlist;
 mod value;
 
@@ -30,6 +31,7 @@ pub use reads::{
 pub use rules::{Asking, Method, Origin, Rule, Rules};
 pub use value::duration;
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -249,6 +251,8 @@ pub struct Pool {
     pub checkout_timeout: Duration,
     /// Most clients that wait.
     pub max_waiting: usize,
+    /// Most bytes of what they have sent and nobody has dealt with.
+    pub max_waiting_size: ByteSize,
     /// An idle connection is closed after this; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A connection is closed after this, give or take 10 %; `None`: never.
@@ -278,6 +282,8 @@ pub struct Health {
     /// For so long, give or take 10 %; twice as long each time it happens again soon.
     pub eject_time: Duration,
     pub max_eject_time: Duration,
+    /// A replica that has come back gets its part of the reads by and by over this time.
+    pub slow_start: Duration,
 }
 
 /// What transactions may do that work on several shards.
@@ -340,7 +346,7 @@ pub struct Etcd {
     pub prefix: String,
     pub login: Option<EtcdLogin>,
     /// `None`: HTTP.
-    pub tls: Option<EtcdTls>,
+    pub tls: Option<HttpTls>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -356,11 +362,41 @@ pub struct EtcdLogin {
     pub password: Secret,
 }
 
+/// What a call goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtcdTls {
-    /// PEM; the authorities of the members' certificates.
+pub struct Url {
+    pub scheme: Scheme,
+    pub endpoint: Endpoint,
+    /// With its question mark and what follows; it begins with a slash.
+    pub path: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        let Endpoint { host, port } = &self.endpoint;
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}{}", self.path),
+            false => write!(f, "{scheme}://{host}:{port}{}", self.path),
+        }
+    }
+}
+
+/// TLS towards servers that speak HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTls {
+    /// PEM; the authorities of the servers' certificates.
     pub root_certificate: PathBuf,
-    /// What is shown to members that ask for a certificate.
+    /// What is shown to servers that ask for a certificate.
     pub certificate: Option<Certificate>,
 }
 
@@ -515,6 +551,8 @@ pub struct Node {
     pub weight: u32,
     pub zone: Option<String>,
     pub duty: Duty,
+    /// Where the Patroni that looks after it answers; `None`: nobody but the node itself says whether it is the primary.
+    pub patroni: Option<Url>,
 }
 
 /// When a node takes reads.

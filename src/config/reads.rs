@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::ByteSize;
 use super::section::{Entry, Section};
+use super::url;
+use super::{ByteSize, HttpTls, Scheme, Url};
 
 const LONGEST: Duration = Duration::from_secs(3600);
 const MOST_FUNCTIONS: usize = 1000;
@@ -123,6 +124,8 @@ pub struct Failover {
     /// Run after a switchover, to make a standby of the old primary.
     pub rejoin_command: Option<Argv>,
     pub rejoin_timeout: Duration,
+    /// For calls to Patroni and to the hook that fences, where they are https.
+    pub tls: Option<HttpTls>,
 }
 
 /// A program and its arguments; no shell reads them.
@@ -140,6 +143,8 @@ pub enum Fence {
     /// Nothing does, and that was said.
     Nothing,
     Command(Argv),
+    /// It is told by a POST.
+    Hook(Url),
 }
 
 /// What a promotion does when a replica cannot be asked how far it has come.
@@ -252,17 +257,35 @@ fn argv(entry: Entry<'_>) -> Option<Argv> {
 
 fn fence(section: &mut Section<'_>) -> Fence {
     let command = section.read("fence_command", argv);
+    let hook = section.read("fence_url", |entry| {
+        url::read(
+            &entry,
+            "the address of a hook, like \"http://10.0.0.9:8080/fence\"",
+        )
+    });
     let nothing = section.read("fence", |entry| entry.choice(&[("none", Fence::Nothing)]));
-    if command.is_some() && nothing.is_some() {
-        section.note_key(
-            "fence",
-            "is \"none\", and there is a fence_command; take one of them away",
-        );
+    let given: Vec<&str> = ["fence_command", "fence_url", "fence"]
+        .into_iter()
+        .filter(|key| section.has(key))
+        .collect();
+    if let [.., one, other] = given[..] {
+        let message = format!("is given, and so is {one}; take one of them away");
+        section.note_key(other, message);
     }
     command
         .map(Fence::Command)
+        .or(hook.map(Fence::Hook))
         .or(nothing)
         .unwrap_or(Fence::Undecided)
+}
+
+fn https_needs_a_root(section: &Section<'_>, key: &str, url: &Url, tls: Option<&HttpTls>) {
+    if url.scheme == Scheme::Https && tls.is_none() {
+        section.note_key(
+            key,
+            "is https; give root_certificate, the path of a PEM file with the authorities to trust",
+        );
+    }
 }
 
 pub(super) fn failover(mut section: Section<'_>) -> Failover {
@@ -317,11 +340,15 @@ pub(super) fn failover(mut section: Section<'_>) -> Failover {
                 entry.duration(seconds(1)..=seconds(86_400))
             })
             .unwrap_or(seconds(600)),
+        tls: url::tls(&mut section),
     };
+    if let Fence::Hook(hook) = &failover.fence {
+        https_needs_a_root(&section, "fence_url", hook, failover.tls.as_ref());
+    }
     if failover.mode == FailoverMode::Promote && failover.fence == Fence::Undecided {
         section.note_key(
             "mode",
-            "is \"promote\", which needs a fence_command that keeps the old primary from taking writes, or fence = \"none\" for doing without",
+            "is \"promote\", which needs a fence_command or a fence_url that keeps the old primary from taking writes, or fence = \"none\" for doing without",
         );
     }
     section.done();

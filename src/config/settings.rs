@@ -281,6 +281,9 @@ pub(super) fn pool(mut section: Section<'_>) -> Pool {
         max_waiting: section
             .read("max_waiting", |entry| entry.whole(0..=MOST_CONNECTIONS))
             .unwrap_or(1000),
+        max_waiting_size: section
+            .read("max_waiting_size", |entry| entry.size(1 << 10..=1 << 40))
+            .unwrap_or(ByteSize(256 << 20)),
         idle_timeout: section
             .read("idle_timeout", |entry| {
                 entry.duration_or_off(some_time.clone())
@@ -358,6 +361,12 @@ pub(super) fn health(mut section: Section<'_>) -> Health {
                 entry.duration(millis(100)..=seconds(86_400))
             })
             .unwrap_or(seconds(60)),
+        slow_start: section
+            .read("slow_start", |entry| {
+                entry.duration_or_off(millis(100)..=seconds(3600))
+            })
+            .unwrap_or(Some(seconds(10)))
+            .unwrap_or_default(),
     };
     section.done();
     health

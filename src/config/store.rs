@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::secret::secret;
 use super::section::{Entry, Section};
-use super::settings::existing_file;
-use super::{Certificate, Endpoint, Etcd, EtcdLogin, EtcdTls, Store, StorePlace};
+use super::url;
+use super::{Endpoint, Etcd, EtcdLogin, HttpTls, Scheme, Store, StorePlace};
 
 /// The directory beside the configuration file.
 const DIRECTORY: &str = "state";
@@ -15,12 +15,6 @@ const PREFIX: &str = "/trunkline/";
 enum Kind {
     File,
     Etcd,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Scheme {
-    Http,
-    Https,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Store {
@@ -103,36 +97,12 @@ fn etcd(section: &mut Section<'_>) -> StorePlace {
 
 fn endpoint(entry: Entry<'_>) -> Option<(Scheme, Endpoint)> {
     const ALLOWED: &str = "http:// or https://, a host and a port, like \"http://10.0.0.1:2379\"";
-    let text = entry.text(ALLOWED)?;
-    let parsed = || {
-        let (scheme, rest) = match text.split_once("://")? {
-            ("http", rest) => (Scheme::Http, rest),
-            ("https", rest) => (Scheme::Https, rest),
-            _ => return None,
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = rest.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port: &u16| *port != 0)?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        let is_host = match bracketed {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => {
-                !host.is_empty()
-                    && host
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-            }
-        };
-        let host = bracketed.unwrap_or(host).to_owned();
-        is_host.then_some((scheme, Endpoint { host, port }))
-    };
-    let parsed = parsed();
-    if parsed.is_none() {
+    let url = url::read(&entry, ALLOWED)?;
+    if url.path != "/" {
         entry.wrong("an endpoint", ALLOWED);
+        return None;
     }
-    parsed
+    Some((url.scheme, url.endpoint))
 }
 
 fn login(section: &mut Section<'_>) -> Option<EtcdLogin> {
@@ -149,9 +119,9 @@ fn login(section: &mut Section<'_>) -> Option<EtcdLogin> {
     })
 }
 
-fn tls(section: &mut Section<'_>, is_https: bool) -> Option<EtcdTls> {
+fn tls(section: &mut Section<'_>, is_https: bool) -> Option<HttpTls> {
     if !is_https {
-        for key in ["root_certificate", "certificate", "key"] {
+        for key in url::TLS_KEYS {
             section.take(key);
             if section.has(key) {
                 section.note_key(
@@ -162,23 +132,11 @@ fn tls(section: &mut Section<'_>, is_https: bool) -> Option<EtcdTls> {
         }
         return None;
     }
-    let root_certificate = section.required(
-        "root_certificate",
-        "the path of a PEM file with the authorities to trust",
-        existing_file,
-    );
-    let certificate = section.read("certificate", existing_file);
-    let key = section.read("key", existing_file);
-    match (section.has("certificate"), section.has("key")) {
-        (true, false) => section.note_key("key", "is missing; give it beside certificate"),
-        (false, true) => section.note_key("certificate", "is missing; give it beside key"),
-        _ => {}
+    if !section.has("root_certificate") {
+        section.note_key(
+            "root_certificate",
+            "is missing; give the path of a PEM file with the authorities to trust",
+        );
     }
-    let certificate = certificate
-        .zip(key)
-        .map(|(certificate, key)| Certificate { certificate, key });
-    Some(EtcdTls {
-        root_certificate: root_certificate?,
-        certificate,
-    })
+    url::tls(section)
 }

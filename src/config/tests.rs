@@ -129,6 +129,58 @@ fn the_reference_file_has_every_key() {
     }
 }
 
+#[test]
+fn patroni_is_for_all_nodes_of_a_shard_and_promotes_alone() {
+    let file = |more: &str, nodes: &[&str]| {
+        let mut text = format!(
+            "users = [{{ name = \"app\", auth = \"trust\" }}]\ndatabases = [{{ name = \"app\" }}]\n{more}\n[[shards]]\nname = \"s1\"\n"
+        );
+        for (place, patroni) in nodes.iter().enumerate() {
+            text += &format!("[[shards.nodes]]\nhost = \"n{place}\"\n{patroni}\n");
+        }
+        text
+    };
+    let [http, https] =
+        ["http", "https"].map(|scheme| format!("patroni = \"{scheme}://[::1]:8008/\""));
+    let config = parse(&file("", &[&http, &http]), "trunkline.toml", &secrets).expect("sound");
+    let url = config.shards[0].nodes[1].patroni.as_ref().expect("given");
+    assert_eq!(url.to_string(), "http://[::1]:8008/primary");
+    let promote = "[failover]\nmode = \"promote\"\nfence = \"none\"";
+    let hook = "[failover]\nfence_url = \"https://h:1/x?y=1\"";
+    let both = "[failover]\nfence_url = \"http://h:1/x\"\nfence = \"none\"";
+    for (text, wanted) in [
+        (
+            file("", &[&http, ""]),
+            "has no patroni, and another node of the shard has",
+        ),
+        (file(promote, &[&http]), "let one of the two do it"),
+        (file("", &[&https]), "give failover.root_certificate"),
+        (
+            file("", &["patroni = \"10.0.0.1:8008\""]),
+            "give the address of its Patroni",
+        ),
+        (
+            file("", &["patroni = \"http://h:8008/primary\""]),
+            "give the address of its Patroni",
+        ),
+        (file(hook, &[""]), "is https; give root_certificate"),
+        (
+            file(both, &[""]),
+            "and so is fence_url; take one of them away",
+        ),
+        (
+            file("[failover]\nfence_url = \"http://h/x\"", &[""]),
+            "the address of a hook",
+        ),
+    ] {
+        let said = messages(&text);
+        assert!(
+            said.contains(wanted) && said.lines().count() == 1,
+            "{text}\n{said}"
+        );
+    }
+}
+
 /// What the reference file says of defaults is what is used when nothing is said.
 #[test]
 fn the_reference_file_shows_the_defaults() {

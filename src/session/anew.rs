@@ -11,7 +11,7 @@ use super::link::{Link, Naming, Phase};
 use super::respond::{End, Fault};
 use super::shape::Difference;
 use super::statement::Statement;
-use super::transaction::{Prologue, Transaction};
+use super::transaction::{Prologue, Transaction, default_modes};
 use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
@@ -100,12 +100,21 @@ impl Session {
         });
     }
 
-    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more.
+    /// The node of a primary's connection takes no writes: perhaps because it is the primary no more. Then its other connections take none either.
     #[cold]
     pub(super) fn saw_no_writes(&mut self) {
+        let defaults = default_modes(&self.settled);
+        let as_wanted = match &self.opened {
+            Some(opened) => opened.is_read_only(defaults),
+            None => defaults.is_read_only(),
+        };
         let Some(link) = self.link.as_mut().filter(|link| !link.is_replica()) else {
             return;
         };
+        if as_wanted {
+            return;
+        }
+        link.evict_pool();
         self.worker.shared.sighted(Sighting {
             shard: link.shard(),
             node: NodePlace(link.server().node),

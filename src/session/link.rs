@@ -868,7 +868,7 @@ impl Session {
             return Ok(lent);
         }
         self.waits(State::Waiting, Instant::now());
-        let lent = pool.checkout().await;
+        let lent = pool.checkout(self.held_bytes).await;
         self.waits(State::Active, Instant::now());
         lent.map_err(Fault::Checkout)
     }

@@ -188,6 +188,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         },
         unnamed: None,
         copy_rest: 0,
+        held_bytes: 0,
         max_message_size: usize::try_from(config.limits.max_message_size.0).unwrap_or(usize::MAX),
         max_prepared_statements: config.limits.max_prepared_statements,
         outcome: None,
@@ -242,7 +243,7 @@ async fn open(
     let own = if mode == PoolMode::Session && shards == 1 {
         let pool = worker.pool(&database, user, home, Seat::Primary);
         let pool = pool.ok_or_else(reconfigured)?;
-        Some(pool.checkout().await.map_err(Fault::Checkout)?)
+        Some(pool.checkout(0).await.map_err(Fault::Checkout)?)
     } else {
         None
     };
@@ -303,7 +304,7 @@ async fn greet(
     let home = database.catalog().home;
     let pool = worker.pool(database, user, home, Seat::Primary);
     let pool = pool.ok_or_else(reconfigured)?;
-    let mut lent = pool.checkout().await.map_err(Fault::Checkout)?;
+    let mut lent = pool.checkout(0).await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(Loss::before(error));
     if database.server_search_path(&user.name).is_none() && lent.settings.is_default() {
         let mut answer = Vec::new();

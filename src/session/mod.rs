@@ -175,6 +175,8 @@ pub struct Session {
     unnamed: Option<Rc<Statement>>,
     /// Bytes of a CopyData message that are still to come from the client.
     copy_rest: usize,
+    /// What the client has sent and was not dealt with when the messages at hand were taken.
+    held_bytes: u64,
     max_message_size: usize,
     max_prepared_statements: usize,
     /// Whether the transaction's last COMMIT or ROLLBACK was a commit.

@@ -193,6 +193,7 @@ impl Session {
             patience,
             client: self.reads.client,
             without: self.reads.without,
+            now: self.unit_began,
         };
         let pools = &self.reads.pools;
         let in_use = |place| {
@@ -266,7 +267,7 @@ impl Session {
                 return Ok(lent);
             }
             self.waits(State::Waiting, Instant::now());
-            let lent = pool.checkout().await;
+            let lent = pool.checkout(self.held_bytes).await;
             self.waits(State::Active, Instant::now());
             match lent {
                 Ok(lent) => return Ok(lent),
@@ -302,7 +303,7 @@ impl Session {
         if let Some(lent) = pool.try_checkout(self.unit_began) {
             return Ok(lent);
         }
-        if let Ok(queued) = pool.enqueue(&self.waiter, self.unit_began) {
+        if let Ok(queued) = pool.enqueue(&self.waiter, self.held_bytes, self.unit_began) {
             self.place = Some(queued);
             self.reads.asked = Some(place);
             self.waits(State::Waiting, self.unit_began);

@@ -152,6 +152,14 @@ impl Fault {
                         .hint("Raise pool.size or pool.max_waiting."),
                 );
             }
+            Fault::Checkout(error @ CheckoutError::QueueHeavy { .. }) => {
+                let message = error.to_string();
+                answer::error_response(
+                    out,
+                    &Report::new(severity, "53300", &message)
+                        .hint("Raise pool.size or pool.max_waiting_size."),
+                );
+            }
             Fault::Checkout(error @ CheckoutError::NoPrimary(..)) => {
                 let message = error.to_string();
                 let report = Report::new(severity, "57P03", &message);

@@ -276,7 +276,7 @@ impl Session {
         };
         let Some(lent) = pool.try_checkout(self.unit_began) else {
             // Whatever speaks against a wait is said on the long way.
-            if let Ok(place) = pool.enqueue(&self.waiter, self.unit_began) {
+            if let Ok(place) = pool.enqueue(&self.waiter, self.held_bytes, self.unit_began) {
                 self.place = Some(place);
                 self.waits(State::Waiting, self.unit_began);
             }

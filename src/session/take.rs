@@ -14,6 +14,7 @@ impl Session {
     pub(super) fn take_straight(&mut self) -> Result<Path, End> {
         // The inbox is lent out so that messages can be borrowed from it while the session works on them.
         let inbox = std::mem::take(&mut self.client.inbox);
+        self.held_bytes = inbox.len() as u64;
         let mut taken = 0;
         let result = loop {
             match self.next_message(&inbox, &mut taken) {
@@ -36,6 +37,7 @@ impl Session {
     /// Deals with all messages that can be dealt with now.
     pub(super) async fn take_messages(&mut self) -> Result<(), End> {
         let inbox = std::mem::take(&mut self.client.inbox);
+        self.held_bytes = inbox.len() as u64;
         let mut taken = 0;
         let result = self.take_from(&inbox, &mut taken).await;
         // What was read meanwhile stands behind it.

@@ -65,6 +65,13 @@ impl Transaction {
     }
 }
 
+impl Prologue {
+    /// Whether the client itself has said that the transaction writes nothing.
+    pub fn is_read_only(&self, defaults: Modes) -> bool {
+        defaults.then(self.modes).is_read_only()
+    }
+}
+
 fn runs_on_replica(modes: Modes) -> bool {
     modes.isolation != Some(Isolation::Serializable)
         && modes.deferral != Some(Deferral::Deferrable)

@@ -48,6 +48,10 @@ impl Modes {
         clarity: Clarity::Unclear,
     };
 
+    pub fn is_read_only(self) -> bool {
+        self.access == Some(Access::ReadOnly)
+    }
+
     /// These, where `later` says nothing else.
     pub fn then(self, later: Modes) -> Modes {
         Modes {

@@ -6,7 +6,6 @@
 //!
 //! Read `gateway.rs` for which endpoint is asked, and what is asked again.
 
-mod connection;
 mod gateway;
 mod messages;
 
@@ -17,7 +16,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use self::connection::Lines;
 use self::gateway::{Gateway, Repeat};
 use self::messages::{
     Granted, Header, KeepAlive, KeyValue, Nothing, Ranged, Streamed, Transacted, WatchTold,
@@ -27,6 +25,7 @@ use super::moment::Moment;
 use super::transaction::{Expected, Write};
 use super::{Conflict, Listing, Outcome, StoreError, Transaction, Version, Versioned};
 use crate::config;
+use crate::http::Lines;
 
 /// Keys in one answer of a listing. With the most bytes each, that is half of what an answer may have.
 const PAGE: usize = 16;

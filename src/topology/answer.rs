@@ -1,6 +1,7 @@
 //! What a node says of itself when it is asked. Pure.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use crate::wire::replication::Lsn;
@@ -106,6 +107,28 @@ pub(super) struct Look {
     pub at: SystemTime,
     /// Or why there is none.
     pub answer: Result<Answer, Failure>,
+    pub lock: Lock,
+}
+
+/// What a node's Patroni says of the leader's lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Lock {
+    /// The node has no Patroni, so nobody but itself says what it is.
+    #[default]
+    Unasked,
+    /// The node is the leader.
+    Held {
+        /// How often in a row it was said.
+        times: usize,
+    },
+    /// It is not.
+    NotHeld {
+        /// What Patroni says that it is.
+        said: Arc<str>,
+        times: usize,
+    },
+    /// There is no answer, for this reason.
+    Unknown(Arc<str>),
 }
 
 /// Why a node gave no answer.

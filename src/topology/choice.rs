@@ -158,6 +158,7 @@ pub struct Read<'a> {
     pub client: u64,
     /// Nodes that have just failed it.
     pub without: NodeSet,
+    pub now: Instant,
 }
 
 /// Where a read goes.
@@ -277,7 +278,13 @@ pub fn choose(
     let nodes = &configured.nodes[..];
     let floor = read.floor.settled(&shard.written);
     let standing = Standing::of(shard, nodes, read, floor);
-    let balanced = Balanced { nodes, read, turn };
+    let balanced = Balanced {
+        nodes,
+        read,
+        turn,
+        shard,
+        slow_start: view.config.health.slow_start,
+    };
     let participant = participant(shard, nodes, read);
     let mut regular = standing.ready[REGULAR];
     if let Some(primary) = participant {
@@ -324,11 +331,19 @@ fn has_part(node: &config::Node, read: &Read<'_>) -> bool {
     read.balance != Balance::Weighted || node.weight > 0
 }
 
+/// Steps of the golden ratio come nowhere near each other for as long as can be.
+const GOLDEN_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Likewise, and not in step with the other ones: 2^64 divided by the square of the plastic number.
+const OTHER_STEP: u64 = 0x91E1_0DA5_C79E_7B1D;
+
 /// One choice among nodes that are equally fit.
 struct Balanced<'a> {
     nodes: &'a [config::Node],
     read: &'a Read<'a>,
     turn: &'a Cell<usize>,
+    shard: &'a ShardView,
+    slow_start: Duration,
 }
 
 impl Balanced<'_> {
@@ -336,6 +351,7 @@ impl Balanced<'_> {
         if fit.is_empty() {
             return None;
         }
+        let fit = self.warm(fit);
         match self.read.balance {
             Balance::RoundRobin => self.in_turn(fit),
             Balance::LeastConnections => self.idlest(fit, in_use),
@@ -346,6 +362,30 @@ impl Balanced<'_> {
             }
             Balance::NearestZone => self.in_turn(self.near(fit)),
         }
+    }
+
+    /// Without those that have come back lately, but for the share of the reads that they get already; all, when there are no others.
+    fn warm(&self, fit: NodeSet) -> NodeSet {
+        let share = |place: NodePlace| match self.shard.primary == Some(place) {
+            true => 1.0,
+            false => self.shard.nodes[place.0].share(self.read.now, self.slow_start),
+        };
+        let gets = |place: &NodePlace| {
+            let share = share(*place);
+            share >= 1.0 || self.drawn(*place) < share
+        };
+        let warm = fit.iter().filter(gets).fold(NodeSet::EMPTY, NodeSet::with);
+        if warm.is_empty() { fit } else { warm }
+    }
+
+    /// From 0 to 1, evenly: for a client's affinity always the same for the same client, so that each moves once.
+    fn drawn(&self, place: NodePlace) -> f64 {
+        let bits = match self.read.balance {
+            Balance::ClientAddress => mixed(affinity(self.read.client, &self.nodes[place.0])),
+            _ => (self.turn.get() as u64).wrapping_mul(OTHER_STEP),
+        };
+        // A double has 53 bits.
+        (bits >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn next_turn(&self) -> usize {
@@ -366,12 +406,11 @@ impl Balanced<'_> {
         self.in_turn(idle.fold(NodeSet::EMPTY, NodeSet::with))
     }
 
-    /// In proportion to the weights, and evenly in time: steps of the golden ratio come nowhere near each other for as long as can be.
+    /// In proportion to the weights, and evenly in time.
     fn by_weight(&self, fit: NodeSet) -> Option<NodePlace> {
-        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
         let weight = |place: NodePlace| u64::from(self.nodes[place.0].weight);
         let total: u64 = fit.iter().map(weight).sum();
-        let step = (self.next_turn() as u64).wrapping_mul(STEP);
+        let step = (self.next_turn() as u64).wrapping_mul(GOLDEN_STEP);
         let drawn = (u128::from(step) * u128::from(total)) >> 64;
         let mut passed = 0_u128;
         fit.iter().find(|place| {

@@ -61,6 +61,30 @@ struct Kept {
     pursuit: Pursuit,
     service: Service,
     marks: Arc<Marks>,
+    presence: Presence,
+}
+
+/// Whether a node serves, and since when again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Presence {
+    /// As it did when it was first seen; or nobody has seen it.
+    #[default]
+    Steady,
+    Away,
+    Returned(Instant),
+}
+
+impl Presence {
+    fn next(self, stage: Stage, now: Instant) -> Presence {
+        match (stage, self) {
+            (Stage::Down | Stage::Refused | Stage::Fenced | Stage::Ejected | Stage::Drained, _) => {
+                Presence::Away
+            }
+            (Stage::Up | Stage::Lagging, Presence::Away) => Presence::Returned(now),
+            // One that lags has its caches and connections.
+            (Stage::Unknown | Stage::Up | Stage::Lagging, same) => same,
+        }
+    }
 }
 
 impl Known {
@@ -116,15 +140,24 @@ impl Known {
             self.nodes[primary].service = Service::Offered;
         }
         self.take_back(now, rules, &mut told);
-        let turning = self.health.nodes().any(|node| node.is_turning());
+        let turning = self.health.is_doubted() || self.health.nodes().any(|node| node.is_turning());
         let trouble = match self.health.primary() {
             Some(_) if !turning => Trouble::None,
             // To knock more often does not help.
-            None if self.health.takes_the_first() => Trouble::None,
+            None if self.health.taken_unseen().is_some() => Trouble::None,
             _ => Trouble::Some,
         };
         self.pace.judged(trouble, now);
+        self.note_presence(now);
         told
+    }
+
+    fn note_presence(&mut self, now: Instant) {
+        for place in 0..self.nodes.len() {
+            let stage = self.stage(place, now);
+            let node = &mut self.nodes[place];
+            node.presence = node.presence.next(stage, now);
+        }
     }
 
     /// What the primary has just said of its log.
@@ -228,15 +261,23 @@ impl Known {
                 let serves = matches!(self.stage(place, now), Stage::Up | Stage::Lagging);
                 let is_primary = self.health.primary() == Some(place);
                 if serves && !is_primary && self.has_elsewhere(place, now, rules) {
-                    return self.nodes[place].ejection.failed(rules.ejection, now, dice);
+                    let ejected = self.nodes[place].ejection.failed(rules.ejection, now, dice);
+                    self.note_presence(now);
+                    return ejected;
                 }
             }
         }
         None
     }
 
-    pub fn serve(&mut self, place: usize, service: Service) {
+    pub fn serve(&mut self, place: usize, service: Service, now: Instant) {
         self.nodes[place].service = service;
+        self.note_presence(now);
+    }
+
+    /// How much of its part of the reads a node gets, up to 1.
+    pub fn share(&self, place: usize, now: Instant, slow_start: Duration) -> f64 {
+        self.node_view(place, now).share(now, slow_start)
     }
 
     /// When the next look at the shard is due; `None`: at once.
@@ -284,31 +325,41 @@ impl Known {
 
     /// What is wrong with a node, or was when it was last looked at.
     pub fn error(&self, place: usize) -> Option<String> {
+        let standing = match self.health.standing(place) {
+            Standing::Sound => None,
+            fenced => Some(fenced.to_string()),
+        };
         let error = self.health.node(place).error();
-        match (self.health.standing(place), error) {
-            (Standing::Sound, error) => error,
-            (fenced, None) => Some(fenced.to_string()),
-            (fenced, Some(error)) => Some(format!("{fenced}; {error}")),
-        }
+        let objection = self.health.objection(place);
+        let all: Vec<String> = [standing, error, objection].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     pub fn view(&self, now: Instant) -> ShardView {
-        let node = |(place, node): (usize, &Kept)| NodeView {
-            stage: self.stage(place, now),
-            marks: Arc::clone(&node.marks),
-        };
-        let primary = match self.health.takes_the_first() {
-            true => Some(NodePlace(0)),
-            false => self.health.primary().map(NodePlace),
-        };
+        let primary = self.health.taken_unseen().or(self.health.primary());
+        let primary = primary.map(NodePlace);
         ShardView {
             primary,
             trouble: match primary {
                 Some(_) => None,
                 None => Some(self.health.trouble().into()),
             },
-            nodes: self.nodes.iter().enumerate().map(node).collect(),
+            nodes: (0..self.nodes.len())
+                .map(|place| self.node_view(place, now))
+                .collect(),
             written: Arc::clone(&self.written),
+        }
+    }
+
+    fn node_view(&self, place: usize, now: Instant) -> NodeView {
+        let node = &self.nodes[place];
+        NodeView {
+            stage: self.stage(place, now),
+            marks: Arc::clone(&node.marks),
+            returned: match node.presence {
+                Presence::Returned(at) => Some(at),
+                Presence::Steady | Presence::Away => None,
+            },
         }
     }
 }

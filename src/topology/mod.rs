@@ -6,7 +6,7 @@
 //! The pure parts decide, and are to be read first: `known.rs` (all that is known of a shard, and the view that follows) with `succession.rs` (who is the primary), `health.rs`
 //! (one node), `lag.rs`, `ejection.rs` and `pace.rs` (when to look). `view.rs` is what the data plane gets.
 //! `watch.rs` holds all shards, `shard.rs` asks one's nodes and logs, `node.rs` is one node with its pool, `connect.rs` opens a connection, `position.rs` is what is asked and `answer.rs`
-//! what comes back. `primary.rs` has what is lent, `pool.rs` the pool under both. `drain.rs` takes nodes out. `promotion/` makes primaries. `roles.rs` asks a server for users that are not configured.
+//! what comes back; `patroni.rs` asks a node's Patroni. `primary.rs` has what is lent, `pool.rs` the pool under both. `drain.rs` takes nodes out. `promotion/` makes primaries. `roles.rs` asks a server for users that are not configured.
 
 mod answer;
 pub mod choice;
@@ -18,6 +18,7 @@ mod known;
 mod lag;
 mod node;
 mod pace;
+mod patroni;
 mod pool;
 mod position;
 mod primary;
@@ -28,7 +29,7 @@ mod succession;
 pub mod view;
 mod watch;
 
-pub use answer::{Lsn, Role, SystemIdentifier, Timeline};
+pub use answer::{Lock, Lsn, Role, SystemIdentifier, Timeline};
 pub use connect::{Login, NodeError};
 pub use drain::{DrainError, Service};
 pub use primary::{Identity, Primary};

@@ -7,8 +7,9 @@ use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use super::answer::{Failure, Look};
+use super::answer::{Failure, Lock, Look};
 use super::connect::{self, Encryption, Login, NodeError};
+use super::patroni::Patroni;
 use super::pool::Connections;
 use super::position::{self, Server};
 use crate::config;
@@ -27,6 +28,7 @@ pub(super) struct Node {
     timeout: Duration,
     /// Held by the one look that is under way.
     looking: Mutex<()>,
+    patroni: Option<Patroni>,
 }
 
 impl Node {
@@ -49,12 +51,19 @@ impl Node {
             connections: Connections::new(dialer, MOST_CONNECTIONS, timeout, timeout * 2),
             timeout,
             looking: Mutex::new(()),
+            patroni: place
+                .patroni
+                .as_ref()
+                .map(|url| Patroni::new(url, config.failover.tls.as_ref(), timeout)),
         }
     }
 
     /// Asks the node how it is. Takes no longer than the health check's time limit, after whoever is asking already.
     pub async fn look(&self) -> Look {
         let _alone = self.looking.lock().await;
+        if let Some(patroni) = &self.patroni {
+            patroni.ask();
+        }
         let answer = tokio::time::timeout(self.timeout, async {
             let mut link = self
                 .connections
@@ -68,9 +77,14 @@ impl Node {
         })
         .await
         .unwrap_or_else(|_| Err(Failure::Gone(self.too_slow())));
+        let lock = match &self.patroni {
+            Some(patroni) => patroni.word().await,
+            None => Lock::Unasked,
+        };
         Look {
             at: SystemTime::now(),
             answer,
+            lock,
         }
     }
 

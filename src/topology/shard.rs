@@ -7,7 +7,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use super::answer::{Look, Lsn, Position, Role, SystemIdentifier, Timeline};
+use super::answer::{Lock, Look, Lsn, Position, Role, SystemIdentifier, Timeline};
 use super::drain::Service;
 use super::ejection;
 use super::health::{Change, Thresholds};
@@ -57,6 +57,9 @@ pub struct NodeStatus {
     pub ejected_for: Option<Duration>,
     /// How often it was ejected.
     pub ejections: u64,
+    pub lock: Lock,
+    /// How much it gets of the reads that it would get, up to 1: less soon after its return.
+    pub share: f64,
 }
 
 /// A shard, watched.
@@ -287,7 +290,7 @@ impl Shard {
         if service == Service::Drained && known.view(now).primary == Some(NodePlace(place)) {
             return false;
         }
-        known.serve(place, service);
+        known.serve(place, service, now);
         self.publish(&known, now);
         true
     }
@@ -332,6 +335,8 @@ impl Shard {
                 duty: node.place.duty,
                 ejected_for: ejection.left(now),
                 ejections: ejection.times,
+                lock: known.health().lock(place).clone(),
+                share: known.share(place, now, self.config.health.slow_start),
             }
         };
         self.nodes.iter().enumerate().map(status).collect()
@@ -359,6 +364,30 @@ impl Shard {
             Told::News(News::NoPrimary) => {
                 let error = known.health().trouble();
                 tracing::error!(shard, error, "shard has no primary");
+            }
+            Told::News(News::Lock(place, lock)) => {
+                let node = &*name(*place);
+                match lock {
+                    Lock::Unasked | Lock::Held { .. } => {
+                        tracing::info!(shard, node, "Patroni says that the node is the leader");
+                    }
+                    Lock::NotHeld { said, .. } => {
+                        tracing::info!(
+                            shard,
+                            node,
+                            said = &**said,
+                            "Patroni says that the node is not the leader"
+                        );
+                    }
+                    Lock::Unknown(error) => {
+                        tracing::warn!(
+                            shard,
+                            node,
+                            error = &**error,
+                            "the node's Patroni does not answer"
+                        );
+                    }
+                }
             }
             Told::Lagging(place, lag) => {
                 let (bytes, time) = (lag.bytes, lag.time);

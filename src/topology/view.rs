@@ -42,6 +42,24 @@ pub struct ShardView {
 pub struct NodeView {
     pub stage: Stage,
     pub marks: Arc<Marks>,
+    /// When it came back after it had been away; `None`: it never was.
+    pub returned: Option<Instant>,
+}
+
+/// What a node that has just come back gets of the reads that it would get.
+const LEAST_SHARE: f64 = 0.1;
+
+impl NodeView {
+    /// How much of its part of the reads it gets, up to 1: it grows evenly over this time from its return on.
+    pub fn share(&self, now: Instant, slow_start: Duration) -> f64 {
+        match self.returned {
+            Some(returned) if now < returned + slow_start => {
+                let passed = now.saturating_duration_since(returned);
+                (passed.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST_SHARE)
+            }
+            _ => 1.0,
+        }
+    }
 }
 
 /// What a node is good for. One of these at any time; SHOW NODES shows it.
@@ -159,8 +177,10 @@ impl Written {
 impl ShardView {
     /// But for the marks.
     pub(super) fn says_the_same(&self, other: &ShardView) -> bool {
-        let stages =
-            |view: &ShardView| view.nodes.iter().map(|node| node.stage).collect::<Vec<_>>();
+        let stages = |view: &ShardView| {
+            let each = view.nodes.iter().map(|node| (node.stage, node.returned));
+            each.collect::<Vec<_>>()
+        };
         self.primary == other.primary
             && self.trouble == other.trouble
             && stages(self) == stages(other)
@@ -173,6 +193,7 @@ impl View {
         let node = |_: &config::Node| NodeView {
             stage: Stage::Unknown,
             marks: Arc::default(),
+            returned: None,
         };
         let shard = |shard: &config::Shard| ShardView {
             primary: Some(NodePlace(0)),

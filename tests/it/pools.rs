@@ -111,6 +111,80 @@ fn who_waits_too_long_or_behind_too_many_is_told() {
 }
 
 #[test]
+fn those_who_wait_are_bounded_by_what_they_hold() {
+    let proxy = Proxy::start(
+        "workers = 1\n[pool]\nsize = 1\nmax_waiting_size = \"1kB\"\ncheckout_timeout = \"60s\"\n",
+    );
+    let [mut holder, mut large, mut late, mut small] = [(); 4].map(|()| proxy.client("trusty"));
+    assert_eq!(holder.query("BEGIN"), "C(BEGIN) Z(T)");
+    holder.query("SELECT 1");
+    let waiting = |count: usize| {
+        wait_until("they wait", || {
+            let report = proxy.report();
+            let mut pools = report.iter().flat_map(|worker| &worker.pools);
+            pools.any(|pool| pool.census.waiting == count)
+        });
+    };
+    // The message's own head and end are six bytes.
+    let text = |bytes: usize| format!("SELECT 1 --{}", "x".repeat(bytes - 6 - 11));
+    // It is larger than the limit, and alone.
+    large.send(&query(&text(2000)));
+    waiting(1);
+    assert_eq!(
+        late.query(&text(500)),
+        "E(ERROR 53300 1 clients wait for one of the 1 server connections of this pool with 2000 bytes of statements, \
+         and 500 bytes more would be above the limit of 1024) Z(I)"
+    );
+    holder.query("COMMIT");
+    large.read_until(Until::Ready(1));
+    // What nobody waits with any more is not counted.
+    assert_eq!(holder.query("BEGIN"), "C(BEGIN) Z(T)");
+    holder.query("SELECT 1");
+    large.send(&query(&text(500)));
+    waiting(1);
+    small.send(&query(&text(500)));
+    waiting(2);
+    let refused = late.query(&text(100));
+    assert!(
+        refused.contains("2 clients wait") && refused.contains("with 1000 bytes"),
+        "{refused}"
+    );
+    holder.query("COMMIT");
+    for client in [&mut large, &mut small] {
+        client.read_until(Until::Ready(1));
+    }
+    assert_eq!(
+        late.query("SELECT 1"),
+        "T(?column?:23) D(1) C(SELECT 1) Z(I)"
+    );
+}
+
+/// As a block of a primary that was made a replica is told; its other connections are no better.
+#[test]
+fn a_block_that_may_not_write_gives_up_the_idle_connections() {
+    let proxy = Proxy::start("workers = 1\n[pool]\nsize = 2\n");
+    let [mut writer, mut other] = [(); 2].map(|()| proxy.client("trusty"));
+    let write = "CREATE TABLE nothing (id int)";
+    // The client's own wish says nothing of the server.
+    assert_eq!(writer.query("BEGIN READ ONLY"), "C(BEGIN) Z(T)");
+    writer.query("SELECT 1");
+    let before = other.query("SELECT pg_backend_pid()");
+    let told = writer.query(write);
+    assert!(told.contains("E(ERROR 25006 "), "{told}");
+    assert_eq!(other.query("SELECT pg_backend_pid()"), before);
+    writer.query("ROLLBACK");
+
+    writer.query("BEGIN");
+    writer.query("DO $$ BEGIN PERFORM set_config('transaction_read_only', 'on', true); END $$");
+    let before = other.query("SELECT pg_backend_pid()");
+    assert_eq!(other.query("SELECT pg_backend_pid()"), before);
+    let told = writer.query(write);
+    assert!(told.contains("E(ERROR 25006 "), "{told}");
+    assert_ne!(other.query("SELECT pg_backend_pid()"), before);
+    assert_eq!(writer.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+}
+
+#[test]
 fn the_servers_own_error_reaches_the_client() {
     let proxy = narrow();
     let refused = proxy.try_client("ghost", &[]).err().unwrap().to_string();
@@ -559,8 +633,8 @@ fn a_pool_goes_on_after_a_pause() {
     let pool = Pool::new(spec, Box::new(|_, _| ()));
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let [one, two] = [
-            pool.checkout().await.unwrap(),
-            pool.checkout().await.unwrap(),
+            pool.checkout(0).await.unwrap(),
+            pool.checkout(0).await.unwrap(),
         ];
         one.release(std::time::Instant::now());
         two.release(std::time::Instant::now());
@@ -571,7 +645,7 @@ fn a_pool_goes_on_after_a_pause() {
                 .map(|_| {
                     let pool = Rc::clone(&pool);
                     tokio::task::spawn_local(async move {
-                        pool.checkout()
+                        pool.checkout(0)
                             .await
                             .map(|lent| lent.release(std::time::Instant::now()))
                     })

@@ -154,6 +154,7 @@ impl Way {
                 weight: 1,
                 zone: None,
                 duty: Duty::Regular,
+                patroni: None,
             },
         })
     }

@@ -8,9 +8,10 @@
 //! `alive/PROXY`; `promotions/SHARD` is the last promotion ([`record::Promotion`]). The lease `primary/SHARD` is held by whoever works on a shard's primary.
 //!
 //! `switchover.rs` drives one from its first step to its last, `settle.rs` ends what somebody else has left, `promote.rs` replaces a lost primary, `fleet.rs`
-//! is about the other proxies, and `program.rs` runs what the administrator has configured.
+//! is about the other proxies, `program.rs` runs the programs that the administrator has configured, and `hook.rs` makes the call.
 
 mod fleet;
+mod hook;
 mod program;
 mod promote;
 mod record;

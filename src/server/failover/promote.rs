@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep};
 
+use super::hook;
 use super::program::{self, Concern};
 use super::record::{self, Place, Promotion, Sight, Stage, Switchover};
 use super::switchover::LONGEST_PROMOTION;
@@ -318,23 +319,23 @@ impl Failover {
         shard: &str,
         record: &Promotion,
     ) -> Result<(), NotPromoted> {
-        let argv = match &config.failover.fence {
-            Fence::Command(argv) => argv,
-            Fence::Nothing => return Ok(()),
-            Fence::Undecided => {
-                let why = "there is no fence_command, and fence is not \"none\"";
-                return Err(NotPromoted::NotFenced(why.to_owned()));
-            }
-        };
         let concern = Concern {
             shard: shard.to_owned(),
             old: record.old.to_string(),
             new: record.new.to_string(),
         };
         let limit = config.failover.fence_timeout;
-        program::run(argv, &concern, limit)
-            .await
-            .map_err(NotPromoted::NotFenced)
+        let fenced = match &config.failover.fence {
+            Fence::Command(argv) => program::run(argv, &concern, limit).await,
+            Fence::Hook(url) => {
+                hook::call(url, config.failover.tls.as_ref(), &concern, limit).await
+            }
+            Fence::Nothing => Ok(()),
+            Fence::Undecided => Err(
+                "there is no fence_command and no fence_url, and fence is not \"none\"".to_owned(),
+            ),
+        };
+        fenced.map_err(NotPromoted::NotFenced)
     }
 }
 

@@ -136,6 +136,9 @@ impl Failover {
         node: &str,
     ) -> Result<(NodePlace, NodePlace), Refusal> {
         let configured = &config.shards[shard.index()];
+        if configured.nodes.iter().any(|node| node.patroni.is_some()) {
+            return Err(Refusal::Patroni(configured.name.clone()));
+        }
         let new = configured
             .nodes
             .iter()

@@ -15,10 +15,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{Broken, Connection, Dialer, Lines, request, whole};
 use super::messages::{Answer, Authenticated, Fault, Header};
 use crate::config::{self, Endpoint, EtcdLogin};
+use crate::http::{Broken, Connection, Dialer, Lines, request, whole};
 use crate::store::{Outcome, StoreError};
+
+/// The most bytes of one answer.
+const LARGEST: usize = 64 << 20;
 
 /// The most connections that wait for the next question.
 const MOST_IDLE: usize = 4;
@@ -91,7 +94,7 @@ impl Gateway {
     pub fn new(config: &config::Etcd, timeout: Duration) -> Result<Gateway, StoreError> {
         Ok(Gateway {
             endpoints: config.endpoints.clone(),
-            dialer: Dialer::new(config.tls.as_ref())?,
+            dialer: Dialer::new(config.tls.as_ref()).map_err(StoreError::Tls)?,
             login: config.login.clone(),
             timeout,
             last: AtomicUsize::new(0),
@@ -411,7 +414,7 @@ impl Attempt<'_> {
     }
 
     async fn whole(&self, body: &mut Incoming, heard: Outcome) -> Result<Vec<u8>, Failure> {
-        timeout_at(self.times.answered, whole(body))
+        timeout_at(self.times.answered, whole(body, LARGEST))
             .await
             .map_err(|_| Failure::Asked(self.silent(heard)))?
             .map_err(|reason| Failure::Asked(self.unreachable(reason, heard)))

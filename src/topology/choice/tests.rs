@@ -34,6 +34,7 @@ fn read() -> Read<'static> {
         patience: Patience::Waits,
         client: 0,
         without: NodeSet::EMPTY,
+        now: Instant::now(),
     }
 }
 
@@ -464,4 +465,49 @@ proptest! {
             }
         }
     }
+}
+
+/// One of three replicas came back; after a while it has a tenth, a half, and all of its part.
+#[test]
+fn a_node_that_came_back_begins_slowly() {
+    let mut view = view(&["", "", "weight = 2", ""]);
+    let now = Instant::now();
+    view.shards[0].nodes[2].returned = Some(now);
+    let slow_start = view.config.health.slow_start;
+    let part = |balance: Balance, view: &View, share: f64| {
+        let mut counts_of = vec![0; 4];
+        for client in 0..300 {
+            let read = Read {
+                balance,
+                now: now + slow_start.mul_f64(share),
+                client: mixed(client),
+                ..read()
+            };
+            let found = counts(view, &read, 30);
+            for (all, one) in counts_of.iter_mut().zip(found) {
+                *all += one;
+            }
+        }
+        counts_of[2] as f64 / 9000.0
+    };
+    for (balance, whole) in [
+        (Balance::RoundRobin, 1.0 / 3.0),
+        (Balance::LeastConnections, 1.0 / 3.0),
+        (Balance::ClientAddress, 1.0 / 3.0),
+        (Balance::Weighted, 1.0 / 2.0),
+    ] {
+        for share in [0.1, 0.5, 1.0] {
+            let found = part(balance, &view, share);
+            let wanted = whole * share;
+            assert!(
+                (found - wanted).abs() < 0.07,
+                "{balance:?} at {share}: {found} instead of {wanted}"
+            );
+        }
+    }
+    // There is no other.
+    for place in [1, 3] {
+        view.shards[0].nodes[place].stage = Stage::Down;
+    }
+    assert_eq!(part(Balance::RoundRobin, &view, 0.0), 1.0);
 }

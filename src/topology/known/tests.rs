@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::super::answer::{Answer, Failure, Role, SystemIdentifier, Timeline};
+use super::super::answer::{Answer, Failure, Lock, Role, SystemIdentifier, Timeline};
 use super::super::health::{Change, Foreign};
 use super::*;
 
@@ -53,6 +53,17 @@ impl Room {
         self.known.judge(looks, self.now, &self.rules)
     }
 
+    fn serve(&mut self, place: usize, service: Service) {
+        self.known.serve(place, service, self.now);
+    }
+
+    /// What part of its reads a node gets, so many seconds from now, in percent.
+    fn share(&self, place: usize, later: u64) -> u64 {
+        let now = self.now + Duration::from_secs(later);
+        let share = self.known.share(place, now, Duration::from_secs(20));
+        (share * 100.0).round() as u64
+    }
+
     /// The stages, that of the primary with a star.
     fn shown(&self) -> String {
         let view = self.known.view(self.now);
@@ -78,9 +89,25 @@ impl Room {
 }
 
 /// `P1` and `R1` are a primary and a replica of system 1, `P?` may not tell its system, `x` gives no answer, `n` lets nobody in, `-` was not asked.
-/// After a slash: the bytes of log that it has. After an at sign: its timeline. After an exclamation mark: its start.
+/// After a slash: the bytes of log that it has. After an at sign: its timeline. After an exclamation mark: its start. After a plus: what its Patroni says, `held2` the second time in a row, `no3` the third time, or `silent`.
 fn look(text: &str, asked: Instant) -> Look {
     let at = SystemTime::UNIX_EPOCH;
+    let (text, lock) = text.split_once('+').unwrap_or((text, ""));
+    let lock = match lock {
+        "" => Lock::Unasked,
+        "silent" => Lock::Unknown("silent".into()),
+        said => {
+            let times = said.trim_start_matches(char::is_alphabetic);
+            let times = times.parse().expect("a number");
+            match said.starts_with("held") {
+                true => Lock::Held { times },
+                false => Lock::NotHeld {
+                    said: "role replica".into(),
+                    times,
+                },
+            }
+        }
+    };
     let failure = match text {
         "x" => Some(Failure::Gone("gone".to_owned())),
         "n" => Some(Failure::NoEntry("no entry".to_owned())),
@@ -88,7 +115,7 @@ fn look(text: &str, asked: Instant) -> Look {
     };
     if let Some(failure) = failure {
         let answer = Err(failure);
-        return Look { at, answer };
+        return Look { at, answer, lock };
     }
     let (text, started) = text.split_once('!').unwrap_or((text, ""));
     let (text, timeline) = text.split_once('@').unwrap_or((text, "1"));
@@ -117,6 +144,7 @@ fn look(text: &str, asked: Instant) -> Look {
     Look {
         at,
         answer: Ok(answer),
+        lock,
     }
 }
 
@@ -138,6 +166,7 @@ fn told(told: &Told) -> String {
             format!("{place} astray {own} for {newest}")
         }
         Standing::Rival { other, .. } => format!("{place} rival of {other}"),
+        Standing::Unconfirmed { said } => format!("{place} unconfirmed: {said}"),
     };
     match told {
         Told::News(News::Node(place, change)) => node(place, change),
@@ -145,6 +174,12 @@ fn told(told: &Told) -> String {
         Told::News(News::Freed(place)) => format!("{place} freed"),
         Told::News(News::Primary(place)) => format!("primary {place}"),
         Told::News(News::NoPrimary) => "no primary".to_owned(),
+        Told::News(News::Lock(place, lock)) => match lock {
+            Lock::Unasked => panic!("that is no news"),
+            Lock::Held { .. } => format!("{place} leads"),
+            Lock::NotHeld { .. } => format!("{place} does not lead"),
+            Lock::Unknown(why) => format!("{place} {why}"),
+        },
         Told::Lagging(place, _) => format!("{place} lagging"),
         Told::CaughtUp(place) => format!("{place} caught up"),
         Told::Returned(place) => format!("{place} returned"),
@@ -311,6 +346,95 @@ fn a_replica_does_not_go_back_while_it_runs() {
 }
 
 #[test]
+fn who_comes_back_gets_its_share_by_and_by() {
+    let mut stage =
+        run("P1 R1 R1 => *up up up | 0 up primary, 1 up replica, 2 up replica, primary 0");
+    // It is not that anybody was away.
+    assert_eq!([1, 2].map(|place| stage.share(place, 0)), [100, 100]);
+    for answers in ["P1 x R1", "P1 x R1", "P1 x R1", "P1 R1 R1"] {
+        stage.round(answers);
+    }
+    assert_eq!(stage.shown(), "*up down up");
+    stage.round("P1 R1 R1");
+    assert_eq!(stage.shown(), "*up up up");
+    let shares = [0, 1, 5, 10, 19, 20, 99].map(|later| stage.share(1, later));
+    assert_eq!(shares, [10, 10, 25, 50, 95, 100, 100]);
+    assert_eq!(stage.share(2, 0), 100);
+    // A look that finds it as it was changes nothing.
+    stage.round("P1 R1 R1");
+    assert_eq!(stage.share(1, 9), 50);
+    stage.serve(2, Service::Drained);
+    stage.serve(2, Service::Offered);
+    assert_eq!(stage.share(2, 4), 20);
+    let away = |stage: &mut Room| stage.sighted(1, Seen::Lost);
+    assert_eq!(away(&mut stage), None);
+    let length = away(&mut stage).expect("ejected");
+    stage.now += length;
+    stage.known.judge(Vec::new(), stage.now, &stage.rules);
+    assert_eq!(
+        (stage.shown(), stage.share(1, 2)),
+        ("*up up up".to_owned(), 10)
+    );
+    assert_eq!(stage.share(1, 8), 40);
+}
+
+#[test]
+fn patroni_says_who_leads() {
+    // Its silence makes no primary, and takes none away.
+    let stage = run(
+        "P1+silent R1+silent => fenced up | 0 silent, 0 up primary, 1 silent, 1 up replica, 0 unconfirmed: silent
+         P1+held1 R1+no1 => *up up | 0 leads, 1 does not lead, primary 0, 0 freed
+         P1+silent R1+silent => *up up | 0 silent, 1 silent
+         P1+silent P1@2+silent => fenced fenced | 1 now primary, no primary, 0 superseded 1 by 2, 1 unconfirmed: silent",
+    );
+    assert_eq!(
+        stage.trouble(),
+        "n0: it is a primary on timeline 1, and the shard has gone on to timeline 2: nothing is sent to it, its Patroni does not answer (silent); \
+         n1: it is a primary, and its Patroni does not say that it is the leader (silent): nothing is sent to it"
+    );
+    // A no is believed the third time, or at once when another one leads.
+    let _ = run(
+        "P1+held1 R1+no1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1+no1 R1+no2 => *up up | 0 does not lead
+         P1+no2 R1+no3 => *up up |
+         P1+held1 R1+no4 => *up up | 0 leads
+         P1+no1 R1+no5 => *up up | 0 does not lead
+         P1+no2 R1+no6 => *up up |
+         P1+no3 R1+no7 => fenced up | no primary, 0 unconfirmed: role replica
+         P1+no4 R1+held1 => fenced up | 1 leads
+         P1+no5 P1@2+held2 => fenced *up | 1 now primary, primary 1, 0 superseded 1 by 2",
+    );
+    let _ = run("P1+held1 R1+no1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1+no1 R1+held1 => fenced up | 0 does not lead, 1 leads, no primary, 0 unconfirmed: role replica");
+    // Two on one timeline: the lock tells who is right.
+    let _ = run("P1+held1 R1+no1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1+held2 P1+no2 => *up fenced | 1 now primary, 1 unconfirmed: role replica
+         P1+no1 P1+held1 => fenced *up | 0 does not lead, 1 leads, primary 1, 0 unconfirmed: role replica, 1 freed");
+}
+
+/// What is promoted without Patroni is on the greatest timeline, and has no lock.
+#[test]
+fn a_promotion_behind_the_back_of_patroni() {
+    let _ = run("P1+held9 R1+no1 R1+no1 => *up up up | 0 up primary, 1 up replica, 2 up replica, primary 0
+         P1+held10 P1@2+no2 R1+no2 => fenced fenced fenced | 1 now primary, no primary, 0 superseded 1 by 2, 1 unconfirmed: role replica, 2 astray 1 for 2
+         P1+held11 P1@2+no3 R1+no3 => fenced fenced fenced |
+         P1+held12 P1@2+no4 R1+no4 => fenced fenced fenced |
+         P1+held13 P1@2+no5 R1@2+no5 => *up fenced fenced | primary 0, 0 freed, 2 astray 2 for 1
+         x+silent P1@2+no6 R1@2+no6 => *up fenced fenced | 0 silent
+         P1+silent P1@2+silent R1@2+no7 => *up fenced fenced | 1 silent, 1 unconfirmed: silent
+         P1+no1 P1@2+held1 R1@2+no8 => fenced *up up | 0 does not lead, 1 leads, primary 1, 0 superseded 1 by 2, 1 freed, 2 freed
+         P1+no2 P1@2+silent R1@2+no8 => fenced *up up | 1 silent");
+    // What was said before the greater timeline was seen does not count.
+    let _ = run(
+        "P1+held9 R1+no1 => *up up | 0 up primary, 1 up replica, primary 0
+         P1+held9 P1@2+held1 => fenced *up | 1 leads, 1 now primary, primary 1, 0 superseded 1 by 2
+         P1+held9 P1@2+silent => fenced fenced | 1 silent, no primary, 1 unconfirmed: silent
+         P1+no1 P1@2+silent => fenced fenced | 0 does not lead
+         P1+no2 P1@2+held1 => fenced *up | 1 leads, primary 1, 1 freed",
+    );
+}
+
+#[test]
 fn two_primaries_on_one_timeline() {
     // The one in use stays, and the other is out, also when the first is gone.
     let stage = run("P1 R1 => *up up | 0 up primary, 1 up replica, primary 0
@@ -381,7 +505,7 @@ fn the_system_of_a_shard_stays() {
 #[test]
 fn another_configuration_keeps_what_is_known() {
     let mut stage = run("P1 R1 => *up up | 0 up primary, 1 up replica, primary 0");
-    stage.known.serve(1, Service::Drained);
+    stage.serve(1, Service::Drained);
     let mut turned = Room {
         known: stage.known.rearranged(&names(3), &[None, Some(1), Some(0)]),
         ..stage
@@ -574,11 +698,11 @@ fn the_last_replica_is_ejected_only_when_reads_have_somewhere_to_go() {
 fn a_drained_node_takes_no_reads_until_it_is_given_back_or_made_the_primary() {
     let mut stage = Room::new(2);
     stage.round("P1 R1");
-    stage.known.serve(1, Service::Drained);
+    stage.serve(1, Service::Drained);
     assert_eq!(stage.shown(), "*up drained");
-    stage.known.serve(1, Service::Offered);
+    stage.serve(1, Service::Offered);
     assert_eq!(stage.shown(), "*up up");
-    stage.known.serve(1, Service::Drained);
+    stage.serve(1, Service::Drained);
     stage.round("P1 P1@2");
     assert_eq!(stage.shown(), "fenced *up");
     stage.round("P1@3 R1@3");
@@ -628,7 +752,7 @@ fn a_view_is_the_same_until_something_but_marks_changes() {
     assert!(stage.known.view(stage.now).says_the_same(&before));
     assert_eq!(before.nodes[1].marks.replayed(), Lsn(150));
     stage.round("P1/200 R1/150");
-    stage.known.serve(1, Service::Drained);
+    stage.serve(1, Service::Drained);
     assert!(!stage.known.view(stage.now).says_the_same(&before));
 }
 

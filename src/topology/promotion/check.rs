@@ -22,6 +22,8 @@ pub enum Refusal {
     NotUp { node: String, stage: Stage },
     #[error("{node} is a node of several shards: {shards}")]
     SharedServer { node: String, shards: String },
+    #[error("Patroni looks after the nodes of {0}")]
+    Patroni(String),
     #[error("{0} is not in recovery: it is no replica")]
     NotReplica(String),
     #[error("{node} follows {}, and the primary is on {}", timeline(.own), timeline(.primary))]
@@ -64,6 +66,9 @@ impl Refusal {
             Refusal::NotUp { .. } => "SHOW NODES says why. UNDRAIN gives a drained node back.",
             Refusal::SharedServer { .. } => {
                 "All shards of a server move together: promote the replica by hand, and it is found."
+            }
+            Refusal::Patroni(_) => {
+                "It would undo the switchover: use patronictl switchover, and the new primary is found."
             }
             Refusal::NotReplica(_) | Refusal::OtherTimeline { .. } => {
                 "Rebuild it as a standby of the primary (pg_rewind or pg_basebackup)."

@@ -40,6 +40,7 @@ mod tests {
         let node = |_| NodeView {
             stage: Stage::Up,
             marks: Arc::default(),
+            returned: None,
         };
         ShardView {
             primary: primary.map(NodePlace),

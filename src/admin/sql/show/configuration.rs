@@ -8,8 +8,9 @@ use super::clock::span;
 use super::pools::mode;
 use crate::catalog::SchemaState;
 use crate::config::{
-    self, ByteSize, CertificateDemand, ClientTls, Config, CrossShardCommit, Database, Line,
-    LogFormat, Password, SslMode, User,
+    self, Argv, Balance, ByteSize, CertificateDemand, ClientTls, Config, CrossShardCommit,
+    Database, FailoverMode, Fence, Line, LogFormat, MissingReplicas, Password, PrimaryReads,
+    SslMode, User,
 };
 use crate::session::worker::Paused;
 
@@ -136,6 +137,8 @@ fn settings(config: &Config) -> Vec<Setting> {
     settings.extend(limits(config));
     settings.extend(pool(config));
     settings.extend(health(config));
+    settings.extend(reads(config));
+    settings.extend(failover(config));
     settings.extend(transactions(config));
     settings.extend(gather(config));
     settings
@@ -222,7 +225,7 @@ fn limits(config: &Config) -> [Setting; 7] {
     ]
 }
 
-fn pool(config: &Config) -> [Setting; 11] {
+fn pool(config: &Config) -> [Setting; 12] {
     let pool = &config.pool;
     let or_never =
         |time: Option<std::time::Duration>| time.map_or_else(|| "never".to_owned(), span);
@@ -232,6 +235,7 @@ fn pool(config: &Config) -> [Setting; 11] {
         reload("pool.min_size", pool.min_size.to_string()),
         reload("pool.checkout_timeout", span(pool.checkout_timeout)),
         reload("pool.max_waiting", pool.max_waiting.to_string()),
+        reload("pool.max_waiting_size", size(pool.max_waiting_size)),
         reload("pool.idle_timeout", or_never(pool.idle_timeout)),
         reload("pool.max_lifetime", or_never(pool.max_lifetime)),
         reload("pool.check_after_idle", span(pool.check_after_idle)),
@@ -244,14 +248,107 @@ fn pool(config: &Config) -> [Setting; 11] {
     ]
 }
 
-fn health(config: &Config) -> [Setting; 4] {
+fn health(config: &Config) -> [Setting; 8] {
     let health = &config.health;
+    let slow_start = Some(health.slow_start).filter(|time| !time.is_zero());
     [
         reload("health.interval", span(health.interval)),
         reload("health.timeout", span(health.timeout)),
         reload("health.fall", health.fall.to_string()),
         reload("health.rise", health.rise.to_string()),
+        reload("health.eject_after", health.eject_after.to_string()),
+        reload("health.eject_time", span(health.eject_time)),
+        reload("health.max_eject_time", span(health.max_eject_time)),
+        reload("health.slow_start", or_off(slow_start)),
     ]
+}
+
+fn reads(config: &Config) -> [Setting; 9] {
+    let reads = &config.reads;
+    let balance = match reads.balance {
+        Balance::RoundRobin => "round_robin",
+        Balance::LeastConnections => "least_connections",
+        Balance::Weighted => "weighted",
+        Balance::ClientAddress => "client_address",
+        Balance::NearestZone => "nearest_zone",
+    };
+    let primary = match reads.primary {
+        PrimaryReads::TakesPart => "takes_part",
+        PrimaryReads::LastResort => "last_resort",
+    };
+    let functions = Some(reads.functions.join(", ")).filter(|names| !names.is_empty());
+    [
+        reload("reads.from", reads.from.as_str().to_owned()),
+        reload("reads.causal", reads.causal.as_str().to_owned()),
+        reload("reads.wait", span(reads.wait)),
+        reload("reads.balance", balance.to_owned()),
+        reload("reads.primary", primary.to_owned()),
+        reload("reads.max_lag", or_off(reads.max_lag)),
+        reload("reads.max_lag_size", size_or_off(reads.max_lag_size)),
+        reload("reads.zone", reads.zone.clone()),
+        reload("reads.functions", functions),
+    ]
+}
+
+fn size_or_off(limit: Option<ByteSize>) -> String {
+    limit.map_or_else(|| "off".to_owned(), size)
+}
+
+fn failover(config: &Config) -> [Setting; 15] {
+    let failover = &config.failover;
+    let mode = match failover.mode {
+        FailoverMode::Follow => "follow",
+        FailoverMode::Promote => "promote",
+    };
+    let missing = match failover.missing_replicas {
+        MissingReplicas::Wait => "wait",
+        MissingReplicas::Promote => "promote",
+    };
+    let (command, url, fence) = match &failover.fence {
+        Fence::Undecided => (None, None, None),
+        Fence::Nothing => (None, None, Some("none".to_owned())),
+        Fence::Command(argv) => (Some(words(argv)), None, None),
+        Fence::Hook(url) => (None, Some(url.to_string()), None),
+    };
+    let pair = failover
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.certificate.as_ref());
+    let root = failover.tls.as_ref().map(|tls| &tls.root_certificate);
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    [
+        reload("failover.mode", mode.to_owned()),
+        reload("failover.wait", span(failover.wait)),
+        reload(
+            "failover.switchover_timeout",
+            span(failover.switchover_timeout),
+        ),
+        reload("failover.fence_command", command),
+        reload("failover.fence_url", url),
+        reload("failover.fence", fence),
+        reload("failover.fence_timeout", span(failover.fence_timeout)),
+        reload("failover.promote_pause", span(failover.promote_pause)),
+        reload("failover.missing_replicas", missing.to_owned()),
+        reload("failover.max_loss", size_or_off(failover.max_loss)),
+        reload(
+            "failover.rejoin_command",
+            failover.rejoin_command.as_ref().map(words),
+        ),
+        reload("failover.rejoin_timeout", span(failover.rejoin_timeout)),
+        reload("failover.root_certificate", root.map(path)),
+        reload(
+            "failover.certificate",
+            pair.map(|pair| path(&pair.certificate)),
+        ),
+        reload("failover.key", pair.map(|pair| path(&pair.key))),
+    ]
+}
+
+/// A program and its arguments, as they are told apart.
+fn words(argv: &Argv) -> String {
+    let all = std::iter::once(&argv.program).chain(&argv.arguments);
+    let each: Vec<String> = all.map(|word| format!("{word:?}")).collect();
+    each.join(" ")
 }
 
 fn transactions(config: &Config) -> [Setting; 5] {

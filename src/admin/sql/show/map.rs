@@ -5,8 +5,8 @@ use super::primary;
 use crate::catalog::{Catalog, Placement, Relation};
 use crate::config::Duty;
 use crate::session::shared::Snapshot;
-use crate::topology::NodeStatus;
 use crate::topology::view::View;
+use crate::topology::{Lock, NodeStatus};
 
 pub const SHARDS: &[Column] = &[
     text("name"),
@@ -38,6 +38,8 @@ pub const NODES: &[Column] = &[
     truth("backup"),
     whole("ejected_ms"),
     whole("ejections"),
+    text("patroni"),
+    whole("share_percent"),
 ];
 
 pub const DISTRIBUTIONS: &[Column] = &[
@@ -116,6 +118,13 @@ pub fn nodes(nodes: &[NodeStatus], table: &mut Table) {
             node.duty == Duty::Backup,
             node.ejected_for.map(millis),
             node.ejections,
+            match node.lock {
+                Lock::Unasked => None,
+                Lock::Held { .. } => Some("leader"),
+                Lock::NotHeld { .. } => Some("not leader"),
+                Lock::Unknown(_) => Some("no answer"),
+            },
+            (node.share * 100.0).round() as u64,
         ]);
     }
 }

@@ -15,15 +15,14 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Endpoint, EtcdTls};
-use crate::store::StoreError;
+use crate::config::{Endpoint, HttpTls, Scheme, Url};
 
-/// The most bytes of one answer.
-const LARGEST: usize = 64 << 20;
+/// The most bytes of a line of an answer that goes on.
+const LONGEST_LINE: usize = 64 << 20;
 
 /// A request that did not come to an answer.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub enum Broken {
     /// Nothing of it was sent.
     Before(String),
     /// It may have been read.
@@ -32,14 +31,24 @@ pub(super) enum Broken {
 
 /// What endpoints are called with.
 #[derive(Clone)]
-pub(super) struct Dialer {
+pub struct Dialer {
     tls: Option<TlsConnector>,
 }
 
 impl Dialer {
-    pub fn new(tls: Option<&EtcdTls>) -> Result<Dialer, StoreError> {
-        let tls = tls.map(connector).transpose().map_err(StoreError::Tls)?;
+    /// `None`: in the clear. The error says which file cannot be used.
+    pub fn new(tls: Option<&HttpTls>) -> Result<Dialer, String> {
+        let tls = tls.map(connector).transpose()?;
         Ok(Dialer { tls })
+    }
+
+    /// In the clear when that is what the address says, whatever is configured for others.
+    pub fn to(url: &Url, tls: Option<&HttpTls>) -> Result<Dialer, String> {
+        match url.scheme {
+            Scheme::Http => Dialer::new(None),
+            Scheme::Https if tls.is_none() => Err("nothing is configured for https".to_owned()),
+            Scheme::Https => Dialer::new(tls),
+        }
     }
 
     pub async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, String> {
@@ -62,7 +71,7 @@ impl Dialer {
     }
 }
 
-fn connector(tls: &EtcdTls) -> Result<TlsConnector, String> {
+fn connector(tls: &HttpTls) -> Result<TlsConnector, String> {
     let certificates = |path: &Path| {
         let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
         let read: Vec<_> = read.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -96,7 +105,7 @@ fn connector(tls: &EtcdTls) -> Result<TlsConnector, String> {
 }
 
 /// A connection on which nothing is under way.
-pub(super) struct Connection {
+pub struct Connection {
     sender: SendRequest<String>,
 }
 
@@ -143,18 +152,23 @@ fn said(error: &hyper::Error) -> String {
     }
 }
 
-pub(super) fn request(
+/// As the header of that name wants it.
+pub(super) fn host(endpoint: &Endpoint) -> String {
+    match endpoint.host.contains(':') {
+        true => format!("[{}]:{}", endpoint.host, endpoint.port),
+        false => format!("{}:{}", endpoint.host, endpoint.port),
+    }
+}
+
+/// A POST of a JSON text.
+pub fn request(
     endpoint: &Endpoint,
     path: &'static str,
     body: String,
     token: Option<&str>,
 ) -> Result<Request<String>, String> {
-    let host = match endpoint.host.contains(':') {
-        true => format!("[{}]:{}", endpoint.host, endpoint.port),
-        false => format!("{}:{}", endpoint.host, endpoint.port),
-    };
     let mut request = Request::post(path)
-        .header(HOST, host)
+        .header(HOST, host(endpoint))
         .header(CONTENT_TYPE, "application/json");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, token);
@@ -162,12 +176,12 @@ pub(super) fn request(
     request.body(body).map_err(|error| error.to_string())
 }
 
-/// The whole body of an answer.
-pub(super) async fn whole(body: &mut Incoming) -> Result<Vec<u8>, String> {
+/// The whole body of an answer, which has no more than `most` bytes.
+pub async fn whole(body: &mut Incoming, most: usize) -> Result<Vec<u8>, String> {
     let mut all = Vec::new();
     while let Some(data) = next(body).await? {
-        if all.len() + data.len() > LARGEST {
-            return Err(format!("an answer of more than {LARGEST} bytes"));
+        if all.len() + data.len() > most {
+            return Err(format!("an answer of more than {most} bytes"));
         }
         all.extend_from_slice(&data);
     }
@@ -191,7 +205,7 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, String> {
 }
 
 /// An answer that goes on, a JSON text on each line.
-pub(super) struct Lines {
+pub struct Lines {
     body: Incoming,
     rest: Vec<u8>,
 }
@@ -211,8 +225,8 @@ impl Lines {
                 let behind = self.rest.split_off(end + 1);
                 return Ok(Some(std::mem::replace(&mut self.rest, behind)));
             }
-            if self.rest.len() > LARGEST {
-                return Err(format!("a line of more than {LARGEST} bytes"));
+            if self.rest.len() > LONGEST_LINE {
+                return Err(format!("a line of more than {LONGEST_LINE} bytes"));
             }
             match next(&mut self.body).await? {
                 Some(data) => self.rest.extend_from_slice(&data),
