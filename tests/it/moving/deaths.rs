@@ -55,7 +55,9 @@ const CHANGES: [Change; 2] = [
 ];
 
 /// What a client may be told when a server that works for it dies. `none`: its connection ended without a word.
-const HONEST: [&str; 7] = ["57P01", "57P02", "57P03", "08006", "40003", "40001", "none"];
+const HONEST: [&str; 8] = [
+    "57P01", "57P02", "57P03", "08006", "40000", "40001", "40003", "none",
+];
 
 struct Party {
     stage: Stage,
