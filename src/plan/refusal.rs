@@ -215,7 +215,7 @@ reasons! {
         "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
         "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";
     RowLimit, "row_limit", "0A000",
-        "An Execute message asks for a part of the rows of EXPLAIN or FETCH over several shards, or of a query that is gathered in a transaction that only reads.",
+        "An Execute message asks for a part of the rows of EXPLAIN or FETCH over several shards, or of a query that is gathered, in a transaction that only reads or with columns of types that are not Postgres's own.",
         "Ask for all rows (a fetch size of 0), write LIMIT, or use a transaction that may write.";
     Cursor, "cursor", "0A000",
         "A cursor over rows of several shards is declared SCROLL or WITH HOLD, is moved back although it was not declared NO SCROLL, or FETCH asks for its rows in another format than it was declared with.",

@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::changes::FIRST_OWN_OID;
 use super::{Call, Description, Telling, with_formats};
 use crate::backend::server::Server;
 use crate::catalog::Catalog;
 use crate::config;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question, pass_on};
+use crate::execution::columns;
 use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::execution::portions::{Opening, Portions};
 use crate::plan::bind::each_key;
@@ -293,6 +295,12 @@ impl Session {
         portal: &str,
         rows: &mut Portions,
     ) -> Result<(), Failure> {
+        if has_own_types(description) {
+            return Err(Failure::Refused(Refusal::new(
+                Reason::RowLimit,
+                "a part of the rows is asked for, and the rows of several shards may have the type of a temporary table, which is dropped before they are all given",
+            )));
+        }
         let call = gathering.call;
         let mut declare = format!("DECLARE {portal}_source NO SCROLL CURSOR FOR ").into_bytes();
         declare.extend(gathering.gather.text(call.text, call.literals));
@@ -705,6 +713,21 @@ fn sees_the_same(gather: &Gather, modes: Option<&str>, links: &[Link]) -> bool {
         gather.in_place == InPlace::Nothing
             || modes.ends_with(" read committed") && !links.iter().any(Link::has_written)
     })
+}
+
+/// Whether a column may have the type of a table's rows, which are those of a temporary table where rows are gathered.
+fn has_own_types(description: &Description) -> bool {
+    /// `record` and its array.
+    const RECORDS: [u32; 2] = [2249, 2287];
+    let Some(body) = &description.columns else {
+        return false;
+    };
+    match columns::decode(body) {
+        Ok(columns) => columns
+            .iter()
+            .any(|column| column.type_oid >= FIRST_OWN_OID || RECORDS.contains(&column.type_oid)),
+        Err(_) => true,
+    }
 }
 
 /// The link to this shard.
