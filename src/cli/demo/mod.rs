@@ -194,9 +194,6 @@ async fn with_proxy(
 ) -> Result<(), DemoError> {
     let loaded = cluster.folder().join(LOADED);
     let is_loaded = loaded.exists();
-    if !is_loaded {
-        sample::make_tables(cluster)?;
-    }
     let file = cluster.folder().join("trunkline.toml");
     configuration::write(&file, &configuration::text(cluster, addresses))?;
     println!(
@@ -238,19 +235,17 @@ async fn show(
     to_load: Option<&PathBuf>,
 ) -> Result<(), DemoError> {
     let access = tour::Access::of(cluster, addresses);
+    let begun = Instant::now();
+    if to_load.is_some() {
+        sample::make_tables(&access.application()).await?;
+    }
     sample::wait_until_known(&access.application()).await?;
     if let Some(loaded) = to_load {
-        let begun = Instant::now();
-        let shards: Vec<&str> = cluster
-            .shards()
-            .iter()
-            .map(|shard| shard.name.as_str())
-            .collect();
-        let statements = sample::load(&access.application(), &shards).await?;
+        let statements = sample::load(&access.application()).await?;
         sample::check(cluster)?;
         let seconds = begun.elapsed().as_secs_f32();
         println!(
-            "  sample data loaded through the proxy: {statements} statements in {seconds:.1} s"
+            "  tables made and sample data loaded through the proxy: {statements} statements in {seconds:.1} s"
         );
         std::fs::write(loaded, "").map_err(|source| DemoError::File {
             path: loaded.clone(),

@@ -1,5 +1,5 @@
-//! The sample tables and their data. Tables are made on the servers; every row goes through the proxy, in statements
-//! that each concern one shard, many of them on their way at once.
+//! The sample tables and their data. Tables are made and rows are written through the proxy: definitions and the reference table go to
+//! every shard at once, all other rows in statements that each concern one shard, many of them on their way at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,25 +99,31 @@ fn day(number: i64) -> String {
     format!("{}-{:02}", &quarter[..7], number / 4 % 28 + 1)
 }
 
-/// Makes the tables on every shard's primary, owned by the application's role. Replaces what is there.
-pub fn make_tables(cluster: &Cluster) -> Result<(), DemoError> {
-    for shard in cluster.shards() {
-        make_tables_on(&shard.primary, cluster.application())?;
+/// Makes the tables through the proxy, owned by the application's role. Replaces what is there. Waits for a proxy that has just started.
+pub async fn make_tables(proxy: &str) -> Result<(), DemoError> {
+    let client = connect(proxy).await?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    for statement in TABLES.split(';').map(str::trim).filter(|s| !s.is_empty()) {
+        while let Err(error) = client.batch_execute(statement).await {
+            // A refusal: it may not know yet that all shards can commit together.
+            let is_early =
+                is_starting(&error) || error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED);
+            if !is_early || Instant::now() > deadline {
+                return Err(DemoError::statement(statement, &error));
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
     Ok(())
 }
 
-/// The same on one server.
-pub fn make_tables_on(server: &Server, application: &str) -> Result<(), DemoError> {
-    server.run_sql(
-        application,
-        &format!("SET ROLE \"{application}\"; {TABLES}"),
-    )?;
-    Ok(())
+/// The proxy has not read yet what the servers define.
+fn is_starting(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
 }
 
 /// Sends all rows to the proxy; gives the number of statements.
-pub async fn load(proxy: &str, shards: &[&str]) -> Result<usize, DemoError> {
+pub async fn load(proxy: &str) -> Result<usize, DemoError> {
     let mut clients = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         clients.push(Arc::new(connect(proxy).await?));
@@ -125,7 +131,7 @@ pub async fn load(proxy: &str, shards: &[&str]) -> Result<usize, DemoError> {
     let mut sent = 0;
     // In the order of the foreign keys.
     let phases = [
-        countries(shards),
+        vec![countries()],
         (1..=CUSTOMERS).map(Statement::Customer).collect(),
         (1..=CUSTOMERS)
             .map(orders)
@@ -157,9 +163,7 @@ pub(super) async fn wait_until_known(proxy: &str) -> Result<(), DemoError> {
             .await
             .map_err(|e| DemoError::statement("ROLLBACK", &e))?;
         match tried {
-            Err(e)
-                if e.code() == Some(&SqlState::CANNOT_CONNECT_NOW) && Instant::now() < deadline =>
-            {
+            Err(e) if is_starting(&e) && Instant::now() < deadline => {
                 tokio::time::sleep(POLL).await;
             }
             outcome => return outcome.map_err(|e| DemoError::statement(sql, &e)),
@@ -226,18 +230,12 @@ async fn run_all(clients: &[Arc<Client>], statements: Vec<Statement>) -> Result<
     Ok(())
 }
 
-/// A reference table is written shard by shard.
-fn countries(shards: &[&str]) -> Vec<Statement> {
+/// One statement: the proxy writes a reference table on every shard, or on none.
+fn countries() -> Statement {
     let rows = COUNTRIES
         .map(|(code, name)| format!("('{code}', '{name}')"))
         .join(", ");
-    let on = |shard| {
-        format!("/* trunkline: shard={shard} */ INSERT INTO countries (code, name) VALUES {rows}")
-    };
-    shards
-        .iter()
-        .map(|shard| Statement::Text(on(shard)))
-        .collect()
+    Statement::Text(format!("INSERT INTO countries (code, name) VALUES {rows}"))
 }
 
 /// All orders of one customer.
