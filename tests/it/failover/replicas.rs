@@ -138,7 +138,13 @@ fn replicas_that_are_killed_again_and_again() {
     );
     stage.level(0, &[1, 2]);
     let ports = stage.ports();
-    let proxy = stage.proxy(READS);
+    // A replica that is lost again and again is otherwise left alone for a minute.
+    let text = Stage::configuration(std::slice::from_ref(&ports), READS)
+        .replace("rise = 1\n", "rise = 1\nmax_eject_time = \"1s\"\n");
+    let proxy = Sharded::start_proxy("app", &text);
+    nodes_are(&proxy, "all nodes are up", |nodes| {
+        nodes.iter().all(|node| node.stage == "up")
+    });
     let load = Load::start_reading(&proxy, CLIENTS);
     let rounds = size(ROUNDS);
     for round in 0..rounds {
