@@ -301,6 +301,28 @@ async fn greet(
             notice,
         });
     }
+    let asked = ask(worker, database, user, &settings).await;
+    let reported = match asked {
+        // Nothing of the client's went with that server: whoever is the primary now is asked.
+        Err(Fault::Broken(_)) => ask(worker, database, user, &settings).await?,
+        asked => asked?,
+    };
+    database.remember_greeting(&user.name, &settings, &reported);
+    Ok(Greeting {
+        settings,
+        reported,
+        application_name,
+        notice,
+    })
+}
+
+/// What the home shard's primary says to this user with these settings.
+async fn ask(
+    worker: &Rc<Worker>,
+    database: &Rc<Database>,
+    user: &User,
+    settings: &Settings,
+) -> Result<Reported, Fault> {
     let home = database.catalog().home;
     let pool = worker.pool(database, user, home, Seat::Primary);
     let pool = pool.ok_or_else(reconfigured)?;
@@ -315,7 +337,7 @@ async fn greet(
             database.remember_search_path(&user.name, path);
         }
     }
-    if let Some(sql) = lent.settings.statements_to(&settings) {
+    if let Some(sql) = lent.settings.statements_to(settings) {
         if let Err(body) = lent.run(&sql, &worker.scratch).await.map_err(broken)? {
             return Err(Fault::Server(body));
         }
@@ -323,13 +345,7 @@ async fn greet(
     }
     let reported = lent.reported.clone();
     lent.release(Instant::now());
-    database.remember_greeting(&user.name, &settings, &reported);
-    Ok(Greeting {
-        settings,
-        reported,
-        application_name,
-        notice,
-    })
+    Ok(reported)
 }
 
 /// The first value of the first row in a server's answer.

@@ -283,6 +283,12 @@ impl Report {
 }
 
 impl Failure {
+    /// Of one who reads by COPY.
+    pub fn is_of_copy(&self) -> bool {
+        let place = usize::try_from(self.client).expect("not negative");
+        READINGS[place % READINGS.len()] == Reading::Copy
+    }
+
     /// The client was told that nobody knows.
     pub fn may_be_there(&self) -> bool {
         let unheard = self.sqlstate == "none" && self.doing == Doing::Committing;

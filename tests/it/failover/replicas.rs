@@ -138,7 +138,13 @@ fn replicas_that_are_killed_again_and_again() {
     );
     stage.level(0, &[1, 2]);
     let ports = stage.ports();
-    let proxy = stage.proxy(READS);
+    // A replica that is lost again and again is otherwise left alone for a minute.
+    let text = Stage::configuration(std::slice::from_ref(&ports), READS)
+        .replace("rise = 1\n", "rise = 1\nmax_eject_time = \"1s\"\n");
+    let proxy = Sharded::start_proxy("app", &text);
+    nodes_are(&proxy, "all nodes are up", |nodes| {
+        nodes.iter().all(|node| node.stage == "up")
+    });
     let load = Load::start_reading(&proxy, CLIENTS);
     let rounds = size(ROUNDS);
     for round in 0..rounds {
@@ -159,7 +165,13 @@ fn replicas_that_are_killed_again_and_again() {
     let report = load.end();
     let by = [0, 1, 2].map(|place| report.read_from(ports[place]));
     println!("{rounds} replicas killed: {report}; by primary and replicas {by:?}");
-    assert!(report.failures.is_empty(), "{report}");
+    // COPY is sometimes told that its server went, and that nothing else happened; all others notice nothing.
+    let told = |failure: &Failure| {
+        let said = "the server connection was lost while the statement ran: ";
+        failure.is_of_copy() && failure.sqlstate == "08006" && failure.message.starts_with(said)
+    };
+    assert!(report.failures.iter().all(told), "{report}");
+    assert!(report.failures.len() <= rounds, "{report}");
     assert!((by[1] + by[2]) * 2 > report.reads, "{by:?}");
 }
 
