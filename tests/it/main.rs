@@ -29,6 +29,7 @@ mod notifications;
 mod numbers;
 mod one_server;
 mod party;
+mod patroni;
 mod pinning;
 mod pools;
 mod portals;

@@ -2,10 +2,11 @@
 //!
 //! The proxies are processes of their own here, as they must be to be killed.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -595,6 +596,73 @@ async fn a_lost_primary_is_replaced_once_it_is_fenced() {
         .unwrap()
             == "1,2,3"
     });
+}
+
+/// Answers each POST with the next of these statuses; gives the port and what was posted.
+fn hook(statuses: &[u16]) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (all, statuses) = (Arc::clone(&told), statuses.to_vec());
+    std::thread::spawn(move || {
+        for status in statuses {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut question = String::new();
+            while !question.ends_with('}') {
+                let mut bytes = [0; 1024];
+                let length = connection.read(&mut bytes).unwrap();
+                question += std::str::from_utf8(&bytes[..length]).unwrap();
+            }
+            let (head, body) = question.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("POST /fence?key=1 HTTP/1.1\r\n"), "{head}");
+            all.lock().unwrap().push(body.to_owned());
+            let answer = format!("HTTP/1.1 {status} Said\r\nContent-Length: 4\r\n\r\nsaid");
+            connection.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_fences_a_lost_primary() {
+    let mut cluster = own_cluster(1, 1);
+    make_table(&cluster);
+    let folder = Arc::new(TempDir::new().unwrap());
+    let (port, told) = hook(&[500, 204]);
+    let failover = format!(
+        "mode = \"promote\"\nfence_url = \"http://127.0.0.1:{port}/fence?key=1\"\npromote_pause = \"2s\""
+    );
+    let program = Program::start(&cluster, &folder, &failover, &file_store(&folder));
+    program.ready(2).await;
+    let client = program.client("app", "app").await;
+    client
+        .simple_query("INSERT INTO t VALUES (1, 1)")
+        .await
+        .unwrap();
+    wait_until("both have it", || {
+        servers(&cluster).iter().all(|server| count(server) == "1")
+    });
+    cluster.shards_mut()[0]
+        .primary
+        .stop(StopMode::Kill)
+        .unwrap();
+    wait_until("the hook refuses", || {
+        let refused =
+            format!("could not be fenced: http://127.0.0.1:{port}/fence?key=1 answered 500: said");
+        program.log().contains(&refused)
+    });
+    assert!(!is_primary(&cluster.shards()[0].replicas[0]));
+    // It waits for a primary meanwhile.
+    client
+        .simple_query("INSERT INTO t VALUES (2, 2)")
+        .await
+        .unwrap();
+    assert!(is_primary(&cluster.shards()[0].replicas[0]));
+    let [old, new] = [0, 1].map(|place| servers(&cluster)[place].port());
+    let wanted = format!(
+        "{{\"new_primary\":\"127.0.0.1:{new}\",\"old_primary\":\"127.0.0.1:{old}\",\"shard\":\"s1\"}}"
+    );
+    assert_eq!(*told.lock().unwrap(), [wanted.clone(), wanted]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
