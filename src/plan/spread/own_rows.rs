@@ -64,11 +64,11 @@ impl OwnKey {
     }
 
     pub fn named(distribution: DistributionId, alias: &str, key: &[Box<str>]) -> OwnKey {
-        let qualified =
-            |column: &Box<str>| format!("{}.{}", quoted_name(alias), quoted_name(column));
+        let alias = quoted_name(alias);
+        let columns = key.iter().map(|column| quoted_name(column));
         OwnKey {
             distribution,
-            columns: key.iter().map(qualified).collect(),
+            columns: columns.map(|column| format!("{alias}.{column}")).collect(),
         }
     }
 

@@ -475,7 +475,7 @@ fn a_node_that_came_back_begins_slowly() {
     view.shards[0].nodes[2].returned = Some(now);
     let slow_start = view.config.health.slow_start;
     let part = |balance: Balance, view: &View, share: f64| {
-        let mut counts_of = vec![0; 4];
+        let mut counts_of = [0; 4];
         for client in 0..300 {
             let read = Read {
                 balance,
