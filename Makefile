@@ -11,7 +11,8 @@ BENCH_ARGS =
 SUITES = libpq_pipeline tokio_postgres asyncpg regress
 # For `make test`, like TEST_ARGS="--test it".
 TEST_ARGS =
-PYTHON = python3
+# The system's before others: what runs as another user must be able to enter it.
+PYTHON = $(firstword $(wildcard /usr/bin/python3) python3)
 VENV = .venv
 
 all: build
@@ -107,7 +108,7 @@ has-pgbouncer:
 # Python drivers for the tests.
 $(VENV)/drivers: tests/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(APT_INSTALL); apt_install python3-venv; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/requirements.txt
 	@touch $@
 

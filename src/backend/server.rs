@@ -26,6 +26,16 @@ use crate::wire::stream::Stream;
 
 /// read_only_sql_transaction
 const READ_ONLY: &str = "25006";
+/// admin_shutdown.
+const SHUTDOWN: &str = "57P01";
+/// The function of Postgres's that waits for a client's bytes, and ends its process when the postmaster is no more.
+const READS: &[u8] = b"secure_read";
+
+/// Whether these last words come from a server that waited for the rest of what it is asked. One that somebody ended says so in another function's name.
+fn died_reading(words: &[u8]) -> bool {
+    ErrorFields::parse(words)
+        .is_some_and(|fields| fields.sqlstate == SHUTDOWN && fields.routine == READS)
+}
 
 /// The most of a split message that is kept to be read whole; longer ones are passed on unread.
 const CARRY_LIMIT: usize = 16 * 1024;
@@ -121,6 +131,8 @@ struct SinceReady {
     sent: u32,
     /// It has said something.
     heard: bool,
+    /// It ended before it read the last message of what it is asked: nothing of that is committed, nor will it be.
+    unread: bool,
 }
 
 /// Where the reading stands between two reads of the socket.
@@ -326,9 +338,13 @@ impl Server {
                 .pipeline
                 .step(tag, &chunk[at + HEADER..at + here], events)?;
             // What is said to everybody is no answer, nor that a replica goes. A primary may say so because somebody wants the statement to end.
-            let last_words = matches!(events.get(before), Some(Event::Fatal(_)));
-            let unasked =
-                matches!(tag, b'N' | b'A' | b'S') || (last_words && self.seat != Seat::Primary);
+            let unasked = match events.get(before) {
+                Some(Event::Fatal(words)) => {
+                    self.since_ready.unread = died_reading(words);
+                    self.since_ready.unread || self.seat != Seat::Primary
+                }
+                _ => matches!(tag, b'N' | b'A' | b'S'),
+            };
             self.since_ready.heard |= !unasked;
             if tag == b'E'
                 && verdict != Verdict::Swallow
@@ -396,6 +412,11 @@ impl Server {
     /// What was sent last, when it was short.
     pub fn last_sent(&self) -> &[u8] {
         &self.last
+    }
+
+    /// This connection, which is lost, ended before its server had read the end of what it was asked.
+    pub fn is_unread(&self) -> bool {
+        self.since_ready.unread
     }
 
     /// What this connection, which is lost, was asked and has not said a word to.

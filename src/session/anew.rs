@@ -1,7 +1,7 @@
 //! A unit of work is begun anew on another connection when the one it was sent on broke before its server had said a word.
 //!
-//! Only where that can change nothing but the time it takes: a statement by itself that only reads, or the first unit of work of a transaction
-//! block, which cannot have been committed. Anything else ends in an error that says what is known of it.
+//! Only where that can change nothing but the time it takes: a statement by itself that only reads, or that its server did not come to read, or the
+//! first unit of work of a transaction block, which cannot have been committed. Anything else ends in an error that says what is known of it.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::backend::server::ServerError;
 use crate::backend::undone::{Undone, Whose};
 use crate::plan::{Effect, Planned};
 use crate::sharding::ShardId;
-use crate::sql::class::Class;
+use crate::sql::class::{Class, Copy, CopyDirection};
 use crate::topology::view::{NodePlace, Seen, Sighting};
 use crate::wire::message::{Bind, Describe, Parse, Query, Target};
 
@@ -63,6 +63,8 @@ enum Part {
     Beginning,
     /// The server has said that it did nothing.
     Refused,
+    /// The server ended before it had read it.
+    Unread,
     /// Nothing was to run.
     Definitions,
 }
@@ -73,7 +75,14 @@ impl Part {
         planned.statements.iter().all(|statement| {
             let plain = matches!(
                 statement.class,
-                Class::Data | Class::Empty | Class::Show(_) | Class::Explain { .. }
+                Class::Data
+                    | Class::Empty
+                    | Class::Show(_)
+                    | Class::Explain { .. }
+                    | Class::Copy(Copy {
+                        direction: CopyDirection::ToClient,
+                        ..
+                    })
             );
             let harmless = self != Part::Whole || statement.effect == Effect::Reads;
             plain && harmless && statement.leaves.is_empty()
@@ -143,13 +152,17 @@ impl Session {
             return None;
         }
         let (shard, effect, closing) = (link.shard(), link.effect(), link.is_closing());
+        let unread = link.server().is_unread();
         let undone = link.server().take_undone()?;
         let part = match error {
             // Again and again would be too often.
             ServerError::ReadOnly(_) if self.attempts == Attempts::default() => Part::Refused,
             ServerError::ReadOnly(_) => return None,
             _ if link.is_metadata() => Part::Definitions,
-            _ => self.part(&undone)?,
+            _ => match self.part(&undone)? {
+                Part::Whole if unread => Part::Unread,
+                part => part,
+            },
         };
         let texts: Vec<Rc<Planned>> = self.planned(&undone)?;
         // Without any of the client's it was only looked at, for a message that has failed with the connection.

@@ -510,16 +510,17 @@ impl Session {
             };
         };
         let (in_unit, closing, effect) = (link.is_in_unit(), link.is_closing(), link.effect());
+        let unread = link.server().is_unread();
         let mut effects = self.effects.iter().zip(0..);
         let committing = effects
             .any(|(effect, token)| effect.commits() && link.server().pipeline.owes(Token(token)));
         match (committing, &self.transaction) {
-            (true, _) => Left::CommitInDoubt,
-            (false, Transaction::Open) => Left::RolledBack,
+            (true, _) if !unread => Left::CommitInDoubt,
+            (_, Transaction::Open) => Left::RolledBack,
             (false, _) if !in_unit || effect == plan::Effect::Reads => Left::Nothing,
-            // Its end was not sent.
-            (false, _) if !closing => Left::RolledBack,
-            (false, _) => Left::StatementInDoubt,
+            // Its end was not sent, or not read.
+            (..) if !closing || unread => Left::RolledBack,
+            (..) => Left::StatementInDoubt,
         }
     }
 

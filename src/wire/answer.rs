@@ -320,6 +320,8 @@ pub struct ErrorFields<'a> {
     pub detail: Option<&'a [u8]>,
     pub hint: Option<&'a [u8]>,
     pub position: Option<&'a [u8]>,
+    /// The function of the server's that reports it.
+    pub routine: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -332,6 +334,7 @@ impl<'a> ErrorFields<'a> {
             detail: None,
             hint: None,
             position: None,
+            routine: b"",
         };
         let mut translated = None;
         let mut cursor = Cursor::new(body);
@@ -353,6 +356,7 @@ impl<'a> ErrorFields<'a> {
                 b'D' => fields.detail = Some(text),
                 b'H' => fields.hint = Some(text),
                 b'P' => fields.position = Some(text),
+                b'R' => fields.routine = text,
                 _ => {}
             }
         }

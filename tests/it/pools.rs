@@ -175,7 +175,8 @@ fn a_block_that_may_not_write_gives_up_the_idle_connections() {
     writer.query("ROLLBACK");
 
     writer.query("BEGIN");
-    writer.query("DO $$ BEGIN PERFORM set_config('transaction_read_only', 'on', true); END $$");
+    let hidden = "/* trunkline: shard=s1 */ DO $$ BEGIN PERFORM set_config('transaction_read_only', 'on', true); END $$";
+    assert_eq!(writer.query(hidden), "C(DO) Z(T)");
     let before = other.query("SELECT pg_backend_pid()");
     assert_eq!(other.query("SELECT pg_backend_pid()"), before);
     let told = writer.query(write);

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use trunkline::config;
 use trunkline::store::Store;
 
+use crate::servers::quick_folder;
 use etcd_server::EtcdServer;
 
 /// A place for one store that is a test's own.
@@ -26,7 +27,7 @@ pub struct Site {
 
 impl Site {
     fn files() -> Site {
-        let directory = TempDir::new().unwrap();
+        let directory = quick_folder();
         Site {
             section: format!(
                 "path = \"{}\"\ntimeout = \"20s\"\n",

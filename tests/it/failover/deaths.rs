@@ -2,8 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 use super::load::{Load, ledger, only_what_was_under_way};
-use super::stage::{SLACK, Stage, nodes_are};
+use super::stage::{SLACK, Stage, children, nodes_are};
+use crate::raw::Raw;
+use crate::servers::wait_until;
+use crate::sharded::succeeded;
 
 const CLIENTS: usize = 16;
 
@@ -93,5 +99,53 @@ fn a_primary_is_killed_and_one_is_stopped() {
         let mut failures = report.failures.iter();
         let failed = failures.any(|failure| (failure.client, failure.n) == *place);
         assert!(failed, "{place:?} was sent to a primary that was replaced");
+    }
+}
+
+/// A server that dies while it waits for the next message has not read what is on its way: that is asked of the next one, and a COMMIT is not in doubt.
+#[test]
+fn what_a_dying_server_did_not_read_was_not_done() {
+    let mut stage = Stage::start(1, 0);
+    let proxy = stage.proxy("");
+    let mut alone = Raw::connect(proxy.port, "app", "app");
+    let mut block = Raw::connect(proxy.port, "app", "app");
+    for n in 0..3 {
+        // Its connection stays, so that both statements are on their way to this very server.
+        succeeded("SELECT", &alone.simple("SELECT v FROM seen"));
+        let begun = block.simple(&format!("BEGIN; INSERT INTO seen VALUES (10{n}, 0)"));
+        succeeded("a block", &begun);
+        let postmaster = stage.node(0, 0).pid().expect("it runs");
+        let processes = children(postmaster);
+        let frozen = stage.freeze(0);
+        let insert = format!("INSERT INTO seen VALUES ({n}, 0)");
+        let (inserted, committed) = std::thread::scope(|scope| {
+            let inserted = scope.spawn(|| alone.simple(&insert));
+            let committed = scope.spawn(|| block.simple("COMMIT"));
+            std::thread::sleep(Duration::from_millis(100));
+            stage.kill(0, 0);
+            drop(frozen);
+            wait_until("its processes have ended", || {
+                let is_there = |process: &u32| kill(Pid::from_raw(process.cast_signed()), None).is_ok();
+                !processes.iter().any(is_there)
+            });
+            stage.restart(0, 0);
+            (inserted.join(), committed.join())
+        });
+        succeeded("an INSERT by itself", &inserted.expect("no panic"));
+        let found = |id: i32| {
+            let asked = format!("SELECT count(*) FROM seen WHERE id = {id}");
+            stage.value(0, 0, &asked)
+        };
+        assert_eq!(found(n), "1");
+        // The connection with the block is gone. A process that saw the message first has done it.
+        let told = committed.expect("no panic");
+        match &told.error {
+            None => assert_eq!(found(100 + n), "1"),
+            Some(error) => {
+                assert_eq!(error.sqlstate(), "57P01", "{}", told.shown());
+                assert_eq!(found(100 + n), "0");
+                block = Raw::connect(proxy.port, "app", "app");
+            }
+        }
     }
 }

@@ -289,10 +289,10 @@ impl Failure {
         READINGS[place % READINGS.len()] == Reading::Copy
     }
 
-    /// The client was told that nobody knows.
+    /// The client was told that nobody knows. What it reads it has committed before.
     pub fn may_be_there(&self) -> bool {
         let unheard = self.sqlstate == "none" && self.doing == Doing::Committing;
-        self.message.contains("is not known") || unheard
+        self.message.contains("is not known") || unheard || self.doing == Doing::Reading
     }
 }
 

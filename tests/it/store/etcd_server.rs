@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use trunkline::store::Expected;
 
 use super::{open, section};
+use crate::servers::quick_folder;
 
 /// Reads whether all ended well; else ends the server and removes its data.
 const WATCHDOG: &str = "read -r word || { kill -s KILL \"$1\"; rm -rf -- \"$2\"; }";
@@ -75,7 +76,7 @@ impl EtcdServer {
 
     fn member(name: &str, port: u16, peer_port: u16, cluster: &str) -> EtcdServer {
         EtcdServer {
-            folder: TempDir::new().unwrap(),
+            folder: quick_folder(),
             name: name.to_owned(),
             port,
             peer_port,
