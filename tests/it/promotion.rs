@@ -17,7 +17,7 @@ use trunkline::cli::local::{Cluster, Server, StopMode};
 use trunkline::config;
 use trunkline::store::{Expected, Store};
 
-use crate::servers::{quick_folder, DEADLINE, own_cluster, value, wait_until};
+use crate::servers::{DEADLINE, own_cluster, value, wait_until};
 use crate::store::etcd_server::EtcdServer;
 
 /// A proxy in front of one shard. It is killed when dropped.
@@ -232,7 +232,7 @@ async fn block(client: &Client, insert: &str) -> Result<(), tokio_postgres::Erro
 async fn a_switchover_that_clients_do_not_notice() {
     let cluster = own_cluster(1, 2);
     make_table(&cluster);
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let program = Program::start(&cluster, &folder, "", "");
     program.ready(3).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -288,7 +288,7 @@ async fn a_switchover_that_clients_do_not_notice() {
 async fn a_switchover_that_cannot_be() {
     let cluster = own_cluster(1, 1);
     make_table(&cluster);
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let program = Program::start(&cluster, &folder, "switchover_timeout = \"500ms\"", "");
     program.ready(2).await;
     let servers = servers(&cluster);
@@ -389,7 +389,7 @@ async fn a_switchover_that_cannot_be() {
 async fn a_proxy_that_is_killed_in_the_middle() {
     let cluster = own_cluster(1, 1);
     make_table(&cluster);
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let store = file_store(&folder);
     let servers = servers(&cluster);
     let (old, new) = (servers[0], servers[1]);
@@ -534,7 +534,7 @@ fn count(server: &Server) -> String {
 async fn a_lost_primary_is_replaced_once_it_is_fenced() {
     let mut cluster = own_cluster(1, 2);
     make_table(&cluster);
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let failing = folder.path().join("failing");
     std::fs::write(&failing, "").unwrap();
     let fence = format!("test ! -e {}", failing.display());
@@ -627,7 +627,7 @@ fn hook(statuses: &[u16]) -> (u16, Arc<Mutex<Vec<String>>>) {
 async fn a_hook_fences_a_lost_primary() {
     let mut cluster = own_cluster(1, 1);
     make_table(&cluster);
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let (port, told) = hook(&[500, 204]);
     let failover = format!(
         "mode = \"promote\"\nfence_url = \"http://127.0.0.1:{port}/fence?key=1\"\npromote_pause = \"2s\""
@@ -674,7 +674,7 @@ async fn two_proxies_of_one_store_do_it_once() {
         "[store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"2s\"\n",
         etcd.endpoint()
     );
-    let folder = Arc::new(quick_folder());
+    let folder = Arc::new(TempDir::new().unwrap());
     let failover = promoting(&folder, "exit 0");
     let programs = [(); 2].map(|()| Program::start(&cluster, &folder, &failover, &store));
     let mut clients = Vec::new();

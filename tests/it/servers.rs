@@ -1,10 +1,8 @@
 //! Servers that all tests share, and small ways to talk to them.
 
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 use trunkline::cli::local::{Cluster, ClusterOptions, LocalError, Server};
 
@@ -81,17 +79,4 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A temporary folder where making sure of a file costs nothing, if the machine has such a place: for what renews leases within parts of a second, while
-/// others have the disk write gigabytes.
-pub fn quick_folder() -> TempDir {
-    const LEAST: u64 = 1 << 30;
-    let memory = Path::new("/dev/shm");
-    let free = nix::sys::statvfs::statvfs(memory)
-        .map_or(0, |found| found.blocks_available() * found.fragment_size());
-    if free >= LEAST && let Ok(folder) = TempDir::new_in(memory) {
-        return folder;
-    }
-    TempDir::new().expect("a temporary folder")
 }

@@ -14,7 +14,6 @@ use tempfile::TempDir;
 use trunkline::config;
 use trunkline::store::Store;
 
-use crate::servers::quick_folder;
 use etcd_server::EtcdServer;
 
 /// A place for one store that is a test's own.
@@ -27,7 +26,7 @@ pub struct Site {
 
 impl Site {
     fn files() -> Site {
-        let directory = quick_folder();
+        let directory = TempDir::new().unwrap();
         Site {
             section: format!(
                 "path = \"{}\"\ntimeout = \"20s\"\n",

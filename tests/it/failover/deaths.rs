@@ -125,7 +125,8 @@ fn what_a_dying_server_did_not_read_was_not_done() {
             stage.kill(0, 0);
             drop(frozen);
             wait_until("its processes have ended", || {
-                let is_there = |process: &u32| kill(Pid::from_raw(process.cast_signed()), None).is_ok();
+                let is_there =
+                    |process: &u32| kill(Pid::from_raw(process.cast_signed()), None).is_ok();
                 !processes.iter().any(is_there)
             });
             stage.restart(0, 0);

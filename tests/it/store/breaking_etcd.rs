@@ -229,7 +229,7 @@ async fn a_lease_ends_for_a_holder_that_is_cut_off_before_another_has_it() {
     let next = loop {
         let was_held = lease.is_held();
         match near
-            .lease("driver", "near", Duration::from_secs(1))
+            .lease("driver", "near", Duration::from_secs(5))
             .await
             .unwrap()
         {

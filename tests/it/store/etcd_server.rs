@@ -11,7 +11,6 @@ use tempfile::TempDir;
 use trunkline::store::Expected;
 
 use super::{open, section};
-use crate::servers::quick_folder;
 
 /// Reads whether all ended well; else ends the server and removes its data.
 const WATCHDOG: &str = "read -r word || { kill -s KILL \"$1\"; rm -rf -- \"$2\"; }";
@@ -76,7 +75,7 @@ impl EtcdServer {
 
     fn member(name: &str, port: u16, peer_port: u16, cluster: &str) -> EtcdServer {
         EtcdServer {
-            folder: quick_folder(),
+            folder: TempDir::new().unwrap(),
             name: name.to_owned(),
             port,
             peer_port,
