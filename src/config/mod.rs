@@ -25,8 +25,8 @@ pub use entry::ADMIN_DATABASE;
 pub use load::{load, parse};
 pub use problem::Problem;
 pub use reads::{
-    Argv, Balance, CausalReads, Failover, FailoverMode, Fence, MissingReplicas, PrimaryReads,
-    ReadFrom, Reads,
+    Argv, Balance, CausalReads, Failover, FailoverMode, Fence, MaxLag, MissingReplicas,
+    PrimaryReads, ReadFrom, Reads,
 };
 pub use rules::{Asking, Method, Origin, Rule, Rules};
 pub use value::duration;

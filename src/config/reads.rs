@@ -56,6 +56,22 @@ impl ReadFrom {
     }
 }
 
+/// How far behind a replica may be that serves a session, or a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxLag {
+    Off,
+    Within(Duration),
+}
+
+impl MaxLag {
+    pub fn parse(text: &str) -> Option<MaxLag> {
+        if text.eq_ignore_ascii_case("off") {
+            return Some(MaxLag::Off);
+        }
+        super::duration(text).map(MaxLag::Within)
+    }
+}
+
 /// What a read on a replica must see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CausalReads {

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use crate::catalog::{Catalog, SearchPath};
+use crate::config::MaxLag;
 use crate::sharding::{KeyValue, Location, Via};
 use crate::sql::class::Class;
 use crate::sql::facts::{Facts, Name, Source};
 use crate::sql::normalise::{Literal, normalise};
-use crate::sql::{self, Body, Hint, Statement};
+use crate::sql::{self, Body, Hint, ReadHint, Statement};
 
 use super::bind::{Bound, Values, bind, each_key};
 use super::cache::Unplannable;
@@ -113,7 +114,7 @@ pub fn explain(
             Explanation {
                 statement: text[statement.range.clone()].to_owned(),
                 class: class_name(statement),
-                hint: statement.hint.as_ref().map(hint_text),
+                hint: hints_text(statement),
                 tables: match &statement.body {
                     Body::Facts(facts) => tables(facts, catalog, search_path),
                     Body::None | Body::Unparsed { .. } => Vec::new(),
@@ -299,6 +300,21 @@ fn class_name(statement: &Statement) -> String {
         Class::Unknown => "unknown",
     };
     name.to_owned()
+}
+
+fn hints_text(statement: &Statement) -> Option<String> {
+    let ReadHint { from, max_lag } = statement.reads;
+    let parts: Vec<String> = statement
+        .hint
+        .iter()
+        .map(hint_text)
+        .chain(from.map(|from| format!("read={}", from.as_str())))
+        .chain(max_lag.map(|limit| match limit {
+            MaxLag::Off => "max_lag=off".to_owned(),
+            MaxLag::Within(limit) => format!("max_lag={}ms", limit.as_millis()),
+        }))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 fn hint_text(hint: &Hint) -> String {

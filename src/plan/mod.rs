@@ -36,6 +36,7 @@ use std::rc::Rc;
 
 use crate::catalog::DistributionId;
 use crate::sharding::{KeyType, ShardId};
+use crate::sql::ReadHint;
 use crate::sql::class::Class;
 use crate::sql::facts::{Leaves, Operand};
 
@@ -66,6 +67,8 @@ pub struct PlannedStatement {
     pub leaves: Vec<Leaves>,
     pub effect: Effect,
     pub nodes: Nodes,
+    /// Which of them its comment asks for.
+    pub reads: ReadHint,
     pub takes: Takes,
 }
 
@@ -139,6 +142,7 @@ impl Planned {
                 leaves: one.leaves.clone(),
                 effect: one.effect,
                 nodes: one.nodes,
+                reads: one.reads,
                 takes: one.takes,
             }
         });
@@ -165,6 +169,7 @@ impl Planned {
                 leaves: Vec::new(),
                 effect: Effect::Writes,
                 nodes: Nodes::Primary,
+                reads: ReadHint::default(),
                 takes: Takes::Numbers,
             }],
         }

@@ -81,6 +81,7 @@ pub fn plan(
             leaves: leaves(&text[statement.range.clone()], statement, catalog),
             effect: effect::of(text, statement, catalog, search_path),
             nodes: replica::of(text, statement, catalog, search_path),
+            reads: statement.reads,
             takes: takes::of(text, statement, catalog, search_path),
         }
     });

@@ -1160,6 +1160,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             leaves: one.leaves.clone(),
             effect: one.effect,
             nodes: one.nodes,
+            reads: one.reads,
             takes: one.takes,
         }],
     })

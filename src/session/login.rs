@@ -131,7 +131,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         Peer::Tcp(address) => Some(address.ip()),
         Peer::Unix { .. } | Peer::Unknown => None,
     };
-    let reads = Reads::new(choice::client_hash(address));
+    let reads = Reads::new(choice::client_hash(address), read_policy);
     let session = Box::new(Session {
         worker: Rc::clone(worker),
         mode,

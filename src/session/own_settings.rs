@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::respond::Fault;
 use crate::catalog::{Catalog, Epoch};
-use crate::config::{self, CausalReads, Config, ReadFrom, User};
+use crate::config::{CausalReads, Config, MaxLag, ReadFrom, User};
 use crate::plan::hint::{Setting, from_setting};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::ShardId;
@@ -36,22 +36,6 @@ enum History {
     Set,
 }
 
-/// How far behind a replica may be that serves the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxLag {
-    Off,
-    Within(Duration),
-}
-
-impl MaxLag {
-    fn parse(text: &str) -> Option<MaxLag> {
-        if text.eq_ignore_ascii_case("off") {
-            return Some(MaxLag::Off);
-        }
-        config::duration(text).map(MaxLag::Within)
-    }
-}
-
 /// What a session's reads do unless it says otherwise: as the user, the database, and `[reads]` are configured, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDefaults {
@@ -63,6 +47,17 @@ pub struct ReadDefaults {
 }
 
 impl ReadDefaults {
+    /// The lag that a replica may have where a session or a statement says so.
+    pub fn within(&self, limit: MaxLag) -> Lag {
+        Lag::Within {
+            time: match limit {
+                MaxLag::Off => None,
+                MaxLag::Within(limit) => Some(limit),
+            },
+            bytes: self.max_lag_size,
+        }
+    }
+
     pub fn of(config: &Config, user: &User, database: &str) -> ReadDefaults {
         let mut databases = config.databases.iter();
         let of_database = || databases.find(|known| known.name == database)?.read_from;
@@ -381,16 +376,8 @@ impl OwnSettings {
 
     /// What the session's reads do.
     pub fn reads(&self, defaults: &ReadDefaults) -> ReadPolicy {
-        let lag = match self.max_lag.value() {
-            None => Lag::AsConfigured,
-            Some(limit) => Lag::Within {
-                time: match limit {
-                    MaxLag::Off => None,
-                    MaxLag::Within(limit) => Some(*limit),
-                },
-                bytes: defaults.max_lag_size,
-            },
-        };
+        let limit = self.max_lag.value().as_ref();
+        let lag = limit.map_or(Lag::AsConfigured, |limit| defaults.within(*limit));
         ReadPolicy {
             from: self.from.value().unwrap_or(defaults.from),
             causal: self.causal.value().unwrap_or(defaults.causal),

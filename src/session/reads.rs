@@ -46,6 +46,10 @@ pub enum Seeks {
 /// What a session keeps for its reads.
 pub struct Reads {
     pub seeks: Seeks,
+    /// What holds for the statement at hand, where it seeks a replica.
+    policy: ReadPolicy,
+    /// A statement of the session's has asked for replicas by a comment: there may be another one, so its commits are followed.
+    hinted: bool,
     /// Nodes that have failed the statement at hand.
     without: NodeSet,
     /// What was committed on this shard before the statement at hand, for a read that must see all of it: it stays where it is while the log goes on.
@@ -60,9 +64,11 @@ pub struct Reads {
 }
 
 impl Reads {
-    pub fn new(client: u64) -> Reads {
+    pub fn new(client: u64, policy: ReadPolicy) -> Reads {
         Reads {
             seeks: Seeks::Primary,
+            policy,
+            hinted: false,
             without: NodeSet::EMPTY,
             all_before: None,
             asked: None,
@@ -119,14 +125,54 @@ impl Session {
     /// Decides whether what is about to run seeks a replica.
     #[inline]
     pub(super) fn seek(&mut self, planned: &Planned) {
-        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary {
+        let mut hints = planned.statements.iter().map(|one| one.reads.from);
+        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary
+            && hints.all(|from| from.is_none_or(|from| from == ReadFrom::Primary))
+        {
             Seeks::Primary
         } else {
             self.sought(planned)
         };
     }
 
-    fn sought(&self, planned: &Planned) -> Seeks {
+    /// What holds for these statements, which go to one place together: what the comment of each asks for, or what its session does.
+    fn policy_for(&self, planned: &Planned) -> ReadPolicy {
+        let session = self.read_policy;
+        if self.mode == PoolMode::Session {
+            // It keeps its connection, which may have anything of the session's.
+            return session;
+        }
+        let wants = |from| {
+            let mut statements = planned.statements.iter();
+            statements.any(|one| one.reads.from.unwrap_or(session.from) == from)
+        };
+        let from = match () {
+            () if wants(ReadFrom::Primary) => ReadFrom::Primary,
+            () if wants(ReadFrom::Replica) => ReadFrom::Replica,
+            () => ReadFrom::Any,
+        };
+        // Of several the first that is given.
+        let limit = planned.statements.iter().find_map(|one| one.reads.max_lag);
+        let lag = limit.map_or(session.lag, |limit| self.read_defaults().within(limit));
+        ReadPolicy {
+            from,
+            lag,
+            ..session
+        }
+    }
+
+    fn sought(&mut self, planned: &Planned) -> Seeks {
+        self.reads.policy = self.policy_for(planned);
+        if self.reads.policy.from == ReadFrom::Primary {
+            return Seeks::Primary;
+        }
+        if self.read_policy.from == ReadFrom::Primary && !self.reads.hinted {
+            self.reads.hinted = true;
+            if self.tracks_commits() {
+                let names = Arc::clone(&self.database.catalog().shards);
+                self.causal.wrote_unseen(Instant::now(), &names);
+            }
+        }
         let free = self.own_settings.read_consistency() == ReadConsistency::Off
             && match &self.transaction {
                 // It goes on where it is; what cannot run there joins on the primary.
@@ -156,6 +202,7 @@ impl Session {
             .view
             .shard(shard)
             .is_some_and(|view| view.primary.is_none());
+        self.reads.policy = self.read_policy;
         self.reads.seeks = if leaderless && self.read_policy.from != ReadFrom::Primary {
             Seeks::Replica
         } else {
@@ -169,7 +216,8 @@ impl Session {
         let Some(view) = snapshot.view.shard(shard) else {
             return Choice::Primary;
         };
-        let floor = match self.read_policy.causal {
+        let policy = self.reads.policy;
+        let floor = match policy.causal {
             CausalReads::Off => Floor::None,
             CausalReads::Session => self.causal.floor(shard, &names, &view.written),
             CausalReads::Always => {
@@ -184,11 +232,11 @@ impl Session {
         let configured = &snapshot.config.reads;
         let read = Read {
             shard,
-            from: self.read_policy.from,
+            from: policy.from,
             balance: configured.balance,
             primary: configured.primary,
             zone: configured.zone.as_deref(),
-            lag: self.read_policy.lag,
+            lag: policy.lag,
             floor,
             patience,
             client: self.reads.client,
@@ -348,7 +396,7 @@ impl Session {
     /// What the session commits must be seen by its reads on replicas.
     #[inline]
     pub(super) fn tracks_commits(&self) -> bool {
-        self.read_policy.from != ReadFrom::Primary
+        (self.read_policy.from != ReadFrom::Primary || self.reads.hinted)
             && self.read_policy.causal == CausalReads::Session
     }
 

@@ -1,9 +1,12 @@
-//! Routing hints in a statement's leading comments: `/* trunkline: shard=eu1 */`, `/* trunkline: distribution=d key='DE',7 */`.
+//! Hints in a statement's leading comments: where it goes, `/* trunkline: shard=eu1 */`, `/* trunkline: distribution=d key='DE',7 */`, and which
+//! nodes it may read from, `/* trunkline: read=replica max_lag=500ms */`.
 
-use super::Hint;
+use super::{Hint, ReadHint};
+use crate::config::{MaxLag, ReadFrom};
 
-/// The hint among the comments that stand before a statement (their text, `/*` and `*/` included; line comments are not hints).
-pub(super) fn read<'a>(comments: impl Iterator<Item = &'a str>) -> Option<Hint> {
+/// The hints among the comments that stand before a statement (their text, `/*` and `*/` included; line comments are not hints).
+pub(super) fn read<'a>(comments: impl Iterator<Item = &'a str>) -> (Option<Hint>, ReadHint) {
+    let malformed = |why: &str| (Some(Hint::Malformed(why.into())), ReadHint::default());
     let mut found = None;
     for comment in comments {
         let Some(content) = comment
@@ -16,15 +19,16 @@ pub(super) fn read<'a>(comments: impl Iterator<Item = &'a str>) -> Option<Hint> 
             continue;
         };
         if found.is_some() {
-            return Some(Hint::Malformed("more than one trunkline comment".into()));
+            return malformed("more than one trunkline comment");
         }
-        found = Some(parse(items).unwrap_or_else(|why| Hint::Malformed(why.into())));
+        found = Some(parse(items).unwrap_or_else(|why| malformed(&why)));
     }
-    found
+    found.unwrap_or_default()
 }
 
-fn parse(items: &str) -> Result<Hint, String> {
+fn parse(items: &str) -> Result<(Option<Hint>, ReadHint), String> {
     let (mut shard, mut distribution, mut key) = (None, None, None);
+    let (mut from, mut max_lag) = (None, None);
     let mut rest = items.trim();
     while !rest.is_empty() {
         let (name, after) = rest
@@ -35,9 +39,11 @@ fn parse(items: &str) -> Result<Hint, String> {
             "shard" => &mut shard,
             "distribution" => &mut distribution,
             "key" => &mut key,
+            "read" => &mut from,
+            "max_lag" => &mut max_lag,
             other => {
                 return Err(format!(
-                    "unknown item {other:?}; known are shard, key and distribution"
+                    "unknown item {other:?}; known are shard, key, distribution, read and max_lag"
                 ));
             }
         };
@@ -46,19 +52,49 @@ fn parse(items: &str) -> Result<Hint, String> {
         }
         rest = after.trim_start();
     }
-    match (shard, distribution, key) {
-        (Some(shard), None, None) => Ok(Hint::Shard(single(shard, "shard")?)),
-        (None, None, Some(values)) => Ok(Hint::Key {
+    let reads = ReadHint {
+        from: word(from, "read", "primary, any or replica", ReadFrom::named)?,
+        max_lag: word(
+            max_lag,
+            "max_lag",
+            "a time like 500ms, or off",
+            MaxLag::parse,
+        )?,
+    };
+    let place = match (shard, distribution, key) {
+        (Some(shard), None, None) => Some(Hint::Shard(single(shard, "shard")?)),
+        (None, None, Some(values)) => Some(Hint::Key {
             distribution: None,
             values,
         }),
-        (None, Some(name), Some(values)) => Ok(Hint::Key {
+        (None, Some(name), Some(values)) => Some(Hint::Key {
             distribution: Some(single(name, "distribution")?),
             values,
         }),
-        (None, Some(_), None) => Err("distribution needs a key".into()),
-        (Some(_), ..) => Err("shard stands alone: no key, no distribution".into()),
-        (None, None, None) => Err("nothing after trunkline:".into()),
+        (None, Some(_), None) => return Err("distribution needs a key".into()),
+        (Some(_), ..) => return Err("shard stands alone: no key, no distribution".into()),
+        (None, None, None) if reads == ReadHint::default() => {
+            return Err("nothing after trunkline:".into());
+        }
+        (None, None, None) => None,
+    };
+    Ok((place, reads))
+}
+
+/// The meaning of an item's only value, if it is given.
+fn word<T>(
+    values: Option<Vec<Box<str>>>,
+    item: &str,
+    allowed: &str,
+    meaning: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(values) = values else {
+        return Ok(None);
+    };
+    let value = single(values, item)?;
+    match meaning(&value.to_ascii_lowercase()) {
+        Some(meaning) => Ok(Some(meaning)),
+        None => Err(format!("{item} is {allowed}, not {value:?}")),
     }
 }
 
@@ -111,10 +147,44 @@ fn value(text: &str) -> Result<(Box<str>, &str), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hint(comment: &str) -> Option<Hint> {
-        read([comment].into_iter())
+        read([comment].into_iter()).0
+    }
+
+    #[test]
+    fn where_to_read() {
+        let reads = |comment| read([comment].into_iter());
+        assert_eq!(
+            reads("/* trunkline: read=replica max_lag=1500ms */"),
+            (
+                None,
+                ReadHint {
+                    from: Some(ReadFrom::Replica),
+                    max_lag: Some(MaxLag::Within(Duration::from_millis(1500))),
+                }
+            )
+        );
+        assert_eq!(
+            reads("/* trunkline: key=7 read='any' */"),
+            (
+                Some(Hint::Key {
+                    distribution: None,
+                    values: vec!["7".into()]
+                }),
+                ReadHint {
+                    from: Some(ReadFrom::Any),
+                    max_lag: None,
+                }
+            )
+        );
+        assert_eq!(
+            reads("/* trunkline: max_lag=off */").1.max_lag,
+            Some(MaxLag::Off)
+        );
     }
 
     #[test]
@@ -154,6 +224,10 @@ mod tests {
             "/* trunkline: key=1, */",
             "/* trunkline: node=a */",
             "/* trunkline: shard=a shard=b */",
+            "/* trunkline: read=replicas */",
+            "/* trunkline: read=any,primary */",
+            "/* trunkline: max_lag=soon */",
+            "/* trunkline: read=any read=any */",
         ] {
             assert!(
                 matches!(hint(comment), Some(Hint::Malformed(_))),
@@ -161,6 +235,6 @@ mod tests {
             );
         }
         let two = ["/* trunkline: shard=a */", "/* trunkline: shard=b */"];
-        assert!(matches!(read(two.into_iter()), Some(Hint::Malformed(_))));
+        assert!(matches!(read(two.into_iter()).0, Some(Hint::Malformed(_))));
     }
 }

@@ -30,6 +30,7 @@ mod tests;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::config::{MaxLag, ReadFrom};
 use class::{Class, CopySource};
 use facts::Facts;
 use lexer::{Kind, LexError, Lexeme, Lexer};
@@ -43,6 +44,7 @@ pub struct Statement {
     pub class: Class,
     /// From a leading comment `/* trunkline: ... */`.
     pub hint: Option<Hint>,
+    pub reads: ReadHint,
     pub body: Body,
 }
 
@@ -74,6 +76,15 @@ pub enum Hint {
     },
     /// A trunkline comment that cannot be read; the text says why.
     Malformed(Box<str>),
+}
+
+/// Which nodes a statement asks for when it reads, and how far behind they may be, whatever holds for its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadHint {
+    /// `read=replica`
+    pub from: Option<ReadFrom>,
+    /// `max_lag=500ms`
+    pub max_lag: Option<MaxLag>,
 }
 
 /// Why a whole message was not read.
@@ -127,6 +138,7 @@ pub fn read(text: &str) -> Result<Vec<Statement>, SqlError> {
             range: 0..text.len(),
             class: Class::Empty,
             hint: None,
+            reads: ReadHint::default(),
             body: Body::None,
         }]);
     }
@@ -212,7 +224,7 @@ impl<'a> Source<'a> {
             .iter()
             .take_while(|lexeme| split::is_comment(lexeme))
             .map(|lexeme| &self.text[lexeme.range()]);
-        let hint = hint::read(comments);
+        let (hint, reads) = hint::read(comments);
         let significant: Vec<Lexeme> = piece
             .iter()
             .filter(|lexeme| !split::is_comment(lexeme))
@@ -241,6 +253,7 @@ impl<'a> Source<'a> {
             range,
             class,
             hint,
+            reads,
             body,
         })
     }

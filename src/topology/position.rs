@@ -1,20 +1,22 @@
 //! What a server is asked, and how its answer is read.
 //!
-//! The look itself is one simple query: one round trip, and nothing is left on the server.
+//! The look itself is one prepared statement: one round trip, and no planning, as it is asked over and over.
 
 use std::time::Instant;
 
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::types::{FromSql, PgLsn};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use super::answer::{Answer, Lsn, Position, SystemIdentifier, Timeline};
 use super::connect::NodeError;
 
 /// What stays the same as long as a connection lives.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Server {
     pub version: String,
     started: String,
     control: Control,
+    look: Statement,
 }
 
 /// What is in the server's control file.
@@ -39,6 +41,7 @@ pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
         Err(NodeError::Postgres(error)) if error.code().is_some() => Control::Denied,
         Err(error) => return Err(error),
     };
+    let look = client.prepare(&position_query(control)).await?;
     Ok(Server {
         version: text(&version, 0)?
             .ok_or_else(|| strange("no version"))?
@@ -47,6 +50,7 @@ pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
             .ok_or_else(|| strange("no time of its start"))?
             .to_owned(),
         control,
+        look,
     })
 }
 
@@ -67,7 +71,7 @@ const CONTROL_FILE: &str = ", (SELECT c.timeline_id FROM pg_catalog.pg_control_c
 fn position_query(control: Control) -> String {
     let control_file = match control {
         Control::Readable(_) => CONTROL_FILE,
-        Control::Denied => ", NULL, NULL",
+        Control::Denied => ", NULL::pg_catalog.int4, NULL::pg_catalog.int4",
     };
     format!(
         "SELECT r.recovering,
@@ -86,27 +90,25 @@ fn position_query(control: Control) -> String {
 pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, NodeError> {
     // Before anything is sent: whatever is committed by now lies before the place that a primary tells.
     let asked = Instant::now();
-    let row = row(client, &position_query(server.control)).await?;
+    let row = client.query_one(&server.look, &[]).await?;
     let round_trip = asked.elapsed();
-    let (position, timeline) = match text(&row, 0)? {
-        Some("f") => {
-            let place = |column| lsn(&row, column)?.ok_or_else(|| strange("no place in the log"));
-            let position = Position::Primary {
-                written: place(1)?,
-                inserted: place(2)?,
-            };
-            (position, text(&row, 3)?.map(hexadecimal).transpose()?)
-        }
-        Some("t") => {
-            let position = Position::Replica {
-                received: lsn(&row, 4)?,
-                replayed: lsn(&row, 5)?,
-            };
-            // The control file tells of a promotion late.
-            let known = [number(&row, 6)?, number(&row, 7)?, number(&row, 8)?];
-            (position, known.into_iter().flatten().max())
-        }
-        other => return Err(strange(&format!("in recovery: {other:?}"))),
+    let recovering: bool = column(&row, 0)?;
+    let (position, timeline) = if recovering {
+        let position = Position::Replica {
+            received: lsn(&row, 4)?,
+            replayed: lsn(&row, 5)?,
+        };
+        // The control file tells of a promotion late.
+        let known = [number(&row, 6)?, number(&row, 7)?, number(&row, 8)?];
+        (position, known.into_iter().flatten().max())
+    } else {
+        let place = |column| lsn(&row, column)?.ok_or_else(|| strange("no place in the log"));
+        let position = Position::Primary {
+            written: place(1)?,
+            inserted: place(2)?,
+        };
+        let file: Option<&str> = column(&row, 3)?;
+        (position, file.map(hexadecimal).transpose()?)
     };
     Ok(Answer {
         position,
@@ -143,20 +145,23 @@ fn text(row: &SimpleQueryRow, column: usize) -> Result<Option<&str>, NodeError> 
     Ok(row.try_get(column)?)
 }
 
-fn number(row: &SimpleQueryRow, column: usize) -> Result<Option<u32>, NodeError> {
-    text(row, column)?
-        .map(|text| text.parse().map_err(|_| strange(text)))
-        .transpose()
-}
-
 fn hexadecimal(text: &str) -> Result<u32, NodeError> {
     u32::from_str_radix(text, 16).map_err(|_| strange(text))
 }
 
-fn lsn(row: &SimpleQueryRow, column: usize) -> Result<Option<Lsn>, NodeError> {
-    text(row, column)?
-        .map(|text| text.parse().map_err(|_| strange(text)))
-        .transpose()
+fn column<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, NodeError> {
+    Ok(row.try_get(column)?)
+}
+
+/// A timeline.
+fn number(row: &Row, place: usize) -> Result<Option<u32>, NodeError> {
+    let number: Option<i32> = column(row, place)?;
+    Ok(number.map(i32::cast_unsigned))
+}
+
+fn lsn(row: &Row, place: usize) -> Result<Option<Lsn>, NodeError> {
+    let place: Option<PgLsn> = column(row, place)?;
+    Ok(place.map(|place| Lsn(place.into())))
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ impl Session {
             leaves: call.statement.leaves.clone(),
             effect: call.statement.effect,
             nodes: call.statement.nodes,
+            reads: call.statement.reads,
             takes: call.statement.takes,
         };
         let formats: &[u16] = match rows {

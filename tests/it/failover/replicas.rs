@@ -283,6 +283,77 @@ fn every_way_of_reading() {
     );
 }
 
+/// A comment asks for a node for one statement, whatever holds for its session; which sees its own commits there as ever.
+#[test]
+fn a_comment_says_where_to_read() {
+    let stage = Stage::start(2, 1);
+    let proxy = stage.proxy(&format!(
+        "[reads]\nwait = \"200ms\"\nfunctions = [\"current_setting\"]\n{TABLES}"
+    ));
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    for id in 1..=20 {
+        let insert = format!("INSERT INTO things VALUES ({id}, {id})");
+        succeeded(&insert, &client.simple(&insert));
+    }
+    let ports = |place| [0, 1].map(|shard| stage.node(shard, place).port().to_string());
+    let (primaries, replicas) = (ports(0), ports(1));
+    let look = "SELECT current_setting('port') FROM things WHERE id =";
+    let asks = |client: &mut Raw, comment: &str, id: i32| {
+        let answer = client.simple(&format!("{comment} {look} {id}"));
+        succeeded(comment, &answer);
+        answer.lines().concat()
+    };
+    for id in 1..=20 {
+        let port = asks(&mut client, "/* trunkline: read=replica */", id);
+        assert!(replicas.contains(&port), "{port}");
+        let port = asks(&mut client, "", id);
+        assert!(primaries.contains(&port), "the next one: {port}");
+        let text = format!("/* trunkline: read=any */ {look} $1");
+        let id = Parameter {
+            oid: 20,
+            format: Format::Text,
+            value: Some(id.to_string().into_bytes()),
+        };
+        let port = client.extended(&text, &[id], Format::Text).lines().concat();
+        assert!(replicas.contains(&port), "prepared: {port}");
+    }
+    // Of several statements in one message one wants the primary.
+    let two = client.simple(&format!("/* trunkline: read=any */ {look} 1; {look} 1"));
+    for port in two.lines() {
+        assert!(primaries.contains(&port), "{port}");
+    }
+    succeeded("SET", &client.simple("SET trunkline.read = 'replica'"));
+    let port = asks(&mut client, "/* trunkline: read=primary */", 1);
+    assert!(primaries.contains(&port), "{port}");
+    succeeded("RESET", &client.simple("RESET trunkline.read"));
+
+    // A replica that stands still has not what a session has committed.
+    for shard in 0..2 {
+        stage.run(shard, 1, "SELECT pg_wal_replay_pause()");
+    }
+    let mut other = Raw::connect(proxy.port, "app", "app");
+    succeeded(
+        "UPDATE",
+        &other.simple("UPDATE things SET v = 100 WHERE id = 1"),
+    );
+    let read = "SELECT v FROM things WHERE id = 1";
+    let seen = other.simple(&format!("/* trunkline: read=any */ {read}"));
+    assert_eq!(seen.lines(), ["100"], "by the primary, after a wait");
+    let told = other.simple(&format!("/* trunkline: read=replica */ {read}"));
+    assert_eq!(told.refusal(), Some("no_replica"), "{told:?}");
+    // It is behind, and only some statements mind.
+    succeeded("SET", &client.simple("SET trunkline.causal_reads = 'off'"));
+    let strict = "/* trunkline: read=any max_lag=100ms */";
+    wait_until("it is too far behind", || {
+        primaries.contains(&asks(&mut client, strict, 1))
+    });
+    let port = asks(&mut client, "/* trunkline: read=any max_lag=off */", 1);
+    assert!(replicas.contains(&port), "{port}");
+
+    let told = client.simple("/* trunkline: read=replicas */ SELECT v FROM things WHERE id = 1");
+    assert_eq!(told.refusal(), Some("hint_malformed"), "{told:?}");
+}
+
 /// [SELECT; INSERT] in one unit of work: it begins where reads go, and must go on where writes go.
 fn pipelines(proxy: &Sharded) {
     use crate::wire_client::{Wire, bind, execute, parse, query, sync};
