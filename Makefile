@@ -49,7 +49,7 @@ demo: has-cargo has-postgres
 	@exec $(CARGO) run --quiet --locked --bin trunkline -- demo $(DEMO_ARGS)
 
 test: has-cargo has-postgres has-etcd $(VENV)/drivers
-	@$(MEMORY_FOLDER); $(CARGO) test --locked $(TEST_ARGS)
+	@$(MEMORY_FOLDER); CARGO="$(CARGO)" tests/run --locked $(TEST_ARGS)
 
 # Test suites that others wrote: directly and through Trunkline, held against tests/suites/expected.
 suites: build has-postgres has-suite-tools

@@ -91,7 +91,7 @@ impl Stage {
     fn configuration(&self, port: u16) -> String {
         let mut text = format!(
             "workers = 1\n[listen]\naddresses = [\"127.0.0.1:{port}\"]\nhttp = \"off\"\n[server_tls]\nmode = \"disable\"\n\
-             [store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"5s\"\ntimeout = \"2s\"\n\
+             [store]\nkind = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"6s\"\ntimeout = \"5s\"\n\
              [pool]\nsize = 20\n[failover]\nwait = \"30s\"\n\
              [[users]]\nname = \"boss\"\nauth = \"trust\"\nadmin = true\nserver_user = \"postgres\"\n\
              [[users]]\nname = \"app\"\nauth = \"trust\"\n[[databases]]\nname = \"app\"\ndefault_shard = \"s1\"\n",
