@@ -451,7 +451,7 @@ mod tests {
         [[shards]]\nname = \"s1\"\n[[shards.nodes]]\nhost = \"a\"\n";
 
     fn config() -> Config {
-        config::parse(CONFIG, "test.toml", &|_| None).expect("it is sound")
+        crate::config::parse(CONFIG, "test.toml", &|_| None).expect("it is sound")
     }
 
     fn catalog() -> Catalog {
