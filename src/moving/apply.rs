@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Statement};
 
@@ -28,7 +28,7 @@ use super::seam::Seam;
 use super::shards::{Connection, Shards};
 use super::statements::{self, Mask};
 use super::table::{self, Shape};
-use super::tombstones::{KeyText, Rows, Tombstones};
+use super::tombstones::{KeyText, Rows, Snapshot, Tombstones};
 use super::values::{Field, Values};
 
 /// Most changes of a batch, and most bytes of it beyond one row.
@@ -38,6 +38,9 @@ const MOST_BYTES: usize = 2 * 1024 * 1024;
 const RUN: usize = 30;
 /// The longest that the place reached is not written down.
 const SILENCE: Duration = Duration::from_millis(75);
+/// How long a transaction of the source's log may stay unseen there, and how often is looked.
+const UNSEEN: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What the reader of a source says to those who apply.
 #[derive(Debug)]
@@ -94,14 +97,32 @@ struct Table {
 /// Why a transaction was not made.
 enum Failure {
     /// A row is in the way.
-    InTheWay(Error),
+    InTheWay(Obstacle),
     Flow(FlowError),
+}
+
+/// A row that is in the way of another one.
+enum Obstacle {
+    /// The server says so.
+    Met(Error),
+    /// It has the same key, which says nothing about the shard, and another shard key.
+    OfAnotherShardKey(Box<str>),
+}
+
+impl Obstacle {
+    /// As what it ends the plan, where it is of no later moment.
+    fn judged(self, what: Option<&str>) -> FlowError {
+        match self {
+            Obstacle::Met(error) => judged(error, what),
+            Obstacle::OfAnotherShardKey(text) => FlowError::Trouble(text),
+        }
+    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match is_in_the_way(&error) {
-            true => Failure::InTheWay(error),
+            true => Failure::InTheWay(Obstacle::Met(error)),
             false => Failure::Flow(judged(error, None)),
         }
     }
@@ -289,8 +310,7 @@ impl Applier {
             }
             Ok(()) => {}
             Err(Failure::Flow(error)) => return Err(error),
-            Err(Failure::InTheWay(error)) => {
-                tracing::debug!(%error, "changes are applied one by one");
+            Err(Failure::InTheWay(_)) => {
                 self.connection.batch_execute("ROLLBACK").await?;
                 let rows = match self.first {
                     true => Rows::Catching,
@@ -369,10 +389,11 @@ impl Applier {
     async fn put(&self, table: &Table, rows: &[&Values]) -> Result<(), Failure> {
         let put = self.execute(&table.put, rows, None).await?;
         if table.layout.key_may_repeat() && put < rows.len() as u64 {
-            return Err(Failure::Flow(FlowError::trouble(format!(
+            let text = format!(
                 "{} on {} has a row with the key of another one that moves there, and another shard key: keys must differ on all shards",
                 table.layout.name, self.claim.shard.0
-            ))));
+            );
+            return Err(Failure::InTheWay(Obstacle::OfAnotherShardKey(text.into())));
         }
         Ok(())
     }
@@ -456,56 +477,34 @@ impl Applier {
             Some(lookup) => self.lookup.insert(lookup),
             None => self.lookup.insert(self.shards.open(&self.source).await?),
         };
+        wait_until_seen(lookup, &self.source, changes).await?;
         lookup
             .batch_execute(&format!("SET search_path = {}", self.path))
             .await?;
-        let text = statements::fetch(layout, mask);
-        let mut found: Vec<Option<Values>> = vec![None; changes.len()];
-        // By the key it has now; else by the one it had, where the change cannot be seen yet.
-        for earlier in [false, true] {
-            let asked: Vec<(usize, &Values)> = { changes.iter().enumerate() }
-                .filter(|(n, _)| found[*n].is_none())
-                .filter_map(|(n, change)| match (earlier, &change.what) {
-                    (false, _) => Some((n, &change.key)),
-                    (true, What::Put { before, .. }) => Some((n, before.as_ref()?)),
-                    (true, What::Delete) => None,
+        let keys: Vec<_> = changes.iter().map(|change| &change.key).collect();
+        let arrays = arrays(&keys, None);
+        let parameters: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
+        let rows = lookup
+            .query(&statements::fetch(layout, mask), &parameters)
+            .await
+            .map_err(|error| judged(error, Some(&layout.name)))?;
+        let found = rows.iter().filter_map(|answer| {
+            let place = usize::try_from(answer.get::<_, i64>(0) - 1).ok()?;
+            let known = row(changes.get(place)?)?;
+            let mut next = 1..;
+            let fields: Vec<Field<'_>> = known
+                .fields()
+                .map(|field| match field {
+                    Field::Unchanged => {
+                        let column = next.next().expect("it has no end");
+                        { answer.get::<_, Option<&str>>(column) }.map_or(Field::Null, Field::Text)
+                    }
+                    field => field,
                 })
                 .collect();
-            if asked.is_empty() {
-                break;
-            }
-            let keys: Vec<_> = asked.iter().map(|(_, key)| *key).collect();
-            let arrays = arrays(&keys, None);
-            let parameters: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-            let rows = lookup
-                .query(&text, &parameters)
-                .await
-                .map_err(|error| judged(error, Some(&layout.name)))?;
-            for answer in rows {
-                let place = usize::try_from(answer.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
-                let Some((n, _)) = asked.get(place) else {
-                    continue;
-                };
-                let Some(known) = row(changes[*n]) else {
-                    continue;
-                };
-                let mut next = 1..;
-                let fields: Vec<Field<'_>> = known
-                    .fields()
-                    .map(|field| match (field, next.clone().next()) {
-                        (Field::Unchanged, Some(column)) => {
-                            next.next();
-                            answer
-                                .get::<_, Option<&str>>(column)
-                                .map_or(Field::Null, Field::Text)
-                        }
-                        (field, _) => field,
-                    })
-                    .collect();
-                found[*n] = Some(Values::of(&fields));
-            }
-        }
-        Ok(found.into_iter().flatten().collect())
+            Some(Values::of(&fields))
+        });
+        Ok(found.collect())
     }
 
     /// The changes as the source made them, in one transaction.
@@ -557,7 +556,9 @@ impl Applier {
                         if let Err((_, failure)) = self.in_order(&run[..failed]).await {
                             return Err(match failure {
                                 Failure::Flow(error) => error,
-                                Failure::InTheWay(error) => FlowError::from(error),
+                                Failure::InTheWay(obstacle) => {
+                                    FlowError::again(obstacle.judged(None))
+                                }
                             });
                         }
                         self.connection
@@ -586,7 +587,7 @@ impl Applier {
                     self.execute(&table.delete, &[&change.key], None).await?;
                     Ok(())
                 }
-                What::Put { row, .. } => self.put(table, &[row]).await,
+                What::Put(row) => self.put(table, &[row]).await,
             }
         });
         let made: Vec<Result<(), Failure>> = join_all(made).await;
@@ -607,16 +608,16 @@ impl Applier {
         match made {
             Ok(()) => tombstones.settle(change.layout.table, key_text(&change.key)),
             Err(Failure::Flow(error)) => return Err(error),
-            Err(Failure::InTheWay(error)) if rows == Rows::Exact => {
-                return Err(judged(error, Some(&self.named(change))));
+            Err(Failure::InTheWay(obstacle)) if rows == Rows::Exact => {
+                return Err(obstacle.judged(Some(&self.named(change))));
             }
-            Err(Failure::InTheWay(error)) => {
+            Err(Failure::InTheWay(obstacle)) => {
                 self.connection
                     .batch_execute("ROLLBACK TO SAVEPOINT one")
                     .await?;
                 let table = &self.tables[&change.layout.table];
                 self.execute(&table.delete, &[&change.key], None).await?;
-                let why = judged(error, Some(&self.named(change))).to_string();
+                let why = obstacle.judged(Some(&self.named(change))).to_string();
                 tombstones.owe(change.layout.table, key_text(&change.key), why.into());
             }
         }
@@ -686,6 +687,32 @@ impl Applier {
     }
 }
 
+/// Until the source shows what these changes have made of it. A commit is in the log before anyone can see it, and much earlier where it waits for a
+/// synchronous standby; whoever looks before does not find the row by its key.
+async fn wait_until_seen(
+    lookup: &Connection,
+    source: &ShardName,
+    changes: &[&Change],
+) -> Result<(), FlowError> {
+    let deadline = Instant::now() + UNSEEN;
+    loop {
+        let row = lookup.query_one(NOW, &[]).await?;
+        let now: Snapshot = row.get::<_, &str>(0).parse().map_err(FlowError::again)?;
+        let Some(unseen) = changes.iter().find(|change| !now.sees_recent(change.xid)) else {
+            return Ok(());
+        };
+        if Instant::now() >= deadline {
+            return Err(FlowError::again(format!(
+                "transaction {} of {} is in its log, and could not be seen there for {UNSEEN:?}: it may wait for a synchronous standby",
+                unseen.xid.0, source.0
+            )));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+const NOW: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
+
 /// `GENERATED ALWAYS AS IDENTITY`: an UPDATE can set no value.
 const FIXED: &str = "SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attidentity = 'a' AND attnum > 0";
 
@@ -742,7 +769,7 @@ pub(super) async fn key_schemas(
 fn row(change: &Change) -> Option<&Values> {
     match &change.what {
         What::Delete => None,
-        What::Put { row, .. } => Some(row),
+        What::Put(row) => Some(row),
     }
 }
 

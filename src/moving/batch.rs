@@ -25,11 +25,7 @@ pub struct Change {
 pub enum What {
     Delete,
     /// The row shall be so, whether it is there or not.
-    Put {
-        row: Values,
-        /// The key that it had, if it had another.
-        before: Option<Values>,
-    },
+    Put(Values),
 }
 
 impl Change {
@@ -37,7 +33,7 @@ impl Change {
     pub fn size(&self) -> usize {
         let row = match &self.what {
             What::Delete => 0,
-            What::Put { row, .. } => row.size(),
+            What::Put(row) => row.size(),
         };
         self.key.size() + row + 128
     }
@@ -48,7 +44,7 @@ impl Change {
 
     /// Whether some of its row's values were not sent.
     pub fn lacks_values(&self) -> bool {
-        matches!(&self.what, What::Put { row, .. } if !row.is_whole())
+        matches!(&self.what, What::Put(row) if !row.is_whole())
     }
 }
 
@@ -94,8 +90,8 @@ impl Batch {
             hash_table::Entry::Occupied(mut entry) => {
                 let before = std::mem::replace(entry.get_mut(), at);
                 self.superseded[before] = true;
-                if let What::Put { row, .. } = &mut change.what
-                    && let What::Put { row: earlier, .. } = &self.changes[before].what
+                if let What::Put(row) = &mut change.what
+                    && let What::Put(earlier) = &self.changes[before].what
                     && !row.is_whole()
                 {
                     *row = row.over(earlier);
@@ -171,8 +167,8 @@ impl Batch {
             let net = &mut nets[place];
             match &change.what {
                 What::Delete => net.deleted.push(change),
-                What::Put { row, .. } if row.is_whole() => net.whole.push(change),
-                What::Put { .. } => net.partial.push(change),
+                What::Put(row) if row.is_whole() => net.whole.push(change),
+                What::Put(_) => net.partial.push(change),
             }
         }
         nets
@@ -208,10 +204,7 @@ mod tests {
             key: Values::of(&[key]),
             what: match row {
                 None => What::Delete,
-                Some([v, w]) => What::Put {
-                    row: Values::of(&[key, v, w]),
-                    before: None,
-                },
+                Some([v, w]) => What::Put(Values::of(&[key, v, w])),
             },
         }
     }
@@ -242,7 +235,7 @@ mod tests {
         assert_eq!(keys(&nets[1].whole), ["[Text(\"a\")]"]);
         assert_eq!(keys(&nets[1].deleted), ["[Text(\"b\")]"]);
         assert_eq!(keys(&nets[1].partial), ["[Text(\"c\")]"]);
-        let What::Put { row, .. } = &nets[1].whole[0].what else {
+        let What::Put(row) = &nets[1].whole[0].what else {
             panic!("put");
         };
         assert_eq!(*row, Values::of(&[text("a"), text("2"), text("long")]));

@@ -580,12 +580,9 @@ fn placed(
     let deleted = was
         .filter(|was| is.as_ref() != Some(was))
         .map(|(end, key)| (end, key, What::Delete));
-    let put = is.zip(new).map(|((end, key), new)| {
-        let before = old.as_ref().and_then(|old| layout.key_of(old).ok());
-        let before = before.filter(|before| *before != key);
-        let row = Values::of(&new);
-        (end, key, What::Put { row, before })
-    });
+    let put = is
+        .zip(new)
+        .map(|((end, key), new)| (end, key, What::Put(Values::of(&new))));
     Ok(deleted.into_iter().chain(put))
 }
 

@@ -65,6 +65,11 @@ impl Snapshot {
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
     }
+
+    /// The same of a transaction that is at most some 2 billion transactions away.
+    pub fn sees_recent(&self, xid: Xid) -> bool {
+        self.sees(widened(xid, self.xmax))
+    }
 }
 
 /// The 64 bits of a transaction's number: those nearest to a number known to be of the same time.

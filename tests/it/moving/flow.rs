@@ -328,6 +328,68 @@ async fn what_is_deleted_behind_a_chunk_does_not_come_back() {
     assert!(world.compare().await > 20);
 }
 
+/// The unique key says nothing about the shard, rows change their shard keys, and the copy is ahead of the changes: a row of a later moment
+/// is in the way of an earlier one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_there_with_a_later_shard_key() {
+    let schema = "CREATE TABLE bulk (id bigint PRIMARY KEY, t text);
+        CREATE TABLE orders (number bigint PRIMARY KEY, id bigint NOT NULL, v int NOT NULL);
+        ALTER TABLE orders REPLICA IDENTITY FULL";
+    let tables: &[(&str, &[&str])] = &[("bulk", &["id"]), ("orders", &["id"])];
+    let world = World::new("flow_ahead", half(schema, tables)).await;
+    // More than is applied at once lies between the changes of a row.
+    let bulk = "INSERT INTO bulk SELECT g, repeat('t', 200) FROM generate_series((SELECT count(*) FROM bulk), (SELECT count(*) FROM bulk) + 20000) g";
+    for sql in [
+        bulk,
+        "INSERT INTO orders SELECT g, g, 0 FROM generate_series(1, 300) g",
+        bulk,
+        "UPDATE orders SET id = id + 1",
+        bulk,
+        "UPDATE orders SET id = id + 10, v = 1 WHERE number > 20",
+        bulk,
+        "UPDATE orders SET id = id + 100",
+    ] {
+        world.run(0, sql).await;
+    }
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    world.fence(&mut driver, 1).await;
+    assert!(world.compare().await > 20_000);
+}
+
+/// A commit is in the log before anyone can see it; here for long, because it waits for a standby that there is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_log_and_cannot_be_seen_yet_is_not_lost() {
+    // Values that an update does not touch are not sent again.
+    let documents = "CREATE TABLE documents (id bigint, sub int, body text, PRIMARY KEY (id, sub));
+        ALTER TABLE documents ALTER body SET STORAGE EXTERNAL";
+    let world = World::new("flow_unseen", half(documents, &[("documents", &["id"])])).await;
+    let filled = "INSERT INTO documents SELECT id, 0, repeat('x', 9000) || id FROM generate_series(1, 40) id";
+    world.run(0, filled).await;
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    world.fence(&mut driver, 1).await;
+    // Nobody but the writer waits.
+    world.set(0, "synchronous_commit", "local").await;
+    world.set(0, "synchronous_standby_names", "nobody").await;
+    let writer = world.client(0).await;
+    let writing = tokio::spawn(async move {
+        let rekey = "SET synchronous_commit = on; BEGIN; UPDATE documents SET sub = 1; UPDATE documents SET sub = 2 WHERE id <= 30;
+            INSERT INTO documents SELECT id, 7, repeat('y', 9000) || id FROM generate_series(1, 20) id; UPDATE documents SET sub = 8 WHERE sub = 7; COMMIT";
+        writer.batch_execute(rekey).await
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()";
+    driver.during(world.wait_for(0, waits, "1")).await;
+    driver
+        .during(tokio::time::sleep(Duration::from_millis(300)))
+        .await;
+    world.reset(0, "synchronous_standby_names").await;
+    world.reset(0, "synchronous_commit").await;
+    driver.during(writing).await.unwrap().unwrap();
+    world.fence(&mut driver, 2).await;
+    assert!(world.compare().await > 20);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_overtaken_writes_no_more() {
     let world = World::new("flow_overtaken", items()).await;

@@ -263,6 +263,21 @@ impl World {
         .await
     }
 
+    /// For the whole server.
+    pub async fn set(&self, shard: usize, setting: &str, value: &str) {
+        self.run(shard, &format!("ALTER SYSTEM SET {setting} = '{value}'"))
+            .await;
+        self.run(shard, "SELECT pg_reload_conf()").await;
+        self.wait_for(shard, &format!("SHOW {setting}"), value)
+            .await;
+    }
+
+    pub async fn reset(&self, shard: usize, setting: &str) {
+        self.run(shard, &format!("ALTER SYSTEM RESET {setting}"))
+            .await;
+        self.run(shard, "SELECT pg_reload_conf()").await;
+    }
+
     /// The same while a driver's tasks go on.
     pub async fn fence(&self, driver: &mut Driver, term: u32) {
         driver.during(self.fence_at_once(term)).await;
