@@ -122,16 +122,21 @@ impl Session {
         }
     }
 
+    /// The session, or a comment in these statements, lets reads go to replicas.
+    #[inline]
+    pub(super) fn lets_reads_go(&self, planned: &Planned) -> bool {
+        let mut hints = planned.statements.iter().map(|one| one.reads.from);
+        self.read_policy.from != ReadFrom::Primary
+            || hints.any(|from| from.is_some_and(|from| from != ReadFrom::Primary))
+    }
+
     /// Decides whether what is about to run seeks a replica.
     #[inline]
     pub(super) fn seek(&mut self, planned: &Planned) {
-        let mut hints = planned.statements.iter().map(|one| one.reads.from);
-        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary
-            && hints.all(|from| from.is_none_or(|from| from == ReadFrom::Primary))
-        {
-            Seeks::Primary
-        } else {
+        self.reads.seeks = if self.lets_reads_go(planned) {
             self.sought(planned)
+        } else {
+            Seeks::Primary
         };
     }
 
