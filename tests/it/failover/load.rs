@@ -58,14 +58,17 @@ enum Reading {
     Pipelined,
     /// `COPY ... TO STDOUT`.
     Copy,
+    /// `EXECUTE`, of a statement of `PREPARE`.
+    Execute,
 }
 
-const READINGS: [Reading; 5] = [
+const READINGS: [Reading; 6] = [
     Reading::Simple,
     Reading::Extended,
     Reading::Prepared,
     Reading::Pipelined,
     Reading::Copy,
+    Reading::Execute,
 ];
 
 /// What a client was doing when it was told of an error.
@@ -454,6 +457,8 @@ impl Worker {
             let prepared = client.prepare(text).await;
             prepared.map_err(|error| (Doing::Preparing, error))
         };
+        let in_sql = client.batch_execute(&format!("PREPARE looked (bigint) AS {LOOK}"));
+        in_sql.await.map_err(|error| (Doing::Preparing, error))?;
         Ok(Prepared {
             insert: prepare(INSERT).await?,
             add: prepare(ADD).await?,
@@ -549,6 +554,7 @@ impl Worker {
                 rows.map(|(row, ..)| (row.get(0), row.get(1)))
             }
             Reading::Copy => copied(client, &text).await,
+            Reading::Execute => looked(client, &format!("EXECUTE looked ({id})")).await,
         };
         let (v, port): (i64, i32) = read.map_err(|error| (Doing::Reading, error))?;
         assert_eq!(v, id);

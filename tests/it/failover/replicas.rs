@@ -9,6 +9,7 @@ use crate::commit::cutting::Relays;
 use crate::raw::{Format, Parameter, Raw};
 use crate::servers::wait_until;
 use crate::sharded::{Sharded, succeeded};
+use crate::wire_client::{Wire, bind, execute, parse, query, sync};
 
 const CLIENTS: usize = 16;
 
@@ -259,6 +260,7 @@ fn every_way_of_reading() {
     pipelines(&proxy);
     // Statements that are prepared by name, as drivers do, first on a replica and then on the primary.
     prepared(&proxy);
+    executed(&proxy, &on_replica);
 
     for shard in 0..2 {
         stage.kill(shard, 1);
@@ -327,6 +329,19 @@ fn a_comment_says_where_to_read() {
     assert!(primaries.contains(&port), "{port}");
     succeeded("RESET", &client.simple("RESET trunkline.read"));
 
+    // A session that reads from replicas before these stand still.
+    let address = ([127, 0, 0, 1], proxy.port).into();
+    let mut wire = Wire::log_in(address, &[("user", "app"), ("database", "app")], "")
+        .unwrap_or_else(|e| panic!("{e}"));
+    wire.query("SET trunkline.read = 'any'");
+    wire.query("PREPARE put (bigint, bigint) AS UPDATE things SET v = $2 WHERE id = $1");
+    for id in 1..=5 {
+        wait_until("it reads from a replica", || {
+            let told = wire.query(&format!("{look} {id}"));
+            replicas.iter().any(|port| told.contains(&**port))
+        });
+    }
+
     // A replica that stands still has not what a session has committed.
     for shard in 0..2 {
         stage.run(shard, 1, "SELECT pg_wal_replay_pause()");
@@ -341,6 +356,20 @@ fn a_comment_says_where_to_read() {
     assert_eq!(seen.lines(), ["100"], "by the primary, after a wait");
     let told = other.simple(&format!("/* trunkline: read=replica */ {read}"));
     assert_eq!(told.refusal(), Some("no_replica"), "{told:?}");
+    // What a statement of PREPARE has written, by its name in either protocol, is a commit as well.
+    for (id, by_bind) in [(2, true), (3, false), (4, true), (5, false)] {
+        let told = match by_bind {
+            true => wire.ask(&[
+                bind("", "put", &[Some(&id.to_string()), Some("300")]),
+                execute("", 0),
+                sync(),
+            ]),
+            false => wire.query(&format!("EXECUTE put ({id}, 300)")),
+        };
+        assert!(told.contains("UPDATE 1"), "{told}");
+        let told = wire.query(&format!("SELECT v FROM things WHERE id = {id}"));
+        assert!(told.contains("D(300)"), "{id}: {told}");
+    }
     // It is behind, and only some statements mind.
     succeeded("SET", &client.simple("SET trunkline.causal_reads = 'off'"));
     let strict = "/* trunkline: read=any max_lag=100ms */";
@@ -356,7 +385,6 @@ fn a_comment_says_where_to_read() {
 
 /// [SELECT; INSERT] in one unit of work: it begins where reads go, and must go on where writes go.
 fn pipelines(proxy: &Sharded) {
-    use crate::wire_client::{Wire, bind, execute, parse, query, sync};
     let address = ([127, 0, 0, 1], proxy.port).into();
     let mut wire = Wire::log_in(address, &[("user", "app"), ("database", "app")], "")
         .unwrap_or_else(|e| panic!("{e}"));
@@ -401,6 +429,53 @@ fn pipelines(proxy: &Sharded) {
             .filter(|part| part.starts_with("D("))
             .collect();
         assert_eq!(values, ["D(0)", "D(2)"], "{told}");
+    }
+}
+
+/// EXECUTE reads where its statement would.
+fn executed(proxy: &Sharded, on_replica: &dyn Fn(&str) -> bool) {
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    let mut run = |text: &str| {
+        let answer = client.simple(text);
+        succeeded(text, &answer);
+        answer.lines()
+    };
+    run("PREPARE look (bigint) AS SELECT current_setting('port'), v FROM things WHERE id = $1");
+    run("PREPARE add (bigint) AS UPDATE things SET v = v + 1 WHERE id = $1 RETURNING v");
+    run("PREPARE here AS SELECT pg_is_in_recovery(), pg_backend_pid() > 0");
+    run("SET trunkline.read = 'replica'");
+    let port_of = |line: &str| line.split(' ').next().expect("a port").to_owned();
+    for id in 1..=20 {
+        let looked = run(&format!("EXECUTE look ({id})"));
+        assert!(on_replica(&port_of(&looked[0])), "{looked:?}");
+    }
+    let twice = run("EXECUTE look (3); EXECUTE look (3)");
+    assert!(
+        twice.len() == 2 && twice.iter().all(|line| on_replica(&port_of(line))),
+        "{twice:?}"
+    );
+    assert_eq!(run("EXECUTE here"), ["f t"], "only the primary can say it");
+    run("BEGIN READ ONLY");
+    let looked = run("EXECUTE look (5)");
+    assert!(on_replica(&port_of(&looked[0])), "{looked:?}");
+    run("COMMIT");
+    run("BEGIN");
+    let looked = run("EXECUTE look (5)");
+    assert!(!on_replica(&port_of(&looked[0])), "{looked:?}");
+    run("COMMIT");
+    run("SET trunkline.read = 'primary'");
+    let looked = run("EXECUTE look (5)");
+    assert!(!on_replica(&port_of(&looked[0])), "{looked:?}");
+    wait_until("a comment sends it to a replica", || {
+        let looked = run("/* trunkline: read=any */ EXECUTE look (5)");
+        on_replica(&port_of(&looked[0]))
+    });
+    run("SET trunkline.read = 'any'");
+    for id in 1..=20 {
+        let added = run(&format!("EXECUTE add ({id})"));
+        let looked = run(&format!("EXECUTE look ({id})"));
+        assert!(looked[0].ends_with(&format!(" {}", added[0])), "{looked:?}");
+        run(&format!("UPDATE things SET v = id WHERE id = {id}"));
     }
 }
 
