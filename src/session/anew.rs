@@ -134,6 +134,7 @@ impl Session {
 
     /// A replica that has failed the statement at hand is not asked again for it.
     pub(super) fn pass_by(&mut self, link: &mut Link) {
+        self.reads.lost = Some(link.server().seat);
         if link.is_replica() {
             self.reads.has_failed(NodePlace(link.server().node));
         }

@@ -52,6 +52,8 @@ pub struct Reads {
     hinted: bool,
     /// Nodes that have failed the statement at hand.
     without: NodeSet,
+    /// What the connection was for that the statement at hand has lost last.
+    pub lost: Option<Seat>,
     /// What was committed on this shard before the statement at hand, for a read that must see all of it: it stays where it is while the log goes on.
     all_before: Option<(ShardId, Floor)>,
     /// The replica in whose queue the session waits.
@@ -70,6 +72,7 @@ impl Reads {
             policy,
             hinted: false,
             without: NodeSet::EMPTY,
+            lost: None,
             all_before: None,
             asked: None,
             // Else all sessions would begin at the same node.
@@ -190,7 +193,9 @@ impl Session {
                     && (statement.plan.is_ok()
                         || matches!(
                             statement.spread.as_deref(),
-                            Some(Spread::Scatter { .. } | Spread::CopyOut(_))
+                            Some(
+                                Spread::Scatter { .. } | Spread::CopyOut(_) | Spread::Gather(_)
+                            )
                         ))
             });
         if suits {

@@ -1,5 +1,6 @@
 //! Replicas that serve reads and go: killed, stopped, hung, cut off. Clients do not notice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::load::{Failure, Load};
@@ -218,6 +219,7 @@ fn every_way_of_reading() {
         assert_eq!(by, ["f", "t"], "primary and replica of shard {shard}");
     }
     assert_eq!(client.extended(sum, &[], Format::Text).lines(), ["210 20"]);
+    gathered(&stage, &mut client);
     // One shard, with a parameter.
     for id in 1..=20 {
         let parameter = Parameter {
@@ -283,6 +285,64 @@ fn every_way_of_reading() {
         "UPDATE",
         &client.simple("UPDATE things SET v = v + 0 WHERE id = 7"),
     );
+}
+
+/// How often the replicas of both shards are killed. And at night.
+const GATHERS: (usize, usize) = (2, 20);
+
+/// A replica that goes while it sends rows to a primary is replaced by another node; nobody notices.
+#[test]
+fn replicas_that_are_killed_while_rows_gather() {
+    let mut stage = Stage::start(2, 1);
+    let text = format!("{READS}{TABLES}");
+    let proxy = stage.proxy(&text);
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    for id in 1..=100 {
+        let insert = format!("INSERT INTO things VALUES ({id}, {id})");
+        succeeded(&insert, &client.simple(&insert));
+    }
+    let over = AtomicBool::new(false);
+    let rounds = size(GATHERS);
+    let told = std::thread::scope(|scope| {
+        let reader = |_: usize| {
+            scope.spawn(|| {
+                let mut client = Raw::connect(proxy.port, "app", "app");
+                let mut told = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let median = "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
+                    let answer = client.simple(median);
+                    told.push(match &answer.error {
+                        Some(error) => format!("{error:?}"),
+                        None => answer.lines().concat(),
+                    });
+                }
+                told
+            })
+        };
+        let readers: Vec<_> = (0..4).map(reader).collect();
+        for _ in 0..rounds {
+            for shard in 0..2 {
+                stage.kill(shard, 1);
+                let port = stage.node(shard, 1).port();
+                nodes_are(&proxy, "it is down", |nodes| {
+                    let mut nodes = nodes.iter();
+                    nodes.any(|node| node.port == port && node.stage == "down")
+                });
+                stage.restart(shard, 1);
+                nodes_are(&proxy, "it is up again", |nodes| {
+                    let mut nodes = nodes.iter();
+                    nodes.any(|node| node.port == port && node.stage == "up")
+                });
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let told = readers.into_iter().map(|reader| reader.join());
+        told.flat_map(|told| told.expect("it does not panic"))
+            .collect::<Vec<_>>()
+    });
+    println!("{} queries gathered rows while replicas died", told.len());
+    let wrong: Vec<_> = told.iter().filter(|told| *told != "50").collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// A comment asks for a node for one statement, whatever holds for its session; which sees its own commits there as ever.
@@ -429,6 +489,35 @@ fn pipelines(proxy: &Sharded) {
             .filter(|part| part.starts_with("D("))
             .collect();
         assert_eq!(values, ["D(0)", "D(2)"], "{told}");
+    }
+}
+
+/// Rows that gather on a primary come from replicas, where there is no temporary table.
+fn gathered(stage: &Stage, client: &mut Raw) {
+    let median = "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
+    let some = format!("{median} WHERE id IN (1, 2, 3, 4, 5)");
+    assert_eq!(client.simple(median).lines(), ["10"]);
+    let asked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE 'COPY%'";
+    let mut by = [0, 1].map(|shard| [0, 1].map(|place| stage.value(shard, place, asked)));
+    by.sort();
+    assert_eq!(by, [["f", "f"], ["f", "t"]], "COPY on primaries and replicas");
+    // Its keys lie on both shards, which is found out late.
+    assert_eq!(client.simple(&some).lines(), ["3"]);
+    assert_eq!(client.extended(&some, &[], Format::Text).lines(), ["3"]);
+    let copied = client.simple(&format!("COPY ({median}) TO STDOUT"));
+    succeeded("COPY", &copied);
+    for begin in [
+        "BEGIN READ ONLY",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    ] {
+        succeeded(begin, &client.simple(begin));
+        let one = client.simple("SELECT pg_is_in_recovery() FROM things WHERE id = 7");
+        assert_eq!(one.lines(), ["t"]);
+        let answer = client.simple(median);
+        assert_eq!(answer.lines(), ["10"], "{begin}: {answer:?}");
+        let one = client.simple("SELECT pg_is_in_recovery() FROM things WHERE id = 7");
+        assert_eq!(one.lines(), ["t"]);
+        succeeded("COMMIT", &client.simple("COMMIT"));
     }
 }
 
