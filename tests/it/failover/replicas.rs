@@ -186,6 +186,17 @@ distribution = \"d\"
 key = \"id\"
 ";
 
+/// Waits until the replicas of two shards have replayed what their primaries have written.
+fn all_level(stage: &Stage) {
+    for shard in 0..2 {
+        let written = stage.value(shard, 0, "SELECT pg_current_wal_lsn()");
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+        wait_until("the replica is level", || {
+            stage.value(shard, 1, &there) == "t"
+        });
+    }
+}
+
 /// Each way of reading, on two shards with a replica each: answered by replicas, and rightly.
 #[test]
 fn every_way_of_reading() {
@@ -196,13 +207,7 @@ fn every_way_of_reading() {
         let insert = format!("INSERT INTO things VALUES ({id}, {id})");
         succeeded(&insert, &client.simple(&insert));
     }
-    for shard in 0..2 {
-        let written = stage.value(shard, 0, "SELECT pg_current_wal_lsn()");
-        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
-        wait_until("the replica is level", || {
-            stage.value(shard, 1, &there) == "t"
-        });
-    }
+    all_level(&stage);
     drop(client);
     let mut client = Raw::connect(proxy.port, "app", "app");
     succeeded("SET", &client.simple("SET trunkline.read = 'replica'"));
@@ -294,12 +299,27 @@ const GATHERS: (usize, usize) = (2, 20);
 #[test]
 fn replicas_that_are_killed_while_rows_gather() {
     let mut stage = Stage::start(2, 1);
-    let text = format!("{READS}{TABLES}");
-    let proxy = stage.proxy(&text);
+    let ports = [0, 1].map(|shard| vec![stage.node(shard, 0).port(), stage.node(shard, 1).port()]);
+    // A replica that is lost again and again is otherwise left alone for a minute.
+    let text = Stage::configuration(&ports, &format!("{READS}{TABLES}"))
+        .replace("rise = 1\n", "rise = 1\nmax_eject_time = \"1s\"\n");
+    let proxy = Sharded::start_proxy("app", &text);
+    nodes_are(&proxy, "all nodes are up", |nodes| {
+        nodes.iter().all(|node| node.stage == "up")
+    });
     let mut client = Raw::connect(proxy.port, "app", "app");
     for id in 1..=100 {
         let insert = format!("INSERT INTO things VALUES ({id}, {id})");
         succeeded(&insert, &client.simple(&insert));
+    }
+    all_level(&stage);
+    for shard in 0..2 {
+        // One that comes back begins here, and not with what was before.
+        stage.run(shard, 0, "CHECKPOINT");
+    }
+    all_level(&stage);
+    for shard in 0..2 {
+        stage.run(shard, 1, "CHECKPOINT");
     }
     let over = AtomicBool::new(false);
     let rounds = size(GATHERS);
