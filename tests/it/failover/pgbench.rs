@@ -397,7 +397,7 @@ fn run_losing(
         println!("{outcome}");
     }
     match losses {
-        Losses::Nothing => assert_eq!(lost, [], "{name}"),
+        Losses::Nothing => assert!(lost.is_empty(), "{name}: {lost:?}"),
         Losses::ItsLast => only_the_last(&stage, &done, &lost),
     }
     // More than was acknowledged is what was under way when its client was told of an error.
