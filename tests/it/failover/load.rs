@@ -146,17 +146,22 @@ enum Duties {
 impl Load {
     /// Clients that write, and read what they have written.
     pub fn start(proxy: &Sharded, clients: usize) -> Load {
-        let load = Load::begin(proxy, clients, Duties::Writes);
+        Load::start_at(proxy.port, clients)
+    }
+
+    /// Likewise, by the proxy's port.
+    pub fn start_at(port: u16, clients: usize) -> Load {
+        let load = Load::begin(port, clients, Duties::Writes);
         load.progress(4 * clients);
         load
     }
 
     /// Clients that read `things` outside transactions.
     pub fn start_reading(proxy: &Sharded, clients: usize) -> Load {
-        Load::begin(proxy, clients, Duties::Reads)
+        Load::begin(proxy.port, clients, Duties::Reads)
     }
 
-    fn begin(proxy: &Sharded, clients: usize, duties: Duties) -> Load {
+    fn begin(port: u16, clients: usize, duties: Duties) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -168,7 +173,7 @@ impl Load {
                 number: i32::try_from(number).expect("few"),
                 manner: MANNERS[number % MANNERS.len()],
                 duties,
-                connection: proxy.connection(),
+                connection: format!("host=127.0.0.1 port={port} user=app dbname=app"),
                 shared: Arc::clone(&shared),
                 told: Told::default(),
             };
@@ -179,7 +184,7 @@ impl Load {
             runtime,
             clients,
             shared,
-            port: proxy.port,
+            port,
         }
     }
 
