@@ -462,8 +462,9 @@ impl Worker {
             let prepared = client.prepare(text).await;
             prepared.map_err(|error| (Doing::Preparing, error))
         };
-        let in_sql = client.batch_execute(&format!("PREPARE looked (bigint) AS {LOOK}"));
-        in_sql.await.map_err(|error| (Doing::Preparing, error))?;
+        let looked = format!("PREPARE looked (bigint) AS {LOOK}");
+        let in_sql = client.batch_execute(&looked).await;
+        in_sql.map_err(|error| (Doing::Preparing, error))?;
         Ok(Prepared {
             insert: prepare(INSERT).await?,
             add: prepare(ADD).await?,
