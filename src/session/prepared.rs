@@ -375,6 +375,18 @@ impl Session {
         self.will_run(planned);
         self.seek(planned);
         self.attach(destination, phase).await?;
+        if phase == Phase::Metadata
+            && let Some(one) = alone
+            && let Some(tag) = self.answer_alone(one, text)?
+        {
+            // Another client's was accepted while this one waited, perhaps on this very connection.
+            if self.link.as_ref().is_some_and(Link::is_metadata) {
+                self.leave_metadata().await?;
+            }
+            let mut bytes = Vec::new();
+            answer::command_complete(&mut bytes, tag);
+            return self.answer_query(bytes);
+        }
         self.check_last_values()?;
         match self.hold_all(&rewritten.needed).await {
             Ok(()) => self.send_rewritten(planned, rewritten),

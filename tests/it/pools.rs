@@ -322,6 +322,34 @@ fn every_user_has_its_own_connections_and_the_first_to_come_is_served_first() {
     third.read_until(Until::Ready(1));
 }
 
+/// Both wait to be the first to prepare it, and then the connection has it already.
+#[test]
+fn the_same_is_prepared_by_two_who_wait_for_a_connection() {
+    let proxy = narrow();
+    let [mut holder, mut one, mut other] = [(); 3].map(|()| proxy.client("trusty"));
+    assert_eq!(holder.query("BEGIN"), "C(BEGIN) Z(T)");
+    holder.query("SELECT 1");
+    for (number, client) in [&mut one, &mut other].into_iter().enumerate() {
+        client.send(&query("PREPARE seven AS SELECT 7"));
+        wait_until("it waits", || {
+            let report = proxy.report();
+            let pools = report.iter().flat_map(|worker| &worker.pools);
+            pools.map(|pool| pool.census.waiting).sum::<usize>() == number + 1
+        });
+    }
+    holder.query("COMMIT");
+    for client in [&mut one, &mut other] {
+        let said = client.read_until(Until::Ready(1));
+        assert_eq!(said[0].to_string(), "C(PREPARE)");
+    }
+    for client in [&mut one, &mut other] {
+        assert_eq!(
+            client.query("EXECUTE seven"),
+            "T(?column?:23) D(7) C(SELECT 1) Z(I)"
+        );
+    }
+}
+
 #[test]
 fn a_connection_past_its_time_is_replaced() {
     for settings in ["max_lifetime = \"200ms\"", "idle_timeout = \"200ms\""] {
