@@ -253,6 +253,13 @@ fn every_way_of_reading() {
     let answer = client.simple(sum);
     assert_eq!(answer.lines(), ["210 20"], "{answer:?}");
     succeeded("COMMIT", &client.simple("COMMIT"));
+    // One that keeps its snapshot cannot go on at another node.
+    let keeps = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    succeeded(keeps, &client.simple(keeps));
+    assert_eq!(client.simple(sum).lines(), ["210 20"]);
+    let elsewhere = client.simple(&format!("/* trunkline: read=primary */ {sum}"));
+    assert_eq!(elsewhere.refusal(), Some("on_replica"), "{elsewhere:?}");
+    succeeded("ROLLBACK", &client.simple("ROLLBACK"));
     // One that writes goes to the primary with all that it does, also when it reads first.
     succeeded("SET", &client.simple("SET trunkline.read = 'any'"));
     succeeded("BEGIN", &client.simple("BEGIN"));
@@ -510,6 +517,17 @@ fn pipelines(proxy: &Sharded) {
             .collect();
         assert_eq!(values, ["D(0)", "D(2)"], "{told}");
     }
+    // A write on all shards that runs behind the binding of a read.
+    let told = wire.ask(&[
+        parse("w", "UPDATE things SET v = v + 0", &[]),
+        parse("r", "SELECT count(*) FROM things", &[]),
+        bind("w", "w", &[]),
+        bind("r", "r", &[]),
+        execute("w", 0),
+        execute("r", 0),
+        sync(),
+    ]);
+    assert_eq!(told, "1 1 2 2 C(UPDATE 20) D(20) C(SELECT 1) Z(I)");
 }
 
 /// Rows that gather on a primary come from replicas, where there is no temporary table.
