@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::link::{Link, Naming, Phase};
+use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::shape::Difference;
-use super::prepared::speaks_of_prepared;
 use super::statement::{Source, Statement};
 use super::transaction::{Prologue, Transaction, default_modes};
 use crate::backend::pipeline::{Reached, Token};

@@ -438,7 +438,8 @@ impl Session {
         let unit_before = self.link.as_ref().is_some_and(|link| link.is_in_unit());
         for statement in needed {
             let effects = self.effects.len();
-            let waits = self.must_look(statement, Naming::Named) || self.waits_for_replica(statement);
+            let waits =
+                self.must_look(statement, Naming::Named) || self.waits_for_replica(statement);
             if !unit_before && waits {
                 self.behind = Behind::Preparation;
             }

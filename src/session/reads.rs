@@ -193,9 +193,7 @@ impl Session {
                     && (statement.plan.is_ok()
                         || matches!(
                             statement.spread.as_deref(),
-                            Some(
-                                Spread::Scatter { .. } | Spread::CopyOut(_) | Spread::Gather(_)
-                            )
+                            Some(Spread::Scatter { .. } | Spread::CopyOut(_) | Spread::Gather(_))
                         ))
             });
         if suits {

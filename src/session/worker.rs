@@ -647,11 +647,16 @@ fn serves(view: &ShardView, seat: Seat) -> bool {
 
 /// What runs on a pool's node cannot be waited for, or must not go on. On one that was taken out of the configuration it may end.
 fn is_lost(view: &View, spec: &Spec) -> bool {
-    let place = view.config.shards.get(spec.shard.index()).and_then(|shard| {
-        let address = &spec.target.address;
-        let is_it = |node: &config::Node| node.host == address.host && node.port == address.port;
-        shard.nodes.iter().position(is_it)
-    });
+    let place = view
+        .config
+        .shards
+        .get(spec.shard.index())
+        .and_then(|shard| {
+            let address = &spec.target.address;
+            let is_it =
+                |node: &config::Node| node.host == address.host && node.port == address.port;
+            shard.nodes.iter().position(is_it)
+        });
     let node = place.and_then(|place| view.shard(spec.shard)?.nodes.get(place));
     node.is_some_and(|node| matches!(node.stage, Stage::Down | Stage::Refused | Stage::Fenced))
 }

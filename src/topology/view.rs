@@ -180,9 +180,7 @@ impl ShardView {
         fn told(view: &ShardView) -> impl Iterator<Item = (Stage, Option<Instant>)> {
             view.nodes.iter().map(|node| (node.stage, node.returned))
         }
-        self.primary == other.primary
-            && self.trouble == other.trouble
-            && told(self).eq(told(other))
+        self.primary == other.primary && self.trouble == other.trouble && told(self).eq(told(other))
     }
 }
 

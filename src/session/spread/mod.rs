@@ -247,12 +247,7 @@ impl Session {
     }
 
     /// A connection broke before the client had a word of the answer, and all that the statement does is to read.
-    fn may_ask_anew(
-        &mut self,
-        call: &Call<'_>,
-        produced: u64,
-        done: &Result<(), Fault>,
-    ) -> bool {
+    fn may_ask_anew(&mut self, call: &Call<'_>, produced: u64, done: &Result<(), Fault>) -> bool {
         let Err(Fault::Broken(loss)) = done else {
             return false;
         };

@@ -334,7 +334,11 @@ fn only_the_last(stage: &Stage, done: &Done, lost: &[Transaction]) {
             i64::try_from(*who) == Ok(number(0)) && i64::from(*client) == number(1)
         });
         for (who, client, n) in own {
-            assert!(*n > number(2), "{n} of {who}/{client} is lost, and {} is not", number(2));
+            assert!(
+                *n > number(2),
+                "{n} of {who}/{client} is lost, and {} is not",
+                number(2)
+            );
         }
     }
 }

@@ -32,7 +32,9 @@ fn nodes_that_come_and_go_and_move() {
             let is_up = |line: &NodeLine| line.stage == "up";
             ports.eq(nodes.iter().copied())
                 && lines.iter().all(is_up)
-                && lines.iter().any(|line| line.port == writes && line.is_primary)
+                && lines
+                    .iter()
+                    .any(|line| line.port == writes && line.is_primary)
         };
         nodes_of(proxy.port, what, settled);
         load.progress(20 * CLIENTS);

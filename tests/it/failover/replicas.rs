@@ -336,7 +336,8 @@ fn replicas_that_are_killed_while_rows_gather() {
                 let mut client = Raw::connect(proxy.port, "app", "app");
                 let mut told = Vec::new();
                 while !over.load(Ordering::Relaxed) {
-                    let median = "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
+                    let median =
+                        "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
                     let answer = client.simple(median);
                     told.push(match &answer.error {
                         Some(error) => format!("{error:?}"),
@@ -535,10 +536,15 @@ fn gathered(stage: &Stage, client: &mut Raw) {
     let median = "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
     let some = format!("{median} WHERE id IN (1, 2, 3, 4, 5)");
     assert_eq!(client.simple(median).lines(), ["10"]);
-    let asked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE 'COPY%'";
+    let asked =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE 'COPY%'";
     let mut by = [0, 1].map(|shard| [0, 1].map(|place| stage.value(shard, place, asked)));
     by.sort();
-    assert_eq!(by, [["f", "f"], ["f", "t"]], "COPY on primaries and replicas");
+    assert_eq!(
+        by,
+        [["f", "f"], ["f", "t"]],
+        "COPY on primaries and replicas"
+    );
     // Its keys lie on both shards, which is found out late.
     assert_eq!(client.simple(&some).lines(), ["3"]);
     assert_eq!(client.extended(&some, &[], Format::Text).lines(), ["3"]);
