@@ -10,6 +10,7 @@ mod import;
 mod install;
 pub mod local;
 mod maps;
+mod open_files;
 mod reshard;
 mod route;
 mod serve;

@@ -9,6 +9,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use super::open_files;
 use crate::config::{self, Log, LogFormat};
 use crate::server::{self, Handle};
 
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    raise_file_limit();
+    open_files::prepare(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .enable_all()
@@ -98,15 +99,4 @@ async fn serve(config: config::Config, arguments: &Arguments) -> Result<(), serv
         _ = interrupt.recv() => tracing::warn!("ended at once"),
     }
     Ok(())
-}
-
-/// As many file descriptors as the system allows: each client and each server connection takes one.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, "the number of open files cannot be raised");
-    }
 }

@@ -183,6 +183,7 @@ pub(super) fn database(
     let pool_mode = section.read("pool_mode", pool_mode);
     let pool_size = section.read("pool_size", |entry| entry.whole(1..=MOST_POOLED));
     let read_from = section.read("read_from", reads::read_from);
+    let max_lag = section.read("max_lag", reads::max_lag);
     let line = section.line;
     section.done();
     let name = name?;
@@ -197,6 +198,7 @@ pub(super) fn database(
         pool_mode,
         pool_size,
         read_from,
+        max_lag,
     })
 }
 

@@ -518,6 +518,8 @@ pub struct Database {
     pub pool_size: Option<usize>,
     /// Before that of `[reads]`.
     pub read_from: Option<ReadFrom>,
+    /// Likewise.
+    pub max_lag: Option<MaxLag>,
 }
 
 /// What gives the rows of sharded tables their numbers.

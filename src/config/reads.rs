@@ -7,6 +7,7 @@ use super::url;
 use super::{ByteSize, HttpTls, Scheme, Url};
 
 const LONGEST: Duration = Duration::from_secs(3600);
+const SHORTEST_LAG: Duration = Duration::from_millis(1);
 const MOST_FUNCTIONS: usize = 1000;
 
 /// `[reads]`: what reads that may go to replicas do.
@@ -188,6 +189,12 @@ pub(super) fn read_from(entry: Entry<'_>) -> Option<ReadFrom> {
     ])
 }
 
+/// Of a database.
+pub(super) fn max_lag(entry: Entry<'_>) -> Option<MaxLag> {
+    let limit = entry.duration_or_off(SHORTEST_LAG..=LONGEST)?;
+    Some(limit.map_or(MaxLag::Off, MaxLag::Within))
+}
+
 fn functions(entry: &Entry<'_>) -> Option<Vec<String>> {
     let items = entry.items("an array of function names, like [\"app_now\"]")?;
     if items.len() > MOST_FUNCTIONS {
@@ -232,7 +239,7 @@ pub(super) fn reads(mut section: Section<'_>) -> Reads {
             .unwrap_or(PrimaryReads::LastResort),
         max_lag: section
             .read("max_lag", |entry| {
-                entry.duration_or_off(Duration::from_millis(1)..=LONGEST)
+                entry.duration_or_off(SHORTEST_LAG..=LONGEST)
             })
             .unwrap_or(Some(Duration::from_secs(30))),
         max_lag_size: section

@@ -53,7 +53,7 @@ pub struct Planned {
     pub statements: Vec<PlannedStatement>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedStatement {
     /// Its bytes in the text. Of a message with a single data statement these are the bytes in the first text of its shape: such a message is
     /// sent whole, so nobody cuts it (see `cache.rs`).
@@ -100,6 +100,16 @@ pub enum Effect {
 }
 
 impl PlannedStatement {
+    /// The same where it runs these statements: it does what they do, and where they may run.
+    pub fn running(&self, run: &Planned) -> PlannedStatement {
+        PlannedStatement {
+            effect: run.effect(),
+            nodes: run.nodes(),
+            takes: run.takes(),
+            ..self.clone()
+        }
+    }
+
     /// What numbers it needs before it can be planned, if it needs any.
     pub fn numbered(&self) -> Option<&Numbered> {
         match self.spread.as_deref() {
@@ -123,6 +133,16 @@ impl Planned {
             Nodes::Any
         } else {
             Nodes::Primary
+        }
+    }
+
+    /// What the statements in it may take from sequences.
+    pub fn takes(&self) -> Takes {
+        let mut statements = self.statements.iter();
+        if statements.any(|statement| statement.takes == Takes::Numbers) {
+            Takes::Numbers
+        } else {
+            Takes::Nothing
         }
     }
 

@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::link::{Link, Naming, Phase};
+use super::prepared::speaks_of_prepared;
 use super::respond::{End, Fault};
 use super::shape::Difference;
-use super::statement::Statement;
+use super::statement::{Source, Statement};
 use super::transaction::{Prologue, Transaction, default_modes};
 use crate::backend::pipeline::{Reached, Token};
 use crate::backend::server::ServerError;
-use crate::backend::undone::{Undone, Whose};
-use crate::plan::{Effect, Planned};
+use crate::backend::undone::{Asked, Undone, Whose};
+use crate::plan::{Effect, Planned, PlannedStatement};
 use crate::sharding::ShardId;
-use crate::sql::class::{Class, Copy, CopyDirection};
+use crate::sql::class::{Class, Copy, CopyDirection, Executes};
 use crate::topology::view::{NodePlace, Seen, Sighting};
 use crate::wire::message::{Bind, Describe, Parse, Query, Target};
 
@@ -133,6 +134,7 @@ impl Session {
 
     /// A replica that has failed the statement at hand is not asked again for it.
     pub(super) fn pass_by(&mut self, link: &mut Link) {
+        self.reads.lost = Some(link.server().seat);
         if link.is_replica() {
             self.reads.has_failed(NodePlace(link.server().node));
         }
@@ -234,18 +236,63 @@ impl Session {
             match asked.tag {
                 b'Q' => {
                     let text = Query::decode(asked.body).ok()?.text;
-                    plans.push(self.plan(text).ok()?);
+                    let planned = self.plan(text).ok()?;
+                    if speaks_of_prepared(&planned) {
+                        plans.push(self.executed_by_servers(undone, &planned)?);
+                    } else {
+                        plans.push(planned);
+                    }
                 }
                 b'B' => {
                     let name = Bind::decode(asked.body).ok()?.statement;
                     let statement = self.known_to_servers_as(name)?;
-                    plans.push(self.plan_statement(&statement).ok()?.planned);
+                    plans.push(self.run_by_servers(undone, &statement)?);
                 }
                 b'P' | b'D' | b'E' | b'S' => {}
                 _ => return None,
             }
         }
         Some(plans)
+    }
+
+    /// What a statement runs that servers know; `None`: it was on the way to its server, by a PREPARE that a second server may have had already.
+    fn run_by_servers(&mut self, undone: &Undone, statement: &Statement) -> Option<Rc<Planned>> {
+        let planned = self.plan_statement(statement).ok()?.planned;
+        if matches!(statement.source, Source::Parse { .. }) {
+            return Some(planned);
+        }
+        let on_the_way = |asked: Asked<'_>| asked.whose == Whose::Ours && asked.tag == b'P';
+        if undone.messages().any(on_the_way) {
+            return None;
+        }
+        let statements = planned.statements.iter().map(|one| PlannedStatement {
+            class: Class::Data,
+            ..one.clone()
+        });
+        Some(Rc::new(Planned {
+            statements: statements.collect(),
+        }))
+    }
+
+    /// What a message runs that has nothing but EXECUTE, under the names that servers know; `None`: there is more, or it is not known.
+    fn executed_by_servers(&mut self, undone: &Undone, planned: &Planned) -> Option<Rc<Planned>> {
+        let mut statements = Vec::new();
+        for one in &planned.statements {
+            match &one.class {
+                Class::Empty => {}
+                Class::Execute {
+                    name,
+                    executes: Executes::Plainly,
+                    ..
+                } => {
+                    let statement = self.known_to_servers_as(name.name.as_bytes())?;
+                    let run = self.run_by_servers(undone, &statement)?;
+                    statements.extend(run.statements.iter().cloned());
+                }
+                _ => return None,
+            }
+        }
+        Some(Rc::new(Planned { statements }))
     }
 
     /// A statement of this session by its name on servers.
@@ -344,10 +391,24 @@ impl Session {
     }
 
     /// The statements that a unit of work needs on its connection, and whether it prepares them itself.
-    fn statements_of(&self, undone: &Undone) -> Result<Vec<(Rc<Statement>, Naming, Sent)>, Fault> {
+    fn statements_of(
+        &mut self,
+        undone: &Undone,
+    ) -> Result<Vec<(Rc<Statement>, Naming, Sent)>, Fault> {
         let mut needed: Vec<(Rc<Statement>, Naming, Sent)> = Vec::new();
         for asked in undone.messages() {
             let (name, sent) = match asked.tag {
+                b'Q' if asked.whose == Whose::Client => {
+                    let text = Query::decode(asked.body).map_err(Fault::Violation)?.text;
+                    for one in &self.plan(text)?.statements {
+                        if let Class::Execute { name, .. } = &one.class {
+                            let statement = self.known_to_servers_as(name.name.as_bytes());
+                            let statement = statement.ok_or(Fault::StalePlan)?;
+                            needed.push((statement, Naming::Named, Sent::Before));
+                        }
+                    }
+                    continue;
+                }
                 b'P' => {
                     let parse = Parse::decode(asked.body).map_err(Fault::Violation)?;
                     (parse.name, Sent::Along)

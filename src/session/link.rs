@@ -760,10 +760,7 @@ impl Session {
                     .as_ref()
                     .is_some_and(|opened| opened.keeps_snapshot(default_modes(&self.settled)))
             {
-                return Err(Fault::Refused(Refusal::new(
-                    Reason::OnReplica,
-                    "the transaction works on a replica, and this statement needs the primary, which would show another snapshot",
-                )));
+                return Err(on_replica());
             }
             match (link.phase, phase) {
                 (Phase::Working, _) if elsewhere => self.step_aside(destination).await?,
@@ -1135,6 +1132,14 @@ impl Session {
         }
         self.batch.give_back_held(waiting);
     }
+}
+
+/// A transaction that keeps one snapshot has it on a replica.
+pub(super) fn on_replica() -> Fault {
+    Fault::Refused(Refusal::new(
+        Reason::OnReplica,
+        "the transaction works on a replica, and this statement needs the primary, which would show another snapshot",
+    ))
 }
 
 /// Runs statements of ours; the server's error is the client's.

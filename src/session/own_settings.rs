@@ -44,6 +44,8 @@ pub struct ReadDefaults {
     pub max_lag: Option<Duration>,
     /// In bytes.
     pub max_lag_size: Option<u64>,
+    /// What the database says; nodes are judged by what `[reads]` says.
+    own_lag: Option<MaxLag>,
 }
 
 impl ReadDefaults {
@@ -60,13 +62,20 @@ impl ReadDefaults {
 
     pub fn of(config: &Config, user: &User, database: &str) -> ReadDefaults {
         let mut databases = config.databases.iter();
-        let of_database = || databases.find(|known| known.name == database)?.read_from;
+        let database = databases.find(|known| known.name == database);
+        let of_database = || database?.read_from;
+        let own_lag = database.and_then(|database| database.max_lag);
         let reads = &config.reads;
         ReadDefaults {
             from: user.read_from.or_else(of_database).unwrap_or(reads.from),
             causal: reads.causal,
-            max_lag: reads.max_lag,
+            max_lag: match own_lag {
+                None => reads.max_lag,
+                Some(MaxLag::Off) => None,
+                Some(MaxLag::Within(limit)) => Some(limit),
+            },
             max_lag_size: reads.max_lag_size.map(|size| size.0),
+            own_lag,
         }
     }
 }
@@ -376,8 +385,8 @@ impl OwnSettings {
 
     /// What the session's reads do.
     pub fn reads(&self, defaults: &ReadDefaults) -> ReadPolicy {
-        let limit = self.max_lag.value().as_ref();
-        let lag = limit.map_or(Lag::AsConfigured, |limit| defaults.within(*limit));
+        let limit = self.max_lag.value().or(defaults.own_lag);
+        let lag = limit.map_or(Lag::AsConfigured, |limit| defaults.within(limit));
         ReadPolicy {
             from: self.from.value().unwrap_or(defaults.from),
             causal: self.causal.value().unwrap_or(defaults.causal),
@@ -447,7 +456,7 @@ mod tests {
     use crate::catalog::{Catalog, build};
 
     const CONFIG: &str = "[reads]\nfrom = \"any\"\nmax_lag = \"2s\"\n[[databases]]\nname = \"app\"\n[[databases]]\nname = \"near\"\n\
-        read_from = \"primary\"\n[[users]]\nname = \"u\"\npassword = \"p\"\n[[users]]\nname = \"r\"\npassword = \"p\"\nread_from = \"replica\"\n\
+        read_from = \"primary\"\nmax_lag = \"500ms\"\n[[users]]\nname = \"u\"\npassword = \"p\"\n[[users]]\nname = \"r\"\npassword = \"p\"\nread_from = \"replica\"\n\
         [[shards]]\nname = \"s1\"\n[[shards.nodes]]\nhost = \"a\"\n";
 
     fn config() -> Config {
@@ -485,6 +494,24 @@ mod tests {
         assert_eq!(of(0, "app"), ReadFrom::Any);
         assert_eq!(of(0, "near"), ReadFrom::Primary);
         assert_eq!(of(1, "near"), ReadFrom::Replica);
+    }
+
+    #[test]
+    fn a_session_comes_before_its_database_and_that_before_the_rest() {
+        let config = config();
+        let near = ReadDefaults::of(&config, &config.users[0], "near");
+        let within = |milliseconds| Lag::Within {
+            time: Some(Duration::from_millis(milliseconds)),
+            bytes: None,
+        };
+        let mut settings = OwnSettings::default();
+        assert_eq!(settings.reads(&defaults()).lag, Lag::AsConfigured);
+        assert_eq!(settings.reads(&near).lag, within(500));
+        assert_eq!(settings.shown(OwnSetting::MaxLag, &near), "500ms");
+        set(&mut settings, "trunkline.max_lag", "3s", Scope::Session).expect("it may be set");
+        assert_eq!(settings.reads(&near).lag, within(3000));
+        settings.clear();
+        assert_eq!(settings.reads(&near).lag, within(500));
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::control::Control;
-use super::link::{FAIL, Link, Phase, run};
+use super::link::{FAIL, Link, Phase, on_replica, run};
+use super::reads::Seeks;
 use super::respond::Fault;
 use super::route::Destination;
-use super::transaction::{Opener, Prologue, Transaction};
+use super::transaction::{Opener, Prologue, Transaction, default_modes};
 use crate::backend::pipeline::{Committed, Fate};
 use crate::execution::relay::{Broken, Reading, Turn};
 use crate::plan::refusal::{Reason, Refusal};
@@ -117,9 +118,34 @@ impl Session {
 
     /// A connection to each of these shards that is in the session's transaction, if there is one, and as the session wants it.
     pub(super) async fn enlist(&mut self, shards: &[ShardId]) -> Result<Vec<Link>, Fault> {
+        let seeks = self.reads.seeks;
+        self.enlist_seeking(shards, |_| seeks).await
+    }
+
+    /// Likewise; to the primary of this shard, whatever is sought on the others.
+    pub(super) async fn enlist_with_primary(
+        &mut self,
+        shards: &[ShardId],
+        primary: ShardId,
+    ) -> Result<Vec<Link>, Fault> {
+        let seeks = self.reads.seeks;
+        let of = |shard: ShardId| match shard == primary {
+            true => Seeks::Primary,
+            false => seeks,
+        };
+        self.enlist_seeking(shards, of).await
+    }
+
+    async fn enlist_seeking(
+        &mut self,
+        shards: &[ShardId],
+        seeks: impl Fn(ShardId) -> Seeks,
+    ) -> Result<Vec<Link>, Fault> {
         self.take_snapshots_together().await?;
+        let sought = self.reads.seeks;
         let mut enlisted = Vec::with_capacity(shards.len());
-        let result = self.enlist_into(shards, &mut enlisted).await;
+        let result = self.enlist_into(shards, seeks, &mut enlisted).await;
+        self.reads.seeks = sought;
         if let Err(fault) = result {
             self.dismiss(enlisted).await;
             return Err(fault);
@@ -131,12 +157,14 @@ impl Session {
     async fn enlist_into(
         &mut self,
         shards: &[ShardId],
+        seeks: impl Fn(ShardId) -> Seeks,
         enlisted: &mut Vec<Link>,
     ) -> Result<(), Fault> {
         if let Some(link) = self.link.take() {
             self.party.push(link);
         }
         for shard in shards {
+            self.reads.seeks = seeks(*shard);
             if let Some(place) = self
                 .party
                 .iter()
@@ -148,6 +176,9 @@ impl Session {
             if self.transaction == Transaction::Open && self.opened.is_none() {
                 return Err(self.second_shard(Destination::Shard(*shard)));
             }
+            if self.keeps_snapshot_on_replica(*shard) {
+                return Err(on_replica());
+            }
             self.take_ready(*shard, Phase::Working).await?;
             let Some(link) = self.link.take() else {
                 return Err(Fault::Told);
@@ -155,6 +186,16 @@ impl Session {
             enlisted.push(link);
         }
         Ok(())
+    }
+
+    /// The transaction shows one snapshot of this shard, which is a replica's.
+    fn keeps_snapshot_on_replica(&self, shard: ShardId) -> bool {
+        let mut party = self.party.iter();
+        party.any(|link| link.shard() == shard && link.is_replica())
+            && self
+                .opened
+                .as_ref()
+                .is_some_and(|opened| opened.keeps_snapshot(default_modes(&self.settled)))
     }
 
     /// Connections of a statement that is over go back where they came from: to the transaction, or to their pools.

@@ -352,6 +352,7 @@ impl Session {
             return Ok(());
         }
         let rewritten = self.rewrite(planned, text, alone.is_some())?;
+        let planned = &self.as_executed(planned)?;
         let destination = match self.destination_of_query(planned, text)? {
             // Any server can say whether it can be prepared.
             Some(Destination::Several)
@@ -372,7 +373,20 @@ impl Session {
             destination => destination.unwrap_or(Destination::Any),
         };
         self.will_run(planned);
+        self.seek(planned);
         self.attach(destination, phase).await?;
+        if phase == Phase::Metadata
+            && let Some(one) = alone
+            && let Some(tag) = self.answer_alone(one, text)?
+        {
+            // Another client's was accepted while this one waited, perhaps on this very connection.
+            if self.link.as_ref().is_some_and(Link::is_metadata) {
+                self.leave_metadata().await?;
+            }
+            let mut bytes = Vec::new();
+            answer::command_complete(&mut bytes, tag);
+            return self.answer_query(bytes);
+        }
         self.check_last_values()?;
         match self.hold_all(&rewritten.needed).await {
             Ok(()) => self.send_rewritten(planned, rewritten),
@@ -389,15 +403,47 @@ impl Session {
         Ok(())
     }
 
+    /// The message with each EXECUTE doing what it executes, where that may be done on a replica.
+    fn as_executed(&mut self, planned: &Rc<Planned>) -> Result<Rc<Planned>, Fault> {
+        if !self.lets_reads_go(planned) {
+            return Ok(Rc::clone(planned));
+        }
+        // Those of the message, which is still to be bound.
+        let literals = std::mem::take(&mut self.literals);
+        let statements = self.executing(planned);
+        self.literals = literals;
+        Ok(Rc::new(Planned {
+            statements: statements?,
+        }))
+    }
+
+    fn executing(&mut self, planned: &Planned) -> Result<Vec<PlannedStatement>, Fault> {
+        let mut statements = planned.statements.clone();
+        for (place, one) in statements.iter_mut().enumerate() {
+            if let Class::Execute {
+                name,
+                executes: Executes::Plainly,
+                ..
+            } = &one.class
+                && let Some(statement) = self.executed_at(place, name)
+            {
+                *one = one.running(&self.plan_statement(&statement)?.planned);
+            }
+        }
+        Ok(statements)
+    }
+
     /// Makes sure of what the statements of a query execute.
     async fn hold_all(&mut self, needed: &[Rc<Statement>]) -> Result<(), Fault> {
         let unit_before = self.link.as_ref().is_some_and(|link| link.is_in_unit());
         for statement in needed {
             let effects = self.effects.len();
-            if !unit_before && self.must_look(statement, Naming::Named) {
+            let waits =
+                self.must_look(statement, Naming::Named) || self.waits_for_replica(statement);
+            if !unit_before && waits {
                 self.behind = Behind::Preparation;
             }
-            if self.hold(statement, Naming::Named).await? != Difference::None {
+            if waits && self.hold_now(statement, Naming::Named).await? != Difference::None {
                 return Err(Fault::StalePlan);
             }
             self.ensure_parsed(statement, Naming::Named);
@@ -665,6 +711,21 @@ impl Session {
         if !self.must_look(statement, naming) {
             return Ok(Difference::None);
         }
+        self.hold_now(statement, naming).await
+    }
+
+    /// A replica may go while a query runs there. Another one is asked the same when nothing but the query was sent.
+    fn waits_for_replica(&mut self, statement: &Statement) -> bool {
+        self.link
+            .as_mut()
+            .is_some_and(|link| link.is_replica() && !link.has(statement, Naming::Named))
+    }
+
+    async fn hold_now(
+        &mut self,
+        statement: &Rc<Statement>,
+        naming: Naming,
+    ) -> Result<Difference, Fault> {
         self.looked = None;
         let first = self.effects.len();
         let is_fresh = self.transaction == Transaction::Idle

@@ -52,6 +52,8 @@ pub struct Reads {
     hinted: bool,
     /// Nodes that have failed the statement at hand.
     without: NodeSet,
+    /// What the connection was for that the statement at hand has lost last.
+    pub lost: Option<Seat>,
     /// What was committed on this shard before the statement at hand, for a read that must see all of it: it stays where it is while the log goes on.
     all_before: Option<(ShardId, Floor)>,
     /// The replica in whose queue the session waits.
@@ -70,6 +72,7 @@ impl Reads {
             policy,
             hinted: false,
             without: NodeSet::EMPTY,
+            lost: None,
             all_before: None,
             asked: None,
             // Else all sessions would begin at the same node.
@@ -122,16 +125,21 @@ impl Session {
         }
     }
 
+    /// The session, or a comment in these statements, lets reads go to replicas.
+    #[inline]
+    pub(super) fn lets_reads_go(&self, planned: &Planned) -> bool {
+        let mut hints = planned.statements.iter().map(|one| one.reads.from);
+        self.read_policy.from != ReadFrom::Primary
+            || hints.any(|from| from.is_some_and(|from| from != ReadFrom::Primary))
+    }
+
     /// Decides whether what is about to run seeks a replica.
     #[inline]
     pub(super) fn seek(&mut self, planned: &Planned) {
-        let mut hints = planned.statements.iter().map(|one| one.reads.from);
-        self.reads.seeks = if self.read_policy.from == ReadFrom::Primary
-            && hints.all(|from| from.is_none_or(|from| from == ReadFrom::Primary))
-        {
-            Seeks::Primary
-        } else {
+        self.reads.seeks = if self.lets_reads_go(planned) {
             self.sought(planned)
+        } else {
+            Seeks::Primary
         };
     }
 
@@ -185,7 +193,7 @@ impl Session {
                     && (statement.plan.is_ok()
                         || matches!(
                             statement.spread.as_deref(),
-                            Some(Spread::Scatter { .. } | Spread::CopyOut(_))
+                            Some(Spread::Scatter { .. } | Spread::CopyOut(_) | Spread::Gather(_))
                         ))
             });
         if suits {

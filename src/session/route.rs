@@ -6,7 +6,7 @@ use super::Session;
 use super::prepared::speaks_of_prepared;
 use super::respond::Fault;
 use super::spread::declare::cursor_exists;
-use super::statement::{Statement, StatementPlan};
+use super::statement::{Source, Statement, StatementPlan};
 use crate::catalog::Catalog;
 use crate::config::PoolMode;
 use crate::plan::refusal::{Reason, Refusal};
@@ -66,13 +66,34 @@ impl Session {
             return Ok(plan.clone());
         }
         let planned = self.plan(statement.text())?;
+        let literals: Rc<[_]> = Rc::from(&*self.literals);
+        let planned = match &statement.source {
+            Source::Parse { .. } => planned,
+            Source::Prepare { text, .. } => self.running_its_query(planned, text),
+        };
         let plan = StatementPlan {
             epoch,
             planned,
-            literals: Rc::from(&*self.literals),
+            literals,
         };
         *statement.plan.borrow_mut() = Some(plan.clone());
         Ok(plan)
+    }
+
+    /// PREPARE by itself does nothing. Whoever has its statement runs the query in it.
+    fn running_its_query(&mut self, prepare: Rc<Planned>, text: &[u8]) -> Rc<Planned> {
+        let [one] = &prepare.statements[..] else {
+            return prepare;
+        };
+        let Class::Prepare { query, .. } = &one.class else {
+            return prepare;
+        };
+        let text = &text[query.clone()];
+        let run = self.plan(text);
+        let run = run.unwrap_or_else(|_| Rc::new(Planned::unread(text)));
+        Rc::new(Planned {
+            statements: vec![one.running(&run)],
+        })
     }
 
     /// Where a simple query goes; `None` when the session answers all of it.

@@ -25,7 +25,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, User};
 use crate::plan::PlanCache;
 use crate::sharding::ShardId;
-use crate::topology::view::{NodePlace, Seen, ShardView, Sighting, Stage};
+use crate::topology::view::{NodePlace, Seen, ShardView, Sighting, Stage, View};
 use crate::wire::auth::Credential;
 use crate::wire::socket::Home;
 
@@ -510,13 +510,13 @@ impl Worker {
                     self.let_lend(&key, &pool);
                 }
                 (Some(spec), Some(view)) if serves(view, key.seat) => {
-                    let away = away(view, &pool.spec(), &spec);
+                    let away = away(&snapshot.view, &pool.spec(), &spec);
                     pool.reconfigure(spec, away);
                     self.let_lend(&key, &pool);
                 }
                 _ => {
                     pool.set_lending(Lending::Closed);
-                    if view.is_some_and(|view| is_lost(view, pool.spec().node)) {
+                    if is_lost(&snapshot.view, &pool.spec()) {
                         pool.sever();
                     }
                     self.pools.borrow_mut().remove(&key);
@@ -645,15 +645,25 @@ fn serves(view: &ShardView, seat: Seat) -> bool {
     matches!(stage, Some(Stage::Up | Stage::Lagging | Stage::Unknown))
 }
 
-/// What runs on the node cannot be waited for, or must not go on.
-fn is_lost(view: &ShardView, place: usize) -> bool {
-    let node = view.nodes.get(place);
-    node.is_none_or(|node| matches!(node.stage, Stage::Down | Stage::Refused | Stage::Fenced))
+/// What runs on a pool's node cannot be waited for, or must not go on. On one that was taken out of the configuration it may end.
+fn is_lost(view: &View, spec: &Spec) -> bool {
+    let place = view
+        .config
+        .shards
+        .get(spec.shard.index())
+        .and_then(|shard| {
+            let address = &spec.target.address;
+            let is_it =
+                |node: &config::Node| node.host == address.host && node.port == address.port;
+            shard.nodes.iter().position(is_it)
+        });
+    let node = place.and_then(|place| view.shard(spec.shard)?.nodes.get(place));
+    node.is_some_and(|node| matches!(node.stage, Stage::Down | Stage::Refused | Stage::Fenced))
 }
 
 /// A pool moves: what becomes of what runs on its connections.
-fn away(view: &ShardView, before: &Spec, after: &Spec) -> Away {
-    if before.target.address != after.target.address && is_lost(view, before.node) {
+fn away(view: &View, before: &Spec, after: &Spec) -> Away {
+    if before.target.address != after.target.address && is_lost(view, before) {
         Away::AtOnce
     } else {
         Away::Later

@@ -68,11 +68,11 @@ pub(super) struct Answer {
     /// `None` where the role may not know.
     pub timeline: Option<Timeline>,
     /// When the server was started, in its words: another one is another server, or the same on other data.
-    pub started: String,
+    pub started: Arc<str>,
     /// `None` where the role may not know.
     pub system: Option<SystemIdentifier>,
     /// As the server says it, like `15.8 (Debian 15.8-0+deb12u1)`.
-    pub version: String,
+    pub version: Arc<str>,
     /// Before the question was sent.
     pub asked: Instant,
     pub round_trip: Duration,

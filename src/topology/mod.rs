@@ -5,8 +5,8 @@
 //! All of it runs on the control plane's runtime; only [`Topology::sighted`] is called from everywhere.
 //! The pure parts decide, and are to be read first: `known.rs` (all that is known of a shard, and the view that follows) with `succession.rs` (who is the primary), `health.rs`
 //! (one node), `lag.rs`, `ejection.rs` and `pace.rs` (when to look). `view.rs` is what the data plane gets.
-//! `watch.rs` holds all shards, `shard.rs` asks one's nodes and logs, `node.rs` is one node with its pool, `connect.rs` opens a connection, `position.rs` is what is asked and `answer.rs`
-//! what comes back; `patroni.rs` asks a node's Patroni. `primary.rs` has what is lent, `pool.rs` the pool under both. `drain.rs` takes nodes out. `promotion/` makes primaries. `roles.rs` asks a server for users that are not configured.
+//! `watch.rs` holds all shards, `shard.rs` asks one's nodes and logs, `node.rs` is one node with its connection, `connect.rs` opens a connection, `position.rs` is what is asked and `answer.rs`
+//! what comes back; `patroni.rs` asks a node's Patroni. `primary.rs` has what is lent, `pool.rs` the pool under it. `drain.rs` takes nodes out. `promotion/` makes primaries. `roles.rs` asks a server for users that are not configured.
 
 mod answer;
 pub mod choice;

@@ -64,11 +64,6 @@ where
             }
         }
     }
-
-    /// Why the last attempt to connect failed; `None` after one that did not.
-    pub fn last_failure(&self) -> Option<Arc<NodeError>> {
-        self.failure.0.borrow().clone()
-    }
 }
 
 /// Attempts are made on the pool's own tasks, so nobody else hears of their failures.

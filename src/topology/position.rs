@@ -2,6 +2,7 @@
 //!
 //! The look itself is one prepared statement: one round trip, and no planning, as it is asked over and over.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_postgres::types::{FromSql, PgLsn};
@@ -13,8 +14,8 @@ use super::connect::NodeError;
 /// What stays the same as long as a connection lives.
 #[derive(Clone)]
 pub(super) struct Server {
-    pub version: String,
-    started: String,
+    version: Arc<str>,
+    started: Arc<str>,
     control: Control,
     look: Statement,
 }
@@ -45,10 +46,10 @@ pub(super) async fn describe(client: &Client) -> Result<Server, NodeError> {
     Ok(Server {
         version: text(&version, 0)?
             .ok_or_else(|| strange("no version"))?
-            .to_owned(),
+            .into(),
         started: text(&version, 1)?
             .ok_or_else(|| strange("no time of its start"))?
-            .to_owned(),
+            .into(),
         control,
         look,
     })
@@ -117,8 +118,8 @@ pub(super) async fn look(client: &Client, server: &Server) -> Result<Answer, Nod
             Control::Readable(identifier) => Some(identifier),
             Control::Denied => None,
         },
-        version: server.version.clone(),
-        started: server.started.clone(),
+        version: Arc::clone(&server.version),
+        started: Arc::clone(&server.started),
         asked,
         round_trip,
     })

@@ -62,6 +62,22 @@ pub struct NodeStatus {
     pub share: f64,
 }
 
+/// What a shard waits for, and when that is.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    Look(Instant),
+    /// The end of an ejection.
+    Return(Instant),
+}
+
+impl Due {
+    fn at(self) -> Instant {
+        match self {
+            Due::Look(at) | Due::Return(at) => at,
+        }
+    }
+}
+
 /// A shard, watched.
 pub(super) struct Shard {
     name: String,
@@ -181,25 +197,32 @@ impl Shard {
                 }
             }
             self.judge(looks);
-            while let Some(pause) = self.until_due() {
+            while let Some(due) = self.until_due() {
                 tokio::select! {
                     Some((place, _, look)) = asked.next() => {
                         is_asked[place] = false;
                         self.judge(vec![(place, look)]);
                     }
                     () = self.changed.notified() => self.judge(Vec::new()),
-                    () = sleep_until(pause.into()) => self.judge(Vec::new()),
+                    () = sleep_until(due.at().into()) => {
+                        if let Due::Return(_) = due {
+                            self.judge(Vec::new());
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// When there is something to do before the next look, or when that is; `None`: the next look is due.
-    fn until_due(&self) -> Option<Instant> {
+    /// What there is to do next; `None`: the next look is due.
+    fn until_due(&self) -> Option<Due> {
         let now = Instant::now();
         let known = self.known();
-        let due = known.due(&self.rules).filter(|due| *due > now)?;
-        Some(known.next_return(now).map_or(due, |back| back.min(due)))
+        let look = known.due(&self.rules).filter(|due| *due > now)?;
+        match known.next_return(now).filter(|back| *back < look) {
+            Some(back) => Some(Due::Return(back)),
+            None => Some(Due::Look(look)),
+        }
     }
 
     pub fn has_been_seen(&self) -> bool {
@@ -318,7 +341,7 @@ impl Shard {
                 stage: known.stage(place, now),
                 is_primary: known.health().primary() == Some(place),
                 role: health.role(),
-                version: seen.map(|answer| answer.version.clone()),
+                version: seen.map(|answer| answer.version.to_string()),
                 system_identifier: seen.and_then(|answer| answer.system),
                 timeline: seen.and_then(|answer| answer.timeline),
                 position: seen.and_then(|answer| match answer.position {

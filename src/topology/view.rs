@@ -177,13 +177,10 @@ impl Written {
 impl ShardView {
     /// But for the marks.
     pub(super) fn says_the_same(&self, other: &ShardView) -> bool {
-        let stages = |view: &ShardView| {
-            let each = view.nodes.iter().map(|node| (node.stage, node.returned));
-            each.collect::<Vec<_>>()
-        };
-        self.primary == other.primary
-            && self.trouble == other.trouble
-            && stages(self) == stages(other)
+        fn told(view: &ShardView) -> impl Iterator<Item = (Stage, Option<Instant>)> {
+            view.nodes.iter().map(|node| (node.stage, node.returned))
+        }
+        self.primary == other.primary && self.trouble == other.trouble && told(self).eq(told(other))
     }
 }
 

@@ -283,11 +283,11 @@ struct Serving {
 
 impl Serving {
     fn start(file: &File) -> Serving {
-        let mut child = trunkline()
-            .args(["serve", file.name()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Serving::watch(trunkline().args(["serve", file.name()]))
+    }
+
+    fn watch(command: &mut Command) -> Serving {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (tell, log) = channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         std::thread::spawn(move || {
@@ -336,6 +336,24 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Who is the last to come would be turned away: that is said before anybody comes.
+#[test]
+fn serve_warns_of_too_few_files() {
+    let file = File::new(&listening(free_port(), ""));
+    let program = trunkline().get_program().to_owned();
+    let mut shell = Command::new("sh");
+    let serving = Serving::watch(
+        shell
+            .args(["-c", "ulimit -n 300; exec \"$0\" serve \"$1\""])
+            .arg(program)
+            .arg(file.name())
+            .env_remove("RUST_LOG"),
+    );
+    let said = serving.says("the limit on open files");
+    assert!(said.contains("is 300; 1000 clients"), "{said}");
+    serving.says("listening");
 }
 
 #[test]

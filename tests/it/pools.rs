@@ -269,6 +269,87 @@ fn clients_that_do_not_wait_for_answers_take_turns() {
     );
 }
 
+/// `lone` may have one connection, everybody else two. Who floods the proxy takes only what is its own.
+#[test]
+fn every_user_has_its_own_connections_and_the_first_to_come_is_served_first() {
+    const WAITING: usize = 8;
+    const ONE: &str = "T(?column?:23) D(1) C(SELECT 1) Z(T)";
+    let proxy = Proxy::start(&format!(
+        "workers = 1\n[pool]\nsize = 2\nmax_waiting = {WAITING}\ncheckout_timeout = \"60s\"\n"
+    ));
+    let waiting = |count: usize| {
+        wait_until("they wait", || {
+            let report = proxy.report();
+            let pools = report.iter().flat_map(|worker| &worker.pools);
+            pools.map(|pool| pool.census.waiting).sum::<usize>() == count
+        });
+    };
+    let mut holder = proxy.client("lone");
+    assert_eq!(holder.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(holder.query("SELECT 1"), ONE);
+    let mut queue = Vec::new();
+    for number in 1..=WAITING {
+        let mut client = proxy.client("lone");
+        client.send(&query("SELECT clock_timestamp()"));
+        waiting(number);
+        queue.push(client);
+    }
+    let refused = proxy.client("lone").query("SELECT 1");
+    assert_eq!(
+        refused,
+        "E(ERROR 53300 8 clients are already waiting for one of the 1 server connections of this pool) Z(I)"
+    );
+    let mut others = [(); 2].map(|()| proxy.client("trusty"));
+    for other in &mut others {
+        assert_eq!(other.query("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(other.query("SELECT 1"), ONE, "it waits for nobody");
+    }
+    let mut third = proxy.client("trusty");
+    third.send(&query("SELECT 1"));
+    waiting(WAITING + 1);
+    holder.query("COMMIT");
+    let served: Vec<String> = queue
+        .iter_mut()
+        .map(|client| {
+            let said = client.read_until(Until::Ready(1));
+            let row = said.iter().find(|message| message.tag == b'D');
+            row.expect("a row").to_string()
+        })
+        .collect();
+    assert!(served.is_sorted(), "{served:?}");
+    waiting(1);
+    others[0].query("COMMIT");
+    third.read_until(Until::Ready(1));
+}
+
+/// Both wait to be the first to prepare it, and then the connection has it already.
+#[test]
+fn the_same_is_prepared_by_two_who_wait_for_a_connection() {
+    let proxy = narrow();
+    let [mut holder, mut one, mut other] = [(); 3].map(|()| proxy.client("trusty"));
+    assert_eq!(holder.query("BEGIN"), "C(BEGIN) Z(T)");
+    holder.query("SELECT 1");
+    for (number, client) in [&mut one, &mut other].into_iter().enumerate() {
+        client.send(&query("PREPARE seven AS SELECT 7"));
+        wait_until("it waits", || {
+            let report = proxy.report();
+            let pools = report.iter().flat_map(|worker| &worker.pools);
+            pools.map(|pool| pool.census.waiting).sum::<usize>() == number + 1
+        });
+    }
+    holder.query("COMMIT");
+    for client in [&mut one, &mut other] {
+        let said = client.read_until(Until::Ready(1));
+        assert_eq!(said[0].to_string(), "C(PREPARE)");
+    }
+    for client in [&mut one, &mut other] {
+        assert_eq!(
+            client.query("EXECUTE seven"),
+            "T(?column?:23) D(7) C(SELECT 1) Z(I)"
+        );
+    }
+}
+
 #[test]
 fn a_connection_past_its_time_is_replaced() {
     for settings in ["max_lifetime = \"200ms\"", "idle_timeout = \"200ms\""] {

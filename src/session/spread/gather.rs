@@ -3,6 +3,8 @@
 //! Outside a transaction block the gathering connection works in a transaction of its own, which ends with the query; so do the sources that are asked
 //! more than one question, for one snapshot each. In a block all are the client's participants, and the temporary tables are
 //! dropped at once. A block that only reads has no place for them, so there a connection beside the participants gathers.
+//!
+//! Rows gather on a primary, always: a replica makes no tables. The other shards' rows may come from replicas, as those of any read do.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
+use crate::session::reads::Seeks;
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
 use crate::session::worker::add;
@@ -37,6 +40,9 @@ const BEGIN_GATHERING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE
 /// Whether the transaction only reads, and how it is isolated.
 const MODES: &str = "SELECT pg_catalog.current_setting('transaction_read_only') || ' ' || \
     pg_catalog.current_setting('transaction_isolation')";
+
+/// In a failure: of the connection that gathers. Any other number is a place among the sources.
+const GATHERER: usize = usize::MAX;
 
 /// A message that ends a COPY in failure, with an empty reason.
 const COPY_FAIL: &[u8] = &[b'f', 0, 0, 0, 5, 0];
@@ -108,8 +114,17 @@ impl Session {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
         let mut gathering = Gathering::new(call, gather, &catalog, &config.gather);
+        if gathering.has_foreign_rows() {
+            // Whose rows they are is known of primaries.
+            self.reads.seeks = Seeks::Primary;
+        }
         let own = self.transaction == Transaction::Idle;
-        let mut links = self.enlist(&gathering.shards()).await?;
+        let shards = gathering.shards();
+        let mut links = match own {
+            true => self.enlist_with_primary(&shards, gather.shard).await?,
+            // Who gathers there is looked for afterwards.
+            false => self.enlist(&shards).await?,
+        };
         let gatherer = match own {
             true => take_of(&mut links, gather.shard).map(|link| Gatherer {
                 link,
@@ -143,6 +158,11 @@ impl Session {
         let done = self
             .gather_on(&mut gathering, &mut gatherer, &mut links, outlet)
             .await;
+        if let Err(Failure::Broken { branch, error, .. }) = &done {
+            let lost = links.get_mut(*branch).unwrap_or(&mut gatherer.link);
+            self.was_lost(lost, error);
+            self.pass_by(lost);
+        }
         let Gatherer { link, block } = gatherer;
         match block {
             Block::Own | Block::Client => {
@@ -159,7 +179,7 @@ impl Session {
                 self.leave_beside(link).await;
             }
         }
-        self.finish(links, done).await
+        self.conclude(links, done).await
     }
 
     /// The connection that gathers in a transaction of the client's: the participant, unless the transaction only reads.
@@ -238,16 +258,30 @@ impl Session {
         let call = gathering.call;
         let description = self
             .describe_on(&mut gatherer.link, call.own_text(), call.types)
-            .await?;
+            .await
+            .map_err(of_gatherer)?;
         if call.statement.leaves.contains(&Leaves::Unseen) {
             gatherer.link.unsettle();
         }
         self.bring_in_time(gathering, gatherer, sources).await?;
+        let answered = self.answer_gathered(gathering, gatherer, &description, outlet);
+        answered.await.map_err(of_gatherer)
+    }
+
+    /// Runs the query over what was brought, tells the client its answer, and leaves nothing behind.
+    async fn answer_gathered(
+        &mut self,
+        gathering: &Gathering<'_>,
+        gatherer: &mut Gatherer,
+        description: &Description,
+        outlet: Outlet<'_>,
+    ) -> Result<(), Failure> {
+        let call = gathering.call;
         let link = &mut gatherer.link;
         let mut close = String::new();
         let tag = match (gathering.gather.gives, outlet) {
             (Gives::Rows, Outlet::Client) => {
-                Some(self.run_gathered(gathering, link, &description).await?)
+                Some(self.run_gathered(gathering, link, description).await?)
             }
             (
                 Gives::Rows,
@@ -261,7 +295,7 @@ impl Session {
                 if let Some(described) = &description.columns {
                     *columns = with_formats(described, call.formats);
                 }
-                self.open_gathered(gathering, link, &description, name, rows)
+                self.open_gathered(gathering, link, description, name, rows)
                     .await?;
                 None
             }
@@ -372,7 +406,8 @@ impl Session {
                 &mut gatherer.link,
                 &gathering.preparation(gatherer.block, here)?,
             )
-            .await?;
+            .await
+            .map_err(of_gatherer)?;
         gathering.stored_here(here, &stored)?;
         let mut afterwards = Vec::new();
         for place in 0..gathering.transfers.len() {
@@ -390,7 +425,8 @@ impl Session {
             afterwards.push("SET TRANSACTION READ ONLY".to_owned());
         }
         self.tell(&mut gatherer.link, &afterwards.join("; "))
-            .await?;
+            .await
+            .map_err(of_gatherer)?;
         Ok(())
     }
 
@@ -412,10 +448,13 @@ impl Session {
             fetch, name, from, ..
         } = &gathering.transfers[place];
         let mut branches: Vec<Branch<'_>> = Vec::new();
-        for link in sources
+        let mut places = Vec::new();
+        for (number, link) in sources
             .iter_mut()
-            .filter(|link| from.contains(&link.shard()))
+            .enumerate()
+            .filter(|(_, link)| from.contains(&link.shard()))
         {
+            places.push(number);
             let shard = link.shard();
             let asked = |transfers: &[Transfer<'_>]| {
                 transfers
@@ -455,7 +494,10 @@ impl Session {
             &self.worker.scratch,
             &mut filling,
         );
-        filled.await?;
+        filled.await.map_err(|failure| {
+            let place = |branch: usize| places.get(branch).copied().unwrap_or(GATHERER);
+            with_branch(failure, place)
+        })?;
         let size = filling.size();
         gathering.size.rows += size.rows;
         gathering.size.bytes += size.bytes;
@@ -613,6 +655,14 @@ impl<'a> Gathering<'a> {
         utf8(fetch.copy_out(self.call.text, self.call.literals, but.as_deref()))
     }
 
+    /// A shard that sends rows has some that another one owns.
+    fn has_foreign_rows(&self) -> bool {
+        self.transfers.iter().any(|transfer| {
+            let mut from = transfer.from.iter();
+            from.any(|shard| self.foreign(transfer.fetch, *shard).is_some())
+        })
+    }
+
     /// The rows of a table that the shard has and another one owns.
     fn foreign(&self, fetch: &Fetch, shard: ShardId) -> Option<String> {
         self.catalog
@@ -727,6 +777,26 @@ fn has_own_types(description: &Description) -> bool {
             .iter()
             .any(|column| column.type_oid >= FIRST_OWN_OID || RECORDS.contains(&column.type_oid)),
         Err(_) => true,
+    }
+}
+
+fn of_gatherer(failure: Failure) -> Failure {
+    with_branch(failure, |_| GATHERER)
+}
+
+/// The same, of a connection that is known by another number.
+fn with_branch(failure: Failure, number: impl Fn(usize) -> usize) -> Failure {
+    match failure {
+        Failure::Broken {
+            branch,
+            error,
+            words,
+        } => Failure::Broken {
+            branch: number(branch),
+            error,
+            words,
+        },
+        other => other,
     }
 }
 

@@ -26,10 +26,10 @@ use super::Session;
 use super::last_values::unknown_last;
 use super::link::Link;
 use super::party::check_ended;
-use super::reads::Seeks;
 use super::respond::{Fault, Left, Loss};
 use super::transaction::{Prologue, Transaction};
 use crate::backend::pipeline::Committed;
+use crate::backend::pool::Seat;
 use crate::catalog::Catalog;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
@@ -247,8 +247,14 @@ impl Session {
     }
 
     /// A connection broke before the client had a word of the answer, and all that the statement does is to read.
-    fn may_scatter_anew(&mut self, call: &Call<'_>, produced: u64) -> bool {
-        let may = self.attempts.may_go_on()
+    fn may_ask_anew(&mut self, call: &Call<'_>, produced: u64, done: &Result<(), Fault>) -> bool {
+        let Err(Fault::Broken(loss)) = done else {
+            return false;
+        };
+        // A primary's last words may mean that somebody wants the statement to end.
+        let was_replica = matches!(self.reads.lost, Some(Seat::Replica(_)));
+        let may = (loss.words.is_none() || was_replica)
+            && self.attempts.may_go_on()
             && self.transaction == Transaction::Idle
             && call.statement.effect == Effect::Reads
             && call.statement.leaves.is_empty()
@@ -264,11 +270,7 @@ impl Session {
             Spread::Scatter { scatter, otherwise } => {
                 let produced = self.client.produced();
                 let mut done = self.scatter(call, scatter, otherwise).await;
-                // A primary's last words may mean that somebody wants the statement to end.
-                while let Err(Fault::Broken(loss)) = &done
-                    && (loss.words.is_none() || self.reads.seeks == Seeks::Replica)
-                    && self.may_scatter_anew(call, produced)
-                {
+                while self.may_ask_anew(call, produced, &done) {
                     done = self.scatter(call, scatter, otherwise).await;
                 }
                 done
@@ -283,7 +285,14 @@ impl Session {
             Spread::Cursor => self.use_cursor(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,
             Spread::CopyOut(copy) => self.copy_out(call, copy).await,
-            Spread::Gather(gather) => self.gather(call, gather).await,
+            Spread::Gather(gather) => {
+                let produced = self.client.produced();
+                let mut done = self.gather(call, gather).await;
+                while self.may_ask_anew(call, produced, &done) {
+                    done = self.gather(call, gather).await;
+                }
+                done
+            }
             // It has got them before it comes here; the other never does.
             Spread::Numbered(_) | Spread::Prepared => match &call.statement.plan {
                 Err(refusal) => Err(Fault::Refused(refusal.clone())),
@@ -530,13 +539,22 @@ impl Session {
         mut links: Vec<Link>,
         done: Result<(), Failure>,
     ) -> Result<(), Fault> {
-        let open = self.transaction == Transaction::Open;
         if let Err(Failure::Broken { branch, error, .. }) = &done
             && let Some(link) = links.get_mut(*branch)
         {
             self.was_lost(link, error);
             self.pass_by(link);
         }
+        self.conclude(links, done).await
+    }
+
+    /// Likewise, when it has been told which of them broke.
+    async fn conclude(
+        &mut self,
+        mut links: Vec<Link>,
+        done: Result<(), Failure>,
+    ) -> Result<(), Fault> {
+        let open = self.transaction == Transaction::Open;
         self.settle_links(&mut links).await;
         if open && !links.iter().all(Link::is_settled) {
             self.lose_party(links).await;

@@ -407,6 +407,8 @@ impl Session {
                 None => Fault::no_portal(bind.portal),
             });
         };
+        // Others may have been bound since, and have run.
+        self.seek(&plan.planned);
         let formats: Vec<u16> = bind.result_formats.codes().collect();
         let call = Call {
             statement: planned,

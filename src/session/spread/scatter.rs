@@ -79,11 +79,7 @@ impl Session {
     ) -> Result<(), Fault> {
         let Some(prepared) = self.prepare_scatter(call, scatter).await? else {
             return match otherwise {
-                Ok(gather) => {
-                    // Temporary tables are made on the way.
-                    self.reads.seeks = Seeks::Primary;
-                    self.gather(call, gather).await
-                }
+                Ok(gather) => self.gather(call, gather).await,
                 Err(refusal) => Err(Fault::Refused(refusal.clone())),
             };
         };

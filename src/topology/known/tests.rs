@@ -136,8 +136,8 @@ fn look(text: &str, asked: Instant) -> Look {
         },
         timeline: (timeline != "?").then(|| Timeline(timeline.parse().expect("a timeline"))),
         system: (system != "?").then(|| SystemIdentifier(system.parse().expect("a system"))),
-        started: started.to_owned(),
-        version: "15.8".to_owned(),
+        started: started.into(),
+        version: "15.8".into(),
         asked,
         round_trip: Duration::from_millis(1),
     };

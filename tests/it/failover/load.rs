@@ -58,14 +58,17 @@ enum Reading {
     Pipelined,
     /// `COPY ... TO STDOUT`.
     Copy,
+    /// `EXECUTE`, of a statement of `PREPARE`.
+    Execute,
 }
 
-const READINGS: [Reading; 5] = [
+const READINGS: [Reading; 6] = [
     Reading::Simple,
     Reading::Extended,
     Reading::Prepared,
     Reading::Pipelined,
     Reading::Copy,
+    Reading::Execute,
 ];
 
 /// What a client was doing when it was told of an error.
@@ -143,17 +146,22 @@ enum Duties {
 impl Load {
     /// Clients that write, and read what they have written.
     pub fn start(proxy: &Sharded, clients: usize) -> Load {
-        let load = Load::begin(proxy, clients, Duties::Writes);
+        Load::start_at(proxy.port, clients)
+    }
+
+    /// Likewise, by the proxy's port.
+    pub fn start_at(port: u16, clients: usize) -> Load {
+        let load = Load::begin(port, clients, Duties::Writes);
         load.progress(4 * clients);
         load
     }
 
     /// Clients that read `things` outside transactions.
     pub fn start_reading(proxy: &Sharded, clients: usize) -> Load {
-        Load::begin(proxy, clients, Duties::Reads)
+        Load::begin(proxy.port, clients, Duties::Reads)
     }
 
-    fn begin(proxy: &Sharded, clients: usize, duties: Duties) -> Load {
+    fn begin(port: u16, clients: usize, duties: Duties) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -165,7 +173,7 @@ impl Load {
                 number: i32::try_from(number).expect("few"),
                 manner: MANNERS[number % MANNERS.len()],
                 duties,
-                connection: proxy.connection(),
+                connection: format!("host=127.0.0.1 port={port} user=app dbname=app"),
                 shared: Arc::clone(&shared),
                 told: Told::default(),
             };
@@ -176,7 +184,7 @@ impl Load {
             runtime,
             clients,
             shared,
-            port: proxy.port,
+            port,
         }
     }
 
@@ -454,6 +462,9 @@ impl Worker {
             let prepared = client.prepare(text).await;
             prepared.map_err(|error| (Doing::Preparing, error))
         };
+        let looked = format!("PREPARE looked (bigint) AS {LOOK}");
+        let in_sql = client.batch_execute(&looked).await;
+        in_sql.map_err(|error| (Doing::Preparing, error))?;
         Ok(Prepared {
             insert: prepare(INSERT).await?,
             add: prepare(ADD).await?,
@@ -549,6 +560,7 @@ impl Worker {
                 rows.map(|(row, ..)| (row.get(0), row.get(1)))
             }
             Reading::Copy => copied(client, &text).await,
+            Reading::Execute => looked(client, &format!("EXECUTE looked ({id})")).await,
         };
         let (v, port): (i64, i32) = read.map_err(|error| (Doing::Reading, error))?;
         assert_eq!(v, id);

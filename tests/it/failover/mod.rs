@@ -9,6 +9,7 @@ mod deaths;
 mod load;
 mod pgbench;
 mod process;
+mod reload;
 mod replicas;
 mod splits;
 pub mod stage;

@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::stage::nodes_of;
+use crate::raw::Raw;
 use crate::servers::wait_until;
+use crate::sharded::succeeded;
 
 /// Where [`super::stage::Stage::configuration`] listens.
 const PLACE: &str = "127.0.0.1:6432";
@@ -56,6 +58,14 @@ impl Process {
                 .all(|node| node.stage == "up" && !node.role.is_empty())
         });
         process
+    }
+
+    /// Has it read another configuration.
+    pub fn reload(&self, configuration: &str) {
+        let text = configuration.replace(PLACE, &format!("127.0.0.1:{}", self.port));
+        std::fs::write(self.folder.path().join("trunkline.toml"), text).unwrap();
+        let mut admin = Raw::connect(self.port, "app", "trunkline");
+        succeeded("RELOAD", &admin.simple("RELOAD"));
     }
 
     fn log(&self) -> String {

@@ -1,5 +1,6 @@
 //! Replicas that serve reads and go: killed, stopped, hung, cut off. Clients do not notice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::load::{Failure, Load};
@@ -9,6 +10,7 @@ use crate::commit::cutting::Relays;
 use crate::raw::{Format, Parameter, Raw};
 use crate::servers::wait_until;
 use crate::sharded::{Sharded, succeeded};
+use crate::wire_client::{Wire, bind, execute, parse, query, sync};
 
 const CLIENTS: usize = 16;
 
@@ -184,6 +186,17 @@ distribution = \"d\"
 key = \"id\"
 ";
 
+/// Waits until the replicas of two shards have replayed what their primaries have written.
+fn all_level(stage: &Stage) {
+    for shard in 0..2 {
+        let written = stage.value(shard, 0, "SELECT pg_current_wal_lsn()");
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+        wait_until("the replica is level", || {
+            stage.value(shard, 1, &there) == "t"
+        });
+    }
+}
+
 /// Each way of reading, on two shards with a replica each: answered by replicas, and rightly.
 #[test]
 fn every_way_of_reading() {
@@ -194,13 +207,7 @@ fn every_way_of_reading() {
         let insert = format!("INSERT INTO things VALUES ({id}, {id})");
         succeeded(&insert, &client.simple(&insert));
     }
-    for shard in 0..2 {
-        let written = stage.value(shard, 0, "SELECT pg_current_wal_lsn()");
-        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
-        wait_until("the replica is level", || {
-            stage.value(shard, 1, &there) == "t"
-        });
-    }
+    all_level(&stage);
     drop(client);
     let mut client = Raw::connect(proxy.port, "app", "app");
     succeeded("SET", &client.simple("SET trunkline.read = 'replica'"));
@@ -217,6 +224,7 @@ fn every_way_of_reading() {
         assert_eq!(by, ["f", "t"], "primary and replica of shard {shard}");
     }
     assert_eq!(client.extended(sum, &[], Format::Text).lines(), ["210 20"]);
+    gathered(&stage, &mut client);
     // One shard, with a parameter.
     for id in 1..=20 {
         let parameter = Parameter {
@@ -245,6 +253,13 @@ fn every_way_of_reading() {
     let answer = client.simple(sum);
     assert_eq!(answer.lines(), ["210 20"], "{answer:?}");
     succeeded("COMMIT", &client.simple("COMMIT"));
+    // One that keeps its snapshot cannot go on at another node.
+    let keeps = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    succeeded(keeps, &client.simple(keeps));
+    assert_eq!(client.simple(sum).lines(), ["210 20"]);
+    let elsewhere = client.simple(&format!("/* trunkline: read=primary */ {sum}"));
+    assert_eq!(elsewhere.refusal(), Some("on_replica"), "{elsewhere:?}");
+    succeeded("ROLLBACK", &client.simple("ROLLBACK"));
     // One that writes goes to the primary with all that it does, also when it reads first.
     succeeded("SET", &client.simple("SET trunkline.read = 'any'"));
     succeeded("BEGIN", &client.simple("BEGIN"));
@@ -259,6 +274,7 @@ fn every_way_of_reading() {
     pipelines(&proxy);
     // Statements that are prepared by name, as drivers do, first on a replica and then on the primary.
     prepared(&proxy);
+    executed(&proxy, &on_replica);
 
     for shard in 0..2 {
         stage.kill(shard, 1);
@@ -281,6 +297,80 @@ fn every_way_of_reading() {
         "UPDATE",
         &client.simple("UPDATE things SET v = v + 0 WHERE id = 7"),
     );
+}
+
+/// How often the replicas of both shards are killed. And at night.
+const GATHERS: (usize, usize) = (2, 20);
+
+/// A replica that goes while it sends rows to a primary is replaced by another node; nobody notices.
+#[test]
+fn replicas_that_are_killed_while_rows_gather() {
+    let mut stage = Stage::start(2, 1);
+    let ports = [0, 1].map(|shard| vec![stage.node(shard, 0).port(), stage.node(shard, 1).port()]);
+    // A replica that is lost again and again is otherwise left alone for a minute.
+    let text = Stage::configuration(&ports, &format!("{READS}{TABLES}"))
+        .replace("rise = 1\n", "rise = 1\nmax_eject_time = \"1s\"\n");
+    let proxy = Sharded::start_proxy("app", &text);
+    nodes_are(&proxy, "all nodes are up", |nodes| {
+        nodes.iter().all(|node| node.stage == "up")
+    });
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    for id in 1..=100 {
+        let insert = format!("INSERT INTO things VALUES ({id}, {id})");
+        succeeded(&insert, &client.simple(&insert));
+    }
+    all_level(&stage);
+    for shard in 0..2 {
+        // One that comes back begins here, and not with what was before.
+        stage.run(shard, 0, "CHECKPOINT");
+    }
+    all_level(&stage);
+    for shard in 0..2 {
+        stage.run(shard, 1, "CHECKPOINT");
+    }
+    let over = AtomicBool::new(false);
+    let rounds = size(GATHERS);
+    let told = std::thread::scope(|scope| {
+        let reader = |_: usize| {
+            scope.spawn(|| {
+                let mut client = Raw::connect(proxy.port, "app", "app");
+                let mut told = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let median =
+                        "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
+                    let answer = client.simple(median);
+                    told.push(match &answer.error {
+                        Some(error) => format!("{error:?}"),
+                        None => answer.lines().concat(),
+                    });
+                }
+                told
+            })
+        };
+        let readers: Vec<_> = (0..4).map(reader).collect();
+        for _ in 0..rounds {
+            for shard in 0..2 {
+                stage.kill(shard, 1);
+                let port = stage.node(shard, 1).port();
+                nodes_are(&proxy, "it is down", |nodes| {
+                    let mut nodes = nodes.iter();
+                    nodes.any(|node| node.port == port && node.stage == "down")
+                });
+                stage.restart(shard, 1);
+                nodes_are(&proxy, "it is up again", |nodes| {
+                    let mut nodes = nodes.iter();
+                    nodes.any(|node| node.port == port && node.stage == "up")
+                });
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let told = readers.into_iter().map(|reader| reader.join());
+        told.flat_map(|told| told.expect("it does not panic"))
+            .collect::<Vec<_>>()
+    });
+    println!("{} queries gathered rows while replicas died", told.len());
+    let wrong: Vec<_> = told.iter().filter(|told| *told != "50").collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// A comment asks for a node for one statement, whatever holds for its session; which sees its own commits there as ever.
@@ -327,6 +417,19 @@ fn a_comment_says_where_to_read() {
     assert!(primaries.contains(&port), "{port}");
     succeeded("RESET", &client.simple("RESET trunkline.read"));
 
+    // A session that reads from replicas before these stand still.
+    let address = ([127, 0, 0, 1], proxy.port).into();
+    let mut wire = Wire::log_in(address, &[("user", "app"), ("database", "app")], "")
+        .unwrap_or_else(|e| panic!("{e}"));
+    wire.query("SET trunkline.read = 'any'");
+    wire.query("PREPARE put (bigint, bigint) AS UPDATE things SET v = $2 WHERE id = $1");
+    for id in 1..=5 {
+        wait_until("it reads from a replica", || {
+            let told = wire.query(&format!("{look} {id}"));
+            replicas.iter().any(|port| told.contains(&**port))
+        });
+    }
+
     // A replica that stands still has not what a session has committed.
     for shard in 0..2 {
         stage.run(shard, 1, "SELECT pg_wal_replay_pause()");
@@ -341,6 +444,20 @@ fn a_comment_says_where_to_read() {
     assert_eq!(seen.lines(), ["100"], "by the primary, after a wait");
     let told = other.simple(&format!("/* trunkline: read=replica */ {read}"));
     assert_eq!(told.refusal(), Some("no_replica"), "{told:?}");
+    // What a statement of PREPARE has written, by its name in either protocol, is a commit as well.
+    for (id, by_bind) in [(2, true), (3, false), (4, true), (5, false)] {
+        let told = match by_bind {
+            true => wire.ask(&[
+                bind("", "put", &[Some(&id.to_string()), Some("300")]),
+                execute("", 0),
+                sync(),
+            ]),
+            false => wire.query(&format!("EXECUTE put ({id}, 300)")),
+        };
+        assert!(told.contains("UPDATE 1"), "{told}");
+        let told = wire.query(&format!("SELECT v FROM things WHERE id = {id}"));
+        assert!(told.contains("D(300)"), "{id}: {told}");
+    }
     // It is behind, and only some statements mind.
     succeeded("SET", &client.simple("SET trunkline.causal_reads = 'off'"));
     let strict = "/* trunkline: read=any max_lag=100ms */";
@@ -356,7 +473,6 @@ fn a_comment_says_where_to_read() {
 
 /// [SELECT; INSERT] in one unit of work: it begins where reads go, and must go on where writes go.
 fn pipelines(proxy: &Sharded) {
-    use crate::wire_client::{Wire, bind, execute, parse, query, sync};
     let address = ([127, 0, 0, 1], proxy.port).into();
     let mut wire = Wire::log_in(address, &[("user", "app"), ("database", "app")], "")
         .unwrap_or_else(|e| panic!("{e}"));
@@ -401,6 +517,98 @@ fn pipelines(proxy: &Sharded) {
             .filter(|part| part.starts_with("D("))
             .collect();
         assert_eq!(values, ["D(0)", "D(2)"], "{told}");
+    }
+    // A write on all shards that runs behind the binding of a read.
+    let told = wire.ask(&[
+        parse("w", "UPDATE things SET v = v + 0", &[]),
+        parse("r", "SELECT count(*) FROM things", &[]),
+        bind("w", "w", &[]),
+        bind("r", "r", &[]),
+        execute("w", 0),
+        execute("r", 0),
+        sync(),
+    ]);
+    assert_eq!(told, "1 1 2 2 C(UPDATE 20) D(20) C(SELECT 1) Z(I)");
+}
+
+/// Rows that gather on a primary come from replicas, where there is no temporary table.
+fn gathered(stage: &Stage, client: &mut Raw) {
+    let median = "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM things";
+    let some = format!("{median} WHERE id IN (1, 2, 3, 4, 5)");
+    assert_eq!(client.simple(median).lines(), ["10"]);
+    let asked =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'app' AND query LIKE 'COPY%'";
+    let mut by = [0, 1].map(|shard| [0, 1].map(|place| stage.value(shard, place, asked)));
+    by.sort();
+    assert_eq!(
+        by,
+        [["f", "f"], ["f", "t"]],
+        "COPY on primaries and replicas"
+    );
+    // Its keys lie on both shards, which is found out late.
+    assert_eq!(client.simple(&some).lines(), ["3"]);
+    assert_eq!(client.extended(&some, &[], Format::Text).lines(), ["3"]);
+    let copied = client.simple(&format!("COPY ({median}) TO STDOUT"));
+    succeeded("COPY", &copied);
+    for begin in [
+        "BEGIN READ ONLY",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    ] {
+        succeeded(begin, &client.simple(begin));
+        let one = client.simple("SELECT pg_is_in_recovery() FROM things WHERE id = 7");
+        assert_eq!(one.lines(), ["t"]);
+        let answer = client.simple(median);
+        assert_eq!(answer.lines(), ["10"], "{begin}: {answer:?}");
+        let one = client.simple("SELECT pg_is_in_recovery() FROM things WHERE id = 7");
+        assert_eq!(one.lines(), ["t"]);
+        succeeded("COMMIT", &client.simple("COMMIT"));
+    }
+}
+
+/// EXECUTE reads where its statement would.
+fn executed(proxy: &Sharded, on_replica: &dyn Fn(&str) -> bool) {
+    let mut client = Raw::connect(proxy.port, "app", "app");
+    let mut run = |text: &str| {
+        let answer = client.simple(text);
+        succeeded(text, &answer);
+        answer.lines()
+    };
+    run("PREPARE look (bigint) AS SELECT current_setting('port'), v FROM things WHERE id = $1");
+    run("PREPARE add (bigint) AS UPDATE things SET v = v + 1 WHERE id = $1 RETURNING v");
+    run("PREPARE here AS SELECT pg_is_in_recovery(), pg_backend_pid() > 0");
+    run("SET trunkline.read = 'replica'");
+    let port_of = |line: &str| line.split(' ').next().expect("a port").to_owned();
+    for id in 1..=20 {
+        let looked = run(&format!("EXECUTE look ({id})"));
+        assert!(on_replica(&port_of(&looked[0])), "{looked:?}");
+    }
+    let twice = run("EXECUTE look (3); EXECUTE look (3)");
+    assert!(
+        twice.len() == 2 && twice.iter().all(|line| on_replica(&port_of(line))),
+        "{twice:?}"
+    );
+    assert_eq!(run("EXECUTE here"), ["f t"], "only the primary can say it");
+    run("BEGIN READ ONLY");
+    let looked = run("EXECUTE look (5)");
+    assert!(on_replica(&port_of(&looked[0])), "{looked:?}");
+    run("COMMIT");
+    run("BEGIN");
+    let looked = run("EXECUTE look (5)");
+    assert!(!on_replica(&port_of(&looked[0])), "{looked:?}");
+    run("COMMIT");
+    run("SET trunkline.read = 'primary'");
+    let looked = run("EXECUTE look (5)");
+    assert!(!on_replica(&port_of(&looked[0])), "{looked:?}");
+    wait_until("a comment sends it to a replica", || {
+        let looked = run("/* trunkline: read=any */ EXECUTE look (5)");
+        on_replica(&port_of(&looked[0]))
+    });
+    run("SET trunkline.read = 'any'");
+    for id in 1..=20 {
+        let added = run(&format!("EXECUTE add ({id})"));
+        let looked = run(&format!("EXECUTE look ({id})"));
+        assert!(looked[0].ends_with(&format!(" {}", added[0])), "{looked:?}");
+        run(&format!("UPDATE things SET v = id WHERE id = {id}"));
     }
 }
 
