@@ -244,4 +244,5 @@ pub enum Verb {
     Insert,
     Update,
     Delete,
+    Merge,
 }
