@@ -6,7 +6,8 @@ use rand::{RngExt, SeedableRng};
 use crate::raw::{Answer, Format};
 use crate::sharded::{Sharded, succeeded};
 
-const SCHEMA: &str = "CREATE TABLE numbers (k int PRIMARY KEY, g int, a smallint, b int, c bigint, d numeric);
+const SCHEMA: &str =
+    "CREATE TABLE numbers (k int PRIMARY KEY, g int, a smallint, b int, c bigint, d numeric);
     CREATE TABLE others (k int PRIMARY KEY, f float8, r real, i interval, n numeric)";
 
 const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
@@ -29,9 +30,17 @@ fn numeric(random: &mut SmallRng) -> String {
         1 => "0".to_owned(),
         2 => format!("{sign}0.{}", "0".repeat(random.random_range(1..30))),
         3 => format!("{sign}{}", digits(random, 300)),
-        4 => format!("{sign}0.{}{}", "0".repeat(random.random_range(0..400)), digits(random, 20)),
+        4 => format!(
+            "{sign}0.{}{}",
+            "0".repeat(random.random_range(0..400)),
+            digits(random, 20)
+        ),
         5 => format!("{sign}{}.{}", digits(random, 30), digits(random, 1500)),
-        6 => format!("{sign}{}e{}", digits(random, 5), random.random_range(0..400)),
+        6 => format!(
+            "{sign}{}e{}",
+            digits(random, 5),
+            random.random_range(0..400)
+        ),
         7 => format!("{sign}9999.{}", "9".repeat(random.random_range(1..40))),
         8 if random.random_range(0..10) == 0 => {
             ["'NaN'", "'Infinity'", "'-Infinity'"][random.random_range(0..3)].to_owned()
@@ -96,7 +105,8 @@ fn averages_have_the_digits_of_one_server() {
     ];
     for sql in in_order {
         same(sql, proxy.simple(sql), plain.simple(sql));
-        let binary = [&mut proxy, &mut plain].map(|client| client.extended(sql, &[], Format::Binary));
+        let binary =
+            [&mut proxy, &mut plain].map(|client| client.extended(sql, &[], Format::Binary));
         let [ours, theirs] = binary;
         same(sql, ours, theirs);
         let plan = proxy.simple(&format!("EXPLAIN {sql}")).lines().join("\n");

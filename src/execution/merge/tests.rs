@@ -681,7 +681,10 @@ fn an_aggregate_without_groups_is_one_row() {
 
 #[test]
 fn an_average_is_that_of_all_parts() {
-    let average = |sum| Average { sum, count: sum + 1 };
+    let average = |sum| Average {
+        sum,
+        count: sum + 1,
+    };
     let fold = Fold::Groups {
         shown: vec![Shown::First, Shown::Average(average(1))],
         kept: vec![

@@ -53,10 +53,7 @@ struct Merged<'a> {
 }
 
 fn apart(message: &str) -> Refusal {
-    Refusal::new(
-        Reason::Merge,
-        format!("MERGE on several shards: {message}"),
-    )
+    Refusal::new(Reason::Merge, format!("MERGE on several shards: {message}"))
 }
 
 impl<'a> Merged<'a> {
@@ -104,9 +101,7 @@ impl<'a> Merged<'a> {
         Ok(match self.merge.unmatched {
             Unmatched::Nothing => parts.and_then(|parts| self.own_matched(parts)),
             _ if block == 0 => parts.and_then(|parts| self.own_source(parts, relation)),
-            _ => {
-                read.and_then(|select| OwnRows::of_select(&select, &asked.scope, block, relation))
-            }
+            _ => read.and_then(|select| OwnRows::of_select(&select, &asked.scope, block, relation)),
         })
     }
 
@@ -129,8 +124,10 @@ impl<'a> Merged<'a> {
         });
         relations
             .filter(|(block, relation)| {
-                let is_sharded =
-                    matches!(scope.known(*block, *relation).meaning, Meaning::Sharded { .. });
+                let is_sharded = matches!(
+                    scope.known(*block, *relation).meaning,
+                    Meaning::Sharded { .. }
+                );
                 let presence = scope.facts.blocks[*block].relations[*relation].presence;
                 is_sharded && presence == Presence::Always
             })
@@ -204,16 +201,14 @@ impl<'a> Merged<'a> {
             inserted.leaves_nothing_to_a_sequence()?;
             for (column, anchor) in self.key.iter().zip(&anchor.key) {
                 let is_kept = match inserted.given(column)? {
-                    Operand::Column(reference) => {
-                        match self.asked.scope.origin(0, reference) {
-                            Some(Origin::Column(node)) => {
-                                inserted.is_from_source(node)
-                                    && inserted.stores_exactly(node, column)
-                                    && prover.equals(node, *anchor)
-                            }
-                            Some(Origin::Value(_)) | None => false,
+                    Operand::Column(reference) => match self.asked.scope.origin(0, reference) {
+                        Some(Origin::Column(node)) => {
+                            inserted.is_from_source(node)
+                                && inserted.stores_exactly(node, column)
+                                && prover.equals(node, *anchor)
                         }
-                    }
+                        Some(Origin::Value(_)) | None => false,
+                    },
                     _ => false,
                 };
                 if !is_kept {

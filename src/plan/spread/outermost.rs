@@ -19,7 +19,8 @@ use super::colocated::Anchor;
 use super::counts::CountOperand;
 use super::edit::{Edit, Piece};
 use super::scatter::{
-    Adding, Average, Compared, Comparison, Fold, Hidden, Kept, Merge, Scatter, Shown, Side, SortKey, Text,
+    Adding, Average, Compared, Comparison, Fold, Hidden, Kept, Merge, Scatter, Shown, Side,
+    SortKey, Text,
 };
 
 /// What one server says of the time; others say something else in the same statement.
@@ -753,12 +754,7 @@ impl<'a> Outermost<'a> {
     }
 
     /// Appends what an average is the quotient of. `behind` is what stands behind the name in its call.
-    fn average(
-        &self,
-        expression: &Span,
-        behind: &Span,
-        parts: &mut Parts<'_>,
-    ) -> Option<Average> {
+    fn average(&self, expression: &Span, behind: &Span, parts: &mut Parts<'_>) -> Option<Average> {
         self.may_append(expression)?;
         let mut column = |name: &str, adding: Adding| {
             let copy = Piece::Copy(self.select.bytes(behind));

@@ -167,10 +167,7 @@ fn derived(source: &TableFactor, relation: usize, query: usize) -> Option<Derive
     };
     let given = alias.columns.iter().map(|column| fold(&column.name));
     let given = given.map(Some).chain(std::iter::repeat(None));
-    let names = own
-        .into_iter()
-        .zip(given)
-        .map(|(own, given)| given.or(own));
+    let names = own.into_iter().zip(given).map(|(own, given)| given.or(own));
     Some(Derived {
         relation,
         block: query,
