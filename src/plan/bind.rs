@@ -568,6 +568,7 @@ fn on_several_shards(verb: Verb, one: ShardId, other: ShardId, catalog: &Catalog
         Verb::Insert => (Reason::MultiShardInsert, "the rows of the INSERT"),
         Verb::Update => (Reason::MultiShardUpdate, "the keys of the UPDATE"),
         Verb::Delete => (Reason::MultiShardDelete, "the keys of the DELETE"),
+        Verb::Merge => (Reason::Merge, "the keys of the MERGE"),
     };
     Refusal::new(
         reason,

@@ -58,6 +58,20 @@ pub fn target(
             sets.add(distribution, inserted.keys(&mut prover)?);
         }
     }
+    if let Some(merge) = &facts.merge
+        && let Meaning::Sharded { distribution, key } = scope.known(0, 0).meaning
+    {
+        for insert in &merge.inserts {
+            let inserted = Inserted {
+                insert,
+                target: scope.known(0, 0),
+                key,
+                scope: &scope,
+                places: &places,
+            };
+            sets.add(distribution, inserted.merged_keys(&mut prover)?);
+        }
+    }
     let functions = Functions::of(facts, catalog);
     tables.shard(
         sets.sets,
@@ -168,7 +182,7 @@ impl<'a> Tables<'a> {
                 Doubt::Merge if self.spread() => {
                     return Err(Refusal::new(
                         Reason::Merge,
-                        "MERGE with a sharded or reference table",
+                        "MERGE in WITH, with a sharded or reference table",
                     ));
                 }
                 Doubt::Natural if !self.sharded.is_empty() => {
@@ -386,6 +400,7 @@ fn unproven_relation(
     };
     let (reason, what) = match content.access {
         _ if proven_beside > 0 => (Reason::JoinNotColocated, "the join does not keep"),
+        Access::Write if scope.facts.merge.is_some() => (Reason::Merge, "the MERGE does not keep"),
         Access::Read => (Reason::MultiShardSelect, "the query does not keep"),
         Access::Write if is_assigned(scope, &content.source) => {
             (Reason::MultiShardUpdate, "the UPDATE does not keep")
@@ -482,6 +497,9 @@ fn views_only_as_tables(
         let Source::Table(name) = &relation.source else {
             continue;
         };
+        if facts.merge.is_some() && relation.access == Access::Write && view(name).is_some() {
+            return refused("rows are merged by way of", name);
+        }
         let changed = match relation.access {
             Access::Write => "rows are changed by way of",
             Access::Read if facts.locking => "rows are locked by way of",
@@ -575,10 +593,12 @@ fn not_overridden(
 ) -> Result<(), Refusal> {
     let words = sql::words(text).unwrap_or_default();
     let has = |wanted: &str| words.iter().any(|word| **word == *wanted);
-    if facts.inserts.is_empty() || !(has("overriding") && has("user")) {
+    let merged = facts.merge.iter().flat_map(|merge| &merge.inserts);
+    let mut inserts = facts.inserts.iter().chain(merged).peekable();
+    if inserts.peek().is_none() || !(has("overriding") && has("user")) {
         return Ok(());
     }
-    for insert in &facts.inserts {
+    for insert in inserts {
         let known = Known::look_up(catalog, search_path, &insert.table);
         let Meaning::Sharded { key, .. } = known.meaning else {
             continue;
@@ -612,6 +632,9 @@ fn not_overridden(
 fn verb(facts: &Facts, scope: &Scope<'_>, tables: &Tables<'_>) -> Verb {
     if tables.sharded.is_empty() {
         return Verb::Select;
+    }
+    if facts.merge.is_some() {
+        return Verb::Merge;
     }
     let mut verb = if facts.inserts.is_empty() {
         Verb::Select

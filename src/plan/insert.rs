@@ -6,7 +6,7 @@ use crate::sql::facts::{Insert, InsertSource, Operand};
 
 use super::proof::{Proof, Prover, exact_equality, key_operand};
 use super::refusal::{Reason, Refusal};
-use super::scope::{Known, Scope};
+use super::scope::{Known, Node, Origin, Scope};
 use super::words::ParameterPlaces;
 use super::{Arity, KeyOperand, KeyTuple};
 
@@ -39,6 +39,50 @@ impl<'a> Inserted<'a> {
                 super::data::combinations(columns.collect::<Result<Vec<_>, _>>()?)
             }
         }
+    }
+
+    /// The keys that the row can have which an action of MERGE stores: its values may be columns of the source.
+    pub fn merged_keys(&self, prover: &mut Prover<'a>) -> Result<Vec<KeyTuple>, Refusal> {
+        self.leaves_nothing_to_a_sequence()?;
+        let columns = self.key.iter().map(|column| {
+            let reference = match self.given(column)? {
+                Operand::Column(reference) => reference,
+                operand => return Ok(vec![self.value(operand, column)?]),
+            };
+            match self.scope.origin(0, reference) {
+                Some(Origin::Value(operand)) => Ok(vec![self.value(operand, column)?]),
+                Some(Origin::Column(node)) if self.is_from_source(node) => {
+                    self.read(node, column, prover)
+                }
+                _ => Err(self.not_known(column)),
+            }
+        });
+        super::data::combinations(columns.collect::<Result<_, _>>()?)
+    }
+
+    /// What the first row has for a column.
+    pub fn given(&self, column: &str) -> Result<&'a Operand, Refusal> {
+        let place = self.place(column)?;
+        let insert: &'a Insert = self.insert;
+        let row = match &insert.source {
+            InsertSource::Values(rows) => rows.first(),
+            InsertSource::Select(_) | InsertSource::DefaultValues => None,
+        };
+        row.and_then(|row| row.get(place))
+            .ok_or_else(|| self.without_key(column))
+    }
+
+    /// Whether a column that an action of MERGE names is the source's, and never NULL for want of a partner.
+    pub fn is_from_source(&self, node: Node<'_>) -> bool {
+        let is_target = matches!(
+            node,
+            Node::Column {
+                block: 0,
+                relation: 0,
+                ..
+            }
+        );
+        !is_target && self.scope.is_in_each_row(node)
     }
 
     /// Where the column's value stands in a row.
@@ -100,18 +144,32 @@ impl<'a> Inserted<'a> {
                 let node = scope
                     .resolve(block, reference)
                     .ok_or_else(|| self.not_known(column))?;
-                let stored_exactly = scope.type_of(node).is_some_and(|source| {
-                    self.column_type(column)
-                        .is_ok_and(|to| exact_equality(source, to))
-                });
-                match prover.column(node) {
-                    Proof::Values(values) if stored_exactly => Ok(values),
-                    _ => Err(self.not_known(column)),
-                }
+                self.read(node, column, prover)
             }
             Some(operand) => Ok(vec![self.value(operand, column)?]),
             None => Err(self.not_known(column)),
         }
+    }
+
+    /// The values that a column has that is stored as a key column.
+    fn read(
+        &self,
+        node: Node<'a>,
+        column: &str,
+        prover: &mut Prover<'a>,
+    ) -> Result<Vec<KeyOperand>, Refusal> {
+        match prover.column(node) {
+            Proof::Values(values) if self.stores_exactly(node, column) => Ok(values),
+            _ => Err(self.not_known(column)),
+        }
+    }
+
+    /// Whether a key column stores what another column has as it is.
+    pub fn stores_exactly(&self, node: Node<'_>, column: &str) -> bool {
+        self.scope.type_of(node).is_some_and(|source| {
+            self.column_type(column)
+                .is_ok_and(|to| exact_equality(source, to))
+        })
     }
 
     pub fn column_type(&self, column: &str) -> Result<KeyType, Refusal> {

@@ -264,4 +264,5 @@ pub enum Verb {
     Insert,
     Update,
     Delete,
+    Merge,
 }

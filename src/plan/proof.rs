@@ -6,15 +6,17 @@
 //! `text = char(n)`, which looks away from trailing blanks on one side only.
 //!
 //! A step may lead to a column of an outer block (a correlated subquery). There the outer relation's own usable conjuncts continue the
-//! chain: an outer row that does not meet them does not matter, so what the subquery finds for it does not either.
+//! chain: an outer row that does not meet them does not matter, so what the subquery finds for it does not either. Likewise a step may lead from
+//! a column of the subquery that MERGE reads from to what that is inside: each of its rows meets the conjuncts that are usable there.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 
 use crate::sharding::KeyType;
-use crate::sql::facts::{Cast, Conjunct, Operand};
+use crate::sql::facts::{Cast, ColumnRef, Conjunct, Operand};
 
 use super::refusal::{Reason, Refusal};
-use super::scope::{Node, Scope};
+use super::scope::{Node, Origin, Scope};
 use super::words::ParameterPlaces;
 use super::{Arity, KeyOperand, Typing};
 
@@ -129,8 +131,8 @@ impl<'a> Prover<'a> {
             if node == anchor || self.is_merged_from(node, anchor) {
                 return true;
             }
-            // Outer blocks come before this one, so this ends.
-            if node.block() < block && self.equals(node, anchor) {
+            // Of an outer block, or of the query that MERGE reads from, which sees no other: this ends.
+            if node.block() != block && self.equals(node, anchor) {
                 return true;
             }
             open.extend(links.equal(node).filter(|next| seen.insert(*next)));
@@ -201,7 +203,7 @@ impl<'a> Prover<'a> {
             }
         }
         drop(links);
-        // Outer blocks come before this one, so this ends.
+        // Of an outer block, or of the query that MERGE reads from, which sees no other: this ends.
         outer
             .into_iter()
             .fold(found, |found, node| found.or(self.column(node)))
@@ -294,10 +296,22 @@ impl<'a> Fact<'a> {
         scope: &'a Scope<'a>,
         places: &ParameterPlaces,
     ) -> Fact<'a> {
+        let one_of = |column: &'a ColumnRef, operands: &[Operand], arity| match scope
+            .origin(block, column)
+        {
+            Some(Origin::Column(node)) => Fact::one_of(node, operands, arity, scope, places),
+            Some(Origin::Value(_)) | None => Fact::Nothing,
+        };
         match conjunct {
             Conjunct::Equal(column, Operand::Column(other)) | Conjunct::Same(column, other) => {
-                match (scope.resolve(block, column), scope.resolve(block, other)) {
-                    (Some(one), Some(other)) => Fact::Equal(vec![one], vec![other]),
+                match (scope.origin(block, column), scope.origin(block, other)) {
+                    (Some(Origin::Column(one)), Some(Origin::Column(other))) => {
+                        Fact::Equal(vec![one], vec![other])
+                    }
+                    (Some(Origin::Column(node)), Some(Origin::Value(value)))
+                    | (Some(Origin::Value(value)), Some(Origin::Column(node))) => {
+                        Fact::one_of(node, slice::from_ref(value), Arity::One, scope, places)
+                    }
                     _ => Fact::Nothing,
                 }
             }
@@ -310,35 +324,12 @@ impl<'a> Fact<'a> {
                 scope.side(block, right, column).collect(),
             ),
             Conjunct::Equal(column, operand) => {
-                let Some(node) = scope.resolve(block, column) else {
-                    return Fact::Nothing;
-                };
-                Fact::one_of(
-                    node,
-                    std::slice::from_ref(operand),
-                    Arity::One,
-                    scope,
-                    places,
-                )
+                one_of(column, slice::from_ref(operand), Arity::One)
             }
             Conjunct::AnyOf(column, operand) => {
-                let Some(node) = scope.resolve(block, column) else {
-                    return Fact::Nothing;
-                };
-                Fact::one_of(
-                    node,
-                    std::slice::from_ref(operand),
-                    Arity::Array,
-                    scope,
-                    places,
-                )
+                one_of(column, slice::from_ref(operand), Arity::Array)
             }
-            Conjunct::In(column, operands) => {
-                let Some(node) = scope.resolve(block, column) else {
-                    return Fact::Nothing;
-                };
-                Fact::one_of(node, operands, Arity::One, scope, places)
-            }
+            Conjunct::In(column, operands) => one_of(column, operands, Arity::One),
         }
     }
 

@@ -102,7 +102,7 @@ reasons! {
         "Bind a value to every parameter.";
     ReferenceWrite, "reference_write", "0A000",
         "A statement writes to a reference table, whose copies on all shards must stay equal, and reads or writes other tables, or is not plain.",
-        "Write to the reference table with a statement of its own: INSERT, UPDATE or DELETE without WITH, LIMIT, and tables that are not reference tables.";
+        "Write to the reference table with a statement of its own: INSERT, UPDATE, DELETE or MERGE without WITH, LIMIT, and tables that are not reference tables.";
     VolatileReferenceWrite, "volatile_reference_write", "0A000",
         "A write to a reference table may store other values on each shard: by the clock, chance, a sequence, a trigger, or the order of rows.",
         "Compute such values first and write them as literals or parameters, column defaults included.";
@@ -143,8 +143,8 @@ reasons! {
         "A statement on a shard's tables uses what lives on the home shard (notifications, advisory locks, large objects), and its tables are elsewhere.",
         "Use a statement of its own.";
     Merge, "merge", "0A000",
-        "MERGE with a sharded or reference table.",
-        "Use INSERT ... ON CONFLICT, or name the shard: /* trunkline: shard=name */.";
+        "A MERGE into a sharded table whose rows may not stay on their shards: its source is not joined on the key, its INSERT gives another key than the source's, it has RETURNING, NOT MATCHED BY SOURCE or WITH.",
+        "Join a source of the same distribution on every key column and insert its key, compare every key column with a value in ON, use INSERT ... ON CONFLICT, or name the shard: /* trunkline: shard=name */.";
     NaturalJoin, "natural_join", "0A000",
         "A NATURAL JOIN with a sharded table: its condition depends on the tables' columns.",
         "Write the join with ON or USING.";
@@ -259,6 +259,7 @@ impl Refusal {
             Reason::MultiShardInsert,
             Reason::MultiShardUpdate,
             Reason::MultiShardDelete,
+            Reason::Merge,
             Reason::SingleTablesApart,
         ]
         .iter()

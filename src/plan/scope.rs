@@ -5,7 +5,9 @@
 
 use crate::catalog::{Catalog, Column, DistributionId, Placement, Relation, Resolved, SearchPath};
 use crate::sharding::{KeyType, ShardId};
-use crate::sql::facts::{ColumnRef, Conjunct, Facts, Name, Source};
+use crate::sql::facts::{
+    ColumnRef, Conjunct, DerivedColumns, Facts, Name, Operand, Presence, Source,
+};
 
 /// What a relation of a FROM list, or the target of a write, is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +47,14 @@ pub enum Node<'a> {
     },
     /// The column that JOIN ... USING merged, named without a qualifier.
     Merged { block: usize, column: &'a str },
+}
+
+/// Where a column comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Origin<'a> {
+    Column(Node<'a>),
+    /// A value that stands in the statement.
+    Value(&'a Operand),
 }
 
 /// The names of one statement.
@@ -199,6 +209,55 @@ impl<'a> Scope<'a> {
                         .filter(|parent| *parent < block)?
                 }
             }
+        }
+    }
+
+    /// Likewise, and what a column of the subquery is that MERGE reads its rows from: in all rows of the source.
+    pub fn origin<'b>(&self, block: usize, reference: &'b ColumnRef) -> Option<Origin<'b>>
+    where
+        'a: 'b,
+    {
+        let merge = self.facts.merge.as_ref().filter(|_| block == 0);
+        let derived = merge.and_then(|merge| merge.derived.as_ref());
+        let Some(derived) = derived.filter(|derived| self.is_of(derived.relation, reference))
+        else {
+            return self.resolve(block, reference).map(Origin::Column);
+        };
+        let column = &*reference.column;
+        let DerivedColumns::Named(names) = &derived.columns else {
+            return match self.unqualified(derived.block, column) {
+                Sight::Found(node) if self.is_in_each_row(node) => Some(Origin::Column(node)),
+                _ => None,
+            };
+        };
+        let places = 0..names.len();
+        let mut places = places.filter(|place| names[*place].as_deref() == Some(column));
+        let (Some(place), None) = (places.next(), places.next()) else {
+            return None;
+        };
+        match self.facts.blocks[derived.block].output.get(place)? {
+            Operand::Column(inside) => self.resolve(derived.block, inside).map(Origin::Column),
+            operand => Some(Origin::Value(operand)),
+        }
+    }
+
+    /// Whether a reference in the outermost block is to this relation of it, which is no table.
+    fn is_of(&self, relation: usize, reference: &ColumnRef) -> bool {
+        let relations = &self.facts.blocks[0].relations;
+        let mut others = (0..relations.len()).filter(|other| *other != relation);
+        match &reference.qualifier {
+            Some(qualifier) => relations[relation].alias == *qualifier,
+            None => others.all(|other| self.known(0, other).lacks(&reference.column)),
+        }
+    }
+
+    /// Whether no outer join may have NULL in place of the column.
+    pub fn is_in_each_row(&self, node: Node<'_>) -> bool {
+        match node {
+            Node::Column {
+                block, relation, ..
+            } => self.facts.blocks[block].relations[relation].presence == Presence::Always,
+            Node::Merged { .. } => false,
         }
     }
 

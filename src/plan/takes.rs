@@ -78,7 +78,9 @@ fn facts_take(text: &str, facts: &Facts, catalog: &Catalog, search_path: &Search
             Source::Table(name) => Some(name),
             _ => None,
         });
-    let mut inserted = facts.inserts.iter().map(|insert| &insert.table);
+    let merged = facts.merge.iter().flat_map(|merge| &merge.inserts);
+    let inserts = facts.inserts.iter().chain(merged);
+    let mut inserted = inserts.map(|insert| &insert.table);
     inserted.any(|name| storing_takes(name, catalog, search_path, "default"))
         || written.any(|name| storing_takes(name, catalog, search_path, text))
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Placement, Relation};
 use crate::sharding::{KeyType, ShardId};
-use crate::sql::facts::{Cast, Conjunct, InsertSource, Operand, Source};
+use crate::sql::facts::{Cast, Conjunct, Insert, InsertSource, Operand, Source};
 use crate::sql::{self};
 
 use super::functions::{is_bound_to_home, is_opaque};
@@ -124,24 +124,32 @@ impl ParameterPlaces {
             places.assigned(scope);
         }
         for (insert, target) in scope.facts.inserts.iter().zip(targets) {
-            let InsertSource::Values(rows) = &insert.source else {
-                continue;
-            };
-            let column_type = |place: usize| match &insert.columns {
-                Some(columns) => target.type_of(columns.get(place)?, scope.catalog),
-                None => target.type_of(&target.columns?.get(place)?.name, scope.catalog),
-            };
-            let types: Vec<_> = (0..rows.first().map_or(0, Vec::len))
-                .map(column_type)
-                .collect();
-            for (operand, column_type) in rows.iter().flat_map(|row| row.iter().zip(&types)) {
-                places.add(operand, *column_type, Arity::One);
-            }
+            places.inserted(insert, target, scope.catalog);
+        }
+        for insert in scope.facts.merge.iter().flat_map(|merge| &merge.inserts) {
+            places.inserted(insert, &scope.known(0, 0), scope.catalog);
         }
         places
     }
 
-    /// What UPDATE gives columns of its target, the outermost block's first relation.
+    /// What INSERT ... VALUES, or an action of MERGE, gives the columns of its target.
+    fn inserted(&mut self, insert: &Insert, target: &Known<'_>, catalog: &Catalog) {
+        let InsertSource::Values(rows) = &insert.source else {
+            return;
+        };
+        let column_type = |place: usize| match &insert.columns {
+            Some(columns) => target.type_of(columns.get(place)?, catalog),
+            None => target.type_of(&target.columns?.get(place)?.name, catalog),
+        };
+        let types: Vec<_> = (0..rows.first().map_or(0, Vec::len))
+            .map(column_type)
+            .collect();
+        for (operand, column_type) in rows.iter().flat_map(|row| row.iter().zip(&types)) {
+            self.add(operand, *column_type, Arity::One);
+        }
+    }
+
+    /// What UPDATE, or the one such action of MERGE, gives columns of its target, the outermost block's first relation.
     fn assigned(&mut self, scope: &Scope<'_>) {
         let [assignment] = &scope.facts.assignments[..] else {
             return;

@@ -11,6 +11,8 @@ pub struct Facts {
     pub inserts: Vec<Insert>,
     /// UPDATE ... SET column lists (the outer statement, CTEs, ON CONFLICT DO UPDATE): may the key change?
     pub assignments: Vec<Assignment>,
+    /// MERGE, when it is the statement itself.
+    pub merge: Option<Merge>,
     /// Functions called anywhere, once each, folded; `current_user` and its like too. Not those with a syntax of their own that read
     /// nothing but their arguments (EXTRACT, POSITION, SUBSTRING, TRIM, OVERLAY).
     pub functions: Vec<Name>,
@@ -162,10 +164,50 @@ pub struct Assignment {
     pub values: Vec<Operand>,
 }
 
+/// What MERGE has beside the relations of the outermost block: its target, the first of them, and its source. They are joined ON its condition;
+/// a side of which it looks at rows without a partner is kept as by an outer join.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merge {
+    pub unmatched: Unmatched,
+    /// The source, when it is one subquery whose columns can be told.
+    pub derived: Option<Derived>,
+    /// INSERT actions: one row each, whose columns are the source's.
+    pub inserts: Vec<Insert>,
+}
+
+/// For which rows without a partner MERGE has an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    Nothing,
+    /// WHEN NOT MATCHED \[BY TARGET\].
+    Source,
+    /// WHEN NOT MATCHED BY SOURCE.
+    Target,
+    Both,
+}
+
+/// A subquery that MERGE reads its rows from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Derived {
+    /// Its place among the relations of the outermost block.
+    pub relation: usize,
+    /// The block of its query: one SELECT without grouping sets, or one row of VALUES.
+    pub block: usize,
+    pub columns: DerivedColumns,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum DerivedColumns {
+    /// `SELECT *`: those of its block's relations, by their own names.
+    All,
+    /// The names of its block's output, as far as they are known.
+    Named(Vec<Option<Box<str>>>),
+}
+
 /// Why a statement cannot be proven to stay on one shard, whatever its predicates say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// MERGE: its source's unmatched rows are inserted anywhere.
+    /// MERGE in WITH.
     Merge,
     /// NATURAL JOIN, or another form whose meaning needs the catalog.
     Natural,

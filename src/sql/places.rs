@@ -1,4 +1,8 @@
-//! Places in a statement's text that facts do not tell: where the rows of an INSERT stand, and the parts of an UPDATE.
+//! Places in a statement's text that facts do not tell: where the rows of an INSERT stand, and the parts of an UPDATE or MERGE.
+
+mod merge;
+
+pub use merge::{MergeParts, MergeSource, merge_parts};
 
 use std::ops::Range;
 

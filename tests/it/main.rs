@@ -4,6 +4,7 @@
 //! process. A test that stops or breaks servers starts a cluster of its own.
 
 mod authentication;
+mod averages;
 mod cancelling;
 mod command_line;
 mod commit;

@@ -274,6 +274,60 @@ fn changes_without_a_key_change_the_rows_of_all_shards() {
 }
 
 #[test]
+fn each_shard_merges_its_own_rows() {
+    let sharded = start("writes_merges");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        &many_rows(0, 60),
+        "CREATE TABLE made (k int PRIMARY KEY, n int, v text)",
+        "INSERT INTO made SELECT k, k % 7, v FROM kv WHERE k < 40",
+        "INSERT INTO countries VALUES ('v7', 'seven'), ('v8', 'eight')",
+        "MERGE INTO kv USING made m ON kv.k = m.k AND false WHEN MATCHED THEN DELETE",
+        "MERGE INTO made m USING kv ON m.k = kv.k WHEN MATCHED AND n = 3 THEN DELETE WHEN MATCHED THEN UPDATE SET v = kv.v || m.n \
+            WHEN NOT MATCHED THEN INSERT VALUES (kv.k, 100, kv.v)",
+        "MERGE INTO kv USING countries c ON kv.v = c.code WHEN MATCHED THEN UPDATE SET v = c.name",
+        "MERGE INTO kv USING (VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')) n (k, v) ON n.k = kv.k WHEN MATCHED THEN UPDATE SET v = n.v",
+        "MERGE INTO kv USING (VALUES (300, 'a')) n (k, v) ON n.k = kv.k WHEN MATCHED THEN UPDATE SET v = n.v WHEN NOT MATCHED THEN INSERT (k, v) VALUES (n.k, n.v)",
+        // Two rows of the source for one.
+        "MERGE INTO made m USING (kv JOIN (VALUES (1), (2)) two (x) ON kv.k = 5) ON m.k = kv.k WHEN MATCHED THEN DELETE",
+        "MERGE INTO made m USING kv ON m.k = kv.k WHEN MATCHED THEN UPDATE SET n = 1 / (kv.k - 50)",
+    ]);
+    for table in ["kv", "made"] {
+        both.same_rows(table, &sharded);
+    }
+    let merge = "MERGE INTO made AS m USING (SELECT k, v FROM kv WHERE k % $1 = 0) AS s ON m.k = s.k AND m.n < $2 \
+        WHEN MATCHED THEN UPDATE SET v = $3 WHEN NOT MATCHED AND s.k > $4 THEN INSERT VALUES (s.k, $2, s.v)";
+    let parameters = [integer(3), integer(5), text("merged"), integer(1000)];
+    for format in [Format::Text, Format::Binary] {
+        both.extended(merge, &parameters, format, Order::Any);
+    }
+    both.run(&[
+        "BEGIN",
+        "MERGE INTO made USING kv ON made.k = kv.k WHEN MATCHED THEN DELETE",
+        "SAVEPOINT a",
+        "MERGE INTO made USING kv ON made.k = kv.k WHEN NOT MATCHED THEN INSERT (k) VALUES (k)",
+        "ROLLBACK TO a",
+        "MERGE INTO made USING kv ON made.k = kv.k AND made.n = 1 WHEN NOT MATCHED AND kv.k > 20 THEN INSERT (n, k) VALUES (7, kv.k)",
+        "COMMIT",
+    ]);
+    both.same_rows("made", &sharded);
+    both.run(&[
+        "MERGE INTO countries c USING (VALUES ('v7', 'x'), ('v9', 'nine')) n (code, name) ON c.code = n.code \
+            WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (n.code, n.name)",
+    ]);
+    both.same_copies("countries", &sharded);
+    for sql in [
+        "MERGE INTO made USING kv ON made.v = kv.v WHEN MATCHED THEN DELETE",
+        "MERGE INTO made USING kv ON made.k = kv.k WHEN NOT MATCHED THEN INSERT (k) VALUES (kv.k + 1000)",
+        "MERGE INTO made USING countries c ON made.v = c.code WHEN NOT MATCHED THEN INSERT (k) VALUES (7)",
+    ] {
+        let refused = both.proxy.simple(sql);
+        assert_eq!(refused.refusal(), Some("merge"), "{sql}");
+    }
+    both.same_rows("made", &sharded);
+}
+
+#[test]
 fn blocks_with_savepoints() {
     let sharded = start("writes_blocks");
     let mut both = Both::new(&sharded);

@@ -5,9 +5,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 
 use crate::plan::spread::scatter::{
-    Adding, Compared, Comparison, Fold, Kept, Shown, Side, SortKey, Text,
+    Adding, Average, Compared, Comparison, Fold, Kept, Shown, Side, SortKey, Text,
 };
 
 use super::key::{Encoding, Part, Purpose};
@@ -53,6 +54,11 @@ enum Kind {
     /// Kept as it was in the first row.
     First,
     Add(Number, Adding),
+    /// The quotient of two other columns, found when all parts are there.
+    Average {
+        sum: usize,
+        count: usize,
+    },
     /// Kept while its encoding is on that side of all others'.
     Extreme(Part, Side),
     /// Kept with the winner of another column.
@@ -63,6 +69,8 @@ enum Kind {
 enum Number {
     Bigint,
     Numeric,
+    /// `bigint`, added as `numeric`.
+    Whole,
     Bool,
 }
 
@@ -123,6 +131,7 @@ impl Folding {
                     .map(|(shown, column)| match shown {
                         Shown::First => Ok(Kind::First),
                         Shown::Add(adding) => add(column, *adding),
+                        Shown::Average(average) => quotient(column, *average, visible),
                         Shown::Won(hidden) => Ok(Kind::Won(visible + hidden)),
                     });
                 let kept = kept
@@ -132,6 +141,7 @@ impl Folding {
                         Kept::Group(text) => group(column, *text),
                         Kept::First => Ok(Kind::First),
                         Kept::Add(adding) => add(column, *adding),
+                        Kept::Average(average) => quotient(column, *average, visible),
                         Kept::Extreme(side, text) => Ok(Kind::Extreme(
                             Part::equal(Encoding::of(column, *text, Purpose::Order)?),
                             *side,
@@ -227,6 +237,7 @@ impl Folding {
             group.push(match kind {
                 Kind::Group(_) | Kind::First | Kind::Won(_) => Value::Kept(value.map(Box::from)),
                 Kind::Add(number, _) => read(*number, value)?,
+                Kind::Average { .. } => Value::Numeric(None),
                 Kind::Extreme(part, _) => {
                     let first = match value {
                         None => None,
@@ -269,7 +280,7 @@ impl Folding {
             let value = values.next()?;
             let so_far = &mut self.groups[group][place];
             match (kind, so_far) {
-                (Kind::Add(_, adding), so_far) => so_far.add(*adding, value)?,
+                (Kind::Add(number, adding), so_far) => so_far.add(*number, *adding, value)?,
                 (Kind::Extreme(part, side), Value::Extreme(so_far)) => {
                     let Some(value) = value else { continue };
                     self.compared.clear();
@@ -320,6 +331,13 @@ impl Folding {
         }
         self.by_key = HashMap::new();
         let mut groups = std::mem::take(&mut self.groups);
+        for (place, kind) in self.columns.iter().enumerate() {
+            if let Kind::Average { sum, count } = kind {
+                for group in &mut groups {
+                    group[place] = average(&group[*sum], &group[*count]);
+                }
+            }
+        }
         if !self.having.is_empty() {
             let mut kept = Vec::with_capacity(groups.len());
             for group in groups {
@@ -387,7 +405,8 @@ fn group(column: &Column, text: Text) -> Result<Kind, Unsuitable> {
 fn add(column: &Column, adding: Adding) -> Result<Kind, Unsuitable> {
     let number = match (adding, column.type_oid) {
         (Adding::Sum, 20) => Number::Bigint,
-        (Adding::Sum, 1700) => Number::Numeric,
+        (Adding::Whole, 20) => Number::Whole,
+        (Adding::Sum | Adding::Whole, 1700) => Number::Numeric,
         (Adding::And | Adding::Or, 16) => Number::Bool,
         (_, oid) => {
             return Err(Unsuitable(format!(
@@ -398,13 +417,36 @@ fn add(column: &Column, adding: Adding) -> Result<Kind, Unsuitable> {
     Ok(Kind::Add(number, adding))
 }
 
+fn quotient(column: &Column, average: Average, visible: usize) -> Result<Kind, Unsuitable> {
+    match column.type_oid {
+        1700 => Ok(Kind::Average {
+            sum: visible + average.sum,
+            count: visible + average.count,
+        }),
+        oid => Err(Unsuitable(format!(
+            "averages of the type with OID {oid} depend on the order of their parts, or are not known"
+        ))),
+    }
+}
+
+/// NULL for a group without values.
+fn average(sum: &Value, count: &Value) -> Value {
+    let (Value::Numeric(Some(sum)), Value::Bigint(Some(count))) = (sum, count) else {
+        return Value::Numeric(None);
+    };
+    let count = u64::try_from(*count).ok().and_then(NonZeroU64::new);
+    Value::Numeric(count.map(|count| sum.divide(count)))
+}
+
 fn read(number: Number, value: Option<&[u8]>) -> Result<Value, MergeError> {
     const MALFORMED: MergeError = MergeError::Malformed("a sum of another length than its type's");
+    let bigint = |value: &[u8]| -> Result<i64, MergeError> {
+        let bytes = value.try_into().map_err(|_| MALFORMED)?;
+        Ok(i64::from_be_bytes(bytes))
+    };
     Ok(match number {
-        Number::Bigint => Value::Bigint(match value {
-            Some(value) => Some(i64::from_be_bytes(value.try_into().map_err(|_| MALFORMED)?)),
-            None => None,
-        }),
+        Number::Bigint => Value::Bigint(value.map(bigint).transpose()?),
+        Number::Whole => Value::Numeric(value.map(bigint).transpose()?.map(Numeric::of_integer)),
         Number::Numeric => Value::Numeric(value.map(Numeric::read).transpose()?),
         Number::Bool => Value::Bool(match value {
             Some([value]) => Some(*value != 0),
@@ -416,13 +458,12 @@ fn read(number: Number, value: Option<&[u8]>) -> Result<Value, MergeError> {
 
 impl Value {
     /// NULL is what the sum of no rows is: it adds nothing.
-    fn add(&mut self, adding: Adding, value: Option<&[u8]>) -> Result<(), MergeError> {
-        let number = match self {
-            Value::Bigint(_) => Number::Bigint,
-            Value::Numeric(_) => Number::Numeric,
-            Value::Bool(_) => Number::Bool,
-            Value::Kept(_) | Value::Extreme(_) => return Ok(()),
-        };
+    fn add(
+        &mut self,
+        number: Number,
+        adding: Adding,
+        value: Option<&[u8]>,
+    ) -> Result<(), MergeError> {
         match (self, read(number, value)?) {
             (Value::Bigint(sum), Value::Bigint(Some(value))) => {
                 *sum = Some(match *sum {
@@ -439,7 +480,7 @@ impl Value {
             (Value::Bool(all), Value::Bool(Some(value))) => {
                 *all = Some(match (*all, adding) {
                     (Some(all), Adding::Or) => all || value,
-                    (Some(all), Adding::And | Adding::Sum) => all && value,
+                    (Some(all), Adding::And | Adding::Sum | Adding::Whole) => all && value,
                     (None, _) => value,
                 });
             }

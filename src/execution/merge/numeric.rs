@@ -1,11 +1,15 @@
-//! `numeric` in its binary format: exact addition, text, order.
+//! `numeric` in its binary format: exact addition, averages, text, order.
 //!
 //! The format is that of `numeric_send` (`src/backend/utils/adt/numeric.c`): number of digits, weight, sign, display scale, then digits to
 //! the base 10000. The first digit counts 10000 to the power of the weight.
 
+use std::num::NonZeroU64;
+
 use super::MergeError;
 
 const BASE: i32 = 10_000;
+/// Decimal places of a digit.
+const DIGIT_PLACES: u16 = 4;
 const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const POSITIVE_INFINITY: u16 = 0xd000;
@@ -88,6 +92,17 @@ impl Numeric {
             (PositiveInfinity, _) | (_, PositiveInfinity) => Ok(PositiveInfinity),
             (NegativeInfinity, _) | (_, NegativeInfinity) => Ok(NegativeInfinity),
             (Finite(one), Finite(other)) => one.add(other).map(Finite),
+        }
+    }
+
+    /// As `numeric_div`, by the count of an average.
+    pub fn divide(&self, count: NonZeroU64) -> Numeric {
+        match self {
+            Numeric::Finite(finite) => Numeric::Finite(finite.divide(count.get())),
+            // Divided by what is greater than 0 they stay what they are.
+            Numeric::NotANumber | Numeric::PositiveInfinity | Numeric::NegativeInfinity => {
+                self.clone()
+            }
         }
     }
 
@@ -208,6 +223,61 @@ impl Finite {
             return Err(MergeError::NumericOverflow);
         }
         Ok(sum)
+    }
+
+    /// Rounded half away from zero.
+    fn divide(&self, by: u64) -> Finite {
+        let scale = self.scale_over(by);
+        // The last digit that is computed holds the first decimal place that is cut off.
+        let last = -i32::from(scale / DIGIT_PLACES) - 1;
+        let mut rest = 0_u128;
+        let mut digits: Vec<u16> = (last..=self.weight)
+            .rev()
+            .map(|power| {
+                let value = rest * BASE as u128 + u128::from(self.digit(power));
+                rest = value % u128::from(by);
+                // Less than the base, because the rest before was less than the divisor.
+                (value / u128::from(by)) as u16
+            })
+            .collect();
+        let mut weight = self.weight;
+        if let Some(digit) = digits.last_mut() {
+            let unit = 10_u16.pow(u32::from(DIGIT_PLACES - scale % DIGIT_PLACES));
+            let cut = *digit % unit;
+            *digit -= cut;
+            let mut carry = if 2 * cut >= unit { unit } else { 0 };
+            for digit in digits.iter_mut().rev() {
+                let value = *digit + carry;
+                *digit = value % BASE as u16;
+                carry = value / BASE as u16;
+            }
+            if carry > 0 {
+                digits.insert(0, carry);
+                weight += 1;
+            }
+        }
+        Finite::of(self.negative, weight, scale, &digits)
+    }
+
+    /// The decimal places of a quotient (`select_div_scale`).
+    fn scale_over(&self, by: u64) -> u16 {
+        /// `NUMERIC_MIN_SIG_DIGITS`, `NUMERIC_MAX_DISPLAY_SCALE`.
+        const SIGNIFICANT: i32 = 16;
+        const MOST: i32 = 1000;
+        let (mut first, mut weight) = (by, 0);
+        while first >= BASE as u64 {
+            first /= BASE as u64;
+            weight += 1;
+        }
+        let own = self.digits.first().copied().unwrap_or(0);
+        let mut quotient = self.weight - weight;
+        if u64::from(own) <= first {
+            quotient -= 1;
+        }
+        let places = SIGNIFICANT - quotient * i32::from(DIGIT_PLACES);
+        let places = places.max(i32::from(self.scale)).clamp(0, MOST);
+        // Not more than a thousand.
+        places as u16
     }
 
     /// The power of the last digit.

@@ -1,12 +1,13 @@
 //! The merger against what Postgres says of single values (`testdata/`), and against naive oracles for whole results.
 
 use std::cmp::Ordering;
+use std::num::NonZeroU64;
 
 use super::key::{Encoding, Part, Purpose};
 use super::numeric::Numeric;
 use super::*;
 use crate::plan::spread::scatter::{
-    Adding, Compared, Comparison, Direction, Fold, Kept, Nulls, Shown, Side, SortKey, Text,
+    Adding, Average, Compared, Comparison, Direction, Fold, Kept, Nulls, Shown, Side, SortKey, Text,
 };
 
 fn bytes(hexadecimal: &str) -> Vec<u8> {
@@ -111,6 +112,24 @@ fn numbers_are_added_and_written_as_postgres_does() {
         );
         assert_eq!(binary, bytes(line[2]), "{} + {}", line[0], line[1]);
     }
+}
+
+#[test]
+fn sums_are_divided_by_counts_as_postgres_does() {
+    let mut lines_seen = 0;
+    for line in lines(include_str!("testdata/divisions.txt")) {
+        let sum = Numeric::read(&bytes(line[0])).expect("a numeric");
+        let count = line[1].parse().expect("a count");
+        let quotient = sum.divide(NonZeroU64::new(count).expect("it is not 0"));
+        let (mut binary, mut text) = (Vec::new(), Vec::new());
+        quotient.append_binary(&mut binary);
+        quotient.append_text(&mut text);
+        let text = String::from_utf8_lossy(&text);
+        assert_eq!(text, line[3], "{} / {count}", line[0]);
+        assert_eq!(binary, bytes(line[2]), "{} / {count}", line[0]);
+        lines_seen += 1;
+    }
+    assert!(lines_seen > 1000);
 }
 
 #[test]
@@ -658,6 +677,94 @@ fn an_aggregate_without_groups_is_one_row() {
         &mut dice,
     );
     assert_eq!(much, Err(MergeError::BigintOutOfRange));
+}
+
+#[test]
+fn an_average_is_that_of_all_parts() {
+    let average = |sum| Average {
+        sum,
+        count: sum + 1,
+    };
+    let fold = Fold::Groups {
+        shown: vec![Shown::First, Shown::Average(average(1))],
+        kept: vec![
+            Kept::Group(Text::Deterministic),
+            Kept::Add(Adding::Whole),
+            Kept::Add(Adding::Sum),
+            Kept::Add(Adding::Whole),
+            Kept::Add(Adding::Sum),
+            Kept::Average(average(3)),
+            Kept::First,
+        ],
+        having: vec![Compared {
+            left: 5,
+            comparison: Comparison::GreaterOrEqual,
+            right: 6,
+        }],
+        order: vec![SortKey {
+            column: 5,
+            direction: Direction::Descending,
+            nulls: Nulls::Last,
+            text: Text::Unknown,
+        }],
+    };
+    let columns = [25, 1700, 25, 20, 20, 1700, 20, 1700, 23].map(column);
+    let counts = Counts {
+        limit: None,
+        offset: 0,
+    };
+    let scatter = scatter(Merge::Fold(fold), 7);
+    let numeric = |number: i64| {
+        let mut binary = Vec::new();
+        Numeric::of_integer(number).append_binary(&mut binary);
+        Some(binary)
+    };
+    let integer = |number: i64| Some(number.to_be_bytes().to_vec());
+    let row = |group: &str, sum: Option<i64>, count: i64, other: i64| -> Values {
+        vec![
+            Some(group.into()),
+            // A part's own average is no part of the whole.
+            Some("17".into()),
+            Some(group.into()),
+            sum.and_then(integer),
+            integer(count),
+            numeric(other),
+            integer(1),
+            numeric(99),
+            Some(2_i32.to_be_bytes().to_vec()),
+        ]
+    };
+    let shards = [
+        vec![
+            row("a", Some(i64::MAX), 1, 2),
+            row("b", None, 0, 8),
+            row("c", Some(1), 1, 1),
+        ],
+        vec![row("a", Some(i64::MAX), 2, 3), row("b", None, 0, 9)],
+        vec![row("b", Some(-2), 3, 7), row("c", Some(1), 1, 2)],
+    ];
+    let mut merger = Merger::new(&scatter, &columns, &[], counts, 3).expect("known types");
+    let found = run(&mut merger, &shards, &mut Dice(3)).expect("sound rows");
+    let shown: Vec<String> = found
+        .iter()
+        .map(|row| {
+            let text = |place: usize| row[place].as_deref().map(String::from_utf8_lossy);
+            format!("{:?} {:?}", text(0), text(1))
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "Some(\"b\") Some(\"-0.66666666666666666667\")",
+            "Some(\"a\") Some(\"6148914691236517205\")",
+        ]
+    );
+    for oid in [20, 701, 1186] {
+        let mut columns = columns.clone();
+        columns[1] = column(oid);
+        let merger = Merger::new(&scatter, &columns, &[], counts, 3);
+        assert!(merger.is_err(), "{oid}");
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub enum Verbatim {
     Insert,
     Update,
     Delete,
+    Merge,
     /// Also a query that changes rows in its WITH.
     Other,
 }
@@ -68,6 +69,7 @@ impl<'a> Asked<'a> {
             Some("insert") => Verbatim::Insert,
             Some("update") => Verbatim::Update,
             Some("delete") => Verbatim::Delete,
+            Some("merge") => Verbatim::Merge,
             _ => Verbatim::Other,
         }
     }

@@ -113,6 +113,10 @@ fn are_equal_after(asked: &Asked<'_>) -> Result<(), Refusal> {
         return Err(asked.refusal.clone());
     }
     asked.others(Others::SharedAlike)?;
+    // What it stores in columns that are given values would be left to their sequences.
+    if asked.verbatim() == Verbatim::Merge && asked.has_word(&["overriding"]) {
+        return Err(asked.refusal.clone());
+    }
     let mut functions = asked.facts.functions.iter();
     if let Some(function) = functions.find(|function| !is_stable(&function.name, asked.catalog)) {
         return Err(volatile(format!(
@@ -198,7 +202,7 @@ pub fn is_triggered(catalog: &Catalog, target: &Name) -> bool {
     })
 }
 
-/// An UPDATE may find several rows for one, and ON CONFLICT keeps the first of those that come.
+/// An UPDATE may find several rows for one, and ON CONFLICT keeps the first of those that come. For MERGE such rows are an error.
 fn finds_rows_in_no_order(asked: &Asked<'_>) -> Result<(), Refusal> {
     let joins = asked.verbatim() == Verbatim::Update
         && asked
@@ -245,7 +249,9 @@ fn defaults(asked: &Asked<'_>, target: &Name, known: Known<'_>) -> Result<(), Re
             && assignments.any(|assignment| assignment.columns.iter().any(|name| **name == *column))
     };
     let left_out = |place: usize, column: &str| {
-        asked.facts.inserts.iter().any(|insert| {
+        let merged = asked.facts.merge.iter().flat_map(|merge| &merge.inserts);
+        let mut inserts = asked.facts.inserts.iter().chain(merged);
+        inserts.any(|insert| {
             let place = match &insert.columns {
                 Some(listed) => listed.iter().position(|name| **name == *column),
                 None => Some(place),

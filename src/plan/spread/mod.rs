@@ -5,7 +5,7 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs` and `everywhere.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
+//! `write.rs`, `merge.rs` and `everywhere.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
@@ -18,6 +18,7 @@ pub mod edit;
 pub mod everywhere;
 pub mod explained;
 pub mod gather;
+mod merge;
 pub mod moves;
 pub mod moving;
 pub mod numbered;
@@ -215,6 +216,7 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
         .or_else(|| insert_select(asked))
         .or_else(|| moves::moved(asked).map(|done| done.map(Spread::Move)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
+        .or_else(|| merge::merged(asked).map(|done| done.map(Spread::Write)))
 }
 
 /// INSERT ... SELECT: each shard its own rows, or rows of others are brought.

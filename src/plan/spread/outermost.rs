@@ -19,7 +19,8 @@ use super::colocated::Anchor;
 use super::counts::CountOperand;
 use super::edit::{Edit, Piece};
 use super::scatter::{
-    Adding, Compared, Comparison, Fold, Hidden, Kept, Merge, Scatter, Shown, Side, SortKey, Text,
+    Adding, Average, Compared, Comparison, Fold, Hidden, Kept, Merge, Scatter, Shown, Side,
+    SortKey, Text,
 };
 
 /// What one server says of the time; others say something else in the same statement.
@@ -49,6 +50,19 @@ pub struct Outermost<'a> {
 struct Appended {
     pieces: Vec<Piece>,
     columns: usize,
+}
+
+impl Appended {
+    /// Its place among the hidden columns.
+    fn column(&mut self, expression: Vec<Piece>) -> usize {
+        let column = self.columns;
+        self.columns += 1;
+        self.pieces.push(Piece::Text(", (".into()));
+        self.pieces.extend(expression);
+        let label = format!(") AS \"trunkline {}\"", self.columns);
+        self.pieces.push(Piece::Text(label.into()));
+        column
+    }
 }
 
 impl<'a> Outermost<'a> {
@@ -659,13 +673,16 @@ impl<'a> Outermost<'a> {
 
     fn groups_folded(&self, groups: &[Span]) -> Option<(Merge, Hidden, Vec<Edit>)> {
         let select = self.select;
-        let mut appended = Appended::default();
-        let mut kept = Vec::new();
-        let mut places: Vec<Span> = Vec::new();
+        let mut parts = Parts {
+            groups,
+            appended: Appended::default(),
+            kept: Vec::new(),
+            places: Vec::new(),
+        };
         for group in groups {
-            self.append(group, &mut appended)?;
-            kept.push(Kept::Group(self.text_of(group)));
-            places.push(group.clone());
+            self.append(group, &mut parts.appended)?;
+            parts.kept.push(Kept::Group(self.text_of(group)));
+            parts.places.push(group.clone());
         }
         let mut shown = Vec::new();
         for item in &select.items {
@@ -676,20 +693,18 @@ impl<'a> Outermost<'a> {
                 None if self.is_of_group(expression, groups) => Shown::First,
                 None => return None,
                 Some(Folding::Add(adding)) => Shown::Add(adding),
+                Some(Folding::Average(behind)) => {
+                    Shown::Average(self.average(expression, &behind, &mut parts)?)
+                }
                 Some(Folding::Extreme(side, argument)) => {
-                    let column = self.append(expression, &mut appended)?;
-                    kept.push(Kept::Extreme(side, self.text_of(&argument)));
-                    places.push(expression.clone());
+                    let column = self.append(expression, &mut parts.appended)?;
+                    let kept = Kept::Extreme(side, self.text_of(&argument));
+                    parts.kept.push(kept);
+                    parts.places.push(expression.clone());
                     Shown::Won(column)
                 }
             });
         }
-        let mut parts = Parts {
-            groups,
-            appended,
-            kept,
-            places,
-        };
         let mut edits = Vec::new();
         let having = match &select.having {
             Some(having) => self.having(&having.condition, &mut parts, &mut edits)?,
@@ -724,14 +739,35 @@ impl<'a> Outermost<'a> {
         if present.is_some() {
             return present;
         }
-        parts.kept.push(match self.aggregate(expression)? {
+        let kept = match self.aggregate(expression)? {
             None if self.is_of_group(expression, parts.groups) => Kept::First,
             None => return None,
             Some(Folding::Add(adding)) => Kept::Add(adding),
+            Some(Folding::Average(behind)) => {
+                Kept::Average(self.average(expression, &behind, parts)?)
+            }
             Some(Folding::Extreme(side, argument)) => Kept::Extreme(side, self.text_of(&argument)),
-        });
+        };
+        parts.kept.push(kept);
         parts.places.push(expression.clone());
         self.append(expression, &mut parts.appended)
+    }
+
+    /// Appends what an average is the quotient of. `behind` is what stands behind the name in its call.
+    fn average(&self, expression: &Span, behind: &Span, parts: &mut Parts<'_>) -> Option<Average> {
+        self.may_append(expression)?;
+        let mut column = |name: &str, adding: Adding| {
+            let copy = Piece::Copy(self.select.bytes(behind));
+            let column = parts.appended.column(vec![Piece::Text(name.into()), copy]);
+            parts.kept.push(Kept::Add(adding));
+            // No expression of the client's is the same.
+            parts.places.push(behind.start..behind.start);
+            column
+        };
+        Some(Average {
+            sum: column("pg_catalog.sum", Adding::Whole),
+            count: column("pg_catalog.count", Adding::Sum),
+        })
     }
 
     /// The conditions of HAVING that only whole groups can be judged by; the shards get `true` in their place. What goes by the groups' keys
@@ -840,6 +876,7 @@ impl<'a> Outermost<'a> {
         }
         Some(Some(match &*call.name {
             "count" | "sum" => Folding::Add(Adding::Sum),
+            "avg" => Folding::Average(arguments.start - 1..expression.end),
             "bool_and" | "every" => Folding::Add(Adding::And),
             "bool_or" => Folding::Add(Adding::Or),
             "min" => Folding::Extreme(Side::Least, arguments.clone()),
@@ -864,6 +901,13 @@ impl<'a> Outermost<'a> {
 
     /// Appends a copy of an expression; its place among the hidden columns.
     fn append(&self, expression: &Span, appended: &mut Appended) -> Option<usize> {
+        self.may_append(expression)?;
+        let copy = Piece::Copy(self.select.bytes(expression));
+        Some(appended.column(vec![copy]))
+    }
+
+    /// Whether a copy of an expression is the same as the expression.
+    fn may_append(&self, expression: &Span) -> Option<()> {
         let select = self.select;
         if self.is_volatile(expression) || self.tells_time(expression) {
             return None;
@@ -874,16 +918,7 @@ impl<'a> Outermost<'a> {
         let types_are_given = expression.clone().all(|at| {
             select.kind(at) != Some(Kind::Param) || select.kind(at + 1) == Some(Kind::Typecast)
         });
-        if !is_item && !types_are_given {
-            return None;
-        }
-        let column = appended.columns;
-        appended.columns += 1;
-        appended.pieces.push(Piece::Text(", (".into()));
-        appended.pieces.push(Piece::Copy(select.bytes(expression)));
-        let label = format!(") AS \"trunkline {}\"", appended.columns);
-        appended.pieces.push(Piece::Text(label.into()));
-        Some(column)
+        (is_item || types_are_given).then_some(())
     }
 
     fn appending(&self, appended: Appended) -> Option<Edit> {
@@ -1005,6 +1040,8 @@ fn comparison(operator: &str) -> Option<Comparison> {
 /// How one aggregate of several parts of a group is found.
 enum Folding {
     Add(Adding),
+    /// With what stands behind its name.
+    Average(Span),
     /// With its argument.
     Extreme(Side, Span),
 }

@@ -46,6 +46,12 @@ pub enum Place {
         name: Range<usize>,
         columns: Box<str>,
     },
+    /// Instead of the table that MERGE reads from stands a query of it, with the table's alias behind it.
+    Source {
+        name: Range<usize>,
+        /// Quoted as in SQL, when none is written.
+        alias: Option<Box<str>>,
+    },
 }
 
 impl OwnKey {
@@ -127,6 +133,18 @@ impl OwnRows {
                     Piece::Text(format!(" WHERE {condition})").into()),
                 ],
             )],
+            Place::Source { name, alias } => {
+                let alias = alias.as_ref().map(|alias| format!(" AS {alias}"));
+                let alias = alias.unwrap_or_default();
+                vec![Edit::pieces(
+                    name.clone(),
+                    vec![
+                        Piece::Text("(SELECT * FROM ".into()),
+                        Piece::Copy(name.clone()),
+                        Piece::Text(format!(" WHERE {condition}){alias}").into()),
+                    ],
+                )]
+            }
         }
     }
 
@@ -136,6 +154,7 @@ impl OwnRows {
             Place::Behind(at) => *at,
             Place::Where(written) => written.start,
             Place::Table { whole, .. } => whole.start,
+            Place::Source { name, .. } => name.start,
         }
     }
 
@@ -148,6 +167,7 @@ impl OwnRows {
                 moved(whole);
                 moved(name);
             }
+            Place::Source { name, .. } => moved(name),
         }
     }
 
@@ -155,6 +175,7 @@ impl OwnRows {
     pub fn bytes(&self) -> usize {
         let place = match &self.place {
             Place::Table { columns, .. } => columns.len(),
+            Place::Source { alias, .. } => alias.as_ref().map_or(0, |alias| alias.len()),
             Place::Behind(_) | Place::Where(_) => 0,
         };
         self.key.bytes() + place

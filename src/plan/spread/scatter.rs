@@ -128,6 +128,7 @@ pub enum Shown {
     /// It is the same in all parts.
     First,
     Add(Adding),
+    Average(Average),
     /// It goes with the part that wins in this hidden column.
     Won(usize),
 }
@@ -140,13 +141,23 @@ pub enum Kept {
     /// The same in all parts.
     First,
     Add(Adding),
+    Average(Average),
     Extreme(Side, Text),
+}
+
+/// `avg` of numbers: the places among the hidden columns of what it is the quotient of. The parts' own averages tell its type only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Average {
+    pub sum: usize,
+    pub count: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adding {
     /// `count` and `sum`.
     Sum,
+    /// The sum of an average, which outgrows no type.
+    Whole,
     And,
     Or,
 }

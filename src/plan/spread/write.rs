@@ -168,7 +168,7 @@ fn is_of_distribution(source: Meaning<'_>, inserted: &Inserted<'_>) -> bool {
 }
 
 /// Every row of the query is made from one row of its joins.
-fn is_row_by_row(asked: &Asked<'_>) -> bool {
+pub(super) fn is_row_by_row(asked: &Asked<'_>) -> bool {
     const NOT: [&str; 11] = [
         "group",
         "having",
@@ -190,7 +190,7 @@ fn is_row_by_row(asked: &Asked<'_>) -> bool {
         })
 }
 
-fn parameter_places(asked: &Asked<'_>) -> ParameterPlaces {
+pub(super) fn parameter_places(asked: &Asked<'_>) -> ParameterPlaces {
     let inserts = asked.facts.inserts.iter();
     let targets: Vec<_> = inserts.map(|insert| asked.known(&insert.table)).collect();
     let text = &asked.text[asked.statement.range.clone()];

@@ -391,7 +391,7 @@ fn output(item: &SelectItem) -> Option<Operand> {
     }
 }
 
-fn has_grouping_sets(group_by: &ast::GroupByExpr) -> bool {
+pub(super) fn has_grouping_sets(group_by: &ast::GroupByExpr) -> bool {
     match group_by {
         ast::GroupByExpr::All(_) => true,
         ast::GroupByExpr::Expressions(exprs, modifiers) => {

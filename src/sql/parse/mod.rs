@@ -11,6 +11,7 @@ mod dialect;
 mod extract;
 mod from;
 mod keywords;
+mod merge;
 mod relations;
 mod shim;
 mod tokens;

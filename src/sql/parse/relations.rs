@@ -35,14 +35,20 @@ impl Extraction {
                 return Err(Unread("more than 300 tables in one FROM"));
             }
         }
-        for (relation, usable) in self.facts.blocks[block].relations.iter_mut().zip(usable) {
+        let nullable = all.map(|side| side.nullable).unwrap_or_default();
+        self.joined_to(block, usable, &nullable);
+        Ok(nullable)
+    }
+
+    /// Writes down what the joins of a block have made of its relations.
+    pub(super) fn joined_to(&mut self, block: usize, usable: Vec<Vec<usize>>, nullable: &[usize]) {
+        let relations = &mut self.facts.blocks[block].relations;
+        for (relation, usable) in relations.iter_mut().zip(usable) {
             relation.usable.extend(usable);
         }
-        let nullable = all.map(|side| side.nullable).unwrap_or_default();
-        for relation in &nullable {
-            self.facts.blocks[block].relations[*relation].presence = Presence::Optional;
+        for relation in nullable {
+            relations[*relation].presence = Presence::Optional;
         }
-        Ok(nullable)
     }
 
     pub(super) fn joined(

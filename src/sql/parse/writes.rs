@@ -1,9 +1,9 @@
-//! INSERT, UPDATE, DELETE and MERGE, for [`Extraction`].
+//! INSERT, UPDATE and DELETE, for [`Extraction`].
 
 use super::conditions::{self, fold};
 use super::extract::{Extraction, name};
 use super::walk::{self, Part, Unread, identifiers};
-use crate::sql::facts::{Access, Assignment, Doubt, Insert, InsertSource, Name, Operand, Source};
+use crate::sql::facts::{Access, Assignment, Insert, InsertSource, Name, Operand, Source};
 use sqlparser::ast::{self, ObjectName, Query, SelectItem, SetExpr, TableFactor};
 
 impl Extraction {
@@ -240,62 +240,6 @@ impl Extraction {
         self.returning(delete.returning.as_deref(), block)
     }
 
-    /// MERGE is doubted whatever it says; what it touches is recorded all the same.
-    pub(super) fn merge(&mut self, merge: &ast::Merge, block: usize) -> Result<(), Unread> {
-        self.doubt(Doubt::Merge);
-        let table = self.target_factor(&merge.table, block)?;
-        let before = self.facts.blocks[block].relations.len();
-        self.factor(&merge.source, block, &mut vec![Vec::new(); before])?;
-        self.walk(vec![Part::Expr(&merge.on)], Some(block))?;
-        for clause in &merge.clauses {
-            self.walk(
-                clause.predicate.iter().map(Part::Expr).collect(),
-                Some(block),
-            )?;
-            match &clause.action {
-                ast::MergeAction::Insert(insert) => {
-                    if let ast::MergeInsertKind::Values(values) = &insert.kind {
-                        self.walk(
-                            values
-                                .rows
-                                .iter()
-                                .flat_map(|row| &row.content)
-                                .map(Part::Expr)
-                                .collect(),
-                            Some(block),
-                        )?;
-                    }
-                    self.walk(
-                        insert.insert_predicate.iter().map(Part::Expr).collect(),
-                        Some(block),
-                    )?;
-                }
-                ast::MergeAction::Update(update) => {
-                    if let ast::MergeUpdateKind::Set(assignments) = &update.kind {
-                        self.assignments(table.clone(), assignments, block)?;
-                    }
-                    self.walk(
-                        update
-                            .update_predicate
-                            .iter()
-                            .chain(&update.delete_predicate)
-                            .map(Part::Expr)
-                            .collect(),
-                        Some(block),
-                    )?;
-                }
-                ast::MergeAction::Delete { .. } | ast::MergeAction::DoNothing { .. } => {}
-            }
-        }
-        match &merge.output {
-            None => Ok(()),
-            Some(ast::OutputClause::Returning { select_items, .. }) => {
-                self.returning(Some(select_items), block)
-            }
-            Some(ast::OutputClause::Output { .. }) => Err(Unread("MERGE .. OUTPUT")),
-        }
-    }
-
     pub(super) fn returning(
         &mut self,
         items: Option<&[SelectItem]>,
@@ -318,7 +262,7 @@ fn not_a_column(operand: Operand) -> Operand {
 }
 
 /// A column in an INSERT's list; a field of a composite column is not read.
-fn column(name: &ObjectName) -> Result<Box<str>, Unread> {
+pub(super) fn column(name: &ObjectName) -> Result<Box<str>, Unread> {
     match identifiers(name)?[..] {
         [column] => Ok(fold(column)),
         _ => Err(Unread("a field of a column in INSERT")),

@@ -71,7 +71,8 @@ fn print_facts(out: &mut String, reader: Reader, facts: &Facts) {
     for (index, block) in facts.blocks.iter().enumerate() {
         print_block(out, reader, index, block);
     }
-    for insert in &facts.inserts {
+    let merged = facts.merge.iter().flat_map(|merge| &merge.inserts);
+    for insert in facts.inserts.iter().chain(merged) {
         let columns = insert
             .columns
             .as_ref()
@@ -86,6 +87,15 @@ fn print_facts(out: &mut String, reader: Reader, facts: &Facts) {
             InsertSource::DefaultValues => "default values".into(),
         };
         writeln!(out, "insert {} ({columns}): {source}", name(&insert.table)).expect("written");
+    }
+    if let Some(merge) = &facts.merge {
+        let source = merge.derived.as_ref().map(|derived| &derived.columns);
+        writeln!(
+            out,
+            "merge, unmatched {:?}, source {source:?}",
+            merge.unmatched
+        )
+        .expect("written");
     }
     for assignment in &facts.assignments {
         writeln!(

@@ -1530,6 +1530,159 @@ DO $$ BEGIN DELETE FROM notes; END $$
 
 COPY customers TO STDOUT
 
+-- MERGE.
+
+MERGE INTO customers c USING (VALUES (5, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (2001, 'merged')) AS v (id) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = column2 WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (id, column2)
+
+MERGE INTO customers c USING (VALUES (-5, 'merged')) AS v (id, name) ON v.id = c.customer_id WHEN MATCHED AND c.balance > 1000 THEN DELETE WHEN MATCHED THEN UPDATE SET note = v.name, balance = DEFAULT WHEN NOT MATCHED THEN DO NOTHING
+
+MERGE INTO customers c USING (VALUES ('5', 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO customers c USING (VALUES ('5'::bigint, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO customers c USING (VALUES (5.0, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (2001.4, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (5::float8, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO customers c USING (VALUES (NULL::bigint, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (5, 'a'), (6, 'b')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO customers c USING (VALUES (5, 'a'), (5, 'b')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO customers c USING (VALUES (5, 'a'), (2002, 'b')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (5, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (6, v.name)
+
+MERGE INTO customers c USING (VALUES (2003, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (2004, v.name)
+
+MERGE INTO customers c USING (VALUES (5, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET customer_id = 6
+
+MERGE INTO customers c USING (VALUES (5, 'merged')) AS v (id, name) ON c.customer_id = v.id AND c.name = 'nobody' WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+
+MERGE INTO customers c USING (VALUES (5, 'merged')) AS v (id, name) ON c.customer_id = v.id WHEN NOT MATCHED BY SOURCE THEN DELETE
+
+MERGE INTO customers c USING (SELECT $1::bigint AS id, $2::text AS name) v ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name || c.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+@ bigint 5
+@ text merged
+
+MERGE INTO customers c USING (SELECT $1::bigint AS id, $2::text AS name) v ON c.customer_id = v.id WHEN MATCHED THEN UPDATE SET name = v.name || c.name WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, v.name)
+@ bigint 2005
+@ text merged
+
+MERGE INTO customers c USING (SELECT $1 AS id) v ON c.customer_id = v.id WHEN MATCHED THEN DELETE
+@ bigint 9
+
+MERGE INTO customers c USING (SELECT $1 AS id) v ON c.customer_id = v.id WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES ($1, $2)
+@ bigint 2006
+@ text merged
+
+MERGE INTO customers c USING countries k ON c.customer_id = $1 AND c.country = k.code WHEN MATCHED THEN UPDATE SET note = k.name
+@ bigint 5
+
+MERGE INTO customers c USING (SELECT * FROM countries WHERE code = 'FR') k ON c.customer_id = 2007 WHEN NOT MATCHED THEN INSERT (customer_id, name, country) VALUES (2007, k.name, k.code)
+
+MERGE INTO pages p USING (VALUES ('it''s', 7)) v (slug, views) ON p.slug = v.slug WHEN MATCHED THEN UPDATE SET views = p.views + v.views WHEN NOT MATCHED THEN INSERT VALUES (v.slug, 'new', v.views)
+
+MERGE INTO pages p USING (VALUES ('home ', 7)) v (slug, views) ON p.slug = v.slug WHEN MATCHED THEN UPDATE SET views = p.views + v.views WHEN NOT MATCHED THEN INSERT VALUES (v.slug, 'new', v.views)
+
+MERGE INTO codes c USING (VALUES ('x ', 'merged')) v (code, meaning) ON c.code = v.code WHEN MATCHED THEN UPDATE SET meaning = v.meaning WHEN NOT MATCHED THEN INSERT VALUES (v.code, v.meaning)
+
+MERGE INTO codes c USING (VALUES ('ab', 'merged')) v (code, meaning) ON c.code = v.code WHEN MATCHED THEN UPDATE SET meaning = v.meaning WHEN NOT MATCHED THEN INSERT VALUES (v.code, v.meaning)
+
+MERGE INTO codes c USING (VALUES ('ab '::bpchar, 'merged')) v (code, meaning) ON c.code = v.code WHEN MATCHED THEN UPDATE SET meaning = v.meaning WHEN NOT MATCHED THEN INSERT VALUES (v.code, v.meaning)
+
+MERGE INTO contracts c USING (VALUES ('acme', 1::smallint)) v (t, n) ON c."Tenant" = v.t AND c.number = v.n WHEN MATCHED THEN UPDATE SET title = 'merged' WHEN NOT MATCHED THEN INSERT VALUES (v.t, v.n, 'new')
+
+MERGE INTO contracts c USING (VALUES ('twenty bytes and blanks               ', 1::smallint)) v (t, n) ON c."Tenant" = v.t AND c.number = v.n WHEN NOT MATCHED THEN INSERT VALUES (v.t, v.n, 'new')
+
+MERGE INTO ledger l USING (VALUES (1000.00, 'merged')) v (number, text) ON l.number = v.number WHEN MATCHED THEN UPDATE SET text = v.text WHEN NOT MATCHED THEN INSERT VALUES (v.number, v.text)
+
+MERGE INTO events e USING (VALUES (date '2024-01-01', 1)) v (day, id) ON e.day = v.day AND e.id = v.id WHEN MATCHED THEN UPDATE SET kind = 'merged' WHEN NOT MATCHED THEN INSERT VALUES (v.day, v.id, 'new')
+
+MERGE INTO profiles p USING (VALUES ('DE', 7, 'merged')) v (c, u, n) ON p.country = v.c AND p.user_id = v.u WHEN MATCHED THEN UPDATE SET name = v.n WHEN NOT MATCHED THEN INSERT VALUES (v.c, v.u, v.n)
+
+MERGE INTO notes n USING (SELECT customer_id, name FROM customers WHERE customer_id = 5) c ON n.client = c.customer_id WHEN MATCHED THEN UPDATE SET body = c.name WHEN NOT MATCHED THEN INSERT (client, body) VALUES (c.customer_id, c.name)
+
+MERGE INTO notes n USING (SELECT * FROM customers WHERE customer_id = 5) c ON n.client = c.customer_id AND n.body = 'other' WHEN MATCHED THEN UPDATE SET body = c.name WHEN NOT MATCHED THEN INSERT (client, body) VALUES (customer_id, name)
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id WHEN MATCHED THEN UPDATE SET body = c.name WHEN NOT MATCHED THEN INSERT (client, body) VALUES (c.customer_id, c.name)
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id AND c.customer_id % 2 = 0 WHEN MATCHED AND c.country = 'DE' THEN DELETE WHEN MATCHED THEN UPDATE SET body = c.name, written = now() - now() + timestamp '2025-01-01' WHEN NOT MATCHED AND c.country IS NULL THEN INSERT (body, client) VALUES (c.name, c.customer_id) WHEN NOT MATCHED THEN DO NOTHING
+
+MERGE INTO notes USING customers ON client = customer_id WHEN MATCHED THEN DELETE
+
+MERGE INTO notes n USING notes m ON n.client = m.client AND n.body <> m.body WHEN NOT MATCHED THEN INSERT VALUES (m.client, m.written, m.body || ' twice')
+
+MERGE INTO notes n USING notes m ON n.client = m.client WHEN NOT MATCHED THEN INSERT VALUES (m.client, m.written, m.body || ' twice')
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id AND c.customer_id = 5 WHEN NOT MATCHED THEN INSERT (client, body) VALUES (c.customer_id, 'not five')
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id AND c.customer_id = 5 WHEN MATCHED THEN DELETE
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id AND c.customer_id IN (1, 2, 3, 4, 5, 6) WHEN MATCHED THEN DELETE
+
+MERGE INTO notes n USING (SELECT customer_id AS id, sum(total) AS total, count(*) AS orders FROM orders GROUP BY customer_id HAVING count(*) > 1) o ON n.client = o.id WHEN MATCHED THEN UPDATE SET body = o.total || ' for ' || o.orders WHEN NOT MATCHED THEN INSERT (client, body) VALUES (o.id, o.total::text)
+
+MERGE INTO notes n USING (SELECT o.customer_id, k.name FROM orders o JOIN customers c USING (customer_id) LEFT JOIN countries k ON k.code = c.country WHERE o.order_id = 2) s ON n.client = s.customer_id AND n.body = s.name WHEN NOT MATCHED THEN INSERT (client, body) VALUES (s.customer_id, s.name)
+
+MERGE INTO notes n USING (customers c LEFT JOIN countries k ON k.code = c.country) ON n.client = c.customer_id WHEN MATCHED THEN UPDATE SET body = k.name WHEN NOT MATCHED THEN INSERT (client, body) VALUES (c.customer_id, k.name)
+
+MERGE INTO orders o USING order_lines l ON o.customer_id = l.customer_id AND o.order_id = l.order_id WHEN MATCHED THEN UPDATE SET status = l.product
+
+MERGE INTO orders o USING (SELECT DISTINCT customer_id FROM order_lines) l ON o.customer_id = l.customer_id AND o.order_id = 77 WHEN NOT MATCHED THEN INSERT (customer_id, order_id) VALUES (l.customer_id, 77)
+
+MERGE INTO orders o USING customers c ON o.customer_id = c.customer_id AND o.order_id = 90 WHEN NOT MATCHED THEN INSERT VALUES (c.customer_id, 90, c.balance, DEFAULT, DEFAULT)
+
+MERGE INTO orders o USING customers c ON o.customer_id = c.customer_id AND o.order_id = 1 WHEN NOT MATCHED THEN INSERT VALUES (c.customer_id, 1, -1)
+
+MERGE INTO orders o USING customers c ON o.customer_id = c.customer_id WHEN MATCHED THEN UPDATE SET total = (SELECT count(*) FROM order_lines l WHERE l.customer_id = o.customer_id AND l.order_id = o.order_id)
+
+MERGE INTO links l USING pages p ON l.slug = p.slug AND l.position = 0 WHEN MATCHED THEN UPDATE SET target = p.title WHEN NOT MATCHED THEN INSERT VALUES (p.slug, p.title, 0)
+
+MERGE INTO profiles p USING profiles q ON p.country = q.country AND p.user_id = q.user_id WHEN MATCHED THEN UPDATE SET name = q.name || '!'
+
+MERGE INTO profiles p USING profiles q ON p.country = q.country AND p.user_id = q.user_id + 1 WHEN MATCHED THEN UPDATE SET name = q.name || '!'
+
+MERGE INTO customers c USING countries k ON c.country = k.code WHEN MATCHED AND k.code = 'DE' THEN UPDATE SET note = k.name WHEN MATCHED THEN UPDATE SET note = lower(k.continent)
+
+MERGE INTO customers c USING countries k ON c.country = k.code WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (2008, k.name)
+
+MERGE INTO customers c USING countries k ON c.country = k.code WHEN MATCHED THEN UPDATE SET note = $1
+@ text merged
+
+MERGE INTO customers c USING orders o ON c.customer_id = o.customer_id WHEN MATCHED THEN UPDATE SET note = 'twice'
+
+MERGE INTO customers c USING orders o ON c.customer_id = o.order_id WHEN MATCHED THEN UPDATE SET note = 'x'
+
+MERGE INTO customers c USING accounts a ON c.customer_id = a.id WHEN MATCHED THEN UPDATE SET note = 'x'
+
+MERGE INTO customers c USING settings s ON c.name = s.name WHEN MATCHED THEN DELETE
+
+MERGE INTO notes n USING customers c ON n.client = c.customer_id WHEN NOT MATCHED THEN INSERT (client, body) VALUES (c.customer_id + 1, c.name)
+
+MERGE INTO settings s USING (VALUES ('colour', 'blue'), ('new', 'x')) v (name, value) ON s.name = v.name WHEN MATCHED THEN UPDATE SET value = v.value WHEN NOT MATCHED THEN INSERT VALUES (v.name, v.value)
+
+MERGE INTO settings s USING countries k ON s.name = k.code WHEN NOT MATCHED THEN INSERT VALUES (k.code, k.name)
+
+MERGE INTO settings s USING customers c ON s.name = c.name WHEN NOT MATCHED THEN INSERT VALUES (c.name, c.note)
+
+MERGE INTO countries k USING (VALUES ('DE', 'x'), ('XX', 'y')) v (code, name) ON k.code = v.code WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT VALUES (v.code, v.name)
+
+MERGE INTO countries k USING (VALUES ('DE', 'x'), ('DE', 'y')) v (code, name) ON k.code = v.code WHEN MATCHED THEN UPDATE SET name = v.name
+
+MERGE INTO countries k USING countries l ON k.continent = l.continent AND k.code > l.code WHEN MATCHED THEN DELETE
+
+MERGE INTO countries k USING countries l ON k.code = l.code AND l.code <> 'DE' WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN DO NOTHING
+
+MERGE INTO countries k USING customers c ON k.code = c.country WHEN MATCHED THEN DELETE
+
+BEGIN; MERGE INTO notes n USING customers c ON n.client = c.customer_id WHEN MATCHED THEN DELETE; ROLLBACK
+
 -- Several statements in a message, and transactions in one.
 
 BEGIN; INSERT INTO customers (customer_id, name) VALUES (2001, 'batch'); COMMIT

@@ -26,6 +26,9 @@ const ANSWERED_WRITTEN: usize = 900;
 const ANSWERED_RANDOM: usize = 900;
 /// Statements made at random.
 const RANDOM: usize = 1500;
+/// MERGE made at random, and how many of them must be answered at least.
+const MERGES: usize = 600;
+const ANSWERED_MERGES: usize = 250;
 /// Where they begin; `DIFFERENTIAL_SEED` takes another place.
 const SEED: u64 = 20_261_122;
 
@@ -110,6 +113,19 @@ fn random_statements_are_right_or_refused() {
         }
     }
     tally.judge(&format!("random, seed {}", seed()), ANSWERED_RANDOM);
+}
+
+#[test]
+fn random_merges_are_right_or_refused() {
+    let sharded = Sharded::start("differential_merges", SCHEMA, TABLES);
+    let mut pair = Pair::load(&sharded, &stock());
+    let mut tally = Tally::default();
+    let mut random = Random::new(seed());
+    for number in 0..MERGES {
+        let case = random.merge_case();
+        tally.add(pair.run_one_way(&case, number));
+    }
+    tally.judge(&format!("merges, seed {}", seed()), ANSWERED_MERGES);
 }
 
 fn seed() -> u64 {

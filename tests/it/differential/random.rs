@@ -104,6 +104,109 @@ impl Random {
         }
     }
 
+    /// MERGE, of rows of which most are joined on the key.
+    pub fn merge_case(&mut self) -> Case {
+        self.parameters.clear();
+        self.customer = self.any_customer();
+        Case {
+            sql: self.merge(),
+            parameters: std::mem::take(&mut self.parameters),
+            rows: Rows::Multiset,
+            sending: Sending::Whole,
+        }
+    }
+
+    fn merge(&mut self) -> String {
+        // No other table takes every row.
+        let notes = TABLES[3];
+        let target = if self.one_in(4) {
+            self.pick(&TABLES)
+        } else {
+            notes
+        };
+        let source = self.pick(&TABLES);
+        let (name, key, text) = (source.name, source.key, source.text);
+        let (from, id, words) = match self.below(11) {
+            0..=3 => (format!("{name} s"), format!("s.{key}"), format!("s.{text}")),
+            4 => {
+                let condition = self.small_condition(source.number, text);
+                let query =
+                    format!("SELECT {key} AS id, {text} AS words FROM {name} WHERE {condition}");
+                (format!("({query}) s"), "s.id".into(), "s.words".into())
+            }
+            5 => (
+                format!("(SELECT * FROM {name}) s"),
+                format!("s.{key}"),
+                format!("s.{text}"),
+            ),
+            6 => {
+                let query =
+                    format!("SELECT {key} AS id, min({text}) AS words FROM {name} GROUP BY {key}");
+                (format!("({query}) s"), "s.id".into(), "s.words".into())
+            }
+            7 => {
+                let query = format!("SELECT {} AS id, 'a'::text AS words", self.value());
+                (format!("({query}) s"), "s.id".into(), "s.words".into())
+            }
+            8 => {
+                let row = format!("({}, 'b')", self.value());
+                let list = format!("(VALUES {row}) s (id, words)");
+                (list, "s.id".into(), "s.words".into())
+            }
+            9 => {
+                let condition = self.key_condition(key);
+                let query =
+                    format!("SELECT {key} AS id, {text} AS words FROM {name} WHERE {condition}");
+                (format!("({query}) s"), "s.id".into(), "s.words".into())
+            }
+            _ => {
+                let query = format!("SELECT {key} + 1 AS id, {text} AS words FROM {name}");
+                (format!("({query}) s"), "s.id".into(), "s.words".into())
+            }
+        };
+        let same = format!("t.{} = {id}", target.key);
+        let number = format!("t.{}", target.number);
+        let on = match self.below(10) {
+            0..=3 => same,
+            4 => format!("{id} = t.{}", target.key),
+            5 | 6 => format!("{same} AND {}", self.small_condition(&number, &words)),
+            7 => format!(
+                "{} AND {same}",
+                self.key_condition(&format!("t.{}", target.key))
+            ),
+            8 => self.key_condition(&format!("t.{}", target.key)),
+            _ => format!("{same} OR {}", self.small_condition(&number, &words)),
+        };
+        let mut merge = format!("MERGE INTO {} t USING {from} ON {on}", target.name);
+        let has_matched = target.name != notes.name || self.one_in(2);
+        if has_matched {
+            let update = format!("UPDATE SET {} = coalesce({words}, 'x')", target.text);
+            let condition = self.small_condition(&number, &words);
+            merge += &match self.below(3) {
+                0 => format!(" WHEN MATCHED AND {condition} THEN {update}"),
+                1 => format!(
+                    " WHEN MATCHED AND {condition} THEN DO NOTHING WHEN MATCHED THEN {update}"
+                ),
+                _ => format!(" WHEN MATCHED THEN {update}"),
+            };
+        }
+        if !has_matched || target.name == notes.name && self.one_in(2) {
+            let inserted = match self.below(8) {
+                0 => format!("{id} + 1"),
+                1 => self.value(),
+                _ => id.clone(),
+            };
+            let condition = match self.below(3) {
+                0 => format!(" AND {}", self.small_condition(&id, &words)),
+                _ => String::new(),
+            };
+            merge += &format!(
+                " WHEN NOT MATCHED{condition} THEN INSERT (body, client) VALUES ({words}, {inserted})"
+            );
+        }
+        merge
+    }
+
     /// The statement's customer, at times another one.
     fn id(&mut self) -> i64 {
         if self.one_in(10) {
