@@ -1,4 +1,7 @@
-"""node-postgres: the integration tests of its repository, each file a test, with parameters and results as text and in binary."""
+"""node-postgres: the integration tests of its repository, with parameters and results as text and in binary.
+
+A file is a test, which passes with exit status 0; so is each case that says so of itself in a file. A file whose callbacks are not called ends like one that passes.
+"""
 
 import shutil
 
@@ -12,6 +15,10 @@ DATABASES = ["pg_test"]
 PACKAGES = ["pg-connection-string@2.9.1", "pg-pool@3.10.1", "pg-protocol@1.10.3", "pg-types@2.2.0", "pgpass@1.0.5"]
 PACKAGES += ["async@2.6.4", "bluebird@3.7.2", "co@4.6.0", "pg-copy-streams@0.3.0"]
 
+# Where a case has passed, and what tells of it.
+TICK = "process.stdout.write('✔\\n')"
+TELL = "require('fs').appendFileSync(process.env.SUITE_OUTCOMES, test.name.replaceAll('\\n', ' ') + '\\n')"
+
 
 def prepare(mirrors):
     source = sources.git("node-postgres", URL, f"pg@{VERSION}", mirrors)
@@ -21,8 +28,12 @@ def prepare(mirrors):
         (folder / "package.json").unlink()
         sources.run("npm", "install", "--no-save", "--no-audit", "--no-fund", *PACKAGES, cwd=folder)
         shutil.copy(source / "packages/pg/package.json", folder)
+        suite = folder / "test/suite.js"
+        if TICK not in suite.read_text():
+            raise sources.Problem(f"{suite} does not tell of a case as it did")
+        suite.write_text(suite.read_text().replace(TICK, f"{TICK}; {TELL}"))
 
-    return sources.once(sources.CACHE / f"node-postgres-{VERSION}-tests", make)
+    return sources.once(sources.CACHE / f"node-postgres-{VERSION}-cases", make)
 
 
 def run(folder, target, only, output):
@@ -37,6 +48,11 @@ def run(folder, target, only, output):
             continue
         for mode in ("text", "binary"):
             log = output / f"{name.replace('/', '_')}.{mode}.log"
-            code = command(["node", path, url] + (["binary"] if mode == "binary" else []), log, 60, cwd=folder, env=environment)
+            cases = log.with_suffix(".cases")
+            cases.touch()
+            words = ["node", path, url] + (["binary"] if mode == "binary" else [])
+            code = command(words, log, 60, cwd=folder, env=environment | {"SUITE_OUTCOMES": str(cases)})
             outcomes[f"{name} {mode}"] = "pass" if code == 0 else "fail"
+            for case in cases.read_text().splitlines():
+                outcomes[f"{name} {mode}: {case.strip()}"] = "pass"
     return outcomes
