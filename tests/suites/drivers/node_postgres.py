@@ -11,6 +11,8 @@ from drivers import command
 VERSION = "8.16.3"
 URL = "https://github.com/brianc/node-postgres"
 DATABASES = ["pg_test"]
+# A test runs psql there.
+ALSO_KNOWN = ["template1"]
 # What the package and its tests need; its own siblings at the versions of that release.
 PACKAGES = ["pg-connection-string@2.9.1", "pg-pool@3.10.1", "pg-protocol@1.10.3", "pg-types@2.2.0", "pgpass@1.0.5"]
 PACKAGES += ["async@2.6.4", "bluebird@3.7.2", "co@4.6.0", "pg-copy-streams@0.3.0"]
@@ -38,7 +40,9 @@ def prepare(mirrors):
 
 def run(folder, target, only, output):
     url = f"postgres://postgres@{target.host}:{target.port}/pg_test"
-    environment = target.environment(PGDATABASE="pg_test", PGTESTNOSSL="true")
+    environment = target.environment(PGDATABASE="pg_test", PGTESTNOSSL="true", SCRAM_TEST_PGUSER="scram_user", SCRAM_TEST_PGPASSWORD="password")
+    # Who has no password says nothing when a user is asked for one who does not exist, and waits until the time for logins is over.
+    environment["PGPASSWORD"] = "password"
     outcomes = {}
     # A table that all of them read.
     command(["node", "script/create-test-tables.js", url], output / "tables.log", 60, cwd=folder, env=environment)

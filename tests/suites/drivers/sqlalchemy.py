@@ -22,18 +22,18 @@ def prepare(mirrors):
 def run(prepared, target, only, output):
     python, source = prepared
     target.postgres.psql(
-        "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2;"
+        "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext;"
         "ALTER DATABASE sqlalchemy SET default_text_search_config TO 'pg_catalog.english';",
         "sqlalchemy",
     )
     report = output / "report.xml"
     # The tests run with the library of the sources beside them, without its parts in C.
     words = [python, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "--maxfail=0", f"--junitxml={report}"]
-    words += ["--dburi", f"postgresql+psycopg://postgres@{target.host}:{target.port}/sqlalchemy"]
+    words += ["--dburi", f"postgresql+psycopg://postgres:password@{target.host}:{target.port}/sqlalchemy"]
     words += ["--dbdriver", "asyncpg", "--dbdriver", "psycopg2", "-m", "not memory_intensive and not mypy"]
     words += [f"test/{name}" for name in FILES]
     words += ["-k", only] if only else []
     command(words, output / "log", 2400, cwd=source, env=target.environment())
     # A class that runs with several drivers has the driver in its name, and the server's version, which is no part of the test's.
-    plain = lambda name: re.sub(r"(_postgresql\+[a-z0-9]+)(_\d+)+::", r"\1::", name.removeprefix("test."))
+    plain = lambda name: re.sub(r"(_postgresql\+[a-z0-9]+(?:_async)?)(?:_\d+)+::", r"\1::", name.removeprefix("test."))
     return {plain(name): outcome for name, outcome in junit(report).items()}
