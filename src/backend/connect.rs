@@ -60,7 +60,8 @@ pub struct Login {
     pub user: String,
     pub credential: Option<Credential>,
     pub database: String,
-    pub application_name: String,
+    /// None where clients work: who gives no name sees the one that the server is configured with.
+    pub application_name: Option<String>,
     /// Further parameters of the startup packet. `client_encoding` is UTF8 and not among them.
     pub parameters: Vec<(String, String)>,
 }
@@ -344,7 +345,6 @@ fn startup_packet(login: &Login) -> Vec<u8> {
     let fixed = [
         ("user", login.user.as_str()),
         ("database", login.database.as_str()),
-        ("application_name", login.application_name.as_str()),
         ("client_encoding", "UTF8"),
     ];
     let mut packet = vec![0; 4];
@@ -353,7 +353,11 @@ fn startup_packet(login: &Login) -> Vec<u8> {
         .parameters
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in fixed.into_iter().chain(further) {
+    let named = login
+        .application_name
+        .as_deref()
+        .map(|name| ("application_name", name));
+    for (name, value) in fixed.into_iter().chain(named).chain(further) {
         // An empty name would end the list early.
         if !name.is_empty() {
             answer::put_string(&mut packet, name);
@@ -703,7 +707,7 @@ mod tests {
             user: "ann".into(),
             credential: Some(Credential::Password(Secret("secret".into()))),
             database: "app".into(),
-            application_name: "trunkline".into(),
+            application_name: Some("trunkline".into()),
             parameters: vec![("search_path".into(), "a,b".into())],
         }
     }
@@ -796,8 +800,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                ("application_name", "trunkline"),
                 ("client_encoding", "UTF8"),
+                ("application_name", "trunkline"),
                 ("search_path", "a,b")
             ]
         );

@@ -162,7 +162,7 @@ impl Shards {
             user: way.login.user.clone(),
             credential: way.login.password.clone().map(Credential::Password),
             database: way.login.database.clone(),
-            application_name: APPLICATION_NAME.to_owned(),
+            application_name: Some(APPLICATION_NAME.to_owned()),
             parameters: WRITTEN
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),

@@ -381,7 +381,7 @@ impl Worker {
                     .database
                     .clone()
                     .unwrap_or_else(|| database.server_database.clone()),
-                application_name: "trunkline".to_owned(),
+                application_name: None,
                 parameters: Vec::new(),
             },
             encryption: Arc::clone(&snapshot.server_encryption),

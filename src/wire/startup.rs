@@ -20,6 +20,8 @@ use super::tls::{self, Acceptor, ClientCertificate, ClientEncryption};
 
 /// Longest packet before authentication, without its length word; as in Postgres.
 const MAX_PACKET: usize = 10_000;
+/// How Terminate begins, which has a type where the length of a first packet would stand.
+const GOODBYE: [u8; 4] = *b"X\0\0\0";
 /// Longest and shortest key of a CancelRequest, in bytes.
 const CANCEL_KEY: std::ops::RangeInclusive<usize> = 4..=256;
 
@@ -64,8 +66,8 @@ pub struct CancelRequest {
 /// Why a connection ended before its session began. Wherever the client could be told, it has been.
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
-    /// Port checks and clients that dislike the answer to SSLRequest do this; not worth a line in the log.
-    #[error("the client closed the connection before it sent anything")]
+    /// Port checks and clients that dislike the answer to SSLRequest do this; not worth a line in the log. Some say Terminate first.
+    #[error("the client closed the connection before it asked for anything")]
     Closed,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -314,6 +316,9 @@ async fn read_packet(stream: &mut Stream) -> Result<Packet, StartupError> {
         return Err(StartupError::Closed);
     }
     stream.read_exact(&mut length[1..]).await?;
+    if length == GOODBYE {
+        return Err(StartupError::Closed);
+    }
     let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| StartupError::Length)?;
     let body_length = length
         .checked_sub(4)
@@ -767,6 +772,7 @@ mod tests {
     async fn a_client_that_leaves_is_no_error_to_tell() {
         for (words, quiet) in [
             (&b""[..], true),
+            (b"X\0\0\0\x04", true),
             (b"\0", false),
             (b"\0\0\0\x20\0\x03", false),
         ] {

@@ -240,7 +240,7 @@ fn login(user: &str) -> Login {
         // Prepared by SASLprep, this is "IX päss".
         credential: Some(Credential::Password(Secret("I\u{ad}X p\u{e4}ss".into()))),
         database: "postgres".into(),
-        application_name: "trunkline".into(),
+        application_name: Some("trunkline".into()),
         parameters: vec![("datestyle".into(), "German".into())],
     }
 }

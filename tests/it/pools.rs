@@ -695,7 +695,7 @@ fn a_pool_goes_on_after_a_pause() {
             user: "app".into(),
             credential: None,
             database: "app".into(),
-            application_name: "paused".into(),
+            application_name: Some("paused".into()),
             parameters: Vec::new(),
         },
         encryption: Arc::new(encryption),

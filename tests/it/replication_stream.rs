@@ -90,7 +90,7 @@ impl<'a> Source<'a> {
             user: "postgres".into(),
             credential: None,
             database: self.database.clone(),
-            application_name: "stream".into(),
+            application_name: Some("stream".into()),
             parameters: self.settings.clone(),
         };
         ReplicationConnection::open(&address, &login, &ServerEncryption::Disable, DEADLINE).await

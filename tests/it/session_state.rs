@@ -189,6 +189,20 @@ fn nobody_else_sees_them() {
 }
 
 #[test]
+fn who_gives_no_application_name_has_none() {
+    let shown = "SELECT current_setting('application_name')";
+    let mut named = proxy().client_with("lone", &[("application_name", "named")]);
+    assert_eq!(named.value(shown), "named");
+    let mut client = proxy().client("lone");
+    assert_eq!(client.value(shown), "");
+    client.query("SET application_name = 'later'");
+    assert_eq!(client.value(shown), "later");
+    client.query("RESET application_name");
+    assert_eq!(client.value(shown), "");
+    assert_eq!(named.value(shown), "named");
+}
+
+#[test]
 fn startup_parameters_are_where_reset_goes_back_to() {
     let mut client = proxy().client_with(
         "lone",

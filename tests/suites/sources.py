@@ -43,7 +43,7 @@ def source_distribution(python, package, version):
 
     def make(folder):
         pip = [python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-        run(*pip, "--no-deps", "--no-binary", ":all:", "-d", folder, f"{package}=={version}")
+        run(*pip, "--no-deps", "--no-binary", package, "-d", folder, f"{package}=={version}")
         (archive,) = folder.glob("*.tar.gz")
         run("tar", "xzf", archive, "-C", folder, "--strip-components=1")
 

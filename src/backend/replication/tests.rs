@@ -333,7 +333,7 @@ async fn connected(version: &str) -> (Peer, Result<ReplicationConnection, Replic
         user: "u".into(),
         credential: None,
         database: "d".into(),
-        application_name: "test".into(),
+        application_name: Some("test".into()),
         parameters: vec![],
     };
     let server = async {

@@ -772,7 +772,7 @@ async fn replication(database: &str) -> ReplicationConnection {
         user: "postgres".into(),
         credential: None,
         database: database.to_owned(),
-        application_name: "ledger".into(),
+        application_name: Some("ledger".into()),
         parameters: Vec::new(),
     };
     ReplicationConnection::open(&address, &login, &ServerEncryption::Disable, DEADLINE)
