@@ -100,11 +100,11 @@ impl Both {
             format!("MERGE INTO note n USING item ON n.id = item.id AND n.item > {round} WHEN MATCHED THEN UPDATE SET item = n.item - 1 \
                 WHEN NOT MATCHED AND item.v % 5 = {round} AND NOT EXISTS (SELECT 1 FROM note m WHERE m.id = item.id) THEN INSERT VALUES (item.id, {round})"),
             format!("DELETE FROM note WHERE id % 9 = {round}"),
-            format!("MERGE INTO note USING public.item AS \"I i\" ON note.id = \"I i\".id WHEN MATCHED AND note.item % 13 = 5 THEN DELETE \
-                WHEN NOT MATCHED AND \"I i\".v > 0 THEN INSERT (item, id) VALUES (\"I i\".twice, \"I i\".id)"),
+            "MERGE INTO note USING public.item AS \"I i\" ON note.id = \"I i\".id WHEN MATCHED AND note.item % 13 = 5 THEN DELETE \
+                WHEN NOT MATCHED AND \"I i\".v > 0 THEN INSERT (item, id) VALUES (\"I i\".twice, \"I i\".id)".to_owned(),
             format!("DELETE FROM note WHERE id % 8 = {round}"),
-            format!("MERGE INTO note n USING (SELECT id, sum(v) AS v FROM item WHERE v IS NOT NULL OR owner = 1 GROUP BY id) i ON n.id = i.id \
-                WHEN NOT MATCHED THEN INSERT VALUES (i.id, i.v % 100)"),
+            "MERGE INTO note n USING (SELECT id, sum(v) AS v FROM item WHERE v IS NOT NULL OR owner = 1 GROUP BY id) i ON n.id = i.id \
+                WHEN NOT MATCHED THEN INSERT VALUES (i.id, i.v % 100)".to_owned(),
             "MERGE INTO item USING (VALUES (1), (2), (3)) AS o (owner) ON item.owner = o.owner AND item.v % 2 = 0 WHEN MATCHED THEN UPDATE SET v = v - o.owner".to_owned(),
             // They do not.
             format!("INSERT INTO note SELECT id + 1000 * {round}, v FROM item WHERE id <= 10"),
