@@ -1,7 +1,7 @@
 //! From a client that has proven who it is to a session that is ready for its first statement.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::anew::Attempts;
 use super::card::{Card, Identity};
@@ -20,10 +20,12 @@ use super::shared::{Admission, ClientPlace, UserAdmission};
 use super::transaction::Transaction;
 use super::worker::{Database, Worker, add};
 use super::{Client, Session};
-use crate::backend::pool::{Lent, Seat, Waiter};
+use crate::backend::connect::ConnectError;
+use crate::backend::pool::{CheckoutError, Lent, Seat, Waiter};
 use crate::backend::prepared::Room;
 use crate::backend::settings::{Reported, Settings};
 use crate::config::{PoolMode, User};
+use crate::sharding::ShardId;
 use crate::topology::choice;
 use crate::wire::answer::{self, Report, Severity, TransactionStatus};
 use crate::wire::auth::Credential;
@@ -33,6 +35,8 @@ use crate::wire::stream::Peer;
 
 /// Bytes of a name that Postgres keeps: NAMEDATALEN less its NUL.
 const LONGEST_NAME: usize = 63;
+/// How long a shard may take to say what it says to those who log in, while there are others to be asked.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that has proven to be `user`.
 pub struct Arrival {
@@ -274,7 +278,7 @@ struct Greeting {
     notice: Option<String>,
 }
 
-/// What a server says to this user with these settings: remembered, or asked of the home shard.
+/// What a server says to this user with these settings: remembered, or asked.
 async fn greet(
     worker: &Rc<Worker>,
     database: &Rc<Database>,
@@ -301,12 +305,7 @@ async fn greet(
             notice,
         });
     }
-    let asked = ask(worker, database, user, &settings).await;
-    let reported = match asked {
-        // Nothing of the client's went with that server: whoever is the primary now is asked.
-        Err(Fault::Broken(_)) => ask(worker, database, user, &settings).await?,
-        asked => asked?,
-    };
+    let reported = ask(worker, database, user, &settings).await?;
     database.remember_greeting(&user.name, &settings, &reported);
     Ok(Greeting {
         settings,
@@ -316,15 +315,57 @@ async fn greet(
     })
 }
 
-/// What the home shard's primary says to this user with these settings.
+/// What the home shard's primary says to this user with these settings. While it cannot be asked, another shard's, as all are set up alike: who has to do
+/// with other shards does not wait for that one.
 async fn ask(
     worker: &Rc<Worker>,
     database: &Rc<Database>,
     user: &User,
     settings: &Settings,
 ) -> Result<Reported, Fault> {
-    let home = database.catalog().home;
-    let pool = worker.pool(database, user, home, Seat::Primary);
+    let (shards, home) = {
+        let catalog = database.catalog();
+        (catalog.shards.len(), catalog.home)
+    };
+    let others = (0..).map(ShardId).take(shards);
+    let others = others.filter(|shard| *shard != home);
+    let all = std::iter::once(home).chain(others);
+    for shard in all.filter(|shard| shards > 1 && worker.has_primary(*shard)) {
+        let asked = ask_at(shard, worker, database, user, settings);
+        match worker.shared.timers.timeout(PATIENCE, asked).await {
+            Ok(Ok(reported)) => return Ok(reported),
+            Ok(Err(fault)) if shard == home && !is_away(&fault) => return Err(fault),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    match ask_at(home, worker, database, user, settings).await {
+        // Nothing of the client's went with that server: whoever is the primary now is asked.
+        Err(Fault::Broken(_)) => ask_at(home, worker, database, user, settings).await,
+        asked => asked,
+    }
+}
+
+/// The shard has said nothing at all.
+fn is_away(fault: &Fault) -> bool {
+    match fault {
+        Fault::Broken(_) => true,
+        Fault::Checkout(CheckoutError::Connect(_, error)) => matches!(
+            **error,
+            ConnectError::Io(_) | ConnectError::Timeout(_) | ConnectError::Standby
+        ),
+        Fault::Checkout(CheckoutError::Timeout(_) | CheckoutError::NoPrimary(..)) => true,
+        _ => false,
+    }
+}
+
+async fn ask_at(
+    shard: ShardId,
+    worker: &Rc<Worker>,
+    database: &Rc<Database>,
+    user: &User,
+    settings: &Settings,
+) -> Result<Reported, Fault> {
+    let pool = worker.pool(database, user, shard, Seat::Primary);
     let pool = pool.ok_or_else(reconfigured)?;
     let mut lent = pool.checkout(0).await.map_err(Fault::Checkout)?;
     let broken = |error| Fault::Broken(Loss::before(error));

@@ -250,6 +250,13 @@ impl Worker {
         Some(pool)
     }
 
+    /// Whether somebody is known to take this shard's writes.
+    pub fn has_primary(&self, shard: ShardId) -> bool {
+        let snapshot = self.snapshot();
+        let view = snapshot.view.shard(shard);
+        view.is_some_and(|view| view.primary.is_some())
+    }
+
     /// Tells whoever watches the nodes what a pool of this shard has seen.
     fn witness(&self, shard: ShardId) -> Witness {
         let shared = Arc::clone(&self.shared);

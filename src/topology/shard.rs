@@ -382,7 +382,11 @@ impl Shard {
                 tracing::info!(shard, node = &*name(*place), "node is no longer fenced");
             }
             Told::News(News::Primary(place)) => {
-                tracing::warn!(shard, node = &*name(*place), "shard has a new primary");
+                let node = &*name(*place);
+                match known.health().successions {
+                    1 => tracing::info!(shard, node, "node is the primary"),
+                    _ => tracing::warn!(shard, node, "node is now the primary"),
+                }
             }
             Told::News(News::NoPrimary) => {
                 let error = known.health().trouble();

@@ -6,7 +6,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::load::{Load, ledger, only_what_was_under_way};
-use super::stage::{SLACK, Stage, children, nodes_are};
+use super::process::Process;
+use super::stage::{SLACK, Stage, children, nodes_are, nodes_of};
 use crate::raw::Raw;
 use crate::servers::wait_until;
 use crate::sharded::succeeded;
@@ -149,4 +150,29 @@ fn what_a_dying_server_did_not_read_was_not_done() {
             }
         }
     }
+}
+
+/// What servers say to those who log in is asked of the home shard first.
+#[test]
+fn who_works_elsewhere_may_log_in_while_the_home_shard_stands_still() {
+    let stage = Stage::start(2, 0);
+    let nodes = [0, 1].map(|shard| vec![stage.node(shard, 0).port()]);
+    let text = Stage::configuration(&nodes, "");
+    let proxy = Process::start(&text);
+    let frozen = stage.freeze(0);
+    for when in ["not known yet", "known"] {
+        let began = Instant::now();
+        let mut client = Raw::connect(proxy.port, "app", "app");
+        let read = "/* trunkline: shard=s2 */ SELECT count(*) FROM things";
+        succeeded(read, &client.simple(read));
+        let took = began.elapsed();
+        println!("{when}: {took:?}");
+        assert!(took < SLACK, "{when}: {took:?}");
+        nodes_of(proxy.port, "it is known", |nodes| {
+            nodes.iter().any(|node| node.stage == "down")
+        });
+        // What was learned is forgotten.
+        proxy.reload(&text);
+    }
+    drop(frozen);
 }
