@@ -7,8 +7,8 @@ CARGO = cargo
 DEMO_ARGS =
 # For `make bench`, like BENCH_ARGS="--protocols prepared"; see `cargo bench --bench proxy -- --help`.
 BENCH_ARGS =
-# For `make suites`, like SUITES="asyncpg regress"; see `tests/suites/run --help`.
-SUITES = libpq_pipeline tokio_postgres asyncpg regress
+# For `make suites`, like SUITES="asyncpg regress"; see `tests/suites/run --help`. Without names all of them run, for more than an hour.
+SUITES =
 # For `make test`, like TEST_ARGS="--test it".
 TEST_ARGS =
 # Servers under test write gigabytes, and a slow disk makes all wait that renew a lease: where memory is plenty, their data goes there.
@@ -110,6 +110,7 @@ has-suite-tools:
 	@{ [ -e /usr/include/libpq-fe.h ] || [ -e /usr/include/postgresql/libpq-fe.h ]; } && command -v openssl >/dev/null && \
 		command -v bzip2 >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		$(APT_INSTALL); apt_install libpq-dev openssl bzip2 python3-venv; }
+	@case '$(SUITES)' in ''|*node_postgres*) command -v npm >/dev/null || { $(APT_INSTALL); apt_install nodejs npm; } ;; esac
 
 # The benchmark does without it, with no ratio to show.
 has-pgbouncer:

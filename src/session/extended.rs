@@ -1106,6 +1106,10 @@ impl Session {
             self.batch.release(&mut self.client.outbox);
             self.batch.reading = Reading::On;
         }
+        // No Sync will come for what was only described.
+        if self.link.as_ref().is_some_and(Link::is_metadata) {
+            self.leave_metadata().await?;
+        }
         // As in Postgres, a query takes the unnamed portal with it and leaves the others.
         if self.batch.has_open_portal(b"") {
             self.close_open_portal(b"").await?;

@@ -118,6 +118,64 @@ fn a_description_before_the_values() {
     }
 }
 
+/// asyncpg describes a statement before it knows whether it can send the values; a client that cannot goes on without a Sync.
+#[test]
+fn a_transaction_ends_behind_a_description() {
+    let described = |name: &str| {
+        ask_for(
+            &[parse(name, SELECT, &[]), describe(b'S', name), flush()],
+            3,
+        )
+    };
+    let begin = || ask(&[query("BEGIN")]);
+    for end in [query("ROLLBACK"), query("COMMIT"), query("ABORT")] {
+        same(&[
+            begin(),
+            described("a"),
+            ask(&[end]),
+            begin(),
+            ask(&[bind("", "a", &[Some("2701")]), execute("", 0), sync()]),
+            ask(&[query("ROLLBACK")]),
+            ask(&[query("SELECT 1")]),
+        ]);
+    }
+    same(&[
+        begin(),
+        described("a"),
+        ask(&[query("SAVEPOINT s")]),
+        described("b"),
+        ask(&[query("ROLLBACK TO s")]),
+        described("c"),
+        ask(&[query("COMMIT AND CHAIN")]),
+        described("d"),
+        ask(&[run("ROLLBACK", &[]), sync()]),
+        begin(),
+        described("e"),
+        ask(&[run("COMMIT AND CHAIN", &[]), sync()]),
+        described("f"),
+        ask(&[run("ROLLBACK", &[]), run("BEGIN", &[]), sync()]),
+        ask(&[run(SELECT, &[Some("2701")]), sync()]),
+        ask(&[query("ROLLBACK")]),
+        described("g"),
+        ask(&[query("BEGIN")]),
+        described("h"),
+        ask(&[run("COMMIT", &[]), sync()]),
+        described("i"),
+        ask(&[run("BEGIN", &[]), sync()]),
+        ask(&[run("COMMIT", &[]), sync()]),
+        ask(&[query("SELECT 1")]),
+    ]);
+    // What failed is skipped up to a Sync.
+    same(&[
+        begin(),
+        ask_for(&[parse("", "SELECT no_such_column", &[]), flush()], 1),
+        ([query("ROLLBACK"), sync()].concat(), Until::Ready(1)),
+        ask(&[query("ROLLBACK")]),
+        begin(),
+        ask(&[query("ROLLBACK")]),
+    ]);
+}
+
 #[test]
 fn errors_are_skipped_to_the_next_sync() {
     same(&[

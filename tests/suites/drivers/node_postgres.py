@@ -55,7 +55,7 @@ def run(folder, target, only, output):
             cases = log.with_suffix(".cases")
             cases.touch()
             words = ["node", path, url] + (["binary"] if mode == "binary" else [])
-            code = command(words, log, 60, cwd=folder, env=environment | {"SUITE_OUTCOMES": str(cases)})
+            code = command(words, log, 30, cwd=folder, env=environment | {"SUITE_OUTCOMES": str(cases)})
             outcomes[f"{name} {mode}"] = "pass" if code == 0 else "fail"
             for case in cases.read_text().splitlines():
                 outcomes[f"{name} {mode}: {case.strip()}"] = "pass"
