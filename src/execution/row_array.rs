@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn rows_become_an_array_of_the_row_type() {
-        let row_type = RowType::read("900 23:2:b:23:b:0 25:0:b:25:b:0 25:1:b:25:b:0", 2)
-            .expect("it is fit");
+        let row_type =
+            RowType::read("900 23:2:b:23:b:0 25:0:b:25:b:0 25:1:b:25:b:0", 2).expect("it is fit");
         let data = data(&[&[Some(b"ab"), None]]);
         let rows = Rows::read(&data).expect("they are whole");
         let parts: [&[u8]; 8] = [

@@ -501,11 +501,19 @@ mod tests {
         };
         assert_eq!(
             parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON conflict = 1 -- h"),
-            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON conflict = 1", "")
+            of(
+                "a.b AS c",
+                "SELECT 1, (2) FROM f JOIN g ON conflict = 1",
+                ""
+            )
         );
         assert_eq!(
             parts("INSERT INTO a SELECT 1 FROM f JOIN g ON conflict (1) ON CONFLICT DO NOTHING"),
-            of("a", "SELECT 1 FROM f JOIN g ON conflict (1)", "ON CONFLICT DO NOTHING")
+            of(
+                "a",
+                "SELECT 1 FROM f JOIN g ON conflict (1)",
+                "ON CONFLICT DO NOTHING"
+            )
         );
         assert_eq!(parts("INSERT INTO a TABLE b"), of("a", "TABLE b", ""));
         assert_eq!(

@@ -275,7 +275,8 @@ fn rows_that_are_inserted_come_back_and_meet_others() {
         assert_eq!(after, before, "{sql}");
     }
     // A column with a domain that is left out could not be sent.
-    let refused = client.simple("INSERT INTO notes (id, n) SELECT id + 200, id FROM users RETURNING id");
+    let refused =
+        client.simple("INSERT INTO notes (id, n) SELECT id + 200, id FROM users RETURNING id");
     assert_eq!(refused.refusal(), Some("insert_select_not_colocated"));
     // Each row is where its key says.
     for id in ["1", "8", "14"] {

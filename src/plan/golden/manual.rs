@@ -27,10 +27,22 @@ const KINDS: [&str; 12] = [
 const WAYS: [(&str, &str); 16] = [
     ("session", "by Trunkline itself"),
     ("any shard", "on any one shard"),
-    ("decided by", "on one shard, or those of its keys, found when it is bound"),
-    ("rows of all shards as they come", "scatter: rows as they come"),
-    ("rows of all shards merged in order", "scatter: merged in order"),
-    ("rows of all shards groups added up", "scatter: groups added up"),
+    (
+        "decided by",
+        "on one shard, or those of its keys, found when it is bound",
+    ),
+    (
+        "rows of all shards as they come",
+        "scatter: rows as they come",
+    ),
+    (
+        "rows of all shards merged in order",
+        "scatter: merged in order",
+    ),
+    (
+        "rows of all shards groups added up",
+        "scatter: groups added up",
+    ),
     ("goes    gathered", "gather"),
     ("goes    row by row", "each row on its shard, two-phase"),
     (
@@ -41,8 +53,14 @@ const WAYS: [(&str, &str); 16] = [
         "goes    to every shard, each changes its copy",
         "every shard its copy, two-phase",
     ),
-    ("goes    to every shard in one transaction", "everywhere, two-phase"),
-    ("goes    to one shard after the other", "everywhere, shard after shard"),
+    (
+        "goes    to every shard in one transaction",
+        "everywhere, two-phase",
+    ),
+    (
+        "goes    to one shard after the other",
+        "everywhere, shard after shard",
+    ),
     ("goes    to every shard", "everywhere"),
     ("goes    from", "rows move between shards, two-phase"),
     ("goes    to the shards of its rows", "planned by EXECUTE"),
@@ -65,7 +83,11 @@ fn way(plan: &str) -> String {
             assert!(matches!(number, Some(Ok(_))), "no words for {plan}");
             "on one shard".to_owned()
         });
-    if plan.lines().next().is_some_and(|line| line.ends_with("limited")) {
+    if plan
+        .lines()
+        .next()
+        .is_some_and(|line| line.ends_with("limited"))
+    {
         found.push_str(", limited");
     }
     if plan.contains("\nthere   ") {
@@ -76,9 +98,8 @@ fn way(plan: &str) -> String {
     found
 }
 
-/// A row of the table, as its kind's place and its text.
-fn row(case: &str) -> Option<(usize, String)> {
-    let (question, plan) = case.split_once("\n----\n")?;
+/// A row of the table, as its kind's place and its text; `None`: the case is none.
+fn row(question: &str) -> Option<(usize, String)> {
     let kind = question
         .lines()
         .find_map(|line| line.strip_prefix("@manual "))?;
@@ -89,15 +110,16 @@ fn row(case: &str) -> Option<(usize, String)> {
         .filter(|line| !line.starts_with(['@', '#']))
         .collect();
     let sql = sql.join(" ").replace('|', "\\|");
-    Some((place, format!("| {kind} | `{sql}` | {} |\n", way(plan))))
+    let plan = super::run_case(question, &mut BTreeSet::new());
+    Some((place, format!("| {kind} | `{sql}` | {} |\n", way(&plan))))
 }
 
 fn table() -> String {
     let mut rows = Vec::new();
     for path in super::files() {
         let text = std::fs::read_to_string(&path).expect("a golden file is text");
-        let found = super::run_file(&text, &mut BTreeSet::new());
-        rows.extend(found.split("\n\n").filter_map(row));
+        let cases = text.split("\n\n");
+        rows.extend(cases.filter_map(|case| row(case.split("\n----").next()?)));
     }
     // Those of one kind stay as they are in the files, refusals last.
     rows.sort_by_key(|(place, row)| (*place, row.contains("| refused: ")));

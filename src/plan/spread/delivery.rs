@@ -212,7 +212,8 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
     )?;
     gather.edits.insert(0, Edit::replace(parts.table, STAND_IN));
     if let Some(tail) = parts.tail {
-        gather.edits.push(Edit::replace(tail, ""));
+        let rest = parts.query.end..tail.end;
+        gather.edits.push(Edit::replace(rest, ""));
     }
     Ok(Some(Delivery {
         gather,

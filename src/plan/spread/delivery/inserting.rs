@@ -85,7 +85,11 @@ impl Inserting {
     }
 
     pub(super) fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
-        let places = [Some(&mut self.table), self.overriding.as_mut(), self.tail.as_mut()];
+        let places = [
+            Some(&mut self.table),
+            self.overriding.as_mut(),
+            self.tail.as_mut(),
+        ];
         for place in places.into_iter().flatten() {
             *place = to(place.start)..to(place.end);
         }

@@ -33,7 +33,7 @@ INSERT INTO empty (id, v) SELECT id + 1, 1 FROM items LIMIT 0 ON CONFLICT DO NOT
 
 INSERT INTO empty (id, v) SELECT id + 1, 1 FROM items LIMIT 0 RETURNING *
 
-INSERT INTO empty (id, v, t) OVERRIDING SYSTEM VALUE SELECT id * 3, grp, c_name FROM items WHERE id < 20 RETURNING id, v
+INSERT INTO empty (id, v, t) OVERRIDING SYSTEM VALUE SELECT id * 3, grp, 'c ' || id FROM items WHERE id < 20 RETURNING id, v
 
 INSERT INTO nodes (id, title) SELECT g, 'made ' || g FROM generate_series(20, 40) AS g ON CONFLICT (id) DO UPDATE SET title = excluded.title || '!' RETURNING title, half(id::int)
 
