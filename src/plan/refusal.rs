@@ -74,7 +74,7 @@ reasons! {
         "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
         "Give key columns literals or parameters.";
     InsertSelectNotColocated, "insert_select_not_colocated", "0A000",
-        "INSERT ... SELECT whose rows may belong on other shards than those they are made from, and that has ON CONFLICT, RETURNING or OVERRIDING, or a table with row security, so that the rows cannot be brought there.",
+        "INSERT ... SELECT whose rows may belong on other shards than those they are made from, and that cannot be brought there: the statement has OVERRIDING USER VALUE, or a subquery or a sequence in ON CONFLICT or RETURNING, or values of a column's type mean another thing on another server.",
         "Select the key column of a table of the same distribution into the key column, without grouping, DISTINCT or LIMIT; leave the clauses out; or read the rows and insert them with VALUES or COPY.";
     NullKey, "null_key", "22004",
         "A key column is given, or compared with, NULL: such a row has no shard, such a comparison is never true.",

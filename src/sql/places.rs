@@ -159,18 +159,18 @@ pub fn update_parts(text: &str, range: Range<usize>) -> Option<UpdateParts> {
 pub struct InsertParts {
     /// The table, with its schema and alias if they are written.
     pub table: Range<usize>,
+    /// OVERRIDING SYSTEM VALUE.
+    pub overriding: Option<Range<usize>>,
     pub query: Range<usize>,
+    /// ON CONFLICT and RETURNING, to the end.
+    pub tail: Option<Range<usize>>,
 }
 
-/// `None` for forms that are not this plain: WITH in front, OVERRIDING, ON CONFLICT, RETURNING, a query that does not begin with SELECT, WITH or
-/// TABLE.
+/// `None` for forms that are not this plain: WITH in front, OVERRIDING USER VALUE, a query that does not begin with SELECT, WITH or TABLE.
 pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
     let lexemes = lexemes(text, range)?;
-    let is = |at: usize, word: &str| {
-        lexemes.get(at).is_some_and(|lexeme| {
-            lexeme.kind == Kind::Word && text[lexeme.range()].eq_ignore_ascii_case(word)
-        })
-    };
+    let outside = outside(text, &lexemes)?;
+    let is = |at: usize, word: &str| outside.is(at, word);
     let kind = |at: usize| lexemes.get(at).map(|lexeme| lexeme.kind);
     if !is(0, "insert") || !is(1, "into") {
         return None;
@@ -188,31 +188,33 @@ pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
     let table = lexemes[2].range().start..lexemes[at].range().end;
     at += 1;
     let begins = |at: usize| ["select", "with", "table"].iter().any(|word| is(at, word));
-    if kind(at) == Some(Kind::OpenParen) && !begins(at + 1) {
+    if kind(at) == Some(Kind::OpenParen) {
+        // A query in parentheses may stand there too: it has no names alone.
         while kind(at)? != Kind::CloseParen {
             at += 1;
         }
         at += 1;
     }
+    let mut overriding = None;
+    if is(at, "overriding") && is(at + 1, "system") && is(at + 2, "value") {
+        overriding = Some(lexemes[at].range().start..lexemes[at + 2].range().end);
+        at += 3;
+    }
     if !begins(at) {
         return None;
     }
-    let mut depth = 0_usize;
-    for (place, lexeme) in lexemes.iter().enumerate().skip(at) {
-        match lexeme.kind {
-            Kind::OpenParen | Kind::OpenBracket => depth += 1,
-            Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
-            Kind::Word
-                if depth == 0
-                    && (is(place, "returning") || is(place, "on") && is(place + 1, "conflict")) =>
-            {
-                return None;
-            }
-            _ => {}
-        }
-    }
-    let query = lexemes[at].range().start..lexemes.last()?.range().end;
-    Some(InsertParts { table, query })
+    let last = lexemes.last()?.range().end;
+    let tail = outside.insert_tail(at);
+    let query_end = match tail {
+        Some(tail) => lexemes[tail - 1].range().end,
+        None => last,
+    };
+    Some(InsertParts {
+        table,
+        overriding,
+        query: lexemes[at].range().start..query_end,
+        tail: tail.map(|tail| lexemes[tail].range().start..last),
+    })
 }
 
 /// Where the rows of an UPDATE or DELETE are chosen.
@@ -348,6 +350,25 @@ impl Outside<'_> {
         let is_column = |at: usize| at > 0 && self.lexemes[at - 1].kind == Kind::Dot;
         (from..self.lexemes.len()).find(|at| self.is(*at, word) && !is_column(*at))
     }
+
+    /// Where the query of an INSERT has ended, which begins here, and ON CONFLICT or RETURNING follows.
+    fn insert_tail(&self, from: usize) -> Option<usize> {
+        let is_name = |at: usize| self.lexemes[at - 1].kind == Kind::Dot || self.is(at - 1, "as");
+        let mut behind = from + 1..self.lexemes.len();
+        let returning = behind
+            .clone()
+            .find(|at| self.is(*at, "returning") && !is_name(*at));
+        // A join may be ON a column of that name, but no DO follows then.
+        let action = behind.find(|at| {
+            let acts = self.is(at + 1, "nothing") || self.is(at + 1, "update");
+            self.is(*at, "do") && acts && !is_name(*at)
+        });
+        let conflict = action.and_then(|action| {
+            let is_it = |at: &usize| self.is(*at, "on") && self.is(at + 1, "conflict");
+            (from + 1..action).rev().find(is_it)
+        });
+        conflict.or(returning)
+    }
 }
 
 /// Where an expression ends that begins here: before a comma or the next clause of an UPDATE.
@@ -470,24 +491,47 @@ mod tests {
     fn an_insert_of_a_query_has_parts() {
         let parts = |text: &str| {
             let parts = insert_parts(text, 0..text.len())?;
-            Some((text[parts.table].to_owned(), text[parts.query].to_owned()))
+            let of = |range: Range<usize>| text[range].to_owned();
+            let last = parts.overriding.into_iter().chain(parts.tail).map(of);
+            let last: Vec<String> = last.collect();
+            Some((of(parts.table), of(parts.query), last.join("; ")))
         };
-        let of = |table: &str, query: &str| Some((table.to_owned(), query.to_owned()));
+        let of = |table: &str, query: &str, tail: &str| {
+            Some((table.to_owned(), query.to_owned(), tail.to_owned()))
+        };
         assert_eq!(
             parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON conflict = 1 -- h"),
-            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON conflict = 1").filter(|_| false)
+            of(
+                "a.b AS c",
+                "SELECT 1, (2) FROM f JOIN g ON conflict = 1",
+                ""
+            )
         );
         assert_eq!(
-            parts("INSERT INTO a.b AS c (d, e) SELECT 1, (2) FROM f JOIN g ON true -- h"),
-            of("a.b AS c", "SELECT 1, (2) FROM f JOIN g ON true")
+            parts("INSERT INTO a SELECT 1 FROM f JOIN g ON conflict (1) ON CONFLICT DO NOTHING"),
+            of(
+                "a",
+                "SELECT 1 FROM f JOIN g ON conflict (1)",
+                "ON CONFLICT DO NOTHING"
+            )
         );
-        assert_eq!(parts("INSERT INTO a TABLE b"), of("a", "TABLE b"));
+        assert_eq!(parts("INSERT INTO a TABLE b"), of("a", "TABLE b", ""));
+        assert_eq!(
+            parts("INSERT INTO a SELECT 1 AS returning, b.do RETURNING c -- d"),
+            of("a", "SELECT 1 AS returning, b.do", "RETURNING c")
+        );
+        let tail = "ON CONFLICT ON CONSTRAINT c DO UPDATE SET d = 1 WHERE true RETURNING *";
+        assert_eq!(
+            parts(&format!(
+                "INSERT INTO a (b) OVERRIDING SYSTEM VALUE SELECT 1 {tail}"
+            )),
+            of("a", "SELECT 1", &format!("OVERRIDING SYSTEM VALUE; {tail}"))
+        );
         for text in [
             "WITH x AS (SELECT 1) INSERT INTO a SELECT * FROM x",
             "INSERT INTO a (b) VALUES (1)",
             "INSERT INTO a (SELECT 1)",
-            "INSERT INTO a SELECT 1 ON CONFLICT DO NOTHING",
-            "INSERT INTO a SELECT 1 RETURNING b",
+            "INSERT INTO a (SELECT 1) RETURNING b",
             "INSERT INTO a OVERRIDING USER VALUE SELECT 1",
         ] {
             assert_eq!(parts(text), None, "{text}");

@@ -228,6 +228,86 @@ fn rows_from_everywhere_go_to_their_shards() {
 }
 
 #[test]
+fn rows_that_are_inserted_come_back_and_meet_others() {
+    let (sharded, mut client) = start("moves_upsert", "atomic");
+    let upsert = "INSERT INTO users AS u SELECT id + 5, name FROM users ORDER BY id DESC \
+        ON CONFLICT (id) DO UPDATE SET name = u.name || '+' || excluded.name RETURNING id, name";
+    let answer = run(&mut client, upsert);
+    assert_eq!(answer.tags, ["INSERT 0 9"]);
+    assert_eq!(
+        answer.lines(),
+        [
+            "14 u9", "13 u8", "12 u7", "11 u6", "10 u5", "9 u9+u4", "8 u8+u3", "7 u7+u2", "6 u6+u"
+        ]
+    );
+    // Own types, a domain, what is generated and what is left out.
+    let noted = run(
+        &mut client,
+        "INSERT INTO notes (id, n, mood, brief) SELECT id + 100, id, 'wild', left(name, 5) FROM users WHERE id < 3 ORDER BY id \
+        RETURNING id, n, body, mood, brief, twice, stamp = now()",
+    );
+    assert_eq!(
+        noted.lines(),
+        ["101 1 none wild u 8 t", "102 2 none wild u2 8 t"]
+    );
+    let binary = client.extended(
+        "INSERT INTO users SELECT id + $1, name FROM users WHERE id < 3 ON CONFLICT (id) DO UPDATE SET name = $2 RETURNING id",
+        &[b"1".as_slice(), b"met"].map(|value| Parameter {
+            oid: 0,
+            format: Format::Text,
+            value: Some(value.to_vec()),
+        }),
+        Format::Binary,
+    );
+    assert_eq!((&binary.tags[0][..], binary.error), ("INSERT 0 2", None));
+    assert_eq!(
+        rows(&mut client, "SELECT count(*) FROM users WHERE name = 'met'"),
+        ["2"]
+    );
+    // A row cannot be changed twice, on whatever shard, and then nothing is.
+    let before = rows(&mut client, "SELECT id, name FROM users ORDER BY id");
+    for sql in [
+        "INSERT INTO users SELECT id % 2, 'x' FROM users ON CONFLICT (id) DO UPDATE SET name = 'y'",
+        "INSERT INTO users SELECT id + 20 - id % 4, 'x' FROM users ON CONFLICT (id) DO UPDATE SET name = 'y' RETURNING *",
+    ] {
+        assert_eq!(state(&client.simple(sql)), "21000", "{sql}");
+        let after = rows(&mut client, "SELECT id, name FROM users ORDER BY id");
+        assert_eq!(after, before, "{sql}");
+    }
+    // A column with a domain that is left out could not be sent.
+    let refused =
+        client.simple("INSERT INTO notes (id, n) SELECT id + 200, id FROM users RETURNING id");
+    assert_eq!(refused.refusal(), Some("insert_select_not_colocated"));
+    // Each row is where its key says.
+    for id in ["1", "8", "14"] {
+        let sql = format!("SELECT count(*) FROM users WHERE id = {id}");
+        assert_eq!(rows(&mut client, &sql), ["1"]);
+    }
+    drop(sharded);
+}
+
+#[test]
+fn row_security_judges_rows_from_elsewhere() {
+    let (_sharded, mut client) = start("moves_secured", "atomic");
+    for sql in [
+        "ALTER TABLE watched ENABLE ROW LEVEL SECURITY",
+        // Of the owner too.
+        "ALTER TABLE watched FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY short ON watched USING (id <> 3) WITH CHECK (length(body) < 4)",
+    ] {
+        run(&mut client, sql);
+    }
+    let inserted = run(
+        &mut client,
+        "INSERT INTO watched SELECT id + 1, name FROM users WHERE id > 2",
+    );
+    assert_eq!(inserted.tags, ["INSERT 0 7"]);
+    let too_long = "INSERT INTO watched SELECT id + 50, name || ' is too long' FROM users";
+    assert_eq!(state(&client.simple(too_long)), "42501");
+    assert_eq!(rows(&mut client, "SELECT count(*) FROM watched"), ["7"]);
+}
+
+#[test]
 fn what_goes_wrong_undoes_all() {
     let (_sharded, mut client) = start("moves_undone", "best_effort");
     for (sql, sqlstate) in [

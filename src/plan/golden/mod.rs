@@ -1,10 +1,12 @@
 //! Golden cases: `tests/golden/plan/*.txt`, planned against the catalog of `catalog.rs` and bound, so that the shard shows.
 //!
 //! A case is directives, SQL, `----`, and what is expected, up to an empty line; `#` begins a comment. Directives:
-//! `@search_path a, b` | `@schema unread` | `@moving` (what of another shard is on s2) | `@sequences per_shard` or `refused` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`).
+//! `@search_path a, b` | `@schema unread` | `@moving` (what of another shard is on s2) | `@sequences per_shard` or `refused` | `@collation C` | `@shards 1` | `@param [type] [binary] value` (one a parameter, in order; `NULL`)
+//! | `@manual kind` (a row of the table in docs/SQL.md: `manual.rs`).
 //! Run with UPDATE_GOLDEN=1 to write what is found; read the difference before believing it.
 
 mod catalog;
+mod manual;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -182,6 +184,7 @@ impl Case {
             ("collation", "C") => catalog::order_by_bytes(&mut self.catalog),
             ("sequences", "refused") => self.catalog.sequences = Sequences::Refused,
             ("sequences", "per_shard") => self.catalog.sequences = Sequences::PerShard,
+            ("manual", _) => {}
             ("shards", "1") => self.catalog = cluster(1),
             ("param", value) => self.parameters.push(Given::read(value)),
             _ => panic!("unknown directive {directive}"),

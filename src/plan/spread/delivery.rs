@@ -4,10 +4,14 @@
 //! Postgres itself makes the columns' types of its values, and goes from there to the shards of the rows' keys by COPY. Columns that the
 //! statement leaves out get their defaults where the rows arrive.
 //!
-//! COPY stores rows as INSERT does, but knows neither ON CONFLICT nor RETURNING, and does nothing where row security is.
+//! COPY stores rows as INSERT does, but knows neither ON CONFLICT nor RETURNING, and does nothing where row security is: there each shard gets
+//! its rows with an INSERT (`inserting.rs`).
+
+mod inserting;
 
 use std::ops::Range;
 
+use crate::catalog::quoted_name as quoted;
 use crate::catalog::{Column, Placement, Relation, Resolved};
 use crate::plan::insert::Inserted;
 use crate::plan::refusal::{Reason, Refusal};
@@ -21,6 +25,7 @@ use super::changes::{Asked, Verbatim};
 use super::copy::{CopyKey, ValueOf};
 use super::edit::Edit;
 use super::gather::{self, CopyFormat, Gather, Needs, Query, travels_in_binary};
+use inserting::Inserting;
 
 /// The copy of the table: no name that a client's table may have is like it.
 const STAND_IN: &str = "pg_temp.\"trunkline rows\"";
@@ -33,6 +38,7 @@ pub struct Delivery {
     pub schema: Box<str>,
     pub table: Box<str>,
     pub to: Destination,
+    way: Way,
     /// The query in the text: it says how many columns there are.
     query: Range<usize>,
     /// Those that rows are given for, or all, of which the query gives the first ones.
@@ -43,6 +49,13 @@ pub struct Delivery {
 enum Given {
     Listed(Vec<(Box<str>, u32)>),
     First(Vec<(Box<str>, u32)>),
+}
+
+/// How rows are stored.
+#[derive(Clone, Debug, PartialEq)]
+enum Way {
+    Copy,
+    Insert(Inserting),
 }
 
 /// Where rows are stored.
@@ -63,6 +76,16 @@ pub struct Load {
     pub without_key: String,
     pub copy_out: String,
     pub copy_in: String,
+    /// How the rows are stored when it is not by COPY.
+    pub insert: Option<LoadInsert>,
+}
+
+/// Rows that are stored by INSERT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadInsert {
+    /// The table, and the columns that rows are given for.
+    pub table: String,
+    pub columns: Vec<Box<str>>,
 }
 
 /// `None`: it is no such statement.
@@ -125,12 +148,17 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
     let range = asked.statement.range.clone();
     let Some(parts) = insert_parts(asked.text, range.clone()) else {
         return refuse(
-            "the statement has ON CONFLICT, RETURNING or OVERRIDING, or is not a plain INSERT ... SELECT",
+            "the statement has OVERRIDING USER VALUE, or is not a plain INSERT ... SELECT",
         );
     };
-    if asked.catalog.details.secured.contains(&qualified) {
-        return refuse("it has row security");
-    }
+    let is_secured = asked.catalog.details.secured.contains(&qualified);
+    let way = match parts.tail.is_some() || is_secured {
+        false => Way::Copy,
+        true => match Inserting::of(asked, &parts) {
+            Ok(inserting) => Way::Insert(inserting),
+            Err(why) => return refuse(why),
+        },
+    };
     let to = match placement {
         Placement::Reference => return Ok(None),
         Placement::Single(shard) => Destination::Shard(*shard),
@@ -183,11 +211,16 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
         asked.refusal.clone(),
     )?;
     gather.edits.insert(0, Edit::replace(parts.table, STAND_IN));
+    if let Some(tail) = parts.tail {
+        let rest = parts.query.end..tail.end;
+        gather.edits.push(Edit::replace(rest, ""));
+    }
     Ok(Some(Delivery {
         gather,
         schema: schema.into(),
         table: name.name.clone(),
         to,
+        way,
         query: parts.query,
         columns,
     }))
@@ -197,6 +230,10 @@ impl Delivery {
     /// The query in the client's text.
     pub fn query<'t>(&self, text: &'t [u8], literals: &[Literal]) -> &'t [u8] {
         &text[from_normal(self.query.start, literals)..from_normal(self.query.end, literals)]
+    }
+
+    pub fn is_for_one(&self) -> bool {
+        matches!(self.to, Destination::Shard(_))
     }
 
     /// What is done when the query has so many columns; `None`: it does not fit.
@@ -221,16 +258,24 @@ impl Delivery {
         let nulls = nulls?;
         let names: Vec<String> = given.iter().map(|(name, _)| quoted(name)).collect();
         let names = names.join(", ");
-        let format = if given.iter().all(|(_, oid)| travels_in_binary(*oid)) {
-            CopyFormat::Binary
-        } else {
-            CopyFormat::Text
-        };
         let table = format!("{}.{}", quoted(&self.schema), quoted(&self.table));
+        let insert = match &self.way {
+            Way::Copy => None,
+            Way::Insert(_) => Some(LoadInsert {
+                table: table.clone(),
+                columns: given.iter().map(|(name, _)| name.clone()).collect(),
+            }),
+        };
+        // Of other types it is asked before they are stored by INSERT.
+        let format = match given.iter().all(|(_, oid)| travels_in_binary(*oid)) || insert.is_some()
+        {
+            true => CopyFormat::Binary,
+            false => CopyFormat::Text,
+        };
         Some(Load {
             format,
             create: format!(
-                "CREATE TEMPORARY TABLE {STAND_IN} ON COMMIT DROP AS SELECT * FROM {table} WITH NO DATA"
+                "CREATE TEMPORARY TABLE {STAND_IN} ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
             ),
             without_key: match &nulls[..] {
                 [] => String::new(),
@@ -247,7 +292,23 @@ impl Delivery {
                 "COPY {table} ({names}) FROM STDIN (FORMAT {})",
                 format.name()
             ),
+            insert,
         })
+    }
+
+    /// The INSERT that stores the rows which the parameter of this number has; `None`: they are stored by COPY.
+    pub fn insert(
+        &self,
+        load: &LoadInsert,
+        parameter: usize,
+        text: &[u8],
+        literals: &[Literal],
+    ) -> Option<Vec<u8>> {
+        let Way::Insert(inserting) = &self.way else {
+            return None;
+        };
+        let columns: Vec<&str> = load.columns.iter().map(|name| &**name).collect();
+        Some(inserting.text(&load.table, &columns, parameter, (text, literals)))
     }
 
     pub(super) fn describe(&self, text: &str, catalog: &crate::catalog::Catalog) -> String {
@@ -256,12 +317,19 @@ impl Delivery {
             Destination::Keys(_) => "the shards of the rows' keys".to_owned(),
             Destination::Shard(shard) => format!("shard {}", catalog.shards[shard.index()]),
         };
-        format!("{gathered}\nstores  on {to}")
+        let stored = format!("{gathered}\nstores  on {to}");
+        match &self.way {
+            Way::Copy => stored,
+            Way::Insert(inserting) => format!("{stored}\n{}", inserting.describe(text)),
+        }
     }
 
     pub(super) fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
         self.gather.move_places(to);
         self.query = to(self.query.start)..to(self.query.end);
+        if let Way::Insert(inserting) = &mut self.way {
+            inserting.move_places(to);
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -270,8 +338,4 @@ impl Delivery {
         let (Given::Listed(columns) | Given::First(columns)) = &self.columns;
         self.gather.bytes() + (columns.len() + 4) * NAME
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

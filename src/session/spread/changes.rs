@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use super::{Call, Description, Telling, all_shards, needed, without_moved_position};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
+use crate::execution::row_array;
 use crate::plan::spread::everywhere::{self, Everywhere};
 use crate::plan::spread::own_rows::OwnRows;
 use crate::plan::spread::rows::Rows;
@@ -47,6 +48,13 @@ pub(super) enum Texts<'a> {
     Own(Option<&'a OwnRows>),
     /// By the place of the shard.
     Each(&'a [Vec<u8>]),
+    /// By the place of the shard a parameter behind the client's, and the text for a parameter of that number.
+    Fed(&'a [Fed], &'a dyn Fn(usize) -> Option<Vec<u8>>),
+}
+
+/// What a shard gets as a parameter of ours, in its binary form.
+pub(super) struct Fed {
+    pub value: Vec<u8>,
 }
 
 /// What one shard says.
@@ -176,7 +184,8 @@ impl Session {
             Ok(links) => links,
             Err(fault) => return self.end_own(own, Err(fault)).await,
         };
-        let outcome = self.change_on(call, &mut links, texts, &answer).await;
+        let mut each: Vec<&mut Link> = links.iter_mut().collect();
+        let outcome = self.change_on(call, &mut each, texts, &answer).await;
         let (done, tag) = match outcome {
             Ok(tag) => (Ok(()), tag),
             Err(failure) => (Err(failure), String::new()),
@@ -191,10 +200,10 @@ impl Session {
     }
 
     /// The tag for the client.
-    async fn change_on(
+    pub(super) async fn change_on(
         &mut self,
         call: &Call<'_>,
-        links: &mut [Link],
+        links: &mut [&mut Link],
         texts: Texts<'_>,
         answer: &Answer,
     ) -> Result<String, Failure> {
@@ -203,7 +212,7 @@ impl Session {
             Answer::All | Answer::InOrder(_) => 0,
         };
         let description = self
-            .describe_on(&mut links[speaker], call.own_text(), call.types)
+            .describe_on(links[speaker], call.own_text(), call.types)
             .await?;
         let describes = call.telling == Telling::Description && description.columns.is_some();
         // Rows that are kept to the end are described there, so that an error comes without.
@@ -230,15 +239,29 @@ impl Session {
                 tag: Vec::new(),
             };
             let shard = link.shard();
-            let types = self.types_on(call, link, &description).await?;
-            let text = self.text_for(call, texts, place, shard);
+            let mut types = self.types_on(call, link, &description).await?;
+            let mut parameters = Cow::Borrowed(call.raw_parameters);
+            let text = match texts {
+                Texts::Fed(fed, text) => {
+                    let with = row_array::with_parameter(call.raw_parameters, &fed[place].value);
+                    // The server finds its type.
+                    types.push(0);
+                    let text = text(types.len());
+                    let (Some(with), Some(text)) = (with, text) else {
+                        return Err(too_many_parameters());
+                    };
+                    parameters = Cow::Owned(with);
+                    Cow::Owned(text)
+                }
+                _ => self.text_for(call, texts, place, shard),
+            };
             let question = Question {
                 text: &text,
                 types: &types,
-                parameters: call.raw_parameters,
+                parameters: &parameters,
                 formats: call.formats,
             };
-            let link = std::slice::from_mut(link);
+            let link = std::slice::from_mut(&mut **link);
             let asked = self.converse(link, &[question], &mut said).await;
             asked.map_err(|failure| match texts {
                 Texts::Own(own) => {
@@ -246,6 +269,8 @@ impl Session {
                     let own = needed(own, &catalog, &[shard]);
                     without_moved_position(failure, call.unedited(&[], own))
                 }
+                // None of its places is one in the client's.
+                Texts::Fed(..) => without_moved_position(failure, Some(0)),
                 Texts::Same | Texts::Each(_) => failure,
             })?;
             let tag = said.tag;
@@ -293,7 +318,7 @@ impl Session {
     ) -> Cow<'t, [u8]> {
         match texts {
             Texts::Each(texts) => Cow::Borrowed(&texts[place]),
-            Texts::Same => Cow::Borrowed(call.own_text()),
+            Texts::Same | Texts::Fed(..) => Cow::Borrowed(call.own_text()),
             Texts::Own(own) => Cow::Owned(call.text_on(shard, &self.database.catalog(), &[], own)),
         }
     }
@@ -416,6 +441,14 @@ fn tell_in_order(places: &[usize], rows: Vec<Vec<Vec<u8>>>, out: &mut Vec<u8>) {
         if let Some(row) = rows[*place].next() {
             branch::pass_on(b'D', &row, out);
         }
+    }
+}
+
+fn too_many_parameters() -> Failure {
+    Failure::Ours {
+        sqlstate: "54000",
+        message: "the statement has no room for one parameter more".to_owned(),
+        hint: None,
     }
 }
 

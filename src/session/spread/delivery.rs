@@ -1,14 +1,17 @@
 //! INSERT ... SELECT that brings rows to other shards. `plan/spread/delivery.rs` says what is done, `execution/delivery.rs` moves the rows.
 //!
-//! The query is gathered on a connection beside those of the transaction: temporary tables on one of them would keep it from being prepared.
+//! Rows that must be inserted rather than copied are for `inserting.rs`. The query is gathered on a connection beside those of the transaction: temporary tables on one of them would keep it from being prepared.
+
+mod inserting;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Call;
 use super::copy::{Asked, Counts, Ended, Tally};
-use super::gather::{Gatherer, Gathering};
+use super::gather::{Gatherer, Gathering, of_gatherer};
 use crate::backend::pipeline::Committed;
+use crate::catalog::Catalog;
 use crate::execution::branch::{self, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::execution::copy::Splitter;
@@ -86,9 +89,9 @@ impl Session {
                 &to,
             )
             .await;
-        let (done, rows) = match outcome {
-            Ok(rows) => (Ok(()), rows),
-            Err(failure) => (Err(failure), 0),
+        let (done, tag) = match outcome {
+            Ok(tag) => (Ok(()), tag),
+            Err(failure) => (Err(failure), String::new()),
         };
         if done.is_err() {
             self.abandon_participants(&mut links).await;
@@ -99,11 +102,11 @@ impl Session {
             self.statement_done(&call.statement.class, Committed::No);
         }
         self.end_own(own, done).await?;
-        self.tell_tag(&format!("INSERT 0 {rows}"));
+        self.tell_changed(call, tag);
         Ok(())
     }
 
-    /// How many rows are stored.
+    /// The tag for the client.
     async fn deliver_on(
         &mut self,
         call: &Call<'_>,
@@ -112,7 +115,7 @@ impl Session {
         gatherer: &mut Gatherer,
         links: &mut [Link],
         to: &[ShardId],
-    ) -> Result<u64, Failure> {
+    ) -> Result<String, Failure> {
         // What is wrong with the statement is said in its own words.
         let own = &mut links[0];
         let description = self.describe_on(own, call.own_text(), call.types).await?;
@@ -147,8 +150,14 @@ impl Session {
             .iter_mut()
             .filter(|link| to.contains(&link.shard()))
             .collect();
-        self.move_to(delivery, &load, &mut gatherer.link, &mut targets)
-            .await
+        let from = &mut gatherer.link;
+        if let Some(insert) = &load.insert {
+            return self
+                .insert_into(call, delivery, &load, insert, from, &mut targets)
+                .await;
+        }
+        let rows = self.move_to(delivery, &load, from, &mut targets).await?;
+        Ok(format!("INSERT 0 {rows}"))
     }
 
     /// Runs the query where the rows were gathered, into an empty copy of the table.
@@ -172,7 +181,9 @@ impl Session {
             counts: Counts::All,
         };
         let one = std::slice::from_mut(&mut branch);
-        branch::attend(&mut self.client, one, &self.worker.scratch, &mut ended).await
+        branch::attend(&mut self.client, one, &self.worker.scratch, &mut ended)
+            .await
+            .map_err(of_gatherer)
     }
 
     async fn move_to(
@@ -196,42 +207,8 @@ impl Session {
         branch::attend(client, &mut targets, scratch, &mut asked).await?;
         let mut source = Branch::new(from.server());
         source.query(&load.copy_out);
-        let distribution = match &delivery.to {
-            Destination::Keys(key) => catalog.distributions.get(usize::from(key.distribution.0)),
-            Destination::Shard(_) => None,
-        };
-        let locate = |key: &[KeyValue]| -> Result<usize, String> {
-            let Some(distribution) = distribution else {
-                return Ok(0);
-            };
-            let shard = shard_of(distribution, key).map_err(|refusal| refusal.message)?;
-            shards
-                .iter()
-                .position(|known| *known == shard)
-                .ok_or_else(|| "the row's shard is not among those that store".to_owned())
-        };
-        let key = match (&delivery.to, distribution) {
-            (Destination::Keys(key), Some(distribution)) => {
-                let types = distribution.map.key_types();
-                let columns = key.columns.iter().zip(types);
-                columns
-                    .map(|((place, column), key_type)| (*place, *column, *key_type))
-                    .collect()
-            }
-            _ => Vec::new(),
-        };
-        let form = CopyForm {
-            columns: None,
-            format: match load.format {
-                gather::CopyFormat::Binary => CopyFormat::Binary,
-                gather::CopyFormat::Text => CopyFormat::Text {
-                    delimiter: b'\t',
-                    null: Box::from(&b"\\N"[..]),
-                },
-            },
-            header: false,
-        };
-        let mut splitter = Splitter::new(form, delivery.table.clone(), key, &[], targets.len());
+        let locate = locator(delivery, &catalog, &shards);
+        let mut splitter = splitter(delivery, load, &catalog, targets.len());
         deliver(
             client,
             &mut source,
@@ -263,6 +240,54 @@ impl Session {
         }
         self.settle_links(links).await;
     }
+}
+
+/// Which of these shards stores the row of a key, by its place.
+fn locator<'a>(
+    delivery: &Delivery,
+    catalog: &'a Catalog,
+    shards: &'a [ShardId],
+) -> impl Fn(&[KeyValue]) -> Result<usize, String> + 'a {
+    let distribution = match &delivery.to {
+        Destination::Keys(key) => catalog.distributions.get(usize::from(key.distribution.0)),
+        Destination::Shard(_) => None,
+    };
+    move |key| {
+        let Some(distribution) = distribution else {
+            return Ok(0);
+        };
+        let shard = shard_of(distribution, key).map_err(|refusal| refusal.message)?;
+        shards
+            .iter()
+            .position(|known| *known == shard)
+            .ok_or_else(|| "the row's shard is not among those that store".to_owned())
+    }
+}
+
+/// What finds the keys in the rows as they are copied out.
+fn splitter(delivery: &Delivery, load: &Load, catalog: &Catalog, branches: usize) -> Splitter {
+    let key = match &delivery.to {
+        Destination::Keys(key) => {
+            let distribution = &catalog.distributions[usize::from(key.distribution.0)];
+            let columns = key.columns.iter().zip(distribution.map.key_types());
+            columns
+                .map(|((place, column), key_type)| (*place, *column, *key_type))
+                .collect()
+        }
+        Destination::Shard(_) => Vec::new(),
+    };
+    let form = CopyForm {
+        columns: None,
+        format: match load.format {
+            gather::CopyFormat::Binary => CopyFormat::Binary,
+            gather::CopyFormat::Text => CopyFormat::Text {
+                delimiter: b'\t',
+                null: Box::from(&b"\\N"[..]),
+            },
+        },
+        header: false,
+    };
+    Splitter::new(form, delivery.table.clone(), key, &[], branches)
 }
 
 /// A shard's error without the line of its context that speaks of a COPY, of which the client knows nothing.

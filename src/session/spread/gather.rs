@@ -780,7 +780,7 @@ fn has_own_types(description: &Description) -> bool {
     }
 }
 
-fn of_gatherer(failure: Failure) -> Failure {
+pub(super) fn of_gatherer(failure: Failure) -> Failure {
     with_branch(failure, |_| GATHERER)
 }
 

@@ -110,9 +110,9 @@ fn sort_of(call: &Call<'_>) -> Sort {
         Spread::Rows(_)
         | Spread::Write(_)
         | Spread::Move(_)
+        | Spread::Delivery(_)
         | Spread::Everywhere(Everywhere::Copies) => Sort::Change,
         Spread::Everywhere(Everywhere::Definition | Everywhere::Alone)
-        | Spread::Delivery(_)
         | Spread::CopyIn(_)
         | Spread::CopyOut(_)
         | Spread::Numbered(_)
