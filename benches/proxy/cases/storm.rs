@@ -10,9 +10,9 @@ use super::{Bench, blocking, idle};
 use crate::client::Client;
 use crate::cpu;
 use crate::error::Result;
-use crate::load::{Pace, Protocol, Work};
+use crate::load::{Pace, Protocol, Run, Work};
 use crate::report::Measure;
-use crate::subjects::{Lineup, Settings, Subject, Tls};
+use crate::subjects::{Entrant, Lineup, Settings, Subject, Tls};
 use crate::tls;
 
 /// Who log in at the same time.
@@ -71,18 +71,11 @@ async fn storm(
     .await?;
     let cpu = cpu::used(pid)?.saturating_sub(before);
 
-    // Beside statements. It goes on for as long as they are watched.
-    let stop = Arc::new(AtomicU32::new(0));
-    let flag = Arc::clone(&stop);
-    let beside = tokio::spawn(blocking("open and close connections", move || {
-        log_in(port, config.as_ref(), Until::Flag(&flag)).map(|(_, count)| count)
-    }));
-    let stormy = bench.load.measure(&work, &[entrant], pace, 2).await;
-    stop.store(1, Ordering::Relaxed);
-    let logged_in = beside
-        .await
-        .map_err(|e| crate::error::Error::io("join the storm", e.into()))??;
-    let [quiet, stormy] = [quiet, stormy?].map(|runs| runs[0].p99.as_secs_f64() * 1e3);
+    // Beside statements: of the same process, and of another one, which takes from the statements nothing but processors.
+    let other = Lineup::start(&[subject], &bench.site(settings)).await?;
+    let (elsewhere, _) = idle::address(&other, subject)?;
+    let (elsewhere, _) = beside(bench, (&work, entrant, 2), elsewhere, config.clone()).await?;
+    let (stormy, logged_in) = beside(bench, (&work, entrant, 3), port, config).await?;
     bench.add(
         Measure::new("storm", kind, subject, 1)
             .with("logins", f64::from(logins))
@@ -91,10 +84,36 @@ async fn storm(
                 "cpu_us_per_login",
                 cpu.as_secs_f64() * 1e6 / f64::from(logins),
             )
-            .with("p99_ms_quiet", quiet)
+            .with("p99_ms_quiet", p99_ms(&quiet))
+            .with("p99_ms_storm_elsewhere", elsewhere)
             .with("p99_ms_in_storm", stormy)
             .with("logins_in_storm", f64::from(logged_in)),
     )
+}
+
+/// Statements, watched while others log in at this port: their 99th percentile in ms, and how many logged in.
+async fn beside(
+    bench: &Bench,
+    (work, entrant, seed): (&Work, &Entrant, u32),
+    port: u16,
+    config: Option<Arc<ClientConfig>>,
+) -> Result<(f64, u32)> {
+    let stop = Arc::new(AtomicU32::new(0));
+    let flag = Arc::clone(&stop);
+    let storm = tokio::spawn(blocking("open and close connections", move || {
+        log_in(port, config.as_ref(), Until::Flag(&flag)).map(|(_, count)| count)
+    }));
+    let pace = Pace::PerSecond(RATE);
+    let runs = bench.load.measure(work, &[entrant], pace, seed).await;
+    stop.store(1, Ordering::Relaxed);
+    let logged_in = storm
+        .await
+        .map_err(|e| crate::error::Error::io("join the storm", e.into()))??;
+    Ok((p99_ms(&runs?), logged_in))
+}
+
+fn p99_ms(runs: &[Run]) -> f64 {
+    runs[0].p99.as_secs_f64() * 1e3
 }
 
 #[derive(Clone, Copy)]

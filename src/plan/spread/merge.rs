@@ -72,14 +72,15 @@ impl<'a> Merged<'a> {
         let parts = places::merge_parts(asked.text, asked.statement.range.clone());
         let sources = self.sharded_sources();
         if sources.is_empty() {
-            let is_not_known = Reason::InsertKeyNotKnown.kind().id == asked.refusal.id;
-            if self.merge.unmatched == Unmatched::Source && is_not_known {
-                return Err(asked.refusal.clone());
-            }
             if self.merge.unmatched == Unmatched::Source {
-                return Err(apart(
-                    "every shard would do what it does for rows that match none of its own, and the source has no table that is sharded like the target",
-                ));
+                let is_not_known = Reason::InsertKeyNotKnown.kind().id == asked.refusal.id;
+                return Err(if is_not_known {
+                    asked.refusal.clone()
+                } else {
+                    apart(
+                        "every shard would do what it does for rows that match none of its own, and the source has no table that is sharded like the target",
+                    )
+                });
             }
             asked.others(Others::SharedAlike)?;
             return Ok(parts.and_then(|parts| self.own_matched(parts)));
