@@ -5,6 +5,7 @@
 mod tests;
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::{
     Configured, ConfiguredTable, Distribution, DistributionId, Placement, Sequences, Undeclared,
@@ -18,6 +19,32 @@ use crate::sharding::modulo::Modulo;
 use crate::sharding::pin;
 use crate::sharding::range::{self, Ranges};
 use crate::sharding::{KeyType, KeyValue, MapError, ShardId, ShardMap, Strategy};
+
+/// Reads a configuration file: every mistake in it at once, those of its maps too.
+pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+    let (config, problems) = look(path);
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+/// Likewise, with what is sound of it.
+pub fn look(path: &Path) -> (Option<Config>, Vec<Problem>) {
+    let config::Findings {
+        config,
+        mut problems,
+    } = config::look(path);
+    if let Some(config) = &config {
+        let shards = Shards { config };
+        let distributions = config.distributions.iter();
+        let wrong = distributions.filter_map(|one| distribution(&shards, one).err());
+        problems.extend(wrong.flatten());
+        // Those in other files come last.
+        problems.sort_by_key(|problem| (problem.file != config.file, problem.line.0));
+    }
+    (config, problems)
+}
 
 /// The configured part of the catalog of one database, or every mistake in what concerns that database.
 ///

@@ -17,7 +17,7 @@ pub mod schema;
 mod view;
 
 pub use assemble::{Configured, ConfiguredTable, Warning};
-pub use build::build;
+pub use build::{build, load, look};
 pub use foreign::{Foreign, KeyCondition, quoted_name};
 pub use resolve::Resolved;
 pub use view::{SpreadView, Writes};

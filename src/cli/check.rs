@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::maps::{self, Ask, Maps};
 use crate::catalog;
-use crate::config::{self, Config, Problem};
+use crate::config::{Config, Problem};
 use crate::wire::tls::{ClientEncryption, ServerEncryption};
 
 #[derive(Debug, Args)]
@@ -56,23 +56,24 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 /// A file that reads well, whose every database makes a catalog, and whose TLS files hold what they should.
 fn validated(arguments: &Arguments) -> Result<(Config, ServerEncryption), Vec<Problem>> {
-    let config = config::load(&arguments.file)?;
-    let mut problems: Vec<Problem> = config
-        .databases
-        .iter()
-        .filter_map(|database| catalog::build(&config, &database.name).err())
-        .flatten()
-        .collect();
-    if let Err(error) = ClientEncryption::load(&config.listen.tls, None) {
+    let (config, mut problems) = catalog::look(&arguments.file);
+    let Some(config) = config else {
+        return Err(problems);
+    };
+    // What its files hold is looked at where the section is sound.
+    let is_sound = |section: &str| !problems.iter().any(|known| known.key.starts_with(section));
+    let (listens, connects) = (is_sound("listen.tls"), is_sound("server_tls"));
+    if listens && let Err(error) = ClientEncryption::load(&config.listen.tls, None) {
         problems.push(config.problem(config.tls_lines.listen, "listen.tls", error.to_string()));
     }
-    let encryption = ServerEncryption::load(&config.server_tls).map_err(|error| {
-        problems.push(config.problem(config.tls_lines.server, "server_tls", error.to_string()))
-    });
-    problems.sort_by_key(|problem| problem.line.0);
+    let encryption = connects.then(|| ServerEncryption::load(&config.server_tls));
+    if let Some(Err(error)) = &encryption {
+        problems.push(config.problem(config.tls_lines.server, "server_tls", error.to_string()));
+    }
+    problems.sort_by_key(|problem| (problem.file != config.file, problem.line.0));
     match encryption {
-        Ok(encryption) if problems.is_empty() => Ok((config, encryption)),
-        Ok(_) | Err(()) => Err(problems),
+        Some(Ok(encryption)) if problems.is_empty() => Ok((config, encryption)),
+        _ => Err(problems),
     }
 }
 
@@ -153,6 +154,44 @@ users = [{ name = "app", password = "secret" }]
 databases = [{ name = "app" }]
 shards = [{ name = "s1", nodes = [{ host = "h1" }] }]
 "#;
+
+    /// A mistake in one part of a file does not hide those of another, whoever finds them.
+    #[test]
+    fn mistakes_of_every_kind_are_told_at_once() {
+        let wrong = r#"
+users = [{ name = "app", password = "secret", admin = "yes" }]
+databases = [{ name = "app" }]
+shards = [{ name = "s1", nodes = [{ host = "h1" }] }, { name = "s2", nodes = [{ host = "h2", port = 0 }] }]
+distributions = [
+    { name = "gap", key = "bigint", strategy = "hash", shards = { s1 = "1-2000", s2 = "2001-4095" } },
+    { name = "overlap", key = "bigint", strategy = "range", ranges = [{ to = 9, shard = "s1" }, { from = 5, shard = "s2" }] },
+    { name = "bytes", key = "bytea", strategy = "range", ranges = [{ shard = "s1" }] },
+    { name = "gone", key = "bigint", strategy = "hash", shards = ["s9"] },
+]
+tables = [{ name = "t", distribution = "gone", key = "id" }]
+[server_tls]
+mode = "verify-ca"
+root_certificate = "empty.pem"
+"#;
+        let found = mistakes(wrong);
+        let places: Vec<&str> = found
+            .iter()
+            .filter_map(|said| said.split("trunkline.toml:").nth(1)?.split(": ").nth(1))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "users.app.admin",
+                "shards.s2.nodes[0].port",
+                "distributions.gap.shards",
+                "distributions.overlap.ranges[1]",
+                "distributions.bytes.key",
+                "distributions.gone.shards[0]",
+                "server_tls",
+            ],
+            "{found:#?}"
+        );
+    }
 
     #[test]
     fn maps_and_certificates_are_looked_into() {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::config::{self, Config, Line, Method, Password, Secret, User};
+use crate::catalog;
+use crate::config::{Config, Line, Method, Password, Secret, User};
 use crate::execution::commit::install::{self, Mode};
 use crate::execution::commit::readiness::Readiness;
 use crate::topology::{Topology, control_role};
@@ -31,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         println!("{}", install::STATEMENTS);
         return ExitCode::SUCCESS;
     };
-    let config = match config::load(file) {
+    let config = match catalog::load(file) {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {

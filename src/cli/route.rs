@@ -99,7 +99,7 @@ fn configured(arguments: &Arguments) -> Result<(Catalog, Served), Vec<String>> {
     let file = arguments.config.display().to_string();
     let (config, ask) = if arguments.connect {
         (
-            config::load(&arguments.config).map_err(shown)?,
+            catalog::load(&arguments.config).map_err(shown)?,
             Ask::Network,
         )
     } else {

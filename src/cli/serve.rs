@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::open_files;
+use crate::catalog;
 use crate::config::{self, Log, LogFormat};
 use crate::server::{self, Handle};
 
@@ -24,7 +25,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match config::load(&arguments.file) {
+    let config = match catalog::load(&arguments.file) {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {

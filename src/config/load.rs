@@ -17,19 +17,43 @@ use super::{
     store, table,
 };
 
+/// What a file says, and what is wrong with it.
+pub struct Findings {
+    /// What is sound; the rest is left out or has its default. `None`: the file cannot be read, or is no TOML.
+    pub config: Option<Config>,
+    /// In the order of their lines.
+    pub problems: Vec<Problem>,
+}
+
+impl Findings {
+    fn sound(self) -> Result<Config, Vec<Problem>> {
+        match self.config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(self.problems),
+        }
+    }
+}
+
 /// Reads a file, with secrets from this process's environment.
 pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+    look(path).sound()
+}
+
+/// Likewise; with what is sound of a file that has mistakes, so that others can look for more.
+pub fn look(path: &Path) -> Findings {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot be read: {error}");
-        vec![Problem {
-            file: file.clone(),
-            line: Line(0),
-            key: String::new(),
-            message,
-        }]
-    })?;
-    parse(&text, &file, &|name| std::env::var(name).ok())
+    match std::fs::read_to_string(path) {
+        Ok(text) => findings(&text, &file, &|name| std::env::var(name).ok()),
+        Err(error) => Findings {
+            config: None,
+            problems: vec![Problem {
+                file,
+                line: Line(0),
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+            }],
+        },
+    }
 }
 
 /// Reads a file's text. Relative paths in it start from the directory of `file`.
@@ -38,6 +62,10 @@ pub fn parse(
     file: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<Problem>> {
+    findings(text, file, env).sound()
+}
+
+fn findings(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Findings {
     let directory = Path::new(file)
         .parent()
         .map_or_else(PathBuf::new, Path::to_path_buf);
@@ -56,9 +84,9 @@ pub fn parse(
     }
     let config = sound.then(|| whole(Section::root(&source, document.get_ref()), file));
     let (problems, warnings) = source.findings();
-    match config {
-        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
-        _ => Err(problems),
+    Findings {
+        config: config.map(|config| Config { warnings, ..config }),
+        problems,
     }
 }
 

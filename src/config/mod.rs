@@ -22,7 +22,7 @@ mod userlist;
 mod value;
 
 pub use entry::ADMIN_DATABASE;
-pub use load::{load, parse};
+pub use load::{Findings, load, look, parse};
 pub use problem::Problem;
 pub use reads::{
     Argv, Balance, CausalReads, Failover, FailoverMode, Fence, MaxLag, MissingReplicas,

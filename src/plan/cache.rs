@@ -26,6 +26,7 @@ use crate::sql::{self, SqlError};
 
 use super::planner::may_have_several_keys;
 use super::refusal::{Reason, Refusal};
+use super::settings;
 use super::spread;
 use super::template::Templates;
 use super::{
@@ -340,6 +341,9 @@ fn is_cacheable(planned: &Planned, literals: &[Literal]) -> bool {
 /// Whether the plans are those of every text of this shape. Those of several shards may go by what literals are: `ORDER BY 1` is not `ORDER BY 2`.
 fn holds_for_shape(planned: &Planned, text: &[u8], literals: &[Literal]) -> bool {
     let goes_by_literals = |statement: &PlannedStatement| {
+        if settings::goes_by_literals(&statement.leaves) {
+            return true;
+        }
         if let Some(numbered) = statement.numbered() {
             return !numbered.holds_for_shape();
         }

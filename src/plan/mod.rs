@@ -22,6 +22,7 @@ mod proof;
 pub mod refusal;
 mod replica;
 mod scope;
+mod settings;
 pub mod spread;
 mod takes;
 mod template;

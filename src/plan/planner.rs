@@ -12,7 +12,7 @@ use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
 use super::{
     Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
-    effect, hint, replica, spread, takes,
+    effect, hint, replica, settings, spread, takes,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -22,10 +22,25 @@ pub fn plan(
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Planned {
+    let first_path = search_path;
+    let mut path = Some(first_path.clone());
     let planned = statements.iter().enumerate().map(|(place, statement)| {
+        let here = path.clone();
+        let search_path = here.as_ref().unwrap_or(first_path);
+        path = settings::path_behind(&statement.class, path.take(), first_path);
         let mut plan = decide(text, statement, catalog, search_path);
         let numbered = numbered(text, statement, catalog, search_path);
         let spread = match &plan {
+            _ if let Some(refusal) = settings::refused(text, statement, catalog) => {
+                plan = Err(refusal);
+                None
+            }
+            _ if here.is_none()
+                && let Some(refusal) = settings::lost(statement, catalog) =>
+            {
+                plan = Err(refusal);
+                None
+            }
             // Wherever it would go without: a number may decide that.
             _ if let Some(mut numbered) = numbered => {
                 numbered.otherwise = plan.clone();

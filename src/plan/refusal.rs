@@ -221,8 +221,11 @@ reasons! {
         "A cursor over rows of several shards is declared SCROLL or WITH HOLD, is moved back although it was not declared NO SCROLL, or FETCH asks for its rows in another format than it was declared with.",
         "Declare it NO SCROLL and WITHOUT HOLD in a transaction block, and fetch forward.";
     SettingInBatch, "setting_in_batch", "0A000",
-        "A setting of Trunkline's own is set or shown in one message together with other statements.",
+        "A setting of Trunkline's own is set or shown in one message together with other statements; or names stand behind what changes search_path in the same message in a way that is not known beforehand (RESET, DEFAULT, \"$user\", set_config, the end of a transaction that had set it).",
         "Send the statement alone.";
+    SetConfig, "set_config", "0A000",
+        "set_config stands in a statement that does more than call it once, its name or its last argument is not a literal, or it names a setting of Trunkline's own: what it sets could not be followed to other shards.",
+        "SET or SET LOCAL does it, or SELECT set_config('name', 'value', false) and nothing else, once for each setting.";
     Execute, "execute", "0A000",
         "An argument of EXECUTE that decides the shard is not a literal, or EXECUTE names a statement that was parsed as something else than a query or a write.",
         "Write the argument as a literal, or bind the statement by the extended protocol.";

@@ -522,7 +522,7 @@ impl Control {
         };
         let (before, secret) = (self.plant.inheritance(), self.shared.secret.clone());
         let loaded = tokio::task::spawn_blocking(move || {
-            let config = config::load(&path)?;
+            let config = catalog::load(&path)?;
             let problem = |error: &dyn std::fmt::Display| {
                 vec![config.problem(config::Line(0), "", error.to_string())]
             };

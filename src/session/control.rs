@@ -3,7 +3,7 @@
 use super::Session;
 use super::causal::BadToken;
 use super::link::Phase;
-use super::own_settings::{OwnSetting, ReadDefaults, Refused};
+use super::own_settings::{self, OwnSetting, ReadDefaults, Refused};
 use super::respond::Fault;
 use super::route::Destination;
 use super::transaction::{Prologue, Transaction};
@@ -32,7 +32,7 @@ impl PlannedStatement {
 pub(super) fn is_ours(class: &Class) -> bool {
     match class {
         Class::Set { name, .. } | Class::Reset(name) | Class::Show(name) => {
-            OwnSetting::named(name).is_some()
+            own_settings::is_reserved(name)
         }
         _ => false,
     }
@@ -381,7 +381,7 @@ impl Session {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         match class {
             Class::Set { scope, name, value } => {
-                let Some(setting) = OwnSetting::named(name) else {
+                let Some(setting) = own_settings::known(name)? else {
                     return Ok(Control::Forward);
                 };
                 let values: &[Box<str>] = match value {
@@ -405,7 +405,7 @@ impl Session {
                 answer::command_complete(out, "SET");
             }
             Class::Reset(name) => {
-                let Some(setting) = OwnSetting::named(name) else {
+                let Some(setting) = own_settings::known(name)? else {
                     return Ok(Control::Forward);
                 };
                 if setting == OwnSetting::Token {
@@ -419,7 +419,7 @@ impl Session {
                 answer::command_complete(out, "RESET");
             }
             Class::Show(name) => {
-                let Some(setting) = OwnSetting::named(name) else {
+                let Some(setting) = own_settings::known(name)? else {
                     return Ok(Control::Forward);
                 };
                 let mut row = Vec::new();

@@ -8,6 +8,7 @@ use super::link::{Link, Naming};
 use super::own_settings::OwnSettings;
 use super::parse_scope;
 use super::pin::Pin;
+use super::respond::Fault;
 use super::search_path;
 use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
@@ -16,7 +17,8 @@ use super::{Savepoint, Session};
 use crate::backend::pipeline::{Committed, Fate, Reached, Token};
 use crate::backend::prepared::StatementId;
 use crate::backend::settings;
-use crate::plan::{Planned, PlannedStatement};
+use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::{Plan, Planned, PlannedStatement};
 use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
 use crate::sql::facts::Leaves;
 
@@ -198,6 +200,7 @@ pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
         Leaves::AdvisoryLock => Some(Pin::AdvisoryLock),
         Leaves::Setting => Some(Pin::SetConfig),
         Leaves::AdvisoryUnlock
+        | Leaves::LocalSetting
         | Leaves::LargeObject
         | Leaves::Unseen
         | Leaves::LastValue
@@ -223,6 +226,61 @@ fn unpreparable(statement: &PlannedStatement) -> Option<&'static str> {
 }
 
 impl Session {
+    /// What names and constants mean may be another thing behind these statements.
+    pub(super) fn changes_scope(&self, planned: &Planned) -> bool {
+        let changes = |statement: &PlannedStatement| match &statement.class {
+            Class::Set { name, .. } | Class::SetConfig { name, .. } | Class::Reset(name) => {
+                parse_scope::concerns(name)
+            }
+            Class::ResetAll | Class::Discard(Discard::All) => true,
+            Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {
+                !self.local.is_default() || parse_scope::differ(&self.settings, &self.settled)
+            }
+            _ => false,
+        };
+        !self.has_one_shard() && planned.statements.iter().any(changes)
+    }
+
+    /// Such a statement has been sent, and it is not known what has become of it.
+    pub(super) fn owes_scope(&mut self) -> bool {
+        let Some(mut link) = self.link.take() else {
+            return false;
+        };
+        let owes = self.effects.iter().zip(0..).any(|(effect, token)| {
+            matches!(effect, Effect::Statements(planned, _) if self.changes_scope(planned))
+                && link.server().pipeline.owes(Token(token))
+        });
+        self.link = Some(link);
+        owes
+    }
+
+    /// In a message of several statements, names behind the end of a transaction that has set `search_path`: nobody has looked for them
+    /// in the path that holds then.
+    pub(super) fn check_path_behind_end(&self, planned: &Planned) -> Result<(), Fault> {
+        let path = "search_path";
+        let is_set =
+            self.local.get(path).is_some() || self.settings.get(path) != self.settled.get(path);
+        if !is_set || self.has_one_shard() {
+            return Ok(());
+        }
+        let ends = |statement: &PlannedStatement| {
+            matches!(
+                statement.class,
+                Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_)
+            )
+        };
+        let mut behind = planned.statements.iter().skip_while(|one| !ends(one));
+        if behind.all(|one| matches!(one.plan, Ok(Plan::Session))) {
+            return Ok(());
+        }
+        let message =
+            "search_path is not known here: a transaction that has set it ends in the same message";
+        Err(Fault::Refused(Refusal::new(
+            Reason::SettingInBatch,
+            message,
+        )))
+    }
+
     /// Takes note of statements that are about to run on the current connection; the token under which their end is told.
     pub(super) fn note(&mut self, planned: &Rc<Planned>) -> Option<Token> {
         self.note_with(planned, Vec::new())

@@ -26,6 +26,7 @@ use crate::backend::pipeline::{Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::execution::branch::pass_on;
+use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Parameters, Passage, Planned, PlannedStatement, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Closing, ConfigValue, CopyDirection};
@@ -75,6 +76,8 @@ pub enum Held {
 enum Reading {
     #[default]
     On,
+    /// Something under way changes what names mean: it has to be known before the next message is dealt with.
+    Learning,
     Skipping,
 }
 
@@ -86,6 +89,11 @@ impl Batch {
     /// What comes up to the next Sync is ignored, queries too.
     pub fn is_skipping(&self) -> bool {
         self.reading == Reading::Skipping
+    }
+
+    /// Messages are dealt with as they come.
+    pub fn goes_on(&self) -> bool {
+        self.reading == Reading::On
     }
 
     /// The rest up to Sync is ignored.
@@ -293,6 +301,13 @@ impl Session {
             };
         }
         if self.batch.is_skipping() && tag != b'S' {
+            return Ok(());
+        }
+        if self.batch.reading == Reading::Learning
+            && tag != b'S'
+            && let Err(fault) = self.learn_scope().await
+        {
+            self.fail_batch(&fault);
             return Ok(());
         }
         if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
@@ -952,6 +967,11 @@ impl Session {
             // A statement that came by PREPARE runs; PREPARE itself is answered by the session.
             self.note_run(planned);
         }
+        if let Some(planned) = &planned
+            && self.changes_scope(planned)
+        {
+            self.batch.reading = Reading::Learning;
+        }
         let token = planned.and_then(|planned| self.note(&planned));
         if let Some(link) = &mut self.link {
             match shift {
@@ -962,6 +982,36 @@ impl Session {
                 link.expect_copy();
             }
         }
+        Ok(())
+    }
+
+    /// Waits until it is known what has become of the statements that change what names mean.
+    async fn learn_scope(&mut self) -> Result<(), Fault> {
+        if let Some(link) = &mut self.link {
+            link.flush();
+        }
+        while !self.failed && self.owes_scope() {
+            let turn = std::future::poll_fn(|cx| self.poll_relay(cx, super::Reading::Enough));
+            if turn.await.is_err() {
+                // The next step of the session finds the same.
+                return Err(Fault::Told);
+            }
+            let _ = self.settle();
+        }
+        if self.failed {
+            return Err(Fault::Told);
+        }
+        if self.transaction == Transaction::Open
+            && self.opener == Opener::Client
+            && self.outcome.is_some()
+        {
+            let message = "search_path is not known here: a transaction that has set something ends in front of it, without a Sync between them";
+            return Err(Fault::Refused(Refusal::new(
+                Reason::SettingInBatch,
+                message,
+            )));
+        }
+        self.batch.reading = Reading::On;
         Ok(())
     }
 
@@ -1101,6 +1151,11 @@ impl Session {
 
     /// A Query or FunctionCall comes without a Sync before it: what was held is dealt with first.
     pub(super) async fn end_batch(&mut self) -> Result<(), Fault> {
+        if self.batch.reading == Reading::Learning {
+            // What has failed is told already.
+            let _ = self.learn_scope().await;
+            self.batch.reading = Reading::On;
+        }
         if self.batch.is_open() {
             self.check_held().await?;
             self.batch.release(&mut self.client.outbox);

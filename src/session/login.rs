@@ -10,7 +10,7 @@ use super::control::bad_token;
 use super::effects::literal;
 use super::extended::Batch;
 use super::link::{Link, Phase};
-use super::own_settings::{OwnSetting, OwnSettings, ReadDefaults, ReadPolicy};
+use super::own_settings::{self, OwnSetting, OwnSettings, ReadDefaults, ReadPolicy};
 use super::parse_scope::Given;
 use super::prepared::Behind;
 use super::reads::Reads;
@@ -419,15 +419,11 @@ fn settings(parameters: &[(String, String)]) -> Settings {
         }
     };
     for (name, value) in parameters {
-        if own_setting(name).is_none() {
+        if !own_settings::is_reserved(&name.to_ascii_lowercase()) {
             set(name, value);
         }
     }
     settings
-}
-
-fn own_setting(name: &str) -> Option<OwnSetting> {
-    OwnSetting::named(&name.to_ascii_lowercase())
 }
 
 /// Trunkline's own settings in a startup packet.
@@ -436,10 +432,10 @@ fn own_settings(
     parameters: &[(String, String)],
 ) -> Result<(OwnSettings, Causal), Fault> {
     let (mut settings, mut causal) = (OwnSettings::default(), Causal::default());
-    let given = parameters
-        .iter()
-        .filter_map(|(name, value)| Some((own_setting(name)?, value)));
-    for (setting, value) in given {
+    for (name, value) in parameters {
+        let Some(setting) = own_settings::known(&name.to_ascii_lowercase())? else {
+            continue;
+        };
         let catalog = database.catalog();
         match setting {
             OwnSetting::Token => causal

@@ -204,6 +204,26 @@ impl OwnSetting {
     }
 }
 
+/// Whether a name is one of Trunkline's own, known or not: no server sees it.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with("trunkline.")
+}
+
+/// The setting of this name; `None`: a server may know it. A name that was mistyped has no effect on anything, so it is an error.
+pub fn known(name: &str) -> Result<Option<OwnSetting>, Fault> {
+    let setting = OwnSetting::named(name);
+    if setting.is_none() && is_reserved(name) {
+        return Err(Fault::Limit {
+            sqlstate: "42704",
+            message: format!("unrecognized configuration parameter \"{name}\""),
+            hint: Some(
+                "Trunkline's own are trunkline.shard, trunkline.key, trunkline.read, trunkline.causal_reads, trunkline.max_lag, trunkline.token and trunkline.read_consistency.",
+            ),
+        });
+    }
+    Ok(setting)
+}
+
 /// Sets what one word says; no word, or an empty one, is as RESET.
 fn set_word<T: Clone>(
     scoped: &mut Scoped<T>,

@@ -57,15 +57,32 @@ pub fn concerns(name: &str) -> bool {
     name == "search_path" || RELEVANT.contains(&name)
 }
 
+/// Whether the two differ in what bears on the meaning of statements.
+pub fn differ(one: &Settings, other: &Settings) -> bool {
+    let mut names = RELEVANT.into_iter().chain(["search_path"]);
+    names.any(|name| one.get(name) != other.get(name))
+}
+
 impl Given<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         let value = self.local.get(name).or_else(|| self.settings.get(name))?;
         (!value.is_empty()).then_some(value)
     }
 
+    /// Whom `"$user"` means.
+    fn current_user(&self) -> Box<str> {
+        let set = |name| {
+            let named = search_path::effective(Some(self.get(name)?), None, self.user);
+            named.into_iter().next().filter(|role| **role != *"none")
+        };
+        set("role")
+            .or_else(|| set("session_authorization"))
+            .unwrap_or_else(|| Box::from(self.user))
+    }
+
     fn scope(&self) -> ParseScope {
-        let schemas =
-            search_path::effective(self.get("search_path"), self.server_search_path, self.user);
+        let path = self.get("search_path");
+        let schemas = search_path::effective(path, self.server_search_path, &self.current_user());
         let settings = RELEVANT.into_iter().filter_map(|name| {
             let value = self.get(name)?;
             Some((name, Box::from(value)))
@@ -99,6 +116,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_role_is_the_user() {
+        let schemas = |role: &str, local: &str| {
+            let (mut settings, mut own) = (Settings::default(), Settings::default());
+            settings.set("role", role);
+            if !local.is_empty() {
+                own.set("role", local);
+            }
+            let given = Given {
+                user: "ann",
+                server_search_path: None,
+                settings: &settings,
+                local: &own,
+            };
+            given.scope().search_path.0[0].to_string()
+        };
+        assert_eq!(schemas("", ""), "ann");
+        assert_eq!(schemas("none", ""), "ann");
+        assert_eq!(schemas("'Bob'", ""), "Bob");
+        assert_eq!(schemas("BOB", ""), "bob");
+        assert_eq!(schemas("'bob'", "\"Carl\""), "Carl");
+    }
+
+    #[test]
     fn equal_settings_are_one_scope() {
         let mut scopes = ParseScopes::default();
         let (mut settings, mut local) = (Settings::default(), Settings::default());
@@ -126,5 +166,8 @@ mod tests {
         ));
         local.set("search_path", "x");
         assert!(!Rc::ptr_eq(&default, &of(&Settings::default(), &local)));
+        assert!(differ(&settings, &Settings::default()) && differ(&local, &Settings::default()));
+        settings.reset("timezone");
+        assert!(!differ(&settings, &Settings::default()));
     }
 }

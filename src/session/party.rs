@@ -33,6 +33,11 @@ impl Session {
             return Err(self.second_shard(destination));
         }
         self.rest().await?;
+        let status = self.link.as_ref().map(Link::status);
+        if self.opener == Opener::Client && status == Some(TransactionStatus::Idle) {
+            // It has ended, and only a Sync would tell the session so: nothing may join it any more.
+            return Err(self.second_shard(destination));
+        }
         if let Some(link) = self.link.take() {
             self.card.set_running(None);
             self.party.push(link);
@@ -49,7 +54,14 @@ impl Session {
             Some(link) if link.is_in_unit() => {
                 link.begin_block();
                 self.transaction = Transaction::Open;
-                self.opened = Some(Box::new(Prologue::new("BEGIN")));
+                // What the unit has set, and is done; what is under way is added when it is done.
+                self.opened = self.local.is_default().then(|| {
+                    let mut prologue = Prologue::new("BEGIN");
+                    if let Some(sets) = self.settled.statements_to(&self.settings) {
+                        prologue.append(&sets);
+                    }
+                    Box::new(prologue)
+                });
             }
             Some(_) => return,
             None => self.transaction = Transaction::Begun(Prologue::new("BEGIN")),

@@ -72,8 +72,11 @@ impl Session {
         {
             return Err(Fault::ours_in_batch(&ours.class));
         }
-        if self.is_party() && planned.statements.len() > 1 {
-            check_controls_nothing(&planned)?;
+        if planned.statements.len() > 1 {
+            self.check_path_behind_end(&planned)?;
+            if self.is_party() {
+                check_controls_nothing(&planned)?;
+            }
         }
         if matches!(self.transaction, Transaction::Failed(_)) && !Self::ends_transaction(&planned) {
             return Err(Fault::aborted());

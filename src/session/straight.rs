@@ -93,7 +93,7 @@ impl Session {
             return Path::Done;
         }
         let is_plain = matches!(self.transaction, Transaction::Idle | Transaction::Open)
-            && !self.batch.is_skipping()
+            && self.batch.goes_on()
             && !self.link.as_ref().is_some_and(Link::is_copying)
             && !self.may_be_hit();
         match tag {

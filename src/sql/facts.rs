@@ -237,6 +237,8 @@ pub enum Leaves {
     AdvisoryUnlock,
     /// set_config(.., .., false) or with a flag not known as true.
     Setting,
+    /// set_config(.., .., true), which is over with the transaction.
+    LocalSetting,
     /// A function that may set or take something unseen. Only a planner says so, who knows the catalog.
     Unseen,
     /// It asks for what `nextval` gave last in the connection: currval, lastval, or what may run them. Only a planner says so.

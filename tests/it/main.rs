@@ -44,6 +44,7 @@ mod replication_stream;
 mod reshard_conditions;
 mod result_shapes;
 mod schema_reading;
+mod search_path;
 mod sequences;
 mod servers;
 mod session_state;

@@ -19,7 +19,7 @@ use super::local::{
     Access, Cluster, ClusterOptions, Durability, LocalError, ServerOptions, Storage,
     first_free_port,
 };
-use crate::{config, server};
+use crate::{catalog, server};
 pub use error::DemoError;
 use signals::Signals;
 
@@ -222,7 +222,7 @@ async fn with_proxy(
 }
 
 async fn start_proxy(file: &Path) -> Result<server::Handle, DemoError> {
-    let config = config::load(file).map_err(server::StartError::Config)?;
+    let config = catalog::load(file).map_err(server::StartError::Config)?;
     super::serve::log(&config.log).map_err(DemoError::Broken)?;
     Ok(server::start(config, Some(file.to_owned())).await?)
 }

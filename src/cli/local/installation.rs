@@ -39,7 +39,8 @@ impl Installation {
     /// The newest installation of at least [`MINIMUM_MAJOR`].
     pub fn find() -> Result<Self, LocalError> {
         let account = Account::find()?;
-        if let Some(bin) = std::env::var_os("PG_BIN") {
+        let named = std::env::var_os("PG_BIN").filter(|bin| !bin.is_empty());
+        if let Some(bin) = named {
             return Self::named(PathBuf::from(bin), account);
         }
         let found = candidates()

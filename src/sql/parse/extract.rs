@@ -347,7 +347,8 @@ impl Extraction {
             "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => {
                 self.leaves(Leaves::AdvisoryUnlock);
             }
-            "set_config" if !sets_locally(function) => self.leaves(Leaves::Setting),
+            "set_config" if sets_locally(function) => self.leaves(Leaves::LocalSetting),
+            "set_config" => self.leaves(Leaves::Setting),
             "lo_open" => self.leaves(Leaves::LargeObject),
             // Constructors that the parser reads as calls.
             "row" | "array" | "values" if name.schema.is_none() => return Ok(()),
