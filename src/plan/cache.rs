@@ -438,12 +438,15 @@ fn bytes_of_class(class: &Class) -> usize {
         Class::Declare { name, .. } => name.len(),
         Class::Fetch(Some(motion)) => motion.cursor.len(),
         Class::CloseCursor(Some(Closing::One(name))) => name.len(),
-        Class::SetConfig { name, value, .. } => {
-            name.len()
-                + match value {
-                    ConfigValue::Text(value) => value.len(),
-                    ConfigValue::Null | ConfigValue::Param(_) => 0,
-                }
+        Class::SetConfig(calls) => {
+            let texts = calls.iter().map(|call| {
+                call.name.len()
+                    + match &call.value {
+                        ConfigValue::Text(value) => value.len(),
+                        ConfigValue::Null | ConfigValue::Param(_) => 0,
+                    }
+            });
+            size_of_val(&calls[..]) + texts.sum::<usize>()
         }
         Class::Copy(Copy {
             source: CopySource::Table { schema, name },

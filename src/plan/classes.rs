@@ -38,7 +38,7 @@ pub fn is_for_the_session(class: &Class) -> bool {
         | Class::CloseCursor(_)
         | Class::Prepare { .. }
         | Class::Execute { .. }
-        | Class::SetConfig { .. }
+        | Class::SetConfig(_)
         | Class::Listen(_)
         | Class::Unlisten(_)
         | Class::Notify
@@ -76,7 +76,7 @@ pub fn target(
             "a definition statement has to run on every shard, and no shard is named",
         ),
         // Only the session knows what it executes.
-        Class::Execute { .. } | Class::SetConfig { .. } => Ok(Target::Any),
+        Class::Execute { .. } | Class::SetConfig(_) => Ok(Target::Any),
         Class::Listen(_) | Class::Unlisten(_) | Class::Notify | Class::Load => {
             Ok(Target::Shard(catalog.home))
         }

@@ -27,7 +27,7 @@ pub fn of(
         | Class::RollbackTo(_)
         | Class::Release(_)
         | Class::Set { .. }
-        | Class::SetConfig { .. }
+        | Class::SetConfig(_)
         | Class::SetTransaction
         | Class::SetConstraints
         | Class::Reset(_)

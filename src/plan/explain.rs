@@ -273,7 +273,7 @@ fn placement(meaning: Meaning<'_>, catalog: &Catalog) -> String {
 fn class_name(statement: &Statement) -> String {
     use crate::sql::class::Class;
     let name = match &statement.class {
-        Class::SetConfig { .. } => "setting",
+        Class::SetConfig(_) => "setting",
         Class::Empty => "empty",
         Class::Data => "data",
         Class::Begin => "begin",

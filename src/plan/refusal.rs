@@ -224,8 +224,8 @@ reasons! {
         "A setting of Trunkline's own is set or shown in one message together with other statements; or names stand behind what changes search_path in the same message in a way that is not known beforehand (RESET, DEFAULT, \"$user\", set_config, the end of a transaction that had set it).",
         "Send the statement alone.";
     SetConfig, "set_config", "0A000",
-        "set_config stands in a statement that does more than call it once, its name or its last argument is not a literal, or it names a setting of Trunkline's own: what it sets could not be followed to other shards.",
-        "SET or SET LOCAL does it, or SELECT set_config('name', 'value', false) and nothing else, once for each setting.";
+        "set_config stands in a statement that does more than call it, its name or its last argument is not a literal, or it names a setting of Trunkline's own: what it sets could not be followed to other shards.",
+        "SET or SET LOCAL does it, or SELECT set_config('name', 'value', false) and nothing else; several calls may stand in one SELECT.";
     Execute, "execute", "0A000",
         "An argument of EXECUTE that decides the shard is not a literal, or EXECUTE names a statement that was parsed as something else than a query or a write.",
         "Write the argument as a literal, or bind the statement by the extended protocol.";

@@ -60,7 +60,7 @@ fn is_fit(text: &str, statement: &Statement, catalog: &Catalog, search_path: &Se
         | Class::Release(_)
         | Class::TwoPhase
         | Class::Set { .. }
-        | Class::SetConfig { .. }
+        | Class::SetConfig(_)
         | Class::SetTransaction
         | Class::SetConstraints
         | Class::Reset(_)

@@ -81,11 +81,8 @@ pub fn path_behind(
             let is_known = values.iter().all(|schema| **schema != *"$user");
             is_known.then(|| SearchPath(values.as_slice().into()))
         }
-        Class::Set { name, .. } | Class::SetConfig { name, .. } | Class::Reset(name)
-            if **name == *SEARCH_PATH =>
-        {
-            None
-        }
+        Class::Set { name, .. } | Class::Reset(name) if **name == *SEARCH_PATH => None,
+        Class::SetConfig(calls) if calls.iter().any(|call| *call.name == *SEARCH_PATH) => None,
         Class::ResetAll | Class::Discard(Discard::All) => None,
         // It may go back to what it was, or not.
         Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {

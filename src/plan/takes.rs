@@ -22,7 +22,7 @@ pub fn of(text: &str, statement: &Statement, catalog: &Catalog, search_path: &Se
             | Class::RollbackTo(_)
             | Class::Release(_)
             | Class::Set { .. }
-            | Class::SetConfig { .. }
+            | Class::SetConfig(_)
             | Class::SetTransaction
             | Class::SetConstraints
             | Class::Reset(_)

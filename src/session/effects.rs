@@ -19,7 +19,9 @@ use crate::backend::prepared::StatementId;
 use crate::backend::settings;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Plan, Planned, PlannedStatement};
-use crate::sql::class::{Class, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue};
+use crate::sql::class::{
+    Class, ConfigCall, ConfigValue, Ddl, Discard, Executes, Hold, Scope, SetValue,
+};
 use crate::sql::facts::Leaves;
 
 /// Settings that belong to one transaction, whatever the scope of the SET.
@@ -138,7 +140,7 @@ impl PlannedStatement {
                 | C::RollbackTo(_)
                 | C::Release(_)
                 | C::Set { .. }
-                | C::SetConfig { .. }
+                | C::SetConfig(_)
                 | C::SetTransaction
                 | C::SetConstraints
                 | C::Reset(_)
@@ -164,12 +166,7 @@ impl PlannedStatement {
                 hold: Hold::With, ..
             } => return Some(Pin::HeldCursor),
             Class::Load => return Some(Pin::Load),
-            // Its value is in a form that is not read.
-            Class::SetConfig {
-                scope: Scope::Session,
-                value: ConfigValue::Param(_),
-                ..
-            } => return Some(Pin::SetConfig),
+            Class::SetConfig(calls) if calls.iter().any(is_unread) => return Some(Pin::SetConfig),
             _ => {}
         }
         left_behind(&self.leaves)
@@ -192,6 +189,11 @@ impl PlannedStatement {
     fn is_opaque(&self) -> bool {
         matches!(self.class, Class::Do | Class::Call | Class::Unknown)
     }
+}
+
+/// It outlives its transaction, and its value is in a form that is not read.
+fn is_unread(call: &ConfigCall) -> bool {
+    call.scope == Scope::Session && matches!(call.value, ConfigValue::Param(_))
 }
 
 pub(super) fn left_behind(leaves: &[Leaves]) -> Option<Pin> {
@@ -229,9 +231,8 @@ impl Session {
     /// What names and constants mean may be another thing behind these statements.
     pub(super) fn changes_scope(&self, planned: &Planned) -> bool {
         let changes = |statement: &PlannedStatement| match &statement.class {
-            Class::Set { name, .. } | Class::SetConfig { name, .. } | Class::Reset(name) => {
-                parse_scope::concerns(name)
-            }
+            Class::Set { name, .. } | Class::Reset(name) => parse_scope::concerns(name),
+            Class::SetConfig(calls) => calls.iter().any(|call| parse_scope::concerns(&call.name)),
             Class::ResetAll | Class::Discard(Discard::All) => true,
             Class::Commit { .. } | Class::Rollback { .. } | Class::RollbackTo(_) => {
                 !self.local.is_default() || parse_scope::differ(&self.settings, &self.settled)
@@ -557,9 +558,11 @@ impl Session {
             Class::RollbackTo(name) => self.back_to_savepoint(name),
             Class::Release(name) => self.release_savepoint(name),
             Class::Set { scope, name, value } => self.set_done(*scope, name, value),
-            Class::SetConfig { scope, name, value } => {
-                if let Some(value) = config_value(name, value) {
-                    self.set_done(*scope, name, &value);
+            Class::SetConfig(calls) => {
+                for call in calls {
+                    if let Some(value) = config_value(call) {
+                        self.set_done(call.scope, &call.name, &value);
+                    }
                 }
             }
             Class::Reset(name) => self.reset_done(name),
@@ -596,8 +599,10 @@ impl Session {
             Class::RollbackTo(name) => opened.roll_back_to(name),
             Class::Release(name) => opened.release(name, &format!("RELEASE {}", identifier(name))),
             Class::Set { scope, name, value } => append_set(opened, *scope, name, value),
-            Class::SetConfig { scope, name, value } => config_value(name, value)
-                .is_some_and(|value| append_set(opened, *scope, name, &value)),
+            Class::SetConfig(calls) => calls.iter().all(|call| {
+                let value = config_value(call);
+                value.is_some_and(|value| append_set(opened, call.scope, &call.name, &value))
+            }),
             Class::SetTransaction
             | Class::SetConstraints
             | Class::Reset(_)
@@ -964,11 +969,11 @@ fn characteristics(modes: &str) -> Vec<(&'static str, String)> {
 }
 
 /// What SET would be given for it; `None` when it is not known.
-fn config_value(name: &str, value: &ConfigValue) -> Option<SetValue> {
-    let (source, values) = match value {
+fn config_value(call: &ConfigCall) -> Option<SetValue> {
+    let (source, values) = match &call.value {
         ConfigValue::Param(_) => return None,
         ConfigValue::Null => return Some(SetValue::Default),
-        ConfigValue::Text(value) if name == "search_path" => {
+        ConfigValue::Text(value) if *call.name == *"search_path" => {
             let schemas = search_path::parse(value, "$user");
             (search_path::as_source(&schemas), schemas)
         }

@@ -29,7 +29,7 @@ use crate::execution::branch::pass_on;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{Parameters, Passage, Planned, PlannedStatement, Values};
 use crate::sharding::ShardId;
-use crate::sql::class::{Class, Closing, ConfigValue, CopyDirection};
+use crate::sql::class::{Class, Closing, ConfigCall, ConfigValue, CopyDirection};
 use crate::sql::normalise::Literal;
 use crate::wire::answer::{self, Severity};
 use crate::wire::frame::HEADER;
@@ -1182,38 +1182,41 @@ impl Session {
     }
 }
 
-/// A set_config with the value that it is bound with; `None`: it is something else, or the value is not text.
+/// Calls of set_config with the values that they are bound with; `None`: it is something else, or a value is not text.
 fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Planned> {
     /// `text`, `varchar`, `unknown`: the same bytes in either format.
     const TEXTS: [u32; 4] = [0, 25, 705, 1043];
     let [one] = &planned.statements[..] else {
         return None;
     };
-    let Class::SetConfig {
-        scope,
-        name,
-        value: ConfigValue::Param(number),
-    } = &one.class
-    else {
+    let Class::SetConfig(calls) = &one.class else {
         return None;
     };
-    let place = usize::from(number.checked_sub(1)?);
-    if !TEXTS.contains(types.get(place).unwrap_or(&0)) {
-        return None;
-    }
-    let value = match bind.value(place)? {
-        Some(value) => ConfigValue::Text(std::str::from_utf8(value).ok()?.into()),
-        None => ConfigValue::Null,
+    let given = |value: &ConfigValue| -> Option<ConfigValue> {
+        let ConfigValue::Param(number) = value else {
+            return Some(value.clone());
+        };
+        let place = usize::from(number.checked_sub(1)?);
+        if !TEXTS.contains(types.get(place).unwrap_or(&0)) {
+            return None;
+        }
+        Some(match bind.value(place)? {
+            Some(value) => ConfigValue::Text(std::str::from_utf8(value).ok()?.into()),
+            None => ConfigValue::Null,
+        })
     };
+    let calls = calls.iter().map(|call| {
+        Some(ConfigCall {
+            value: given(&call.value)?,
+            ..call.clone()
+        })
+    });
+    let calls = calls.collect::<Option<_>>()?;
     Some(Planned {
         statements: vec![PlannedStatement {
             over: None,
             range: one.range.clone(),
-            class: Class::SetConfig {
-                scope: *scope,
-                name: name.clone(),
-                value,
-            },
+            class: Class::SetConfig(calls),
             plan: one.plan.clone(),
             spread: None,
             leaves: one.leaves.clone(),

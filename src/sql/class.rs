@@ -29,13 +29,9 @@ pub enum Class {
         name: Box<str>,
         value: SetValue,
     },
-    /// SELECT set_config(name, value, is_local) and nothing else, the name and is_local as literals. Not of a list of quoted names other
-    /// than `search_path`, and not of Trunkline's own settings: those are `Data`.
-    SetConfig {
-        scope: Scope,
-        name: Box<str>,
-        value: ConfigValue,
-    },
+    /// SELECT of calls of set_config(name, value, is_local) and nothing else, each name and is_local as literals. Not of a list of quoted names
+    /// other than `search_path`, and not of Trunkline's own settings: those are `Data`.
+    SetConfig(Box<[ConfigCall]>),
     /// SET TRANSACTION: belongs to the open transaction.
     SetTransaction,
     /// SET CONSTRAINTS: belongs to the open transaction.
@@ -97,6 +93,14 @@ pub enum Class {
     Load,
     /// First words that are no Postgres statement: sent nowhere without a hint unless the server may judge it safely (a syntax error).
     Unknown,
+}
+
+/// set_config(name, value, is_local)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigCall {
+    pub scope: Scope,
+    pub name: Box<str>,
+    pub value: ConfigValue,
 }
 
 /// The value in set_config.

@@ -1,6 +1,6 @@
-//! `SELECT set_config(name, value, is_local)`, by which many drivers and frameworks set what SET takes no parameter for.
+//! `SELECT set_config(name, value, is_local), ...`, by which many drivers and frameworks set what SET takes no parameter for.
 
-use super::class::{Class, ConfigValue, Scope};
+use super::class::{Class, ConfigCall, ConfigValue, Scope};
 use super::cursor::Cursor;
 use super::lexer::{Kind, Lexeme, LiteralKind};
 use super::normalise::{Literal, literal_text};
@@ -15,9 +15,21 @@ const LISTS: [&str; 5] = [
     "unix_socket_directories",
 ];
 
-/// The class of a statement that is one call of set_config.
+/// The class of a statement that is calls of set_config.
 pub(super) fn classify(mut cursor: Cursor) -> Option<Class> {
     cursor.take("select").then_some(())?;
+    let mut calls = Vec::new();
+    loop {
+        calls.push(call(&mut cursor)?);
+        if cursor.at_end() {
+            return Some(Class::SetConfig(calls.into()));
+        }
+        cursor.take_kind(Kind::Comma).then_some(())?;
+    }
+}
+
+/// One call, with a name for its column, if it is given one.
+fn call(cursor: &mut Cursor) -> Option<ConfigCall> {
     if cursor.take("pg_catalog") {
         cursor.take_kind(Kind::Dot).then_some(())?;
     }
@@ -27,11 +39,8 @@ pub(super) fn classify(mut cursor: Cursor) -> Option<Class> {
     }
     let text = cursor.text();
     let inside = cursor.parenthesised()?;
-    if cursor.take("as") || !cursor.at_end() {
+    if cursor.take("as") || !(cursor.at_end() || cursor.kind() == Some(Kind::Comma)) {
         cursor.name()?;
-    }
-    if !cursor.at_end() {
-        return None;
     }
     let mut parts = parts(inside);
     let (name, value, local) = (parts.next()?, parts.next()?, parts.next()?);
@@ -54,7 +63,7 @@ pub(super) fn classify(mut cursor: Cursor) -> Option<Class> {
     let mut local = local;
     local.next();
     local.at_end().then_some(())?;
-    Some(Class::SetConfig {
+    Some(ConfigCall {
         scope,
         name: name.into(),
         value: value_of(text, value)?,

@@ -236,7 +236,7 @@ fn set_config_is_followed_or_refused() {
     let mut client = stage.client();
     for sql in [
         "SELECT set_config('search_path', 'OTHER', false), 1",
-        "SELECT set_config('search_path', 'OTHER', true), set_config('role', 'app', true)",
+        "SELECT set_config('search_path', 'OTHER', true), set_config(lower('ROLE'), 'app', true)",
         "SELECT set_config(lower('ROLE'), 'app', true)",
         "SELECT set_config(name, setting, false) FROM pg_settings WHERE name = 'work_mem'",
         "SELECT set_config('temp_tablespaces', '', true)",
@@ -265,6 +265,45 @@ fn set_config_is_followed_or_refused() {
         ];
         let answer = stage.last(key, &texts);
         assert!(answer.contains("D(other)"), "{answer}");
+    }
+}
+
+/// As PostgREST begins each of its transactions.
+#[test]
+fn several_calls_of_set_config_are_followed() {
+    let stage = Stage::set("path_by_functions", 8_400_000);
+    let other = stage.schema;
+    let literals = format!(
+        "SELECT set_config('search_path', '{other}', true) AS path, pg_catalog.set_config('request.id', 'seven', true)"
+    );
+    let parameters =
+        "SELECT set_config('search_path', $1, true), set_config('request.id', $2, true)";
+    for by_parameters in [false, true] {
+        let mut client = stage.client();
+        client.query("BEGIN");
+        let set = match by_parameters {
+            true => client.ask(&[run(parameters, &[Some(other), Some("seven")]), sync()]),
+            false => client.query(&literals),
+        };
+        assert!(set.contains(&format!("D({other}|seven)")), "{set}");
+        // The second shard hears of it when it joins.
+        for key in stage.keys {
+            let found = client.query(&find(key));
+            assert!(found.contains("D(other)"), "{found}");
+            let asked = format!(
+                "SELECT current_setting('request.id') FROM public.order_lines WHERE customer_id = {key}"
+            );
+            let told = client.query(&asked);
+            assert!(told.contains("D(seven)"), "{told}");
+        }
+        client.query("COMMIT");
+        for key in stage.keys {
+            let found = client.query(&find(key));
+            assert!(
+                found.contains("D(") && !found.contains("D(other)"),
+                "{found}"
+            );
+        }
     }
 }
 
