@@ -13,7 +13,8 @@ use super::refusal::{Reason, Refusal};
 pub enum Setting<'a> {
     /// `SET trunkline.shard = name`
     Shard(&'a str),
-    /// `SET trunkline.key = 42`, with one value a key column. The distribution is the only one of the database.
+    /// `SET trunkline.key = 42`, with one value a key column. The distribution is the only one of the database, or is named before them:
+    /// `SET trunkline.key = 'distribution=orders', 42`.
     Key(&'a [Box<str>]),
 }
 
@@ -46,7 +47,20 @@ pub fn hinted(
 pub fn from_setting(setting: Setting<'_>, catalog: &Catalog) -> Result<ShardId, Refusal> {
     match setting {
         Setting::Shard(name) => shard_named(name, catalog),
-        Setting::Key(values) => shard_of_key(only_distribution(catalog)?, values, catalog),
+        Setting::Key(values) => {
+            let named = match values {
+                [first, rest @ ..] if !rest.is_empty() => {
+                    first.strip_prefix("distribution=").map(|name| (name, rest))
+                }
+                _ => None,
+            };
+            match named {
+                Some((name, values)) => {
+                    shard_of_key(distribution_named(name, catalog)?, values, catalog)
+                }
+                None => shard_of_key(only_distribution(catalog)?, values, catalog),
+            }
+        }
     }
 }
 
@@ -130,4 +144,48 @@ fn shard_of_key(
         .collect::<Result<Vec<_>, _>>();
     let key = key.map_err(|error| Refusal::new(Reason::KeyValue, error.to_string()))?;
     super::bind::shard_of(distribution, &key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalog, config};
+
+    #[test]
+    fn a_key_is_of_the_distribution_that_is_named() {
+        let text = "users = [{ name = \"u\", password = \"p\" }]\ndatabases = [{ name = \"app\" }]\n\
+            shards = [{ name = \"s1\", nodes = [{ host = \"a\" }] }, { name = \"s2\", nodes = [{ host = \"b\" }] }]\n\
+            [[distributions]]\nname = \"low\"\nkey = \"bigint\"\nstrategy = \"list\"\nvalues = [{ values = [1], shard = \"s1\" }, { values = [2], shard = \"s2\" }]\n\
+            [[distributions]]\nname = \"words\"\nkey = [\"text\", \"bigint\"]\nstrategy = \"hash\"\nshards = [\"s2\"]\n";
+        let config = config::parse(text, "test.toml", &|_| None).expect("it is sound");
+        let configured = catalog::build(&config, "app").expect("it can be served");
+        let (catalog, _) = Catalog::assemble(configured, None, catalog::Epoch(1));
+        let shard = |values: &[&str]| {
+            let values: Vec<Box<str>> = values.iter().map(|value| (*value).into()).collect();
+            from_setting(Setting::Key(&values), &catalog).map_err(|refusal| refusal.message)
+        };
+        assert_eq!(shard(&["distribution=low", "1"]), Ok(ShardId(0)));
+        assert_eq!(shard(&["distribution=low", "2"]), Ok(ShardId(1)));
+        assert_eq!(shard(&["distribution=words", "a", "1"]), Ok(ShardId(1)));
+        for (values, why) in [
+            (
+                &["1"][..],
+                "a key is given, but not which distribution it belongs to: low, words",
+            ),
+            (
+                &["distribution=high", "1"],
+                "there is no distribution \"high\"; the distributions are low, words",
+            ),
+            (
+                &["distribution=words", "a"],
+                "the key of distribution \"words\" has 2 columns, 1 values are given",
+            ),
+            (
+                &["distribution=low"],
+                "a key is given, but not which distribution it belongs to: low, words",
+            ),
+        ] {
+            assert_eq!(shard(values), Err(why.to_owned()), "{values:?}");
+        }
+    }
 }

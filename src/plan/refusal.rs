@@ -186,7 +186,7 @@ reasons! {
         "Write /* trunkline: shard=name */ or /* trunkline: key=value */.";
     HintKey, "hint_key", "22023",
         "A key in a hint or in trunkline.key does not fit the distribution, or it is not clear which distribution is meant.",
-        "Give one value for each key column and name the distribution: /* trunkline: key=42 distribution=name */.";
+        "Give one value for each key column and name the distribution: /* trunkline: key=42 distribution=name */, or SET trunkline.key = 'distribution=name', 42.";
     UnknownShard, "unknown_shard", "22023",
         "A hint or trunkline.shard names a shard that does not exist.",
         "Use a shard of the configuration.";
