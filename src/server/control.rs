@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::StartError;
+use super::elsewhere::Elsewhere;
 use super::failover::Failover;
 use super::readiness::{Known, Survey};
 use super::reshards::Reshards;
@@ -294,6 +295,9 @@ pub struct Control {
     pub moving: MovingKeys,
     pub moved: mpsc::UnboundedReceiver<Moved>,
     pub reshards: Arc<Reshards>,
+    pub elsewhere: Arc<Elsewhere>,
+    /// Databases whose definitions were changed through another proxy.
+    pub heard: mpsc::UnboundedReceiver<Box<str>>,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -358,7 +362,14 @@ impl Control {
                 Ok(()) = views.changed() => self.publish_view(),
                 Some(moved) = self.moved.recv() => self.follow_moves(moved).await,
                 Some(change) = self.changes.recv() => {
+                    self.elsewhere.tell(&change.database);
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
+                }
+                Some(database) = self.heard.recv() => {
+                    if self.plant.configured.contains_key(&database) {
+                        self.shared.definitions_changed();
+                        self.definitions.read(&database, &self.topology, Vec::new());
+                    }
                 }
                 Some(Ok((database, schema))) = self.definitions.reading.join_next() => self.read(database, schema).await,
                 changed = self.readiness.answer() => if changed {

@@ -9,6 +9,7 @@ mod accept;
 mod control;
 mod control_store;
 mod deadlocks;
+mod elsewhere;
 mod failover;
 mod handshakes;
 mod login;
@@ -43,6 +44,7 @@ use accept::Listeners;
 use control::{Control, Definitions, MovingKeys, Plant};
 use control_store::ControlStore;
 use deadlocks::Deadlocks;
+use elsewhere::Elsewhere;
 use failover::Failover;
 use readiness::Survey;
 use reshards::Reshards;
@@ -90,6 +92,7 @@ pub struct Handle {
     deadlocks: JoinHandle<()>,
     failover: JoinHandle<()>,
     reshards: JoinHandle<()>,
+    elsewhere: JoinHandle<()>,
     control: JoinHandle<()>,
     shutdown_timeout: Duration,
     _shaking: handshakes::Thread,
@@ -173,6 +176,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         Arc::clone(&topology),
         access.requests.clone(),
     );
+    let (hear, heard) = mpsc::unbounded_channel();
+    let elsewhere = Elsewhere::new(Arc::clone(&control_store), hear);
     let (move_keys, moved) = mpsc::unbounded_channel();
     let reshards = Reshards::new(
         control_store,
@@ -196,6 +201,8 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         moving,
         moved,
         reshards: Arc::clone(&reshards),
+        elsewhere: Arc::clone(&elsewhere),
+        heard,
     };
     if !control.readiness.known().is_empty() {
         control.publish().await;
@@ -203,6 +210,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let control = tokio::spawn(control.run());
     let failover = tokio::spawn(failover.run());
     let reshards = tokio::spawn(reshards.run());
+    let elsewhere = tokio::spawn(elsewhere.run());
 
     let addresses = listeners
         .tcp
@@ -251,6 +259,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         deadlocks,
         failover,
         reshards,
+        elsewhere,
         control,
         shutdown_timeout,
         _shaking: shaking,
@@ -298,6 +307,7 @@ impl Handle {
         self.deadlocks.abort();
         self.failover.abort();
         self.reshards.abort();
+        self.elsewhere.abort();
         self.control.abort();
         self.workers.clear();
         let threads = std::mem::take(&mut self.threads);

@@ -1,7 +1,10 @@
 //! Whatever changes `search_path`, and however soon the next statement comes behind it: names mean what they mean on one server, or the
 //! statement is refused.
 
+use std::time::{Duration, Instant};
+
 use crate::proxy::{Proxy, keys};
+use crate::servers::wait_until;
 use crate::wire_client::{Wire, query, run, sync};
 
 /// `order_lines` in two schemas: sharded in `public`, and in one of the test's own a table of the home shard. Each row says where it is.
@@ -305,6 +308,39 @@ fn several_calls_of_set_config_are_followed() {
             );
         }
     }
+}
+
+/// Proxies that have a control store in common hear of each other's definitions.
+#[test]
+fn what_another_proxy_has_defined_is_known_soon() {
+    let stage = Stage::set("path_elsewhere", 8_500_000);
+    let other = Proxy::start("workers = 1\n");
+    let mut client = other.client("trusty");
+    let schema = stage.schema;
+    client.query(&format!("SET search_path = {schema}, public"));
+    let found = |client: &mut Wire, item: &str| {
+        stage
+            .keys
+            .iter()
+            .all(|key| client.query(&find(*key)).contains(&format!("D({item}) C(")))
+    };
+    assert!(found(&mut client, "other"));
+    let began = Instant::now();
+    stage.client().query(&format!(
+        "/* trunkline: shard=s1 */ ALTER TABLE {schema}.order_lines RENAME TO hidden"
+    ));
+    wait_until("the rows of the next schema are found", || {
+        found(&mut client, "public")
+    });
+    stage.client().query(&format!(
+        "/* trunkline: shard=s1 */ ALTER TABLE {schema}.hidden RENAME TO order_lines"
+    ));
+    wait_until("those of the first are found again", || {
+        found(&mut client, "other")
+    });
+    // Definitions are read once a minute anyway.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]
