@@ -280,9 +280,9 @@ impl Known {
         self.node_view(place, now).share(now, slow_start)
     }
 
-    /// When the next look at the shard is due; `None`: at once.
-    pub fn due(&self, rules: &Rules) -> Option<Instant> {
-        self.pace.due(rules.interval)
+    /// When the next look at the shard is due; `None`: at once. `origin`: see [`Pace::due`].
+    pub fn due(&self, rules: &Rules, origin: Instant) -> Option<Instant> {
+        self.pace.due(rules.interval, origin)
     }
 
     /// When an ejection ends.

@@ -1,7 +1,7 @@
 //! When a shard's nodes are looked at next. Pure: the clock is the caller's.
 //!
-//! Calm shards at the configured interval; those of which something is wrong, or has been seen by clients, more often. Whatever is seen and however
-//! often: never more often than the shortest of these times.
+//! Calm shards at the configured interval, all of them at the same moments: one awakening of the process then serves every node. Those of which
+//! something is wrong, or has been seen by clients, more often. Whatever is seen and however often: never more often than the shortest of these times.
 
 use std::time::{Duration, Instant};
 
@@ -66,8 +66,8 @@ impl Pace {
         self.awaited = Some(now);
     }
 
-    /// When the next look is due; `None`: at once.
-    pub fn due(&self, interval: Duration) -> Option<Instant> {
+    /// When the next look is due; `None`: at once. Calm shards meet at whole intervals after `origin`.
+    pub fn due(&self, interval: Duration, origin: Instant) -> Option<Instant> {
         let begun = self.begun?;
         let follows = |seen: Option<Instant>| seen.is_some_and(|seen| begun < seen + FOLLOWED);
         let wrong = self
@@ -80,11 +80,21 @@ impl Pace {
             OFTEN
         } else if self.hurry.is_some() || follows(self.doubted) {
             QUICK
+        } else if let Some(gap) = wrong {
+            gap
         } else {
-            wrong.unwrap_or(interval)
+            let early = past_the_last_whole(interval, begun + interval - origin);
+            (interval - early).max(QUICK)
         };
         Some(begun + gap.min(interval))
     }
+}
+
+/// What is left of a time when as many whole intervals as possible are taken from it.
+fn past_the_last_whole(interval: Duration, time: Duration) -> Duration {
+    let left = time.as_nanos().checked_rem(interval.as_nanos());
+    let left = left.and_then(|nanos| u64::try_from(nanos).ok());
+    left.map_or(Duration::ZERO, Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -96,7 +106,7 @@ mod tests {
     /// Looks for so long after `start`, and gives how long after it each was.
     fn looks(pace: &mut Pace, start: Instant, length: Duration) -> Vec<u64> {
         let mut looks = Vec::new();
-        while let Some(due) = pace.due(INTERVAL) {
+        while let Some(due) = pace.due(INTERVAL, start) {
             let now = due.max(start);
             if now > start + length {
                 break;
@@ -109,7 +119,7 @@ mod tests {
 
     fn calm(start: Instant) -> Pace {
         let mut pace = Pace::default();
-        assert_eq!(pace.due(INTERVAL), None);
+        assert_eq!(pace.due(INTERVAL, start), None);
         pace.begin(start);
         pace
     }
@@ -121,6 +131,26 @@ mod tests {
             looks(&mut calm(start), start, INTERVAL * 3),
             [2000, 4000, 6000]
         );
+    }
+
+    #[test]
+    fn calm_shards_meet() {
+        let origin = Instant::now();
+        for (begun, due) in [
+            (0, 2000),
+            (1, 2000),
+            (1899, 2000),
+            (1900, 2000),
+            // Too soon after the look that has just been.
+            (1901, 2001),
+            (1999, 2099),
+            (2000, 4000),
+            (2099, 4000),
+        ] {
+            let begun = origin + Duration::from_millis(begun);
+            let due = origin + Duration::from_millis(due);
+            assert_eq!(calm(begun).due(INTERVAL, origin), Some(due));
+        }
     }
 
     #[test]
@@ -161,13 +191,11 @@ mod tests {
         let mut pace = calm(start);
         pace.awaited(start);
         let found = looks(&mut pace, start, Duration::from_secs(2));
-        assert_eq!(found.len(), 100);
         assert_eq!(found[..2], [10, 20]);
+        assert_eq!(found[99..], [1000, 2000]);
         let mut pace = calm(start);
         pace.doubt(start);
-        assert_eq!(
-            looks(&mut pace, start, Duration::from_millis(2000)).len(),
-            10
-        );
+        let found = looks(&mut pace, start, Duration::from_secs(2));
+        assert_eq!(found[9..], [1000, 2000]);
     }
 }

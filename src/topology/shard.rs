@@ -1,6 +1,6 @@
 //! One shard's nodes: they are asked together, what follows is published, and what has changed is logged.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -25,6 +25,9 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// Longer than any look.
 const HOWEVER_LONG: Duration = Duration::from_secs(3600);
+
+/// Where the time begins by which calm shards are looked at, whatever is reloaded in between.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What is known of one node.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,7 +221,7 @@ impl Shard {
     fn until_due(&self) -> Option<Due> {
         let now = Instant::now();
         let known = self.known();
-        let look = known.due(&self.rules).filter(|due| *due > now)?;
+        let look = known.due(&self.rules, *ORIGIN).filter(|due| *due > now)?;
         match known.next_return(now).filter(|back| *back < look) {
             Some(back) => Some(Due::Return(back)),
             None => Some(Due::Look(look)),
@@ -277,9 +280,9 @@ impl Shard {
         let now = Instant::now();
         let dice = rand::random_range(-1.0..=1.0);
         let mut known = self.known();
-        let before = known.due(&self.rules);
+        let before = known.due(&self.rules, *ORIGIN);
         let ejected = known.sighted(place, seen, now, dice, &self.rules);
-        if ejected.is_some() || known.due(&self.rules) < before {
+        if ejected.is_some() || known.due(&self.rules, *ORIGIN) < before {
             self.changed.notify_one();
         }
         drop(known);

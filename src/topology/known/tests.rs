@@ -712,10 +712,10 @@ fn a_drained_node_takes_no_reads_until_it_is_given_back_or_made_the_primary() {
 #[test]
 fn what_clients_see_and_what_is_wrong_has_the_shard_looked_at() {
     let mut stage = Room::new(2);
-    assert_eq!(stage.known.due(&RULES), None);
+    assert_eq!(stage.known.due(&RULES, stage.now), None);
     let wait = |stage: &mut Room| {
         stage.known.begin(stage.now);
-        stage.known.due(&RULES).expect("begun") - stage.now
+        stage.known.due(&RULES, stage.now).expect("begun") - stage.now
     };
     stage.round("P1 R1");
     assert_eq!(wait(&mut stage), Duration::from_secs(1));
