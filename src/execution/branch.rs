@@ -23,6 +23,9 @@ const READ_AHEAD: usize = 8 * 1024;
 /// Read bytes that stand in front of what is unread, above which they are dropped.
 const READ_LIMIT: usize = 64 * 1024;
 
+/// What is heard at most before others on the thread have their turn, bytes.
+const TURN: usize = 256 * 1024;
+
 /// Why the branches' work came to an end before its time.
 #[derive(Debug)]
 pub enum Failure {
@@ -341,18 +344,19 @@ fn poll_attend(
     scratch: &RefCell<Box<[u8]>>,
     audience: &mut impl Audience,
 ) -> Poll<Result<(), Failure>> {
+    let mut taken = 0;
     loop {
-        if let Poll::Ready(Err(error)) = poll_client(cx, client, scratch) {
-            return Poll::Ready(Err(Failure::Client(error)));
-        }
-        if client.is_behind() && client.outbox.len() >= HIGH_WATER {
-            // Still requests must leave.
-            for (number, branch) in branches.iter_mut().enumerate() {
-                if let Poll::Ready(Err(error)) = branch.server.poll_flush(cx) {
-                    return Poll::Ready(Err(broken(number, branch, error)));
+        if client.outbox.len() >= HIGH_WATER {
+            poll_client(cx, client, scratch).map_err(Failure::Client)?;
+            if client.is_behind() {
+                // Still requests must leave.
+                for (number, branch) in branches.iter_mut().enumerate() {
+                    if let Poll::Ready(Err(error)) = branch.server.poll_flush(cx) {
+                        return Poll::Ready(Err(broken(number, branch, error)));
+                    }
                 }
+                return Poll::Pending;
             }
-            return Poll::Pending;
         }
         let mut moved = false;
         for (number, branch) in branches.iter_mut().enumerate() {
@@ -360,6 +364,7 @@ fn poll_attend(
                 && audience.wants(number)
                 && client.outbox.len() < HIGH_WATER
                 && !audience.is_satisfied()
+                && taken < TURN
             {
                 let heard = match branch.poll_message(cx, scratch) {
                     Poll::Pending => break,
@@ -370,6 +375,7 @@ fn poll_attend(
                 };
                 moved = true;
                 let body = branch.body(&heard);
+                taken += HEADER + body.len();
                 match heard.tag {
                     b'E' => {
                         let error = body.to_vec();
@@ -389,7 +395,12 @@ fn poll_attend(
         if audience.is_satisfied() || branches.iter().all(Branch::is_done) {
             return Poll::Ready(Ok(()));
         }
-        if !moved {
+        // What has come for the client leaves together, not row by row.
+        if !moved || taken >= TURN {
+            poll_client(cx, client, scratch).map_err(Failure::Client)?;
+            if moved {
+                cx.waker().wake_by_ref();
+            }
             return Poll::Pending;
         }
     }
@@ -400,14 +411,16 @@ pub(super) fn poll_client(
     cx: &mut Context<'_>,
     client: &mut Client,
     scratch: &RefCell<Box<[u8]>>,
-) -> Poll<Result<(), ClientError>> {
+) -> Result<(), ClientError> {
     if let Poll::Ready(Err(error)) = client.poll_flush(cx) {
-        return Poll::Ready(Err(error));
+        return Err(error);
     }
-    if client.inbox.len() < READ_AHEAD {
-        return client.poll_fill(cx, &mut scratch.borrow_mut());
+    while client.inbox.len() < READ_AHEAD
+        && let Poll::Ready(filled) = client.poll_fill(cx, &mut scratch.borrow_mut())
+    {
+        filled?;
     }
-    Poll::Pending
+    Ok(())
 }
 
 /// A message as it was.

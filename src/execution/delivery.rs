@@ -26,7 +26,7 @@ pub async fn deliver(
     locate: &Locate<'_>,
 ) -> Result<(), Failure> {
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(Err(error)) = poll_client(cx, client, scratch) {
+        if let Err(error) = poll_client(cx, client, scratch) {
             return Poll::Ready(Err(Failure::Client(error)));
         }
         poll_deliver(cx, client, source, targets, scratch, splitter, locate)

@@ -192,7 +192,7 @@ pub async fn fill(
 ) -> Result<(), Failure> {
     std::future::poll_fn(|cx| {
         loop {
-            if let Poll::Ready(Err(error)) = poll_client(cx, client, scratch) {
+            if let Err(error) = poll_client(cx, client, scratch) {
                 return Poll::Ready(Err(Failure::Client(error)));
             }
             match poll_once(cx, client, sources, target, scratch, filling) {
