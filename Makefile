@@ -65,7 +65,7 @@ bench-smoke: has-cargo has-postgres has-pgbouncer
 # A part of `make bench`.
 bench-several: has-cargo has-postgres
 	$(CARGO) bench --locked --bench proxy -- \
-		--only two_shard_commit,atomic_read,scatter_aggregate,merge_sort,copy_from,gather $(BENCH_ARGS)
+		--only two_shard_commit,atomic_read,scatter_aggregate,merge_sort,copy_from,gather,tpch $(BENCH_ARGS)
 
 lint: has-cargo has-lints
 	$(CARGO) fmt --check

@@ -233,6 +233,7 @@ async fn measure_all(args: &Args) -> Result<()> {
             Case::MergeSort => several::sort::run(&mut bench).await?,
             Case::CopyFrom => several::copy::run(&mut bench).await?,
             Case::Gather => several::gather::run(&mut bench).await?,
+            Case::Tpch => several::tpch::run(&mut bench).await?,
             Case::MoveRows => several::moving::run(&mut bench).await?,
             statements => cases::statements::run(&mut bench, statements, &length).await?,
         }

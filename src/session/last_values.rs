@@ -2,11 +2,13 @@
 //!
 //! A server connection keeps the last value of each sequence, whoever has it now. A unit of work that asks for one begins with DISCARD
 //! SEQUENCES: then it sees what it has taken itself, or gets Postgres's error that nothing was taken. In a transaction that is known too late
-//! for that, so once a database is seen to ask, every transaction block begins so. Where it is too late already the statement is refused.
+//! for that, so once a database is seen to ask, DISCARD SEQUENCES goes in front of every transaction block, and of the first statement for which a
+//! connection is used again that the session keeps. Where it is too late already the statement is refused.
 
 use super::Session;
 use super::link::{Link, Phase};
 use super::respond::Fault;
+use super::transaction::Transaction;
 use crate::backend::pipeline::{Fate, Request};
 use crate::catalog::QualifiedName;
 use crate::plan::refusal::{Reason, Refusal};
@@ -242,15 +244,16 @@ impl Session {
         self.asks(planned) && (self.taken.is_some() || !self.link.as_ref().is_some_and(own))
     }
 
-    /// The current connection has just been attached: drops others' values when this unit of work may ask for its own.
-    pub(super) fn drop_last_values(&mut self, phase: Phase, block: Block) {
+    /// The current connection has just been attached, and its transaction has not begun there: drops others' values when this unit of work, or a later one
+    /// on a connection that is kept, may ask for its own.
+    pub(super) fn drop_last_values(&mut self, phase: Phase) {
         let catalog = self.database.catalog();
         let expected = self.database.asks_last_values.get() || catalog.residue.anything_asks();
-        let block = block == Block::Begun && phase == Phase::Working;
+        let block = matches!(self.transaction, Transaction::Begun(_)) && phase == Phase::Working;
         let asking = self.asking != Asking::No;
         let Some(link) = &mut self.link else { return };
-        if link.last_values == LastValues::Own || !(asking || expected && (block || link.is_kept()))
-        {
+        let wanted = asking || expected && block || link.is_kept();
+        if link.last_values == LastValues::Own || !wanted {
             return;
         }
         let server = link.server();
@@ -264,11 +267,4 @@ impl Session {
 pub fn unknown_last() -> Fault {
     let message = "which number was taken last is not known: some were taken by Trunkline for rows of sharded tables, and some by a server, or the statement does not tell of which sequence";
     Fault::Refused(Refusal::new(Reason::LastValue, message))
-}
-
-/// Whether the connection was attached for a transaction block that begins there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Block {
-    None,
-    Begun,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::card::State;
 use super::extended::Held;
-use super::last_values::{Block, LastValues};
+use super::last_values::LastValues;
 use super::pin::Pin;
 use super::reads::{MARK, Seeks};
 use super::respond::{Fault, Loss};
@@ -912,12 +912,8 @@ impl Session {
     /// Brings the connection to what the session has set, and begins its transaction there.
     pub(super) async fn bring_up(&mut self, phase: Phase) -> Result<(), Fault> {
         self.bring_settings(phase).await?;
-        let block = match self.transaction {
-            Transaction::Begun(_) => Block::Begun,
-            _ => Block::None,
-        };
+        self.drop_last_values(phase);
         self.begin_there(phase).await?;
-        self.drop_last_values(phase, block);
         self.tell_reported();
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::card::State;
 use super::channels::speaks_of_channels;
+use super::last_values::LastValues;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
 use super::reads::Seeks;
@@ -242,7 +243,9 @@ impl Session {
             .iter()
             .position(|link| link.serves(shard, self.reads.seeks))
         {
-            if !self.kept[place].is_as(&self.settings, &self.reported) {
+            let kept = &self.kept[place];
+            let others = kept.last_values == LastValues::Anybodys;
+            if others || !kept.is_as(&self.settings, &self.reported) {
                 return false;
             }
             let link = self.kept.swap_remove(place).at_work();

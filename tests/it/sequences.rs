@@ -113,3 +113,28 @@ fn the_first_transaction_that_asks_is_run_again() {
     one.value("SELECT nextval('other.early')");
     assert!(two.query("SELECT currval('other.early')").contains(NONE));
 }
+
+/// A connection that is kept remembers what was taken there since, also for the first who asks, and DISCARD SEQUENCES is no query of a transaction.
+#[test]
+fn who_keeps_a_connection_keeps_what_was_taken_there() {
+    let (_proxy, mut one, mut two) = two_clients("SET ROLE app; CREATE SEQUENCE other.rare;");
+    one.value("SELECT nextval('other.rare')");
+    for messages in [
+        [query("CREATE TEMPORARY TABLE kept (a int)")].to_vec(),
+        [query("SELECT nextval('other.rare') FROM pg_class LIMIT 1")].to_vec(),
+    ] {
+        let said = two.ask(&messages);
+        assert!(!said.contains("E("), "{said}");
+    }
+    assert_eq!(two.value("SELECT currval('other.rare')"), "2");
+    two.query("DISCARD TEMP");
+    for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
+        two.query("CREATE TEMPORARY TABLE again (a int)");
+        two.query(begin);
+        let said = two.query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+        assert!(!said.contains("E("), "{begin}: {said}");
+        assert_eq!(two.value("SHOW transaction_isolation"), "serializable");
+        two.query("COMMIT");
+        two.query("DISCARD TEMP");
+    }
+}

@@ -59,6 +59,8 @@ pub enum Case {
     CopyFrom,
     /// A join that is not colocated, beside COPY TO | COPY FROM
     Gather,
+    /// The 22 queries of TPC-H, beside one server with the same rows
+    Tpch,
     /// A table of 10 million rows moved to another shard, beside pg_dump and pg_restore; its changes followed
     MoveRows,
 }
@@ -84,6 +86,7 @@ impl Case {
             | Case::MergeSort
             | Case::CopyFrom
             | Case::Gather
+            | Case::Tpch
             | Case::MoveRows => false,
         }
     }

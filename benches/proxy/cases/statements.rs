@@ -136,6 +136,7 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         | Case::MergeSort
         | Case::CopyFrom
         | Case::Gather
+        | Case::Tpch
         | Case::MoveRows => Vec::new(),
     })
 }

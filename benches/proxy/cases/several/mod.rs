@@ -12,6 +12,7 @@ pub mod copy;
 pub mod gather;
 pub mod moving;
 pub mod sort;
+pub mod tpch;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -161,6 +162,13 @@ impl Cluster {
 
     /// Starts Trunkline; it is ready when `probe` succeeds.
     pub async fn proxy(&self, tables: &[Table], commit: Commit, probe: &str) -> Result<Proxy> {
+        let names = self.names();
+        let tables: String = tables.iter().map(|table| table.config(&names)).collect();
+        self.proxy_of(&tables, commit, probe).await
+    }
+
+    /// The same with what the configuration says of distributions and tables; shards are `s0` and so on.
+    pub async fn proxy_of(&self, tables: &str, commit: Commit, probe: &str) -> Result<Proxy> {
         let port = postgres::free_port()?;
         let file = self.folder.join(format!("trunkline-{port}.toml"));
         std::fs::write(&file, self.config(tables, commit, port))
@@ -174,10 +182,13 @@ impl Cluster {
         Ok(Proxy { port, process })
     }
 
-    fn config(&self, tables: &[Table], commit: Commit, port: u16) -> String {
-        let names: Vec<String> = (0..self.servers.len())
+    fn names(&self) -> Vec<String> {
+        (0..self.servers.len())
             .map(|number| format!("s{number}"))
-            .collect();
+            .collect()
+    }
+
+    fn config(&self, tables: &str, commit: Commit, port: u16) -> String {
         let mut toml = format!(
             "workers = 1\n\n[listen]\naddresses = [\"127.0.0.1:{port}\"]\n\n[pool]\nsize = {POOL_SIZE}\n\n\
              [transactions]\ncross_shard_commit = \"{commit}\"\n\n\
@@ -185,14 +196,11 @@ impl Cluster {
              [[databases]]\nname = \"{DATABASE}\"\ndefault_shard = \"s0\"\n\n",
             commit = commit.name(),
         );
-        for (name, server) in names.iter().zip(&self.servers) {
+        for (name, server) in self.names().iter().zip(&self.servers) {
             let node = format!("{{ host = \"127.0.0.1\", port = {} }}", server.port);
             toml += &format!("[[shards]]\nname = \"{name}\"\nnodes = [{node}]\n\n");
         }
-        for table in tables {
-            toml += &table.config(&names);
-        }
-        toml
+        toml + tables
     }
 }
 
