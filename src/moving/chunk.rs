@@ -54,7 +54,7 @@ const SOURCE_SETTINGS: &str =
 /// What is there of a chunk is found by the key's index, whatever is known of a table that is being filled.
 const TARGET_SETTINGS: &str =
     "SET session_replication_role = replica; SET plan_cache_mode = force_custom_plan; SET jit = off;
-    SET enable_seqscan = off; SET enable_bitmapscan = off";
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off";
 
 /// Copies chunk after chunk, over connections of its own.
 pub(super) struct Worker {

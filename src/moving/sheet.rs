@@ -85,10 +85,11 @@ impl Sheet {
     /// For the receiving shard: what rows of a chunk are found by that are there already; at most so many.
     pub fn there(&self, part: &Part, reached: &Reached, most: usize) -> String {
         format!(
-            "SELECT {} FROM {} AS t WHERE {} LIMIT {most}",
+            "SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT {most}",
             texts(&self.layout, &self.layout.found_by, "t"),
             self.layout.name,
             self.within(part, reached),
+            self.key(),
         )
     }
 

@@ -370,9 +370,10 @@ async fn most_of_a_table_is_there_before_it_is_copied() {
         .await;
     world.fence(&mut driver, 1).await;
     world.run(0, "DELETE FROM items WHERE id % 3 = 0").await;
+    world.fence(&mut driver, 2).await;
     world.copy(&mut driver);
     driver.copied().await;
-    world.fence(&mut driver, 2).await;
+    world.fence(&mut driver, 3).await;
     assert!(world.compare().await > 5000);
     let copied = "SELECT sum(row_count) FROM trunkline.reshard_chunks";
     assert_eq!(
