@@ -1,7 +1,7 @@
 //! One chunk of a table: read in one snapshot, written on the receiving shard in one transaction with how far it goes.
 //!
 //! It goes straight into the table, without the rows that changes have put there before it. Where other unique values are in the way, or too much is there,
-//! it is staged first: `INSERT ... ON CONFLICT` costs the server three times as much, and leaves out row by row.
+//! it is staged first: `INSERT ... ON CONFLICT` costs the receiving server three times as much, and leaves out row by row.
 
 use std::pin::pin;
 use std::sync::Arc;
