@@ -213,3 +213,72 @@ pub(super) fn texts(layout: &Layout, places: &[usize], alias: &str) -> String {
         .collect();
     texts.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::Sent;
+    use super::*;
+
+    fn part() -> Part {
+        let column = |name: &str, type_name: &str| Sent {
+            name: name.into(),
+            type_name: type_name.into(),
+        };
+        let layout = Layout {
+            table: 0,
+            name: "public.t".into(),
+            columns: vec![
+                column("k", "text"),
+                column("n", "integer"),
+                column("shard", "bigint"),
+            ],
+            key: vec![1, 0],
+            found_by: vec![1, 0, 2],
+            shard_key: vec![2],
+        };
+        let sheet = Sheet {
+            layout,
+            condition: "(moves)".to_owned(),
+            format: Format::Binary,
+            search_path: String::new(),
+            obstacles: Obstacles::Nothing,
+        };
+        Part {
+            sheet: Arc::new(sheet),
+            number: 0,
+            position: Some(vec!["1".to_owned(), "it's".to_owned()]),
+            until: Some(vec!["9".to_owned(), "z".to_owned()]),
+        }
+    }
+
+    #[test]
+    fn a_chunk_goes_from_its_position_to_what_is_reached_or_the_end_of_its_part() {
+        let part = part();
+        let from = r#"(moves) AND ROW("n", "k") > ROW('1'::integer, 'it''s'::text)"#;
+        let to_end = format!(r#"{from} AND ROW("n", "k") <= ROW('9'::integer, 'z'::text)"#);
+        assert_eq!(part.sheet.within(&part, &None), to_end);
+        let reached = Some(vec!["5".to_owned(), "m".to_owned()]);
+        let to_reached = format!(r#"{from} AND ROW("n", "k") <= ROW('5'::integer, 'm'::text)"#);
+        assert_eq!(part.sheet.within(&part, &reached), to_reached);
+        let cut = part.sheet.cut(&part, 100);
+        assert!(
+            cut.ends_with(&format!(r#"{to_end} ORDER BY "n", "k" OFFSET 99 LIMIT 1"#)),
+            "{cut}"
+        );
+    }
+
+    #[test]
+    fn rows_are_left_out_by_all_that_they_are_found_by() {
+        let part = part();
+        let read = |without: &[KeyText]| part.sheet.read(&part, &None, without);
+        assert!(!read(&[]).contains("NOT IN"));
+        let key = |n: &str| -> KeyText { [n.into(), "o'".into(), "7".into()].into() };
+        let text = read(&[key("2"), key("3")]);
+        let values =
+            "('2'::integer, 'o'''::text, '7'::bigint), ('3'::integer, 'o'''::text, '7'::bigint)";
+        let filter = format!(
+            r#" AND ("n", "k", "shard") NOT IN (VALUES {values}) ORDER BY "n", "k") TO STDOUT (FORMAT binary)"#
+        );
+        assert!(text.ends_with(&filter), "{text}");
+    }
+}
