@@ -1,26 +1,26 @@
-//! One chunk of a table: read in one snapshot, staged on the receiving shard, inserted in one transaction with how far it goes.
+//! One chunk of a table: read in one snapshot, written on the receiving shard in one transaction with how far it goes.
+//!
+//! It goes straight into the table, without the rows that changes have put there before it. Where other unique values are in the way, or too much is there,
+//! it is staged first: `INSERT ... ON CONFLICT` costs the receiving server three times as much, and leaves out row by row.
 
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
-use crate::resharding::condition::quoted_name;
 use crate::wire::replication::Lsn;
 
 use super::apply::{begin, is_in_the_way, judged};
 use super::claim::{Claim, FlowError};
 use super::pace::Pace;
-use super::place::Layout;
 use super::seam::Seam;
 use super::shards::Connection;
-use super::statements;
+use super::sheet::{Obstacles, Part, Reached, Sheet};
 use super::tombstones::{ChunkId, KeyText, Snapshot, Verdict};
 
 /// What a chunk is to take.
@@ -31,56 +31,14 @@ const MOST_ROWS: u64 = 100_000;
 const FIRST_ROWS: u64 = 4000;
 /// Bytes of a chunk, as far as the rows before tell.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that are sent together.
+const TOGETHER: usize = 64 * 1024;
+/// Most rows that a chunk is read without.
+const MOST_LEFT_OUT: usize = 2000;
 /// How often a chunk is tried while rows are in its way.
 const ATTEMPTS: u32 = 50;
 /// How long between two looks whether a snapshot counts by now.
 const RETRY: Duration = Duration::from_millis(20);
-
-/// A table of a way, as it is copied.
-#[derive(Debug)]
-pub(super) struct Sheet {
-    pub layout: Layout,
-    /// Which rows go this way.
-    pub condition: String,
-    pub format: Format,
-    /// The setting in which keys are compared.
-    pub search_path: String,
-    pub obstacles: Obstacles,
-}
-
-/// What beside its key can be in a row's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Obstacles {
-    Nothing,
-    /// Unique values and the like, seen at once.
-    Immediate,
-    /// Some are seen at the end of a statement or transaction only.
-    Deferrable,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Binary,
-    Text,
-}
-
-impl Format {
-    fn name(self) -> &'static str {
-        match self {
-            Format::Binary => "binary",
-            Format::Text => "text",
-        }
-    }
-}
-
-/// The keys from behind `position` up to and with `until`.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub sheet: Arc<Sheet>,
-    pub number: i32,
-    pub position: Option<Vec<String>>,
-    pub until: Option<Vec<String>>,
-}
 
 /// Sees that the driver and the plan are the ones in force, until the end of the transaction.
 const HOLD: &str =
@@ -93,7 +51,10 @@ const NOTE: &str = "UPDATE trunkline.reshard_chunks SET position = coalesce($5, 
 const SOURCE_SETTINGS: &str =
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off;
     SET max_parallel_workers_per_gather = 0; SET default_transaction_read_only = on";
-const TARGET_SETTINGS: &str = "SET session_replication_role = replica; SET plan_cache_mode = force_custom_plan; SET jit = off";
+/// What is there of a chunk is found by the key's index, whatever is known of a table that is being filled.
+const TARGET_SETTINGS: &str =
+    "SET session_replication_role = replica; SET plan_cache_mode = force_custom_plan; SET jit = off;
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off";
 
 /// Copies chunk after chunk, over connections of its own.
 pub(super) struct Worker {
@@ -144,6 +105,25 @@ impl From<FlowError> for Refusal {
 pub(super) struct Brought {
     pub rows: u64,
     pub bytes: u64,
+    /// Rows that were there before.
+    pub there: u64,
+}
+
+/// A chunk that is to be written.
+struct Piece<'a> {
+    part: &'a Part,
+    reached: Reached,
+    /// The snapshot that it is read in.
+    chunk: ChunkId,
+}
+
+/// What became of a chunk.
+enum Written {
+    All(Brought),
+    /// Not all deletions behind its snapshot are known.
+    ReadAgain,
+    /// Something is in the way of a row.
+    Blocked,
 }
 
 impl Worker {
@@ -178,37 +158,43 @@ impl Worker {
         mut part: Part,
         mut tell: impl FnMut(Brought),
     ) -> Result<(), FlowError> {
-        self.stage(&part.sheet).await?;
+        self.turn_to(&part.sheet).await?;
         let mut rows = FIRST_ROWS;
         loop {
             self.pace.admitted().await;
             let began = Instant::now();
-            let Some((brought, last)) = self.chunk(&part, rows).await? else {
+            let Some((brought, reached)) = self.chunk(&part, rows).await? else {
                 continue;
             };
             self.pace.spent(brought.bytes);
             tell(brought);
-            if brought.rows < rows {
+            if reached.is_none() {
                 return Ok(());
             }
-            part.position = last;
+            part.position = reached;
             rows = next_size(rows, brought, began.elapsed());
         }
     }
 
-    /// Makes ready for a table.
+    /// Compares keys as the table's do.
+    async fn turn_to(&mut self, sheet: &Arc<Sheet>) -> Result<(), FlowError> {
+        if { self.staged.as_ref() }.is_some_and(|(staged, _)| !Arc::ptr_eq(staged, sheet)) {
+            self.staged = None;
+        }
+        self.source.batch_execute(&sheet.search_path).await?;
+        self.target.batch_execute(&sheet.search_path).await?;
+        Ok(())
+    }
+
+    /// Makes a stage for the table.
     async fn stage(&mut self, sheet: &Arc<Sheet>) -> Result<(), FlowError> {
-        if { self.staged.as_ref() }.is_some_and(|(staged, _)| Arc::ptr_eq(staged, sheet)) {
+        if self.staged.is_some() {
             return Ok(());
         }
-        self.staged = None;
         let refused = |error| judged(error, Some(&sheet.layout.name));
-        self.source.batch_execute(&sheet.search_path).await?;
         let make = format!(
-            "{}; DROP TABLE IF EXISTS pg_temp.trunkline_stage;
-             CREATE TEMP TABLE trunkline_stage ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA;
-             ALTER TABLE pg_temp.trunkline_stage ADD COLUMN trunkline_place bigint GENERATED ALWAYS AS IDENTITY",
-            sheet.search_path,
+            "DROP TABLE IF EXISTS pg_temp.trunkline_stage;
+             CREATE TEMP TABLE trunkline_stage ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA",
             sheet.columns(),
             sheet.layout.name,
         );
@@ -223,29 +209,29 @@ impl Worker {
         Ok(())
     }
 
-    /// One chunk; with the last key in it. `None`: it must be read again.
+    /// One chunk, and how far it goes. `None`: it must be read again.
     async fn chunk(
         &mut self,
         part: &Part,
         rows: u64,
-    ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
+    ) -> Result<Option<(Brought, Reached)>, FlowError> {
         let Some(chunk) = self.open().await? else {
             sleep(RETRY).await;
             return Ok(None);
         };
         let done = self.bring(part, rows, chunk).await;
-        self.seam.tombstones.write().await.close(chunk);
+        self.seam.tombstones.read().await.close(chunk);
         done
     }
 
     /// Opens a transaction on the source whose snapshot counts.
     async fn open(&self) -> Result<Option<ChunkId>, FlowError> {
-        self.seam.tombstones.write().await.expect();
+        self.seam.tombstones.read().await.expect();
         self.source
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
         let snapshot = snapshot(&self.source).await?;
-        let mut tombstones = self.seam.tombstones.write().await;
+        let tombstones = self.seam.tombstones.read().await;
         let counts = tombstones.counts(&snapshot);
         let chunk = tombstones.open(snapshot);
         if counts {
@@ -258,29 +244,94 @@ impl Worker {
     }
 
     async fn bring(
-        &self,
+        &mut self,
         part: &Part,
         rows: u64,
         chunk: ChunkId,
-    ) -> Result<Option<(Brought, Option<Vec<String>>)>, FlowError> {
+    ) -> Result<Option<(Brought, Reached)>, FlowError> {
+        let sheet = &part.sheet;
+        let cut = self.source.query_opt(&sheet.cut(part, rows), &[]).await;
+        let cut = cut.map_err(|error| judged(error, Some(&sheet.layout.name)))?;
+        let piece = Piece {
+            part,
+            reached: cut.map(|row| (0..row.len()).map(|n| row.get(n)).collect()),
+            chunk,
+        };
+        let straight = match sheet.obstacles {
+            Obstacles::Deferrable => Written::Blocked,
+            Obstacles::Nothing | Obstacles::Immediate => self.straight(&piece).await?,
+        };
+        let written = match straight {
+            Written::Blocked => {
+                self.stage(sheet).await?;
+                self.by_way_of_the_stage(&piece).await?
+            }
+            written => written,
+        };
+        Ok(match written {
+            Written::All(brought) => Some((brought, piece.reached)),
+            Written::ReadAgain | Written::Blocked => None,
+        })
+    }
+
+    /// From the source into the table, in one go. Rows that are there already, put by changes that were applied before, are not even read.
+    async fn straight(&self, piece: &Piece<'_>) -> Result<Written, FlowError> {
+        let Piece { part, reached, .. } = piece;
+        let sheet = &part.sheet;
+        let refused = |error| judged(error, Some(&sheet.layout.name));
+        // To the end of the transaction nothing is applied: the row that is held keeps others off, and this our own. So what is there stays all there is.
+        let tombstones = self.seam.tombstones.read().await;
+        self.target.batch_execute(&begin(self.claim.number)).await?;
+        self.take_hold().await?;
+        let Verdict::Without(gone) = tombstones.judge(piece.chunk, sheet.layout.table) else {
+            self.target.batch_execute("ROLLBACK").await?;
+            self.source.batch_execute("COMMIT").await?;
+            return Ok(Written::ReadAgain);
+        };
+        let there = sheet.there(part, reached, MOST_LEFT_OUT + 1);
+        let there = self.target.query(&there, &[]).await.map_err(refused)?;
+        if gone.len() + there.len() > MOST_LEFT_OUT {
+            self.target.batch_execute("ROLLBACK").await?;
+            return Ok(Written::Blocked);
+        }
+        let gone = gone.into_iter().cloned();
+        let without: Vec<KeyText> = gone.chain(there.iter().map(key_text)).collect();
+        let read = sheet.read(part, reached, &without);
+        match self.pipe(sheet, &read, &sheet.layout.name).await {
+            Ok(mut brought) => {
+                brought.there = there.len() as u64;
+                self.note(piece, brought).await?;
+                self.target.batch_execute("COMMIT").await.map_err(refused)?;
+                self.source.batch_execute("COMMIT").await?;
+                Ok(Written::All(brought))
+            }
+            // By another value that must be unique.
+            Err(error) if is_in_the_way(&error) => {
+                self.target.batch_execute("ROLLBACK").await?;
+                Ok(Written::Blocked)
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Staged first, so that what is in the way can be told row by row.
+    async fn by_way_of_the_stage(&self, piece: &Piece<'_>) -> Result<Written, FlowError> {
         let (sheet, staged) = self.staged.as_ref().expect("is staged before its chunks");
         let refused = |error| judged(error, Some(&sheet.layout.name));
         self.target.batch_execute(&begin(self.claim.number)).await?;
-        let brought = self.pipe(sheet, part, rows).await?;
+        let read = sheet.read(piece.part, &piece.reached, &[]);
+        let brought = self.pipe(sheet, &read, "pg_temp.trunkline_stage").await;
+        let brought = brought.map_err(refused)?;
         self.source.batch_execute("COMMIT").await?;
-        let last = self.last_key(sheet).await?;
 
         for attempt in 1.. {
             let place = log_end(&self.source).await?;
             self.target.batch_execute("SAVEPOINT staged").await?;
-            match self
-                .insert(sheet, staged, part, chunk, (brought, rows), &last)
-                .await
-            {
+            match self.insert(sheet, staged, piece, brought).await {
                 Ok(Inserted::All) => break,
                 Ok(Inserted::ReadAgain) => {
                     self.target.batch_execute("ROLLBACK").await?;
-                    return Ok(None);
+                    return Ok(Written::ReadAgain);
                 }
                 Err(Refusal::Flow(error)) => return Err(error),
                 Err(Refusal::Row(error)) if is_in_the_way(&error) && attempt < ATTEMPTS => {
@@ -294,28 +345,21 @@ impl Worker {
             }
         }
         self.target.batch_execute("COMMIT").await.map_err(refused)?;
-        Ok(Some((brought, last)))
+        Ok(Written::All(brought))
     }
 
-    /// What is staged, and how far it goes. Of the rows wanted were so many brought.
+    /// What is staged, and how far it goes.
     async fn insert(
         &self,
         sheet: &Sheet,
         staged: &Staged,
-        part: &Part,
-        chunk: ChunkId,
-        (brought, wanted): (Brought, u64),
-        last: &Option<Vec<String>>,
+        piece: &Piece<'_>,
+        brought: Brought,
     ) -> Result<Inserted, Refusal> {
         // To the end of the transaction nothing is applied: the row that is held keeps others off, and this our own.
         let tombstones = self.seam.tombstones.read().await;
-        let claim = &self.claim;
-        let parameters: [&(dyn ToSql + Sync); 3] = [&claim.number, &&*claim.source, &claim.token];
-        let held = self.target.query_opt(&self.hold, &parameters).await;
-        if held.map_err(FlowError::from)?.is_none() {
-            return Err(claim.lost().into());
-        }
-        let Verdict::Without(gone) = tombstones.judge(chunk, sheet.layout.table) else {
+        self.take_hold().await?;
+        let Verdict::Without(gone) = tombstones.judge(piece.chunk, sheet.layout.table) else {
             return Ok(Inserted::ReadAgain);
         };
         let arrays = arrays(&gone, sheet.layout.found_by.len());
@@ -331,65 +375,84 @@ impl Worker {
         }
         if inserted < brought.rows && sheet.obstacles != Obstacles::Nothing {
             for row in self.target.query(&staged.left_out, &keys).await? {
-                let key: KeyText = { 0..row.len() }
-                    .map(|n| row.get::<_, &str>(n).into())
-                    .collect();
+                let key = key_text(&row);
                 let why = format!(
                     "row ({}) of {} cannot be stored on {}: another row there has a value that must be unique",
                     key.join(", "),
                     sheet.layout.name,
-                    claim.shard.0
+                    self.claim.shard.0
                 );
                 tombstones.owe(sheet.layout.table, key, why.into());
             }
         }
-        let count = i64::try_from(brought.rows).unwrap_or(i64::MAX);
-        let parameters: [&(dyn ToSql + Sync); 7] = [
-            &claim.number,
-            &&*claim.source,
-            &&*sheet.layout.name,
-            &part.number,
-            last,
-            &count,
-            &(brought.rows < wanted),
-        ];
-        self.target.execute(&self.note, &parameters).await?;
+        self.note(piece, brought).await?;
         Ok(Inserted::All)
     }
 
-    /// From the source to the stage, unread.
-    async fn pipe(&self, sheet: &Sheet, part: &Part, rows: u64) -> Result<Brought, FlowError> {
-        let refused = |error| judged(error, Some(&sheet.layout.name));
-        let out = sheet.read(part, rows);
+    /// Sees that the driver and the plan are the ones in force, until the end of the transaction.
+    async fn take_hold(&self) -> Result<(), FlowError> {
+        let claim = &self.claim;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&claim.number, &&*claim.source, &claim.token];
+        match self.target.query_opt(&self.hold, &parameters).await? {
+            Some(_) => Ok(()),
+            None => Err(claim.lost()),
+        }
+    }
+
+    /// Writes down how far a part has come.
+    async fn note(&self, piece: &Piece<'_>, brought: Brought) -> Result<(), FlowError> {
+        let (claim, part) = (&self.claim, piece.part);
+        let count = i64::try_from(brought.rows + brought.there).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 7] = [
+            &claim.number,
+            &&*claim.source,
+            &&*part.sheet.layout.name,
+            &part.number,
+            &piece.reached,
+            &count,
+            &piece.reached.is_none(),
+        ];
+        self.target.execute(&self.note, &parameters).await?;
+        Ok(())
+    }
+
+    /// From the source into a table, unread.
+    async fn pipe(
+        &self,
+        sheet: &Sheet,
+        read: &str,
+        table: &str,
+    ) -> Result<Brought, tokio_postgres::Error> {
         let into = format!(
-            "COPY pg_temp.trunkline_stage ({}) FROM STDIN (FORMAT {})",
+            "COPY {table} ({}) FROM STDIN (FORMAT {})",
             sheet.columns(),
             sheet.format.name()
         );
-        let out = self.source.copy_out(&*out).await.map_err(refused)?;
-        let into = self
-            .target
-            .copy_in::<_, Bytes>(&*into)
-            .await
-            .map_err(refused)?;
+        let out = self.source.copy_out(read).await?;
+        let into = self.target.copy_in::<_, Bytes>(&*into).await?;
         let (mut out, mut into) = (pin!(out), pin!(into));
         let mut bytes = 0;
+        // A row is a message; a message each way for every row would cost more than the rows do.
+        let mut together = BytesMut::with_capacity(TOGETHER);
         while let Some(data) = out.next().await {
-            let data = data.map_err(refused)?;
+            let data = data?;
             bytes += data.len() as u64;
-            into.feed(data).await.map_err(refused)?;
+            if together.len() + data.len() > TOGETHER {
+                into.feed(together.split().freeze()).await?;
+                together.reserve(TOGETHER);
+            }
+            match data.len() > TOGETHER {
+                true => into.feed(data).await?,
+                false => together.extend_from_slice(&data),
+            }
         }
-        let rows = into.finish().await.map_err(refused)?;
-        Ok(Brought { rows, bytes })
-    }
-
-    async fn last_key(&self, sheet: &Sheet) -> Result<Option<Vec<String>>, FlowError> {
-        let text = format!(
-            "SELECT {} FROM pg_temp.trunkline_stage AS t ORDER BY trunkline_place DESC LIMIT 1",
-            texts(&sheet.layout, &sheet.layout.key, "t")
-        );
-        let row = self.target.query_opt(&text, &[]).await?;
-        Ok(row.map(|row| (0..row.len()).map(|n| row.get(n)).collect()))
+        into.feed(together.freeze()).await?;
+        let rows = into.finish().await?;
+        Ok(Brought {
+            rows,
+            bytes,
+            there: 0,
+        })
     }
 }
 
@@ -411,21 +474,22 @@ async fn log_end(client: &Client) -> Result<Lsn, FlowError> {
 
 /// Rows of the next chunk.
 fn next_size(rows: u64, brought: Brought, took: Duration) -> u64 {
+    if brought.rows == 0 {
+        return rows;
+    }
     let factor = WANTED.as_secs_f64() / took.as_secs_f64().max(0.001);
     let wanted = (rows as f64 * factor.clamp(0.5, 2.0)) as u64;
-    let each = (brought.bytes / brought.rows.max(1)).max(1);
+    let each = (brought.bytes / brought.rows).max(1);
     // Few rows, if they are that large.
     let fit = (MOST_BYTES / each).max(1);
     wanted.clamp(FEWEST_ROWS, MOST_ROWS).min(fit)
 }
 
-/// Columns as the texts that their types write.
-pub(super) fn texts(layout: &Layout, places: &[usize], alias: &str) -> String {
-    let texts: Vec<_> = { places.iter() }
-        .map(|place| quoted_name(&layout.columns[*place].name))
-        .map(|name| format!("pg_catalog.format('%s', {alias}.{name})"))
-        .collect();
-    texts.join(", ")
+/// A row of texts.
+fn key_text(row: &Row) -> KeyText {
+    { 0..row.len() }
+        .map(|n| row.get::<_, &str>(n).into())
+        .collect()
 }
 
 fn arrays<'a>(keys: &[&'a KeyText], width: usize) -> Vec<Vec<&'a str>> {
@@ -438,105 +502,6 @@ fn arrays<'a>(keys: &[&'a KeyText], width: usize) -> Vec<Vec<&'a str>> {
     arrays
 }
 
-impl Sheet {
-    fn columns(&self) -> String {
-        names(&self.layout, 0..self.layout.columns.len())
-    }
-
-    /// What reads a chunk.
-    fn read(&self, part: &Part, rows: u64) -> String {
-        let key = names(&self.layout, self.layout.key.iter().copied());
-        let mut text = format!(
-            "COPY (SELECT {} FROM {} WHERE {}",
-            self.columns(),
-            self.layout.name,
-            self.condition
-        );
-        for (operator, bound) in [(">", &part.position), ("<=", &part.until)] {
-            if let Some(bound) = bound {
-                let _ = write!(
-                    text,
-                    " AND ROW({key}) {operator} ROW({})",
-                    self.bound(bound)
-                );
-            }
-        }
-        let format = self.format.name();
-        let _ = write!(
-            text,
-            " ORDER BY {key} LIMIT {rows}) TO STDOUT (FORMAT {format})"
-        );
-        text
-    }
-
-    fn bound(&self, values: &[String]) -> String {
-        let values: Vec<_> = { values.iter().zip(&self.layout.key) }
-            .map(|(value, place)| {
-                let type_name = &self.layout.columns[*place].type_name;
-                format!("'{}'::{type_name}", value.replace('\'', "''"))
-            })
-            .collect();
-        values.join(", ")
-    }
-
-    /// What inserts the staged rows; whatever is there already is newer.
-    fn insert(&self, filter: &str) -> String {
-        let columns = self.columns();
-        // Postgres leaves rows out for what it sees at once only.
-        let arbiter = match self.obstacles {
-            Obstacles::Nothing | Obstacles::Immediate => String::new(),
-            Obstacles::Deferrable => {
-                format!(
-                    " ({})",
-                    names(&self.layout, self.layout.key.iter().copied())
-                )
-            }
-        };
-        format!(
-            "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM pg_temp.trunkline_stage AS s
-             WHERE TRUE{filter} ON CONFLICT{arbiter} DO NOTHING",
-            self.layout.name
-        )
-    }
-
-    /// Staged rows whose keys are not given.
-    fn without(&self) -> String {
-        let same: Vec<_> = { self.layout.found_by.iter().enumerate() }
-            .map(|(n, place)| {
-                let name = quoted_name(&self.layout.columns[*place].name);
-                format!("n.a{n} = s.{name}")
-            })
-            .collect();
-        format!(
-            " AND NOT EXISTS (SELECT FROM ({}) AS n WHERE {})",
-            statements::keys(&self.layout),
-            same.join(" AND ")
-        )
-    }
-
-    /// Keys of staged rows, but for given ones, that are not there although they were inserted.
-    fn left_out(&self) -> String {
-        let same: Vec<_> = { self.layout.found_by.iter() }
-            .map(|place| quoted_name(&self.layout.columns[*place].name))
-            .map(|name| format!("t.{name} = s.{name}"))
-            .collect();
-        format!(
-            "SELECT {} FROM pg_temp.trunkline_stage AS s WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {}){}",
-            texts(&self.layout, &self.layout.found_by, "s"),
-            self.layout.name,
-            same.join(" AND "),
-            self.without()
-        )
-    }
-}
-
-fn names(layout: &Layout, places: impl IntoIterator<Item = usize>) -> String {
-    let names: Vec<_> = { places.into_iter() }
-        .map(|place| quoted_name(&layout.columns[place].name))
-        .collect();
-    names.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -544,7 +509,15 @@ mod tests {
     #[test]
     fn chunks_take_their_time_and_no_more() {
         let size = |rows, bytes, took| {
-            next_size(rows, Brought { rows, bytes }, Duration::from_millis(took))
+            next_size(
+                rows,
+                Brought {
+                    rows,
+                    bytes,
+                    there: 0,
+                },
+                Duration::from_millis(took),
+            )
         };
         assert_eq!(size(4000, 400_000, 200), 4000);
         assert_eq!(size(4000, 400_000, 10), 8000);

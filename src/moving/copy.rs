@@ -18,7 +18,7 @@ use crate::store::Token;
 use crate::wire::replication::Lsn;
 
 use super::apply::{difference, judged, key_schemas};
-use super::chunk::{Format, Obstacles, Part, Sheet, Worker, snapshot, texts};
+use super::chunk::{Brought, Worker, snapshot};
 use super::claim::{Claim, FlowError};
 use super::pace::Pace;
 use super::place::Layout;
@@ -26,6 +26,7 @@ use super::progress::Tally;
 use super::scope::Scope;
 use super::seam::Seam;
 use super::shards::{Connection, Shards};
+use super::sheet::{Format, Obstacles, Part, Sheet, texts};
 use super::table::{self, Shape};
 use super::tombstones::Rows;
 
@@ -102,7 +103,15 @@ pub async fn copy(task: CopyWay, shards: Shards, tally: Arc<Tally>) -> Result<()
             },
             _ = sweep.tick() => {
                 let newest = snapshot(&source).await?;
-                task.seam.tombstones.write().await.forget(&newest);
+                // Who copies is not held up for nothing.
+                let idle = {
+                    let tombstones = task.seam.tombstones.read().await;
+                    tombstones.is_near(&newest);
+                    tombstones.is_empty()
+                };
+                if !idle {
+                    task.seam.tombstones.write().await.forget(&newest);
+                }
             }
         }
     }
@@ -126,9 +135,9 @@ async fn work(
             return Ok(());
         };
         let table = part.sheet.layout.name.clone();
-        let tell = |brought: super::chunk::Brought| {
+        let tell = |brought: Brought| {
             tally.table(&table, &route, |table| {
-                table.copied_rows += brought.rows;
+                table.copied_rows += brought.rows + brought.there;
                 table.copied_bytes += brought.bytes;
             });
         };

@@ -10,7 +10,7 @@
 //! * What it works on: [`scope`] is a plan with the shards of now, [`shards`] opens connections, [`table`] says how a table looks.
 //! * On a shard: [`ledger`] gives orders, [`guard`] and `triggers.rs` refuse writes, [`objects`] are slots and publications, [`look`] says how it stands,
 //!   [`remove`] takes rows away, [`check`] finds what stands against a plan, [`schema`] makes tables and indexes.
-//! * Rows: [`copy`] and `chunk.rs`; changes: [`follow`], `apply.rs`, `batch.rs`; both meet in [`seam`]; [`verify`] compares.
+//! * Rows: [`copy`], `chunk.rs` and `sheet.rs`; changes: [`follow`], `apply.rs`, `batch.rs`; both meet in [`seam`]; [`verify`] compares.
 //! * For every proxy: [`records`] of the control store, and [`overlay`], what they mean for the maps in force.
 
 mod act;
@@ -39,6 +39,7 @@ pub mod schema;
 pub mod scope;
 pub mod seam;
 pub mod shards;
+mod sheet;
 mod statements;
 pub mod table;
 pub mod tables;

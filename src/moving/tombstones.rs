@@ -14,6 +14,7 @@ use crate::wire::replication::Xid;
 
 /// Most keys that are noted.
 const MOST: usize = 500_000;
+const UNHARMED: &str = "nothing panics while it holds the lock";
 
 /// What transactions can be seen, as `pg_current_snapshot()` writes it: `xmin:xmax:xip,xip`. Numbers of 64 bits, with the epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,15 +111,22 @@ pub struct Tombstones {
     notes: Notes,
     /// By table and key: the last transaction that deleted it.
     deleted: HashMap<(usize, KeyText), u64>,
+    /// Those who copy must not wait for each other to write in it.
+    chunks: Mutex<Chunks>,
+    floor: u64,
+    most: usize,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+struct Chunks {
     /// Snapshots of chunks that are not yet there.
     open: HashMap<ChunkId, Snapshot>,
     /// Chunks whose snapshot is being taken.
     expected: usize,
     /// The greatest end of all snapshots seen, for the numbers of the stream.
     near: u64,
-    floor: u64,
     next: u64,
-    most: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,16 +157,17 @@ impl Tombstones {
     /// From now on deletions are noted. `near`: any present snapshot.
     pub fn begin(&mut self, near: &Snapshot) {
         self.notes = Notes::Taken;
-        self.near = self.near.max(near.xmax);
+        let mut chunks = self.chunks();
+        chunks.near = chunks.near.max(near.xmax);
         // Of somebody who copied before, and was ended.
-        self.open.clear();
-        self.expected = 0;
+        chunks.open.clear();
+        chunks.expected = 0;
     }
 
     /// Chunks count from snapshots on in which everything has ended that could run in this one. Taken after [`begin`](Tombstones::begin), and
     /// after every earlier driver was kept from deleting any more.
     pub fn set_floor(&mut self, now: &Snapshot) {
-        self.near = self.near.max(now.xmax);
+        self.is_near(now);
         self.floor = self.floor.max(now.xmax);
     }
 
@@ -171,7 +180,7 @@ impl Tombstones {
     pub fn end(&mut self) {
         self.notes = Notes::Left;
         self.deleted = HashMap::new();
-        self.open = HashMap::new();
+        self.chunks().open = HashMap::new();
     }
 
     /// Whether deletions are noted.
@@ -184,7 +193,7 @@ impl Tombstones {
         if self.notes == Notes::Left {
             return;
         }
-        let by = widened(by, self.near);
+        let by = widened(by, self.chunks().near);
         if self.deleted.len() >= self.most {
             let last = self.deleted.drain().map(|(_, xid)| xid).max();
             self.floor = self.floor.max(last.unwrap_or(0) + 1).max(by + 1);
@@ -194,23 +203,25 @@ impl Tombstones {
     }
 
     /// A snapshot is about to be taken: until it is known, nothing is forgotten.
-    pub fn expect(&mut self) {
-        self.expected += 1;
+    pub fn expect(&self) {
+        self.chunks().expected += 1;
     }
 
     /// A chunk is read in this snapshot, which was expected.
-    pub fn open(&mut self, snapshot: Snapshot) -> ChunkId {
-        self.expected = self.expected.saturating_sub(1);
-        self.near = self.near.max(snapshot.xmax);
-        let id = ChunkId(self.next);
-        self.next += 1;
-        self.open.insert(id, snapshot);
+    pub fn open(&self, snapshot: Snapshot) -> ChunkId {
+        let mut chunks = self.chunks();
+        chunks.expected = chunks.expected.saturating_sub(1);
+        chunks.near = chunks.near.max(snapshot.xmax);
+        let id = ChunkId(chunks.next);
+        chunks.next += 1;
+        chunks.open.insert(id, snapshot);
         id
     }
 
     /// Judges a chunk of a table that is about to be written.
     pub fn judge(&self, chunk: ChunkId, table: usize) -> Verdict<'_> {
-        let Some(snapshot) = self.open.get(&chunk).filter(|one| self.counts(one)) else {
+        let chunks = self.chunks();
+        let Some(snapshot) = chunks.open.get(&chunk).filter(|one| self.counts(one)) else {
             return Verdict::Again;
         };
         let unseen = self.deleted.iter().filter(|(_, xid)| !snapshot.sees(**xid));
@@ -219,17 +230,24 @@ impl Tombstones {
     }
 
     /// A chunk is there, or given up.
-    pub fn close(&mut self, chunk: ChunkId) {
-        self.open.remove(&chunk);
+    pub fn close(&self, chunk: ChunkId) {
+        self.chunks().open.remove(&chunk);
+    }
+
+    /// Takes note of a snapshot of now, so that numbers of 32 bits are understood.
+    pub fn is_near(&self, now: &Snapshot) {
+        let mut chunks = self.chunks();
+        chunks.near = chunks.near.max(now.xmax);
     }
 
     /// Forgets what no chunk needs: those that are open see it, and those to come, whose snapshots are newer than this one.
     pub fn forget(&mut self, newest: &Snapshot) {
-        self.near = self.near.max(newest.xmax);
-        if self.expected > 0 {
+        self.is_near(newest);
+        let chunks = self.chunks.get_mut().expect(UNHARMED);
+        if chunks.expected > 0 {
             return;
         }
-        let open = &self.open;
+        let open = &chunks.open;
         self.deleted
             .retain(|_, xid| !(newest.sees(*xid) && open.values().all(|one| one.sees(*xid))));
     }
@@ -254,9 +272,11 @@ impl Tombstones {
     }
 
     fn debts(&self) -> MutexGuard<'_, HashMap<(usize, KeyText), Box<str>>> {
-        self.owed
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        self.owed.lock().expect(UNHARMED)
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        self.chunks.lock().expect(UNHARMED)
     }
 
     pub fn len(&self) -> usize {

@@ -296,36 +296,90 @@ async fn keys_and_types_of_every_kind() {
     assert!(world.compare().await > 200);
 }
 
-/// A chunk waits between being read and being inserted, while the rows in it change and the changes are applied.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_behind_a_chunk_does_not_come_back() {
-    let world = World::new("flow_flight", items()).await;
-    fill(&world, 0, 100).await;
-    let mut driver = world.follow(1);
-    driver.pace.pause();
-    world.copy(&mut driver);
-    let stage = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = 'trunkline_stage'";
-    let staged = "SELECT count(*) FROM pg_class WHERE relname = 'trunkline_stage'";
-    driver.during(world.wait_for(1, staged, "1")).await;
-    let schema = world.value(1, stage).await;
-    let lock = world.client(1).await;
-    let locked = format!("BEGIN; LOCK TABLE {schema}.trunkline_stage");
-    lock.batch_execute(&locked).await.unwrap();
-    driver.pace.resume();
-    let waits = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE c.relname = 'trunkline_stage' AND NOT granted";
-    driver.during(world.wait_for(1, waits, "1")).await;
+/// Who copies has what it needs on the receiving shard, and has not begun with the first chunk.
+const READY: &str = "SELECT count(*) > 0 FROM trunkline.reshard_chunks";
+
+/// A chunk waits between its snapshot and being read, while the rows in it change and the changes are applied.
+async fn changed_behind_a_chunk(database: &str, schema: &str) {
+    let world = World::new(database, half(schema, &[("items", &["id"])])).await;
     world
         .run(
             0,
-            "DELETE FROM items WHERE id < 30; UPDATE items SET n = -1 WHERE id BETWEEN 30 AND 50;
-             UPDATE items SET id = id + 1000 WHERE id BETWEEN 60 AND 80; DELETE FROM items WHERE id = 90; INSERT INTO items VALUES (90, 90)",
+            "BEGIN; SELECT pg_logical_emit_message(true, 'trunkline/moved', '0'); INSERT INTO items SELECT g, g, 'first', 'b' FROM generate_series(0, 99) g WHERE mine(g); COMMIT",
         )
         .await;
+    let mut driver = world.follow(1);
+    driver.pace.pause();
+    world.copy(&mut driver);
+    driver.during(world.wait_for(1, READY, "t")).await;
+    let (changes, after) = (world.client(0).await, world.client(0).await);
+    let lock = "BEGIN; LOCK TABLE items";
+    changes.batch_execute(lock).await.unwrap();
+    let waiting = |wanted: &'static str| {
+        let locks =
+            "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass AND NOT granted";
+        world.wait_for(0, locks, wanted)
+    };
+    // In front of the chunk, so that it waits until all is applied.
+    let locking = tokio::spawn(async move {
+        after.batch_execute(lock).await.unwrap();
+        after
+    });
+    driver.during(waiting("1")).await;
+    driver.pace.resume();
+    driver.during(waiting("2")).await;
+    changes
+        .batch_execute(
+            "DELETE FROM items WHERE id < 30; UPDATE items SET n = -1 WHERE id BETWEEN 30 AND 50;
+             UPDATE items SET id = id + 1000 WHERE id BETWEEN 60 AND 80; DELETE FROM items WHERE id = 90; INSERT INTO items VALUES (90, 90);
+             INSERT INTO items SELECT g, 0 FROM generate_series(200, 210) g WHERE mine(g); COMMIT",
+        )
+        .await
+        .unwrap();
+    let after = locking.await.unwrap();
     world.fence(&mut driver, 1).await;
-    lock.batch_execute("COMMIT").await.unwrap();
+    after.batch_execute("COMMIT").await.unwrap();
     driver.copied().await;
     world.fence(&mut driver, 2).await;
     assert!(world.compare().await > 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_behind_a_chunk_does_not_come_back() {
+    changed_behind_a_chunk("flow_flight", ITEMS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_behind_a_chunk_does_not_come_back_by_way_of_the_stage() {
+    // Nobody can say before the end of a transaction whether such a constraint lets it.
+    let staged = format!("{ITEMS}; ALTER TABLE items ADD UNIQUE (id, n) DEFERRABLE");
+    changed_behind_a_chunk("flow_flight_staged", &staged).await;
+}
+
+/// In the first chunks more than they can be read without, in a later one some, in the last nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_before_it_is_copied_stays() {
+    let world = World::new("flow_there", items()).await;
+    fill(&world, 0, 60_000).await;
+    let mut driver = world.follow(1);
+    world
+        .run(
+            0,
+            "UPDATE items SET n = -5, note = 'newer' WHERE id BETWEEN 2000 AND 20000 OR id BETWEEN 50000 AND 50500",
+        )
+        .await;
+    world.fence(&mut driver, 1).await;
+    world.run(0, "DELETE FROM items WHERE id % 3 = 0").await;
+    world.fence(&mut driver, 2).await;
+    world.copy(&mut driver);
+    driver.copied().await;
+    world.fence(&mut driver, 3).await;
+    assert!(world.compare().await > 15_000);
+    let copied = "SELECT sum(row_count) FROM trunkline.reshard_chunks";
+    assert_eq!(
+        world.value(1, copied).await,
+        world.value(1, "SELECT count(*) FROM items").await
+    );
 }
 
 /// The unique key says nothing about the shard, rows change their shard keys, and the copy is ahead of the changes: a row of a later moment
@@ -397,8 +451,7 @@ async fn who_was_overtaken_writes_no_more() {
     let mut old = world.follow(1);
     old.pace.pause();
     world.copy(&mut old);
-    let staged = "SELECT count(*) FROM pg_class WHERE relname = 'trunkline_stage'";
-    old.during(world.wait_for(1, staged, "1")).await;
+    old.during(world.wait_for(1, READY, "t")).await;
     // Only the row in the database says so: nothing ends the old one's connections.
     world
         .run(1, "UPDATE trunkline.reshard_streams SET driver = 2")
@@ -437,8 +490,8 @@ async fn who_was_overtaken_writes_no_more() {
 }
 
 const USERS: &str =
-    "CREATE TABLE users (id bigint PRIMARY KEY, mail text NOT NULL UNIQUE, slot int, body text,
-    UNIQUE (slot) DEFERRABLE INITIALLY DEFERRED)";
+    "CREATE TABLE users (id bigint PRIMARY KEY, mail text NOT NULL UNIQUE, slot int, body text)";
+const DEFERRED: &str = "ALTER TABLE users ADD UNIQUE (slot) DEFERRABLE INITIALLY DEFERRED";
 
 /// Values that change places, so that each is in the way of another.
 fn swaps(random: &mut Random) -> String {
@@ -458,14 +511,13 @@ fn swaps(random: &mut Random) -> String {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn values_that_change_places_among_unique_ones() {
+async fn values_change_places(database: &str, schema: &str) {
     // Everything moves, so that what is in a row's way moves as well.
     let wanted = Wanted {
         after: [1; 16],
-        ..half(USERS, &[("users", &["id"])])
+        ..half(schema, &[("users", &["id"])])
     };
-    let world = World::new("flow_swaps", wanted).await;
+    let world = World::new(database, wanted).await;
     world
         .run(0, &format!("INSERT INTO users SELECT g, 'm' || g, g + 1, {LARGE} FROM generate_series(0, 399) g"))
         .await;
@@ -487,6 +539,16 @@ async fn values_that_change_places_among_unique_ones() {
         .await;
     world.fence(&mut driver, 1).await;
     assert!(world.compare().await > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_change_places_among_unique_ones() {
+    values_change_places("flow_swaps", USERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_change_places_among_deferred_unique_ones() {
+    values_change_places("flow_swaps_late", &format!("{USERS}; {DEFERRED}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
