@@ -340,14 +340,7 @@ impl Session {
             return self.answer_query(bytes);
         }
         if let Some(one) = alone
-            && let Class::Execute {
-                name,
-                arguments,
-                executes: Executes::Plainly,
-            } = &one.class
-            && !self.own_settings.has_shard()
-            && let Some(statement) = self.named(&name.name)
-            && self.execute_on_several(&statement, arguments).await? == Executed::Yes
+            && self.execute_on_several(one).await? == Executed::Yes
         {
             return Ok(());
         }

@@ -464,7 +464,7 @@ fn copies_differ(one: &[u8], other: &[u8]) -> Failure {
     }
 }
 
-fn words(tag: &[u8]) -> String {
+pub(super) fn words(tag: &[u8]) -> String {
     String::from_utf8_lossy(tag.strip_suffix(b"\0").unwrap_or(tag)).into_owned()
 }
 

@@ -6,12 +6,13 @@
 //!
 //! Rows gather on a primary, always: a replica makes no tables. The other shards' rows may come from replicas, as those of any read do.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::changes::FIRST_OWN_OID;
-use super::{Call, Description, Telling, with_formats};
+use super::changes::{FIRST_OWN_OID, words};
+use super::{Call, Description, Returned, Telling, with_formats};
 use crate::backend::server::Server;
 use crate::catalog::Catalog;
 use crate::config;
@@ -313,8 +314,10 @@ impl Session {
             (Block::Beside, _) => String::new(),
         };
         self.tell(&mut gatherer.link, &end).await?;
-        if let Some(tag) = tag {
-            pass_on(b'C', &tag, &mut self.client.outbox);
+        match (tag, call.returned) {
+            (Some(tag), None) => pass_on(b'C', &tag, &mut self.client.outbox),
+            (Some(tag), Some(returned)) => returned.borrow_mut().tag = words(&tag),
+            (None, _) => {}
         }
         Ok(())
     }
@@ -514,12 +517,16 @@ impl Session {
     ) -> Result<Vec<u8>, Failure> {
         let call = gathering.call;
         let text = gathering.gather.text(call.text, call.literals);
+        let columns = description.columns.as_ref();
+        let columns = columns.map(|columns| with_formats(columns, call.formats));
+        if let (Some(returned), Some(columns)) = (call.returned, &columns) {
+            returned.borrow_mut().begin(columns.clone());
+        }
         let mut answer = Rows {
-            columns: match (&description.columns, call.telling) {
-                (Some(columns), Telling::Description) => Some(with_formats(columns, call.formats)),
-                _ => None,
-            },
+            columns: columns
+                .filter(|_| call.telling == Telling::Description && call.returned.is_none()),
             tag: Vec::new(),
+            kept: call.returned,
         };
         let mut branch = Branch::new(link.server());
         branch.ask(&Question {
@@ -815,13 +822,15 @@ fn utf8(text: Vec<u8>) -> Result<String, Failure> {
 }
 
 /// The client's rows. The tag is kept until all is done.
-struct Rows {
+struct Rows<'a> {
     /// RowDescription, when the client is to be told.
     columns: Option<Vec<u8>>,
     tag: Vec<u8>,
+    /// Where rows go that are not the client's at once.
+    kept: Option<&'a RefCell<Returned>>,
 }
 
-impl Audience for Rows {
+impl Audience for Rows<'_> {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match tag {
             // Bound: from here on it is a result.
@@ -830,7 +839,13 @@ impl Audience for Rows {
                     pass_on(b'T', &columns, out);
                 }
             }
-            b'D' => pass_on(tag, body, out),
+            b'D' => match self.kept {
+                None => pass_on(tag, body, out),
+                Some(kept) => kept.borrow_mut().keep(|rows| {
+                    pass_on(tag, body, rows);
+                    Ok(())
+                })?,
+            },
             b'C' => self.tag = body.to_vec(),
             _ => {}
         }
