@@ -75,6 +75,28 @@ fn where_a_cursor_cannot_go() {
     }
 }
 
+/// What has failed is not run again, wherever the transaction goes back to.
+#[test]
+fn a_cursor_that_has_failed() {
+    let sharded = start("cursors_failed");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "BEGIN",
+            &format!("DECLARE c NO SCROLL CURSOR FOR {SORTED}"),
+            "FETCH 2 FROM c",
+            "SAVEPOINT s",
+            "FETCH PRIOR FROM c",
+            "ROLLBACK TO s",
+            "FETCH 1 FROM c",
+            "ROLLBACK TO s",
+            "CLOSE c",
+            "COMMIT",
+        ],
+    );
+}
+
 #[test]
 fn names_transactions_and_savepoints() {
     let sharded = start("cursors_names");
@@ -237,7 +259,7 @@ fn what_no_cursor_over_shards_does_is_refused() {
         // More rows than a session keeps.
         &[
             "BEGIN",
-            "DECLARE c SCROLL CURSOR FOR SELECT a.k, repeat(a.v, 20000) FROM kv a JOIN kv b ON b.n = a.n",
+            "DECLARE c SCROLL CURSOR FOR SELECT a.k, repeat(a.v, 100000) FROM kv a JOIN kv b ON b.n = a.n",
         ],
         &[
             "BEGIN",
@@ -372,11 +394,30 @@ fn names_of_both_protocols_over_shards() {
             execute("", 0),
             sync(),
         ]),
+        ask(&[query("SELECT k, n FROM kv WHERE k > 100 ORDER BY k")]),
         ask(&[run("EXECUTE w (202, 203)", &[]), sync()]),
         ask(&[run("EXECUTE w (204, 203)", &[]), sync()]),
         ask(&[query(
             "SELECT k, n FROM kv WHERE k IN (200, 201, 202, 203, 204) ORDER BY k",
         )]),
+        ask(&[query(
+            "PREPARE i (int, int) AS SELECT k FROM kv WHERE k IN ($1, $2) ORDER BY k",
+        )]),
+        ask(&[
+            bind("", "i", &[Some("1"), Some("2")]),
+            describe(b'P', ""),
+            execute("", 0),
+            bind("", "i", &[Some("3"), Some("3")]),
+            execute("", 0),
+            bind("", "i", &[Some("4"), Some("203")]),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query(
+            "PREPARE l AS SELECT k FROM kv WHERE k IN (1, 2, 3, 4, 5) ORDER BY k",
+        )]),
+        ask(&[describe(b'S', "l"), bind("", "l", &[]), execute("", 0), sync()]),
+        ask(&[query("EXECUTE l")]),
         // Two in one unit of work.
         ask(&[
             run("EXECUTE w (210, 211)", &[]),
@@ -387,6 +428,9 @@ fn names_of_both_protocols_over_shards() {
         ask(&[query("EXECUTE m")]),
         ask(&[run("EXECUTE m (1, 2)", &[]), sync()]),
     ]);
+    both.same(&ask(&[query("PREPARE none AS SELECT count(*) FROM kv")]));
+    both.same(&ask(&[run("EXECUTE none (1)", &[]), sync()]));
+    both.same(&ask(&[query("EXECUTE none (1, 2)")]));
     // A hint names the shard whatever else could be done.
     let client = &mut both.through;
     client.step(&ask(&[query("PREPARE c AS SELECT count(*) FROM kv")]));
@@ -501,6 +545,9 @@ fn cursors_outlive_their_transaction() {
                 "FETCH 3 FROM d",
                 "FETCH PRIOR FROM d",
                 "FETCH 1 FROM d",
+                "MOVE 1 FROM d",
+                "CLOSE d",
+                &declare("d", "NO SCROLL CURSOR WITH HOLD"),
                 "SELECT 1/0",
                 "FETCH 1 FROM d",
                 "BEGIN",
@@ -582,11 +629,36 @@ fn what_postgres_has_against_a_cursor() {
         "DECLARE c SCROLL CURSOR FOR SELECT k FROM kv FOR UPDATE",
         "DECLARE c CURSOR WITH HOLD FOR SELECT k FROM kv FOR SHARE",
         "DECLARE c SCROLL CURSOR FOR SELECT nothing FROM kv",
-        "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT k / (k - k) FROM kv",
         "DECLARE c NO SCROLL SCROLL CURSOR FOR SELECT k FROM kv",
     ] {
         let mut both = Both::new(&sharded);
         simple(&mut both, &["BEGIN", sql]);
         simple(&mut both, &["FETCH 1 FROM c", "ROLLBACK"]);
     }
+}
+
+/// In session pooling, too, what one server has prepared is not all of it.
+#[test]
+fn prepared_in_session_pooling() {
+    let sharded = crate::portals::start_in("prepared_session", "mode = \"session\"\n");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "PREPARE p AS SELECT count(*) FROM kv",
+            "EXECUTE p",
+            "PREPARE k (int) AS SELECT v FROM kv WHERE k = $1",
+            "EXECUTE k (1)",
+            "EXECUTE k (2)",
+            "EXECUTE k (3)",
+            "EXECUTE k (4)",
+            "DEALLOCATE ALL",
+            "EXECUTE p",
+        ],
+    );
+    both.script(&[
+        ask(&[run("PREPARE p AS SELECT sum(k) FROM kv", &[]), sync()]),
+        ask(&[run("EXECUTE p", &[]), sync()]),
+        ask(&[bind("", "p", &[]), execute("", 0), sync()]),
+    ]);
 }

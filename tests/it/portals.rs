@@ -19,7 +19,13 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
 
 /// Forty rows on both sides.
 pub fn start(name: &str) -> Sharded {
-    let sharded = Sharded::start(name, SCHEMA, TABLES);
+    start_in(name, "")
+}
+
+/// The same with this of the pool.
+pub fn start_in(name: &str, pool: &str) -> Sharded {
+    let tables = format!("{TABLES}[pool]\n{pool}");
+    let sharded = Sharded::start(name, SCHEMA, &tables);
     let rows: Vec<String> = (0..40)
         .map(|k| format!("({k}, 'v{:02}', {})", k * 7 % 40, k % 5))
         .collect();

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::changes::MOST_KEPT;
 use super::cursor::Shown;
-use super::portal::{Declared as Cursor, Lasts, Place, Side, SpreadPortal};
+use super::portal::{Declared as Cursor, Lasts, Place, Side, SpreadPortal, not_run_again};
 use super::{Call, Returned, Telling, with_formats};
 use crate::execution::branch::pass_on;
 use crate::plan::PlannedStatement;
@@ -240,10 +240,14 @@ impl Session {
         if motion.verb == Verb::Fetch {
             self.check_formats(call, cursor)?;
         }
+        let place = cursor.place.get();
+        if place.side == Side::Failed {
+            return Err(not_run_again(motion.cursor.as_bytes()));
+        }
         let wanted = match cursor.scroll {
             Scroll::Yes => None,
             Scroll::No | Scroll::Unsaid => {
-                let forward = forward(motion, cursor.place.get());
+                let forward = forward(motion, place);
                 Some(forward.map_err(|Back| back(cursor, motion))?)
             }
         };
@@ -269,7 +273,7 @@ impl Session {
                     self.pass_rows(&portal, Some(rows), Shown::No).await?;
                 }
                 match cursor.place.get().side {
-                    Side::Behind => 0,
+                    Side::Behind | Side::Failed => 0,
                     Side::Within => self.pass_rows(&portal, take, shown).await?,
                 }
             }
@@ -321,6 +325,11 @@ impl Session {
 
 fn back(cursor: &Cursor, motion: &Motion) -> Fault {
     if cursor.scroll == Scroll::No {
+        let side = Side::Failed;
+        cursor.place.set(Place {
+            side,
+            ..cursor.place.get()
+        });
         return Fault::Limit {
             sqlstate: "55000",
             message: "cursor can only scan forward".to_owned(),

@@ -93,6 +93,8 @@ pub enum Side {
     Within,
     /// Behind the last.
     Behind,
+    /// It has failed, and is not run again.
+    Failed,
 }
 
 /// How far a portal is.
@@ -153,6 +155,16 @@ fn sort_of(call: &Call<'_>) -> Sort {
 pub(super) fn portions_of_no_query() -> Refusal {
     let message = "a part of the rows is asked for, and the statement gives them all at once";
     Refusal::new(Reason::RowLimit, message)
+}
+
+pub(super) fn not_run_again(portal: &[u8]) -> Fault {
+    Fault::Postgres {
+        sqlstate: "55000",
+        message: format!(
+            "portal \"{}\" cannot be run",
+            String::from_utf8_lossy(portal)
+        ),
+    }
 }
 
 impl SpreadPortal {
@@ -264,7 +276,7 @@ impl Declared {
         let Place { passed, side } = self.place.get();
         let place = match side {
             Side::Within => passed,
-            Side::Behind => kept.count() + 1,
+            Side::Behind | Side::Failed => kept.count() + 1,
         };
         let Led { place, rows } = led(direction, place, kept.count());
         self.place.set(Place {
@@ -300,6 +312,11 @@ impl Session {
             .ok()
             .filter(|rows| *rows > 0);
         if let Some(cursor) = portal.as_declared()
+            && cursor.place.get().side == Side::Failed
+        {
+            return Err(not_run_again(execute.portal));
+        }
+        if let Some(cursor) = portal.as_declared()
             && let Some(kept) = &cursor.kept
         {
             self.end_unit_of_others().await?;
@@ -307,13 +324,7 @@ impl Session {
             return Ok(());
         }
         match portal.stage.replace(Stage::Failed) {
-            Stage::Failed => Err(Fault::Postgres {
-                sqlstate: "55000",
-                message: format!(
-                    "portal \"{}\" cannot be run",
-                    String::from_utf8_lossy(execute.portal)
-                ),
-            }),
+            Stage::Failed => Err(not_run_again(execute.portal)),
             Stage::Spent(command) => {
                 self.tell_tag(&format!("{command} 0"));
                 portal.stage.replace(Stage::Spent(command));
@@ -517,6 +528,7 @@ impl Session {
         };
         let formats: Vec<u16> = bind.result_formats.codes().collect();
         if matches!(spread, Spread::Prepared)
+            && matches!(statement.source, Source::Prepare { .. })
             && let Some(execution) = self.bound_execution(statement, &bind)?
         {
             return self
@@ -569,10 +581,14 @@ impl Session {
         let Some(executed) = self.executed_alone(one) else {
             return Ok(None);
         };
-        if matches!(statement.source, Source::Prepare { .. })
-            || self.execution(one, &executed)?.is_none()
-        {
+        if matches!(statement.source, Source::Prepare { .. }) {
             return Ok(None);
+        }
+        match self.execution(one, &executed) {
+            Ok(None) => return Ok(None),
+            // As in Postgres that is found out when it is executed.
+            Ok(Some(_)) | Err(Fault::Postgres { .. }) => {}
+            Err(fault) => return Err(fault),
         }
         Ok(Some(SpreadPortal {
             origin: Origin::Executed(Executed {

@@ -11,7 +11,10 @@ use crate::session::effects::literal;
 use crate::session::respond::Fault;
 use crate::session::route::Destination;
 use crate::session::statement::{Source, Statement};
-use crate::sql::class::{Argument, Class, Executes};
+use crate::sql::{
+    self,
+    class::{Argument, Class, Executes},
+};
 use crate::sql::normalise::Literal;
 use crate::wire::message::Bind;
 
@@ -95,12 +98,24 @@ impl Session {
         one: &PlannedStatement,
         statement: &Rc<Statement>,
     ) -> Result<Option<Execution>, Fault> {
-        let Class::Execute { arguments, .. } = &one.class else {
+        let Class::Execute {
+            name, arguments, ..
+        } = &one.class
+        else {
             return Ok(None);
         };
         let Some(query) = self.query_of(statement)? else {
             return Ok(None);
         };
+        if query.takes() != arguments.len() {
+            return Err(Fault::Postgres {
+                sqlstate: "42601",
+                message: format!(
+                    "wrong number of parameters for prepared statement \"{}\"",
+                    name.name
+                ),
+            });
+        }
         let Some(values) = encode(arguments) else {
             // Where the key is known it may be for one shard; that is found out there.
             return match query.planned.statements.first() {
@@ -254,6 +269,17 @@ impl Execution {
     fn spread(&self) -> Option<(&PlannedStatement, &Spread)> {
         let mut statements = self.planned.statements.iter();
         statements.find_map(|one| Some((one, one.spread.as_deref()?)))
+    }
+
+    /// How many parameters.
+    fn takes(&self) -> usize {
+        let declared = match &self.types {
+            Types::Known(types) => types.len(),
+            Types::Written(types) => types.len(),
+        };
+        let text = std::str::from_utf8(&self.text).ok();
+        let used = text.and_then(sql::highest_parameter).unwrap_or(0);
+        declared.max(usize::from(used))
     }
 
     fn parameters<'a>(&'a self, types: &'a [u32]) -> Result<Parameters<'a>, Fault> {
