@@ -14,6 +14,7 @@ pub mod facts;
 mod hint;
 pub mod insertion;
 pub mod lexer;
+pub mod lock;
 pub mod modes;
 mod motion;
 mod names;

@@ -21,6 +21,7 @@ mod gather;
 mod hash_agreement;
 mod hidden_changes;
 mod limits;
+mod locks;
 mod local_cluster;
 mod login;
 mod moves;

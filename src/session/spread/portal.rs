@@ -132,7 +132,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
             })) => Sort::Whole,
             _ => Sort::Other,
         },
-        Spread::Declare(_) => Sort::Other,
+        Spread::Declare(_) | Spread::Lock(_) => Sort::Other,
         Spread::Scatter { .. } => Sort::Query,
         Spread::Gather(gather) => match gather.gives {
             Gives::Rows => Sort::Query,

@@ -11,10 +11,8 @@ use crate::session::effects::literal;
 use crate::session::respond::Fault;
 use crate::session::route::Destination;
 use crate::session::statement::{Source, Statement};
-use crate::sql::{
-    self,
-    class::{Argument, Class, Executes},
-};
+use crate::sql;
+use crate::sql::class::{Argument, Class, Executes};
 use crate::sql::normalise::Literal;
 use crate::wire::message::Bind;
 
@@ -107,7 +105,10 @@ impl Session {
         let Some(query) = self.query_of(statement)? else {
             return Ok(None);
         };
-        if query.takes() != arguments.len() {
+        let takes = query.takes();
+        // Postgres does not look at the arguments of one that takes none.
+        let arguments = if takes == 0 { &[][..] } else { arguments };
+        if takes != arguments.len() {
             return Err(Fault::Postgres {
                 sqlstate: "42601",
                 message: format!(
