@@ -10,6 +10,7 @@ mod classify;
 pub mod copy;
 mod cursor;
 pub mod definition;
+pub mod explain;
 pub mod facts;
 mod hint;
 pub mod insertion;

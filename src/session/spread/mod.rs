@@ -81,6 +81,17 @@ pub struct Returned {
     pub columns: Vec<u8>,
     /// How many bytes the rows of a query may take.
     pub room: usize,
+    /// What was done for it, one after the other.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a statement, for people.
+pub struct Step {
+    pub what: String,
+    pub rows: u64,
+    /// Between servers.
+    pub bytes: u64,
+    pub time: Duration,
 }
 
 impl Returned {
