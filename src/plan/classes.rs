@@ -187,9 +187,10 @@ fn lock(
     search_path: &SearchPath,
 ) -> Result<Target, Refusal> {
     match locked::locked(whole, statement, catalog, search_path) {
-        Ok(lock) => lock.only_shard().map(Target::Shard).ok_or_else(|| {
-            Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")
-        }),
+        Ok(lock) => lock
+            .only_shard()
+            .map(Target::Shard)
+            .ok_or_else(|| Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")),
         // Tables whose names are all of one shard.
         Err(refusal) => at_home_unless(&whole[statement.range.clone()], catalog, || refusal),
     }

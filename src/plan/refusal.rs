@@ -212,8 +212,8 @@ reasons! {
         "Under trunkline.read_consistency = 'atomic' a query reads several shards in a transaction whose snapshots were not taken together.",
         "BEGIN ISOLATION LEVEL REPEATABLE READ, after trunkline.read_consistency was set, or run the query outside a transaction block.";
     ExplainForm, "explain_form", "0A000",
-        "EXPLAIN ANALYZE of an INSERT that needs numbers from a sequence.",
-        "Leave ANALYZE out, give the column a value, or name a shard: /* trunkline: shard=name */.";
+        "EXPLAIN (GENERIC_PLAN) of a statement that several shards do, with parameters that have no values.",
+        "Write values, or name a shard: /* trunkline: shard=name */.";
     RowLimit, "row_limit", "0A000",
         "An Execute message asks for a part of the rows of EXPLAIN or FETCH over several shards, or of a query that is gathered, in a transaction that only reads or with columns of types that are not Postgres's own.",
         "Ask for all rows (a fetch size of 0), write LIMIT, or use a transaction that may write.";

@@ -340,7 +340,7 @@ impl Session {
             return self.answer_query(bytes);
         }
         if let Some(one) = alone
-            && self.execute_on_several(one).await? == Executed::Yes
+            && self.execute_on_several(one, text).await? == Executed::Yes
         {
             return Ok(());
         }

@@ -65,7 +65,10 @@ pub fn options(text: &str, before: Range<usize>) -> Options {
         let mut option = Cursor::new(text, option);
         let name = option.name().unwrap_or_default();
         let value = option.peek().map(|value| option.source(value));
-        let value = value.unwrap_or("on").trim_matches('\'').to_ascii_lowercase();
+        let value = value
+            .unwrap_or("on")
+            .trim_matches('\'')
+            .to_ascii_lowercase();
         match &*name {
             "analyze" | "analyse" => {
                 options.runs = match &*value {
@@ -100,19 +103,32 @@ mod tests {
     #[test]
     fn what_is_asked_for() {
         let read = |text: &str| {
-            let Options { runs, form, planning } = options(text, 0..text.len());
+            let Options {
+                runs,
+                form,
+                planning,
+            } = options(text, 0..text.len());
             (runs, form, planning.into_string())
         };
         let plan = |form, planning: &str| (Runs::No, form, planning.to_owned());
         let run = |form, planning: &str| (Runs::Yes, form, planning.to_owned());
         assert_eq!(read("EXPLAIN"), plan(Form::Text, "EXPLAIN "));
-        assert_eq!(read("explain analyse verbose"), run(Form::Text, "EXPLAIN VERBOSE "));
+        assert_eq!(
+            read("explain analyse verbose"),
+            run(Form::Text, "EXPLAIN VERBOSE ")
+        );
         assert_eq!(
             read("EXPLAIN (ANALYZE, TIMING off, Format 'JSON', \"costs\" 0)"),
             run(Form::Json, "EXPLAIN (Format 'JSON', \"costs\" 0) ")
         );
-        assert_eq!(read("EXPLAIN (analyze off, format yaml)"), plan(Form::Yaml, "EXPLAIN (format yaml) "));
-        assert_eq!(read("EXPLAIN (analyze true, analyze false, format xml, format text)").0, Runs::No);
+        assert_eq!(
+            read("EXPLAIN (analyze off, format yaml)"),
+            plan(Form::Yaml, "EXPLAIN (format yaml) ")
+        );
+        assert_eq!(
+            read("EXPLAIN (analyze true, analyze false, format xml, format text)").0,
+            Runs::No
+        );
         assert_eq!(read("EXPLAIN (buffers)"), plan(Form::Text, "EXPLAIN "));
     }
 }

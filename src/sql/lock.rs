@@ -34,7 +34,10 @@ fn table(cursor: &mut Cursor) -> Option<(Name, Range<usize>)> {
     let mut end = start;
     let mut only = cursor.clone();
     // A table may have the name.
-    if only.take("only") && !matches!(only.kind(), None | Some(Kind::Comma | Kind::Dot)) && !only.sees(0, "in") {
+    if only.take("only")
+        && !matches!(only.kind(), None | Some(Kind::Comma | Kind::Dot))
+        && !only.sees(0, "in")
+    {
         *cursor = only;
     }
     let in_parentheses = cursor.take_kind(Kind::OpenParen);
@@ -70,7 +73,12 @@ mod tests {
         let read = |text: &str| -> Option<Vec<String>> {
             let locking = locking(text, 0..text.len())?;
             let tables = locking.tables.into_iter().map(|(name, range)| {
-                format!("{:?} {}: {}", name.schema.as_deref(), name.name, &text[range])
+                format!(
+                    "{:?} {}: {}",
+                    name.schema.as_deref(),
+                    name.name,
+                    &text[range]
+                )
             });
             Some(tables.collect())
         };

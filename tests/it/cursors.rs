@@ -331,14 +331,38 @@ fn execute_in_the_extended_protocol() {
     let sharded = start("execute_extended");
     let mut both = Both::new(&sharded);
     for (prepare, arguments) in [
-        ("PREPARE p (int) AS SELECT k, v FROM kv WHERE n = $1 ORDER BY v", "(2)"),
-        ("PREPARE p AS SELECT n, count(*), sum(k) FROM kv GROUP BY n ORDER BY n", ""),
-        ("PREPARE p (int) AS SELECT a.k, b.v FROM kv a JOIN kv b ON b.k = a.n WHERE a.k < $1 ORDER BY a.k", "('5')"),
-        ("PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k", "(1, 2)"),
-        ("PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k", "(1, 1)"),
-        ("PREPARE p (int) AS INSERT INTO kv (k, n) VALUES (100, $1), (101, $1), (102, 7) RETURNING k, n", "(3)"),
-        ("PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20 RETURNING 1", "(10)"),
-        ("PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20", "(10)"),
+        (
+            "PREPARE p (int) AS SELECT k, v FROM kv WHERE n = $1 ORDER BY v",
+            "(2)",
+        ),
+        (
+            "PREPARE p AS SELECT n, count(*), sum(k) FROM kv GROUP BY n ORDER BY n",
+            "",
+        ),
+        (
+            "PREPARE p (int) AS SELECT a.k, b.v FROM kv a JOIN kv b ON b.k = a.n WHERE a.k < $1 ORDER BY a.k",
+            "('5')",
+        ),
+        (
+            "PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k",
+            "(1, 2)",
+        ),
+        (
+            "PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k",
+            "(1, 1)",
+        ),
+        (
+            "PREPARE p (int) AS INSERT INTO kv (k, n) VALUES (100, $1), (101, $1), (102, 7) RETURNING k, n",
+            "(3)",
+        ),
+        (
+            "PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20 RETURNING 1",
+            "(10)",
+        ),
+        (
+            "PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20",
+            "(10)",
+        ),
         ("PREPARE p AS DELETE FROM kv", ""),
     ] {
         let sql = format!("EXECUTE p {arguments}");
@@ -348,7 +372,12 @@ fn execute_in_the_extended_protocol() {
             ask(&[query("BEGIN")]),
             // As tokio-postgres and psycopg do.
             ask(&[parse("e", &sql, &[]), describe(b'S', "e"), sync()]),
-            ask(&[bind("", "e", &[]), describe(b'P', ""), execute("", 0), sync()]),
+            ask(&[
+                bind("", "e", &[]),
+                describe(b'P', ""),
+                execute("", 0),
+                sync(),
+            ]),
             ask(&[query("ROLLBACK")]),
             ask(&[query("BEGIN")]),
             ask(&[as_binary, describe(b'P', ""), execute("", 0), sync()]),
@@ -416,7 +445,12 @@ fn names_of_both_protocols_over_shards() {
         ask(&[query(
             "PREPARE l AS SELECT k FROM kv WHERE k IN (1, 2, 3, 4, 5) ORDER BY k",
         )]),
-        ask(&[describe(b'S', "l"), bind("", "l", &[]), execute("", 0), sync()]),
+        ask(&[
+            describe(b'S', "l"),
+            bind("", "l", &[]),
+            execute("", 0),
+            sync(),
+        ]),
         ask(&[query("EXECUTE l")]),
         // Two in one unit of work.
         ask(&[
@@ -484,7 +518,11 @@ fn cursors_go_back() {
     let none = "SELECT k FROM kv WHERE k > 100 ORDER BY v";
     let one = "SELECT count(*) FROM kv";
     for sql in [SORTED, SUMS, GATHERED, none, one] {
-        for how in ["SCROLL CURSOR", "SCROLL CURSOR WITH HOLD", "BINARY SCROLL CURSOR"] {
+        for how in [
+            "SCROLL CURSOR",
+            "SCROLL CURSOR WITH HOLD",
+            "BINARY SCROLL CURSOR",
+        ] {
             let mut both = Both::new(&sharded);
             simple(&mut both, &["BEGIN", &format!("DECLARE c {how} FOR {sql}")]);
             simple(&mut both, MOTIONS);
@@ -584,7 +622,8 @@ fn cursors_outlive_their_transaction() {
 fn kept_cursors_in_the_extended_protocol() {
     let sharded = start("cursors_kept");
     let mut both = Both::new(&sharded);
-    let declare = "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT k, v FROM kv WHERE n = $1 ORDER BY k";
+    let declare =
+        "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT k, v FROM kv WHERE n = $1 ORDER BY k";
     both.script(&[
         ask(&[
             parse("", declare, &[]),

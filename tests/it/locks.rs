@@ -71,7 +71,8 @@ fn every_shard_has_the_lock() {
     }
 }
 
-const EVERYTHING: &str = "CREATE TABLE kv (k int PRIMARY KEY, v text, n numeric, at timestamptz DEFAULT now());
+const EVERYTHING: &str =
+    "CREATE TABLE kv (k int PRIMARY KEY, v text, n numeric, at timestamptz DEFAULT now());
     CREATE INDEX kv_v ON kv (v);
     CREATE TABLE parts (k int REFERENCES kv, part int, data bytea, PRIMARY KEY (k, part));
     CREATE TABLE colours (colour text PRIMARY KEY, rank int);
@@ -84,8 +85,10 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
     [[tables]]\nname = \"parts\"\ndistribution = \"d\"\nkey = [\"k\"]\n\
     [[tables]]\nname = \"colours\"\nplacement = \"reference\"\n";
 
-fn program(name: &str, arguments: &[&str]) -> Vec<u8> {
-    let done = Command::new(name).args(arguments).output().unwrap();
+fn program(name: &str, arguments: &[&str], options: &str) -> Vec<u8> {
+    let mut command = Command::new(name);
+    command.args(arguments).env("PGOPTIONS", options);
+    let done = command.output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{name} {arguments:?}: {said}");
     done.stdout
@@ -105,13 +108,25 @@ fn a_dump_has_all_rows_and_can_be_restored() {
         succeeded(sql, &client.simple(sql));
     }
     let port = sharded.port.to_string();
-    for form in [&[][..], &["--inserts", "--rows-per-insert=50"]] {
+    for (form, consistency) in [
+        (&[][..], "off"),
+        (&["--inserts", "--rows-per-insert=50"], "atomic"),
+    ] {
         let database = format!("locks_restored_{}", form.len());
         // Each shard has its own of what Trunkline keeps there.
         let through = [
-            "-N", "trunkline", "-h", "127.0.0.1", "-p", &port, "-U", "app", "locks_dump",
+            "-N",
+            "trunkline",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            "app",
+            "locks_dump",
         ];
-        let dump = program("pg_dump", &[form, &through[..]].concat());
+        let consistency = format!("-c trunkline.read_consistency={consistency}");
+        let dump = program("pg_dump", &[form, &through[..]].concat(), &consistency);
         let file = std::env::temp_dir().join(format!("{database}-{port}.sql"));
         std::fs::write(&file, dump).unwrap();
         let plain = &servers().plain;
@@ -120,7 +135,7 @@ fn a_dump_has_all_rows_and_can_be_restored() {
         let to = plain.port().to_string();
         let restore = ["-h", "127.0.0.1", "-p", &to, "-U", "app", "-d", &database];
         let options = ["-X", "-v", "ON_ERROR_STOP=1", "-f", file.to_str().unwrap()];
-        program("psql", &[&restore[..], &options].concat());
+        program("psql", &[&restore[..], &options].concat(), "");
         let mut restored = crate::raw::Raw::connect(plain.port(), "app", &database);
         for sql in [
             "SELECT * FROM kv ORDER BY k",

@@ -84,7 +84,12 @@ pub const SUMS: &str = "SELECT n, count(*), sum(k) FROM kv GROUP BY n ORDER BY n
 pub const GATHERED: &str = "SELECT a.k, b.k FROM kv a JOIN kv b ON b.k = a.n ORDER BY a.k";
 
 /// Bind with values as text and these formats of the result.
-pub fn bind_for(portal: &str, statement: &str, values: &[Option<&str>], results: &[u16]) -> Vec<u8> {
+pub fn bind_for(
+    portal: &str,
+    statement: &str,
+    values: &[Option<&str>],
+    results: &[u16],
+) -> Vec<u8> {
     let mut body = bind(portal, statement, values)[5..].to_vec();
     // In place of none.
     body.truncate(body.len() - 2);

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::{Spread, spread};
 use crate::catalog::{Catalog, SearchPath};
-use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::refusal::Refusal;
 use crate::sql::Statement;
 use crate::sql::class::Class;
-use crate::sql::explain::{Options, Runs, options};
+use crate::sql::explain::{Options, options};
 
 /// What EXPLAIN shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,12 +41,6 @@ pub fn explained(
         Ok(spread) => spread,
         Err(refusal) => return Some(Err(refusal)),
     };
-    if options.runs == Runs::Yes && matches!(*spread, Spread::Numbered(_)) {
-        return Some(Err(Refusal::new(
-            Reason::ExplainForm,
-            "EXPLAIN ANALYZE of a statement that needs numbers from a sequence",
-        )));
-    }
     let lines = spread.describe(text, catalog);
     Some(Ok(Explained {
         lines: lines.lines().map(Box::from).collect(),

@@ -13,7 +13,8 @@ use super::changes::MOST_KEPT;
 use super::gather::{Gathering, Outlet};
 use super::{Call, Description, NO_PARAMETERS, Returned, Step, Telling, all_shards};
 use crate::catalog::Catalog;
-use crate::execution::branch::{self, Audience, Branch, Failure, Question};
+use crate::execution::branch::{Audience, Failure, Question};
+use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::edit::Edit;
 use crate::plan::spread::everywhere::{self, Everywhere};
 use crate::plan::spread::explained::Explained;
@@ -66,6 +67,11 @@ impl Session {
     ) -> Result<(), Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let description = self.describe_explain(call).await?;
+        if call.raw_parameters == NO_PARAMETERS && !description.types.is_empty() {
+            let message =
+                "EXPLAIN of a statement of several shards whose parameters have no values";
+            return Err(Fault::Refused(Refusal::new(Reason::ExplainForm, message)));
+        }
         let began = Instant::now();
         let mut report = Report {
             lines: explained.lines.iter().map(ToString::to_string).collect(),
@@ -75,22 +81,26 @@ impl Session {
         match &*explained.spread {
             Spread::Scatter { scatter, .. } => {
                 let asked = self.scattered(call, scatter, &catalog)?;
-                report.parts = self.explain_on(call, &description, &asked, &catalog).await?;
+                report.parts = self
+                    .explain_on(call, &description, &asked, &catalog)
+                    .await?;
             }
             Spread::Write(_) | Spread::Rows(_) | Spread::Everywhere(Everywhere::Copies) => {
                 let asked = self.changed(call, &explained.spread, &catalog)?;
-                report.parts = self.explain_on(call, &description, &asked, &catalog).await?;
+                report.parts = self
+                    .explain_on(call, &description, &asked, &catalog)
+                    .await?;
             }
             Spread::Gather(gather) => {
-                self.explain_gather(call, explained, gather, &catalog, &mut report)
+                self.explain_gather(call, explained, gather, &description, &mut report)
                     .await?;
             }
             Spread::Delivery(delivery) => {
-                self.explain_delivery(call, explained, delivery, &catalog, &mut report)
+                self.explain_delivery(call, explained, delivery, &description, &mut report)
                     .await?;
             }
             Spread::Move(moved) => {
-                self.explain_move(call, explained, moved, &catalog, &mut report)
+                self.explain_move(call, explained, moved, &description, &mut report)
                     .await?;
             }
             _ => {}
@@ -173,7 +183,9 @@ impl Session {
             _ => {
                 everywhere::has_no_clock(&call.values()).map_err(Fault::Refused)?;
                 let shards = all_shards(catalog).into_iter();
-                Ok(shards.map(|shard| (shard, call.own_text().to_vec())).collect())
+                Ok(shards
+                    .map(|shard| (shard, call.own_text().to_vec()))
+                    .collect())
             }
         }
     }
@@ -237,8 +249,9 @@ impl Session {
         explained: &Explained,
         asked: Vec<Asked>,
         call: &Call<'_>,
-        catalog: &Catalog,
+        description: &Description,
     ) -> Result<Vec<Part>, Fault> {
+        let catalog = Arc::clone(&self.database.catalog());
         let mut parts = Vec::new();
         for (shard, query) in asked {
             let text = [explained.options.planning.as_bytes(), &query].concat();
@@ -246,16 +259,14 @@ impl Session {
             let mut plans = Plans(vec![Vec::new()]);
             let question = Question {
                 text: &text,
-                types: call.types,
-                parameters: match query.contains(&b'$') {
-                    true => call.raw_parameters,
-                    false => NO_PARAMETERS,
-                },
+                // Those that this query has not are declared all the same.
+                types: &description.types,
+                parameters: call.raw_parameters,
                 formats: &[],
             };
             let done = self.converse(&mut links, &[question], &mut plans).await;
             self.finish(links, done).await?;
-            parts.push(Part::of_shard(catalog, shard, plans.0.swap_remove(0)));
+            parts.push(Part::of_shard(&catalog, shard, plans.0.swap_remove(0)));
         }
         Ok(parts)
     }
@@ -265,11 +276,14 @@ impl Session {
         call: &Call<'_>,
         explained: &Explained,
         gather: &Gather,
-        catalog: &Arc<Catalog>,
+        description: &Description,
         report: &mut Report,
     ) -> Result<(), Fault> {
+        let catalog = &Arc::clone(&self.database.catalog());
         let asked = self.fetched(call, gather, catalog);
-        report.parts = self.explain_queries(explained, asked, call, catalog).await?;
+        report.parts = self
+            .explain_queries(explained, asked, call, description)
+            .await?;
         let returned = RefCell::new(Returned {
             room: MOST_KEPT,
             ..Returned::default()
@@ -284,10 +298,7 @@ impl Session {
         let Returned { rows, steps, .. } = returned.into_inner();
         report.steps = steps;
         report.parts.push(Part {
-            title: format!(
-                "Gathered on {}",
-                catalog.shards[gather.shard.index()]
-            ),
+            title: format!("Gathered on {}", catalog.shards[gather.shard.index()]),
             plan: values(&rows.unwrap_or_default()),
         });
         Ok(())
@@ -298,11 +309,14 @@ impl Session {
         call: &Call<'_>,
         explained: &Explained,
         delivery: &Delivery,
-        catalog: &Arc<Catalog>,
+        description: &Description,
         report: &mut Report,
     ) -> Result<(), Fault> {
+        let catalog = &Arc::clone(&self.database.catalog());
         let asked = self.fetched(call, &delivery.gather, catalog);
-        report.parts = self.explain_queries(explained, asked, call, catalog).await?;
+        report.parts = self
+            .explain_queries(explained, asked, call, description)
+            .await?;
         self.check_options(call, explained).await?;
         self.run_explained(call, explained, report).await
     }
@@ -312,14 +326,17 @@ impl Session {
         call: &Call<'_>,
         explained: &Explained,
         moved: &Move,
-        catalog: &Arc<Catalog>,
+        description: &Description,
         report: &mut Report,
     ) -> Result<(), Fault> {
+        let catalog = &Arc::clone(&self.database.catalog());
         let course = moved.course(catalog, &call.values(), || call.over(catalog));
         let asked = match (course.map_err(Fault::Refused)?, &moved.way) {
             (Course::Move { from, .. }, Ok(way)) => {
                 let delete = way.delete(call.text, call.literals);
-                from.into_iter().map(|shard| (shard, delete.clone())).collect()
+                from.into_iter()
+                    .map(|shard| (shard, delete.clone()))
+                    .collect()
             }
             (Course::Stay(shard), _) => {
                 let start = from_normal(explained.query, call.literals);
@@ -328,7 +345,9 @@ impl Session {
             }
             (Course::Move { .. }, Err(refusal)) => return Err(Fault::Refused(refusal.clone())),
         };
-        report.parts = self.explain_queries(explained, asked, call, catalog).await?;
+        report.parts = self
+            .explain_queries(explained, asked, call, description)
+            .await?;
         self.check_options(call, explained).await?;
         self.run_explained(call, explained, report).await
     }
@@ -378,12 +397,15 @@ impl Session {
         let inner = Call {
             statement: &statement,
             spread: &explained.spread,
+            telling: Telling::Rows,
             returned: Some(&returned),
             ..*call
         };
         let began = Instant::now();
+        let own = self.begin_own(call.telling);
         // A statement that is explained explains none.
-        Box::pin(self.spread(&inner)).await?;
+        let done = Box::pin(self.spread(&inner)).await;
+        self.end_own(own, done).await?;
         let Returned { tag, steps, .. } = returned.into_inner();
         report.steps = steps;
         let (what, rows) = tag.rsplit_once(' ').unwrap_or((&tag, "0"));

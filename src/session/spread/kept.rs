@@ -90,7 +90,11 @@ pub fn led(direction: Direction, place: u64, count: u64) -> Led {
     let onward = |from: u64, rows: u64| {
         let last = from.saturating_add(rows).min(count);
         Led {
-            place: if last.checked_sub(from) == Some(rows) { last } else { behind },
+            place: if last.checked_sub(from) == Some(rows) {
+                last
+            } else {
+                behind
+            },
             rows: match last > from {
                 true => Rows::Onward(from + 1, last),
                 false => Rows::None,
@@ -170,8 +174,20 @@ mod tests {
         assert_eq!(moved(Relative(2), 1), (3, Rows::Onward(3, 3)));
         assert_eq!(moved(Relative(-1), 4), (3, Rows::Onward(3, 3)));
         assert_eq!(moved(Relative(-5), 2), (0, Rows::None));
-        assert_eq!(led(ForwardAll, 0, 0), Led { place: 1, rows: Rows::None });
-        assert_eq!(led(BackwardAll, 1, 0), Led { place: 0, rows: Rows::None });
+        assert_eq!(
+            led(ForwardAll, 0, 0),
+            Led {
+                place: 1,
+                rows: Rows::None
+            }
+        );
+        assert_eq!(
+            led(BackwardAll, 1, 0),
+            Led {
+                place: 0,
+                rows: Rows::None
+            }
+        );
     }
 
     #[test]
@@ -189,7 +205,10 @@ mod tests {
             out
         };
         assert_eq!(shown(Rows::Onward(1, 2)), [row("a"), row("bb")].concat());
-        assert_eq!(shown(Rows::Backward(3, 1)), [row(""), row("bb"), row("a")].concat());
+        assert_eq!(
+            shown(Rows::Backward(3, 1)),
+            [row(""), row("bb"), row("a")].concat()
+        );
         assert!(shown(Rows::None).is_empty());
     }
 }

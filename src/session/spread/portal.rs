@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::cursor::{Cursor, Shown};
 use super::kept::{Kept, Led, Rows, led};
+use super::prepared::explaining;
 use super::{Call, Returned, Telling};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::pass_on;
@@ -52,6 +53,8 @@ struct Executed {
     one: PlannedStatement,
     /// What it executes.
     statement: Rc<Statement>,
+    /// EXPLAIN and its options.
+    prefix: Box<[u8]>,
     /// Of the result, as in Bind.
     formats: Vec<u16>,
 }
@@ -560,9 +563,10 @@ impl Session {
         let Executed {
             one,
             statement,
+            prefix,
             formats,
         } = executed;
-        match self.execution(one, statement)? {
+        match self.execution(one, statement, prefix)? {
             Some(execution) => {
                 self.with_execution(&execution, formats, Telling::Rows, run)
                     .await
@@ -584,7 +588,8 @@ impl Session {
         if matches!(statement.source, Source::Prepare { .. }) {
             return Ok(None);
         }
-        match self.execution(one, &executed) {
+        let prefix = explaining(one, statement.text());
+        match self.execution(one, &executed, prefix) {
             Ok(None) => return Ok(None),
             // As in Postgres that is found out when it is executed.
             Ok(Some(_)) | Err(Fault::Postgres { .. }) => {}
@@ -594,6 +599,7 @@ impl Session {
             origin: Origin::Executed(Executed {
                 one: one.clone(),
                 statement: executed,
+                prefix: Box::from(prefix),
                 formats: bind.result_formats.codes().collect(),
             }),
             depth: Cell::new(self.savepoints.len()),

@@ -50,19 +50,25 @@ impl Session {
     pub(in crate::session) async fn execute_on_several(
         &mut self,
         one: &PlannedStatement,
+        text: &[u8],
     ) -> Result<Executed, Fault> {
         // Those of EXECUTE, which may be sent yet.
         let literals = std::mem::take(&mut self.literals);
-        let done = self.try_on_several(one).await;
+        let done = self.try_on_several(one, text).await;
         self.literals = literals;
         done
     }
 
-    async fn try_on_several(&mut self, one: &PlannedStatement) -> Result<Executed, Fault> {
+    async fn try_on_several(
+        &mut self,
+        one: &PlannedStatement,
+        text: &[u8],
+    ) -> Result<Executed, Fault> {
         let Some(statement) = self.executed_alone(one) else {
             return Ok(Executed::No);
         };
-        let Some(execution) = self.execution(one, &statement)? else {
+        let prefix = explaining(one, text);
+        let Some(execution) = self.execution(one, &statement, prefix)? else {
             return Ok(Executed::No);
         };
         let run = async |session: &mut Session, call: &Call<'_>| session.spread(call).await;
@@ -81,7 +87,7 @@ impl Session {
             (
                 Class::Execute {
                     name,
-                    executes: Executes::Plainly,
+                    executes: Executes::Plainly | Executes::Explained,
                     ..
                 },
                 Ok(Plan::Relay(Target::Any)),
@@ -90,11 +96,12 @@ impl Session {
         }
     }
 
-    /// What this EXECUTE of the statement does on several shards; `None`: one shard does it.
+    /// What this EXECUTE of the statement does on several shards; `None`: one shard does it. `prefix`: what [`explaining`] says.
     pub(in crate::session) fn execution(
         &mut self,
         one: &PlannedStatement,
         statement: &Rc<Statement>,
+        prefix: &[u8],
     ) -> Result<Option<Execution>, Fault> {
         let Class::Execute {
             name, arguments, ..
@@ -102,7 +109,7 @@ impl Session {
         else {
             return Ok(None);
         };
-        let Some(query) = self.query_of(statement)? else {
+        let Some(query) = self.query_of(statement, prefix)? else {
             return Ok(None);
         };
         let takes = query.takes();
@@ -158,7 +165,7 @@ impl Session {
         statement: &Statement,
         bind: &Bind<'_>,
     ) -> Result<Option<Execution>, Fault> {
-        let query = self.query_of(statement)?;
+        let query = self.query_of(statement, &[])?;
         Ok(query.map(|query| Execution {
             values: bind.raw_values().to_vec(),
             count: bind.parameter_count,
@@ -201,7 +208,11 @@ impl Session {
     }
 
     /// An execution without arguments yet; `None`: it never needs several shards.
-    fn query_of(&mut self, statement: &Statement) -> Result<Option<Execution>, Fault> {
+    fn query_of(
+        &mut self,
+        statement: &Statement,
+        prefix: &[u8],
+    ) -> Result<Option<Execution>, Fault> {
         let plan = self.plan_statement(statement)?;
         let [one] = &plan.planned.statements[..] else {
             return Ok(None);
@@ -219,7 +230,7 @@ impl Session {
         let known = || Types::Known(statement.types.clone());
         match (&statement.source, &one.class, one.spread.as_deref()) {
             (_, Class::Prepare { query, types, .. }, Some(Spread::Prepared)) => {
-                let text = statement.text()[query.clone()].to_vec();
+                let text = [prefix, &statement.text()[query.clone()]].concat();
                 let planned = self.plan(&text)?;
                 let literals = std::mem::take(&mut self.literals);
                 let all_known = statement.types.len() == types.len()
@@ -231,9 +242,10 @@ impl Session {
                 Ok(Some(without_values(text, planned, literals, types)))
             }
             (Source::Parse { .. }, Class::Data, Some(_)) => {
-                let text = statement.text().to_vec();
-                let literals = plan.literals.to_vec();
-                Ok(Some(without_values(text, plan.planned, literals, known())))
+                let text = [prefix, statement.text()].concat();
+                let planned = self.plan(&text)?;
+                let literals = std::mem::take(&mut self.literals);
+                Ok(Some(without_values(text, planned, literals, known())))
             }
             _ => Ok(None),
         }
@@ -265,6 +277,22 @@ impl Session {
     }
 }
 
+/// What stands in front of EXECUTE in its text: EXPLAIN and its options, or nothing.
+pub(in crate::session) fn explaining<'a>(one: &PlannedStatement, text: &'a [u8]) -> &'a [u8] {
+    let Class::Execute {
+        name,
+        executes: Executes::Explained,
+        ..
+    } = &one.class
+    else {
+        return &[];
+    };
+    let before = text.get(..name.range.start).unwrap_or_default();
+    let words = before.to_ascii_lowercase();
+    let execute = words.windows(7).rposition(|word| word == b"execute");
+    execute.map_or(&[], |place| &before[..place])
+}
+
 impl Execution {
     /// The statement that is executed.
     fn spread(&self) -> Option<(&PlannedStatement, &Spread)> {
@@ -284,7 +312,8 @@ impl Execution {
     }
 
     fn parameters<'a>(&'a self, types: &'a [u32]) -> Result<Parameters<'a>, Fault> {
-        Parameters::from_bind(&self.formats, self.count, &self.values, types).map_err(Fault::MalformedBind)
+        Parameters::from_bind(&self.formats, self.count, &self.values, types)
+            .map_err(Fault::MalformedBind)
     }
 }
 

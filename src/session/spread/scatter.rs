@@ -2,9 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{
-    Call, Description, Returned, Telling, needed, with_formats, without_moved_position,
-};
+use super::{Call, Description, Returned, Telling, needed, with_formats, without_moved_position};
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::columns::{self, Column};
 use crate::execution::merge::{MergeError, Merger};

@@ -73,7 +73,10 @@ impl Report {
             true => "[]".to_owned(),
             false => format!("[\n{}\n{}]", items.join(",\n"), &indent[2..]),
         };
-        let lines = self.lines.iter().map(|line| format!("        {}", string(line)));
+        let lines = self
+            .lines
+            .iter()
+            .map(|line| format!("        {}", string(line)));
         let steps = self.steps.iter().map(|step| {
             format!(
                 "        {{\"Step\": {}, \"Rows\": {}, \"Bytes\": {}, \"Time\": {}}}",
@@ -134,8 +137,8 @@ impl Report {
     }
 
     fn xml(&self) -> String {
-        let mut out =
-            "<explain xmlns=\"http://www.postgresql.org/2009/explain\">\n  <Trunkline>\n".to_owned();
+        let mut out = "<explain xmlns=\"http://www.postgresql.org/2009/explain\">\n  <Trunkline>\n"
+            .to_owned();
         for line in &self.lines {
             let _ = writeln!(out, "    <Done>{}</Done>", escaped(line));
         }
@@ -223,7 +226,15 @@ mod tests {
         let json = report().json();
         assert!(json.contains("\"Time\": 1.500}"), "{json}");
         assert!(json.contains("goes    \\\"there\\\" & back"), "{json}");
-        assert!(report().xml().contains("<Done>goes    \"there\" &amp; back</Done>"));
-        assert!(report().yaml().ends_with("Explained: \n          [\n            1\n          ]"));
+        assert!(
+            report()
+                .xml()
+                .contains("<Done>goes    \"there\" &amp; back</Done>")
+        );
+        assert!(
+            report()
+                .yaml()
+                .ends_with("Explained: \n          [\n            1\n          ]")
+        );
     }
 }
