@@ -153,3 +153,35 @@ fn a_dump_has_all_rows_and_can_be_restored() {
         std::fs::remove_file(file).unwrap();
     }
 }
+
+/// What the documents say of the moment that a dump shows: under `atomic` it is one.
+#[test]
+fn snapshots_of_a_dump() {
+    let sharded = start("locks_snapshots");
+    let (mut dumping, mut writing) = (sharded.client(), sharded.client());
+    for sql in [
+        "SET trunkline.read_consistency = 'atomic'",
+        "BEGIN",
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        "LOCK TABLE public.kv, public.wide IN ACCESS SHARE MODE",
+        "SELECT v FROM kv WHERE k = 1",
+    ] {
+        succeeded(sql, &dumping.simple(sql));
+    }
+    for sql in [
+        "UPDATE kv SET n = 1000 WHERE k IN (1, 2, 3, 4, 5, 6)",
+        "INSERT INTO wide SELECT k, v FROM kv",
+    ] {
+        succeeded(sql, &writing.simple(sql));
+    }
+    let sums = "SELECT count(*) FILTER (WHERE n = 1000), (SELECT count(*) FROM wide) FROM kv";
+    let seen = |client: &mut crate::raw::Raw| client.simple(sums).lines().join(" ");
+    assert_eq!(seen(&mut writing), "6 40");
+    for sql in ["SELECT k FROM kv WHERE n = 1000", "SELECT * FROM wide"] {
+        let said = dumping.simple(sql);
+        succeeded(sql, &said);
+        assert!(said.rows.is_empty(), "{sql}: {:?}", said.rows.len());
+    }
+    succeeded("COMMIT", &dumping.simple("COMMIT"));
+    assert_eq!(seen(&mut dumping), "6 40");
+}

@@ -34,7 +34,7 @@ pub struct SpreadPortal {
 enum Origin {
     Bound(Bound),
     /// By a Bind message of an EXECUTE.
-    Executed(Executed),
+    Executed(Box<Executed>),
     /// By DECLARE.
     Declared(Declared),
 }
@@ -596,12 +596,12 @@ impl Session {
             Err(fault) => return Err(fault),
         }
         Ok(Some(SpreadPortal {
-            origin: Origin::Executed(Executed {
+            origin: Origin::Executed(Box::new(Executed {
                 one: one.clone(),
                 statement: executed,
                 prefix: Box::from(prefix),
                 formats: bind.result_formats.codes().collect(),
-            }),
+            })),
             depth: Cell::new(self.savepoints.len()),
             stage: RefCell::new(Stage::Bound),
         }))
