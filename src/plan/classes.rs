@@ -9,6 +9,7 @@ use crate::sql::{self, Body, Statement};
 use super::refusal::{Reason, Refusal};
 use super::scope::{Known, Meaning};
 use super::spread::definitions::{self, Place};
+use super::spread::locked;
 use super::words::Concern;
 use super::{Target, data};
 
@@ -81,7 +82,7 @@ pub fn target(
             Ok(Target::Shard(catalog.home))
         }
         Class::TwoPhase => refuse(Reason::TwoPhase, "two-phase commit by hand needs a shard"),
-        Class::Lock => lock(text, catalog),
+        Class::Lock => lock(whole, statement, catalog, search_path),
         Class::Copy(copy) => self::copy(copy, text, statement, catalog, search_path),
         Class::Ddl(Ddl::Temporary) => temporary(text, statement, catalog, search_path),
         Class::Ddl(Ddl::Global | Ddl::Truncate | Ddl::Schema) | Class::Maintenance => {
@@ -179,10 +180,20 @@ fn unknown(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
     Ok(Target::Any)
 }
 
-fn lock(text: &str, catalog: &Catalog) -> Result<Target, Refusal> {
-    at_home_unless(text, catalog, || {
-        Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")
-    })
+fn lock(
+    whole: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Result<Target, Refusal> {
+    match locked::locked(whole, statement, catalog, search_path) {
+        Ok(lock) => lock
+            .only_shard()
+            .map(Target::Shard)
+            .ok_or_else(|| Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")),
+        // Tables whose names are all of one shard.
+        Err(refusal) => at_home_unless(&whole[statement.range.clone()], catalog, || refusal),
+    }
 }
 
 /// The one shard of the tables among a statement's words, the home shard when there are none.

@@ -176,8 +176,8 @@ reasons! {
         "A foreign key refers to rows that may be on another shard: of another distribution, of a single table, or without the shard keys of both tables.",
         "Let the foreign key contain the shard key of both tables, refer to a reference table, or leave it out.";
     Lock, "lock", "0A000",
-        "LOCK TABLE of a table that lives on several shards.",
-        "Name the shard: /* trunkline: shard=name */.";
+        "LOCK TABLE of what is not the same on all shards: Trunkline's own tables, tables whose definition does not fit the configuration; or its tables cannot be read.",
+        "Name the shard: /* trunkline: shard=name */. pg_dump leaves Trunkline's own tables out with --exclude-schema=trunkline.";
     Copy, "copy", "0A000",
         "COPY of a table that lives on several shards, or from or to a file of a server.",
         "Copy each shard in turn: /* trunkline: shard=name */.";
@@ -212,14 +212,14 @@ reasons! {
         "Under trunkline.read_consistency = 'atomic' a query reads several shards in a transaction whose snapshots were not taken together.",
         "BEGIN ISOLATION LEVEL REPEATABLE READ, after trunkline.read_consistency was set, or run the query outside a transaction block.";
     ExplainForm, "explain_form", "0A000",
-        "EXPLAIN of a statement that several shards do together, in a form other than text, or with ANALYZE where it is more than a scatter.",
-        "Leave FORMAT and ANALYZE out, or name a shard: /* trunkline: shard=name */.";
+        "EXPLAIN (GENERIC_PLAN) of a statement that several shards do, with parameters that have no values.",
+        "Write values, or name a shard: /* trunkline: shard=name */.";
     RowLimit, "row_limit", "0A000",
         "An Execute message asks for a part of the rows of EXPLAIN or FETCH over several shards, or of a query that is gathered, in a transaction that only reads or with columns of types that are not Postgres's own.",
         "Ask for all rows (a fetch size of 0), write LIMIT, or use a transaction that may write.";
     Cursor, "cursor", "0A000",
-        "A cursor over rows of several shards is declared SCROLL or WITH HOLD, is moved back although it was not declared NO SCROLL, or FETCH asks for its rows in another format than it was declared with.",
-        "Declare it NO SCROLL and WITHOUT HOLD in a transaction block, and fetch forward.";
+        "A cursor over rows of several shards is moved back although it was declared neither SCROLL nor NO SCROLL, FETCH asks for its rows in another format than it was declared with, or the cursors that a session has declared SCROLL or WITH HOLD have more than 64 MB of rows.",
+        "Declare it SCROLL to go back; restrict the rows, or declare it NO SCROLL and WITHOUT HOLD, where they are more than a session keeps.";
     SettingInBatch, "setting_in_batch", "0A000",
         "A setting of Trunkline's own is set or shown in one message together with other statements; or names stand behind what changes search_path in the same message in a way that is not known beforehand (RESET, DEFAULT, \"$user\", set_config, the end of a transaction that had set it).",
         "Send the statement alone.";

@@ -768,6 +768,7 @@ impl Session {
         for link in self.kept.drain(..) {
             link.clean_up(&self.worker);
         }
+        self.batch.close_cursors();
         self.show_pins();
     }
 
@@ -791,7 +792,10 @@ impl Session {
         self.savepoints.clear();
         self.portals.clear();
         self.untold = None;
-        self.batch.close_portals();
+        self.batch.transaction_ended(match kept {
+            true => Committed::Yes,
+            false => Committed::No,
+        });
         self.own_settings.transaction_ended(kept);
         self.channels_ended(kept);
         if kept {

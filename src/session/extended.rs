@@ -22,7 +22,7 @@ use super::statement::{Meaning, Source, Statement};
 use super::straight::Decided;
 use super::transaction::{Opener, Transaction};
 use super::worker::add;
-use crate::backend::pipeline::{Fate, Request, Token};
+use crate::backend::pipeline::{Committed, Fate, Request, Token};
 use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::execution::branch::pass_on;
@@ -144,10 +144,32 @@ impl Batch {
             .map(|(_, own)| own.clone())
     }
 
-    /// Portals end with their transaction.
-    pub fn close_portals(&mut self) {
+    /// Portals end with their transaction, but for cursors WITH HOLD of one that is committed.
+    pub fn transaction_ended(&mut self, committed: Committed) {
+        self.retain_portals(committed);
+        self.declared.clear();
+    }
+
+    fn retain_portals(&mut self, committed: Committed) {
+        if self.portals.is_empty() {
+            return;
+        }
+        self.portals.retain(|(_, own)| match own {
+            OwnPortal::Spread(portal) => portal.outlives_transaction(committed),
+            OwnPortal::Control(_) => false,
+        });
+    }
+
+    /// CLOSE ALL.
+    pub(super) fn close_cursors(&mut self) {
         self.portals.clear();
         self.declared.clear();
+    }
+
+    /// Bytes of rows that are kept for cursors.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let portals = self.spread_portals();
+        portals.map(|(_, portal)| portal.kept_bytes()).sum()
     }
 
     /// The session answers for this portal.
@@ -218,7 +240,7 @@ impl Batch {
     /// It is closed where it was declared.
     pub(super) fn closed_on_shard(&mut self, closing: &Closing) {
         match closing {
-            Closing::All => self.declared.clear(),
+            Closing::All => self.close_cursors(),
             Closing::One(name) => self.declared.retain(|cursor| cursor.name != *name),
         }
     }
@@ -637,7 +659,17 @@ impl Session {
             self.answer(bytes);
             return Ok(None);
         }
-        self.check_executed(&plan.planned)?;
+        if let Some(one) = plan.planned.statements.first()
+            && matches!(one.class, Class::Execute { .. })
+            && let Some(portal) = self.bind_execute(&bind, &statement, one)?
+        {
+            let own = OwnPortal::Spread(Rc::new(portal));
+            self.batch.portals.push((Box::from(bind.portal), own));
+            let mut bytes = Vec::with_capacity(5);
+            answer::bind_complete(&mut bytes);
+            self.answer(bytes);
+            return Ok(None);
+        }
         let decided = self.decided.take();
         let destination = match decided {
             Some(Decided::Bind(destination)) => destination,
@@ -758,10 +790,21 @@ impl Session {
         Some((renamed, Shift::new(statement.text(), 0, replaced)))
     }
 
+    /// A Bind of EXECUTE; `None`: it goes to one server.
+    fn bind_execute(
+        &mut self,
+        bind: &Bind<'_>,
+        statement: &Statement,
+        one: &PlannedStatement,
+    ) -> Result<Option<SpreadPortal>, Fault> {
+        self.check_executed(one)?;
+        self.execution_portal(bind, statement, one)
+    }
+
     /// Nobody executes another client's statement by the name that servers know.
-    fn check_executed(&self, planned: &Planned) -> Result<(), Fault> {
-        match planned.statements.first().map(|one| &one.class) {
-            Some(Class::Execute { name, .. })
+    fn check_executed(&self, one: &PlannedStatement) -> Result<(), Fault> {
+        match &one.class {
+            Class::Execute { name, .. }
                 if name.name.starts_with(NAME)
                     && self.owns_names()
                     && self.executed_at(0, name).is_none() =>
@@ -832,7 +875,9 @@ impl Session {
                 let destination = self.describing(&plan.planned);
                 self.will_run(&plan.planned);
                 self.attach(destination, Phase::Metadata).await?;
-                self.check_executed(&plan.planned)?;
+                if let Some(one) = plan.planned.statements.first() {
+                    self.check_executed(one)?;
+                }
                 if let Some(executed) = self.executed_by(&plan.planned)
                     && self.hold(&executed, Naming::Named).await? != Difference::None
                 {
@@ -1145,7 +1190,8 @@ impl Session {
             }
         }
         if self.transaction == Transaction::Idle {
-            self.batch.portals.clear();
+            // What a transaction has left is left.
+            self.batch.retain_portals(Committed::No);
         }
     }
 

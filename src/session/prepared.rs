@@ -1,7 +1,7 @@
 //! PREPARE, EXECUTE and DEALLOCATE in SQL: names are the session's, statements are shared, and servers know them by names of ours.
 //!
 //! A message that speaks of prepared statements is sent with their names replaced. What a server has to hold first is prepared in
-//! the same write, unseen by the client. In session pooling a server's names are its client's own, so only the names that came
+//! the same write, unseen by the client. In session pooling with one shard a server's names are its client's own, so only the names that came
 //! by way of Parse are replaced.
 
 use std::ops::Range;
@@ -198,9 +198,9 @@ impl Fault {
 }
 
 impl Session {
-    /// PREPARE's names are the session's, not its server's.
+    /// PREPARE's names are the session's, not its server's. Of several servers none knows what the others prepared.
     pub(super) fn owns_names(&self) -> bool {
-        self.mode != PoolMode::Session
+        self.mode != PoolMode::Session || !self.has_one_shard()
     }
 
     /// The statement that EXECUTE means at this place of the message at hand.
@@ -340,14 +340,7 @@ impl Session {
             return self.answer_query(bytes);
         }
         if let Some(one) = alone
-            && let Class::Execute {
-                name,
-                arguments,
-                executes: Executes::Plainly,
-            } = &one.class
-            && !self.own_settings.has_shard()
-            && let Some(statement) = self.named(&name.name)
-            && self.execute_on_several(&statement, arguments).await? == Executed::Yes
+            && self.execute_on_several(one, text).await? == Executed::Yes
         {
             return Ok(());
         }

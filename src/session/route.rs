@@ -160,7 +160,18 @@ impl Session {
                 (Ok(Plan::Relay(target)), None)
                     if matches!(statement.class, Class::Prepare { .. }) =>
                 {
-                    bind(target, &catalog, values).unwrap_or(Bound::Any)
+                    match bind(target, &catalog, values) {
+                        // A Bind of what came by PREPARE: whoever only prepares it takes any.
+                        Err(refusal)
+                            if refusal.is_of_several_shards()
+                                && statement.spread.is_some()
+                                && planned.statements.len() == 1 =>
+                        {
+                            held()?;
+                            return Ok(Some(Destination::Several));
+                        }
+                        bound => bound.unwrap_or(Bound::Any),
+                    }
                 }
                 // The shard's own sequences give what other shards' give.
                 (_, Some(_)) if statement.numbered().is_some() => {

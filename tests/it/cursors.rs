@@ -75,6 +75,28 @@ fn where_a_cursor_cannot_go() {
     }
 }
 
+/// What has failed is not run again, wherever the transaction goes back to.
+#[test]
+fn a_cursor_that_has_failed() {
+    let sharded = start("cursors_failed");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "BEGIN",
+            &format!("DECLARE c NO SCROLL CURSOR FOR {SORTED}"),
+            "FETCH 2 FROM c",
+            "SAVEPOINT s",
+            "FETCH PRIOR FROM c",
+            "ROLLBACK TO s",
+            "FETCH 1 FROM c",
+            "ROLLBACK TO s",
+            "CLOSE c",
+            "COMMIT",
+        ],
+    );
+}
+
 #[test]
 fn names_transactions_and_savepoints() {
     let sharded = start("cursors_names");
@@ -230,17 +252,18 @@ fn what_no_cursor_over_shards_does_is_refused() {
     for statements in [
         &[
             "BEGIN",
-            "DECLARE c SCROLL CURSOR FOR SELECT k FROM kv ORDER BY k",
-        ][..],
-        &[
-            "BEGIN",
-            "DECLARE c CURSOR WITH HOLD FOR SELECT k FROM kv ORDER BY k",
-        ],
-        &[
-            "BEGIN",
             "DECLARE c CURSOR FOR SELECT k FROM kv ORDER BY k",
             "FETCH 2 FROM c",
             "FETCH PRIOR FROM c",
+        ][..],
+        // More rows than a session keeps.
+        &[
+            "BEGIN",
+            "DECLARE c SCROLL CURSOR FOR SELECT a.k, repeat(a.v, 100000) FROM kv a JOIN kv b ON b.n = a.n",
+        ],
+        &[
+            "BEGIN",
+            "DECLARE c SCROLL CURSOR FOR SELECT k, repeat(v, 600000) FROM kv",
         ],
     ] {
         let mut client = sharded.client();
@@ -300,4 +323,381 @@ fn prepare_and_execute() {
     client.simple("PREPARE p (int) AS SELECT k FROM kv WHERE n = $1");
     let refused = client.simple("EXECUTE p (1 + 1)");
     assert_eq!(refused.refusal(), Some("execute"), "{}", refused.shown());
+}
+
+/// EXECUTE by the messages that a driver sends which has no simple queries.
+#[test]
+fn execute_in_the_extended_protocol() {
+    let sharded = start("execute_extended");
+    let mut both = Both::new(&sharded);
+    for (prepare, arguments) in [
+        (
+            "PREPARE p (int) AS SELECT k, v FROM kv WHERE n = $1 ORDER BY v",
+            "(2)",
+        ),
+        (
+            "PREPARE p AS SELECT n, count(*), sum(k) FROM kv GROUP BY n ORDER BY n",
+            "",
+        ),
+        (
+            "PREPARE p (int) AS SELECT a.k, b.v FROM kv a JOIN kv b ON b.k = a.n WHERE a.k < $1 ORDER BY a.k",
+            "('5')",
+        ),
+        (
+            "PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k",
+            "(1, 2)",
+        ),
+        (
+            "PREPARE p (int, int) AS SELECT k, v FROM kv WHERE k IN ($1, $2) ORDER BY k",
+            "(1, 1)",
+        ),
+        (
+            "PREPARE p (int) AS INSERT INTO kv (k, n) VALUES (100, $1), (101, $1), (102, 7) RETURNING k, n",
+            "(3)",
+        ),
+        (
+            "PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20 RETURNING 1",
+            "(10)",
+        ),
+        (
+            "PREPARE p (int) AS UPDATE kv SET n = n + $1 WHERE k < 20",
+            "(10)",
+        ),
+        ("PREPARE p AS DELETE FROM kv", ""),
+    ] {
+        let sql = format!("EXECUTE p {arguments}");
+        let as_binary = crate::portals::bind_for("", "e", &[], &[1]);
+        both.script(&[
+            ask(&[run(prepare, &[]), sync()]),
+            ask(&[query("BEGIN")]),
+            // As tokio-postgres and psycopg do.
+            ask(&[parse("e", &sql, &[]), describe(b'S', "e"), sync()]),
+            ask(&[
+                bind("", "e", &[]),
+                describe(b'P', ""),
+                execute("", 0),
+                sync(),
+            ]),
+            ask(&[query("ROLLBACK")]),
+            ask(&[query("BEGIN")]),
+            ask(&[as_binary, describe(b'P', ""), execute("", 0), sync()]),
+            ask(&[query("ROLLBACK")]),
+            ask(&[query("BEGIN")]),
+            ask(&[bind("c", "e", &[]), execute("c", 2), sync()]),
+            ask(&[execute("c", 2), sync()]),
+            ask(&[execute("c", 0), sync()]),
+            ask(&[execute("c", 0), sync()]),
+            ask(&[query("ROLLBACK")]),
+            // With what came by PREPARE bound by its name.
+            ask(&[describe(b'S', "p"), sync()]),
+            ask(&[run("DEALLOCATE p", &[]), sync()]),
+            ask(&[bind("", "e", &[]), execute("", 0), sync()]),
+            ask(&[close(b'S', "e"), sync()]),
+        ]);
+    }
+}
+
+#[test]
+fn names_of_both_protocols_over_shards() {
+    let sharded = start("execute_names");
+    let mut both = Both::new(&sharded);
+    let by_parse = "SELECT k, v FROM kv WHERE n = $1 ORDER BY v";
+    both.script(&[
+        ask(&[parse("m", by_parse, &[23]), sync()]),
+        ask(&[run("EXECUTE m (3)", &[]), sync()]),
+        ask(&[query("EXECUTE m (3)")]),
+        ask(&[query(
+            "PREPARE s (int) AS SELECT k FROM kv WHERE n = $1 ORDER BY k",
+        )]),
+        ask(&[
+            bind("", "s", &[Some("4")]),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query(
+            "PREPARE w (int, int) AS INSERT INTO kv (k, n) VALUES ($1, 1), ($2, 2)",
+        )]),
+        ask(&[
+            bind("", "w", &[Some("200"), Some("201")]),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query("SELECT k, n FROM kv WHERE k > 100 ORDER BY k")]),
+        ask(&[run("EXECUTE w (202, 203)", &[]), sync()]),
+        ask(&[run("EXECUTE w (204, 203)", &[]), sync()]),
+        ask(&[query(
+            "SELECT k, n FROM kv WHERE k IN (200, 201, 202, 203, 204) ORDER BY k",
+        )]),
+        ask(&[query(
+            "PREPARE i (int, int) AS SELECT k FROM kv WHERE k IN ($1, $2) ORDER BY k",
+        )]),
+        ask(&[
+            bind("", "i", &[Some("1"), Some("2")]),
+            describe(b'P', ""),
+            execute("", 0),
+            bind("", "i", &[Some("3"), Some("3")]),
+            execute("", 0),
+            bind("", "i", &[Some("4"), Some("203")]),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query(
+            "PREPARE l AS SELECT k FROM kv WHERE k IN (1, 2, 3, 4, 5) ORDER BY k",
+        )]),
+        ask(&[
+            describe(b'S', "l"),
+            bind("", "l", &[]),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query("EXECUTE l")]),
+        // Two in one unit of work.
+        ask(&[
+            run("EXECUTE w (210, 211)", &[]),
+            run("EXECUTE w (212, 210)", &[]),
+            sync(),
+        ]),
+        ask(&[query("SELECT count(*) FROM kv")]),
+        ask(&[query("EXECUTE m")]),
+        ask(&[run("EXECUTE m (1, 2)", &[]), sync()]),
+    ]);
+    both.same(&ask(&[query("PREPARE none AS SELECT count(*) FROM kv")]));
+    both.same(&ask(&[run("EXECUTE none (1)", &[]), sync()]));
+    both.same(&ask(&[query("EXECUTE none (1, 2)")]));
+    // A hint names the shard whatever else could be done.
+    let client = &mut both.through;
+    client.step(&ask(&[query("PREPARE c AS SELECT count(*) FROM kv")]));
+    let counts: u64 = (1..=4)
+        .map(|shard| {
+            let sql = format!("/* trunkline: shard=s{shard} */ EXECUTE c");
+            client.value(&sql).parse::<u64>().unwrap()
+        })
+        .sum();
+    assert_eq!(client.value("EXECUTE c").parse::<u64>().unwrap(), counts);
+}
+
+const MOTIONS: &[&str] = &[
+    "FETCH 2 FROM c",
+    "FETCH PRIOR FROM c",
+    "FETCH PRIOR FROM c",
+    "FETCH PRIOR FROM c",
+    "FETCH 0 FROM c",
+    "FETCH NEXT FROM c",
+    "FETCH 0 FROM c",
+    "MOVE 0 FROM c",
+    "FETCH LAST FROM c",
+    "FETCH NEXT FROM c",
+    "FETCH BACKWARD 3 FROM c",
+    "FETCH FIRST FROM c",
+    "FETCH ABSOLUTE 3 FROM c",
+    "FETCH ABSOLUTE -2 FROM c",
+    "FETCH ABSOLUTE 0 FROM c",
+    "FETCH ABSOLUTE 1000 FROM c",
+    "FETCH RELATIVE -1 FROM c",
+    "FETCH RELATIVE -1000 FROM c",
+    "FETCH RELATIVE 2 FROM c",
+    "FETCH RELATIVE 0 FROM c",
+    "MOVE RELATIVE 2 IN c",
+    "MOVE BACKWARD 1 IN c",
+    "MOVE FORWARD ALL IN c",
+    "MOVE BACKWARD ALL IN c",
+    "MOVE ABSOLUTE -1 IN c",
+    "MOVE LAST IN c",
+    "MOVE ABSOLUTE 99 IN c",
+    "FETCH BACKWARD ALL FROM c",
+    "FETCH ALL FROM c",
+    "FETCH ALL FROM c",
+    "FETCH BACKWARD 0 FROM c",
+    "FETCH -2 FROM c",
+];
+
+#[test]
+fn cursors_go_back() {
+    let sharded = start("cursors_scroll");
+    let none = "SELECT k FROM kv WHERE k > 100 ORDER BY v";
+    let one = "SELECT count(*) FROM kv";
+    for sql in [SORTED, SUMS, GATHERED, none, one] {
+        for how in [
+            "SCROLL CURSOR",
+            "SCROLL CURSOR WITH HOLD",
+            "BINARY SCROLL CURSOR",
+        ] {
+            let mut both = Both::new(&sharded);
+            simple(&mut both, &["BEGIN", &format!("DECLARE c {how} FOR {sql}")]);
+            simple(&mut both, MOTIONS);
+            // The transaction's other statements do not change what it shows.
+            simple(
+                &mut both,
+                &[
+                    "DELETE FROM kv",
+                    "FETCH FIRST FROM c",
+                    "ROLLBACK",
+                    "FETCH NEXT FROM c",
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn cursors_outlive_their_transaction() {
+    let sharded = start("cursors_hold");
+    for sql in [SORTED, SUMS, GATHERED] {
+        let mut both = Both::new(&sharded);
+        let declare = |name: &str, how: &str| format!("DECLARE {name} {how} FOR {sql}");
+        simple(
+            &mut both,
+            &[
+                "BEGIN",
+                &declare("c", "SCROLL CURSOR WITH HOLD"),
+                &declare("gone", "SCROLL CURSOR"),
+                "FETCH 2 FROM c",
+                "UPDATE kv SET n = n",
+                "COMMIT",
+                "FETCH PRIOR FROM c",
+                "FETCH 1 FROM gone",
+            ],
+        );
+        simple(&mut both, MOTIONS);
+        simple(
+            &mut both,
+            &[
+                "BEGIN",
+                "SELECT v FROM kv WHERE k = 1",
+                "FETCH FIRST FROM c",
+                &declare("d", "NO SCROLL CURSOR WITH HOLD"),
+                "SAVEPOINT s",
+                &declare("e", "CURSOR WITH HOLD"),
+                "FETCH 1 FROM e",
+                "ROLLBACK TO s",
+                "FETCH 1 FROM e",
+                "ROLLBACK TO s",
+                "FETCH 1 FROM d",
+                "ROLLBACK",
+                "FETCH 1 FROM d",
+                "FETCH NEXT FROM c",
+                // Outside of a block.
+                &declare("d", "NO SCROLL CURSOR WITH HOLD"),
+                &declare("d", "CURSOR WITH HOLD"),
+                "FETCH 3 FROM d",
+                "FETCH PRIOR FROM d",
+                "FETCH 1 FROM d",
+                "MOVE 1 FROM d",
+                "CLOSE d",
+                &declare("d", "NO SCROLL CURSOR WITH HOLD"),
+                "SELECT 1/0",
+                "FETCH 1 FROM d",
+                "BEGIN",
+                "SELECT 1/0",
+                "FETCH 1 FROM d",
+                "ROLLBACK",
+                "FETCH 1 FROM d",
+                "BEGIN",
+                "CLOSE d",
+                "ROLLBACK",
+                "FETCH 1 FROM d",
+                "FETCH LAST FROM c",
+                "CLOSE ALL",
+                "FETCH 1 FROM c",
+                &declare("c", "SCROLL CURSOR WITH HOLD"),
+                "FETCH 1 FROM c",
+                "DISCARD ALL",
+                "FETCH 1 FROM c",
+                // Inside of a transaction that reads only.
+                "BEGIN READ ONLY",
+                &declare("c", "SCROLL CURSOR WITH HOLD"),
+                "COMMIT",
+                "FETCH LAST FROM c",
+                "CLOSE c",
+                "CLOSE c",
+            ],
+        );
+        // The connections are nobody's.
+        assert_eq!(portals_on_shards(&sharded, &mut both.through), 0);
+    }
+}
+
+#[test]
+fn kept_cursors_in_the_extended_protocol() {
+    let sharded = start("cursors_kept");
+    let mut both = Both::new(&sharded);
+    let declare =
+        "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT k, v FROM kv WHERE n = $1 ORDER BY k";
+    both.script(&[
+        ask(&[
+            parse("", declare, &[]),
+            bind("", "", &[Some("3")]),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[describe(b'P', "c"), sync()]),
+        ask(&[
+            parse("f", "FETCH BACKWARD 2 FROM c", &[]),
+            describe(b'S', "f"),
+            run("MOVE ALL FROM c", &[]),
+            bind("", "f", &[]),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[execute("c", 1), sync()]),
+        ask(&[execute("c", 0), sync()]),
+        ask(&[run("FETCH FIRST FROM c", &[]), sync()]),
+        // What fails in the same unit of work takes the cursor with it.
+        ask(&[
+            run("DECLARE d CURSOR WITH HOLD FOR SELECT k FROM kv", &[]),
+            run("SELECT 1/0", &[]),
+            sync(),
+        ]),
+        ask(&[run("FETCH 1 FROM d", &[]), sync()]),
+        ask(&[
+            run("DECLARE d SCROLL CURSOR FOR SELECT k FROM kv", &[]),
+            sync(),
+        ]),
+        ask(&[close(b'P', "c"), sync()]),
+        ask(&[run("FETCH 1 FROM c", &[]), sync()]),
+    ]);
+}
+
+#[test]
+fn what_postgres_has_against_a_cursor() {
+    let sharded = start("cursors_wrong");
+    for sql in [
+        "DECLARE c SCROLL CURSOR FOR SELECT k FROM kv FOR UPDATE",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT k FROM kv FOR SHARE",
+        "DECLARE c SCROLL CURSOR FOR SELECT nothing FROM kv",
+        "DECLARE c NO SCROLL SCROLL CURSOR FOR SELECT k FROM kv",
+    ] {
+        let mut both = Both::new(&sharded);
+        simple(&mut both, &["BEGIN", sql]);
+        simple(&mut both, &["FETCH 1 FROM c", "ROLLBACK"]);
+    }
+}
+
+/// In session pooling, too, what one server has prepared is not all of it.
+#[test]
+fn prepared_in_session_pooling() {
+    let sharded = crate::portals::start_in("prepared_session", "mode = \"session\"\n");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "PREPARE p AS SELECT count(*) FROM kv",
+            "EXECUTE p",
+            "PREPARE k (int) AS SELECT v FROM kv WHERE k = $1",
+            "EXECUTE k (1)",
+            "EXECUTE k (2)",
+            "EXECUTE k (3)",
+            "EXECUTE k (4)",
+            "DEALLOCATE ALL",
+            "EXECUTE p",
+        ],
+    );
+    both.script(&[
+        ask(&[run("PREPARE p AS SELECT sum(k) FROM kv", &[]), sync()]),
+        ask(&[run("EXECUTE p", &[]), sync()]),
+        ask(&[bind("", "p", &[]), execute("", 0), sync()]),
+    ]);
 }

@@ -184,6 +184,7 @@ async fn tokio_postgres_has_all_it_uses() {
     transactions(&mut client).await;
     copies(&client).await;
     portals(&mut client).await;
+    executes(&client).await;
     cancels(&client).await;
     many_at_once(&sharded).await;
     drop(client);
@@ -410,6 +411,24 @@ async fn portals(client: &mut Client) {
     }
     assert_eq!(sizes, [4, 4, 2]);
     transaction.commit().await.unwrap();
+}
+
+/// A driver without simple queries: EXECUTE of what several shards do, described and in binary.
+async fn executes(client: &Client) {
+    let sql =
+        "SELECT tenant, count(*) FROM items WHERE tenant > $1 GROUP BY tenant ORDER BY tenant";
+    client
+        .execute(&format!("PREPARE everywhere (bigint) AS {sql}"), &[])
+        .await
+        .unwrap();
+    let pairs = |rows: Vec<tokio_postgres::Row>| -> Vec<(i64, i64)> {
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let expected = pairs(client.query(sql, &[&1_i64]).await.unwrap());
+    assert!(expected.len() > 1);
+    let found = client.query("EXECUTE everywhere (1)", &[]).await.unwrap();
+    assert_eq!(pairs(found), expected);
+    client.execute("DEALLOCATE everywhere", &[]).await.unwrap();
 }
 
 async fn cancels(client: &Client) {

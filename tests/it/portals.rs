@@ -19,7 +19,13 @@ const TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey 
 
 /// Forty rows on both sides.
 pub fn start(name: &str) -> Sharded {
-    let sharded = Sharded::start(name, SCHEMA, TABLES);
+    start_in(name, "")
+}
+
+/// The same with this of the pool.
+pub fn start_in(name: &str, pool: &str) -> Sharded {
+    let tables = format!("{TABLES}[pool]\n{pool}");
+    let sharded = Sharded::start(name, SCHEMA, &tables);
     let rows: Vec<String> = (0..40)
         .map(|k| format!("({k}, 'v{:02}', {})", k * 7 % 40, k % 5))
         .collect();
@@ -78,7 +84,12 @@ pub const SUMS: &str = "SELECT n, count(*), sum(k) FROM kv GROUP BY n ORDER BY n
 pub const GATHERED: &str = "SELECT a.k, b.k FROM kv a JOIN kv b ON b.k = a.n ORDER BY a.k";
 
 /// Bind with values as text and these formats of the result.
-fn bind_for(portal: &str, statement: &str, values: &[Option<&str>], results: &[u16]) -> Vec<u8> {
+pub fn bind_for(
+    portal: &str,
+    statement: &str,
+    values: &[Option<&str>],
+    results: &[u16],
+) -> Vec<u8> {
     let mut body = bind(portal, statement, values)[5..].to_vec();
     // In place of none.
     body.truncate(body.len() - 2);

@@ -30,7 +30,7 @@ use crate::sql::normalise::{normalise, to_normal};
 pub use catalog::{cluster, search_path};
 
 /// Refusals that no golden case can show.
-const SHOWN_ELSEWHERE: [Reason; 18] = [
+const SHOWN_ELSEWHERE: [Reason; 20] = [
     // Those of the session, which knows the transaction, the message and the connection.
     Reason::KeyMoving,
     Reason::NoReplica,
@@ -41,6 +41,8 @@ const SHOWN_ELSEWHERE: [Reason; 18] = [
     Reason::CannotPrepare,
     Reason::AtomicRead,
     Reason::RowLimit,
+    Reason::Cursor,
+    Reason::ExplainForm,
     Reason::SettingInBatch,
     Reason::Execute,
     Reason::Pinned,

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use super::gather::Gives;
 use super::{Spread, spread};
 use crate::catalog::{Catalog, SearchPath};
-use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::refusal::Refusal;
 use crate::sql::Statement;
-use crate::sql::class::{Class, Hold, Scroll};
+use crate::sql::class::Class;
 
 /// The query of a cursor.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,13 +26,7 @@ pub fn declared(
     search_path: &SearchPath,
     refusal: &Refusal,
 ) -> Option<Result<Declared, Refusal>> {
-    let Class::Declare {
-        scroll,
-        hold,
-        query,
-        ..
-    } = &statement.class
-    else {
+    let Class::Declare { query, .. } = &statement.class else {
         return None;
     };
     let inner = Statement {
@@ -49,21 +43,12 @@ pub fn declared(
         Spread::Gather(gather) => gather.gives == Gives::Rows,
         _ => false,
     };
-    let refused = match (scroll, hold) {
-        _ if !gives_rows => return Some(Err(refusal.clone())),
-        (_, Hold::With) => Some("is declared WITH HOLD"),
-        (Scroll::Yes, _) => Some("is declared SCROLL"),
-        (Scroll::No | Scroll::Unsaid, Hold::Without) => None,
-    };
-    Some(match refused {
-        Some(how) => Err(Refusal::new(
-            Reason::Cursor,
-            format!("a cursor over rows of several shards {how}"),
-        )),
-        None => Ok(Declared {
+    Some(match gives_rows {
+        true => Ok(Declared {
             spread,
             query: query.clone(),
         }),
+        false => Err(refusal.clone()),
     })
 }
 

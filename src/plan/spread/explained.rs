@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use super::{Spread, spread};
 use crate::catalog::{Catalog, SearchPath};
-use crate::plan::refusal::{Reason, Refusal};
+use crate::plan::refusal::Refusal;
+use crate::sql::Statement;
 use crate::sql::class::Class;
-use crate::sql::{self, Statement};
+use crate::sql::explain::{Options, options};
 
 /// What EXPLAIN shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +15,9 @@ pub struct Explained {
     pub spread: Rc<Spread>,
     /// What is done, line by line.
     pub lines: Vec<Box<str>>,
+    /// Where the explained statement begins in the text.
+    pub query: usize,
+    pub options: Options,
 }
 
 /// `None`: it is no EXPLAIN.
@@ -32,42 +36,23 @@ pub fn explained(
         class: Class::Data,
         ..statement.clone()
     };
-    let options = &text[statement.range.start..query.start];
-    Some(
-        spread(text, &inner, catalog, search_path, refusal.clone())
-            .and_then(|inner| explain(inner, options, text, catalog)),
-    )
-}
-
-fn explain(
-    spread: Rc<Spread>,
-    options: &str,
-    text: &str,
-    catalog: &Catalog,
-) -> Result<Explained, Refusal> {
-    let words = sql::words(options).unwrap_or_default();
-    let has = |names: &[&str]| words.iter().any(|word| names.contains(&&**word));
-    if has(&["json", "xml", "yaml"]) {
-        return Err(Refusal::new(
-            Reason::ExplainForm,
-            "EXPLAIN of a statement of several shards in a form other than text",
-        ));
-    }
-    if has(&["analyze", "analyse"]) && !matches!(*spread, Spread::Scatter { .. }) {
-        return Err(Refusal::new(
-            Reason::ExplainForm,
-            "EXPLAIN ANALYZE of a statement whose rows are gathered or changed on several shards",
-        ));
-    }
+    let options = options(text, statement.range.start..query.start);
+    let spread = match spread(text, &inner, catalog, search_path, refusal.clone()) {
+        Ok(spread) => spread,
+        Err(refusal) => return Some(Err(refusal)),
+    };
     let lines = spread.describe(text, catalog);
-    Ok(Explained {
+    Some(Ok(Explained {
         lines: lines.lines().map(Box::from).collect(),
         spread,
-    })
+        query: query.start,
+        options,
+    }))
 }
 
 impl Explained {
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
+        self.query = to(self.query);
         if let Some(spread) = Rc::get_mut(&mut self.spread) {
             spread.move_places(to);
         }
@@ -75,6 +60,6 @@ impl Explained {
 
     pub fn bytes(&self) -> usize {
         let lines: usize = self.lines.iter().map(|line| line.len() + 16).sum();
-        size_of::<Spread>() + self.spread.bytes() + lines
+        size_of::<Spread>() + self.spread.bytes() + self.options.planning.len() + lines
     }
 }

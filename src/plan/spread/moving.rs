@@ -102,9 +102,11 @@ pub fn among(
         // Table by table.
         Spread::Gather(_) | Spread::Delivery(_) | Spread::Move(_) => return Ok(spread),
         // Rows are stored by their keys, or every shard has them.
-        Spread::Rows(_) | Spread::CopyIn(_) | Spread::Numbered(_) | Spread::Everywhere(_) => {
-            return Ok(spread);
-        }
+        Spread::Rows(_)
+        | Spread::CopyIn(_)
+        | Spread::Numbered(_)
+        | Spread::Everywhere(_)
+        | Spread::Lock(_) => return Ok(spread),
         // The statement in it has been here; a cursor's has.
         Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared | Spread::Cursor => {
             return Ok(spread);

@@ -11,6 +11,7 @@ use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::row_array;
 use crate::plan::spread::everywhere::{self, Everywhere};
+use crate::plan::spread::locked::Lock;
 use crate::plan::spread::own_rows::OwnRows;
 use crate::plan::spread::rows::Rows;
 use crate::plan::spread::write::Write;
@@ -18,7 +19,7 @@ use crate::plan::{Effect, Planned};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::respond::Fault;
-use crate::session::transaction::Transaction;
+use crate::session::transaction::{Opener, Transaction};
 use crate::sharding::ShardId;
 
 /// OIDs of types below this one are the same on every server (`FirstNormalObjectId`).
@@ -139,6 +140,22 @@ impl Session {
         let shards = call.shards(&catalog).map_err(Fault::Refused)?;
         let texts = Texts::Own(write.own.as_ref());
         self.change(call, &shards, texts, Answer::All).await
+    }
+
+    /// Each shard locks the tables that it has.
+    pub(super) async fn do_lock(&mut self, call: &Call<'_>, lock: &Lock) -> Result<(), Fault> {
+        if self.transaction == Transaction::Idle || self.opener == Opener::Unit {
+            return Err(Fault::no_transaction("LOCK TABLE"));
+        }
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shards = lock.shards(&catalog);
+        let texts = shards.iter().map(|shard| {
+            let whole = call.statement.range.clone();
+            lock.text(*shard, whole, call.text, call.literals)
+        });
+        let texts: Vec<Vec<u8>> = texts.collect();
+        self.change(call, &shards, Texts::Each(&texts), Answer::Of(0))
+            .await
     }
 
     /// The same on every shard.
@@ -464,7 +481,7 @@ fn copies_differ(one: &[u8], other: &[u8]) -> Failure {
     }
 }
 
-fn words(tag: &[u8]) -> String {
+pub(super) fn words(tag: &[u8]) -> String {
     String::from_utf8_lossy(tag.strip_suffix(b"\0").unwrap_or(tag)).into_owned()
 }
 

@@ -1,12 +1,15 @@
 //! DECLARE, FETCH, MOVE and CLOSE of cursors over several shards. A cursor is a portal of the session's under the cursor's name, as in Postgres.
 //!
-//! It only goes forward. Where Postgres would refuse to go back, this does in its words; where it could, the statement is refused.
+//! One that is declared SCROLL or WITH HOLD has its rows here (`kept.rs`). Any other only goes forward, and servers have its rows: where Postgres would refuse
+//! to go back, this does in its words; where it could, the statement is refused.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::changes::MOST_KEPT;
 use super::cursor::Shown;
-use super::portal::{Declared as Cursor, Place, Side, SpreadPortal};
-use super::{Call, Telling, with_formats};
+use super::portal::{Declared as Cursor, Lasts, Place, Side, SpreadPortal, not_run_again};
+use super::{Call, Returned, Telling, with_formats};
 use crate::execution::branch::pass_on;
 use crate::plan::PlannedStatement;
 use crate::plan::refusal::{Reason, Refusal};
@@ -14,7 +17,7 @@ use crate::plan::spread::declared::Declared;
 use crate::session::Session;
 use crate::session::respond::Fault;
 use crate::session::transaction::{Opener, Transaction};
-use crate::sql::class::{Class, Closing, Direction, Motion, RowFormat, Scroll, Verb};
+use crate::sql::class::{Class, Closing, Direction, Hold, Motion, RowFormat, Scroll, Verb};
 use crate::sql::normalise::from_normal;
 use crate::wire::answer;
 
@@ -90,12 +93,17 @@ impl Session {
         declared: &Declared,
     ) -> Result<(), Fault> {
         let Class::Declare {
-            name, scroll, rows, ..
+            name,
+            scroll,
+            hold,
+            rows,
+            ..
         } = &call.statement.class
         else {
             return Err(Fault::Told);
         };
-        if self.transaction == Transaction::Idle || self.opener == Opener::Unit {
+        let has_block = self.transaction != Transaction::Idle && self.opener == Opener::Client;
+        if *hold == Hold::Without && !has_block {
             return Err(Fault::no_transaction("DECLARE CURSOR"));
         }
         if self.batch.knows_cursor(name) {
@@ -117,24 +125,86 @@ impl Session {
             RowFormat::Text => &[],
             RowFormat::Binary => &[1],
         };
-        let opened = self
-            .open_cursor(&Call {
-                statement: &query,
-                spread: &declared.spread,
-                formats,
-                telling: Telling::Rows,
-                ..*call
-            })
-            .await;
-        let opened = opened.map_err(|fault| {
+        let in_query = Call {
+            statement: &query,
+            spread: &declared.spread,
+            formats,
+            ..*call
+        };
+        let opened = match (scroll, hold) {
+            (Scroll::No | Scroll::Unsaid, Hold::Without) => {
+                self.open_declared(&in_query, *scroll).await
+            }
+            _ => {
+                self.describe_declared(call).await?;
+                self.keep_declared(&in_query, *scroll, *hold).await
+            }
+        };
+        let portal = opened.map_err(|fault| {
             let start = from_normal(declared.query.start, call.literals);
             let before = String::from_utf8_lossy(call.text.get(..start).unwrap_or_default());
             in_whole_text(fault, before.chars().count())
         })?;
-        let portal = SpreadPortal::declared(opened, *scroll, self.savepoints.len());
         self.batch.add_cursor(name, Rc::new(portal));
         self.tell_tag("DECLARE CURSOR");
         Ok(())
+    }
+
+    /// A cursor that goes forward, whose rows come when they are asked for.
+    async fn open_declared(
+        &mut self,
+        query: &Call<'_>,
+        scroll: Scroll,
+    ) -> Result<SpreadPortal, Fault> {
+        let query = Call {
+            telling: Telling::Rows,
+            ..*query
+        };
+        let cursor = self.open_cursor(&query).await?;
+        let depth = self.savepoints.len();
+        Ok(SpreadPortal::declared(cursor, scroll, depth))
+    }
+
+    /// What Postgres has against such a cursor, whatever its rows are.
+    async fn describe_declared(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        self.end_unit_of_others().await?;
+        let home = self.database.catalog().home;
+        let mut links = self.enlist(&[home]).await?;
+        let described = self
+            .describe_on(&mut links[0], call.own_text(), call.types)
+            .await;
+        self.finish(links, described.map(|_| ())).await
+    }
+
+    /// A cursor that goes back or outlives its transaction, with all of its rows.
+    async fn keep_declared(
+        &mut self,
+        query: &Call<'_>,
+        scroll: Scroll,
+        hold: Hold,
+    ) -> Result<SpreadPortal, Fault> {
+        if query.telling == Telling::Rows {
+            // What fails later in the same unit of work takes the cursor with it.
+            self.begin_own(Telling::Rows);
+        }
+        let lasts = match (hold, &self.transaction) {
+            (Hold::Without, _) => Lasts::Transaction,
+            (Hold::With, Transaction::Idle) => Lasts::Session,
+            (Hold::With, _) => Lasts::OnCommit,
+        };
+        let returned = RefCell::new(Returned {
+            room: MOST_KEPT.saturating_sub(self.batch.kept_bytes()),
+            ..Returned::default()
+        });
+        let query = Call {
+            returned: Some(&returned),
+            ..*query
+        };
+        // By way of a box: what a statement does is not known to contain a statement.
+        Box::pin(self.spread(&query)).await?;
+        let depth = self.savepoints.len();
+        let returned = returned.into_inner();
+        Ok(SpreadPortal::kept(returned, scroll, lasts, depth))
     }
 
     /// FETCH, MOVE and CLOSE.
@@ -151,7 +221,7 @@ impl Session {
                 for name in self.batch.open_portals() {
                     self.close_open_portal(&name).await?;
                 }
-                self.batch.close_portals();
+                self.batch.close_cursors();
                 self.tell_party("CLOSE ALL").await?;
                 self.tell_tag("CLOSE CURSOR ALL");
                 Ok(())
@@ -170,7 +240,17 @@ impl Session {
         if motion.verb == Verb::Fetch {
             self.check_formats(call, cursor)?;
         }
-        let wanted = forward(motion, cursor.place.get()).map_err(|Back| back(cursor, motion))?;
+        let place = cursor.place.get();
+        if place.side == Side::Failed {
+            return Err(not_run_again(motion.cursor.as_bytes()));
+        }
+        let wanted = match cursor.scroll {
+            Scroll::Yes => None,
+            Scroll::No | Scroll::Unsaid => {
+                let forward = forward(motion, place);
+                Some(forward.map_err(|Back| back(cursor, motion))?)
+            }
+        };
         let shown = match motion.verb {
             Verb::Fetch => Shown::Yes,
             Verb::Move => Shown::No,
@@ -178,14 +258,22 @@ impl Session {
         if motion.verb == Verb::Fetch && call.telling == Telling::Description {
             pass_on(b'T', &cursor.columns, &mut self.client.outbox);
         }
-        let rows = match wanted {
-            Move::Stay(rows) => rows,
-            Move::Forward { skip, take } => {
+        let rows = match (wanted, &cursor.kept) {
+            (None, None) => 0,
+            (_, Some(kept)) => {
+                let rows = cursor.go(kept, motion.direction);
+                if shown == Shown::Yes {
+                    kept.show(rows, &mut self.client.outbox);
+                }
+                rows.count()
+            }
+            (Some(Move::Stay(rows)), None) => rows,
+            (Some(Move::Forward { skip, take }), None) => {
                 if let Skip::Rows(rows) = skip {
                     self.pass_rows(&portal, Some(rows), Shown::No).await?;
                 }
                 match cursor.place.get().side {
-                    Side::Behind => 0,
+                    Side::Behind | Side::Failed => 0,
                     Side::Within => self.pass_rows(&portal, take, shown).await?,
                 }
             }
@@ -237,6 +325,11 @@ impl Session {
 
 fn back(cursor: &Cursor, motion: &Motion) -> Fault {
     if cursor.scroll == Scroll::No {
+        let side = Side::Failed;
+        cursor.place.set(Place {
+            side,
+            ..cursor.place.get()
+        });
         return Fault::Limit {
             sqlstate: "55000",
             message: "cursor can only scan forward".to_owned(),

@@ -135,6 +135,7 @@ impl Session {
         }
         gathering.also = vec![load.create.clone()];
         self.bring_in_time(gathering, gatherer, links).await?;
+        gathering.report();
         self.store_beside(call, delivery, &mut gatherer.link, &description.types)
             .await?;
         if !load.without_key.is_empty() {

@@ -6,12 +6,13 @@
 //!
 //! Rows gather on a primary, always: a replica makes no tables. The other shards' rows may come from replicas, as those of any read do.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::changes::FIRST_OWN_OID;
-use super::{Call, Description, Telling, with_formats};
+use super::changes::{FIRST_OWN_OID, words};
+use super::{Call, Description, Returned, Step, Telling, with_formats};
 use crate::backend::server::Server;
 use crate::catalog::Catalog;
 use crate::config;
@@ -29,6 +30,7 @@ use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
 use crate::session::worker::add;
 use crate::sharding::ShardId;
+use crate::sql::explain::Runs;
 use crate::sql::facts::Leaves;
 use crate::wire::answer::TransactionStatus;
 
@@ -72,6 +74,9 @@ struct Transfer<'a> {
     from: Vec<ShardId>,
     /// Those that the temporary table has.
     rows: u64,
+    /// Of the rows that came from other shards.
+    bytes: u64,
+    time: Duration,
 }
 
 /// One execution.
@@ -82,9 +87,20 @@ pub(super) struct Gathering<'a> {
     transfers: Vec<Transfer<'a>>,
     /// What else is made where rows are gathered, once they are there.
     pub also: Vec<String>,
+    /// What stands in front of the query.
+    prefix: Vec<u8>,
+    brings: Brings,
     timeout: Duration,
     limits: Limits,
     size: Size,
+}
+
+/// Whether the temporary tables get their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brings {
+    Rows,
+    /// The query is only planned.
+    Nothing,
 }
 
 /// What becomes of the query's rows.
@@ -98,6 +114,8 @@ pub(super) enum Outlet<'a> {
         /// The body of RowDescription.
         columns: &'a mut Vec<u8>,
     },
+    /// It is EXPLAIN with these options, in front of the statement; the plan is left with the call.
+    Plan(&'a [u8], Runs),
 }
 
 impl Session {
@@ -114,6 +132,13 @@ impl Session {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
         let mut gathering = Gathering::new(call, gather, &catalog, &config.gather);
+        if let Outlet::Plan(prefix, runs) = &outlet {
+            gathering.prefix = prefix.to_vec();
+            gathering.brings = match runs {
+                Runs::Yes => Brings::Rows,
+                Runs::No => Brings::Nothing,
+            };
+        }
         if gathering.has_foreign_rows() {
             // Whose rows they are is known of primaries.
             self.reads.seeks = Seeks::Primary;
@@ -264,6 +289,7 @@ impl Session {
             gatherer.link.unsettle();
         }
         self.bring_in_time(gathering, gatherer, sources).await?;
+        gathering.report();
         let answered = self.answer_gathered(gathering, gatherer, &description, outlet);
         answered.await.map_err(of_gatherer)
     }
@@ -280,7 +306,7 @@ impl Session {
         let link = &mut gatherer.link;
         let mut close = String::new();
         let tag = match (gathering.gather.gives, outlet) {
-            (Gives::Rows, Outlet::Client) => {
+            (Gives::Rows, Outlet::Client | Outlet::Plan(..)) => {
                 Some(self.run_gathered(gathering, link, description).await?)
             }
             (
@@ -313,8 +339,10 @@ impl Session {
             (Block::Beside, _) => String::new(),
         };
         self.tell(&mut gatherer.link, &end).await?;
-        if let Some(tag) = tag {
-            pass_on(b'C', &tag, &mut self.client.outbox);
+        match (tag, call.returned) {
+            (Some(tag), None) => pass_on(b'C', &tag, &mut self.client.outbox),
+            (Some(tag), Some(returned)) => returned.borrow_mut().tag = words(&tag),
+            (None, _) => {}
         }
         Ok(())
     }
@@ -411,7 +439,9 @@ impl Session {
         gathering.stored_here(here, &stored)?;
         let mut afterwards = Vec::new();
         for place in 0..gathering.transfers.len() {
-            self.transfer(gathering, place, gatherer, sources).await?;
+            if gathering.brings == Brings::Rows {
+                self.transfer(gathering, place, gatherer, sources).await?;
+            }
             let Transfer { fetch, rows, .. } = &gathering.transfers[place];
             afterwards.extend(fetch.add_primary_key());
             if *rows > WORTH_ANALYSING {
@@ -444,6 +474,7 @@ impl Session {
         gatherer: &mut Gatherer,
         sources: &mut [Link],
     ) -> Result<(), Failure> {
+        let began = Instant::now();
         let Transfer {
             fetch, name, from, ..
         } = &gathering.transfers[place];
@@ -501,7 +532,10 @@ impl Session {
         let size = filling.size();
         gathering.size.rows += size.rows;
         gathering.size.bytes += size.bytes;
-        gathering.transfers[place].rows += size.rows;
+        let transfer = &mut gathering.transfers[place];
+        transfer.rows += size.rows;
+        transfer.bytes = size.bytes;
+        transfer.time = began.elapsed();
         Ok(())
     }
 
@@ -513,13 +547,18 @@ impl Session {
         description: &Description,
     ) -> Result<Vec<u8>, Failure> {
         let call = gathering.call;
-        let text = gathering.gather.text(call.text, call.literals);
+        let mut text = gathering.prefix.clone();
+        text.extend(gathering.gather.text(call.text, call.literals));
+        let columns = description.columns.as_ref();
+        let columns = columns.map(|columns| with_formats(columns, call.formats));
+        if let (Some(returned), Some(columns)) = (call.returned, &columns) {
+            returned.borrow_mut().begin(columns.clone());
+        }
         let mut answer = Rows {
-            columns: match (&description.columns, call.telling) {
-                (Some(columns), Telling::Description) => Some(with_formats(columns, call.formats)),
-                _ => None,
-            },
+            columns: columns
+                .filter(|_| call.telling == Telling::Description && call.returned.is_none()),
             tag: Vec::new(),
+            kept: call.returned,
         };
         let mut branch = Branch::new(link.server());
         branch.ask(&Question {
@@ -629,6 +668,8 @@ impl<'a> Gathering<'a> {
             transfers: transfers(call, gather, catalog),
             catalog: Arc::clone(catalog),
             also: Vec::new(),
+            prefix: Vec::new(),
+            brings: Brings::Rows,
             timeout: config.timeout,
             limits: Limits {
                 rows: config.max_rows as u64,
@@ -653,6 +694,32 @@ impl<'a> Gathering<'a> {
     fn copy_out(&self, fetch: &Fetch, shard: ShardId) -> Result<String, Failure> {
         let but = self.foreign(fetch, shard);
         utf8(fetch.copy_out(self.call.text, self.call.literals, but.as_deref()))
+    }
+
+    /// What was brought, for EXPLAIN.
+    pub(super) fn report(&self) {
+        if let (Brings::Rows, Some(returned)) = (self.brings, self.call.returned) {
+            let steps = self.transfers.iter().map(|transfer| Step {
+                what: format!("fetch {}", transfer.name),
+                rows: transfer.rows,
+                bytes: transfer.bytes,
+                time: transfer.time,
+            });
+            returned.borrow_mut().steps.extend(steps);
+        }
+    }
+
+    /// What each shard that sends rows is asked: for each table the shard and the query.
+    pub(super) fn queries(&self) -> Vec<(ShardId, Vec<u8>)> {
+        let transfers = self.transfers.iter();
+        let each = transfers.flat_map(|transfer| {
+            transfer.from.iter().map(|shard| {
+                let but = self.foreign(transfer.fetch, *shard);
+                let (text, literals) = (self.call.text, self.call.literals);
+                (*shard, transfer.fetch.query(text, literals, but.as_deref()))
+            })
+        });
+        each.collect()
     }
 
     /// A shard that sends rows has some that another one owns.
@@ -683,7 +750,7 @@ impl<'a> Gathering<'a> {
         for Transfer { fetch, from, .. } in &self.transfers {
             let but = here.and_then(|here| self.foreign(fetch, here));
             let insert = utf8(fetch.insert(self.call.text, self.call.literals, but.as_deref()))?;
-            if here.is_some_and(|here| from.contains(&here)) {
+            if self.brings == Brings::Rows && here.is_some_and(|here| from.contains(&here)) {
                 // One too many, so that the limit is noticed.
                 statements.push(format!(
                     "{insert} LIMIT {}",
@@ -736,6 +803,8 @@ fn transfers<'a>(call: &Call<'_>, gather: &'a Gather, catalog: &Catalog) -> Vec<
         fetch,
         name: format!("{}.{}", fetch.schema, fetch.table),
         rows: 0,
+        bytes: 0,
+        time: Duration::ZERO,
         from: match &fetch.origin {
             Origin::Every => call.over(catalog),
             Origin::One(shard) => vec![*shard],
@@ -815,13 +884,15 @@ fn utf8(text: Vec<u8>) -> Result<String, Failure> {
 }
 
 /// The client's rows. The tag is kept until all is done.
-struct Rows {
+struct Rows<'a> {
     /// RowDescription, when the client is to be told.
     columns: Option<Vec<u8>>,
     tag: Vec<u8>,
+    /// Where rows go that are not the client's at once.
+    kept: Option<&'a RefCell<Returned>>,
 }
 
-impl Audience for Rows {
+impl Audience for Rows<'_> {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         match tag {
             // Bound: from here on it is a result.
@@ -830,7 +901,13 @@ impl Audience for Rows {
                     pass_on(b'T', &columns, out);
                 }
             }
-            b'D' => pass_on(tag, body, out),
+            b'D' => match self.kept {
+                None => pass_on(tag, body, out),
+                Some(kept) => kept.borrow_mut().keep(|rows| {
+                    pass_on(tag, body, rows);
+                    Ok(())
+                })?,
+            },
             b'C' => self.tag = body.to_vec(),
             _ => {}
         }

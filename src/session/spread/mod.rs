@@ -13,6 +13,7 @@ pub mod declare;
 mod delivery;
 mod explain;
 mod gather;
+pub mod kept;
 mod moves;
 pub mod portal;
 pub mod prepared;
@@ -34,7 +35,7 @@ use crate::catalog::Catalog;
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
 use crate::plan::bind::each_key;
-use crate::plan::refusal::Refusal;
+use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{
     Effect, Parameters, Passage, Plan, Planned, PlannedStatement, Spread, Takes, Target, Values,
 };
@@ -66,16 +67,56 @@ pub struct Call<'a> {
     /// The result formats that the client wants, as in Bind.
     pub formats: &'a [u16],
     pub telling: Telling,
-    /// Where a change leaves its answer, when the client takes it in portions.
+    /// Where the answer is left, when it is not the client's at once.
     pub returned: Option<&'a RefCell<Returned>>,
 }
 
-/// What a change has given.
+/// What a statement has given.
 #[derive(Default)]
 pub struct Returned {
     /// DataRow messages; `None`: it returns no rows.
     pub rows: Option<Vec<u8>>,
     pub tag: String,
+    /// Of a query: the body of RowDescription, with the formats of the rows.
+    pub columns: Vec<u8>,
+    /// How many bytes the rows of a query may take.
+    pub room: usize,
+    /// What was done for it, one after the other.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a statement, for people.
+pub struct Step {
+    pub what: String,
+    pub rows: u64,
+    /// Between servers.
+    pub bytes: u64,
+    pub time: Duration,
+}
+
+impl Returned {
+    /// A query begins to give rows.
+    fn begin(&mut self, columns: Vec<u8>) {
+        self.columns = columns;
+        self.rows = Some(Vec::new());
+    }
+
+    /// What `add` appends is kept, while there is room.
+    fn keep(
+        &mut self,
+        add: impl FnOnce(&mut Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let rows = self.rows.get_or_insert_default();
+        add(rows)?;
+        if rows.len() <= self.room {
+            return Ok(());
+        }
+        let message = format!(
+            "the rows that are kept for a session would take more than {} MB",
+            changes::MOST_KEPT >> 20
+        );
+        Err(Failure::Refused(Refusal::new(Reason::Cursor, message)))
+    }
 }
 
 /// What the client is told in front of rows.
@@ -281,6 +322,7 @@ impl Session {
             Spread::Move(moved) => self.do_move(call, moved).await,
             Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
+            Spread::Lock(lock) => self.do_lock(call, lock).await,
             Spread::Declare(declared) => self.declare(call, declared).await,
             Spread::Cursor => self.use_cursor(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,

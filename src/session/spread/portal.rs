@@ -4,17 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::cursor::{Cursor, Shown};
+use super::kept::{Kept, Led, Rows, led};
+use super::prepared::explaining;
 use super::{Call, Returned, Telling};
+use crate::backend::pipeline::Committed;
 use crate::execution::branch::pass_on;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::Everywhere;
 use crate::plan::spread::gather::Gives;
-use crate::plan::{Parameters, Spread};
+use crate::plan::{Parameters, PlannedStatement, Spread};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::respond::Fault;
-use crate::session::statement::{Statement, StatementPlan};
-use crate::sql::class::{Class, Motion, Scroll, Verb};
+use crate::session::route::Destination;
+use crate::session::statement::{Source, Statement, StatementPlan};
+use crate::sql::class::{Class, Direction, Motion, Scroll, Verb};
 use crate::wire::answer;
 use crate::wire::message::{Bind, Execute};
 
@@ -29,6 +33,8 @@ pub struct SpreadPortal {
 /// How a portal came to be.
 enum Origin {
     Bound(Bound),
+    /// By a Bind message of an EXECUTE.
+    Executed(Box<Executed>),
     /// By DECLARE.
     Declared(Declared),
 }
@@ -41,12 +47,38 @@ struct Bound {
     bind: Box<[u8]>,
 }
 
+/// EXECUTE of a statement that several shards do.
+struct Executed {
+    /// The EXECUTE.
+    one: PlannedStatement,
+    /// What it executes.
+    statement: Rc<Statement>,
+    /// EXPLAIN and its options.
+    prefix: Box<[u8]>,
+    /// Of the result, as in Bind.
+    formats: Vec<u16>,
+}
+
 /// A cursor.
 pub struct Declared {
     /// The body of RowDescription, with the formats of its rows.
     pub columns: Vec<u8>,
     pub scroll: Scroll,
     pub place: Cell<Place>,
+    /// All of its rows, where it goes back or outlives its transaction.
+    pub kept: Option<Kept>,
+    lasts: Cell<Lasts>,
+}
+
+/// How long a cursor is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasts {
+    /// Until its transaction ends.
+    Transaction,
+    /// It is WITH HOLD, and its transaction has not ended.
+    OnCommit,
+    /// Until it is closed.
+    Session,
 }
 
 /// Where a cursor stands.
@@ -64,6 +96,8 @@ pub enum Side {
     Within,
     /// Behind the last.
     Behind,
+    /// It has failed, and is not run again.
+    Failed,
 }
 
 /// How far a portal is.
@@ -101,7 +135,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
             })) => Sort::Whole,
             _ => Sort::Other,
         },
-        Spread::Declare(_) => Sort::Other,
+        Spread::Declare(_) | Spread::Lock(_) => Sort::Other,
         Spread::Scatter { .. } => Sort::Query,
         Spread::Gather(gather) => match gather.gives {
             Gives::Rows => Sort::Query,
@@ -124,6 +158,16 @@ fn sort_of(call: &Call<'_>) -> Sort {
 pub(super) fn portions_of_no_query() -> Refusal {
     let message = "a part of the rows is asked for, and the statement gives them all at once";
     Refusal::new(Reason::RowLimit, message)
+}
+
+pub(super) fn not_run_again(portal: &[u8]) -> Fault {
+    Fault::Postgres {
+        sqlstate: "55000",
+        message: format!(
+            "portal \"{}\" cannot be run",
+            String::from_utf8_lossy(portal)
+        ),
+    }
 }
 
 impl SpreadPortal {
@@ -151,17 +195,57 @@ impl SpreadPortal {
                 columns: cursor.columns().to_vec(),
                 scroll,
                 place: Cell::default(),
+                kept: None,
+                lasts: Cell::new(Lasts::Transaction),
             }),
             depth: Cell::new(depth),
             stage: RefCell::new(Stage::Open(Box::new(cursor), Command::from("SELECT"))),
         }
     }
 
+    /// Of DECLARE, with all of its rows.
+    pub(super) fn kept(
+        returned: Returned,
+        scroll: Scroll,
+        lasts: Lasts,
+        depth: usize,
+    ) -> SpreadPortal {
+        SpreadPortal {
+            origin: Origin::Declared(Declared {
+                columns: returned.columns,
+                scroll,
+                place: Cell::default(),
+                kept: Some(Kept::new(returned.rows.unwrap_or_default())),
+                lasts: Cell::new(lasts),
+            }),
+            depth: Cell::new(depth),
+            stage: RefCell::new(Stage::Failed),
+        }
+    }
+
+    /// Bytes of rows that the session has for it, as long as it is there.
+    pub fn kept_bytes(&self) -> usize {
+        let kept = self.as_declared().and_then(|cursor| cursor.kept.as_ref());
+        kept.map_or(0, Kept::size)
+    }
+
+    /// Whether it is there when its transaction, if it still has one, has ended like this.
+    pub fn outlives_transaction(&self, committed: Committed) -> bool {
+        let Some(cursor) = self.as_declared() else {
+            return false;
+        };
+        if cursor.lasts.get() == Lasts::OnCommit && committed == Committed::Yes {
+            cursor.lasts.set(Lasts::Session);
+            self.depth.set(0);
+        }
+        cursor.lasts.get() == Lasts::Session
+    }
+
     /// What FETCH needs to know; `None`: it is no cursor.
     pub fn as_declared(&self) -> Option<&Declared> {
         match &self.origin {
             Origin::Declared(declared) => Some(declared),
-            Origin::Bound(_) => None,
+            Origin::Bound(_) | Origin::Executed(_) => None,
         }
     }
 
@@ -190,6 +274,24 @@ impl SpreadPortal {
 }
 
 impl Declared {
+    /// Goes where `direction` leads among the rows that are kept; those that it passes.
+    pub fn go(&self, kept: &Kept, direction: Direction) -> Rows {
+        let Place { passed, side } = self.place.get();
+        let place = match side {
+            Side::Within => passed,
+            Side::Behind | Side::Failed => kept.count() + 1,
+        };
+        let Led { place, rows } = led(direction, place, kept.count());
+        self.place.set(Place {
+            passed: place.min(kept.count()),
+            side: match place > kept.count() {
+                true => Side::Behind,
+                false => Side::Within,
+            },
+        });
+        rows
+    }
+
     fn passed(&self, rows: u64, limit: Option<u64>) {
         let mut place = self.place.get();
         place.passed += rows;
@@ -212,14 +314,20 @@ impl Session {
         let limit = u64::try_from(execute.max_rows)
             .ok()
             .filter(|rows| *rows > 0);
+        if let Some(cursor) = portal.as_declared()
+            && cursor.place.get().side == Side::Failed
+        {
+            return Err(not_run_again(execute.portal));
+        }
+        if let Some(cursor) = portal.as_declared()
+            && let Some(kept) = &cursor.kept
+        {
+            self.end_unit_of_others().await?;
+            self.execute_kept(cursor, kept, limit);
+            return Ok(());
+        }
         match portal.stage.replace(Stage::Failed) {
-            Stage::Failed => Err(Fault::Postgres {
-                sqlstate: "55000",
-                message: format!(
-                    "portal \"{}\" cannot be run",
-                    String::from_utf8_lossy(execute.portal)
-                ),
-            }),
+            Stage::Failed => Err(not_run_again(execute.portal)),
             Stage::Spent(command) => {
                 self.tell_tag(&format!("{command} 0"));
                 portal.stage.replace(Stage::Spent(command));
@@ -230,6 +338,19 @@ impl Session {
                 self.draw_into(portal, cursor, command, limit).await
             }
             Stage::Bound => self.run_portal(portal, limit).await,
+        }
+    }
+
+    /// Execute of a cursor by its name: the next of its rows.
+    fn execute_kept(&mut self, cursor: &Declared, kept: &Kept, limit: Option<u64>) {
+        let direction = limit.map_or(Direction::ForwardAll, |limit| {
+            Direction::Forward(i64::try_from(limit).unwrap_or(i64::MAX))
+        });
+        let rows = cursor.go(kept, direction);
+        kept.show(rows, &mut self.client.outbox);
+        match limit == Some(rows.count()) {
+            true => answer::portal_suspended(&mut self.client.outbox),
+            false => self.tell_tag(&format!("SELECT {}", rows.count())),
         }
     }
 
@@ -272,7 +393,7 @@ impl Session {
 
     /// What a change has returned is given in portions; one that has returned nothing is over.
     fn give_returned(&mut self, returned: Returned) -> Stage {
-        let Returned { rows, tag } = returned;
+        let Returned { rows, tag, .. } = returned;
         match (rows, tag.rsplit_once(' ')) {
             (Some(rows), Some((command, _))) => {
                 Stage::Open(Box::new(Cursor::kept(rows)), Command::from(command))
@@ -377,13 +498,14 @@ impl Session {
         portal: &SpreadPortal,
         run: impl AsyncFnOnce(&mut Session, &Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let Origin::Bound(Bound {
+        let Bound {
             statement,
             plan,
             bind,
-        }) = &portal.origin
-        else {
-            return Err(Fault::no_portal(b""));
+        } = match &portal.origin {
+            Origin::Bound(bound) => bound,
+            Origin::Executed(executed) => return self.with_executed(executed, run).await,
+            Origin::Declared(_) => return Err(Fault::no_portal(b"")),
         };
         let bind = Bind::decode(bind).map_err(Fault::Violation)?;
         let parameters = Parameters::from_bind(
@@ -407,9 +529,17 @@ impl Session {
                 None => Fault::no_portal(bind.portal),
             });
         };
+        let formats: Vec<u16> = bind.result_formats.codes().collect();
+        if matches!(spread, Spread::Prepared)
+            && matches!(statement.source, Source::Prepare { .. })
+            && let Some(execution) = self.bound_execution(statement, &bind)?
+        {
+            return self
+                .with_execution(&execution, &formats, Telling::Rows, run)
+                .await;
+        }
         // Others may have been bound since, and have run.
         self.seek(&plan.planned);
-        let formats: Vec<u16> = bind.result_formats.codes().collect();
         let call = Call {
             statement: planned,
             spread,
@@ -423,6 +553,58 @@ impl Session {
             returned: None,
         };
         run(self, &call).await
+    }
+
+    async fn with_executed<T>(
+        &mut self,
+        executed: &Executed,
+        run: impl AsyncFnOnce(&mut Session, &Call<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let Executed {
+            one,
+            statement,
+            prefix,
+            formats,
+        } = executed;
+        match self.execution(one, statement, prefix)? {
+            Some(execution) => {
+                self.with_execution(&execution, formats, Telling::Rows, run)
+                    .await
+            }
+            None => Err(self.second_shard(Destination::Several)),
+        }
+    }
+
+    /// The portal of an EXECUTE that several shards do; `None`: it is something else.
+    pub(in crate::session) fn execution_portal(
+        &mut self,
+        bind: &Bind<'_>,
+        statement: &Statement,
+        one: &PlannedStatement,
+    ) -> Result<Option<SpreadPortal>, Fault> {
+        let Some(executed) = self.executed_alone(one) else {
+            return Ok(None);
+        };
+        if matches!(statement.source, Source::Prepare { .. }) {
+            return Ok(None);
+        }
+        let prefix = explaining(one, statement.text());
+        match self.execution(one, &executed, prefix) {
+            Ok(None) => return Ok(None),
+            // As in Postgres that is found out when it is executed.
+            Ok(Some(_)) | Err(Fault::Postgres { .. }) => {}
+            Err(fault) => return Err(fault),
+        }
+        Ok(Some(SpreadPortal {
+            origin: Origin::Executed(Box::new(Executed {
+                one: one.clone(),
+                statement: executed,
+                prefix: Box::from(prefix),
+                formats: bind.result_formats.codes().collect(),
+            })),
+            depth: Cell::new(self.savepoints.len()),
+            stage: RefCell::new(Stage::Bound),
+        }))
     }
 
     /// What was bound before rows began to move does not know of it.

@@ -1,17 +1,20 @@
-//! EXECUTE, in the simple protocol, of what PREPARE has prepared and several shards do: the query by itself, with the arguments as parameters.
+//! EXECUTE of what several shards do: the query by itself, with the arguments as parameters. What was prepared by PREPARE and what came by a Parse
+//! message is the same to it.
 
 use std::rc::Rc;
 
 use super::{Call, Telling};
 use crate::plan::parameters::oid_of;
-use crate::plan::{Parameters, Planned, Spread, Values};
+use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::session::Session;
 use crate::session::effects::literal;
 use crate::session::respond::Fault;
 use crate::session::route::Destination;
-use crate::session::statement::Statement;
-use crate::sql::class::{Argument, Class};
+use crate::session::statement::{Source, Statement};
+use crate::sql;
+use crate::sql::class::{Argument, Class, Executes};
 use crate::sql::normalise::Literal;
+use crate::wire::message::Bind;
 
 /// Whether EXECUTE is answered, or has to go to a server as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,120 +23,236 @@ pub enum Executed {
     No,
 }
 
-/// A query out of PREPARE.
-struct Query {
+/// An EXECUTE that several shards do.
+pub struct Execution {
     text: Vec<u8>,
     planned: Rc<Planned>,
     literals: Vec<Literal>,
-    /// The types of its parameters, as they were written.
-    types: Vec<Box<str>>,
+    types: Types,
+    /// As Bind has them.
+    values: Vec<u8>,
+    count: u16,
+    /// Of the values, as Bind has them.
+    formats: Vec<u8>,
+    /// All of these, as Bind has them between the names and the result formats.
+    raw_parameters: Vec<u8>,
+}
+
+/// The types of the query's parameters.
+enum Types {
+    Known(Box<[u32]>),
+    /// As PREPARE has them, where not all are known by their names.
+    Written(Vec<Box<str>>),
 }
 
 impl Session {
     /// Runs it when it is one for several shards.
     pub(in crate::session) async fn execute_on_several(
         &mut self,
-        statement: &Rc<Statement>,
-        arguments: &[Argument],
+        one: &PlannedStatement,
+        text: &[u8],
     ) -> Result<Executed, Fault> {
         // Those of EXECUTE, which may be sent yet.
         let literals = std::mem::take(&mut self.literals);
-        let done = self.try_on_several(statement, arguments).await;
+        let done = self.try_on_several(one, text).await;
         self.literals = literals;
-        Ok(done?.map_or(Executed::No, |()| Executed::Yes))
+        done
     }
 
     async fn try_on_several(
         &mut self,
+        one: &PlannedStatement,
+        text: &[u8],
+    ) -> Result<Executed, Fault> {
+        let Some(statement) = self.executed_alone(one) else {
+            return Ok(Executed::No);
+        };
+        let prefix = explaining(one, text);
+        let Some(execution) = self.execution(one, &statement, prefix)? else {
+            return Ok(Executed::No);
+        };
+        let run = async |session: &mut Session, call: &Call<'_>| session.spread(call).await;
+        self.with_execution(&execution, &[], Telling::Description, run)
+            .await?;
+        self.answer_query(Vec::new())?;
+        Ok(Executed::Yes)
+    }
+
+    /// What an EXECUTE executes whose shard neither a hint nor a setting names.
+    pub(in crate::session) fn executed_alone(
+        &self,
+        one: &PlannedStatement,
+    ) -> Option<Rc<Statement>> {
+        match (&one.class, &one.plan) {
+            (
+                Class::Execute {
+                    name,
+                    executes: Executes::Plainly | Executes::Explained,
+                    ..
+                },
+                Ok(Plan::Relay(Target::Any)),
+            ) if !self.own_settings.has_shard() => self.executed_at(0, name),
+            _ => None,
+        }
+    }
+
+    /// What this EXECUTE of the statement does on several shards; `None`: one shard does it. `prefix`: what [`explaining`] says.
+    pub(in crate::session) fn execution(
+        &mut self,
+        one: &PlannedStatement,
         statement: &Rc<Statement>,
-        arguments: &[Argument],
-    ) -> Result<Option<()>, Fault> {
-        let Some(query) = self.prepared_query_of(statement)? else {
+        prefix: &[u8],
+    ) -> Result<Option<Execution>, Fault> {
+        let Class::Execute {
+            name, arguments, ..
+        } = &one.class
+        else {
             return Ok(None);
         };
-        let values = match encode(arguments) {
-            Some(values) => values,
+        let Some(query) = self.query_of(statement, prefix)? else {
+            return Ok(None);
+        };
+        let takes = query.takes();
+        // Postgres does not look at the arguments of one that takes none.
+        let arguments = if takes == 0 { &[][..] } else { arguments };
+        if takes != arguments.len() {
+            return Err(Fault::Postgres {
+                sqlstate: "42601",
+                message: format!(
+                    "wrong number of parameters for prepared statement \"{}\"",
+                    name.name
+                ),
+            });
+        }
+        let Some(values) = encode(arguments) else {
             // Where the key is known it may be for one shard; that is found out there.
-            None => match query.planned.statements.first() {
-                Some(one) if one.plan.is_ok() => return Ok(None),
-                _ => {
-                    return Err(Fault::execute(
-                        "an argument of EXECUTE of a statement of several shards is not a literal",
-                    ));
-                }
-            },
+            return match query.planned.statements.first() {
+                Some(one) if one.plan.is_ok() => Ok(None),
+                _ => Err(Fault::execute(
+                    "an argument of EXECUTE of a statement of several shards is not a literal",
+                )),
+            };
         };
         let count = u16::try_from(arguments.len()).unwrap_or(u16::MAX);
-        let parameters = Parameters::from_bind(&[], count, &values, &statement.types)
-            .map_err(Fault::MalformedBind)?;
-        let literals = &query.literals;
+        let execution = Execution {
+            // No formats, which is text.
+            raw_parameters: [&[0, 0], &count.to_be_bytes()[..], &values].concat(),
+            values,
+            count,
+            ..query
+        };
+        let parameters = execution.parameters(&statement.types)?;
         let destination = self.destination(
-            &query.planned,
+            &execution.planned,
             &Values {
-                text: &query.text,
-                literals,
+                text: &execution.text,
+                literals: &execution.literals,
                 parameters: &parameters,
                 passage: self.passage(),
             },
         )?;
-        let several = query
-            .planned
-            .statements
-            .iter()
-            .find_map(|one| Some((one, one.spread.as_deref()?)));
-        let (Some(Destination::Several), Some((one, spread))) = (destination, several) else {
-            return Ok(None);
+        let spread = execution.spread().map(|(_, spread)| spread);
+        Ok(match (destination, spread) {
+            (_, None | Some(Spread::Numbered(_))) => None,
+            (Some(Destination::Several), Some(_)) => Some(execution),
+            _ => None,
+        })
+    }
+
+    /// What a Bind message of a statement that came by PREPARE does.
+    pub(in crate::session) fn bound_execution(
+        &mut self,
+        statement: &Statement,
+        bind: &Bind<'_>,
+    ) -> Result<Option<Execution>, Fault> {
+        let query = self.query_of(statement, &[])?;
+        Ok(query.map(|query| Execution {
+            values: bind.raw_values().to_vec(),
+            count: bind.parameter_count,
+            formats: bind.formats.raw().to_vec(),
+            raw_parameters: bind.raw_parameters().to_vec(),
+            ..query
+        }))
+    }
+
+    /// Does something with the query and its arguments.
+    pub(in crate::session) async fn with_execution<T>(
+        &mut self,
+        execution: &Execution,
+        formats: &[u16],
+        telling: Telling,
+        run: impl AsyncFnOnce(&mut Session, &Call<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.seek(&execution.planned);
+        let types = match &execution.types {
+            Types::Known(types) => types.to_vec(),
+            Types::Written(written) => self.types_of(written).await?,
         };
-        if matches!(spread, Spread::Numbered(_)) {
-            return Ok(None);
-        }
-        self.seek(&query.planned);
-        let types = self.types_of(&query.types, &statement.types).await?;
-        // No formats, which is text, and the values.
-        let raw_parameters = [&[0, 0], &count.to_be_bytes()[..], &values].concat();
+        let parameters = execution.parameters(&types)?;
+        let Some((one, spread)) = execution.spread() else {
+            return Err(Fault::Told);
+        };
         let call = Call {
             statement: one,
             spread,
-            text: &query.text,
-            literals,
+            text: &execution.text,
+            literals: &execution.literals,
             types: &types,
-            raw_parameters: &raw_parameters,
+            raw_parameters: &execution.raw_parameters,
             parameters: &parameters,
-            formats: &[],
-            telling: Telling::Description,
+            formats,
+            telling,
             returned: None,
         };
-        self.spread(&call).await?;
-        self.answer_query(Vec::new())?;
-        Ok(Some(()))
+        run(self, &call).await
     }
 
-    /// `None`: it never needs several shards.
-    fn prepared_query_of(&mut self, statement: &Statement) -> Result<Option<Query>, Fault> {
+    /// An execution without arguments yet; `None`: it never needs several shards.
+    fn query_of(
+        &mut self,
+        statement: &Statement,
+        prefix: &[u8],
+    ) -> Result<Option<Execution>, Fault> {
         let plan = self.plan_statement(statement)?;
         let [one] = &plan.planned.statements[..] else {
             return Ok(None);
         };
-        let (Class::Prepare { query, types, .. }, Some(Spread::Prepared)) =
-            (&one.class, one.spread.as_deref())
-        else {
-            return Ok(None);
-        };
-        let text = statement.text()[query.clone()].to_vec();
-        let planned = self.plan(&text)?;
-        Ok(Some(Query {
+        let without_values = |text: Vec<u8>, planned, literals, types| Execution {
             text,
             planned,
-            literals: std::mem::take(&mut self.literals),
-            types: types.clone(),
-        }))
+            literals,
+            types,
+            values: Vec::new(),
+            count: 0,
+            formats: Vec::new(),
+            raw_parameters: Vec::new(),
+        };
+        let known = || Types::Known(statement.types.clone());
+        match (&statement.source, &one.class, one.spread.as_deref()) {
+            (_, Class::Prepare { query, types, .. }, Some(Spread::Prepared)) => {
+                let text = [prefix, &statement.text()[query.clone()]].concat();
+                let planned = self.plan(&text)?;
+                let literals = std::mem::take(&mut self.literals);
+                let all_known = statement.types.len() == types.len()
+                    && !statement.types.contains(&oid_of("void"));
+                let types = match all_known {
+                    true => known(),
+                    false => Types::Written(types.clone()),
+                };
+                Ok(Some(without_values(text, planned, literals, types)))
+            }
+            (Source::Parse { .. }, Class::Data, Some(_)) => {
+                let text = [prefix, statement.text()].concat();
+                let planned = self.plan(&text)?;
+                let literals = std::mem::take(&mut self.literals);
+                Ok(Some(without_values(text, planned, literals, known())))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What the server calls types that are written like this.
-    async fn types_of(&mut self, written: &[Box<str>], known: &[u32]) -> Result<Vec<u32>, Fault> {
-        if known.len() == written.len() && !known.contains(&oid_of("void")) {
-            return Ok(known.to_vec());
-        }
+    async fn types_of(&mut self, written: &[Box<str>]) -> Result<Vec<u32>, Fault> {
         self.end_unit_of_others().await?;
         let names: Vec<String> = written
             .iter()
@@ -155,6 +274,46 @@ impl Session {
                 "the types of the parameters of a statement of several shards are not known",
             )),
         }
+    }
+}
+
+/// What stands in front of EXECUTE in its text: EXPLAIN and its options, or nothing.
+pub(in crate::session) fn explaining<'a>(one: &PlannedStatement, text: &'a [u8]) -> &'a [u8] {
+    let Class::Execute {
+        name,
+        executes: Executes::Explained,
+        ..
+    } = &one.class
+    else {
+        return &[];
+    };
+    let before = text.get(..name.range.start).unwrap_or_default();
+    let words = before.to_ascii_lowercase();
+    let execute = words.windows(7).rposition(|word| word == b"execute");
+    execute.map_or(&[], |place| &before[..place])
+}
+
+impl Execution {
+    /// The statement that is executed.
+    fn spread(&self) -> Option<(&PlannedStatement, &Spread)> {
+        let mut statements = self.planned.statements.iter();
+        statements.find_map(|one| Some((one, one.spread.as_deref()?)))
+    }
+
+    /// How many parameters.
+    fn takes(&self) -> usize {
+        let declared = match &self.types {
+            Types::Known(types) => types.len(),
+            Types::Written(types) => types.len(),
+        };
+        let text = std::str::from_utf8(&self.text).ok();
+        let used = text.and_then(sql::highest_parameter).unwrap_or(0);
+        declared.max(usize::from(used))
+    }
+
+    fn parameters<'a>(&'a self, types: &'a [u32]) -> Result<Parameters<'a>, Fault> {
+        Parameters::from_bind(&self.formats, self.count, &self.values, types)
+            .map_err(Fault::MalformedBind)
     }
 }
 

@@ -1,6 +1,8 @@
 //! A query whose shards' answers add up: all are asked at once, and their rows are merged as they come.
 
-use super::{Call, Description, Telling, needed, without_moved_position};
+use std::cell::RefCell;
+
+use super::{Call, Description, Returned, Telling, needed, with_formats, without_moved_position};
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::columns::{self, Column};
 use crate::execution::merge::{MergeError, Merger};
@@ -28,14 +30,12 @@ struct Rows<'a> {
     merger: &'a mut Merger,
     /// Shards that have no more rows.
     ended: Vec<bool>,
+    /// Where rows go that are not the client's at once.
+    kept: Option<&'a RefCell<Returned>>,
 }
 
-impl Audience for Rows<'_> {
-    fn wants(&self, branch: usize) -> bool {
-        self.ended[branch] || self.merger.wants(branch)
-    }
-
-    fn hear(
+impl Rows<'_> {
+    fn take(
         &mut self,
         branch: usize,
         tag: u8,
@@ -51,6 +51,28 @@ impl Audience for Rows<'_> {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Audience for Rows<'_> {
+    fn wants(&self, branch: usize) -> bool {
+        self.ended[branch] || self.merger.wants(branch)
+    }
+
+    fn hear(
+        &mut self,
+        branch: usize,
+        tag: u8,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        match self.kept {
+            None => self.take(branch, tag, body, out),
+            Some(kept) => {
+                let mut kept = kept.borrow_mut();
+                kept.keep(|out| self.take(branch, tag, body, out))
+            }
+        }
     }
 
     fn is_satisfied(&self) -> bool {
@@ -91,10 +113,16 @@ impl Session {
             mut merger,
             same,
         } = prepared;
-        if call.telling == Telling::Description {
+        if call.telling == Telling::Description || call.returned.is_some() {
             let mut body = Vec::new();
             columns::encode(&columns[..merger.visible()], &mut body);
-            branch::pass_on(b'T', &body, &mut self.client.outbox);
+            match call.returned {
+                None => branch::pass_on(b'T', &body, &mut self.client.outbox),
+                Some(returned) => {
+                    let columns = with_formats(&body, call.formats);
+                    returned.borrow_mut().begin(columns);
+                }
+            }
         }
         let formats = merger.formats();
         let questions = texts.iter().map(|text| Question {
@@ -107,11 +135,12 @@ impl Session {
         let mut rows = Rows {
             ended: vec![false; links.len()],
             merger: &mut merger,
+            kept: call.returned,
         };
         let done = self.converse(&mut links, &questions, &mut rows).await;
         let done = done.map_err(|failure| without_moved_position(failure, same));
         self.finish(links, done).await?;
-        self.tell_tag(&format!("SELECT {}", merger.rows()));
+        self.tell_changed(call, format!("SELECT {}", merger.rows()));
         Ok(())
     }
 

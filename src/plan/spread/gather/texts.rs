@@ -23,9 +23,14 @@ impl Fetch {
     /// What a source shard is asked. `text` is the client's, with its literals; `but`: a condition of rows that are left out.
     pub fn copy_out(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
         let mut query = b"COPY (".to_vec();
-        query.extend(self.select(&self.needed(), text, literals, but));
+        query.extend(self.query(text, literals, but));
         query.extend(format!(") TO STDOUT (FORMAT {})", self.format.name()).into_bytes());
         query
+    }
+
+    /// The rows that a source shard sends.
+    pub fn query(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
+        self.select(&self.needed(), text, literals, but)
     }
 
     pub fn copy_in(&self) -> String {
