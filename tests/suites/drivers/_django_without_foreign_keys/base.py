@@ -12,7 +12,7 @@ class DatabaseFeatures(features.DatabaseFeatures):
 
 
 class DatabaseOperations(operations.DatabaseOperations):
-    compiler_module = "django.db.models.sql.compiler"
+    compiler_module = f"{__package__}.compiler"
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
