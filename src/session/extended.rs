@@ -867,9 +867,6 @@ impl Session {
                 }
                 let statement = self.statement_for_servers(&statement, naming, &plan)?;
                 let destination = self.describing(&plan.planned);
-                if self.checkable(&plan.planned) == Checkable::Nowhere {
-                    return Err(super::spread::portal::not_described());
-                }
                 self.will_run(&plan.planned);
                 // What is described in a transaction may be its own.
                 let phase = match &self.link {

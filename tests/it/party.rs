@@ -288,7 +288,10 @@ fn a_statement_is_parsed_where_its_tables_are() {
         run(&mut client, &["BEGIN", &elsewhere]);
         assert_eq!(ask(&mut client, NOTED), ["1", "2"], "beside key {key}");
         assert_eq!(ask(&mut client, &elsewhere), ["old"]);
-        assert_eq!(ask(&mut client, "DECLARE c CURSOR FOR TABLE notes"), [""; 0]);
+        assert_eq!(
+            ask(&mut client, "DECLARE c CURSOR FOR TABLE notes"),
+            [""; 0]
+        );
         assert_eq!(ask(&mut client, "INSERT INTO notes VALUES (3)"), [""; 0]);
         run(&mut client, &["ROLLBACK"]);
     }

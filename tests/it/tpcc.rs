@@ -79,7 +79,11 @@ struct Done {
 fn tables() -> String {
     let mut text = "[[distributions]]\nname = \"warehouses\"\nkey = \"integer\"\nstrategy = \"list\"\nvalues = [\n".to_owned();
     for shard in 1..=4 {
-        text += &format!("{{ values = [{}, {}], shard = \"s{shard}\" }},\n", shard, shard + 4);
+        text += &format!(
+            "{{ values = [{}, {}], shard = \"s{shard}\" }},\n",
+            shard,
+            shard + 4
+        );
     }
     text += "]\n[[tables]]\nname = \"item\"\nplacement = \"reference\"\n";
     for (table, key) in KEYS {
@@ -98,25 +102,42 @@ fn fill(client: &mut Raw) {
     };
     run(&format!(
         "INSERT INTO item VALUES {}",
-        rows(ITEMS, &|i| format!("({i}, 'item {i}', {})", 100 + i * 37 % 9900))
+        rows(ITEMS, &|i| format!(
+            "({i}, 'item {i}', {})",
+            100 + i * 37 % 9900
+        ))
     ));
     for w in 1..=WAREHOUSES {
         let ytd = i64::from(DISTRICTS) * 3_000_000;
-        run(&format!("INSERT INTO warehouse VALUES ({w}, {}, {ytd})", w * 100));
+        run(&format!(
+            "INSERT INTO warehouse VALUES ({w}, {}, {ytd})",
+            w * 100
+        ));
         run(&format!(
             "INSERT INTO stock VALUES {}",
             rows(ITEMS, &|i| format!("({w}, {i}, {}, 0, 0, 0)", 10 + i % 91))
         ));
         for d in 1..=DISTRICTS {
             let next = CUSTOMERS + 1;
-            run(&format!("INSERT INTO district VALUES ({w}, {d}, {}, 3000000, {next})", d * 50));
+            run(&format!(
+                "INSERT INTO district VALUES ({w}, {d}, {}, 3000000, {next})",
+                d * 50
+            ));
             run(&format!(
                 "INSERT INTO customer VALUES {}",
-                rows(CUSTOMERS, &|c| format!("({w}, {d}, {c}, 'last {}', {}, -1000, 1000, 1, 0)", c % 10, c * 10))
+                rows(CUSTOMERS, &|c| format!(
+                    "({w}, {d}, {c}, 'last {}', {}, -1000, 1000, 1, 0)",
+                    c % 10,
+                    c * 10
+                ))
             ));
             run(&format!(
                 "INSERT INTO orders VALUES {}",
-                rows(CUSTOMERS, &|o| format!("({w}, {d}, {o}, {}, now(), {}, 5, 1)", CUSTOMERS + 1 - o, if o > 20 { "NULL" } else { "1" }))
+                rows(CUSTOMERS, &|o| format!(
+                    "({w}, {d}, {o}, {}, now(), {}, 5, 1)",
+                    CUSTOMERS + 1 - o,
+                    if o > 20 { "NULL" } else { "1" }
+                ))
             ));
             run(&format!(
                 "INSERT INTO new_order VALUES {}",
@@ -134,14 +155,29 @@ fn another(random: &mut SmallRng, mine: i32) -> i32 {
     (mine + random.random_range(1..WAREHOUSES) - 1) % WAREHOUSES + 1
 }
 
-async fn new_order(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<Option<Done>, Error> {
-    let (d, c) = (random.random_range(1..=DISTRICTS), random.random_range(1..=CUSTOMERS));
+async fn new_order(
+    t: &Transaction<'_>,
+    random: &mut SmallRng,
+    w: i32,
+) -> Result<Option<Done>, Error> {
+    let (d, c) = (
+        random.random_range(1..=DISTRICTS),
+        random.random_range(1..=CUSTOMERS),
+    );
     let count = random.random_range(5..=15);
     let is_wrong = random.random_ratio(1, 100);
     let mut lines: Vec<(i32, i32, i32)> = (0..count)
         .map(|_| {
-            let supply = if random.random_ratio(1, 100) { another(random, w) } else { w };
-            (random.random_range(1..=ITEMS), supply, random.random_range(1..=10))
+            let supply = if random.random_ratio(1, 100) {
+                another(random, w)
+            } else {
+                w
+            };
+            (
+                random.random_range(1..=ITEMS),
+                supply,
+                random.random_range(1..=10),
+            )
         })
         .collect();
     // Two orders that want the same items do not wait for each other in a circle.
@@ -153,12 +189,27 @@ async fn new_order(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result
         .query_one("UPDATE district SET d_next_o_id = d_next_o_id + 1 WHERE d_w_id = $1 AND d_id = $2 RETURNING d_next_o_id - 1, d_tax", &[&w, &d])
         .await?;
     let order: i32 = row.get(0);
-    t.execute("INSERT INTO orders VALUES ($1, $2, $3, $4, now(), NULL, $5, $6)", &[&w, &d, &order, &c, &count, &local]).await?;
-    t.execute("INSERT INTO new_order VALUES ($1, $2, $3)", &[&w, &d, &order]).await?;
+    t.execute(
+        "INSERT INTO orders VALUES ($1, $2, $3, $4, now(), NULL, $5, $6)",
+        &[&w, &d, &order, &c, &count, &local],
+    )
+    .await?;
+    t.execute(
+        "INSERT INTO new_order VALUES ($1, $2, $3)",
+        &[&w, &d, &order],
+    )
+    .await?;
     let mut remote = 0;
     for (number, (item, supply, quantity)) in (1..).zip(&lines) {
-        let item = if is_wrong && number == count { -1 } else { *item };
-        let Some(price) = t.query_opt("SELECT i_price FROM item WHERE i_id = $1", &[&item]).await? else {
+        let item = if is_wrong && number == count {
+            -1
+        } else {
+            *item
+        };
+        let Some(price) = t
+            .query_opt("SELECT i_price FROM item WHERE i_id = $1", &[&item])
+            .await?
+        else {
             return Ok(None);
         };
         let is_remote = i32::from(*supply != w);
@@ -171,19 +222,43 @@ async fn new_order(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result
             &[supply, &item, quantity, &ytd, &is_remote],
         )
         .await?;
-        t.execute("INSERT INTO order_line VALUES ($1, $2, $3, $4, $5, $6, NULL, $7, $8)", &[&w, &d, &order, &number, &item, supply, quantity, &amount])
-            .await?;
+        t.execute(
+            "INSERT INTO order_line VALUES ($1, $2, $3, $4, $5, $6, NULL, $7, $8)",
+            &[&w, &d, &order, &number, &item, supply, quantity, &amount],
+        )
+        .await?;
     }
-    Ok(Some(Done { orders: 1, lines: i64::from(count), remote_lines: remote, ..Done::default() }))
+    Ok(Some(Done {
+        orders: 1,
+        lines: i64::from(count),
+        remote_lines: remote,
+        ..Done::default()
+    }))
 }
 
-async fn payment(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<Option<Done>, Error> {
+async fn payment(
+    t: &Transaction<'_>,
+    random: &mut SmallRng,
+    w: i32,
+) -> Result<Option<Done>, Error> {
     let d = random.random_range(1..=DISTRICTS);
     let is_remote = random.random_ratio(15, 100);
-    let (cw, cd) = if is_remote { (another(random, w), random.random_range(1..=DISTRICTS)) } else { (w, d) };
+    let (cw, cd) = if is_remote {
+        (another(random, w), random.random_range(1..=DISTRICTS))
+    } else {
+        (w, d)
+    };
     let amount: i64 = random.random_range(100..=500_000);
-    t.query_one("UPDATE warehouse SET w_ytd = w_ytd + $2 WHERE w_id = $1 RETURNING w_tax", &[&w, &amount]).await?;
-    t.query_one("UPDATE district SET d_ytd = d_ytd + $3 WHERE d_w_id = $1 AND d_id = $2 RETURNING d_tax", &[&w, &d, &amount]).await?;
+    t.query_one(
+        "UPDATE warehouse SET w_ytd = w_ytd + $2 WHERE w_id = $1 RETURNING w_tax",
+        &[&w, &amount],
+    )
+    .await?;
+    t.query_one(
+        "UPDATE district SET d_ytd = d_ytd + $3 WHERE d_w_id = $1 AND d_id = $2 RETURNING d_tax",
+        &[&w, &d, &amount],
+    )
+    .await?;
     let c: i32 = if random.random_ratio(60, 100) {
         let last = format!("last {}", random.random_range(0..10));
         let named = t.query("SELECT c_id FROM customer WHERE c_w_id = $1 AND c_d_id = $2 AND c_last = $3 ORDER BY c_id", &[&cw, &cd, &last]).await?;
@@ -197,12 +272,28 @@ async fn payment(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<O
         &[&cw, &cd, &c, &amount],
     )
     .await?;
-    t.execute("INSERT INTO history VALUES ($1, $2, $3, $4, $5, now(), $6)", &[&c, &cd, &cw, &d, &w, &amount]).await?;
-    Ok(Some(Done { payments: 1, paid: amount, remote_payments: i64::from(is_remote), ..Done::default() }))
+    t.execute(
+        "INSERT INTO history VALUES ($1, $2, $3, $4, $5, now(), $6)",
+        &[&c, &cd, &cw, &d, &w, &amount],
+    )
+    .await?;
+    Ok(Some(Done {
+        payments: 1,
+        paid: amount,
+        remote_payments: i64::from(is_remote),
+        ..Done::default()
+    }))
 }
 
-async fn order_status(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<Option<Done>, Error> {
-    let (d, c) = (random.random_range(1..=DISTRICTS), random.random_range(1..=CUSTOMERS));
+async fn order_status(
+    t: &Transaction<'_>,
+    random: &mut SmallRng,
+    w: i32,
+) -> Result<Option<Done>, Error> {
+    let (d, c) = (
+        random.random_range(1..=DISTRICTS),
+        random.random_range(1..=CUSTOMERS),
+    );
     let last = t
         .query_one("SELECT o_id, o_ol_cnt FROM orders WHERE o_w_id = $1 AND o_d_id = $2 AND o_c_id = $3 ORDER BY o_id DESC LIMIT 1", &[&w, &d, &c])
         .await?;
@@ -211,10 +302,17 @@ async fn order_status(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Res
         .query("SELECT ol_i_id, ol_amount FROM order_line WHERE ol_w_id = $1 AND ol_d_id = $2 AND ol_o_id = $3", &[&w, &d, &order])
         .await?;
     assert_eq!(lines.len(), count as usize, "an order is seen whole");
-    Ok(Some(Done { others: 1, ..Done::default() }))
+    Ok(Some(Done {
+        others: 1,
+        ..Done::default()
+    }))
 }
 
-async fn delivery(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<Option<Done>, Error> {
+async fn delivery(
+    t: &Transaction<'_>,
+    random: &mut SmallRng,
+    w: i32,
+) -> Result<Option<Done>, Error> {
     let carrier = random.random_range(1..=10);
     let mut delivered = 0;
     for d in 1..=DISTRICTS {
@@ -223,7 +321,13 @@ async fn delivery(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<
             .await?;
         let Some(oldest) = oldest else { continue };
         let order: i32 = oldest.get(0);
-        if t.execute("DELETE FROM new_order WHERE no_w_id = $1 AND no_d_id = $2 AND no_o_id = $3", &[&w, &d, &order]).await? == 0 {
+        if t.execute(
+            "DELETE FROM new_order WHERE no_w_id = $1 AND no_d_id = $2 AND no_o_id = $3",
+            &[&w, &d, &order],
+        )
+        .await?
+            == 0
+        {
             continue;
         }
         let row = t
@@ -239,19 +343,38 @@ async fn delivery(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<
         .await?;
         delivered += 1;
     }
-    Ok(Some(Done { delivered, ..Done::default() }))
+    Ok(Some(Done {
+        delivered,
+        ..Done::default()
+    }))
 }
 
-async fn stock_level(t: &Transaction<'_>, random: &mut SmallRng, w: i32) -> Result<Option<Done>, Error> {
-    let (d, threshold) = (random.random_range(1..=DISTRICTS), random.random_range(10..=20));
-    let next: i32 = t.query_one("SELECT d_next_o_id FROM district WHERE d_w_id = $1 AND d_id = $2", &[&w, &d]).await?.get(0);
+async fn stock_level(
+    t: &Transaction<'_>,
+    random: &mut SmallRng,
+    w: i32,
+) -> Result<Option<Done>, Error> {
+    let (d, threshold) = (
+        random.random_range(1..=DISTRICTS),
+        random.random_range(10..=20),
+    );
+    let next: i32 = t
+        .query_one(
+            "SELECT d_next_o_id FROM district WHERE d_w_id = $1 AND d_id = $2",
+            &[&w, &d],
+        )
+        .await?
+        .get(0);
     t.query_one(
         "SELECT count(DISTINCT s_i_id) FROM order_line JOIN stock ON s_w_id = ol_w_id AND s_i_id = ol_i_id
             WHERE ol_w_id = $1 AND ol_d_id = $2 AND ol_o_id >= $3 - 20 AND ol_o_id < $3 AND s_quantity < $4",
         &[&w, &d, &next, &threshold],
     )
     .await?;
-    Ok(Some(Done { others: 1, ..Done::default() }))
+    Ok(Some(Done {
+        others: 1,
+        ..Done::default()
+    }))
 }
 
 /// One transaction of the mix; `None`: it was to be rolled back, or lost against another.
@@ -287,7 +410,10 @@ async fn terminal(connection: String, w: i32) -> Done {
             Ok(None) => tries = 0,
             Err(error) => {
                 let code = error.code().cloned();
-                let again = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+                let again = [
+                    SqlState::T_R_DEADLOCK_DETECTED,
+                    SqlState::T_R_SERIALIZATION_FAILURE,
+                ];
                 assert!(code.is_some_and(|code| again.contains(&code)), "{error:?}");
                 tries += 1;
                 all.lost += 1;
@@ -317,15 +443,25 @@ impl Done {
 fn number(client: &mut Raw, sql: &str) -> i64 {
     let answer = client.simple(sql);
     succeeded(sql, &answer);
-    answer.lines()[0].parse().unwrap_or_else(|_| panic!("{sql}: {:?}", answer.lines()))
+    answer.lines()[0]
+        .parse()
+        .unwrap_or_else(|_| panic!("{sql}: {:?}", answer.lines()))
 }
 
 fn check(sharded: &Sharded, done: &Done) {
     let mut client = sharded.client();
     for condition in CONDITIONS {
-        assert_eq!(number(&mut client, condition), 0, "over all shards: {condition}");
+        assert_eq!(
+            number(&mut client, condition),
+            0,
+            "over all shards: {condition}"
+        );
         for (place, mut shard) in sharded.shards().into_iter().enumerate() {
-            assert_eq!(number(&mut shard, condition), 0, "on shard {place}: {condition}");
+            assert_eq!(
+                number(&mut shard, condition),
+                0,
+                "on shard {place}: {condition}"
+            );
         }
     }
     let districts = i64::from(WAREHOUSES * DISTRICTS);
@@ -333,21 +469,43 @@ fn check(sharded: &Sharded, done: &Done) {
     let totals = [
         ("SELECT count(*) FROM orders", at_first + done.orders),
         ("SELECT count(*) FROM order_line", at_first * 5 + done.lines),
-        ("SELECT count(*) FROM new_order", districts * i64::from(CUSTOMERS - 20) + done.orders - done.delivered),
-        ("SELECT count(*) FROM order_line WHERE ol_supply_w_id <> ol_w_id", done.remote_lines),
+        (
+            "SELECT count(*) FROM new_order",
+            districts * i64::from(CUSTOMERS - 20) + done.orders - done.delivered,
+        ),
+        (
+            "SELECT count(*) FROM order_line WHERE ol_supply_w_id <> ol_w_id",
+            done.remote_lines,
+        ),
         // What was done on the other shard of a transaction.
         ("SELECT sum(s_order_cnt) FROM stock", done.lines),
         ("SELECT sum(s_remote_cnt) FROM stock", done.remote_lines),
-        ("SELECT sum(w_ytd) FROM warehouse", districts * 3_000_000 + done.paid),
+        (
+            "SELECT sum(w_ytd) FROM warehouse",
+            districts * 3_000_000 + done.paid,
+        ),
         ("SELECT sum(h_amount) FROM history", done.paid),
-        ("SELECT count(*) FROM history WHERE h_c_w_id <> h_w_id", done.remote_payments),
-        ("SELECT sum(c_ytd_payment) FROM customer", at_first * 1000 + done.paid),
-        ("SELECT sum(c_payment_cnt) FROM customer", at_first + done.payments),
+        (
+            "SELECT count(*) FROM history WHERE h_c_w_id <> h_w_id",
+            done.remote_payments,
+        ),
+        (
+            "SELECT sum(c_ytd_payment) FROM customer",
+            at_first * 1000 + done.paid,
+        ),
+        (
+            "SELECT sum(c_payment_cnt) FROM customer",
+            at_first + done.payments,
+        ),
         ("SELECT sum(c_delivery_cnt) FROM customer", done.delivered),
     ];
     for (sql, expected) in totals {
         assert_eq!(number(&mut client, sql), expected, "{sql}");
-        let apart: i64 = sharded.shards().iter_mut().map(|shard| number(shard, &sql.replacen("sum", "0 + sum", 1))).sum();
+        let apart: i64 = sharded
+            .shards()
+            .iter_mut()
+            .map(|shard| number(shard, &sql.replacen("sum", "0 + sum", 1)))
+            .sum();
         assert_eq!(apart, expected, "on the shards: {sql}");
     }
 }
@@ -355,8 +513,13 @@ fn check(sharded: &Sharded, done: &Done) {
 /// No transaction is left prepared or open, and only idle connections.
 fn nothing_is_left(sharded: &Sharded) {
     for mut shard in sharded.shards() {
-        let prepared = format!("SELECT count(*) FROM pg_prepared_xacts WHERE database = '{}'", sharded.database);
-        wait_until("prepared transactions are gone", || number(&mut shard, &prepared) == 0);
+        let prepared = format!(
+            "SELECT count(*) FROM pg_prepared_xacts WHERE database = '{}'",
+            sharded.database
+        );
+        wait_until("prepared transactions are gone", || {
+            number(&mut shard, &prepared) == 0
+        });
         let open = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state <> 'idle' AND pid <> pg_backend_pid()",
             sharded.database
@@ -373,13 +536,18 @@ async fn the_consistency_conditions_hold_over_four_shards() {
         sharded
     });
     let sharded = filled.await.unwrap();
-    let terminals: Vec<_> = (1..=TERMINALS).map(|w| tokio::spawn(terminal(sharded.connection(), w))).collect();
+    let terminals: Vec<_> = (1..=TERMINALS)
+        .map(|w| tokio::spawn(terminal(sharded.connection(), w)))
+        .collect();
     let mut done = Done::default();
     for terminal in terminals {
         done = done.and(&terminal.await.unwrap());
     }
     println!("{done:?}");
-    assert!(done.remote_lines > 0 && done.remote_payments > 0 && done.delivered > 0 && done.others > 0, "{done:?}");
+    assert!(
+        done.remote_lines > 0 && done.remote_payments > 0 && done.delivered > 0 && done.others > 0,
+        "{done:?}"
+    );
     let checked = tokio::task::spawn_blocking(move || {
         check(&sharded, &done);
         nothing_is_left(&sharded);

@@ -197,6 +197,19 @@ class Trunkline:
         # SIGINT ends it at once, with no wait for open transactions.
         self.program = Program([program, "serve", config], self.log, stop=signal.SIGKILL)
         wait_for_port(self.port, self.program.process, self.log)
+        if tables:
+            for database in databases:
+                self.wait_for_definitions(database)
+
+    def wait_for_definitions(self, database):
+        """Until then nobody can say where a table is, not even that there is none."""
+        ask = [pg_bin() / "psql", "-X", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]
+        ask += ["-c", "SELECT 1 FROM no_table_has_this_name"]
+        deadline = time.monotonic() + 60
+        while "does not exist" not in subprocess.run(ask, capture_output=True, text=True).stderr:
+            if time.monotonic() > deadline:
+                raise Problem(f"the definitions of {database} are not read; see {self.log}")
+            time.sleep(0.05)
 
     def stop(self):
         self.program.stop()

@@ -9,7 +9,7 @@ use crate::execution::branch::pass_on;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::Everywhere;
 use crate::plan::spread::gather::Gives;
-use crate::plan::{Checkable, Parameters, Spread};
+use crate::plan::{Parameters, Spread};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::respond::Fault;
@@ -367,9 +367,6 @@ impl Session {
             return Ok(());
         }
         self.with_call(portal, async |session: &mut Session, call: &Call<'_>| {
-            if call.statement.checkable() == Checkable::Nowhere {
-                return Err(not_described());
-            }
             session.describe_call(call).await
         })
         .await
@@ -455,10 +452,4 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// What single tables of several shards return is known when their rows have been brought together.
-pub(in crate::session) fn not_described() -> Fault {
-    let message = "no shard has all tables of the statement, so what it returns cannot be described before it runs";
-    Fault::Refused(Refusal::new(Reason::SingleTablesApart, message))
 }
