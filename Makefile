@@ -110,6 +110,7 @@ has-suite-tools:
 	@{ [ -e /usr/include/libpq-fe.h ] || [ -e /usr/include/postgresql/libpq-fe.h ]; } && command -v openssl >/dev/null && \
 		command -v bzip2 >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		$(APT_INSTALL); apt_install libpq-dev openssl bzip2 python3-venv; }
+	@case '$(SUITES)' in ''|*sysbench*) command -v sysbench >/dev/null || { $(APT_INSTALL); apt_install sysbench; } ;; esac
 	@case '$(SUITES)' in ''|*node_postgres*) command -v npm >/dev/null || { $(APT_INSTALL); apt_install nodejs npm; } ;; esac
 
 # The benchmark does without it, with no ratio to show.

@@ -103,6 +103,49 @@ pub fn distribution(
     }
 }
 
+/// What a statement asks of the system's catalogs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Catalogs {
+    /// What every shard has alike.
+    #[default]
+    Alike,
+    /// Which tables there are: the home shard has those that the configuration does not name, other shards do not.
+    Tables,
+    /// Types by their numbers, which are those of the server that has told them.
+    Types,
+}
+
+/// Those that say which tables there are, and of what they are made.
+const OF_TABLES: [&str; 14] = [
+    "pg_attrdef",
+    "pg_attribute",
+    "pg_class",
+    "pg_constraint",
+    "pg_depend",
+    "pg_description",
+    "pg_index",
+    "pg_indexes",
+    "pg_inherits",
+    "pg_sequence",
+    "pg_sequences",
+    "pg_tables",
+    "pg_trigger",
+    "pg_views",
+];
+
+impl Catalogs {
+    fn add(&mut self, name: &Name) {
+        if &*name.name == "pg_range" {
+            *self = Catalogs::Types;
+        } else if *self == Catalogs::Alike
+            && (OF_TABLES.contains(&&*name.name)
+                || name.schema.as_deref() == Some("information_schema"))
+        {
+            *self = Catalogs::Tables;
+        }
+    }
+}
+
 /// All tables of a statement, by what they are.
 #[derive(Default)]
 struct Tables<'a> {
@@ -113,6 +156,7 @@ struct Tables<'a> {
     refused: Vec<&'a str>,
     temporary: Vec<&'a str>,
     unknown: Vec<&'a str>,
+    catalogs: Catalogs,
 }
 
 impl<'a> Tables<'a> {
@@ -135,6 +179,9 @@ impl<'a> Tables<'a> {
     }
 
     fn add(&mut self, name: &'a Name, known: Known<'a>) {
+        if known.meaning == Meaning::System {
+            self.catalogs.add(name);
+        }
         let name = &*name.name;
         match known.meaning {
             Meaning::Sharded { distribution, .. } => self.sharded.push(distribution),
@@ -252,7 +299,9 @@ impl<'a> Tables<'a> {
         let unknown =
             (!self.unknown.is_empty() || !self.temporary.is_empty()).then_some(catalog.home);
         let Some(shard) = single.or(locked).or(unknown) else {
-            let at_home = functions.home.is_some() || functions.sequence.is_some();
+            let at_home = functions.home.is_some()
+                || functions.sequence.is_some()
+                || self.catalogs == Catalogs::Tables;
             return Ok(if at_home {
                 Target::Shard(catalog.home)
             } else {

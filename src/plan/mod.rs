@@ -9,6 +9,7 @@
 mod array;
 pub mod bind;
 pub mod cache;
+mod checking;
 mod classes;
 mod data;
 mod effect;
@@ -43,6 +44,7 @@ use crate::sql::facts::{Leaves, Operand};
 
 pub use bind::{Bound, Passage, Values, bind};
 pub use cache::PlanCache;
+pub use checking::Checkable;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;

@@ -103,7 +103,7 @@ impl Session {
                 self.is_party() || (!in_hand && self.transaction != Transaction::Open)
             }
             Class::Set { .. } | Class::Reset(_) | Class::SetTransaction | Class::SetConstraints => {
-                self.is_party()
+                self.is_shared(class)
                     || !in_hand
                         && match self.transaction {
                             Transaction::Begun(_) => !self.has_one_shard(),
@@ -134,7 +134,7 @@ impl Session {
             Transaction::Idle => self.outside(class, text, out),
             Transaction::Open => {
                 self.transaction = Transaction::Open;
-                if self.is_party() {
+                if self.is_shared(class) {
                     return self.in_party(class, text, out).await;
                 }
                 Ok(Control::Forward)

@@ -27,7 +27,7 @@ use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::execution::branch::pass_on;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Parameters, Passage, Planned, PlannedStatement, Values};
+use crate::plan::{Checkable, Parameters, Passage, Planned, PlannedStatement, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Closing, ConfigCall, ConfigValue, CopyDirection};
 use crate::sql::normalise::Literal;
@@ -78,6 +78,8 @@ enum Reading {
     On,
     /// Something under way changes what names mean: it has to be known before the next message is dealt with.
     Learning,
+    /// The current connection's server may lack the tables of a Parse: before the next message one to this shard takes its place.
+    Elsewhere(ShardId),
     Skipping,
 }
 
@@ -332,6 +334,12 @@ impl Session {
             self.fail_batch(&fault);
             return Ok(());
         }
+        if let Err(fault) = self.go_elsewhere().await {
+            self.fail_batch(&fault);
+            if tag != b'S' {
+                return Ok(());
+            }
+        }
         if self.link.as_ref().is_none_or(Link::is_settled) && !self.batch.is_open() {
             self.unit_begins();
         }
@@ -427,9 +435,7 @@ impl Session {
             .is_some_and(PlannedStatement::is_ours)
         {
             // No server knows these settings.
-            let mut bytes = Vec::with_capacity(5);
-            answer::parse_complete(&mut bytes);
-            self.answer(bytes);
+            self.answer(parse_complete());
             return Ok(());
         }
         let parsing = Parsing {
@@ -438,12 +444,43 @@ impl Session {
             name,
             before,
         };
-        if self.link.is_some() {
+        if self.link.is_none() {
+            self.batch.held.push(Held::Parse(parsing));
+        } else if self.has_one_shard() {
             self.send_parse(parsing);
         } else {
-            self.batch.held.push(Held::Parse(parsing));
+            self.send_parse_where_it_belongs(parsing, &plan.planned);
         }
         Ok(())
+    }
+
+    fn send_parse_where_it_belongs(&mut self, parsing: Parsing, planned: &Planned) {
+        let here = self.link.as_ref().map(Link::shard);
+        match self.checkable(planned) {
+            Checkable::Nowhere => self.answer(parse_complete()),
+            Checkable::Shard(shard) if here != Some(shard) => {
+                self.batch.reading = Reading::Elsewhere(shard);
+                self.batch.held.push(Held::Parse(parsing));
+            }
+            Checkable::Shard(_) | Checkable::Anywhere => self.send_parse(parsing),
+        }
+    }
+
+    /// Which servers have all that a statement names; where a shard is named, that one will have to.
+    fn checkable(&self, planned: &Planned) -> Checkable {
+        match planned.statements.first() {
+            Some(statement) if !self.own_settings.has_shard() => statement.checkable(),
+            _ => Checkable::Anywhere,
+        }
+    }
+
+    /// Brings a Parse to a server that has its tables.
+    async fn go_elsewhere(&mut self) -> Result<(), Fault> {
+        let Reading::Elsewhere(shard) = self.batch.reading else {
+            return Ok(());
+        };
+        self.batch.reading = Reading::On;
+        self.attach(Destination::Shard(shard), Phase::Working).await
     }
 
     /// What a text means here and now.
@@ -874,7 +911,12 @@ impl Session {
                 let statement = self.statement_for_servers(&statement, naming, &plan)?;
                 let destination = self.describing(&plan.planned);
                 self.will_run(&plan.planned);
-                self.attach(destination, Phase::Metadata).await?;
+                // What is described in a transaction may be its own.
+                let phase = match &self.link {
+                    Some(link) if !link.is_metadata() => Phase::Working,
+                    _ => Phase::Metadata,
+                };
+                self.attach(destination, phase).await?;
                 if let Some(one) = plan.planned.statements.first() {
                     self.check_executed(one)?;
                 }
@@ -940,7 +982,10 @@ impl Session {
     /// Where a statement is described: where it is known to go, else anywhere.
     pub(super) fn describing(&mut self, planned: &Planned) -> Destination {
         if self.link.is_some() {
-            return Destination::Any;
+            return match self.has_one_shard() {
+                true => Destination::Any,
+                false => self.describing_elsewhere(planned),
+            };
         }
         let unbound = Values {
             text: b"",
@@ -951,6 +996,14 @@ impl Session {
         match self.destination(planned, &unbound) {
             Ok(Some(destination @ (Destination::Any | Destination::Shard(_)))) => destination,
             _ => Destination::Any,
+        }
+    }
+
+    /// The same while a connection works: where the tables are.
+    fn describing_elsewhere(&self, planned: &Planned) -> Destination {
+        match self.checkable(planned) {
+            Checkable::Shard(shard) => Destination::Shard(shard),
+            Checkable::Anywhere | Checkable::Nowhere => Destination::Any,
         }
     }
 
@@ -1202,6 +1255,7 @@ impl Session {
             let _ = self.learn_scope().await;
             self.batch.reading = Reading::On;
         }
+        self.go_elsewhere().await?;
         if self.batch.is_open() {
             self.check_held().await?;
             self.batch.release(&mut self.client.outbox);
@@ -1219,13 +1273,44 @@ impl Session {
         Ok(())
     }
 
+    /// Where the statements that wait can be checked. What no shard can check counts as accepted.
+    fn checking_held(&mut self) -> Result<Destination, Fault> {
+        let mut destination = Destination::Any;
+        let mut held = self.batch.take_held();
+        for one in &mut held {
+            let Held::Parse(parsing) = &*one else {
+                continue;
+            };
+            let statement = Rc::clone(&parsing.statement);
+            let plan = self.plan_statement(&statement)?;
+            match self.checkable(&plan.planned) {
+                Checkable::Nowhere => *one = Held::Answer(parse_complete()),
+                Checkable::Shard(shard) => destination = Destination::Shard(shard),
+                Checkable::Anywhere => {}
+            }
+        }
+        self.batch.give_back_held(held);
+        Ok(destination)
+    }
+
     /// Lets a server check the statements that wait, when it has not accepted them before.
     pub(super) async fn check_held(&mut self) -> Result<(), Fault> {
         if self.link.is_none() && self.batch.needs_server() {
-            self.attach(Destination::Any, Phase::Metadata).await?;
+            let destination = match self.has_one_shard() {
+                true => Destination::Any,
+                false => self.checking_held()?,
+            };
+            self.attach(destination, Phase::Metadata).await?;
         }
         Ok(())
     }
+}
+
+/// The answer to a Parse that no server has seen.
+fn parse_complete() -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(5);
+    answer::parse_complete(&mut bytes);
+    bytes
 }
 
 /// Calls of set_config with the values that they are bound with; `None`: it is something else, or a value is not text.

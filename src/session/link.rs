@@ -987,7 +987,7 @@ impl Session {
                     Ok(()) => return Err(Fault::aborted()),
                     Err(fault) => return Err(fault),
                 }
-                self.transaction = Transaction::Open;
+                self.opened_by_prologue();
                 return Ok(());
             }
             (Transaction::Begun(prologue), Phase::Working) => prologue,
@@ -1002,13 +1002,18 @@ impl Session {
             run(server, prologue.text(), &self.worker).await?;
         }
         server.settings = self.settings.clone();
-        if let Transaction::Begun(prologue) =
+        self.opened_by_prologue();
+        Ok(())
+    }
+
+    /// A server knows of the transaction now; connections that join it later are told the same.
+    fn opened_by_prologue(&mut self) {
+        if let Transaction::Begun(prologue) | Transaction::Failed(prologue) =
             std::mem::replace(&mut self.transaction, Transaction::Open)
             && (!self.has_one_shard() || self.read_policy.from != ReadFrom::Primary)
         {
             self.opened = Some(Box::new(prologue));
         }
-        Ok(())
     }
 
     /// Ends the unit of work on a connection that was used for Parse and Describe only.

@@ -128,6 +128,18 @@ impl Session {
         !self.party.is_empty()
     }
 
+    /// Whether a statement that needs no table is for all connections of the open transaction, those that join later among them: these get it in
+    /// the client's own words, which are at hand here only.
+    pub(super) fn is_shared(&self, class: &Class) -> bool {
+        self.is_party()
+            || self.opened.is_some()
+                && self.transaction == Transaction::Open
+                && matches!(
+                    class,
+                    Class::SetConstraints | Class::SetTransaction | Class::Reset(_)
+                )
+    }
+
     /// A connection to each of these shards that is in the session's transaction, if there is one, and as the session wants it.
     pub(super) async fn enlist(&mut self, shards: &[ShardId]) -> Result<Vec<Link>, Fault> {
         let seeks = self.reads.seeks;

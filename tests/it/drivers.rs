@@ -496,8 +496,8 @@ async fn many_at_once(sharded: &Sharded) {
     assert_eq!(inserted, 40 * 20);
 }
 
-/// Runs a program of `tests/python/`.
-pub fn python(program: &str, arguments: &[&str]) {
+/// Runs a program of `tests/python/`; what it says.
+pub fn python(program: &str, arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = root.join(".venv/bin/python");
     assert!(
@@ -516,6 +516,7 @@ pub fn python(program: &str, arguments: &[&str]) {
         text(&found.stdout),
         text(&found.stderr)
     );
+    text(&found.stdout)
 }
 
 #[test]

@@ -220,3 +220,107 @@ fn the_extended_protocol_goes_from_shard_to_shard() {
         assert_eq!(field(&answer, 0), "new");
     }
 }
+
+/// A single table, which only its shard has.
+const NOTES: &str = "[[tables]]\nname = \"notes\"\nplacement = \"single\"\nshard = \"s3\"\n";
+
+#[test]
+fn a_refusal_before_the_first_shard_is_known_does_not_keep_others_out() {
+    let sharded = Sharded::start("party_refused_early", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    run(&mut client, &["BEGIN", "SAVEPOINT a"]);
+    let refused = client.simple("INSERT INTO kv (v) VALUES ('no key')");
+    assert_eq!(refused.refusal(), Some("insert_without_key"));
+    run(&mut client, &["ROLLBACK TO a", "RELEASE a"]);
+    for key in &keys {
+        run(
+            &mut client,
+            &[&format!("UPDATE kv SET v = 'new' WHERE k = {key}")],
+        );
+    }
+    run(&mut client, &["COMMIT"]);
+    for key in &keys {
+        assert_eq!(value(&mut client, *key).as_deref(), Some("new"));
+    }
+}
+
+#[test]
+fn shards_that_join_later_have_the_constraints_of_the_transaction() {
+    const DEFERRABLE: &str =
+        "CREATE TABLE kv (k int, v text, UNIQUE (k, v) DEFERRABLE INITIALLY DEFERRED)";
+    let sharded = Sharded::start("party_constraints", DEFERRABLE, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    let again = |key: i32| format!("INSERT INTO kv VALUES ({key}, 'old')");
+    // Deferred: the error comes at the end.
+    run(&mut client, &["BEGIN", &again(keys[0]), "ROLLBACK"]);
+    let first = format!("SELECT v FROM kv WHERE k = {}", keys[0]);
+    run(
+        &mut client,
+        &["BEGIN", &first, "SET CONSTRAINTS ALL IMMEDIATE"],
+    );
+    let found = client.simple(&again(keys[1]));
+    assert_eq!(found.error.expect("an error").sqlstate(), "23505");
+    run(&mut client, &["ROLLBACK"]);
+}
+
+#[test]
+fn a_statement_is_parsed_where_its_tables_are() {
+    let sharded = Sharded::start("party_parses", SCHEMA, &format!("{TABLES}{NOTES}"));
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE notes (n int, k int)",
+            "INSERT INTO notes VALUES (1, 5), (2, 6)",
+        ],
+    );
+    let ask = |client: &mut Raw, sql: &str| {
+        let answer = client.extended(sql, &[], Format::Text);
+        succeeded(sql, &answer);
+        answer.lines()
+    };
+    const NOTED: &str = "SELECT n FROM notes ORDER BY n";
+    for key in keys {
+        let elsewhere = format!("SELECT v FROM kv WHERE k = {key}");
+        run(&mut client, &["BEGIN", &elsewhere]);
+        assert_eq!(ask(&mut client, NOTED), ["1", "2"], "beside key {key}");
+        assert_eq!(ask(&mut client, &elsewhere), ["old"]);
+        assert_eq!(
+            ask(&mut client, "DECLARE c CURSOR FOR TABLE notes"),
+            [""; 0]
+        );
+        assert_eq!(ask(&mut client, "INSERT INTO notes VALUES (3)"), [""; 0]);
+        run(&mut client, &["ROLLBACK"]);
+    }
+    // In one unit of work without a block, and with a count of several shards before it.
+    run(&mut client, &["BEGIN", "SELECT count(*) FROM kv"]);
+    assert_eq!(ask(&mut client, NOTED), ["1", "2"]);
+    run(&mut client, &["COMMIT"]);
+    assert_eq!(ask(&mut client, NOTED), ["1", "2"]);
+}
+
+#[test]
+fn the_catalogs_show_the_same_tables_throughout_a_transaction() {
+    let sharded = Sharded::start("party_catalogs", SCHEMA, TABLES);
+    let keys = keys(&sharded);
+    let mut client = sharded.client();
+    // Where tables are that the configuration does not name.
+    run(&mut client, &["CREATE TABLE undeclared (n int)"]);
+    for listed in [
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relname = 'undeclared'",
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'undeclared'::regclass AND attname = 'n'",
+        "SELECT count(*) FROM information_schema.tables WHERE table_name = 'undeclared'",
+    ] {
+        for key in &keys {
+            let elsewhere = format!("SELECT v FROM kv WHERE k = {key}");
+            run(&mut client, &["BEGIN", &elsewhere]);
+            let answer = client.simple(listed);
+            succeeded(listed, &answer);
+            assert_eq!(answer.lines(), ["1"], "{listed} beside key {key}");
+            run(&mut client, &["COMMIT"]);
+        }
+    }
+}

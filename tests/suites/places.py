@@ -14,6 +14,9 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "suites"
 
+# The shards of a place that has several.
+SHARDS = ["s1", "s2", "s3", "s4"]
+
 # Who may log in, with what. The suites know these names; all others of a server's roles log in on the server only.
 PASSWORDS = {"postgres": None, "pass_user": "password", "md5_user": "password", "scram_user": "password"}
 
@@ -160,9 +163,9 @@ class Postgres:
         self.program.stop()
 
 
-def trunkline_config(postgres, port, pooling, databases):
-    """One shard that is not sharded, so that every statement is for it."""
-    folder = postgres.folder
+def trunkline_config(servers, port, pooling, databases, tables):
+    """One shard that is not sharded, so that every statement is for it; or several, with these distributions and tables."""
+    folder = servers[0].folder
     lines = [
         "[listen]", f'addresses = ["127.0.0.1:{port}", "[::1]:{port}"]', f'unix_socket_directory = "{folder}"',
         "[listen.tls]", 'mode = "prefer"', f'certificate = "{folder}/server.crt"', f'key = "{folder}/server.key"',
@@ -176,22 +179,37 @@ def trunkline_config(postgres, port, pooling, databases):
             lines += ['auth = "md5"']
     for database in databases:
         lines += ["[[databases]]", f'name = "{database}"']
-    lines += ["[[shards]]", 'name = "only"', f'nodes = [{{ host = "127.0.0.1", port = {postgres.port} }}]']
-    return "\n".join(lines) + "\n"
+        lines += [f'default_shard = "{SHARDS[0]}"'] if tables else []
+    for name, server in zip(SHARDS, servers):
+        lines += ["[[shards]]", f'name = "{name}"', f'nodes = [{{ host = "127.0.0.1", port = {server.port} }}]']
+    return "\n".join(lines) + "\n" + tables
 
 
 class Trunkline:
-    def __init__(self, postgres, pooling, databases):
-        self.port, folder = free_port(), postgres.folder
+    def __init__(self, servers, pooling, databases, tables):
+        self.port, folder = free_port(), servers[0].folder
         program = pathlib.Path(os.environ.get("TRUNKLINE", ROOT / "target/debug/trunkline"))
         if not program.exists():
             raise Problem(f"{program} is missing: cargo build, or set TRUNKLINE")
         config = folder / "trunkline.toml"
-        config.write_text(trunkline_config(postgres, self.port, pooling, databases))
+        config.write_text(trunkline_config(servers, self.port, pooling, databases, tables))
         self.log = folder / "trunkline.log"
         # SIGINT ends it at once, with no wait for open transactions.
         self.program = Program([program, "serve", config], self.log, stop=signal.SIGKILL)
         wait_for_port(self.port, self.program.process, self.log)
+        if tables:
+            for database in databases:
+                self.wait_for_definitions(database)
+
+    def wait_for_definitions(self, database):
+        """Until then nobody can say where a table is, not even that there is none."""
+        ask = [pg_bin() / "psql", "-X", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]
+        ask += ["-c", "SELECT 1 FROM no_table_has_this_name"]
+        deadline = time.monotonic() + 60
+        while "does not exist" not in subprocess.run(ask, capture_output=True, text=True).stderr:
+            if time.monotonic() > deadline:
+                raise Problem(f"the definitions of {database} are not read; see {self.log}")
+            time.sleep(0.05)
 
     def stop(self):
         self.program.stop()
@@ -233,12 +251,12 @@ class PgBouncer:
 
 
 class Target:
-    """What a suite gets: where to connect, and the server behind it."""
+    """What a suite gets: where to connect, and the servers behind it."""
 
-    def __init__(self, postgres, front):
-        self.postgres = postgres
-        self.host, self.socket_folder = "127.0.0.1", postgres.folder
-        self.port = (front or postgres).port
+    def __init__(self, servers, front):
+        self.servers, self.postgres = servers, servers[0]
+        self.host, self.socket_folder = "127.0.0.1", servers[0].folder
+        self.port = (front or servers[0]).port
 
     def environment(self, **more):
         """libpq's variables, and nothing of the caller's."""
@@ -247,26 +265,27 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(place, databases, also_known):
-    """A server for the place: "direct", "session", "transaction" (of Trunkline), or the latter two behind "pgbouncer-"."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="trunkline-suite.", dir="/var/tmp"))
+def target(place, databases, also_known, tables=""):
+    """Servers for the place: "direct", "session", "transaction" (of Trunkline), or the latter two behind "pgbouncer-". With tables Trunkline has four shards."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="trunkline-suite.", dir=os.environ.get("TMPDIR", "/var/tmp")))
     folder.chmod(0o755)
-    postgres = front = None
+    servers, front = [], None
     try:
-        postgres = Postgres(folder)
-        for database in databases:
-            if database != "postgres":
-                postgres.psql(f'CREATE DATABASE "{database}" TEMPLATE template0')
+        for name in SHARDS if tables else SHARDS[:1]:
+            (folder / name).mkdir(mode=0o755)
+            servers.append(Postgres(folder / name))
+            for database in databases:
+                if database != "postgres":
+                    servers[-1].psql(f'CREATE DATABASE "{database}" TEMPLATE template0')
         if place.startswith("pgbouncer-"):
-            front = PgBouncer(postgres, place.removeprefix("pgbouncer-"), databases)
+            front = PgBouncer(servers[0], place.removeprefix("pgbouncer-"), databases)
         elif place != "direct":
-            front = Trunkline(postgres, place, databases + also_known)
-        yield Target(postgres, front)
+            front = Trunkline(servers, place, databases + also_known, tables)
+        yield Target(servers, front)
     finally:
-        for program in (front, postgres):
-            if program:
-                logs = CACHE / "logs" / place
-                logs.mkdir(parents=True, exist_ok=True)
-                program.stop()
-                shutil.copy(program.log, logs)
+        for program in [front] * (front is not None) + servers:
+            logs = CACHE / "logs" / place / program.log.parent.name
+            logs.mkdir(parents=True, exist_ok=True)
+            program.stop()
+            shutil.copy(program.log, logs)
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,8 @@
 A file has DATABASES (those the suite connects to; ALSO_KNOWN, if there, those that it makes itself), `prepare(mirrors)`, which fetches and builds and returns what `run` needs, and
 `run(prepared, target, only, output)`, which returns the outcome of each test by name: "pass", "fail" or "skip". `only` is a part of the tests' names
 or None; `output` is a new directory for what a reader of failures wants to see.
+
+A suite with `sharding(direct)` runs on four shards: that is the configuration of its tables, and `direct` the output of the direct run. POOLINGS, if there, are the only ones.
 """
 
 import os

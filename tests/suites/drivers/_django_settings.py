@@ -9,7 +9,8 @@ from django.test.runner import DiscoverRunner
 def database(name):
     place = {"HOST": os.environ["PGHOST"], "PORT": os.environ["PGPORT"], "USER": os.environ["PGUSER"]}
     # The database for tests is the database itself, which is there already.
-    return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "TEST": {"NAME": name}, **place}
+    engine = os.environ.get("SUITE_ENGINE", "django.db.backends.postgresql")
+    return {"ENGINE": engine, "NAME": name, "TEST": {"NAME": name}, **place}
 
 
 DATABASES = {"default": database("django"), "other": database("django_other")}

@@ -26,13 +26,13 @@ def prepare(mirrors):
     return python, sources.source_distribution(python, "django", VERSION)
 
 
-def run(prepared, target, only, output):
+def run(prepared, target, only, output, apps=APPS, **variables):
     python, source = prepared
     shutil.copy(pathlib.Path(__file__).with_name("_django_settings.py"), output / "suite_settings.py")
-    words = [python, "runtests.py", "--settings=suite_settings", "--keepdb", "--noinput", "--parallel=1", *APPS]
+    words = [python, "runtests.py", "--settings=suite_settings", "--keepdb", "--noinput", "--parallel=1", *apps]
     words += ["-k", only] if only else []
     told = output / "told"
-    environment = target.environment(SUITE_OUTCOMES=str(told), PYTHONPATH=f"{output}:{source}", PYTHONDONTWRITEBYTECODE="1")
+    environment = target.environment(SUITE_OUTCOMES=str(told), PYTHONPATH=f"{output}:{source}", PYTHONDONTWRITEBYTECODE="1", **variables)
     command(words, output / "log", 1800, cwd=source / "tests", env=environment)
     outcomes = {}
     for line in told.read_text().splitlines() if told.exists() else []:
