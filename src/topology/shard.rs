@@ -1,6 +1,6 @@
 //! One shard's nodes: they are asked together, what follows is published, and what has changed is logged.
 
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -25,9 +25,6 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// Longer than any look.
 const HOWEVER_LONG: Duration = Duration::from_secs(3600);
-
-/// Where the time begins by which calm shards are looked at, whatever is reloaded in between.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What is known of one node.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +87,8 @@ pub(super) struct Shard {
     /// In the order of the configuration.
     nodes: Vec<Node>,
     rules: Rules,
+    /// The same of all shards: see `pace.rs`.
+    origin: Instant,
     known: Mutex<Known>,
     views: Arc<Views>,
     /// While it stands, nobody is shown as the primary. Locked after `known`.
@@ -105,6 +104,7 @@ impl Shard {
         config: &Arc<Config>,
         nodes: Vec<Node>,
         views: &Arc<Views>,
+        origin: Instant,
         before: Option<&Shard>,
     ) -> Self {
         let known_as = |node: &Node| before?.nodes.iter().position(|n| n.place == node.place);
@@ -120,6 +120,7 @@ impl Shard {
             config: Arc::clone(config),
             nodes,
             rules: rules(config),
+            origin,
             known: Mutex::new(known),
             views: Arc::clone(views),
             gate: Mutex::new(before.and_then(|before| before.gate_for(config, place))),
@@ -166,6 +167,10 @@ impl Shard {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn origin(&self) -> Instant {
+        self.origin
     }
 
     /// Looks at the nodes whenever that is due. No node is asked while it has still to answer. Never ends by itself.
@@ -221,7 +226,9 @@ impl Shard {
     fn until_due(&self) -> Option<Due> {
         let now = Instant::now();
         let known = self.known();
-        let look = known.due(&self.rules, *ORIGIN).filter(|due| *due > now)?;
+        let look = known
+            .due(&self.rules, self.origin)
+            .filter(|due| *due > now)?;
         match known.next_return(now).filter(|back| *back < look) {
             Some(back) => Some(Due::Return(back)),
             None => Some(Due::Look(look)),
@@ -280,9 +287,9 @@ impl Shard {
         let now = Instant::now();
         let dice = rand::random_range(-1.0..=1.0);
         let mut known = self.known();
-        let before = known.due(&self.rules, *ORIGIN);
+        let before = known.due(&self.rules, self.origin);
         let ejected = known.sighted(place, seen, now, dice, &self.rules);
-        if ejected.is_some() || known.due(&self.rules, *ORIGIN) < before {
+        if ejected.is_some() || known.due(&self.rules, self.origin) < before {
             self.changed.notify_one();
         }
         drop(known);

@@ -1,7 +1,7 @@
 //! All shards' nodes, watched.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use thiserror::Error;
@@ -369,6 +369,9 @@ impl Watched {
         known: &[Arc<Shard>],
         views: &Arc<Views>,
     ) -> Self {
+        let origin = known
+            .first()
+            .map_or_else(Instant::now, |shard| shard.origin());
         let shards = config.shards.iter().enumerate();
         let shards = shards.map(|(place, shard)| {
             let nodes = shard.nodes.iter().map(|node| {
@@ -378,7 +381,7 @@ impl Watched {
             let before = known.iter().find(|known| known.name() == shard.name);
             let nodes = nodes.collect();
             let before = before.map(Arc::as_ref);
-            Arc::new(Shard::new(place, config, nodes, views, before))
+            Arc::new(Shard::new(place, config, nodes, views, origin, before))
         });
         let of_shard =
             |shard: &config::Shard| shard.nodes.iter().map(|_| OnceLock::new()).collect();
