@@ -689,6 +689,9 @@ impl Session {
         self.batch.close_portal(bind.portal);
         self.untold.take_if(|untold| *untold.portal == *bind.portal);
         if self.answers(class_of(&statement, &plan.planned)) {
+            if self.is_failed() && !Self::ends_transaction(&plan.planned) {
+                return Err(Fault::aborted());
+            }
             let own = OwnPortal::Control(statement);
             self.batch.portals.push((Box::from(bind.portal), own));
             let mut bytes = Vec::with_capacity(5);
