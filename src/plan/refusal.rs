@@ -134,8 +134,8 @@ reasons! {
         "A statement that runs away from the home shard uses a sequence, whose numbers would be given by another shard too.",
         "Ask for the number with a statement of its own and pass it as a value, or write nextval('name') as a value of INSERT ... VALUES.";
     SequenceDefault, "sequence_default", "0A000",
-        "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
-        "Use INSERT ... VALUES or COPY, or give the column a value.";
+        "A statement leaves a column of a sharded table to a sequence of the shard, whose numbers other shards give too, and Trunkline cannot take the numbers for it: INSERT ... SELECT without a list of columns, WITH, OVERRIDING USER VALUE, a default that does more than nextval, or sequences = \"refused\".",
+        "List the columns of INSERT ... SELECT, use INSERT ... VALUES or COPY, or give the column a value.";
     UniqueId, "unique_id", "0A000",
         "trunkline.unique_id() stands where Trunkline cannot put a number in its place, or the configuration has no proxy_id.",
         "Write it as a value of INSERT ... VALUES, or in a SELECT without tables, and give every proxy a proxy_id of its own.";

@@ -173,7 +173,11 @@ fn what_cannot_be_numbered_is_refused() {
             "INSERT INTO computed (tenant) VALUES (1)",
             "sequence_default",
         ),
-        ("INSERT INTO parcels (tenant) SELECT 1", "sequence_default"),
+        ("INSERT INTO computed (tenant) SELECT 1", "sequence_default"),
+        (
+            "INSERT INTO colours (name) SELECT 'x'",
+            "volatile_reference_write",
+        ),
         (
             "INSERT INTO parcels (no, tenant) VALUES (1, 5), (DEFAULT, 6)",
             "sequence_default",
@@ -215,6 +219,86 @@ fn what_cannot_be_numbered_is_refused() {
             "INSERT INTO tickets DEFAULT VALUES RETURNING id"
         ),
         1
+    );
+}
+
+/// INSERT ... SELECT leaves columns to sequences, and one of them may decide the shard.
+#[test]
+fn rows_of_a_query_are_numbered() {
+    let sharded = start("numbers_queries");
+    let mut client = sharded.client();
+    let mut numbers = HashSet::new();
+    let mut returned = |answer: Answer, count: usize| {
+        succeeded("INSERT", &answer);
+        let number = |row: &Vec<Option<Vec<u8>>>| {
+            let digits = row[0].clone().expect("a number");
+            String::from_utf8(digits).unwrap().parse::<i64>().unwrap()
+        };
+        let found: Vec<i64> = answer.rows.iter().map(number).collect();
+        assert_eq!(found.len(), count, "{}", answer.shown());
+        assert!(found.is_sorted(), "in the order of the query: {found:?}");
+        for number in &found {
+            assert!(numbers.insert(*number), "{number} was given before");
+        }
+        *found.last().expect("there are rows")
+    };
+    // As Django 5.2 and others write many rows.
+    let sql = "INSERT INTO tickets (title) SELECT * FROM UNNEST(($1)::text[]) RETURNING id";
+    let last = returned(
+        client.extended(sql, &[text("{a,b,c,d,e,f,g,h}")], Format::Text),
+        8,
+    );
+    assert_eq!(id_of(&mut client, "SELECT currval('tickets_id_seq')"), last);
+    let sql = "INSERT INTO tickets (title) SELECT title || '+' FROM tickets ORDER BY id RETURNING id, title";
+    let again = client.simple(sql);
+    let titles: Vec<_> = again
+        .rows
+        .iter()
+        .map(|row| row[1].clone().unwrap())
+        .collect();
+    let expected = ["a+", "b+", "c+", "d+", "e+", "f+", "g+", "h+"];
+    assert_eq!(titles, expected.map(|title| title.as_bytes().to_vec()));
+    returned(again, 8);
+    let sql = "INSERT INTO tickets (title) VALUES ('x'), ('y') RETURNING id";
+    returned(client.simple(sql), 2);
+    // Every row is where its number says.
+    let sql = "SELECT id FROM tickets";
+    assert_eq!(rows(&sharded, sql).len(), 18);
+    let read = client.simple("SELECT count(*) FROM tickets WHERE id IN (SELECT id FROM tickets)");
+    assert_eq!(read.rows, [vec![Some(b"18".to_vec())]]);
+    for row in rows(&sharded, sql) {
+        let id = String::from_utf8(row[0].clone().unwrap()).unwrap();
+        let found = client.simple(&format!("SELECT count(*) FROM tickets WHERE id = {id}"));
+        assert_eq!(found.rows, [vec![Some(b"1".to_vec())]], "{id}");
+    }
+    // By COPY, and by INSERT into a column that is GENERATED ALWAYS.
+    succeeded(
+        "all",
+        &client.simple("INSERT INTO parcels (tenant, label) SELECT id, title FROM tickets"),
+    );
+    let sql = "INSERT INTO parcels (tenant) SELECT id FROM tickets ORDER BY id ON CONFLICT DO NOTHING RETURNING batch";
+    assert_eq!(client.simple(sql).rows.len(), 18);
+    let sql = "SELECT batch FROM parcels";
+    let batches: HashSet<_> = rows(&sharded, sql).into_iter().collect();
+    assert_eq!(batches.len(), 36);
+    let shown = client.simple("SELECT count(DISTINCT no), count(label) FROM parcels");
+    assert_eq!(
+        shown.rows,
+        [vec![Some(b"36".to_vec()), Some(b"36".to_vec())]]
+    );
+    // An error leaves nothing but a gap.
+    let failed = client
+        .simple("INSERT INTO tickets (title) SELECT 'z' FROM tickets WHERE 1 / (id - id) = 1");
+    assert_eq!(failed.error.unwrap().sqlstate(), "22012");
+    // No rows, no numbers.
+    let before = id_of(&mut client, "SELECT currval('tickets_id_seq')");
+    succeeded(
+        "none",
+        &client.simple("INSERT INTO tickets (title) SELECT title FROM tickets WHERE false"),
+    );
+    assert_eq!(
+        id_of(&mut client, "SELECT currval('tickets_id_seq')"),
+        before
     );
 }
 

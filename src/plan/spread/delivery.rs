@@ -2,7 +2,8 @@
 //!
 //! The query is gathered, on a connection beside those that store. What it gives is stored there in an empty copy of the table first, so that
 //! Postgres itself makes the columns' types of its values, and goes from there to the shards of the rows' keys by COPY. Columns that the
-//! statement leaves out get their defaults where the rows arrive.
+//! statement leaves out get their defaults where the rows arrive; but for numbers of sequences, which the copy of the table takes for each row on
+//! the home shard.
 //!
 //! COPY stores rows as INSERT does, but knows neither ON CONFLICT nor RETURNING, and does nothing where row security is: there each shard gets
 //! its rows with an INSERT (`inserting.rs`).
@@ -12,12 +13,15 @@ mod inserting;
 use std::ops::Range;
 
 use crate::catalog::quoted_name as quoted;
-use crate::catalog::{Column, Placement, Relation, Resolved};
+use crate::catalog::{
+    Catalog, Column, ColumnDefault, Placement, QualifiedName, Relation, Resolved, Sequences,
+};
+use crate::plan::functions::may_write;
 use crate::plan::insert::Inserted;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::words::ParameterPlaces;
 use crate::sharding::{KeyType, ShardId};
-use crate::sql::facts::InsertSource;
+use crate::sql::facts::{Insert, InsertSource};
 use crate::sql::normalise::{Literal, from_normal};
 use crate::sql::places::insert_parts;
 
@@ -43,6 +47,15 @@ pub struct Delivery {
     query: Range<usize>,
     /// Those that rows are given for, or all, of which the query gives the first ones.
     columns: Given,
+    /// Those that the list leaves to sequences, in the order of the table; behind the columns that the query gives.
+    pub left: Vec<Left>,
+}
+
+/// A column that gets a number of the home shard's sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Left {
+    column: (Box<str>, u32),
+    pub sequence: QualifiedName,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -70,8 +83,8 @@ pub enum Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
     pub format: CopyFormat,
-    /// An empty copy of the table, where the rows are gathered.
-    pub create: String,
+    /// What makes an empty copy of the table, where the rows are gathered.
+    pub create: Vec<String>,
     /// Whether the key is missing in a row; one row with one column, if so. Empty: no row has a key.
     pub without_key: String,
     pub copy_out: String,
@@ -103,6 +116,7 @@ pub fn delivered(asked: &Asked<'_>) -> Option<Result<Delivery, Refusal>> {
             Reason::InsertSelectNotColocated,
             Reason::ViewOverSharded,
             Reason::NaturalJoin,
+            Reason::SequenceDefault,
         ]
         .iter()
         .any(|reason| reason.kind().id == asked.refusal.id);
@@ -159,6 +173,7 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
             Err(why) => return refuse(why),
         },
     };
+    let mut left = Vec::new();
     let to = match placement {
         Placement::Reference => return Ok(None),
         Placement::Single(shard) => Destination::Shard(*shard),
@@ -172,10 +187,18 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
                 scope: &asked.scope,
                 places: &places,
             };
-            inserted.leaves_nothing_to_a_sequence()?;
+            left = left_to_sequences(insert, columns, asked.catalog);
+            if left.is_empty() {
+                inserted.leaves_nothing_to_a_sequence()?;
+            }
+            let listed = insert.columns.as_ref().map_or(0, Vec::len);
             let column = |column: &str| -> Result<(ValueOf, KeyType), Refusal> {
-                let place = ValueOf::Row(inserted.place(column)?);
-                Ok((place, inserted.column_type(column)?))
+                let number = left.iter().position(|left| *left.column.0 == *column);
+                let place = match number {
+                    Some(number) => listed + number,
+                    None => inserted.place(column)?,
+                };
+                Ok((ValueOf::Row(place), inserted.column_type(column)?))
             };
             Destination::Keys(CopyKey {
                 distribution: *distribution,
@@ -210,6 +233,9 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
         asked.search_path,
         asked.refusal.clone(),
     )?;
+    if !left.is_empty() && !takes_numbers(&gather, asked) {
+        return Err(asked.refusal.clone());
+    }
     gather.edits.insert(0, Edit::replace(parts.table, STAND_IN));
     if let Some(tail) = parts.tail {
         let rest = parts.query.end..tail.end;
@@ -223,7 +249,53 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
         way,
         query: parts.query,
         columns,
+        left,
     }))
+}
+
+/// The columns that a list leaves to sequences whose numbers can be taken; none, where one cannot.
+fn left_to_sequences(insert: &Insert, columns: &[Column], catalog: &Catalog) -> Vec<Left> {
+    let (Some(listed), Sequences::Home) = (&insert.columns, catalog.sequences) else {
+        return Vec::new();
+    };
+    let from_sequence = columns.iter().filter(|column| {
+        column.default == ColumnDefault::Sequence && !listed.contains(&column.name)
+    });
+    let left = from_sequence.map(|column| {
+        Some(Left {
+            column: (column.name.clone(), column.type_oid),
+            sequence: column.numbers.as_ref()?.sequence.clone(),
+        })
+    });
+    left.collect::<Option<_>>().unwrap_or_default()
+}
+
+/// Whether the query may run in a transaction that is not READ ONLY, as one is where numbers are taken, and beside the sequences.
+fn takes_numbers(gather: &Gather, asked: &Asked<'_>) -> bool {
+    let mut functions = asked.facts.functions.iter();
+    gather.shard == asked.catalog.home
+        && gather.views.is_empty()
+        && !functions.any(|function| may_write(&function.name, asked.catalog))
+}
+
+impl Left {
+    /// Makes the column of the stand-in take numbers.
+    fn number(&self) -> String {
+        let (schema, name) = &self.sequence;
+        let sequence = format!("{}.{}", quoted(schema), quoted(name)).replace('\'', "''");
+        format!(
+            "ALTER TABLE {STAND_IN} ALTER COLUMN {} SET DEFAULT pg_catalog.nextval('{sequence}'::pg_catalog.regclass)",
+            quoted(&self.column.0)
+        )
+    }
+
+    /// Asks the stand-in for the number that was taken last; no row, if none was.
+    pub fn last(&self) -> String {
+        format!(
+            "SELECT {} FROM {STAND_IN} ORDER BY ctid DESC LIMIT 1",
+            quoted(&self.column.0)
+        )
+    }
 }
 
 impl Delivery {
@@ -243,6 +315,8 @@ impl Delivery {
             Given::First(all) => all.get(..columns)?,
             Given::Listed(_) => return None,
         };
+        let numbered = self.left.iter().map(|left| &left.column);
+        let given: Vec<&(Box<str>, u32)> = given.iter().chain(numbered).collect();
         let keys: &[(ValueOf, KeyType)] = match &self.to {
             Destination::Keys(key) => &key.columns,
             Destination::Shard(_) => &[],
@@ -274,9 +348,11 @@ impl Delivery {
         };
         Some(Load {
             format,
-            create: format!(
+            create: std::iter::once(format!(
                 "CREATE TEMPORARY TABLE {STAND_IN} ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
-            ),
+            ))
+            .chain(self.left.iter().map(Left::number))
+            .collect(),
             without_key: match &nulls[..] {
                 [] => String::new(),
                 nulls => format!(
@@ -308,7 +384,8 @@ impl Delivery {
             return None;
         };
         let columns: Vec<&str> = load.columns.iter().map(|name| &**name).collect();
-        Some(inserting.text(&load.table, &columns, parameter, (text, literals)))
+        let numbered = !self.left.is_empty();
+        Some(inserting.text(&load.table, &columns, parameter, (text, literals), numbered))
     }
 
     pub(super) fn describe(&self, text: &str, catalog: &crate::catalog::Catalog) -> String {
@@ -317,7 +394,11 @@ impl Delivery {
             Destination::Keys(_) => "the shards of the rows' keys".to_owned(),
             Destination::Shard(shard) => format!("shard {}", catalog.shards[shard.index()]),
         };
-        let stored = format!("{gathered}\nstores  on {to}");
+        let mut stored = format!("{gathered}\nstores  on {to}");
+        for left in &self.left {
+            let (schema, name) = &left.sequence;
+            stored += &format!("\nnumbers of {schema}.{name}");
+        }
         match &self.way {
             Way::Copy => stored,
             Way::Insert(inserting) => format!("{stored}\n{}", inserting.describe(text)),
@@ -336,6 +417,6 @@ impl Delivery {
         /// A box with a name.
         const NAME: usize = 64;
         let (Given::Listed(columns) | Given::First(columns)) = &self.columns;
-        self.gather.bytes() + (columns.len() + 4) * NAME
+        self.gather.bytes() + (columns.len() + 4 * self.left.len() + 4) * NAME
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Call;
 use super::copy::{Asked, Counts, Ended, Tally};
-use super::gather::{Gatherer, Gathering, of_gatherer};
+use super::gather::{Gatherer, Gathering, Numbers, of_gatherer};
 use crate::backend::pipeline::Committed;
 use crate::catalog::Catalog;
 use crate::execution::branch::{self, Branch, Failure, Question};
@@ -41,6 +41,13 @@ impl Session {
             Destination::Keys(key) => catalog.shards_of(&[key.distribution]),
             Destination::Shard(shard) => vec![*shard],
         };
+        if !delivery.left.is_empty() && self.has_changed_sequences() {
+            let message = "the transaction may have changed the sequence that rows from other shards take their numbers from";
+            return Err(Fault::Refused(Refusal::new(
+                Reason::SequenceDefault,
+                message,
+            )));
+        }
         let writes = call.statement.effect == Effect::Writes;
         if writes && to.len() > 1 && self.transaction == Transaction::Idle {
             self.check_commit(&to)?;
@@ -133,11 +140,15 @@ impl Session {
                 "they would travel as text, and extra_float_digits rounds numbers in it",
             ));
         }
-        gathering.also = vec![load.create.clone()];
+        gathering.also = load.create.clone();
+        if !delivery.left.is_empty() {
+            gathering.numbers = Numbers::ForRows;
+        }
         self.bring_in_time(gathering, gatherer, links).await?;
         gathering.report();
         self.store_beside(call, delivery, &mut gatherer.link, &description.types)
             .await?;
+        self.remember_numbers(delivery, &mut gatherer.link).await;
         if !load.without_key.is_empty() {
             let found = gatherer.link.ask(&load.without_key, &self.worker).await;
             if found.is_some() {
@@ -185,6 +196,23 @@ impl Session {
         branch::attend(&mut self.client, one, &self.worker.scratch, &mut ended)
             .await
             .map_err(of_gatherer)
+    }
+
+    /// What currval and lastval give from now on.
+    async fn remember_numbers(&mut self, delivery: &Delivery, link: &mut Link) {
+        for left in &delivery.left {
+            let number = link.ask(&left.last(), &self.worker).await;
+            if let Some(number) = number.and_then(|number| number.parse().ok()) {
+                let taken = self.taken.get_or_insert_default();
+                taken.take(&left.sequence, number);
+            }
+        }
+        if delivery.left.len() > 1
+            && let Some(taken) = &mut self.taken
+        {
+            // In which order they are taken for a row is for a server to say.
+            taken.doubt_last();
+        }
     }
 
     async fn move_to(

@@ -87,12 +87,21 @@ pub(super) struct Gathering<'a> {
     transfers: Vec<Transfer<'a>>,
     /// What else is made where rows are gathered, once they are there.
     pub also: Vec<String>,
+    /// What numbers are taken for there.
+    pub numbers: Numbers,
     /// What stands in front of the query.
     prefix: Vec<u8>,
     brings: Brings,
     timeout: Duration,
     limits: Limits,
     size: Size,
+}
+
+/// Whether sequences are asked where rows are gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    None,
+    ForRows,
 }
 
 /// Whether the temporary tables get their rows.
@@ -451,7 +460,7 @@ impl Session {
         let views = gathering.gather.views.iter();
         afterwards.extend(views.map(|view| view.create.to_string()));
         afterwards.append(&mut gathering.also);
-        if gatherer.block == Block::Beside {
+        if gatherer.block == Block::Beside && gathering.numbers == Numbers::None {
             afterwards.push("SET TRANSACTION READ ONLY".to_owned());
         }
         self.tell(&mut gatherer.link, &afterwards.join("; "))
@@ -668,6 +677,7 @@ impl<'a> Gathering<'a> {
             transfers: transfers(call, gather, catalog),
             catalog: Arc::clone(catalog),
             also: Vec::new(),
+            numbers: Numbers::None,
             prefix: Vec::new(),
             brings: Brings::Rows,
             timeout: config.timeout,

@@ -45,13 +45,15 @@ impl Inserting {
         })
     }
 
-    /// The statement for a shard. `columns` are those that rows are given for, `parameter` is the number of the one that has the rows.
+    /// The statement for a shard. `columns` are those that rows are given for, `parameter` is the number of the one that has the rows; `numbered`: numbers are
+    /// given for columns that the client has left out.
     pub(super) fn text(
         &self,
         row_type: &str,
         columns: &[&str],
         parameter: usize,
         (text, literals): (&[u8], &[Literal]),
+        numbered: bool,
     ) -> Vec<u8> {
         let names: Vec<String> = columns.iter().map(|name| quoted_name(name)).collect();
         let values: Vec<String> = names.iter().map(|name| format!("{ROWS}.{name}")).collect();
@@ -64,6 +66,8 @@ impl Inserting {
         if let Some(overriding) = &self.overriding {
             out.extend_from_slice(copy(overriding));
             out.push(b' ');
+        } else if numbered {
+            out.extend_from_slice(b"OVERRIDING SYSTEM VALUE ");
         }
         let from = format!(
             "SELECT {} FROM pg_catalog.unnest(${parameter}::{row_type}[]) AS {ROWS}",
