@@ -387,6 +387,11 @@ impl Applier {
     }
 
     async fn put(&self, table: &Table, rows: &[&Values]) -> Result<(), Failure> {
+        if !table.fixed.is_empty() {
+            // What is there may be of a row that was deleted since, and no UPDATE would make it the new one.
+            let found_by = Some(&table.layout.found_by[..]);
+            self.execute(&table.delete, rows, found_by).await?;
+        }
         let put = self.execute(&table.put, rows, None).await?;
         if table.layout.key_may_repeat() && put < rows.len() as u64 {
             let text = format!(

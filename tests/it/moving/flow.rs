@@ -411,6 +411,32 @@ async fn a_row_that_is_there_with_a_later_shard_key() {
     assert!(world.compare().await > 20_000);
 }
 
+/// A row is deleted and made anew under its key, in changes that are applied together: nothing of the old one is left, not even what no UPDATE can set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_made_anew() {
+    let schema = "CREATE TABLE orders (number bigint PRIMARY KEY, id bigint NOT NULL, place bigint GENERATED ALWAYS AS IDENTITY, v int);
+        ALTER TABLE orders REPLICA IDENTITY FULL";
+    let world = World::new("flow_anew", half(schema, &[("orders", &["id"])])).await;
+    world
+        .run(
+            0,
+            "INSERT INTO orders (number, id, v) SELECT g, g, 0 FROM generate_series(1, 100) g",
+        )
+        .await;
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    for sql in [
+        "BEGIN; DELETE FROM orders; INSERT INTO orders (number, id, v) SELECT g, g, 1 FROM generate_series(1, 100) g; COMMIT",
+        "UPDATE orders SET place = DEFAULT, v = 2 WHERE number > 50",
+    ] {
+        world.run(0, sql).await;
+        world
+            .fence(&mut driver, 1 + u32::from(sql.starts_with('U')))
+            .await;
+        assert!(world.compare().await > 30);
+    }
+}
+
 /// A commit is in the log before anyone can see it; here for long, because it waits for a standby that there is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_the_log_and_cannot_be_seen_yet_is_not_lost() {
