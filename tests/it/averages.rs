@@ -112,8 +112,10 @@ fn averages_have_the_digits_of_one_server() {
         let plan = proxy.simple(&format!("EXPLAIN {sql}")).lines().join("\n");
         assert!(plan.contains("groups added up"), "{sql}: {plan}");
     }
-    succeeded("rows", &proxy.simple("INSERT INTO others VALUES (1, 0.1, 0.1, '1 day', 1), (2, 0.2, 0.2, '1 hour', 3), (3, 0.3, 0.3, '1 month', 4)"));
-    succeeded("rows", &plain.simple("INSERT INTO others VALUES (1, 0.1, 0.1, '1 day', 1), (2, 0.2, 0.2, '1 hour', 3), (3, 0.3, 0.3, '1 month', 4)"));
+    // Sums of these floats are exact in any order, which is nobody's promise.
+    let others = "INSERT INTO others VALUES (1, 0.5, 0.5, '1 day', 1), (2, 0.25, 0.25, '1 hour', 3), (3, 4, 4, '1 month', 4)";
+    succeeded("rows", &proxy.simple(others));
+    succeeded("rows", &plain.simple(others));
     // These depend on the order of the rows, or are no numbers: they are gathered.
     for sql in [
         "SELECT avg(f), avg(r) FROM others",
@@ -122,5 +124,7 @@ fn averages_have_the_digits_of_one_server() {
         "SELECT avg(n) + 1 FROM others",
     ] {
         same(sql, proxy.simple(sql), plain.simple(sql));
+        let plan = proxy.simple(&format!("EXPLAIN {sql}")).lines().join("\n");
+        assert!(!plan.contains("added up"), "{sql}: {plan}");
     }
 }

@@ -118,10 +118,11 @@ impl Disk {
         if !disk.at(STATE).exists() {
             locked.refuse_lasting()?;
             // Revisions begin with the time, so that versions and tokens go on growing even if the directory was removed.
+            // No change takes less than a microsecond, so none was as far as this.
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let milliseconds = now.map_or(0, |now| now.as_millis());
+            let microseconds = now.map_or(0, |now| now.as_micros());
             locked.write(State {
-                revision: u64::try_from(milliseconds).unwrap_or(0),
+                revision: u64::try_from(microseconds).unwrap_or(0),
                 ..State::default()
             })?;
         }
