@@ -224,8 +224,31 @@ impl<'a> Branch<'a> {
         self.expect(Request::Query);
     }
 
+    /// Runs EXECUTE of a statement that is there for that long only.
+    pub fn execute_once(&mut self, name: &str, (text, types): (&[u8], &[u32]), execute: &[u8]) {
+        self.parse_as(name, text, types);
+        self.sync();
+        self.ask(&Question {
+            text: execute,
+            types: &[],
+            parameters: &[0, 0, 0, 0],
+            formats: &[],
+        });
+        Close {
+            target: Target::Statement,
+            name: name.as_bytes(),
+        }
+        .encode(self.server.outbox());
+        self.expect(Request::Close);
+        self.sync();
+    }
+
     fn parse(&mut self, text: &[u8], types: &[u32]) {
         self.server.unnamed = None;
+        self.parse_as("", text, types);
+    }
+
+    fn parse_as(&mut self, name: &str, text: &[u8], types: &[u32]) {
         let mut after_name = Vec::with_capacity(text.len() + 3 + 4 * types.len());
         after_name.extend_from_slice(text);
         after_name.push(0);
@@ -235,7 +258,7 @@ impl<'a> Branch<'a> {
         for oid in types.iter().take(usize::from(count)) {
             after_name.extend_from_slice(&oid.to_be_bytes());
         }
-        message::encode_parse(b"", &after_name, self.server.outbox());
+        message::encode_parse(name.as_bytes(), &after_name, self.server.outbox());
         self.expect(Request::Parse);
     }
 

@@ -9,7 +9,7 @@ use crate::sql::{self, Body, Statement};
 use super::refusal::{Reason, Refusal};
 use super::scope::{Known, Meaning};
 use super::spread::definitions::{self, Place};
-use super::spread::locked;
+use super::spread::listed;
 use super::words::Concern;
 use super::{Target, data};
 
@@ -95,7 +95,7 @@ pub fn target(
             };
             match definitions::place(whole, statement, catalog, search_path) {
                 Some(Ok(Place::One(shard))) => Ok(Target::Shard(shard)),
-                Some(Ok(Place::All(_))) | None => several(),
+                Some(Ok(Place::All(_) | Place::Each(_))) | None => several(),
                 Some(Err(refusal)) => Err(refusal),
             }
         }
@@ -186,8 +186,8 @@ fn lock(
     catalog: &Catalog,
     search_path: &SearchPath,
 ) -> Result<Target, Refusal> {
-    match locked::locked(whole, statement, catalog, search_path) {
-        Ok(lock) => lock
+    match listed::locked(whole, statement, catalog, search_path) {
+        Ok(tables) => tables
             .only_shard()
             .map(Target::Shard)
             .ok_or_else(|| Refusal::new(Reason::Lock, "LOCK of tables that are on several shards")),

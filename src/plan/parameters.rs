@@ -139,7 +139,7 @@ impl<'a> Parameters<'a> {
         };
         let value = match arguments.get(place)? {
             Argument::Null => None,
-            Argument::Text(text) => Some(text.as_bytes()),
+            Argument::Text(text) | Argument::Number(text) => Some(text.as_bytes()),
             Argument::Unknown => return None,
         };
         Some(Parameter {

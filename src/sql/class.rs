@@ -124,8 +124,10 @@ pub struct Named {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
     Null,
-    /// A literal's value; a number as its cast to text writes it.
+    /// The value of a string.
     Text(Box<str>),
+    /// A whole number, as its cast to text writes it.
+    Number(Box<str>),
     /// Any other expression.
     Unknown,
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::cursor::Cursor;
 use super::facts::Name;
 use super::lexer::{Kind, Lexeme};
+use super::list;
 use super::places::lexemes;
 
 /// One definition statement.
@@ -18,6 +19,8 @@ pub struct Definition {
     pub relations: Vec<Name>,
     /// Indexes and sequences that it changes.
     pub parts: Vec<Name>,
+    /// Where in the text each of these is, if the statement is about a list that could as well be a shorter one.
+    pub places: Vec<Range<usize>>,
     pub block: Block,
     pub constraints: Vec<Constraint>,
 }
@@ -104,6 +107,7 @@ pub fn definition(text: &str, range: Range<usize>) -> Option<Definition> {
             what: What::Other,
             relations: Vec::new(),
             parts: Vec::new(),
+            places: Vec::new(),
             block: Block::Allowed,
             constraints: Vec::new(),
         },
@@ -486,8 +490,7 @@ impl Reader<'_> {
                 self.found.block = Block::Forbidden;
             }
             cursor.take_all(&["if", "exists"]);
-            let names = names(&mut cursor);
-            self.found.parts.extend(names);
+            self.found.parts = self.list(&mut cursor);
         } else if cursor.take_any(&["trigger", "policy", "rule"]) {
             self.behind(cursor, "on");
         } else if cursor.sees_any(0, &["database", "tablespace", "subscription"]) {
@@ -553,8 +556,7 @@ impl Reader<'_> {
             if cursor.sees_any(0, &["database", "tablespace", "parameter"]) {
                 self.found.what = What::Server;
             } else if cursor.take("sequence") {
-                let names = names(&mut cursor);
-                self.found.parts.extend(names);
+                self.found.parts = self.list(&mut cursor);
             } else if !cursor.sees_any(0, &OTHERS) {
                 cursor.take("table");
                 self.relations(&mut cursor);
@@ -589,32 +591,20 @@ impl Reader<'_> {
         // CLUSTER index ON table.
         if command == "cluster" && cursor.take("on") {
             self.found.relations.clear();
+            self.found.places.clear();
             self.found.relations.extend(table(&mut cursor));
         }
     }
 
-    /// `[ONLY] name [*] [(columns)], ..`
     fn relations(&mut self, cursor: &mut Cursor) {
-        let names = names(cursor);
-        self.found.relations.extend(names);
+        self.found.relations = self.list(cursor);
     }
-}
 
-fn names(cursor: &mut Cursor) -> Vec<Name> {
-    let mut names = Vec::new();
-    loop {
-        cursor.take("only");
-        let Some(name) = table(cursor) else {
-            return names;
-        };
-        names.push(name);
-        cursor.take_operator("*");
-        if cursor.kind() == Some(Kind::OpenParen) {
-            cursor.parenthesised();
-        }
-        if !cursor.take_kind(Kind::Comma) {
-            return names;
-        }
+    fn list(&mut self, cursor: &mut Cursor) -> Vec<Name> {
+        let listed = list::names(cursor).unwrap_or_default();
+        let (names, places) = listed.into_iter().unzip();
+        self.found.places = places;
+        names
     }
 }
 

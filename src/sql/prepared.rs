@@ -5,6 +5,7 @@ use super::classify::reads_or_writes;
 use super::cursor::Cursor;
 use super::lexer::{Kind, Lexeme, LiteralKind};
 use super::normalise::{Literal, literal_text};
+use super::places::lexemes;
 
 /// The class of a statement that is about prepared statements.
 pub(super) fn classify(mut cursor: Cursor) -> Option<Class> {
@@ -57,6 +58,17 @@ pub(super) fn execute(mut cursor: Cursor, executes: Executes) -> Option<Class> {
         arguments,
         executes,
     })
+}
+
+/// The arguments of an EXECUTE, in their parentheses, behind its name, which ends here in the text; empty if there are none.
+pub fn written_arguments(text: &str, name_end: usize) -> &str {
+    let lexemes = lexemes(text, name_end..text.len()).unwrap_or_default();
+    let mut cursor = Cursor::new(text, &lexemes);
+    if cursor.kind() != Some(Kind::OpenParen) || cursor.parenthesised().is_none() {
+        return "";
+    }
+    let taken = lexemes.len() - cursor.lexemes().len();
+    &text[name_end..lexemes[taken - 1].range().end]
 }
 
 /// CREATE TABLE ... AS EXECUTE, from behind CREATE.
@@ -120,14 +132,13 @@ fn argument(text: &str, lexemes: &[Lexeme]) -> Argument {
     let signed = cursor.peek() != lexemes.first();
     match cursor.next() {
         Some(lexeme) if cursor.at_end() => {
-            plain(text, lexeme, signed, negative).map_or(Argument::Unknown, Argument::Text)
+            plain(text, lexeme, signed, negative).unwrap_or(Argument::Unknown)
         }
         _ => Argument::Unknown,
     }
 }
 
-/// As the server's cast of a number to text writes it, so that it is the same whatever the parameter's type is.
-fn plain(text: &str, lexeme: &Lexeme, signed: bool, negative: bool) -> Option<Box<str>> {
+fn plain(text: &str, lexeme: &Lexeme, signed: bool, negative: bool) -> Option<Argument> {
     let literal = Literal::of(lexeme)?;
     let plain = literal_text(text.as_bytes(), &literal).ok()?;
     match literal.kind {
@@ -135,10 +146,10 @@ fn plain(text: &str, lexeme: &Lexeme, signed: bool, negative: bool) -> Option<Bo
             let digits = plain.trim_start_matches('0');
             let digits = if digits.is_empty() { "0" } else { digits };
             let sign = if negative && digits != "0" { "-" } else { "" };
-            Some(format!("{sign}{digits}").into())
+            Some(Argument::Number(format!("{sign}{digits}").into()))
         }
         LiteralKind::Text | LiteralKind::Escape | LiteralKind::Dollar if !signed => {
-            Some(plain.into())
+            Some(Argument::Text(plain.into()))
         }
         _ => None,
     }

@@ -126,5 +126,6 @@ fn averages_have_the_digits_of_one_server() {
         same(sql, proxy.simple(sql), plain.simple(sql));
         let plan = proxy.simple(&format!("EXPLAIN {sql}")).lines().join("\n");
         assert!(!plan.contains("added up"), "{sql}: {plan}");
+        assert!(plan.contains("Gathered on"), "{sql}: {plan}");
     }
 }

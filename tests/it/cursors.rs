@@ -1,6 +1,7 @@
 //! DECLARE, FETCH, MOVE, CLOSE, and PREPARE and EXECUTE in SQL, over several shards: as on one server, in both protocols.
 
 use crate::portals::{Both, GATHERED, SORTED, SUMS, portals_on_shards, start};
+use crate::sharded::succeeded;
 use crate::wire_client::{ask, bind, close, describe, execute, parse, query, run, sync};
 
 /// Each is a simple query.
@@ -319,10 +320,67 @@ fn prepare_and_execute() {
             "EXECUTE summed (0)",
         ],
     );
+}
+
+/// Each type takes what Postgres assigns to it, from any expression, which is looked at once.
+#[test]
+fn arguments_of_execute() {
+    let sharded = start("execute_arguments");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "PREPARE picked (int, text) AS SELECT k, v FROM kv WHERE n = $1 AND v > $2 ORDER BY v",
+            "EXECUTE picked (1 + 1, 'v' || 1)",
+            "EXECUTE picked (2.4, upper('V1'))",
+            "EXECUTE picked (nothing, 'v1')",
+            "EXECUTE picked (ARRAY[2], 'v1')",
+            "EXECUTE picked (1 / 0, 'v1')",
+            "EXECUTE picked (5000000000, 'v1')",
+            "EXECUTE picked (2, 1)",
+            "PREPARE dated (date) AS SELECT k, v FROM kv WHERE n = 2 AND date '2020-01-01' < $1 ORDER BY v",
+            "EXECUTE dated (20200102)",
+            "EXECUTE dated (current_date)",
+            "EXECUTE dated ('2020-01-02')",
+            "EXECUTE dated ('2020-01-01'::timestamp + '1 day')",
+            "PREPARE undated AS SELECT k, v FROM kv WHERE n = 2 AND date '2020-01-01' < $1 ORDER BY v",
+            "EXECUTE undated (20200102)",
+            "EXECUTE undated (now())",
+            "PREPARE joined AS SELECT a.k, b.k FROM kv a JOIN kv b ON b.k = a.n WHERE a.k < $1 ORDER BY a.k",
+            "EXECUTE joined (2 + 3)",
+            "EXECUTE joined (true)",
+            "EXECUTE joined (4)",
+            "BEGIN",
+            "PREPARE up (int) AS UPDATE kv SET n = $1 WHERE k < 30",
+            "EXECUTE up (length('abc'))",
+            "SELECT count(*) FROM kv WHERE n = 3",
+            "EXECUTE up (date '2020-01-01')",
+            "EXECUTE up (1)",
+            "ROLLBACK",
+            "EXECUTE up ((SELECT max(colour) FROM colours))",
+            "EXECUTE up (length((SELECT max(colour) FROM colours)))",
+            "SELECT n, count(*) FROM kv GROUP BY n ORDER BY n",
+            "EXPLAIN (COSTS off) EXECUTE dated (20200102)",
+        ],
+    );
+    let mut as_run = |prepare: &str, execute: &str| {
+        both.script(&[
+            ask(&[run(prepare, &[]), sync()]),
+            ask(&[run(execute, &[]), sync()]),
+            ask(&[run("DEALLOCATE p", &[]), sync()]),
+        ]);
+    };
+    let prepare = "PREPARE p (int) AS SELECT k, v FROM kv WHERE k > $1 ORDER BY k";
+    as_run(prepare, "EXECUTE p (10 * 2)");
+    as_run(prepare, "EXECUTE p (date '2020-01-01')");
     let mut client = sharded.client();
-    client.simple("PREPARE p (int) AS SELECT k FROM kv WHERE n = $1");
-    let refused = client.simple("EXECUTE p (1 + 1)");
-    assert_eq!(refused.refusal(), Some("execute"), "{}", refused.shown());
+    succeeded("", &client.simple("CREATE SEQUENCE asked"));
+    succeeded(
+        "",
+        &client.simple("PREPARE p (int) AS SELECT k FROM kv WHERE n = $1"),
+    );
+    succeeded("", &client.simple("EXECUTE p (nextval('asked'))"));
+    assert_eq!(client.simple("SELECT nextval('asked')").lines(), ["2"]);
 }
 
 /// EXECUTE by the messages that a driver sends which has no simple queries.

@@ -419,6 +419,53 @@ fn copies_of_reference_tables_stay_equal() {
     assert_eq!(rows.rows[0][0], Some(b"0".to_vec()));
 }
 
+/// A list of tables is done on each shard with those that it has.
+#[test]
+fn lists_of_tables_that_are_not_on_the_same_shards() {
+    let sharded = start("writes_lists");
+    let mut both = Both::new(&sharded);
+    both.run(&[
+        "CREATE TABLE made (k int PRIMARY KEY, v text)",
+        "CREATE TABLE single (a serial, b int)",
+        "CREATE TABLE other (a int)",
+        "INSERT INTO made VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')",
+        "INSERT INTO single (b) VALUES (1), (2)",
+        "TRUNCATE single, made RESTART IDENTITY",
+        "SELECT count(*) FROM made",
+        "INSERT INTO single (b) VALUES (3) RETURNING a",
+        "INSERT INTO made VALUES (5, 'e'), (6, 'f'), (7, 'g')",
+        "BEGIN",
+        "TRUNCATE TABLE ONLY made, ONLY (single)",
+        "SELECT count(*) FROM single",
+        "ROLLBACK",
+        "SELECT count(*) FROM made",
+        "VACUUM (ANALYZE) made (v), single",
+        "ANALYZE single, made, nothing",
+        "BEGIN",
+        "VACUUM made, single",
+        "ROLLBACK",
+        "CREATE ROLE listed",
+        "GRANT SELECT, INSERT (k) ON made, single TO listed",
+        "GRANT UPDATE ON TABLE other, made, single TO listed",
+        "SELECT has_table_privilege('listed', 'made', 'UPDATE'), has_table_privilege('listed', 'single', 'SELECT')",
+        "REVOKE ALL ON single, made, other FROM listed",
+        "DROP ROLE listed",
+        "TRUNCATE made, nothing, single",
+        "DROP TABLE made, nothing, single",
+        "SELECT count(*) FROM made",
+        "DROP TABLE IF EXISTS other, made, nothing, single CASCADE",
+        "SELECT count(*) FROM made",
+        "SELECT to_regclass('single')",
+    ]);
+    for mut shard in sharded.shards() {
+        assert_eq!(
+            shard.simple("SELECT to_regclass('made')").rows[0],
+            [None],
+            "it is gone"
+        );
+    }
+}
+
 #[test]
 fn definitions_are_made_on_every_shard() {
     let sharded = start("writes_definitions");

@@ -40,7 +40,7 @@ const WAYS: [(&str, &str); 16] = [
         "scatter: merged in order",
     ),
     (
-        "rows of all shards groups added up",
+        "rows of all shards, groups added up",
         "scatter: groups added up",
     ),
     ("goes    gathered", "gather"),

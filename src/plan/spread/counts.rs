@@ -22,6 +22,13 @@ pub struct Counts {
     pub offset: u64,
 }
 
+impl Counts {
+    pub const ALL: Counts = Counts {
+        limit: None,
+        offset: 0,
+    };
+}
+
 /// What Postgres says of such a count.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CountError {

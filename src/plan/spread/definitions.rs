@@ -16,12 +16,15 @@ use crate::sql::definition::{Action, Block, Constraint, Definition, What, Word, 
 use crate::sql::facts::Name;
 
 use super::everywhere::{self, Everywhere};
+use super::listed::Listed;
 
 /// Where a definition statement runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     One(ShardId),
     All(Everywhere),
+    /// Each shard does it with those that it has.
+    Each(Listed),
 }
 
 /// The statement at its range of `text`, the whole message's. `None`: it defines nothing.
@@ -173,19 +176,23 @@ impl<'a> Definitions<'a> {
         let relations = relations.map(|name| (&*name.name, self.held(self.meaning(name))));
         let parts = self.read.parts.iter();
         let parts = parts.map(|name| (&*name.name, self.part(name)));
-        let mut agreed: Option<(&str, Held)> = None;
-        for (name, held) in relations.chain(parts) {
-            agreed = match agreed {
-                None | Some((_, Held::Nobody)) => Some((name, held)),
-                Some(first) if held == Held::Nobody || first.1 == held => Some(first),
-                Some((first, _)) => {
-                    let message = format!("\"{first}\" and \"{name}\" are not on the same shards");
-                    return Err(Refusal::new(Reason::SingleTablesApart, message));
+        let all: Vec<(&str, Held)> = relations.chain(parts).collect();
+        let mut known = all.iter().filter(|(_, held)| *held != Held::Nobody);
+        let held = match known.next() {
+            Some((first, held)) => {
+                if let Some((other, _)) = known.find(|(_, other)| other != held) {
+                    return self.each(&all).ok_or_else(|| {
+                        let message =
+                            format!("\"{first}\" and \"{other}\" are not on the same shards");
+                        Refusal::new(Reason::SingleTablesApart, message)
+                    });
                 }
-            };
-        }
+                *held
+            }
+            None if all.is_empty() => Held::Everywhere,
+            None => Held::Nobody,
+        };
         // What names no table belongs to the whole database.
-        let held = agreed.map_or(Held::Everywhere, |(_, held)| held);
         if held == Held::Everywhere {
             for name in &self.read.relations {
                 self.constraints(&name.name, self.meaning(name))?;
@@ -194,6 +201,25 @@ impl<'a> Definitions<'a> {
             self.constraints(&name.name, self.meaning(name))?;
         }
         Ok(self.on(held))
+    }
+
+    /// A list that each shard can have its part of.
+    fn each(&self, all: &[(&str, Held)]) -> Option<Place> {
+        let places = &self.read.places;
+        let tables = places.iter().zip(all).map(|(place, (_, held))| {
+            let on = match held {
+                Held::Everywhere => None,
+                Held::By(shard) => Some(*shard),
+                Held::Nobody => Some(self.catalog.home),
+            };
+            (place.clone(), on)
+        });
+        (places.len() == all.len()).then(|| {
+            Place::Each(Listed {
+                tables: tables.collect(),
+                block: self.read.block,
+            })
+        })
     }
 
     /// The schema and name that CREATE gives.

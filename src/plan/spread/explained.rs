@@ -15,6 +15,8 @@ pub struct Explained {
     pub spread: Rc<Spread>,
     /// What is done, line by line.
     pub lines: Vec<Box<str>>,
+    /// What is done if rows cannot be merged exactly after all.
+    pub otherwise: Vec<Box<str>>,
     /// Where the explained statement begins in the text.
     pub query: usize,
     pub options: Options,
@@ -41,9 +43,17 @@ pub fn explained(
         Ok(spread) => spread,
         Err(refusal) => return Some(Err(refusal)),
     };
-    let lines = spread.describe(text, catalog);
+    let lines = |said: String| said.lines().map(Box::from).collect();
+    let otherwise = match &*spread {
+        Spread::Scatter {
+            otherwise: Ok(gather),
+            ..
+        } => gather.describe(text, catalog),
+        _ => String::new(),
+    };
     Some(Ok(Explained {
-        lines: lines.lines().map(Box::from).collect(),
+        lines: lines(spread.describe(text, catalog)),
+        otherwise: lines(otherwise),
         spread,
         query: query.start,
         options,
@@ -59,7 +69,8 @@ impl Explained {
     }
 
     pub fn bytes(&self) -> usize {
-        let lines: usize = self.lines.iter().map(|line| line.len() + 16).sum();
+        let lines = self.lines.iter().chain(&self.otherwise);
+        let lines: usize = lines.map(|line| line.len() + 16).sum();
         size_of::<Spread>() + self.spread.bytes() + self.options.planning.len() + lines
     }
 }

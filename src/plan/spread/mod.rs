@@ -18,7 +18,7 @@ pub mod edit;
 pub mod everywhere;
 pub mod explained;
 pub mod gather;
-pub mod locked;
+pub mod listed;
 mod merge;
 pub mod moves;
 pub mod moving;
@@ -48,7 +48,7 @@ pub use edit::Edit;
 pub use everywhere::Everywhere;
 use explained::Explained;
 pub use gather::Gather;
-pub use locked::Lock;
+pub use listed::Listed;
 pub use moves::Move;
 pub use numbered::Numbered;
 use own_rows::OwnRows;
@@ -75,7 +75,7 @@ pub enum Spread {
     /// INSERT ... SELECT of rows from other shards.
     Delivery(Box<Delivery>),
     /// LOCK TABLE.
-    Lock(Lock),
+    Listed(Listed),
     /// DECLARE of a cursor over the first or the last of these.
     Declare(Declared),
     /// FETCH, MOVE and CLOSE of such a cursor.
@@ -143,11 +143,12 @@ fn at_rest(
         };
     }
     if statement.class == Class::Lock {
-        let lock = locked::locked(text, statement, catalog, search_path)?;
-        return Ok(Rc::new(Spread::Lock(lock)));
+        let tables = listed::locked(text, statement, catalog, search_path)?;
+        return Ok(Rc::new(Spread::Listed(tables)));
     }
     match definitions::place(text, statement, catalog, search_path) {
         Some(Ok(Place::All(everywhere))) => return Ok(Rc::new(Spread::Everywhere(everywhere))),
+        Some(Ok(Place::Each(tables))) => return Ok(Rc::new(Spread::Listed(tables))),
         Some(Ok(Place::One(_))) => return Err(refusal),
         Some(Err(refusal)) => return Err(refusal),
         None => {}
@@ -244,7 +245,7 @@ impl Spread {
             Spread::Scatter { scatter, .. } => scatter.describe(),
             Spread::Explain(explained) => explained.lines.join("\n"),
             Spread::Declare(declared) => declared.spread.describe(text, catalog),
-            Spread::Lock(lock) => lock.describe(catalog),
+            Spread::Listed(tables) => tables.describe(catalog),
             Spread::Cursor => "goes    to where the cursor is".to_owned(),
             Spread::Prepared => "goes    to the shards of its rows, when it is executed".to_owned(),
             Spread::Everywhere(everywhere) => everywhere.describe(),
@@ -270,7 +271,7 @@ impl Spread {
                 }
             }
             Spread::CopyIn(_) | Spread::Everywhere(_) | Spread::Cursor | Spread::Prepared => {}
-            Spread::Lock(lock) => lock.move_places(to),
+            Spread::Listed(tables) => tables.move_places(to),
             Spread::Declare(declared) => declared.move_places(to),
             Spread::Explain(explained) => explained.move_places(to),
             Spread::CopyOut(CopyOut { own, .. }) | Spread::Write(Write { own }) => {
@@ -295,7 +296,7 @@ impl Spread {
             }
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(CopyOut { own, .. }) => 64 + own.as_ref().map_or(0, OwnRows::bytes),
-            Spread::Lock(lock) => lock.bytes(),
+            Spread::Listed(tables) => tables.bytes(),
             Spread::Declare(declared) => declared.bytes(),
             Spread::Cursor | Spread::Prepared => 0,
             Spread::Gather(gather) => gather.bytes(),

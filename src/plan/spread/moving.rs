@@ -106,7 +106,7 @@ pub fn among(
         | Spread::CopyIn(_)
         | Spread::Numbered(_)
         | Spread::Everywhere(_)
-        | Spread::Lock(_) => return Ok(spread),
+        | Spread::Listed(_) => return Ok(spread),
         // The statement in it has been here; a cursor's has.
         Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared | Spread::Cursor => {
             return Ok(spread);

@@ -295,15 +295,15 @@ impl Scatter {
     /// What is done with the shards' rows, for people.
     pub fn describe(&self) -> String {
         let merged = match &self.merge {
-            Merge::Concat => "as they come",
-            Merge::Sort(_) => "merged in order",
-            Merge::Fold(_) => "groups added up",
+            Merge::Concat => " as they come",
+            Merge::Sort(_) => " merged in order",
+            Merge::Fold(_) => ", groups added up",
         };
         let limited = match (self.limit, self.offset) {
             (None, None) => "",
             _ => ", limited",
         };
-        format!("rows of all shards {merged}{limited}")
+        format!("rows of all shards{merged}{limited}")
     }
 
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {

@@ -11,7 +11,7 @@ use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::row_array;
 use crate::plan::spread::everywhere::{self, Everywhere};
-use crate::plan::spread::locked::Lock;
+use crate::plan::spread::listed::Listed;
 use crate::plan::spread::own_rows::OwnRows;
 use crate::plan::spread::rows::Rows;
 use crate::plan::spread::write::Write;
@@ -21,6 +21,8 @@ use crate::session::link::Link;
 use crate::session::respond::Fault;
 use crate::session::transaction::{Opener, Transaction};
 use crate::sharding::ShardId;
+use crate::sql::class::Class;
+use crate::sql::definition::Block;
 
 /// OIDs of types below this one are the same on every server (`FirstNormalObjectId`).
 pub(super) const FIRST_OWN_OID: u32 = 16_384;
@@ -142,20 +144,30 @@ impl Session {
         self.change(call, &shards, texts, Answer::All).await
     }
 
-    /// Each shard locks the tables that it has.
-    pub(super) async fn do_lock(&mut self, call: &Call<'_>, lock: &Lock) -> Result<(), Fault> {
-        if self.transaction == Transaction::Idle || self.opener == Opener::Unit {
+    /// Each shard does it with the tables that it has.
+    pub(super) async fn do_listed(
+        &mut self,
+        call: &Call<'_>,
+        tables: &Listed,
+    ) -> Result<(), Fault> {
+        let in_block = self.transaction != Transaction::Idle && self.opener != Opener::Unit;
+        if call.statement.class == Class::Lock && !in_block {
             return Err(Fault::no_transaction("LOCK TABLE"));
         }
         let catalog = std::sync::Arc::clone(&self.database.catalog());
-        let shards = lock.shards(&catalog);
+        let shards = tables.shards(&catalog);
         let texts = shards.iter().map(|shard| {
             let whole = call.statement.range.clone();
-            lock.text(*shard, whole, call.text, call.literals)
+            tables.text(*shard, whole, call.text, call.literals)
         });
         let texts: Vec<Vec<u8>> = texts.collect();
-        self.change(call, &shards, Texts::Each(&texts), Answer::Of(0))
-            .await
+        let texts = Texts::Each(&texts);
+        if tables.block == Block::Forbidden && self.transaction == Transaction::Idle {
+            return self.change_apart(call, &shards, texts).await;
+        }
+        let home = shards.iter().position(|shard| *shard == catalog.home);
+        let answer = Answer::Of(home.unwrap_or_default());
+        self.change(call, &shards, texts, answer).await
     }
 
     /// The same on every shard.
@@ -176,7 +188,7 @@ impl Session {
             }
             // A shard says that it cannot be done in a transaction block.
             Everywhere::Alone if self.transaction == Transaction::Idle => {
-                self.change_apart(call, &shards).await
+                self.change_apart(call, &shards, texts).await
             }
             Everywhere::Definition | Everywhere::Alone => {
                 self.change(call, &shards, texts, Answer::Of(home)).await
@@ -355,7 +367,12 @@ impl Session {
     }
 
     /// What no transaction can hold: each shard does it on its own.
-    async fn change_apart(&mut self, call: &Call<'_>, shards: &[ShardId]) -> Result<(), Fault> {
+    async fn change_apart(
+        &mut self,
+        call: &Call<'_>,
+        shards: &[ShardId],
+        texts: Texts<'_>,
+    ) -> Result<(), Fault> {
         let home = self.database.catalog().home;
         let mut tag = String::new();
         for (place, shard) in shards.iter().enumerate() {
@@ -369,8 +386,9 @@ impl Session {
                 },
                 tag: Vec::new(),
             };
+            let text = self.text_for(call, texts, place, *shard);
             let question = Question {
-                text: call.own_text(),
+                text: &text,
                 types: call.types,
                 parameters: call.raw_parameters,
                 formats: call.formats,

@@ -223,8 +223,8 @@ impl Session {
         self.finish(links, done).await
     }
 
-    /// Lets all branches speak until they owe nothing. In a transaction block, where nothing is cancelled.
-    async fn hear(
+    /// Lets all branches speak until they owe nothing. Where nothing is cancelled.
+    pub(super) async fn hear(
         &mut self,
         branches: &mut [Branch<'_>],
         audience: &mut impl Audience,

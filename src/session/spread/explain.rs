@@ -74,16 +74,28 @@ impl Session {
         }
         let began = Instant::now();
         let mut report = Report {
-            lines: explained.lines.iter().map(ToString::to_string).collect(),
+            lines: owned(&explained.lines),
             steps: Vec::new(),
             parts: Vec::new(),
         };
         match &*explained.spread {
-            Spread::Scatter { scatter, .. } => {
+            Spread::Scatter { scatter, otherwise } => {
                 let asked = self.scattered(call, scatter, &catalog)?;
-                report.parts = self
-                    .explain_on(call, &description, &asked, &catalog)
-                    .await?;
+                let query = prefix(call, explained).len();
+                let Some((first, text)) = asked.first() else {
+                    return Err(Fault::Told);
+                };
+                if self.merges(call, scatter, *first, &text[query..]).await? {
+                    report.parts = self
+                        .explain_on(call, &description, &asked, &catalog)
+                        .await?;
+                } else {
+                    let gather = otherwise.as_ref();
+                    let gather = gather.map_err(|refusal| Fault::Refused(refusal.clone()))?;
+                    report.lines = owned(&explained.otherwise);
+                    self.explain_gather(call, explained, gather, &description, &mut report)
+                        .await?;
+                }
             }
             Spread::Write(_) | Spread::Rows(_) | Spread::Everywhere(Everywhere::Copies) => {
                 let asked = self.changed(call, &explained.spread, &catalog)?;
@@ -420,6 +432,11 @@ impl Session {
 }
 
 /// EXPLAIN and its options as the client wrote them.
+fn owned(lines: &[Box<str>]) -> Vec<String> {
+    lines.iter().map(ToString::to_string).collect()
+}
+
+/// What is before the explained statement.
 fn prefix(call: &Call<'_>, explained: &Explained) -> Vec<u8> {
     let start = from_normal(call.statement.range.start, call.literals);
     let end = from_normal(explained.query, call.literals);

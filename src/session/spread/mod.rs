@@ -322,7 +322,7 @@ impl Session {
             Spread::Move(moved) => self.do_move(call, moved).await,
             Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
-            Spread::Lock(lock) => self.do_lock(call, lock).await,
+            Spread::Listed(tables) => self.do_listed(call, tables).await,
             Spread::Declare(declared) => self.declare(call, declared).await,
             Spread::Cursor => self.use_cursor(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,

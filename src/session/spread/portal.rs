@@ -49,8 +49,9 @@ struct Bound {
 
 /// EXECUTE of a statement that several shards do.
 struct Executed {
-    /// The EXECUTE.
+    /// The EXECUTE, and the text that it stands in.
     one: PlannedStatement,
+    text: Box<[u8]>,
     /// What it executes.
     statement: Rc<Statement>,
     /// EXPLAIN and its options.
@@ -135,7 +136,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
             })) => Sort::Whole,
             _ => Sort::Other,
         },
-        Spread::Declare(_) | Spread::Lock(_) => Sort::Other,
+        Spread::Declare(_) | Spread::Listed(_) => Sort::Other,
         Spread::Scatter { .. } => Sort::Query,
         Spread::Gather(gather) => match gather.gives {
             Gives::Rows => Sort::Query,
@@ -562,11 +563,12 @@ impl Session {
     ) -> Result<T, Fault> {
         let Executed {
             one,
+            text,
             statement,
             prefix,
             formats,
         } = executed;
-        match self.execution(one, statement, prefix)? {
+        match self.execution(one, text, statement, prefix).await? {
             Some(execution) => {
                 self.with_execution(&execution, formats, Telling::Rows, run)
                     .await
@@ -589,15 +591,16 @@ impl Session {
             return Ok(None);
         }
         let prefix = explaining(one, statement.text());
-        match self.execution(one, &executed, prefix) {
-            Ok(None) => return Ok(None),
+        match self.is_for_several(one, &executed, prefix) {
+            Ok(false) => return Ok(None),
             // As in Postgres that is found out when it is executed.
-            Ok(Some(_)) | Err(Fault::Postgres { .. }) => {}
+            Ok(true) | Err(Fault::Postgres { .. }) => {}
             Err(fault) => return Err(fault),
         }
         Ok(Some(SpreadPortal {
             origin: Origin::Executed(Box::new(Executed {
                 one: one.clone(),
+                text: Box::from(statement.text()),
                 statement: executed,
                 prefix: Box::from(prefix),
                 formats: bind.result_formats.codes().collect(),

@@ -3,8 +3,10 @@
 
 use std::rc::Rc;
 
-use super::{Call, Telling};
+use super::{Call, Telling, without_moved_position};
+use crate::execution::branch::{Audience, Branch, Failure};
 use crate::plan::parameters::oid_of;
+use crate::plan::spread::gather::{Fetch, Origin};
 use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::session::Session;
 use crate::session::effects::literal;
@@ -14,6 +16,7 @@ use crate::session::statement::{Source, Statement};
 use crate::sql;
 use crate::sql::class::{Argument, Class, Executes};
 use crate::sql::normalise::Literal;
+use crate::sql::prepared::written_arguments;
 use crate::wire::message::Bind;
 
 /// Whether EXECUTE is answered, or has to go to a server as it is.
@@ -36,6 +39,21 @@ pub struct Execution {
     formats: Vec<u8>,
     /// All of these, as Bind has them between the names and the result formats.
     raw_parameters: Vec<u8>,
+}
+
+/// An EXECUTE whose arguments may not be known yet.
+struct Executing {
+    query: Execution,
+    /// They stand behind it.
+    name_end: usize,
+    values: Arguments,
+}
+
+/// The values of the arguments, as Bind has them.
+enum Arguments {
+    Read(Vec<u8>),
+    /// A server is to be asked for them. If it cannot be: as they were read, if they could be.
+    Asked(Option<Vec<u8>>),
 }
 
 /// The types of the query's parameters.
@@ -68,7 +86,8 @@ impl Session {
             return Ok(Executed::No);
         };
         let prefix = explaining(one, text);
-        let Some(execution) = self.execution(one, &statement, prefix)? else {
+        let execution = self.execution(one, text, &statement, prefix).await?;
+        let Some(execution) = execution else {
             return Ok(Executed::No);
         };
         let run = async |session: &mut Session, call: &Call<'_>| session.spread(call).await;
@@ -96,26 +115,72 @@ impl Session {
         }
     }
 
-    /// What this EXECUTE of the statement does on several shards; `None`: one shard does it. `prefix`: what [`explaining`] says.
-    pub(in crate::session) fn execution(
+    /// What this EXECUTE of the statement, in this text, does on several shards; `None`: one shard does it. `prefix`: what [`explaining`] says.
+    pub(in crate::session) async fn execution(
+        &mut self,
+        one: &PlannedStatement,
+        text: &[u8],
+        statement: &Rc<Statement>,
+        prefix: &[u8],
+    ) -> Result<Option<Execution>, Fault> {
+        let Some(Executing {
+            query,
+            name_end,
+            values,
+        }) = self.read_execute(one, statement, prefix)?
+        else {
+            return Ok(None);
+        };
+        let values = match values {
+            Arguments::Read(values) => values,
+            Arguments::Asked(values) => {
+                let text = std::str::from_utf8(text).unwrap_or_default();
+                let written = written_arguments(text, name_end);
+                self.evaluate(&query, written, values).await?
+            }
+        };
+        self.with_arguments(query, statement, values)
+    }
+
+    /// Whether the EXECUTE is one for several shards, as far as that is known before it is executed.
+    pub(in crate::session) fn is_for_several(
         &mut self,
         one: &PlannedStatement,
         statement: &Rc<Statement>,
         prefix: &[u8],
-    ) -> Result<Option<Execution>, Fault> {
+    ) -> Result<bool, Fault> {
+        let executing = self.read_execute(one, statement, prefix)?;
+        let Some(Executing { query, values, .. }) = executing else {
+            return Ok(false);
+        };
+        match values {
+            Arguments::Read(values) => {
+                let execution = self.with_arguments(query, statement, values)?;
+                Ok(execution.is_some())
+            }
+            Arguments::Asked(_) => Ok(true),
+        }
+    }
+
+    fn read_execute(
+        &mut self,
+        one: &PlannedStatement,
+        statement: &Rc<Statement>,
+        prefix: &[u8],
+    ) -> Result<Option<Executing>, Fault> {
         let Class::Execute {
             name, arguments, ..
         } = &one.class
         else {
             return Ok(None);
         };
-        let Some(query) = self.query_of(statement, prefix)? else {
+        let Some(mut query) = self.query_of(statement, prefix)? else {
             return Ok(None);
         };
         let takes = query.takes();
         // Postgres does not look at the arguments of one that takes none.
-        let arguments = if takes == 0 { &[][..] } else { arguments };
-        if takes != arguments.len() {
+        let written = if takes == 0 { &[][..] } else { arguments };
+        if takes != written.len() {
             return Err(Fault::Postgres {
                 sqlstate: "42601",
                 message: format!(
@@ -124,21 +189,40 @@ impl Session {
                 ),
             });
         }
-        let Some(values) = encode(arguments) else {
-            // Where the key is known it may be for one shard; that is found out there.
-            return match query.planned.statements.first() {
-                Some(one) if one.plan.is_ok() => Ok(None),
-                _ => Err(Fault::execute(
-                    "an argument of EXECUTE of a statement of several shards is not a literal",
-                )),
-            };
+        query.count = u16::try_from(takes).unwrap_or(u16::MAX);
+        let only_several = match query.planned.statements.first() {
+            Some(one) => one.plan.is_err(),
+            None => true,
         };
-        let count = u16::try_from(arguments.len()).unwrap_or(u16::MAX);
+        let values = match encode(written) {
+            // Where the key is known it may be for one shard; that is found out there.
+            None if !only_several => return Ok(None),
+            Some(values) if !only_several || are_read_alike(written, &query.types) => {
+                Arguments::Read(values)
+            }
+            values => Arguments::Asked(values),
+        };
+        Ok(match query.spread() {
+            None | Some((_, Spread::Numbered(_))) => None,
+            Some(_) => Some(Executing {
+                query,
+                name_end: name.range.end,
+                values,
+            }),
+        })
+    }
+
+    /// The query with these values, if they are not those of one shard.
+    fn with_arguments(
+        &mut self,
+        query: Execution,
+        statement: &Statement,
+        values: Vec<u8>,
+    ) -> Result<Option<Execution>, Fault> {
         let execution = Execution {
             // No formats, which is text.
-            raw_parameters: [&[0, 0], &count.to_be_bytes()[..], &values].concat(),
+            raw_parameters: [&[0, 0], &query.count.to_be_bytes()[..], &values].concat(),
             values,
-            count,
             ..query
         };
         let parameters = execution.parameters(&statement.types)?;
@@ -151,12 +235,7 @@ impl Session {
                 passage: self.passage(),
             },
         )?;
-        let spread = execution.spread().map(|(_, spread)| spread);
-        Ok(match (destination, spread) {
-            (_, None | Some(Spread::Numbered(_))) => None,
-            (Some(Destination::Several), Some(_)) => Some(execution),
-            _ => None,
-        })
+        Ok((destination == Some(Destination::Several)).then_some(execution))
     }
 
     /// What a Bind message of a statement that came by PREPARE does.
@@ -251,6 +330,83 @@ impl Session {
         }
     }
 
+    /// The arguments of an EXECUTE as the home shard understands them: their values as Bind has them, in text. Where it cannot be asked, as
+    /// they are read here.
+    async fn evaluate(
+        &mut self,
+        query: &Execution,
+        arguments: &str,
+        as_read: Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, Fault> {
+        const NAME: &str = "trunkline_arguments";
+        self.end_unit_of_others().await?;
+        let Some(types) = self.all_types(query).await? else {
+            return as_read.ok_or_else(|| {
+                Fault::execute(
+                    "an argument of EXECUTE of a statement of several shards is not a literal, and the types of its parameters are not known",
+                )
+            });
+        };
+        let values = (1..=types.len()).map(|number| format!("${number}"));
+        let text = format!("SELECT {}", values.collect::<Vec<_>>().join(", "));
+        let execute = format!("EXECUTE {NAME}{arguments}");
+        let home = self.database.catalog().home;
+        let mut links = self.enlist(&[home]).await?;
+        let mut branches: Vec<Branch<'_>> = links
+            .iter_mut()
+            .map(|link| Branch::new(link.server()))
+            .collect();
+        for branch in &mut branches {
+            branch.execute_once(NAME, (text.as_bytes(), &types), execute.as_bytes());
+        }
+        let mut values = Evaluated(Vec::new());
+        let done = self.hear(&mut branches, &mut values).await;
+        // None of its places is one in the client's text.
+        let done = done.map_err(|failure| without_moved_position(failure, Some(0)));
+        self.finish(links, done).await?;
+        Ok(values.0)
+    }
+
+    /// The types of a query's parameters; `None`: not all are declared, and no shard has all of its tables.
+    async fn all_types(&mut self, query: &Execution) -> Result<Option<Vec<u32>>, Fault> {
+        let types = match &query.types {
+            Types::Known(types) => types.to_vec(),
+            Types::Written(written) => self.types_of(written).await?,
+        };
+        let is_declared = |oid: &u32| ![0, oid_of("unknown")].contains(oid);
+        if types.len() == query.takes() && types.iter().all(is_declared) {
+            return Ok(Some(types));
+        }
+        let catalog = std::sync::Arc::clone(&self.database.catalog());
+        let shard = match query.spread() {
+            Some((_, Spread::Gather(gather))) => {
+                let elsewhere = |fetch: &Fetch| matches!(fetch.origin, Origin::One(_));
+                (!gather.fetches.iter().any(elsewhere)).then_some(gather.shard)
+            }
+            Some((one, _)) => match &one.over {
+                Some(over) => catalog.shards_of(over).first().copied(),
+                None => Some(catalog.home),
+            },
+            None => None,
+        };
+        let Some(shard) = shard else {
+            return Ok(None);
+        };
+        let mut links = self.enlist(&[shard]).await?;
+        let described = self.describe_on(&mut links[0], &query.text, &types).await;
+        let described = described.map_err(|failure| without_moved_position(failure, Some(0)));
+        match described {
+            Ok(description) => {
+                self.finish(links, Ok(())).await?;
+                Ok(Some(description.types))
+            }
+            Err(failure) => {
+                self.finish(links, Err(failure)).await?;
+                Err(Fault::Told)
+            }
+        }
+    }
+
     /// What the server calls types that are written like this.
     async fn types_of(&mut self, written: &[Box<str>]) -> Result<Vec<u32>, Fault> {
         self.end_unit_of_others().await?;
@@ -274,6 +430,18 @@ impl Session {
                 "the types of the parameters of a statement of several shards are not known",
             )),
         }
+    }
+}
+
+/// Hears one row, whose values are as Bind has them.
+struct Evaluated(Vec<u8>);
+
+impl Audience for Evaluated {
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        if tag == b'D' {
+            self.0 = body.get(2..).unwrap_or_default().to_vec();
+        }
+        Ok(())
     }
 }
 
@@ -317,13 +485,35 @@ impl Execution {
     }
 }
 
+/// Whether parameters of these types read all of the arguments as EXECUTE would bring them to the types. Not every type takes every number.
+fn are_read_alike(arguments: &[Argument], types: &Types) -> bool {
+    let takes = |place: usize, number: &str| {
+        let oid = match types {
+            Types::Known(types) => types.get(place).copied(),
+            Types::Written(types) => types.get(place).map(|name| oid_of(name)),
+        };
+        let is = |name| oid == Some(oid_of(name));
+        is("numeric")
+            || is("text")
+            || is("bigint") && number.parse::<i64>().is_ok()
+            || is("integer") && number.parse::<i32>().is_ok()
+            || is("smallint") && number.parse::<i16>().is_ok()
+    };
+    let mut arguments = arguments.iter().enumerate();
+    arguments.all(|(place, argument)| match argument {
+        Argument::Number(number) => takes(place, number),
+        Argument::Null | Argument::Text(_) => true,
+        Argument::Unknown => false,
+    })
+}
+
 /// The values as Bind has them, in text; `None`: one is not known.
 fn encode(arguments: &[Argument]) -> Option<Vec<u8>> {
     let mut values = Vec::new();
     for argument in arguments {
         match argument {
             Argument::Null => values.extend_from_slice(&(-1_i32).to_be_bytes()),
-            Argument::Text(text) => {
+            Argument::Text(text) | Argument::Number(text) => {
                 let length = i32::try_from(text.len()).ok()?;
                 values.extend_from_slice(&length.to_be_bytes());
                 values.extend_from_slice(text.as_bytes());

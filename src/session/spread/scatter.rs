@@ -7,12 +7,14 @@ use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::columns::{self, Column};
 use crate::execution::merge::{MergeError, Merger};
 use crate::plan::Refusal;
+use crate::plan::spread::counts::Counts;
 use crate::plan::spread::{Gather, Scatter};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::reads::Seeks;
 use crate::session::respond::Fault;
 use crate::session::transaction::Transaction;
+use crate::sharding::ShardId;
 
 impl From<MergeError> for Failure {
     fn from(error: MergeError) -> Failure {
@@ -23,6 +25,15 @@ impl From<MergeError> for Failure {
             hint: (!hint.is_empty()).then_some(hint),
         }
     }
+}
+
+fn columns_of(description: &Description) -> Result<Vec<Column>, Failure> {
+    let described = description.columns.as_deref().unwrap_or(&[0, 0]);
+    columns::decode(described).map_err(|error| Failure::Ours {
+        sqlstate: "08P01",
+        message: error.to_string(),
+        hint: None,
+    })
 }
 
 /// Hears the shards' rows.
@@ -183,15 +194,9 @@ impl Session {
                 return Err(Fault::Told);
             }
         };
-        let described = columns::decode(description.columns.as_deref().unwrap_or(&[0, 0]));
-        let columns = match described {
+        let columns = match columns_of(&description) {
             Ok(columns) => columns,
-            Err(error) => {
-                let failure = Failure::Ours {
-                    sqlstate: "08P01",
-                    message: error.to_string(),
-                    hint: None,
-                };
+            Err(failure) => {
                 self.finish(links, Err(failure)).await?;
                 return Err(Fault::Told);
             }
@@ -209,6 +214,31 @@ impl Session {
                 self.finish(links, Ok(())).await?;
                 tracing::debug!(why = unsuitable.0, "rows are gathered instead of merged");
                 Ok(None)
+            }
+        }
+    }
+
+    /// Whether the types of the columns that a shard gives for this text allow to merge exactly.
+    pub(super) async fn merges(
+        &mut self,
+        call: &Call<'_>,
+        scatter: &Scatter,
+        shard: ShardId,
+        text: &[u8],
+    ) -> Result<bool, Fault> {
+        let mut links = self.enlist(&[shard]).await?;
+        let described = self.describe_on(&mut links[0], text, call.types).await;
+        let fits = described
+            .and_then(|description| columns_of(&description))
+            .map(|columns| Merger::new(scatter, &columns, &[], Counts::ALL, 1).is_ok());
+        match fits {
+            Ok(fits) => {
+                self.finish(links, Ok(())).await?;
+                Ok(fits)
+            }
+            Err(failure) => {
+                self.finish(links, Err(failure)).await?;
+                Err(Fault::Told)
             }
         }
     }

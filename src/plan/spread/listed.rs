@@ -1,4 +1,5 @@
-//! LOCK TABLE of tables that several shards have: each shard locks those that it has, shard after shard in their order, as writers work.
+//! Statements about a list of tables that are not all on the same shards (LOCK, TRUNCATE, DROP, GRANT, VACUUM ...): each shard does it with
+//! those that it has, shard after shard in their order, as writers work.
 
 use std::ops::Range;
 
@@ -8,14 +9,17 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Known, Meaning};
 use crate::sharding::ShardId;
 use crate::sql::Statement;
-use crate::sql::lock::locking;
+use crate::sql::definition::Block;
+use crate::sql::list;
 use crate::sql::normalise::Literal;
 
-/// The tables of a LOCK.
+/// The tables, or parts of tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lock {
-    /// Each with its place in the text, and the only shard that has it.
-    tables: Vec<(Range<usize>, Option<ShardId>)>,
+pub struct Listed {
+    /// Each with its place in the text, and the only shard that has it. In the order of the text.
+    pub tables: Vec<(Range<usize>, Option<ShardId>)>,
+    /// Whether it can be done in one transaction.
+    pub block: Block,
 }
 
 /// The tables of this LOCK.
@@ -24,13 +28,13 @@ pub fn locked(
     statement: &Statement,
     catalog: &Catalog,
     search_path: &SearchPath,
-) -> Result<Lock, Refusal> {
-    let Some(locking) = locking(text, statement.range.clone()) else {
+) -> Result<Listed, Refusal> {
+    let Some(tables) = list::locked(text, statement.range.clone()) else {
         let message = "the tables of LOCK cannot be read";
         return Err(Refusal::new(Reason::Lock, message));
     };
-    let tables = locking.tables.iter().map(|(name, range)| {
-        let on = match Known::look_up(catalog, search_path, name).meaning {
+    let tables = tables.into_iter().map(|(name, range)| {
+        let on = match Known::look_up(catalog, search_path, &name).meaning {
             Meaning::Sharded { .. } | Meaning::Reference | Meaning::View => None,
             Meaning::Refused(why) => {
                 let message = format!("LOCK of table \"{}\": {why}", name.name);
@@ -42,13 +46,15 @@ pub fn locked(
                 Some(catalog.home)
             }
         };
-        Ok((range.clone(), on))
+        Ok((range, on))
     });
-    let tables = tables.collect::<Result<_, _>>()?;
-    Ok(Lock { tables })
+    Ok(Listed {
+        tables: tables.collect::<Result<_, _>>()?,
+        block: Block::Allowed,
+    })
 }
 
-impl Lock {
+impl Listed {
     /// The shard that has all of them, if there is one.
     pub fn only_shard(&self) -> Option<ShardId> {
         let (_, first) = self.tables.first()?;
@@ -96,7 +102,7 @@ impl Lock {
             .iter()
             .filter_map(|shard| catalog.shards.get(shard.index()).map(|name| &**name));
         let names = names.collect::<Vec<_>>().join(", ");
-        format!("goes    to one shard after the other, each locks the tables that it has: {names}")
+        format!("goes    to one shard after the other, each with the tables that it has: {names}")
     }
 
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
