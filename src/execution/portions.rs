@@ -32,6 +32,16 @@ enum Course {
     AsTheyCome,
 }
 
+/// In what order shards are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As it suits the course.
+    Any,
+    /// The next one when the one before it has no more rows, for no more than are shown: what it gives it locks, and who locks on several shards
+    /// does so in their order.
+    Fixed,
+}
+
 /// Where a shard is with its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -56,6 +66,7 @@ struct Source {
 /// All rows of one result, and how far the client is with them.
 pub struct Portions {
     course: Course,
+    order: Order,
     sources: Vec<Source>,
     /// DataRow messages for the client, from `at` on not yet given.
     ready: Vec<u8>,
@@ -73,7 +84,7 @@ pub struct Ask {
 }
 
 impl Portions {
-    fn new(course: Course, sources: usize) -> Portions {
+    fn new(course: Course, sources: usize, order: Order) -> Portions {
         let source = |_| Source {
             stage: Stage::Open,
             waiting: VecDeque::new(),
@@ -82,6 +93,7 @@ impl Portions {
         };
         Portions {
             course,
+            order,
             sources: (0..sources).map(source).collect(),
             ready: Vec::new(),
             at: 0,
@@ -89,18 +101,18 @@ impl Portions {
         }
     }
 
-    pub fn merged(merger: Merger, shards: usize) -> Portions {
-        Portions::new(Course::Merged(Box::new(merger)), shards)
+    pub fn merged(merger: Merger, shards: usize, order: Order) -> Portions {
+        Portions::new(Course::Merged(Box::new(merger)), shards, order)
     }
 
     /// The rows of one shard, as they are.
     pub fn of_one() -> Portions {
-        Portions::new(Course::AsTheyCome, 1)
+        Portions::new(Course::AsTheyCome, 1, Order::Any)
     }
 
     /// What is there already: DataRow messages.
     pub fn kept(rows: Vec<u8>) -> Portions {
-        let mut kept = Portions::new(Course::AsTheyCome, 0);
+        let mut kept = Portions::new(Course::AsTheyCome, 0, Order::Any);
         kept.ready = rows;
         kept
     }
@@ -125,12 +137,20 @@ impl Portions {
         if left == Some(0) || self.is_exhausted() {
             return Vec::new();
         }
-        let pace = match &self.course {
-            Course::Merged(merger) => merger.pace(),
-            Course::AsTheyCome => Pace::OneByOne,
+        let (pace, limit) = match &self.course {
+            Course::Merged(merger) => (merger.pace(), merger.left()),
+            Course::AsTheyCome => (Pace::OneByOne, None),
         };
         let sources = self.sources.iter().enumerate();
         let open = sources.filter(|(_, source)| source.stage == Stage::Open);
+        if self.order == Order::Fixed {
+            let needed = left.or(limit).filter(|_| pace == Pace::OneByOne);
+            let ask = |(source, _)| Ask {
+                source,
+                max_rows: needed.map_or(0, at_most),
+            };
+            return open.take(1).map(ask).collect();
+        }
         let Some(left) = left.filter(|_| pace != Pace::Whole) else {
             let whole = |(source, _)| Ask {
                 source,
@@ -341,6 +361,7 @@ impl Audience for Portion<'_> {
         let source = &self.rows.sources[branch];
         // When all is asked for, rows stay on the way until their turn has come.
         self.left.is_some()
+            || self.rows.order == Order::Fixed
             || source.stage != Stage::Open
             || source.waiting.is_empty() && self.rows.wants(branch)
     }
@@ -412,6 +433,15 @@ mod tests {
     const INT4: u32 = 23;
 
     fn portions(merge: Merge, limit: Option<u64>, shards: usize) -> Portions {
+        counted(merge, (limit, 0), shards, Order::Any)
+    }
+
+    fn counted(
+        merge: Merge,
+        (limit, offset): (Option<u64>, u64),
+        shards: usize,
+        order: Order,
+    ) -> Portions {
         let column = Column {
             name: Box::default(),
             table: 0,
@@ -428,11 +458,12 @@ mod tests {
             limit: None,
             offset: None,
             own: None,
+            locks: order == Order::Fixed,
         };
-        let counts = Counts { limit, offset: 0 };
+        let counts = Counts { limit, offset };
         let columns = [column.clone(), column];
         let merger = Merger::new(&scatter, &columns, &[1], counts, shards).expect("it suits");
-        Portions::merged(merger, shards)
+        Portions::merged(merger, shards, order)
     }
 
     fn sorted() -> Merge {
@@ -553,6 +584,26 @@ mod tests {
         assert_eq!(shards.portion(&mut portions, Some(2)).0, [3, 4]);
         assert_eq!(shards.portion(&mut portions, Some(2)).0, [5]);
         assert!(portions.is_empty(), "LIMIT is reached");
+    }
+
+    #[test]
+    fn who_locks_asks_shard_after_shard_for_no_more_than_is_shown() {
+        let rows: Vec<Vec<i32>> = vec![vec![1, 2, 3], vec![4], vec![5, 6, 7]];
+        for size in [None, Some(4)] {
+            let mut portions = counted(Merge::Concat, (Some(4), 1), rows.len(), Order::Fixed);
+            let mut shards = Shards(&rows, vec![0; rows.len()]);
+            assert_eq!(shards.portion(&mut portions, size).0, [2, 3, 4, 5]);
+            assert_eq!(shards.1, [3, 1, 1]);
+        }
+        let mut portions = counted(sorted(), (None, 0), rows.len(), Order::Fixed);
+        let mut shards = Shards(&rows, vec![0; rows.len()]);
+        let mut portion = Portion::begin(&mut portions, Some(2), None);
+        let asks = portion.asks();
+        assert_eq!(asks.len(), 1);
+        assert_eq!((asks[0].source, asks[0].max_rows), (0, 0));
+        assert_eq!(shards.portion(&mut portions, Some(2)).0, [1, 2]);
+        assert_eq!(shards.1, [3, 1, 3], "all are locked before one is shown");
+        assert_eq!(shards.portion(&mut portions, None).0, [3, 4, 5, 6, 7]);
     }
 
     #[test]

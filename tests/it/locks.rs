@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::portals::{Both, start};
 use crate::servers::servers;
 use crate::sharded::{Sharded, succeeded};
-use crate::wire_client::{ask, query, run, sync};
+use crate::wire_client::{ask, bind, execute, parse, query, run, sync};
 
 fn simple(both: &mut Both, statements: &[&str]) {
     for sql in statements {
@@ -48,6 +48,110 @@ fn as_on_one_server() {
         ask(&[run("LOCK TABLE kv IN SHARE MODE", &[]), sync()]),
         ask(&[query("COMMIT")]),
     ]);
+}
+
+#[test]
+fn rows_are_locked_as_on_one_server() {
+    let sharded = start("locks_rows");
+    let mut both = Both::new(&sharded);
+    simple(
+        &mut both,
+        &[
+            "SELECT k, v FROM kv WHERE n = 2 ORDER BY v FOR UPDATE",
+            "BEGIN",
+            "SELECT k, v FROM kv WHERE n = 2 ORDER BY v DESC FOR NO KEY UPDATE",
+            "SELECT v FROM kv WHERE n < 2 ORDER BY n, k FOR SHARE OF kv NOWAIT",
+            "SELECT k FROM kv WHERE k = 7 FOR UPDATE",
+            "ROLLBACK",
+            "BEGIN",
+            "SELECT 1 FROM kv LIMIT 21 FOR UPDATE",
+            "SELECT 1 FROM kv WHERE n = 3 LIMIT 21 FOR UPDATE SKIP LOCKED",
+            "SELECT 1 FROM kv LIMIT 0 FOR UPDATE",
+            "SELECT 1 FROM kv LIMIT NULL OFFSET 38 FOR UPDATE",
+            "ROLLBACK",
+            "BEGIN",
+            "DECLARE c CURSOR FOR SELECT k FROM kv WHERE n = 1 ORDER BY k FOR UPDATE",
+            "FETCH 2 FROM c",
+            "FETCH ALL FROM c",
+            "COMMIT",
+        ],
+    );
+    let limited = "SELECT 1 FROM kv WHERE n = $1 LIMIT $2 FOR UPDATE";
+    both.script(&[
+        ask(&[query("BEGIN")]),
+        ask(&[run(limited, &[Some("3"), Some("5")]), sync()]),
+        ask(&[
+            parse(
+                "",
+                "SELECT k FROM kv WHERE n = 4 ORDER BY k FOR UPDATE",
+                &[],
+            ),
+            bind("", "", &[]),
+            execute("", 3),
+            execute("", 0),
+            sync(),
+        ]),
+        ask(&[query("ROLLBACK")]),
+        ask(&[run(limited, &[Some("3"), Some("5")]), sync()]),
+    ]);
+}
+
+/// The keys that nobody has locked.
+fn unlocked(sharded: &Sharded) -> Vec<usize> {
+    let free = |mut shard: crate::raw::Raw| {
+        let found = shard.simple("SELECT k FROM kv FOR UPDATE SKIP LOCKED");
+        found.rows.len()
+    };
+    sharded.shards().into_iter().map(free).collect()
+}
+
+#[test]
+fn no_row_is_locked_that_is_not_shown() {
+    let sharded = start("locks_shown");
+    let all = unlocked(&sharded);
+    assert_eq!(all.iter().sum::<usize>(), 40);
+    let lock = |client: &mut crate::raw::Raw, sql: &str| {
+        let said = client.simple(sql);
+        succeeded(sql, &said);
+        said.lines()
+    };
+    let mut first = sharded.client();
+    let mut second = sharded.client();
+    for client in [&mut first, &mut second] {
+        succeeded("BEGIN", &client.simple("BEGIN"));
+    }
+    let queue = "SELECT k FROM kv LIMIT 3 FOR UPDATE SKIP LOCKED";
+    let (one, other) = (lock(&mut first, queue), lock(&mut second, queue));
+    assert_eq!((one.len(), other.len()), (3, 3));
+    assert!(
+        one.iter().all(|key| !other.contains(key)),
+        "{one:?} {other:?}"
+    );
+    assert_eq!(unlocked(&sharded).iter().sum::<usize>(), 34);
+    let rest = lock(
+        &mut first,
+        "SELECT k FROM kv OFFSET 2 LIMIT 40 FOR UPDATE SKIP LOCKED",
+    );
+    assert_eq!(rest.len(), 35, "of 37 which are its own or nobody's");
+    assert_eq!(unlocked(&sharded).iter().sum::<usize>(), 0);
+    for client in [&mut first, &mut second] {
+        succeeded("ROLLBACK", &client.simple("ROLLBACK"));
+    }
+
+    // Who waits for a row of the first shard has locked none of another.
+    let mut holder = sharded.shards().remove(0);
+    succeeded("BEGIN", &holder.simple("BEGIN"));
+    succeeded("LOCK", &holder.simple("SELECT k FROM kv FOR UPDATE"));
+    succeeded("BEGIN", &first.simple("BEGIN"));
+    succeeded("SET", &first.simple("SET LOCAL lock_timeout = '300ms'"));
+    let waiting = std::thread::spawn(move || {
+        let said = first.simple("SELECT k FROM kv ORDER BY k FOR UPDATE");
+        (said.error.expect("it waits").sqlstate().to_owned(), first)
+    });
+    while !waiting.is_finished() {
+        assert_eq!(unlocked(&sharded)[1..], all[1..]);
+    }
+    assert_eq!(waiting.join().unwrap().0, "55P03");
 }
 
 #[test]

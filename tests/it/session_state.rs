@@ -254,7 +254,7 @@ fn search_path_decides_which_table_is_meant() {
     assert_eq!(created, "C(CREATE TABLE) Z(I)");
     assert!(
         client
-            .query("SELECT * FROM customers FOR UPDATE LIMIT 1")
+            .query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE")
             .starts_with("E(ERROR 0A000 ")
     );
     assert_eq!(
@@ -262,30 +262,30 @@ fn search_path_decides_which_table_is_meant() {
         "C(SET) Z(I)"
     );
     assert_eq!(
-        client.query("SELECT * FROM customers FOR UPDATE LIMIT 1"),
+        client.query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE"),
         "T(id:20 name:25) C(SELECT 0) Z(I)"
     );
     client.query("BEGIN");
     client.query("SET LOCAL search_path = public");
     assert!(
         client
-            .query("SELECT * FROM customers FOR UPDATE LIMIT 1")
+            .query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE")
             .starts_with("E(ERROR 0A000 ")
     );
     client.query("ROLLBACK");
     assert_eq!(
-        client.query("SELECT * FROM customers FOR UPDATE LIMIT 1"),
+        client.query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE"),
         "T(id:20 name:25) C(SELECT 0) Z(I)"
     );
     client.query("RESET search_path");
     assert!(
         client
-            .query("SELECT * FROM customers FOR UPDATE LIMIT 1")
+            .query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE")
             .starts_with("E(ERROR 0A000 ")
     );
     let mut client = proxy().client_with("trusty", &[("search_path", "other")]);
     assert_eq!(
-        client.query("SELECT * FROM customers FOR UPDATE LIMIT 1"),
+        client.query("SELECT * FROM customers ORDER BY name LIMIT 1 FOR UPDATE"),
         "T(id:20 name:25) C(SELECT 0) Z(I)"
     );
     client.query("/* trunkline: shard=s1 */ DROP TABLE other.customers");

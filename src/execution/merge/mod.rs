@@ -245,6 +245,12 @@ impl Merger {
         }
     }
 
+    /// How many more rows it takes before LIMIT is reached; `None`: there is no LIMIT.
+    pub fn left(&self) -> Option<u64> {
+        let left = self.window.left?;
+        Some(left.saturating_add(self.window.skip))
+    }
+
     /// LIMIT is reached: no further row is shown, whatever comes.
     pub fn is_satisfied(&self) -> bool {
         self.window.is_full()

@@ -224,6 +224,7 @@ fn scatter(merge: Merge, hidden: usize) -> Scatter {
         hidden: Hidden::Columns(hidden),
         limit: None,
         offset: None,
+        locks: false,
     }
 }
 

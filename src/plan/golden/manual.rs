@@ -24,7 +24,7 @@ const KINDS: [&str; 12] = [
 ];
 
 /// What a plan that begins like this is in the table.
-const WAYS: [(&str, &str); 16] = [
+const WAYS: [(&str, &str); 17] = [
     ("session", "by Trunkline itself"),
     ("any shard", "on any one shard"),
     (
@@ -42,6 +42,10 @@ const WAYS: [(&str, &str); 16] = [
     (
         "rows of all shards, groups added up",
         "scatter: groups added up",
+    ),
+    (
+        "rows of all shards, locked shard after shard",
+        "scatter: locked shard after shard",
     ),
     ("goes    gathered", "gather"),
     ("goes    row by row", "each row on its shard, two-phase"),

@@ -107,9 +107,11 @@ impl<'a> Outermost<'a> {
         let limit = operand(select.limit.as_ref())?;
         let offset = operand(select.offset.as_ref())?;
         let is_plain = !is_grouped && !has_windows && select.distinct == Distinct::All;
-        if select.locking.is_some() || self.scope.facts.locking {
+        let locks = select.locking.is_some();
+        if locks || self.scope.facts.locking {
             let counted = select.limit.is_some() || select.offset.is_some();
-            if select.locking.is_none() || !is_plain || counted || !select.order_by.is_empty() {
+            // Which rows are the first of all is not known before each shard has locked its own first ones.
+            if !locks || !is_plain || counted && !select.order_by.is_empty() {
                 return None;
             }
         }
@@ -141,6 +143,7 @@ impl<'a> Outermost<'a> {
             hidden,
             limit,
             offset,
+            locks,
         })
     }
 

@@ -35,6 +35,8 @@ pub struct Scatter {
     /// `None`: no LIMIT, or none that limits.
     pub limit: Option<CountOperand>,
     pub offset: Option<CountOperand>,
+    /// Its rows are locked: in a transaction, shard after shard, and none that are not shown.
+    pub locks: bool,
 }
 
 /// The columns of the shards' text that the client does not see; they are the last ones.
@@ -295,6 +297,7 @@ impl Scatter {
     /// What is done with the shards' rows, for people.
     pub fn describe(&self) -> String {
         let merged = match &self.merge {
+            _ if self.locks => ", locked shard after shard",
             Merge::Concat => " as they come",
             Merge::Sort(_) => " merged in order",
             Merge::Fold(_) => ", groups added up",

@@ -11,7 +11,7 @@ use super::scatter::Prepared;
 use super::{Call, Telling, with_formats, without_moved_position};
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::columns;
-use crate::execution::portions::{Portion, Portions};
+use crate::execution::portions::{Order, Portion, Portions};
 use crate::plan::Spread;
 use crate::plan::spread::{Gather, Scatter};
 use crate::session::Session;
@@ -99,7 +99,7 @@ impl Session {
         format!("trunkline_portal_{number}").into()
     }
 
-    async fn open_scatter(
+    pub(super) async fn open_scatter(
         &mut self,
         call: &Call<'_>,
         scatter: &Scatter,
@@ -118,12 +118,16 @@ impl Session {
         let mut columns = Vec::new();
         columns::encode(&all_columns[..merger.visible()], &mut columns);
         let formats = merger.formats();
+        let order = match scatter.locks {
+            true => Order::Fixed,
+            false => Order::Any,
+        };
         let cursor = Cursor {
             portal: self.name_portal(),
             shards: links.iter().map(Link::shard).collect(),
             seeks: self.reads.seeks,
             columns: with_formats(&columns, call.formats),
-            rows: Portions::merged(merger, links.len()),
+            rows: Portions::merged(merger, links.len(), order),
         };
         let mut branches: Vec<Branch<'_>> = links
             .iter_mut()

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::cursor::{Cursor, Shown};
 use super::{Call, Description, Returned, Telling, needed, with_formats, without_moved_position};
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::columns::{self, Column};
@@ -110,11 +111,15 @@ impl Session {
         scatter: &Scatter,
         otherwise: &Result<Box<Gather>, Refusal>,
     ) -> Result<(), Fault> {
-        let Some(prepared) = self.prepare_scatter(call, scatter).await? else {
-            return match otherwise {
-                Ok(gather) => self.gather(call, gather).await,
-                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+        // Elsewhere the locks end with the statement.
+        if scatter.locks && self.transaction != Transaction::Idle && call.returned.is_none() {
+            return match self.open_scatter(call, scatter).await? {
+                Some(cursor) => self.lock_in_turn(call, cursor).await,
+                None => self.scatter_otherwise(call, otherwise).await,
             };
+        }
+        let Some(prepared) = self.prepare_scatter(call, scatter).await? else {
+            return self.scatter_otherwise(call, otherwise).await;
         };
         let Prepared {
             mut links,
@@ -152,6 +157,28 @@ impl Session {
         let done = done.map_err(|failure| without_moved_position(failure, same));
         self.finish(links, done).await?;
         self.tell_changed(call, format!("SELECT {}", merger.rows()));
+        Ok(())
+    }
+
+    async fn scatter_otherwise(
+        &mut self,
+        call: &Call<'_>,
+        otherwise: &Result<Box<Gather>, Refusal>,
+    ) -> Result<(), Fault> {
+        match otherwise {
+            Ok(gather) => self.gather(call, gather).await,
+            Err(refusal) => Err(Fault::Refused(refusal.clone())),
+        }
+    }
+
+    /// Gives all rows, asking shard after shard for them.
+    async fn lock_in_turn(&mut self, call: &Call<'_>, mut cursor: Cursor) -> Result<(), Fault> {
+        if call.telling == Telling::Description {
+            branch::pass_on(b'T', cursor.columns(), &mut self.client.outbox);
+        }
+        let rows = self.give_portion(&mut cursor, None, Shown::Yes).await?;
+        self.close_cursor(&cursor).await?;
+        self.tell_changed(call, format!("SELECT {rows}"));
         Ok(())
     }
 
