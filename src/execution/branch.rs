@@ -51,6 +51,16 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// The same of the branch at this place among others.
+    pub fn at(mut self, place: usize) -> Failure {
+        if let Failure::Server { branch, .. } | Failure::Broken { branch, .. } = &mut self {
+            *branch = place;
+        }
+        self
+    }
+}
+
 /// A statement as a shard is asked it.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {

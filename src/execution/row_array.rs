@@ -97,22 +97,23 @@ impl RowType {
         }
     }
 
-    /// The array of these rows.
-    pub fn array(&self, rows: &Rows<'_>) -> Vec<u8> {
+    /// The array of all these rows.
+    pub fn array(&self, rows: &[Rows<'_>]) -> Vec<u8> {
+        let count: usize = rows.iter().map(Rows::len).sum();
         let mut out = Vec::new();
         let number = |out: &mut Vec<u8>, number: usize| {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             out.extend_from_slice(&number.to_be_bytes());
         };
-        let dimensions = usize::from(!rows.0.is_empty());
+        let dimensions = usize::from(count > 0);
         number(&mut out, dimensions);
         number(&mut out, 0);
         out.extend_from_slice(&self.oid.to_be_bytes());
         if dimensions > 0 {
-            number(&mut out, rows.0.len());
+            number(&mut out, count);
             number(&mut out, 1);
         }
-        for row in &rows.0 {
+        for row in rows.iter().flat_map(|rows| &rows.0) {
             let start = out.len();
             number(&mut out, 0);
             number(&mut out, self.columns.len());
@@ -246,10 +247,10 @@ mod tests {
             b"ab",
             &[],
         ];
-        assert_eq!(row_type.array(&rows), parts.concat());
+        assert_eq!(row_type.array(&[rows]), parts.concat());
         let none = Rows::read(&[]).expect("no data");
         assert_eq!(
-            row_type.array(&none),
+            row_type.array(&[none]),
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 132]
         );
         assert_eq!(Rows::read(&data[..data.len() - 4]), None);

@@ -20,6 +20,7 @@ use super::explain::{Explanation, Outcome, explain};
 use super::parameters::Parameters;
 use super::plan;
 use super::refusal::{Reason, Refusal};
+use super::spread::Write;
 use super::spread::numbered::{Written, write};
 use super::spread::own_rows::with_own_rows;
 use super::spread::scatter::{Direction, Fold, Merge, Nulls, SortKey};
@@ -285,6 +286,14 @@ impl Case {
                 let (text, _) = write(&[numbered], written, self.sql.as_bytes(), &[]);
                 let text = String::from_utf8(text).expect("made of texts");
                 return format!("  {}\n", text.replace('\n', "\n  "));
+            }
+            Spread::Write(Write {
+                feed: Some(feed), ..
+            }) => {
+                let text = feed.text(self.sql.as_bytes(), &[]);
+                let text = String::from_utf8(text).expect("made of texts");
+                let asked = format!("{}{text}", feed.given(9));
+                return format!("  {}\n", asked.replace('\n', "\n  "));
             }
             _ => return String::new(),
         };

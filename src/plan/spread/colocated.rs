@@ -60,7 +60,7 @@ const PLAIN_DESPITE_THEIR_NAME: [&str; 4] =
     ["pg_typeof", "pg_column_size", "pg_sleep", "pg_size_pretty"];
 
 /// Aggregates whose result does not depend on the order of rows.
-const ORDERLESS: [&str; 12] = [
+pub(super) const ORDERLESS: [&str; 12] = [
     "count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or",
     "bit_xor", "grouping",
 ];
@@ -192,8 +192,20 @@ pub(super) fn anchored_in<'a>(
     scope: &'a Scope<'a>,
     prover: &Prover<'a>,
 ) -> Option<Anchor<'a>> {
+    let (anchor, strangers) = strangers(block, relation, scope, prover)?;
+    strangers.is_empty().then_some(anchor)
+}
+
+/// A sharded relation, with the places (block and relation) of those that are not proven to have its key.
+pub(super) fn strangers<'a>(
+    block: usize,
+    relation: usize,
+    scope: &'a Scope<'a>,
+    prover: &Prover<'a>,
+) -> Option<(Anchor<'a>, Vec<(usize, usize)>)> {
     let (distribution, columns) = sharded(scope, block, relation)?;
     let key = nodes(block, relation, columns);
+    let mut strangers = Vec::new();
     for (block, content) in scope.facts.blocks.iter().enumerate() {
         for other in 0..content.relations.len() {
             let Some((theirs, columns)) = sharded(scope, block, other) else {
@@ -209,11 +221,11 @@ pub(super) fn anchored_in<'a>(
                     .all(|(column, anchor)| prover.equals(*column, *anchor))
             };
             if theirs != distribution || !has_key() {
-                return None;
+                strangers.push((block, other));
             }
         }
     }
-    Some(Anchor { key })
+    Some((Anchor { key }, strangers))
 }
 
 fn sharded<'a>(

@@ -9,6 +9,7 @@
 
 mod columns;
 mod conditions;
+mod feed;
 mod names;
 mod piece;
 mod tables;
@@ -29,6 +30,7 @@ use crate::sql::{Body, Statement};
 
 use super::edit::{self, Edit};
 pub use columns::travels_in_binary;
+pub use feed::feed;
 use names::StandIn;
 use piece::Piece;
 use tables::{Table, Tables};
@@ -395,10 +397,32 @@ impl Gather {
         edit::apply(&self.edits, self.whole.clone(), text, literals)
     }
 
+    /// What stands in front of a statement for which the rows are given in parameters, of which the first has this number.
+    pub fn given(&self, first: usize) -> String {
+        let fetches = self.fetches.iter().zip(first..);
+        let given: Vec<String> = fetches.map(|(fetch, number)| fetch.given(number)).collect();
+        format!("WITH {} ", given.join(", "))
+    }
+
     /// The tables, what of them is fetched, and the text that runs if it is not the client's: a line each, after a label.
     pub fn describe(&self, text: &str, catalog: &Catalog) -> String {
         let shard = |shard: ShardId| &catalog.shards[shard.index()];
         let mut lines = vec![format!("goes    gathered on shard {}", shard(self.shard))];
+        lines.extend(self.describe_fetches(text, catalog));
+        for view in &self.views {
+            lines.push(format!("view    {}.{}", view.schema, view.name));
+        }
+        if !self.edits.is_empty() {
+            let runs = self.text(text.as_bytes(), &[]);
+            lines.push(format!("runs    {}", String::from_utf8_lossy(&runs)));
+        }
+        lines.join("\n")
+    }
+
+    /// The tables and what of them is fetched: a line each, after a label.
+    pub fn describe_fetches(&self, text: &str, catalog: &Catalog) -> Vec<String> {
+        let shard = |shard: ShardId| &catalog.shards[shard.index()];
+        let mut lines = Vec::new();
         for fetch in &self.fetches {
             let columns = match &fetch.columns {
                 Columns::Unknown => "all columns".to_owned(),
@@ -426,14 +450,7 @@ impl Gather {
             }
             lines.push(line);
         }
-        for view in &self.views {
-            lines.push(format!("view    {}.{}", view.schema, view.name));
-        }
-        if !self.edits.is_empty() {
-            let runs = self.text(text.as_bytes(), &[]);
-            lines.push(format!("runs    {}", String::from_utf8_lossy(&runs)));
-        }
-        lines.join("\n")
+        lines
     }
 
     pub fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {

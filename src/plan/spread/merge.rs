@@ -41,7 +41,7 @@ pub fn merged(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
         key,
         places: &places,
     };
-    Some(merged.on_each_shard().map(|own| Write { own }))
+    Some(merged.on_each_shard().map(|own| Write { own, feed: None }))
 }
 
 struct Merged<'a> {

@@ -250,7 +250,7 @@ impl Spread {
             Spread::Prepared => "goes    to the shards of its rows, when it is executed".to_owned(),
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
-            Spread::Write(write) => write.describe(),
+            Spread::Write(write) => write.describe(text, catalog),
             Spread::Move(moved) => moved.describe(text),
             Spread::Delivery(delivery) => delivery.describe(text, catalog),
             Spread::Gather(gather) => gather.describe(text, catalog),
@@ -274,7 +274,8 @@ impl Spread {
             Spread::Listed(tables) => tables.move_places(to),
             Spread::Declare(declared) => declared.move_places(to),
             Spread::Explain(explained) => explained.move_places(to),
-            Spread::CopyOut(CopyOut { own, .. }) | Spread::Write(Write { own }) => {
+            Spread::Write(write) => write.move_places(to),
+            Spread::CopyOut(CopyOut { own, .. }) => {
                 if let Some(own) = own {
                     own.move_places(to);
                 }
@@ -302,7 +303,7 @@ impl Spread {
             Spread::Gather(gather) => gather.bytes(),
             Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) => 0,
-            Spread::Write(Write { own }) => own.as_ref().map_or(0, OwnRows::bytes),
+            Spread::Write(write) => write.bytes(),
             Spread::Rows(rows) => rows.bytes(),
             Spread::Move(moved) => moved.bytes(),
             Spread::Numbered(numbered) => numbered.bytes(),

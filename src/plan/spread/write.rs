@@ -1,8 +1,10 @@
 //! UPDATE, DELETE and INSERT ... SELECT of sharded tables on several shards: every shard changes its own rows, by the client's own text.
 //!
 //! That adds up when whether a row is changed, and to what, depends on nothing but the row, what every shard has, and rows with the row's own
-//! key (`colocated.rs`). A row that is inserted must have the key of the rows that it is made from.
+//! key (`colocated.rs`). Rows of other tables are brought to every shard, where the statement is an UPDATE or DELETE (`gather/feed.rs`). A row that is
+//! inserted must have the key of the rows that it is made from.
 
+use crate::catalog::Catalog;
 use crate::plan::insert::Inserted;
 use crate::plan::proof::{Prover, exact_equality};
 use crate::plan::refusal::{Reason, Refusal};
@@ -13,19 +15,42 @@ use crate::sql::places::{self, Chosen};
 use crate::sql::select;
 
 use super::changes::{Asked, Others, Verbatim};
-use super::colocated::anchored_in;
+use super::colocated::{anchored_in, strangers};
+use super::gather::{self, Gather};
 use super::own_rows::{OwnKey, OwnRows, Place};
 
 /// The client's text goes to every shard concerned; counts add up, and so do the rows of RETURNING.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Write {
     /// Which rows a shard leaves out while some move; `None`: that cannot be said in the text.
     pub own: Option<OwnRows>,
+    /// Tables whose rows are brought to every shard first.
+    pub feed: Option<Box<Gather>>,
 }
 
 impl Write {
-    pub(super) fn describe(&self) -> String {
-        "goes    to every shard that its keys leave, each changes its own rows".to_owned()
+    pub(super) fn describe(&self, text: &str, catalog: &Catalog) -> String {
+        let goes = "goes    to every shard that its keys leave, each changes its own rows";
+        let mut lines = vec![goes.to_owned()];
+        if let Some(feed) = &self.feed {
+            lines.extend(feed.describe_fetches(text, catalog));
+        }
+        lines.join("\n")
+    }
+
+    pub(super) fn move_places(&mut self, to: &dyn Fn(usize) -> usize) {
+        if let Some(own) = &mut self.own {
+            own.move_places(to);
+        }
+        if let Some(feed) = &mut self.feed {
+            feed.move_places(to);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let feed = self.feed.as_deref();
+        self.own.as_ref().map_or(0, OwnRows::bytes)
+            + feed.map_or(0, |feed| size_of::<Gather>() + feed.bytes())
     }
 }
 
@@ -41,18 +66,24 @@ pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
         _ => return None,
     }
     // Anything else that is wrong with it does not get better on several shards.
-    if !asked.refusal.is_of_several_shards() {
+    let is_apart = asked.refusal.id == Reason::JoinNotColocated.kind().id;
+    if !asked.refusal.is_of_several_shards() && !is_apart {
         return Some(Err(asked.refusal.clone()));
     }
     Some(asked.others(Others::Sharded).and_then(|()| {
         let places = parameter_places(asked);
         let prover = Prover::new(&asked.scope, &places)?;
-        match anchored_in(0, 0, &asked.scope, &prover) {
-            Some(_) => Ok(Write {
-                own: chosen_rows(asked),
-            }),
-            None => Err(asked.refusal.clone()),
-        }
+        let Some((_, strangers)) = strangers(0, 0, &asked.scope, &prover) else {
+            return Err(asked.refusal.clone());
+        };
+        let feed = match strangers[..] {
+            [] => None,
+            _ => Some(Box::new(gather::feed(asked, &strangers)?)),
+        };
+        Ok(Write {
+            own: chosen_rows(asked),
+            feed,
+        })
     }))
 }
 
@@ -95,6 +126,7 @@ pub fn insert_select(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
     };
     Some(stays(asked, &inserted, block).map(|source| Write {
         own: block.and_then(|block| read_rows(asked, block, source)),
+        feed: None,
     }))
 }
 

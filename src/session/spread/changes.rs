@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::{Call, Description, Telling, all_shards, needed, without_moved_position};
+use super::{Call, Description, Own, Telling, all_shards, needed, without_moved_position};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::row_array;
@@ -51,13 +51,14 @@ pub(super) enum Texts<'a> {
     Own(Option<&'a OwnRows>),
     /// By the place of the shard.
     Each(&'a [Vec<u8>]),
-    /// By the place of the shard a parameter behind the client's, and the text for a parameter of that number.
-    Fed(&'a [Fed], &'a dyn Fn(usize) -> Option<Vec<u8>>),
+    /// By the place of the shard parameters behind the client's, and the text for such whose first one has this number.
+    Fed(&'a [Fed], &'a dyn Fn(ShardId, usize) -> Option<Vec<u8>>),
 }
 
-/// What a shard gets as a parameter of ours, in its binary form.
+/// What a shard gets as parameters of ours, in their binary form.
+#[derive(Default)]
 pub(super) struct Fed {
-    pub value: Vec<u8>,
+    pub values: Vec<Vec<u8>>,
 }
 
 /// What one shard says.
@@ -139,6 +140,9 @@ impl Session {
     /// Every shard concerned changes its own rows.
     pub(super) async fn do_write(&mut self, call: &Call<'_>, write: &Write) -> Result<(), Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
+        if let Some(feed) = &write.feed {
+            return self.do_fed(call, write, feed).await;
+        }
         let shards = call.shards(&catalog).map_err(Fault::Refused)?;
         let texts = Texts::Own(write.own.as_ref());
         self.change(call, &shards, texts, Answer::All).await
@@ -204,17 +208,41 @@ impl Session {
         texts: Texts<'_>,
         answer: Answer,
     ) -> Result<(), Fault> {
-        let writes = call.statement.effect == Effect::Writes;
-        if writes && shards.len() > 1 && self.transaction == Transaction::Idle {
-            self.check_commit(shards)?;
-        }
-        let own = self.begin_own(call.telling);
-        let mut links = match self.enlist_for(call, shards).await {
-            Ok(links) => links,
-            Err(fault) => return self.end_own(own, Err(fault)).await,
-        };
+        let (own, mut links) = self.begin_change(call, shards, shards).await?;
         let mut each: Vec<&mut Link> = links.iter_mut().collect();
         let outcome = self.change_on(call, &mut each, texts, &answer).await;
+        self.end_change(call, own, links, outcome).await
+    }
+
+    /// Takes part with these shards, some of which change rows, in the client's transaction or one for the statement.
+    pub(super) async fn begin_change(
+        &mut self,
+        call: &Call<'_>,
+        shards: &[ShardId],
+        changing: &[ShardId],
+    ) -> Result<(Own, Vec<Link>), Fault> {
+        let writes = call.statement.effect == Effect::Writes;
+        if writes && changing.len() > 1 && self.transaction == Transaction::Idle {
+            self.check_commit(changing)?;
+        }
+        let own = self.begin_own(call.telling);
+        match self.enlist_for(call, shards).await {
+            Ok(links) => Ok((own, links)),
+            Err(fault) => {
+                let ended = self.end_own(own, Err(fault)).await;
+                Err(ended.err().unwrap_or(Fault::Told))
+            }
+        }
+    }
+
+    /// Ends what [`Session::begin_change`] began, and tells the client the tag.
+    pub(super) async fn end_change(
+        &mut self,
+        call: &Call<'_>,
+        own: Own,
+        links: Vec<Link>,
+        outcome: Result<String, Failure>,
+    ) -> Result<(), Fault> {
         let (done, tag) = match outcome {
             Ok(tag) => (Ok(()), tag),
             Err(failure) => (Err(failure), String::new()),
@@ -272,15 +300,14 @@ impl Session {
             let mut parameters = Cow::Borrowed(call.raw_parameters);
             let text = match texts {
                 Texts::Fed(fed, text) => {
-                    let with = row_array::with_parameter(call.raw_parameters, &fed[place].value);
-                    // The server finds its type.
-                    types.push(0);
-                    let text = text(types.len());
-                    let (Some(with), Some(text)) = (with, text) else {
-                        return Err(too_many_parameters());
-                    };
-                    parameters = Cow::Owned(with);
-                    Cow::Owned(text)
+                    let text = text(shard, types.len() + 1);
+                    for value in &fed[place].values {
+                        let with = row_array::with_parameter(&parameters, value);
+                        parameters = Cow::Owned(with.ok_or_else(too_many_parameters)?);
+                        // The server finds its type.
+                        types.push(0);
+                    }
+                    Cow::Owned(text.ok_or_else(too_many_parameters)?)
                 }
                 _ => self.text_for(call, texts, place, shard),
             };
@@ -292,15 +319,15 @@ impl Session {
             };
             let link = std::slice::from_mut(&mut **link);
             let asked = self.converse(link, &[question], &mut said).await;
-            asked.map_err(|failure| match texts {
-                Texts::Own(own) => {
+            asked.map_err(|failure| match (failure.at(place), texts) {
+                (failure, Texts::Own(own)) => {
                     let catalog = self.database.catalog();
                     let own = needed(own, &catalog, &[shard]);
                     without_moved_position(failure, call.unedited(&[], own))
                 }
                 // None of its places is one in the client's.
-                Texts::Fed(..) => without_moved_position(failure, Some(0)),
-                Texts::Same | Texts::Each(_) => failure,
+                (failure, Texts::Fed(..)) => without_moved_position(failure, Some(0)),
+                (failure, Texts::Same | Texts::Each(_)) => failure,
             })?;
             let tag = said.tag;
             if matches!(answer, Answer::Agreed(_))

@@ -19,7 +19,7 @@ use crate::plan::spread::edit::Edit;
 use crate::plan::spread::everywhere::{self, Everywhere};
 use crate::plan::spread::explained::Explained;
 use crate::plan::spread::moves::Course;
-use crate::plan::spread::{Delivery, Gather, Move, Scatter};
+use crate::plan::spread::{Gather, Move, Scatter, Write};
 use crate::plan::{Effect, Planned, PlannedStatement, Spread};
 use crate::session::Session;
 use crate::session::respond::Fault;
@@ -97,6 +97,12 @@ impl Session {
                         .await?;
                 }
             }
+            Spread::Write(Write {
+                feed: Some(feed), ..
+            }) => {
+                self.explain_brought(call, explained, feed, &description, &mut report)
+                    .await?;
+            }
             Spread::Write(_) | Spread::Rows(_) | Spread::Everywhere(Everywhere::Copies) => {
                 let asked = self.changed(call, &explained.spread, &catalog)?;
                 report.parts = self
@@ -108,7 +114,8 @@ impl Session {
                     .await?;
             }
             Spread::Delivery(delivery) => {
-                self.explain_delivery(call, explained, delivery, &description, &mut report)
+                let gather = &delivery.gather;
+                self.explain_brought(call, explained, gather, &description, &mut report)
                     .await?;
             }
             Spread::Move(moved) => {
@@ -316,16 +323,17 @@ impl Session {
         Ok(())
     }
 
-    async fn explain_delivery(
+    /// What brings the rows that the statement needs; with ANALYZE it is done.
+    async fn explain_brought(
         &mut self,
         call: &Call<'_>,
         explained: &Explained,
-        delivery: &Delivery,
+        gather: &Gather,
         description: &Description,
         report: &mut Report,
     ) -> Result<(), Fault> {
         let catalog = &Arc::clone(&self.database.catalog());
-        let asked = self.fetched(call, &delivery.gather, catalog);
+        let asked = self.fetched(call, gather, catalog);
         report.parts = self
             .explain_queries(explained, asked, call, description)
             .await?;

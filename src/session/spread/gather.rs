@@ -701,6 +701,23 @@ impl<'a> Gathering<'a> {
         shards
     }
 
+    /// Whether the shard sends rows.
+    pub(super) fn asks(&self, shard: ShardId) -> bool {
+        let mut transfers = self.transfers.iter();
+        transfers.any(|transfer| transfer.from.contains(&shard))
+    }
+
+    /// What the shards that send rows of a table are asked.
+    pub(super) fn asked(&self, fetch: &Fetch) -> Result<Vec<(ShardId, String)>, Failure> {
+        let mut transfers = self.transfers.iter();
+        let transfer = transfers.find(|transfer| std::ptr::eq(transfer.fetch, fetch));
+        let from = transfer.map_or(&[][..], |transfer| &transfer.from);
+        let asked = from.iter();
+        asked
+            .map(|shard| Ok((*shard, self.copy_out(fetch, *shard)?)))
+            .collect()
+    }
+
     fn copy_out(&self, fetch: &Fetch, shard: ShardId) -> Result<String, Failure> {
         let but = self.foreign(fetch, shard);
         utf8(fetch.copy_out(self.call.text, self.call.literals, but.as_deref()))

@@ -12,6 +12,7 @@ pub mod cursor;
 pub mod declare;
 mod delivery;
 mod explain;
+mod feeding;
 mod gather;
 pub mod kept;
 mod moves;

@@ -73,7 +73,7 @@ const WORDS: [&str; 13] = [
 const COMPARISONS: [&str; 7] = ["=", "<>", "!=", "<", ">", "<=", ">="];
 
 /// What ends a WHERE.
-const CLAUSES: [&str; 11] = [
+const CLAUSES: [&str; 12] = [
     "group",
     "having",
     "window",
@@ -85,6 +85,7 @@ const CLAUSES: [&str; 11] = [
     "offset",
     "fetch",
     "for",
+    "returning",
 ];
 
 /// The statement, read for conditions.
@@ -153,7 +154,7 @@ impl Reading<'_, '_> {
             let before = first.and_then(|first| first.checked_sub(1));
             piece.identifier(*at) == Some(table.name)
                 && !matches!(piece.kind(Some(at + 1)), Some(Kind::Dot | Kind::OpenParen))
-                && (piece.is_word(before, &["from", "join"])
+                && (piece.is_word(before, &["from", "join", "using"])
                     || piece.kind(before) == Some(Kind::Comma))
         };
         let mut places = (0..piece.len()).filter(is_place);
@@ -173,8 +174,13 @@ impl Reading<'_, '_> {
             match piece.kind(Some(at))? {
                 Kind::OpenParen | Kind::OpenBracket => depth += 1,
                 Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+                Kind::Word if piece.is_word(Some(at), &["left", "right", "full", "natural"]) => {
+                    return None;
+                }
+                // Not that of DELETE.
                 Kind::Word
-                    if piece.is_word(Some(at), &["left", "right", "full", "natural", "using"]) =>
+                    if piece.is_word(Some(at), &["using"])
+                        && piece.kind(Some(at + 1)) == Some(Kind::OpenParen) =>
                 {
                     return None;
                 }

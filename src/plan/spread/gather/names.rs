@@ -119,7 +119,18 @@ pub fn edits(
     facts: &Facts,
     stand_ins: &[StandIn<'_>],
 ) -> Result<Vec<Edit>, Refusal> {
-    let mut edits = Vec::new();
+    let schemas = qualified(piece, facts, stand_ins)?.into_iter();
+    let edits = schemas.map(|at| Edit::replace(piece.range(at), "pg_temp"));
+    Ok(edits.collect())
+}
+
+/// Where a schema stands in front of the name of such a relation.
+pub fn qualified(
+    piece: &Piece<'_>,
+    facts: &Facts,
+    stand_ins: &[StandIn<'_>],
+) -> Result<Vec<usize>, Refusal> {
+    let mut found = Vec::new();
     for at in 0..piece.len() {
         if is_only(piece, at) {
             return Err(misleading(
@@ -148,9 +159,9 @@ pub fn edits(
                 "\"{schema}\" before \"{name}\" may be more than a schema"
             )));
         }
-        edits.push(Edit::replace(piece.range(at), "pg_temp"));
+        found.push(at);
     }
-    Ok(edits)
+    Ok(found)
 }
 
 /// Whether a name without a schema finds the same relation as before, or what stands in for it.

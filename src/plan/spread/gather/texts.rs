@@ -60,6 +60,15 @@ impl Fetch {
         query
     }
 
+    /// The WITH query that hides the table behind the rows of a parameter: an array of its row type.
+    pub fn given(&self, parameter: usize) -> String {
+        format!(
+            "{} AS (SELECT * FROM pg_catalog.unnest(${parameter}::{}[]))",
+            quoted(&self.table),
+            self.permanent()
+        )
+    }
+
     /// `None` when no key is needed.
     pub fn add_primary_key(&self) -> Option<String> {
         (!self.primary_key.is_empty()).then(|| {
@@ -120,7 +129,8 @@ impl Fetch {
         format!("pg_temp.{}", quoted(&self.table))
     }
 
-    fn permanent(&self) -> String {
+    /// The table itself.
+    pub fn permanent(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.table))
     }
 }

@@ -91,11 +91,11 @@ impl Session {
                 order.get_mut().resize(rows.len(), 0);
             }
             fed.push(Fed {
-                value: row_type.array(&rows),
+                values: vec![row_type.array(&[rows])],
             });
         }
         drop(outputs);
-        let insert = |parameter| delivery.insert(insert, parameter, call.text, call.literals);
+        let insert = |_, parameter| delivery.insert(insert, parameter, call.text, call.literals);
         let texts = Texts::Fed(&fed, &insert);
         self.change_on(call, to, texts, &Answer::InOrder(order.into_inner()))
             .await

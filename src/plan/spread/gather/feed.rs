@@ -1,0 +1,95 @@
+//! Sources of an UPDATE or DELETE whose rows are not where the changed rows are: they are brought to every shard, which then does the statement by itself.
+//!
+//! No temporary table is made: a transaction that has used one could not be prepared to commit with others. The rows of a table are one parameter, an array
+//! of its row type, and a WITH query of the table's name gives them: it hides the table wherever the statement reads it, and never where it changes it.
+//!
+//! Each changed row is on one shard, so what is found for it is found once. A subquery that does not depend on the changed row is run by every shard, so
+//! nothing in it may be left to chance or to the order of rows.
+
+use crate::catalog::Placement;
+use crate::plan::refusal::Refusal;
+use crate::plan::spread::Edit;
+use crate::plan::spread::changes::Asked;
+use crate::plan::spread::colocated::ORDERLESS;
+
+use super::columns::Uses;
+use super::conditions::Reading;
+use super::piece::Piece;
+use super::tables::{Sources, Table, Tables};
+use super::{Columns, CopyFormat, End, Fetch, Gather, Gives, InPlace, names, stand_ins};
+
+/// What is brought, and what is replaced in the text, so that tables at these places (block and relation) can be read. What is refused here may be right
+/// as it is.
+pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, Refusal> {
+    let refused = || asked.refusal.clone();
+    let (facts, catalog) = (asked.facts, asked.catalog);
+    let tables = Tables::of(facts, &[], catalog, asked.search_path).ok_or_else(refused)?;
+    let whole = asked.statement.range.clone();
+    let piece = Piece::read(asked.text, whole.clone()).ok_or_else(refused)?;
+    if goes_by_order(asked, &piece) {
+        return Err(refused());
+    }
+    names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
+    let is_brought = |table: &&Table<'_>| {
+        matches!(table.placement, Placement::Sharded { .. })
+            && table.places.iter().any(|place| strangers.contains(place))
+    };
+    let brought: Vec<&Table<'_>> = tables.tables.iter().filter(is_brought).collect();
+    let stand_ins = stand_ins(&brought, &[]);
+    names::are_clear(facts, &tables, &[], &stand_ins, asked.search_path)?;
+    let schemas = names::qualified(&piece, facts, &stand_ins)?.into_iter();
+    // The table that is changed is meant itself. Behind UPDATE it is the second word, behind DELETE FROM the third.
+    let target = if piece.is_word(Some(1), &["from"]) {
+        2
+    } else {
+        1
+    };
+    let edits = schemas.filter(|at| *at != target).map(|at| {
+        let place = piece.range(at).start..piece.range(at + 2).start;
+        Edit::replace(place, "")
+    });
+    let sources = Sources::new(asked.text, facts, catalog, asked.search_path);
+    let reading = Reading {
+        piece: &piece,
+        facts,
+        tables: &tables,
+    };
+    let uses = Uses::of([(&piece, facts)].into_iter());
+    let fetches = brought.iter().map(|table| {
+        // A WITH query has no primary key; whether GROUP BY goes by it turns out where it runs. So does whether the columns' types suit an array.
+        let needed = uses.needed(table, &[]);
+        matches!(needed, Columns::Named { .. }).then(|| Fetch {
+            schema: table.schema.into(),
+            table: table.name.into(),
+            origin: sources.origin(table),
+            format: CopyFormat::Binary,
+            columns: needed,
+            alias: reading.alias(table),
+            conditions: reading.conditions(table),
+            primary_key: Vec::new(),
+        })
+    });
+    Ok(Gather {
+        shard: catalog.home,
+        fetches: fetches.collect::<Option<_>>().ok_or_else(refused)?,
+        views: Vec::new(),
+        whole,
+        edits: edits.collect(),
+        gives: Gives::Rows,
+        in_place: InPlace::Tables,
+        end: End::Commit,
+    })
+}
+
+/// Whether a subquery may choose among rows, or go by their order. That of LIMIT has been looked at.
+fn goes_by_order(asked: &Asked<'_>, piece: &Piece<'_>) -> bool {
+    let kinds = &asked.catalog.functions;
+    let mut functions = asked.facts.functions.iter();
+    asked.has_word(&["over", "window", "with"])
+        || functions.any(|function| {
+            kinds.may_aggregate(&function.name) && !ORDERLESS.contains(&&*function.name)
+        })
+        || (0..piece.len()).any(|at| {
+            piece.is_word(Some(at), &["distinct"]) && piece.is_word(Some(at + 1), &["on"])
+        })
+}
