@@ -39,6 +39,8 @@ pub enum Others {
     SharedOnly,
     /// The same, and sharded tables, which the asker sees to.
     Sharded,
+    /// The same, where only one shard changes rows: it may pick any.
+    ShardedForOne,
     /// The same, and each shard must find the same rows in the same order, or their order must not matter.
     SharedAlike,
 }
@@ -115,14 +117,17 @@ impl<'a> Asked<'a> {
             };
             let is_at_hand = match self.meaning(name) {
                 Meaning::Reference => true,
-                Meaning::Sharded { .. } => others == Others::Sharded,
+                Meaning::Sharded { .. } => {
+                    matches!(others, Others::Sharded | Others::ShardedForOne)
+                }
                 _ => false,
             };
             if relation.access == Access::Read && !is_at_hand {
                 return refuse();
             }
         }
-        if self.facts.blocks.len() > 1 && self.picks_rows(others) {
+        let picks = || self.facts.blocks.len() > 1 && self.picks_rows(others);
+        if others != Others::ShardedForOne && picks() {
             return refuse();
         }
         self.functions()

@@ -6,9 +6,9 @@
 
 use crate::catalog::Catalog;
 use crate::plan::insert::Inserted;
-use crate::plan::proof::{Prover, exact_equality};
+use crate::plan::proof::{Proof, Prover, exact_equality};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::scope::Meaning;
+use crate::plan::scope::{Meaning, Node};
 use crate::plan::words::ParameterPlaces;
 use crate::sql::facts::{InsertSource, Operand, Presence};
 use crate::sql::places::{self, Chosen};
@@ -70,20 +70,43 @@ pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
     if !asked.refusal.is_of_several_shards() && !is_apart {
         return Some(Err(asked.refusal.clone()));
     }
-    Some(asked.others(Others::Sharded).and_then(|()| {
-        let places = parameter_places(asked);
-        let prover = Prover::new(&asked.scope, &places)?;
-        let Some((_, strangers)) = strangers(0, 0, &asked.scope, &prover) else {
-            return Err(asked.refusal.clone());
+    Some(changed(asked))
+}
+
+fn changed(asked: &Asked<'_>) -> Result<Write, Refusal> {
+    let places = parameter_places(asked);
+    let prover = Prover::new(&asked.scope, &places)?;
+    let others = match is_of_one_key(asked, &places)? {
+        true => Others::ShardedForOne,
+        false => Others::Sharded,
+    };
+    asked.others(others)?;
+    let Some((_, strangers)) = strangers(0, 0, &asked.scope, &prover) else {
+        return Err(asked.refusal.clone());
+    };
+    let feed = match strangers[..] {
+        [] => None,
+        _ => Some(Box::new(gather::feed(asked, &strangers, others)?)),
+    };
+    Ok(Write {
+        own: chosen_rows(asked),
+        feed,
+    })
+}
+
+/// Whether all changed rows have one key, so that one shard has them.
+fn is_of_one_key(asked: &Asked<'_>, places: &ParameterPlaces) -> Result<bool, Refusal> {
+    let Meaning::Sharded { key, .. } = asked.scope.known(0, 0).meaning else {
+        return Ok(false);
+    };
+    let mut prover = Prover::new(&asked.scope, places)?;
+    Ok(key.iter().all(|column| {
+        let node = Node::Column {
+            block: 0,
+            relation: 0,
+            column,
         };
-        let feed = match strangers[..] {
-            [] => None,
-            _ => Some(Box::new(gather::feed(asked, &strangers)?)),
-        };
-        Ok(Write {
-            own: chosen_rows(asked),
-            feed,
-        })
+        matches!(prover.column(node), Proof::Values(values) if values.len() == 1)
     }))
 }
 

@@ -550,7 +550,8 @@ impl Random {
         let table = self.pick(&TABLES);
         let condition = self.condition("t", table);
         let (name, key, text) = (table.name, table.key, table.text);
-        let set = match self.below(6) {
+        let set = match self.below(7) {
+            6 => format!("{text} = (SELECT max(o.{text}) FROM {name} o WHERE o.{key} < t.{key})"),
             0..=2 => format!("{text} = t.{text} || '+'"),
             3 => format!(
                 "{text} = (SELECT max(c.name) FROM customers c WHERE c.customer_id = t.{key})"
@@ -565,12 +566,14 @@ impl Random {
             "",
             "",
             " FROM customers c WHERE c.customer_id = t.{key} AND",
+            " FROM customers c WHERE c.customer_id = least(t.{key}, 1000) + 1 AND",
+            " FROM customers c WHERE c.name > t.{text} AND",
             " FROM countries k WHERE k.code = 'DE' AND",
         ]);
         let from = if from.is_empty() {
             " WHERE".to_owned()
         } else {
-            from.replace("{key}", key)
+            from.replace("{key}", key).replace("{text}", text)
         };
         format!("UPDATE {name} t SET {set}{from} ({condition}) RETURNING t.*")
     }
@@ -583,11 +586,15 @@ impl Random {
             "",
             "",
             " USING customers c WHERE c.customer_id = t.{key} AND",
+            " USING customers c WHERE least(c.customer_id, 1000) + 1 = t.{key} AND",
+            " WHERE t.{key} IN (SELECT least(o.{key}, 1000) + 1 FROM {name} o) AND",
+            " WHERE NOT EXISTS (SELECT FROM customers c WHERE c.name = t.{text}) AND",
         ]);
         let using = if using.is_empty() {
             " WHERE".to_owned()
         } else {
-            using.replace("{key}", key)
+            let of_key = using.replace("{key}", key);
+            of_key.replace("{name}", name).replace("{text}", table.text)
         };
         format!("DELETE FROM {name} t{using} ({condition})")
     }

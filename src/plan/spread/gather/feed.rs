@@ -4,12 +4,12 @@
 //! of its row type, and a WITH query of the table's name gives them: it hides the table wherever the statement reads it, and never where it changes it.
 //!
 //! Each changed row is on one shard, so what is found for it is found once. A subquery that does not depend on the changed row is run by every shard, so
-//! nothing in it may be left to chance or to the order of rows.
+//! nothing in it may be left to chance or to the order of rows; unless all changed rows have one key, so that one shard's answer counts.
 
 use crate::catalog::Placement;
 use crate::plan::refusal::Refusal;
 use crate::plan::spread::Edit;
-use crate::plan::spread::changes::Asked;
+use crate::plan::spread::changes::{Asked, Others};
 use crate::plan::spread::colocated::ORDERLESS;
 
 use super::columns::Uses;
@@ -20,13 +20,18 @@ use super::{Columns, CopyFormat, End, Fetch, Gather, Gives, InPlace, names, stan
 
 /// What is brought, and what is replaced in the text, so that tables at these places (block and relation) can be read. What is refused here may be right
 /// as it is.
-pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, Refusal> {
+pub fn feed(
+    asked: &Asked<'_>,
+    strangers: &[(usize, usize)],
+    others: Others,
+) -> Result<Gather, Refusal> {
     let refused = || asked.refusal.clone();
     let (facts, catalog) = (asked.facts, asked.catalog);
     let tables = Tables::of(facts, &[], catalog, asked.search_path).ok_or_else(refused)?;
     let whole = asked.statement.range.clone();
     let piece = Piece::read(asked.text, whole.clone()).ok_or_else(refused)?;
-    if goes_by_order(asked, &piece) {
+    if asked.has_word(&["with"]) || others != Others::ShardedForOne && goes_by_order(asked, &piece)
+    {
         return Err(refused());
     }
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
@@ -85,7 +90,7 @@ pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, R
 fn goes_by_order(asked: &Asked<'_>, piece: &Piece<'_>) -> bool {
     let kinds = &asked.catalog.functions;
     let mut functions = asked.facts.functions.iter();
-    asked.has_word(&["over", "window", "with"])
+    asked.has_word(&["over", "window"])
         || functions.any(|function| {
             kinds.may_aggregate(&function.name) && !ORDERLESS.contains(&&*function.name)
         })
