@@ -314,6 +314,11 @@ pub fn query(
         };
         let primary_key = uses.primary_key(table, catalog);
         let needed = uses.needed(table, primary_key);
+        let primary_key = match primary_key {
+            // Subqueries may look rows up by it, again and again.
+            [] if facts.blocks.len() > 1 => columns::key_among(table, &needed, catalog),
+            primary_key => primary_key,
+        };
         Fetch {
             schema: table.schema.into(),
             table: table.name.into(),

@@ -208,6 +208,17 @@ impl PrimaryKeys {
     }
 }
 
+/// The columns of the table's primary key, when all of them travel anyway.
+pub fn key_among<'c>(table: &Table<'_>, travel: &Columns, catalog: &'c Catalog) -> &'c [Box<str>] {
+    let Columns::Named { needed, .. } = travel else {
+        return &[];
+    };
+    match PrimaryKeys::Needed.needed(table, catalog) {
+        key if key.iter().all(|column| needed.contains(column)) => key,
+        _ => &[],
+    }
+}
+
 fn needed(
     table: &Table<'_>,
     names: &HashSet<&str>,
