@@ -235,14 +235,20 @@ impl<'a> Branch<'a> {
     }
 
     /// Runs EXECUTE of a statement that is there for that long only.
-    pub fn execute_once(&mut self, name: &str, (text, types): (&[u8], &[u32]), execute: &[u8]) {
+    pub fn execute_once(
+        &mut self,
+        name: &str,
+        (text, types): (&[u8], &[u32]),
+        execute: &[u8],
+        formats: &[u16],
+    ) {
         self.parse_as(name, text, types);
         self.sync();
         self.ask(&Question {
             text: execute,
             types: &[],
             parameters: &[0, 0, 0, 0],
-            formats: &[],
+            formats,
         });
         Close {
             target: Target::Statement,

@@ -144,7 +144,8 @@ impl Portions {
         let sources = self.sources.iter().enumerate();
         let open = sources.filter(|(_, source)| source.stage == Stage::Open);
         if self.order == Order::Fixed {
-            let needed = left.or(limit).filter(|_| pace == Pace::OneByOne);
+            let needed = left.into_iter().chain(limit).min();
+            let needed = needed.filter(|_| pace == Pace::OneByOne);
             let ask = |(source, _)| Ask {
                 source,
                 max_rows: needed.map_or(0, at_most),
@@ -589,7 +590,7 @@ mod tests {
     #[test]
     fn who_locks_asks_shard_after_shard_for_no_more_than_is_shown() {
         let rows: Vec<Vec<i32>> = vec![vec![1, 2, 3], vec![4], vec![5, 6, 7]];
-        for size in [None, Some(4)] {
+        for size in [None, Some(4), Some(100)] {
             let mut portions = counted(Merge::Concat, (Some(4), 1), rows.len(), Order::Fixed);
             let mut shards = Shards(&rows, vec![0; rows.len()]);
             assert_eq!(shards.portion(&mut portions, size).0, [2, 3, 4, 5]);

@@ -97,6 +97,16 @@ impl RowType {
         }
     }
 
+    /// Bytes of the array of all these rows, near enough for a limit.
+    pub fn array_size(&self, rows: &[Rows<'_>]) -> usize {
+        let rows = rows.iter().flat_map(|rows| &rows.0);
+        let sizes = rows.map(|row| {
+            let values: usize = row.iter().flatten().map(|value| value.len()).sum();
+            8 + 8 * self.columns.len() + values
+        });
+        sizes.sum()
+    }
+
     /// The array of all these rows.
     pub fn array(&self, rows: &[Rows<'_>]) -> Vec<u8> {
         let count: usize = rows.iter().map(Rows::len).sum();

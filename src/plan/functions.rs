@@ -34,7 +34,7 @@ const OPAQUE: [&str; 14] = [
     "crosstab",
 ];
 
-const SEQUENCE: [&str; 4] = ["nextval", "setval", "currval", "lastval"];
+pub const SEQUENCE: [&str; 4] = ["nextval", "setval", "currval", "lastval"];
 
 impl<'a> Functions<'a> {
     pub fn of(facts: &'a Facts, catalog: &Catalog) -> Functions<'a> {

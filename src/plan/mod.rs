@@ -14,7 +14,7 @@ mod classes;
 mod data;
 mod effect;
 pub mod explain;
-mod functions;
+pub mod functions;
 pub mod hint;
 mod insert;
 pub mod parameters;

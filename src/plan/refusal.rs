@@ -227,7 +227,7 @@ reasons! {
         "set_config stands in a statement that does more than call it, its name or its last argument is not a literal, or it names a setting of Trunkline's own: what it sets could not be followed to other shards.",
         "SET or SET LOCAL does it, or SELECT set_config('name', 'value', false) and nothing else; several calls may stand in one SELECT.";
     Execute, "execute", "0A000",
-        "An argument of EXECUTE that decides the shard is not a literal, or EXECUTE names a statement that was parsed as something else than a query or a write.",
+        "An argument of EXECUTE that decides the shard is not a literal, or one calls what may write, asks a sequence, or leaves something behind, or EXECUTE names a statement that was parsed as something else than a query or a write.",
         "Write the argument as a literal, or bind the statement by the extended protocol.";
     Pinned, "pinned", "0A000",
         "The pool is strict, and the statement would keep its server connection: a temporary table, a session's advisory lock, a cursor WITH HOLD, LOAD, or set_config with a name or value that is not known.",

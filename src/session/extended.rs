@@ -838,6 +838,7 @@ impl Session {
         one: &PlannedStatement,
     ) -> Result<Option<SpreadPortal>, Fault> {
         self.check_executed(one)?;
+        self.check_arguments(one, statement.text())?;
         self.execution_portal(bind, statement, one)
     }
 

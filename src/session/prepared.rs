@@ -324,6 +324,9 @@ impl Session {
     }
 
     async fn prepare_and_run(&mut self, planned: &Rc<Planned>, text: &[u8]) -> Result<(), Fault> {
+        for one in &planned.statements {
+            self.check_arguments(one, text)?;
+        }
         let mut told = planned
             .statements
             .iter()

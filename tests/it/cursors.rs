@@ -373,14 +373,43 @@ fn arguments_of_execute() {
     let prepare = "PREPARE p (int) AS SELECT k, v FROM kv WHERE k > $1 ORDER BY k";
     as_run(prepare, "EXECUTE p (10 * 2)");
     as_run(prepare, "EXECUTE p (date '2020-01-01')");
-    let mut client = sharded.client();
-    succeeded("", &client.simple("CREATE SEQUENCE asked"));
-    succeeded(
-        "",
-        &client.simple("PREPARE p (int) AS SELECT k FROM kv WHERE n = $1"),
+    let keyed =
+        "PREPARE p (int[], text) AS SELECT k, v FROM kv WHERE k = ANY($1) AND v >= $2 ORDER BY k";
+    as_run(keyed, "EXECUTE p ('{1,2,3,4}', lower('V0'))");
+    simple(
+        &mut both,
+        &[
+            "SET extra_float_digits = 0",
+            "PREPARE thirds (float8) AS SELECT k, $1 * 3 FROM kv WHERE n = 1 ORDER BY k",
+            "EXECUTE thirds (0.1::float8 + 0.2::float8)",
+            "SET extra_float_digits = 3",
+            "EXECUTE thirds (0.1::float8 + 0.2::float8)",
+            "SET DateStyle = 'SQL'; SET TimeZone = 'Asia/Shanghai'",
+            "PREPARE at (timestamptz) AS SELECT k, $1 AT TIME ZONE 'UTC' FROM kv WHERE n = 1 ORDER BY k",
+            "EXECUTE at ('2026-07-01 12:00:00+00'::timestamptz + '1 hour')",
+        ],
     );
-    succeeded("", &client.simple("EXECUTE p (nextval('asked'))"));
-    assert_eq!(client.simple("SELECT nextval('asked')").lines(), ["2"]);
+    let mut client = sharded.client();
+    for sql in [
+        "CREATE SEQUENCE asked",
+        "CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM kv'",
+        "PREPARE p (int) AS SELECT k FROM kv WHERE n = $1",
+        "PREPARE one (int, int) AS UPDATE kv SET n = $2 WHERE k = $1",
+    ] {
+        succeeded(sql, &client.simple(sql));
+    }
+    for (sql, id) in [
+        ("EXECUTE p (nextval('asked'))", "execute"),
+        ("EXECUTE one (1, nextval('asked')::int)", "execute"),
+        ("EXECUTE p (pg_advisory_lock(1)::text::int)", "execute"),
+        ("EXECUTE p (counted())", "opaque_function"),
+        ("EXECUTE one (1, counted()::int)", "opaque_function"),
+        ("EXECUTE one (1 + 1, 2)", "execute"),
+    ] {
+        let refused = client.simple(sql);
+        assert_eq!(refused.refusal(), Some(id), "{sql}: {}", refused.shown());
+    }
+    succeeded("one", &client.simple("EXECUTE one (1, 1 + 1)"));
 }
 
 /// EXECUTE by the messages that a driver sends which has no simple queries.

@@ -675,6 +675,8 @@ fn changes_that_read_rows_of_other_shards() {
         "UPDATE orders SET total = total / (SELECT count(*) - 4 FROM regions)",
         "UPDATE orders SET region = (SELECT r.region FROM regions r ORDER BY r.number DESC LIMIT 1), total = (SELECT o.total FROM orders o ORDER BY o.id OFFSET 3 LIMIT 1) WHERE id = 9 RETURNING id, region, total",
         "DELETE FROM orders WHERE id = 10 AND total < (SELECT x FROM (SELECT sum(total) OVER (ORDER BY id) AS x, id FROM orders) s ORDER BY s.id DESC LIMIT 1)",
+        "UPDATE orders SET total = 5 FROM public.regions WHERE public.regions.region = orders.region RETURNING id, public.regions.number",
+        "UPDATE orders SET total = 1 FROM random() AS r, regions WHERE regions.region = orders.region AND orders.id = 11 AND r < 2",
         "UPDATE orders SET nothing = 1 FROM regions r WHERE r.region = orders.region",
         "DELETE FROM orders USING regions r WHERE r.nothing = orders.region",
         "WITH more AS (SELECT 1) DELETE FROM orders WHERE id = 1",

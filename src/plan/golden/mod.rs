@@ -240,7 +240,10 @@ impl Case {
         };
         let (edits, own) = match spread {
             Spread::Scatter { scatter, .. } => (&scatter.edits[..], &scatter.own),
-            Spread::Write(write) => (&[][..], &write.own),
+            Spread::Write(write) => {
+                let feed = write.feed.as_ref();
+                (feed.map_or(&[][..], |feed| &feed.brings.edits), &write.own)
+            }
             Spread::CopyOut(copy) => (&[][..], &copy.own),
             Spread::Move(moved) => {
                 let way = moved.way.as_ref().expect("it may move");
@@ -290,9 +293,9 @@ impl Case {
             Spread::Write(Write {
                 feed: Some(feed), ..
             }) => {
-                let text = feed.text(self.sql.as_bytes(), &[]);
+                let text = feed.brings.text(self.sql.as_bytes(), &[]);
                 let text = String::from_utf8(text).expect("made of texts");
-                let asked = format!("{}{text}", feed.given(9));
+                let asked = format!("{}{text}", feed.brings.given(9));
                 return format!("  {}\n", asked.replace('\n', "\n  "));
             }
             _ => return String::new(),

@@ -126,7 +126,13 @@ impl<'a> Asked<'a> {
                 return refuse();
             }
         }
-        let picks = || self.facts.blocks.len() > 1 && self.picks_rows(others);
+        // What is computed once for all rows each shard would compute for itself.
+        let relations = || self.facts.blocks.iter().flat_map(|block| &block.relations);
+        let once = || {
+            self.facts.blocks.len() > 1
+                || relations().any(|relation| matches!(relation.source, Source::Function))
+        };
+        let picks = || once() && self.picks_rows(others);
         if others != Others::ShardedForOne && picks() {
             return refuse();
         }

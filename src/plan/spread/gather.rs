@@ -30,7 +30,7 @@ use crate::sql::{Body, Statement};
 
 use super::edit::{self, Edit};
 pub use columns::travels_in_binary;
-pub use feed::feed;
+pub use feed::{feed, goes_by_order};
 use names::StandIn;
 use piece::Piece;
 use tables::{Table, Tables};
@@ -499,7 +499,7 @@ impl Gather {
 }
 
 /// A target for the shards of a table's keys.
-fn keys_of(set: KeySet) -> Target {
+pub(super) fn keys_of(set: KeySet) -> Target {
     Target::Keys {
         sets: vec![set],
         also: None,

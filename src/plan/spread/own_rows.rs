@@ -195,6 +195,7 @@ pub fn with_own_rows(
         .cloned()
         .chain(own.unwrap_or_default())
         .collect();
-    all.sort_by_key(|edit| edit.range.start);
+    // What is put in at a place stands before what replaces the text from there on.
+    all.sort_by_key(|edit| (edit.range.start, edit.range.end));
     all
 }

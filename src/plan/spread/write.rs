@@ -4,12 +4,16 @@
 //! key (`colocated.rs`). Rows of other tables are brought to every shard, where the statement is an UPDATE or DELETE (`gather/feed.rs`). A row that is
 //! inserted must have the key of the rows that it is made from.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, DistributionId};
+use crate::plan::bind::each_key;
+use crate::plan::data::combinations;
 use crate::plan::insert::Inserted;
 use crate::plan::proof::{Proof, Prover, exact_equality};
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Meaning, Node};
 use crate::plan::words::ParameterPlaces;
+use crate::plan::{Arity, KeySet, KeyTuple, Target, Typing, Values};
+use crate::sharding::ShardId;
 use crate::sql::facts::{InsertSource, Operand, Presence};
 use crate::sql::places::{self, Chosen};
 use crate::sql::select;
@@ -24,8 +28,38 @@ use super::own_rows::{OwnKey, OwnRows, Place};
 pub struct Write {
     /// Which rows a shard leaves out while some move; `None`: that cannot be said in the text.
     pub own: Option<OwnRows>,
-    /// Tables whose rows are brought to every shard first.
-    pub feed: Option<Box<Gather>>,
+    /// Tables whose rows are brought to the shards first.
+    pub feed: Option<Box<Feed>>,
+}
+
+/// What a change needs of other shards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Feed {
+    /// What is brought, and the client's text as it is then.
+    pub brings: Gather,
+    /// The shards that change rows.
+    distribution: DistributionId,
+    /// The keys of all changed rows, where they are known: always a `Target::Keys`.
+    keys: Option<Target>,
+}
+
+impl Feed {
+    /// The shards that may have rows to change, in their order.
+    pub fn shards(&self, catalog: &Catalog, values: &Values<'_>) -> Vec<ShardId> {
+        let mut shards = Vec::new();
+        let found = self.keys.as_ref().map(|keys| {
+            each_key(keys, catalog, values, |_, _, location| {
+                shards.push(location.shard);
+                Ok(())
+            })
+        });
+        if !matches!(found, Some(Ok(()))) || shards.is_empty() {
+            shards = catalog.shards_of(&[self.distribution]);
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
 }
 
 impl Write {
@@ -33,7 +67,7 @@ impl Write {
         let goes = "goes    to every shard that its keys leave, each changes its own rows";
         let mut lines = vec![goes.to_owned()];
         if let Some(feed) = &self.feed {
-            lines.extend(feed.describe_fetches(text, catalog));
+            lines.extend(feed.brings.describe_fetches(text, catalog));
         }
         lines.join("\n")
     }
@@ -43,14 +77,14 @@ impl Write {
             own.move_places(to);
         }
         if let Some(feed) = &mut self.feed {
-            feed.move_places(to);
+            feed.brings.move_places(to);
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         let feed = self.feed.as_deref();
         self.own.as_ref().map_or(0, OwnRows::bytes)
-            + feed.map_or(0, |feed| size_of::<Gather>() + feed.bytes())
+            + feed.map_or(0, |feed| size_of::<Feed>() + feed.brings.bytes())
     }
 }
 
@@ -76,17 +110,21 @@ pub fn write(asked: &Asked<'_>) -> Option<Result<Write, Refusal>> {
 fn changed(asked: &Asked<'_>) -> Result<Write, Refusal> {
     let places = parameter_places(asked);
     let prover = Prover::new(&asked.scope, &places)?;
-    let others = match is_of_one_key(asked, &places)? {
-        true => Others::ShardedForOne,
-        false => Others::Sharded,
+    let keys = changed_keys(asked, &places)?;
+    let others = match &keys[..] {
+        [one] if one.0.iter().all(|value| value.arity == Arity::One) => Others::ShardedForOne,
+        _ => Others::Sharded,
     };
     asked.others(others)?;
+    if others != Others::ShardedForOne && gather::goes_by_order(asked) {
+        return Err(asked.refusal.clone());
+    }
     let Some((_, strangers)) = strangers(0, 0, &asked.scope, &prover) else {
         return Err(asked.refusal.clone());
     };
     let feed = match strangers[..] {
         [] => None,
-        _ => Some(Box::new(gather::feed(asked, &strangers, others)?)),
+        _ => Some(Box::new(feed(asked, &strangers, keys)?)),
     };
     Ok(Write {
         own: chosen_rows(asked),
@@ -94,20 +132,47 @@ fn changed(asked: &Asked<'_>) -> Result<Write, Refusal> {
     })
 }
 
-/// Whether all changed rows have one key, so that one shard has them.
-fn is_of_one_key(asked: &Asked<'_>, places: &ParameterPlaces) -> Result<bool, Refusal> {
+/// The keys of all rows that are changed; none: they are not known.
+fn changed_keys(asked: &Asked<'_>, places: &ParameterPlaces) -> Result<Vec<KeyTuple>, Refusal> {
     let Meaning::Sharded { key, .. } = asked.scope.known(0, 0).meaning else {
-        return Ok(false);
+        return Ok(Vec::new());
     };
     let mut prover = Prover::new(&asked.scope, places)?;
-    Ok(key.iter().all(|column| {
+    let mut columns = Vec::with_capacity(key.len());
+    for column in key {
         let node = Node::Column {
             block: 0,
             relation: 0,
             column,
         };
-        matches!(prover.column(node), Proof::Values(values) if values.len() == 1)
-    }))
+        match prover.column(node) {
+            Proof::Values(values) => columns.push(values),
+            Proof::Null | Proof::Nothing => return Ok(Vec::new()),
+        }
+    }
+    combinations(columns)
+}
+
+fn feed(
+    asked: &Asked<'_>,
+    strangers: &[(usize, usize)],
+    keys: Vec<KeyTuple>,
+) -> Result<Feed, Refusal> {
+    let Meaning::Sharded { distribution, .. } = asked.scope.known(0, 0).meaning else {
+        return Err(asked.refusal.clone());
+    };
+    let mut operands = keys.iter().flat_map(|tuple| &tuple.0);
+    let are_certain = operands.all(|key| key.typing == Typing::Certain);
+    Ok(Feed {
+        brings: gather::feed(asked, strangers)?,
+        distribution,
+        keys: (are_certain && !keys.is_empty()).then(|| {
+            gather::keys_of(KeySet {
+                distribution,
+                tuples: keys,
+            })
+        }),
+    })
 }
 
 /// Of the table that is changed.

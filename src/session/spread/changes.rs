@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::{Call, Description, Own, Telling, all_shards, needed, without_moved_position};
+use super::{
+    BEGIN, Call, Description, Own, Telling, all_shards, needed, note_on, without_moved_position,
+};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::row_array;
@@ -51,13 +53,14 @@ pub(super) enum Texts<'a> {
     Own(Option<&'a OwnRows>),
     /// By the place of the shard.
     Each(&'a [Vec<u8>]),
-    /// By the place of the shard parameters behind the client's, and the text for such whose first one has this number.
-    Fed(&'a [Fed], &'a dyn Fn(ShardId, usize) -> Option<Vec<u8>>),
+    /// By the place of the shard, the shard, and the number of the first parameter behind the client's.
+    Fed(&'a dyn Fn(usize, ShardId, usize) -> Option<Fed>),
 }
 
-/// What a shard gets as parameters of ours, in their binary form.
-#[derive(Default)]
+/// What a shard gets with parameters of ours.
 pub(super) struct Fed {
+    pub text: Vec<u8>,
+    /// In their binary form.
     pub values: Vec<Vec<u8>>,
 }
 
@@ -208,7 +211,7 @@ impl Session {
         texts: Texts<'_>,
         answer: Answer,
     ) -> Result<(), Fault> {
-        let (own, mut links) = self.begin_change(call, shards, shards).await?;
+        let (own, mut links) = self.begin_change(call, shards, shards, BEGIN).await?;
         let mut each: Vec<&mut Link> = links.iter_mut().collect();
         let outcome = self.change_on(call, &mut each, texts, &answer).await;
         self.end_change(call, own, links, outcome).await
@@ -220,14 +223,21 @@ impl Session {
         call: &Call<'_>,
         shards: &[ShardId],
         changing: &[ShardId],
+        begin: &str,
     ) -> Result<(Own, Vec<Link>), Fault> {
         let writes = call.statement.effect == Effect::Writes;
         if writes && changing.len() > 1 && self.transaction == Transaction::Idle {
             self.check_commit(changing)?;
         }
-        let own = self.begin_own(call.telling);
-        match self.enlist_for(call, shards).await {
-            Ok(links) => Ok((own, links)),
+        let own = self.begin_own_by(call.telling, begin);
+        match self.enlist(shards).await {
+            Ok(mut links) => {
+                let changing = links
+                    .iter_mut()
+                    .filter(|link| changing.contains(&link.shard()));
+                changing.for_each(|link| note_on(call, link));
+                Ok((own, links))
+            }
             Err(fault) => {
                 let ended = self.end_own(own, Err(fault)).await;
                 Err(ended.err().unwrap_or(Fault::Told))
@@ -299,15 +309,16 @@ impl Session {
             let mut types = self.types_on(call, link, &description).await?;
             let mut parameters = Cow::Borrowed(call.raw_parameters);
             let text = match texts {
-                Texts::Fed(fed, text) => {
-                    let text = text(shard, types.len() + 1);
-                    for value in &fed[place].values {
-                        let with = row_array::with_parameter(&parameters, value);
+                Texts::Fed(feed) => {
+                    let fed = feed(place, shard, types.len() + 1);
+                    let Fed { text, values } = fed.ok_or_else(too_many_parameters)?;
+                    for value in values {
+                        let with = row_array::with_parameter(&parameters, &value);
                         parameters = Cow::Owned(with.ok_or_else(too_many_parameters)?);
                         // The server finds its type.
                         types.push(0);
                     }
-                    Cow::Owned(text.ok_or_else(too_many_parameters)?)
+                    Cow::Owned(text)
                 }
                 _ => self.text_for(call, texts, place, shard),
             };

@@ -100,7 +100,7 @@ impl Session {
             Spread::Write(Write {
                 feed: Some(feed), ..
             }) => {
-                self.explain_brought(call, explained, feed, &description, &mut report)
+                self.explain_brought(call, explained, &feed.brings, &description, &mut report)
                     .await?;
             }
             Spread::Write(_) | Spread::Rows(_) | Spread::Everywhere(Everywhere::Copies) => {

@@ -1,28 +1,32 @@
-//! An UPDATE or DELETE for which rows of other shards are brought to every shard first. `plan/spread/gather/feed.rs` says why that is the same.
+//! An UPDATE or DELETE for which rows of other shards are brought to those that change rows. `plan/spread/gather/feed.rs` says why that is the same.
 //!
-//! The rows wait in memory meanwhile, up to a limit. `execution/row_array.rs` makes a parameter of them.
+//! The rows wait in memory meanwhile, up to a limit. `execution/row_array.rs` makes a parameter of them. A transaction that is begun for the statement keeps
+//! one snapshot on each shard, so that what is brought and what is changed are of the same moment there.
 
 use std::sync::Arc;
 
 use super::changes::{Answer, Fed, MOST_KEPT, Texts};
 use super::gather::Gathering;
-use super::{Call, Silence, all_shards};
-use crate::execution::branch::{self, Audience, Branch, Failure};
+use super::{BEGIN, Call, Silence, all_shards};
+use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::row_array::{self, RowType, Rows, Unfit};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{Columns, Fetch, Gather};
-use crate::plan::spread::write::Write;
+use crate::plan::spread::gather::{Columns, Fetch};
+use crate::plan::spread::write::{Feed, Write};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::respond::Fault;
+use crate::session::transaction::keeps_snapshot;
 use crate::sharding::ShardId;
 use crate::wire::answer::ErrorFields;
+
+const BEGIN_KEEPING_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 
 /// COPY's data, by the places of the connections that send them.
 struct Brought<'a> {
     data: Vec<Vec<u8>>,
     /// Bytes that may still come.
-    left: &'a mut usize,
+    left: usize,
     table: &'a str,
 }
 
@@ -34,21 +38,40 @@ impl Audience for Brought<'_> {
         body: &[u8],
         _: &mut Vec<u8>,
     ) -> Result<(), Failure> {
-        if tag != b'd' {
-            return Ok(());
+        if tag == b'd' {
+            let rest = self.left.checked_sub(body.len());
+            self.left = rest.ok_or_else(|| too_many(self.table))?;
+            self.data[branch].extend_from_slice(body);
         }
-        let rest = self.left.checked_sub(body.len());
-        *self.left = rest.ok_or_else(|| Failure::Ours {
-            sqlstate: "54000",
-            message: format!(
-                "the rows that are brought to all shards take more than {} MB; those of \"{}\" are among them",
-                MOST_KEPT >> 20,
-                self.table
-            ),
-            hint: Some("Compare the table's columns with literals, so that fewer rows are needed, or change rows of fewer keys in a statement."),
-        })?;
-        self.data[branch].extend_from_slice(body);
         Ok(())
+    }
+}
+
+/// The one value of an answer.
+#[derive(Default)]
+struct OneValue(String);
+
+impl Audience for OneValue {
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        if tag == b'D' {
+            // Behind the number of columns and the length.
+            let value = body.get(6..).unwrap_or_default();
+            self.0 = String::from_utf8_lossy(value).into_owned();
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a table, as all shards have sent them.
+struct Table {
+    data: Vec<Vec<u8>>,
+    /// As the servers number it that get them.
+    row_types: Vec<RowType>,
+}
+
+impl Table {
+    fn rows(&self) -> Option<Vec<Rows<'_>>> {
+        self.data.iter().map(|data| Rows::read(data)).collect()
     }
 }
 
@@ -57,91 +80,123 @@ impl Session {
         &mut self,
         call: &Call<'_>,
         write: &Write,
-        feed: &Gather,
+        feed: &Feed,
     ) -> Result<(), Fault> {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
-        let gathering = Gathering::new(call, feed, &catalog, &config.gather);
-        let targets = call.shards(&catalog).map_err(Fault::Refused)?;
+        let gathering = Gathering::new(call, &feed.brings, &catalog, &config.gather);
+        let targets = feed.shards(&catalog, &call.values());
         let concerned = |shard: &ShardId| targets.contains(shard) || gathering.asks(*shard);
         let shards: Vec<ShardId> = all_shards(&catalog).into_iter().filter(concerned).collect();
-        let (own, mut links) = self.begin_change(call, &shards, &targets).await?;
-        let outcome = match self.bring_to(&gathering, feed, &mut links, &targets).await {
-            Ok(fed) => {
-                let mut changing: Vec<&mut Link> = links
-                    .iter_mut()
-                    .filter(|link| targets.contains(&link.shard()))
-                    .collect();
-                let text = |shard: ShardId, first: usize| {
-                    let given = feed.given(first).into_bytes();
-                    let text = call.text_on(shard, &catalog, &feed.edits, write.own.as_ref());
-                    Some([given, text].concat())
-                };
-                let texts = Texts::Fed(&fed, &text);
-                self.change_on(call, &mut changing, texts, &Answer::All)
-                    .await
-                    .map_err(|failure| of_changing(failure, &links, &targets))
-                    .map_err(without_primary_key)
-            }
-            Err(failure) => Err(failure),
+        let begin = match keeps_snapshot(self.default_modes()) {
+            true => BEGIN,
+            false => BEGIN_KEEPING_SNAPSHOT,
         };
+        let (own, mut links) = self.begin_change(call, &shards, &targets, begin).await?;
+        let outcome = self.feed_to(call, write, feed, &mut links, &targets).await;
         self.end_change(call, own, links, outcome).await
     }
 
-    /// All rows, for each of the shards that change some.
-    async fn bring_to(
+    /// The tag for the client.
+    async fn feed_to(
         &mut self,
-        gathering: &Gathering<'_>,
-        feed: &Gather,
+        call: &Call<'_>,
+        write: &Write,
+        feed: &Feed,
         links: &mut [Link],
         targets: &[ShardId],
-    ) -> Result<Vec<Fed>, Failure> {
-        self.show_running(links);
-        let mut fed: Vec<Fed> = targets.iter().map(|_| Fed::default()).collect();
+    ) -> Result<String, Failure> {
+        let mut tables = Vec::with_capacity(feed.brings.fetches.len());
         let mut left = MOST_KEPT;
-        for fetch in &feed.fetches {
-            let asked = gathering.asked(fetch)?;
-            let mut brought = Brought {
-                data: vec![Vec::new(); links.len()],
-                left: &mut left,
-                table: &fetch.table,
-            };
-            let mut branches: Vec<Branch<'_>> = links
-                .iter_mut()
-                .map(|link| {
-                    let asked = asked.iter().find(|(shard, _)| *shard == link.shard());
-                    let mut branch = Branch::new(link.server());
-                    if let Some((_, query)) = asked {
-                        branch.query(query);
-                    }
-                    branch
-                })
-                .collect();
-            let (client, scratch) = (&mut self.client, &self.worker.scratch);
-            let attended = branch::attend(client, &mut branches, scratch, &mut brought).await;
-            if attended.is_err() {
-                self.silence(&mut branches, Silence::Cancels).await;
+        for fetch in &feed.brings.fetches {
+            let table = self.bring_table(call, feed, fetch, links, targets).await?;
+            let rows = table.rows().ok_or_else(|| refused(fetch, Unfit::Changed))?;
+            if let Some(row_type) = table.row_types.first() {
+                let rest = left.checked_sub(row_type.array_size(&rows));
+                left = rest.ok_or_else(|| too_many(&fetch.table))?;
             }
-            drop(branches);
-            attended?;
-            let rows = brought.data.iter().map(|data| Rows::read(data));
-            let rows: Option<Vec<Rows<'_>>> = rows.collect();
-            let rows = rows.ok_or_else(|| refused(fetch, Unfit::Changed))?;
-            let Columns::Named { needed, .. } = &fetch.columns else {
-                return Err(refused(fetch, Unfit::Changed));
-            };
-            let question = row_array::question(&fetch.permanent(), needed);
-            let targets = links
-                .iter_mut()
-                .filter(|link| targets.contains(&link.shard()));
-            for (link, fed) in targets.zip(&mut fed) {
-                let said = link.ask(&question, &self.worker).await.unwrap_or_default();
-                let row_type = RowType::read(&said, needed.len());
-                let row_type = row_type.map_err(|unfit| refused(fetch, unfit))?;
-                fed.values.push(row_type.array(&rows));
-            }
+            tables.push(table);
         }
-        Ok(fed)
+        // Rows may have begun to move.
+        let catalog = Arc::clone(&self.database.catalog());
+        let feeding = |place: usize, shard: ShardId, first: usize| {
+            let text = call.text_on(shard, &catalog, &feed.brings.edits, write.own.as_ref());
+            let values = tables
+                .iter()
+                .map(|table| Some(table.row_types[place].array(&table.rows()?)));
+            Some(Fed {
+                text: [feed.brings.given(first).into_bytes(), text].concat(),
+                values: values.collect::<Option<_>>()?,
+            })
+        };
+        let is_target = |link: &&mut Link| targets.contains(&link.shard());
+        let mut changing: Vec<&mut Link> = links.iter_mut().filter(is_target).collect();
+        self.change_on(call, &mut changing, Texts::Fed(&feeding), &Answer::All)
+            .await
+            .map_err(|failure| of_changing(failure, links, targets))
+            .map_err(without_primary_key)
+    }
+
+    async fn bring_table(
+        &mut self,
+        call: &Call<'_>,
+        feed: &Feed,
+        fetch: &Fetch,
+        links: &mut [Link],
+        targets: &[ShardId],
+    ) -> Result<Table, Failure> {
+        let catalog = Arc::clone(&self.database.catalog());
+        let config = Arc::clone(&self.worker.shared.snapshot().config);
+        let gathering = Gathering::new(call, &feed.brings, &catalog, &config.gather);
+        let asked = gathering.asked(fetch)?;
+        let mut brought = Brought {
+            data: vec![Vec::new(); links.len()],
+            left: MOST_KEPT,
+            table: &fetch.table,
+        };
+        self.show_running(links);
+        let branches = links.iter_mut().map(|link| {
+            let asked = asked.iter().find(|(shard, _)| *shard == link.shard());
+            let mut branch = Branch::new(link.server());
+            if let Some((_, query)) = asked {
+                branch.query(query);
+            }
+            branch
+        });
+        let mut branches: Vec<Branch<'_>> = branches.collect();
+        let (client, scratch) = (&mut self.client, &self.worker.scratch);
+        let attended = branch::attend(client, &mut branches, scratch, &mut brought).await;
+        if attended.is_err() {
+            self.silence(&mut branches, Silence::Cancels).await;
+        }
+        drop(branches);
+        attended?;
+        let Columns::Named { needed, .. } = &fetch.columns else {
+            return Err(refused(fetch, Unfit::Changed));
+        };
+        let text = row_array::question(&fetch.permanent(), needed);
+        let question = Question {
+            text: text.as_bytes(),
+            types: &[],
+            parameters: &[0, 0, 0, 0],
+            formats: &[],
+        };
+        let mut row_types = Vec::with_capacity(targets.len());
+        for (place, link) in links.iter_mut().enumerate() {
+            if !targets.contains(&link.shard()) {
+                continue;
+            }
+            let mut said = OneValue::default();
+            let one = std::slice::from_mut(link);
+            let asked = self.converse(one, std::slice::from_ref(&question), &mut said);
+            asked.await.map_err(|failure| failure.at(place))?;
+            let row_type = RowType::read(&said.0, needed.len());
+            row_types.push(row_type.map_err(|unfit| refused(fetch, unfit))?);
+        }
+        Ok(Table {
+            data: brought.data,
+            row_types,
+        })
     }
 }
 
@@ -166,6 +221,17 @@ fn without_primary_key(failure: Failure) -> Failure {
         return Failure::Refused(Refusal::new(Reason::JoinNotColocated, message));
     }
     failure
+}
+
+fn too_many(table: &str) -> Failure {
+    Failure::Ours {
+        sqlstate: "54000",
+        message: format!(
+            "the rows that are brought from other shards take more than {} MB; those of \"{table}\" are among them",
+            MOST_KEPT >> 20
+        ),
+        hint: Some("Compare the table's columns with literals, so that fewer rows are needed."),
+    }
 }
 
 fn refused(fetch: &Fetch, unfit: Unfit) -> Failure {

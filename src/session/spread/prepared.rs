@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use super::{Call, Telling, without_moved_position};
 use crate::execution::branch::{Audience, Branch, Failure};
+use crate::plan::functions::SEQUENCE;
 use crate::plan::parameters::oid_of;
-use crate::plan::spread::gather::{Fetch, Origin};
-use crate::plan::{Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
+use crate::plan::spread::gather::{Fetch, Origin, travels_in_binary};
+use crate::plan::{Effect, Parameters, Plan, Planned, PlannedStatement, Spread, Target, Values};
 use crate::session::Session;
 use crate::session::effects::literal;
 use crate::session::respond::Fault;
@@ -115,6 +116,46 @@ impl Session {
         }
     }
 
+    /// What the arguments of an EXECUTE call: one server computes them, by itself, for all shards.
+    pub(in crate::session) fn check_arguments(
+        &mut self,
+        one: &PlannedStatement,
+        text: &[u8],
+    ) -> Result<(), Fault> {
+        let Class::Execute {
+            name, arguments, ..
+        } = &one.class
+        else {
+            return Ok(());
+        };
+        if !arguments.contains(&Argument::Unknown) || self.database.catalog().shards.len() == 1 {
+            return Ok(());
+        }
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        let written = written_arguments(text, name.range.end);
+        // Of its own sequences a server knows only some of the numbers that are taken.
+        let words = sql::words(written).unwrap_or_default();
+        let numbers = words.iter().any(|word| SEQUENCE.contains(&&**word));
+        let query = format!("SELECT ROW{written}");
+        let literals = std::mem::take(&mut self.literals);
+        let planned = self.plan(query.as_bytes());
+        self.literals = literals;
+        match &planned?.statements[..] {
+            // The server says what is wrong with them.
+            [query] if query.class == Class::Unknown => Ok(()),
+            [query] => match &query.plan {
+                Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                Ok(_) if query.effect == Effect::Reads && query.leaves.is_empty() && !numbers => {
+                    Ok(())
+                }
+                Ok(_) => Err(Fault::execute(
+                    "an argument of EXECUTE calls a function that may write, ask a sequence, or leave something behind",
+                )),
+            },
+            _ => Err(Fault::execute("the arguments of EXECUTE cannot be read")),
+        }
+    }
+
     /// What this EXECUTE of the statement, in this text, does on several shards; `None`: one shard does it. `prefix`: what [`explaining`] says.
     pub(in crate::session) async fn execution(
         &mut self,
@@ -131,15 +172,15 @@ impl Session {
         else {
             return Ok(None);
         };
-        let values = match values {
-            Arguments::Read(values) => values,
+        match values {
+            Arguments::Read(values) => self.with_arguments(query, statement, values, &[]),
             Arguments::Asked(values) => {
                 let text = std::str::from_utf8(text).unwrap_or_default();
                 let written = written_arguments(text, name_end);
-                self.evaluate(&query, written, values).await?
+                let (values, formats) = self.evaluate(&query, written, values).await?;
+                self.with_arguments(query, statement, values, &formats)
             }
-        };
-        self.with_arguments(query, statement, values)
+        }
     }
 
     /// Whether the EXECUTE is one for several shards, as far as that is known before it is executed.
@@ -155,7 +196,7 @@ impl Session {
         };
         match values {
             Arguments::Read(values) => {
-                let execution = self.with_arguments(query, statement, values)?;
+                let execution = self.with_arguments(query, statement, values, &[])?;
                 Ok(execution.is_some())
             }
             Arguments::Asked(_) => Ok(true),
@@ -195,8 +236,9 @@ impl Session {
             None => true,
         };
         let values = match encode(written) {
-            // Where the key is known it may be for one shard; that is found out there.
-            None if !only_several => return Ok(None),
+            None if !only_several && !self.is_decided_by(written, &query, statement)? => {
+                return Ok(None);
+            }
             Some(values) if !only_several || are_read_alike(written, &query.types) => {
                 Arguments::Read(values)
             }
@@ -212,16 +254,40 @@ impl Session {
         })
     }
 
-    /// The query with these values, if they are not those of one shard.
+    /// Whether the arguments that are known already say that several shards are needed.
+    fn is_decided_by(
+        &mut self,
+        arguments: &[Argument],
+        query: &Execution,
+        statement: &Statement,
+    ) -> Result<bool, Fault> {
+        let values = Values {
+            text: &query.text,
+            literals: &query.literals,
+            parameters: &Parameters::written(arguments, &statement.types),
+            passage: self.passage(),
+        };
+        // What decides and is not known is told as such where one shard does it.
+        let destination = self.destination(&query.planned, &values);
+        Ok(matches!(destination, Ok(Some(Destination::Several))))
+    }
+
+    /// The query with these values, if they are not those of one shard. Without formats they are texts.
     fn with_arguments(
         &mut self,
         query: Execution,
         statement: &Statement,
         values: Vec<u8>,
+        formats: &[u16],
     ) -> Result<Option<Execution>, Fault> {
+        let codes: Vec<u8> = formats.iter().flat_map(|code| code.to_be_bytes()).collect();
+        let of_formats = u16::try_from(formats.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes();
+        let count = query.count.to_be_bytes();
         let execution = Execution {
-            // No formats, which is text.
-            raw_parameters: [&[0, 0], &query.count.to_be_bytes()[..], &values].concat(),
+            raw_parameters: [&of_formats, &codes[..], &count, &values].concat(),
+            formats: codes,
             values,
             ..query
         };
@@ -330,23 +396,30 @@ impl Session {
         }
     }
 
-    /// The arguments of an EXECUTE as the home shard understands them: their values as Bind has them, in text. Where it cannot be asked, as
+    /// The arguments of an EXECUTE as the home shard understands them: their values and formats as Bind has them. Where it cannot be asked, as
     /// they are read here.
     async fn evaluate(
         &mut self,
         query: &Execution,
         arguments: &str,
         as_read: Option<Vec<u8>>,
-    ) -> Result<Vec<u8>, Fault> {
+    ) -> Result<(Vec<u8>, Vec<u16>), Fault> {
         const NAME: &str = "trunkline_arguments";
         self.end_unit_of_others().await?;
         let Some(types) = self.all_types(query).await? else {
-            return as_read.ok_or_else(|| {
+            return as_read.map(|values| (values, Vec::new())).ok_or_else(|| {
                 Fault::execute(
                     "an argument of EXECUTE of a statement of several shards is not a literal, and the types of its parameters are not known",
                 )
             });
         };
+        let in_binary: Vec<bool> = types.iter().map(|oid| travels_in_binary(*oid)).collect();
+        if in_binary.contains(&false) && self.rounds_in_text() {
+            return Err(Fault::execute(
+                "an argument of EXECUTE is not a literal, and extra_float_digits would round numbers in it",
+            ));
+        }
+        let formats: Vec<u16> = in_binary.into_iter().map(u16::from).collect();
         let values = (1..=types.len()).map(|number| format!("${number}"));
         let text = format!("SELECT {}", values.collect::<Vec<_>>().join(", "));
         let execute = format!("EXECUTE {NAME}{arguments}");
@@ -357,14 +430,15 @@ impl Session {
             .map(|link| Branch::new(link.server()))
             .collect();
         for branch in &mut branches {
-            branch.execute_once(NAME, (text.as_bytes(), &types), execute.as_bytes());
+            let asked = (text.as_bytes(), &types[..]);
+            branch.execute_once(NAME, asked, execute.as_bytes(), &formats);
         }
         let mut values = Evaluated(Vec::new());
         let done = self.hear(&mut branches, &mut values).await;
         // None of its places is one in the client's text.
         let done = done.map_err(|failure| without_moved_position(failure, Some(0)));
         self.finish(links, done).await?;
-        Ok(values.0)
+        Ok((values.0, formats))
     }
 
     /// The types of a query's parameters; `None`: not all are declared, and no shard has all of its tables.

@@ -9,8 +9,9 @@
 use crate::catalog::Placement;
 use crate::plan::refusal::Refusal;
 use crate::plan::spread::Edit;
-use crate::plan::spread::changes::{Asked, Others};
+use crate::plan::spread::changes::Asked;
 use crate::plan::spread::colocated::ORDERLESS;
+use crate::sql::lexer::Kind;
 
 use super::columns::Uses;
 use super::conditions::Reading;
@@ -20,18 +21,13 @@ use super::{Columns, CopyFormat, End, Fetch, Gather, Gives, InPlace, names, stan
 
 /// What is brought, and what is replaced in the text, so that tables at these places (block and relation) can be read. What is refused here may be right
 /// as it is.
-pub fn feed(
-    asked: &Asked<'_>,
-    strangers: &[(usize, usize)],
-    others: Others,
-) -> Result<Gather, Refusal> {
+pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, Refusal> {
     let refused = || asked.refusal.clone();
     let (facts, catalog) = (asked.facts, asked.catalog);
     let tables = Tables::of(facts, &[], catalog, asked.search_path).ok_or_else(refused)?;
     let whole = asked.statement.range.clone();
     let piece = Piece::read(asked.text, whole.clone()).ok_or_else(refused)?;
-    if asked.has_word(&["with"]) || others != Others::ShardedForOne && goes_by_order(asked, &piece)
-    {
+    if asked.has_word(&["with"]) {
         return Err(refused());
     }
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
@@ -86,8 +82,11 @@ pub fn feed(
     })
 }
 
-/// Whether a subquery may choose among rows, or go by their order. That of LIMIT has been looked at.
-fn goes_by_order(asked: &Asked<'_>, piece: &Piece<'_>) -> bool {
+/// Whether a subquery may choose among rows, or go by their order, which is another one on each shard. That of LIMIT has been looked at.
+pub fn goes_by_order(asked: &Asked<'_>) -> bool {
+    let Some(piece) = Piece::read(asked.text, asked.statement.range.clone()) else {
+        return true;
+    };
     let kinds = &asked.catalog.functions;
     let mut functions = asked.facts.functions.iter();
     asked.has_word(&["over", "window"])
@@ -95,6 +94,8 @@ fn goes_by_order(asked: &Asked<'_>, piece: &Piece<'_>) -> bool {
             kinds.may_aggregate(&function.name) && !ORDERLESS.contains(&&*function.name)
         })
         || (0..piece.len()).any(|at| {
-            piece.is_word(Some(at), &["distinct"]) && piece.is_word(Some(at + 1), &["on"])
+            // ARRAY(SELECT ..) is none of the functions.
+            piece.is_word(Some(at), &["array"]) && piece.kind(Some(at + 1)) == Some(Kind::OpenParen)
+                || piece.is_word(Some(at), &["distinct"]) && piece.is_word(Some(at + 1), &["on"])
         })
 }

@@ -84,19 +84,20 @@ impl Session {
         sorted.splitter.finish(&locate)?;
         let outputs = std::mem::take(&mut sorted.splitter.outputs);
         drop(sorted);
-        let mut fed = Vec::with_capacity(to.len());
-        for (row_type, data) in row_types.iter().zip(&outputs) {
+        for data in &outputs {
             let rows = Rows::read(data).ok_or_else(|| refused(delivery, why(Unfit::Changed)))?;
             if delivery.is_for_one() {
                 order.get_mut().resize(rows.len(), 0);
             }
-            fed.push(Fed {
-                values: vec![row_type.array(&[rows])],
-            });
         }
-        drop(outputs);
-        let insert = |_, parameter| delivery.insert(insert, parameter, call.text, call.literals);
-        let texts = Texts::Fed(&fed, &insert);
+        let feed = |place: usize, _, parameter| {
+            let rows = Rows::read(&outputs[place])?;
+            Some(Fed {
+                text: delivery.insert(insert, parameter, call.text, call.literals)?,
+                values: vec![row_types[place].array(&[rows])],
+            })
+        };
+        let texts = Texts::Fed(&feed);
         self.change_on(call, to, texts, &Answer::InOrder(order.into_inner()))
             .await
     }
