@@ -181,6 +181,37 @@ impl<'a> Rows<'a> {
         Some(Rows(rows))
     }
 
+    /// Of DataRow messages' bodies the values behind the first ones, and beside them the bodies with these first ones only.
+    pub fn behind(bodies: &'a [Vec<u8>], first: usize) -> Option<(Vec<Vec<u8>>, Rows<'a>)> {
+        let mut shown = Vec::with_capacity(bodies.len());
+        let mut rows = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            let mut rest = &body[..];
+            let count = usize::from(u16::from_be_bytes(take::<2>(&mut rest)?));
+            let mut seen = u16::try_from(first).ok()?.to_be_bytes().to_vec();
+            let mut row = Vec::with_capacity(count.checked_sub(first)?);
+            for place in 0..count {
+                let before = rest;
+                let length = i32::from_be_bytes(take::<4>(&mut rest)?);
+                let value = match usize::try_from(length) {
+                    Err(_) => None,
+                    Ok(length) => {
+                        let (value, behind) = rest.split_at_checked(length)?;
+                        rest = behind;
+                        Some(value)
+                    }
+                };
+                match place < first {
+                    true => seen.extend_from_slice(&before[..before.len() - rest.len()]),
+                    false => row.push(value),
+                }
+            }
+            shown.push(seen);
+            rows.push(row);
+        }
+        Some((shown, Rows(rows)))
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -104,7 +104,7 @@ reasons! {
         "A statement writes to a reference table, whose copies on all shards must stay equal, and reads or writes other tables, or is not plain.",
         "Write to the reference table with a statement of its own: INSERT, UPDATE, DELETE or MERGE without WITH, LIMIT, and tables that are not reference tables.";
     VolatileReferenceWrite, "volatile_reference_write", "0A000",
-        "A write to a reference table may store other values on each shard: by the clock, chance, a sequence, a trigger, or the order of rows.",
+        "A write to a reference table may store other values on each shard, and is no INSERT that one shard could do for all: by the clock, chance, a sequence, a trigger, or the order of rows.",
         "Compute such values first and write them as literals or parameters, column defaults included.";
     ReferenceLock, "reference_lock", "0A000",
         "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",

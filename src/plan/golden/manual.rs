@@ -24,7 +24,7 @@ const KINDS: [&str; 12] = [
 ];
 
 /// What a plan that begins like this is in the table.
-const WAYS: [(&str, &str); 17] = [
+const WAYS: [(&str, &str); 18] = [
     ("session", "by Trunkline itself"),
     ("any shard", "on any one shard"),
     (
@@ -52,6 +52,10 @@ const WAYS: [(&str, &str); 17] = [
     (
         "goes    to every shard that its keys leave",
         "every shard its own rows, two-phase",
+    ),
+    (
+        "goes    once to the default shard",
+        "on one shard, its rows as they are on every other, two-phase",
     ),
     (
         "goes    to every shard, each changes its copy",

@@ -41,6 +41,8 @@ pub enum Others {
     Sharded,
     /// The same, where only one shard changes rows: it may pick any.
     ShardedForOne,
+    /// Those that every shard has, likewise.
+    SharedForOne,
     /// The same, and each shard must find the same rows in the same order, or their order must not matter.
     SharedAlike,
 }
@@ -133,7 +135,8 @@ impl<'a> Asked<'a> {
                 || relations().any(|relation| matches!(relation.source, Source::Function))
         };
         let picks = || once() && self.picks_rows(others);
-        if others != Others::ShardedForOne && picks() {
+        let for_one = matches!(others, Others::ShardedForOne | Others::SharedForOne);
+        if !for_one && picks() {
             return refuse();
         }
         self.functions()

@@ -32,7 +32,7 @@ use super::edit::{self, Edit};
 pub use columns::travels_in_binary;
 pub use feed::{feed, goes_by_order};
 use names::StandIn;
-use piece::Piece;
+pub(super) use piece::Piece;
 use tables::{Table, Tables};
 use views::Seen;
 

@@ -74,6 +74,15 @@ impl Listed {
         here.map(|(range, _)| range)
     }
 
+    /// The place of the shard whose notices are for the client: the one that has most of them, the home shard among equals.
+    pub fn speaker(&self, shards: &[ShardId], home: ShardId) -> usize {
+        let weight = |shard: ShardId| (self.on(shard).count(), shard == home);
+        let places = 0..shards.len();
+        places
+            .max_by_key(|place| weight(shards[*place]))
+            .unwrap_or_default()
+    }
+
     /// The statement of this text about the tables that the shard has.
     pub fn text(
         &self,

@@ -23,6 +23,7 @@ mod merge;
 pub mod moves;
 pub mod moving;
 pub mod numbered;
+pub mod once;
 mod outermost;
 pub mod own_rows;
 pub mod rows;
@@ -51,6 +52,7 @@ pub use gather::Gather;
 pub use listed::Listed;
 pub use moves::Move;
 pub use numbered::Numbered;
+use once::Once;
 use own_rows::OwnRows;
 pub use rows::Rows;
 pub use scatter::Scatter;
@@ -76,6 +78,8 @@ pub enum Spread {
     Delivery(Box<Delivery>),
     /// LOCK TABLE.
     Listed(Listed),
+    /// Rows of a reference table that one shard computes.
+    Once(Box<Once>),
     /// DECLARE of a cursor over the first or the last of these.
     Declare(Declared),
     /// FETCH, MOVE and CLOSE of such a cursor.
@@ -219,13 +223,24 @@ fn changing(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
     if asked.statement.class != crate::sql::class::Class::Data {
         return None;
     }
-    everywhere::copies(asked)
-        .map(|done| done.map(Spread::Everywhere))
+    copies(asked)
         .or_else(|| rows::rows(asked).map(|done| done.map(Spread::Rows)))
         .or_else(|| insert_select(asked))
         .or_else(|| moves::moved(asked).map(|done| done.map(Spread::Move)))
         .or_else(|| write::write(asked).map(|done| done.map(Spread::Write)))
         .or_else(|| merge::merged(asked).map(|done| done.map(Spread::Write)))
+}
+
+/// A change of reference tables.
+fn copies(asked: &Asked<'_>) -> Option<Result<Spread, Refusal>> {
+    let differs = [Reason::VolatileReferenceWrite, Reason::ReferenceWrite];
+    Some(match everywhere::copies(asked)? {
+        Err(refusal) if differs.iter().any(|reason| reason.kind().id == refusal.id) => {
+            let once = once::once(asked).map(Box::new);
+            once.map(Spread::Once).ok_or(refusal)
+        }
+        done => done.map(Spread::Everywhere),
+    })
 }
 
 /// INSERT ... SELECT: each shard its own rows, or rows of others are brought.
@@ -246,6 +261,7 @@ impl Spread {
             Spread::Explain(explained) => explained.lines.join("\n"),
             Spread::Declare(declared) => declared.spread.describe(text, catalog),
             Spread::Listed(tables) => tables.describe(catalog),
+            Spread::Once(once) => once.describe(),
             Spread::Cursor => "goes    to where the cursor is".to_owned(),
             Spread::Prepared => "goes    to the shards of its rows, when it is executed".to_owned(),
             Spread::Everywhere(everywhere) => everywhere.describe(),
@@ -270,7 +286,11 @@ impl Spread {
                     gather.move_places(to);
                 }
             }
-            Spread::CopyIn(_) | Spread::Everywhere(_) | Spread::Cursor | Spread::Prepared => {}
+            Spread::CopyIn(_)
+            | Spread::Everywhere(_)
+            | Spread::Once(_)
+            | Spread::Cursor
+            | Spread::Prepared => {}
             Spread::Listed(tables) => tables.move_places(to),
             Spread::Declare(declared) => declared.move_places(to),
             Spread::Explain(explained) => explained.move_places(to),
@@ -298,6 +318,7 @@ impl Spread {
             Spread::CopyIn(copy) => copy.table.len() + 64,
             Spread::CopyOut(CopyOut { own, .. }) => 64 + own.as_ref().map_or(0, OwnRows::bytes),
             Spread::Listed(tables) => tables.bytes(),
+            Spread::Once(once) => once.bytes(),
             Spread::Declare(declared) => declared.bytes(),
             Spread::Cursor | Spread::Prepared => 0,
             Spread::Gather(gather) => gather.bytes(),

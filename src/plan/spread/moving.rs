@@ -106,6 +106,7 @@ pub fn among(
         | Spread::CopyIn(_)
         | Spread::Numbered(_)
         | Spread::Everywhere(_)
+        | Spread::Once(_)
         | Spread::Listed(_) => return Ok(spread),
         // The statement in it has been here; a cursor's has.
         Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared | Spread::Cursor => {

@@ -172,9 +172,8 @@ impl Session {
         if tables.block == Block::Forbidden && self.transaction == Transaction::Idle {
             return self.change_apart(call, &shards, texts).await;
         }
-        let home = shards.iter().position(|shard| *shard == catalog.home);
-        let answer = Answer::Of(home.unwrap_or_default());
-        self.change(call, &shards, texts, answer).await
+        let speaker = tables.speaker(&shards, catalog.home);
+        self.change(call, &shards, texts, Answer::Of(speaker)).await
     }
 
     /// The same on every shard.

@@ -122,6 +122,10 @@ impl Session {
                 self.explain_move(call, explained, moved, &description, &mut report)
                     .await?;
             }
+            Spread::Once(_) => {
+                self.check_options(call, explained).await?;
+                self.run_explained(call, explained, &mut report).await?;
+            }
             _ => {}
         }
         if explained.options.runs == Runs::Yes {

@@ -174,29 +174,39 @@ impl Session {
         let Columns::Named { needed, .. } = &fetch.columns else {
             return Err(refused(fetch, Unfit::Changed));
         };
-        let text = row_array::question(&fetch.permanent(), needed);
-        let question = Question {
-            text: text.as_bytes(),
-            types: &[],
-            parameters: &[0, 0, 0, 0],
-            formats: &[],
-        };
         let mut row_types = Vec::with_capacity(targets.len());
         for (place, link) in links.iter_mut().enumerate() {
             if !targets.contains(&link.shard()) {
                 continue;
             }
-            let mut said = OneValue::default();
-            let one = std::slice::from_mut(link);
-            let asked = self.converse(one, std::slice::from_ref(&question), &mut said);
-            asked.await.map_err(|failure| failure.at(place))?;
-            let row_type = RowType::read(&said.0, needed.len());
+            let row_type = self.row_type_on(link, &fetch.permanent(), needed).await;
+            let row_type = row_type.map_err(|failure| failure.at(place))?;
             row_types.push(row_type.map_err(|unfit| refused(fetch, unfit))?);
         }
         Ok(Table {
             data: brought.data,
             row_types,
         })
+    }
+
+    /// The row type of a table as this server numbers it, for values of these columns.
+    pub(super) async fn row_type_on(
+        &mut self,
+        link: &mut Link,
+        table: &str,
+        columns: &[Box<str>],
+    ) -> Result<Result<RowType, Unfit>, Failure> {
+        let text = row_array::question(table, columns);
+        let question = Question {
+            text: text.as_bytes(),
+            types: &[],
+            parameters: &[0, 0, 0, 0],
+            formats: &[],
+        };
+        let mut said = OneValue::default();
+        let one = std::slice::from_mut(link);
+        self.converse(one, &[question], &mut said).await?;
+        Ok(RowType::read(&said.0, columns.len()))
     }
 }
 

@@ -16,6 +16,7 @@ mod feeding;
 mod gather;
 pub mod kept;
 mod moves;
+mod once;
 pub mod portal;
 pub mod prepared;
 mod scatter;
@@ -335,6 +336,7 @@ impl Session {
             Spread::Delivery(delivery) => self.do_delivery(call, delivery).await,
             Spread::Explain(explained) => self.explain(call, explained).await,
             Spread::Listed(tables) => self.do_listed(call, tables).await,
+            Spread::Once(once) => self.do_once(call, once).await,
             Spread::Declare(declared) => self.declare(call, declared).await,
             Spread::Cursor => self.use_cursor(call).await,
             Spread::CopyIn(copy) => self.begin_copy(call, copy).await,

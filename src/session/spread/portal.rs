@@ -144,6 +144,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
         },
         Spread::Rows(_)
         | Spread::Write(_)
+        | Spread::Once(_)
         | Spread::Move(_)
         | Spread::Delivery(_)
         | Spread::Everywhere(Everywhere::Copies) => Sort::Change,
