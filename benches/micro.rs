@@ -131,6 +131,7 @@ fn catalog() -> Arc<Catalog> {
             .map(|number| format!("s{number}").into())
             .collect(),
         home: ShardId(0),
+        gather: None,
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,

@@ -22,6 +22,8 @@ pub struct Configured {
     /// Names by [`ShardId`].
     pub shards: Arc<[Box<str>]>,
     pub home: ShardId,
+    /// See [`Catalog::gather`].
+    pub gather: Option<ShardId>,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
     pub cross_shard_commit: CrossShardCommit,
@@ -140,6 +142,7 @@ impl Catalog {
             epoch,
             shards: configured.shards.clone(),
             home: configured.home,
+            gather: configured.gather,
             undeclared: configured.undeclared,
             sequences: configured.sequences,
             cross_shard_commit: configured.cross_shard_commit,

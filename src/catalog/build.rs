@@ -94,6 +94,12 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
             .ok(),
         None => Some(ShardId(0)),
     };
+    let gather = declared.gather_shard.as_ref().and_then(|name| {
+        shards
+            .id(name, declared.line, "gather_shard")
+            .map_err(|problem| problems.push(problem))
+            .ok()
+    });
     match home {
         Some(home) if problems.is_empty() => Ok(Configured {
             shards: config
@@ -102,6 +108,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
                 .map(|shard| shard.name.as_str().into())
                 .collect(),
             home,
+            gather,
             // With one shard there is only one place where a table can be.
             undeclared: match declared.default_shard.is_some() || config.shards.len() == 1 {
                 true => Undeclared::Home,

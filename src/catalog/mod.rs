@@ -154,6 +154,8 @@ pub struct Catalog {
     pub shards: Arc<[Box<str>]>,
     /// Home of sequences, of statements without tables, and of tables that the configuration does not name.
     pub home: ShardId,
+    /// Where rows are brought for queries over several shards. `None`: to the shard with most of the single tables, or home.
+    pub gather: Option<ShardId>,
     pub undeclared: Undeclared,
     pub sequences: Sequences,
     /// How transactions commit that wrote on several shards.

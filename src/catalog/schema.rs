@@ -530,7 +530,7 @@ async fn primary_keys(client: &Client) -> Result<HashMap<u32, Vec<Box<str>>>, Er
     let query = "SELECT i.indrelid, a.attname::text FROM pg_index i
         CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS part (attnum, place)
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = part.attnum
-        WHERE i.indisprimary AND part.place <= i.indnkeyatts ORDER BY i.indrelid, part.place";
+        WHERE i.indisprimary AND i.indimmediate AND part.place <= i.indnkeyatts ORDER BY i.indrelid, part.place";
     let mut keys: HashMap<u32, Vec<Box<str>>> = HashMap::new();
     for row in client.query(query, &[]).await? {
         keys.entry(row.try_get(0)?)

@@ -166,6 +166,7 @@ pub(super) fn database(
     }
     let server_database = section.read("server_database", |entry| entry.name());
     let default_shard = section.read("default_shard", |entry| entry.reference("shard", shards));
+    let gather_shard = section.read("gather_shard", |entry| entry.reference("shard", shards));
     let sequences = section
         .read("sequences", |entry| {
             entry.choice(&[
@@ -192,6 +193,7 @@ pub(super) fn database(
         server_database: server_database.unwrap_or_else(|| name.clone()),
         name,
         default_shard,
+        gather_shard,
         sequences,
         sequence_block,
         cross_shard_commit,

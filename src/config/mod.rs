@@ -509,6 +509,8 @@ pub struct Database {
     pub server_database: String,
     /// Name of the shard that is home to sequences and to tables not named here.
     pub default_shard: Option<String>,
+    /// Name of the shard to which rows are brought for a query, whatever its tables are.
+    pub gather_shard: Option<String>,
     pub sequences: Sequences,
     /// How many numbers are taken from a sequence at a time.
     pub sequence_block: u32,

@@ -47,11 +47,6 @@ impl Session {
 
     /// A unit of work of the extended protocol is one transaction, so when it comes to need another shard it becomes a block.
     pub(super) fn open_unit_block(&mut self) {
-        self.open_unit_block_by("BEGIN");
-    }
-
-    /// The same, by this BEGIN where none has been sent.
-    pub(super) fn open_unit_block_by(&mut self, begin: &str) {
         if self.transaction != Transaction::Idle {
             return;
         }
@@ -69,7 +64,7 @@ impl Session {
                 });
             }
             Some(_) => return,
-            None => self.transaction = Transaction::Begun(Prologue::new(begin)),
+            None => self.transaction = Transaction::Begun(Prologue::new("BEGIN")),
         }
         self.opener = Opener::Unit;
     }

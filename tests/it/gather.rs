@@ -2,7 +2,7 @@
 
 use crate::raw::{Answer, Format, Parameter, Raw};
 use crate::servers::wait_until;
-use crate::sharded::{Sharded, succeeded};
+use crate::sharded::{Sharded, configuration_of, succeeded};
 
 const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('sad', 'happy');
     CREATE DOMAIN positive AS int NOT NULL CHECK (VALUE > 0);
@@ -60,7 +60,10 @@ const QUERIES: [&str; 30] = [
 
 /// The same rows on the plain server and behind the proxy.
 fn start(name: &str, settings: &str) -> Sharded {
-    let sharded = Sharded::start(name, SCHEMA, &format!("{settings}{TABLES}"));
+    filled(Sharded::start(name, SCHEMA, &format!("{settings}{TABLES}")))
+}
+
+fn filled(sharded: Sharded) -> Sharded {
     let (mut plain, mut proxy) = (sharded.plain(), sharded.client());
     for client in [&mut plain, &mut proxy] {
         for n in 1..=40_i64 {
@@ -145,6 +148,31 @@ fn queries_are_answered_as_by_one_server() {
             ),
             "0"
         );
+    }
+}
+
+/// Also tables that are on one shard are brought to the one that gathers for all.
+#[test]
+fn a_shard_may_gather_for_all() {
+    let name = "gather_elsewhere";
+    let configuration = configuration_of(4, name, TABLES);
+    let gathering = "default_shard = \"s1\", gather_shard = \"s4\"";
+    let configuration = configuration.replace("default_shard = \"s1\"", gathering);
+    let sharded = filled(Sharded::start_with(name, SCHEMA, &configuration));
+    let (mut plain, mut proxy) = (sharded.plain(), sharded.client());
+    // Of two tables of one name only one can be brought.
+    let queries = QUERIES.iter().filter(|sql| !sql.contains("public.orders"));
+    for sql in queries {
+        let found = without_own_types(proxy.simple(sql));
+        let expected = without_own_types(plain.simple(sql));
+        assert_eq!(found.shown(), expected.shown(), "{sql}");
+    }
+    for sql in [
+        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders",
+        "SELECT count(*) FROM settings s, customers c WHERE c.country < s.country",
+    ] {
+        let plan = proxy.simple(&format!("EXPLAIN {sql}")).lines().join("\n");
+        assert!(plan.contains("Gathered on s4"), "{plan}");
     }
 }
 

@@ -819,6 +819,10 @@ fn rows_of_reference_tables_are_computed_once() {
         }
         same_everywhere(all);
     }
+    let odd = "INSERT INTO kept (id, \"A b\") SELECT id + 100, random()::text AS returning FROM kept ORDER BY id LIMIT 2";
+    assert_eq!(client.simple(odd).tags, ["INSERT 0 2"]);
+    same_everywhere(all);
+    client.simple("DELETE FROM kept WHERE id > 100");
     // What fails anywhere is stored nowhere.
     for sql in [
         "INSERT INTO kept (id) VALUES (50), (1)",

@@ -46,6 +46,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
     Configured {
         shards: Arc::new(["a".into(), "b".into()]),
         home: HOME,
+        gather: None,
         undeclared,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,

@@ -202,6 +202,7 @@ pub fn cluster(shards: u16) -> Catalog {
             .map(|number| format!("s{number}").into())
             .collect(),
         home: ShardId(0),
+        gather: None,
         undeclared: Undeclared::Home,
         sequences: Sequences::Home,
         cross_shard_commit: CrossShardCommit::Refuse,

@@ -66,6 +66,8 @@ pub struct Fetch {
     pub alias: Box<str>,
     /// The columns of the primary key that the temporary table needs; mostly none.
     pub primary_key: Vec<Box<str>>,
+    /// Those of an index, by which subqueries may look rows up again and again: of a primary key all of whose columns travel anyway.
+    pub index: Vec<Box<str>>,
     pub format: CopyFormat,
 }
 
@@ -314,10 +316,9 @@ pub fn query(
         };
         let primary_key = uses.primary_key(table, catalog);
         let needed = uses.needed(table, primary_key);
-        let primary_key = match primary_key {
-            // Subqueries may look rows up by it, again and again.
+        let index = match primary_key {
             [] if facts.blocks.len() > 1 => columns::key_among(table, &needed, catalog),
-            primary_key => primary_key,
+            _ => &[],
         };
         Fetch {
             schema: table.schema.into(),
@@ -328,6 +329,7 @@ pub fn query(
             alias: reading.alias(table),
             conditions: reading.conditions(table),
             primary_key: primary_key.to_vec(),
+            index: index.to_vec(),
         }
     });
     Ok(Gather {
@@ -450,6 +452,9 @@ impl Gather {
             if !fetch.primary_key.is_empty() {
                 line.push_str(&format!(", primary key ({})", fetch.primary_key.join(", ")));
             }
+            if !fetch.index.is_empty() {
+                line.push_str(&format!(", index ({})", fetch.index.join(", ")));
+            }
             if fetch.format == CopyFormat::Text {
                 line.push_str(", as text");
             }
@@ -487,7 +492,7 @@ impl Gather {
                 _ => 0,
             };
             size_of::<Fetch>()
-                + (columns + fetch.primary_key.len() + 3) * NAME
+                + (columns + fetch.primary_key.len() + fetch.index.len() + 3) * NAME
                 + fetch.conditions.len() * size_of::<Range<usize>>()
                 + keys
         };

@@ -31,7 +31,7 @@ pub fn once(asked: &Asked<'_>) -> Option<Once> {
     let known = asked.known(target);
     // A conflict may be with another row on each shard, and a trigger may do something else.
     let is_plain = asked.verbatim() == Verbatim::Insert
-        && !asked.has_word(&["conflict", "with"])
+        && !asked.has_word(&["conflict"])
         && !is_triggered(asked.catalog, target)
         && asked.others(Others::SharedForOne).is_ok();
     if !is_plain {
@@ -53,7 +53,14 @@ pub fn once(asked: &Asked<'_>) -> Option<Once> {
         true => piece.identifier(behind_name + 1)?,
         false => &target.name,
     };
-    let returns = (0..piece.len()).any(|at| piece.is_word(Some(at), &["returning"]));
+    // What may not be seen could not be returned; a query of WITH could change rows.
+    let qualified = (schema.into(), target.name.clone());
+    let queries = (0..piece.len())
+        .any(|at| piece.is_word(Some(at), &["with"]) && !piece.is_word(Some(at + 1), &["time"]));
+    if queries || asked.catalog.details.secured.contains(&qualified) {
+        return None;
+    }
+    let returns = returns(&piece);
     // Of numbers from sequences the session has to know.
     let columns = known.columns?;
     if columns
@@ -69,6 +76,23 @@ pub fn once(asked: &Asked<'_>) -> Option<Once> {
         alias: quoted_name(alias),
         columns: stored.map(|column| column.name.clone()).collect(),
         joint: if returns { "\n, " } else { "\nRETURNING " },
+    })
+}
+
+/// Whether there is a RETURNING: not a name behind AS or a dot, nor in parentheses.
+fn returns(piece: &Piece<'_>) -> bool {
+    let mut depth = 0_usize;
+    (0..piece.len()).any(|at| {
+        match piece.kind(Some(at)) {
+            Some(Kind::OpenParen | Kind::OpenBracket) => depth += 1,
+            Some(Kind::CloseParen | Kind::CloseBracket) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let before = at.checked_sub(1);
+        depth == 0
+            && piece.is_word(Some(at), &["returning"])
+            && !piece.is_word(before, &["as"])
+            && piece.kind(before) != Some(Kind::Dot)
     })
 }
 

@@ -6,9 +6,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::{
-    BEGIN, Call, Description, Own, Telling, all_shards, needed, note_on, without_moved_position,
-};
+use super::{Call, Description, Own, Telling, all_shards, needed, note_on, without_moved_position};
 use crate::backend::pipeline::Committed;
 use crate::execution::branch::{self, Audience, Failure, Question};
 use crate::execution::row_array;
@@ -210,7 +208,7 @@ impl Session {
         texts: Texts<'_>,
         answer: Answer,
     ) -> Result<(), Fault> {
-        let (own, mut links) = self.begin_change(call, shards, shards, BEGIN).await?;
+        let (own, mut links) = self.begin_change(call, shards, shards).await?;
         let mut each: Vec<&mut Link> = links.iter_mut().collect();
         let outcome = self.change_on(call, &mut each, texts, &answer).await;
         self.end_change(call, own, links, outcome).await
@@ -222,13 +220,12 @@ impl Session {
         call: &Call<'_>,
         shards: &[ShardId],
         changing: &[ShardId],
-        begin: &str,
     ) -> Result<(Own, Vec<Link>), Fault> {
         let writes = call.statement.effect == Effect::Writes;
         if writes && changing.len() > 1 && self.transaction == Transaction::Idle {
             self.check_commit(changing)?;
         }
-        let own = self.begin_own_by(call.telling, begin);
+        let own = self.begin_own(call.telling);
         match self.enlist(shards).await {
             Ok(mut links) => {
                 let changing = links

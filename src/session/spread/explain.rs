@@ -426,9 +426,19 @@ impl Session {
             ..*call
         };
         let began = Instant::now();
+        let is_first = self.is_first_in_transaction();
         let own = self.begin_own(call.telling);
+        let kept = match &*explained.spread {
+            Spread::Write(Write {
+                feed: Some(feed), ..
+            }) if is_first => self.keep_snapshots(&inner, feed).await,
+            _ => Ok(()),
+        };
         // A statement that is explained explains none.
-        let done = Box::pin(self.spread(&inner)).await;
+        let done = match kept {
+            Ok(()) => Box::pin(self.spread(&inner)).await,
+            Err(fault) => Err(fault),
+        };
         self.end_own(own, done).await?;
         let Returned { tag, steps, .. } = returned.into_inner();
         report.steps = steps;

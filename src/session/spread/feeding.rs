@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::changes::{Answer, Fed, MOST_KEPT, Texts};
 use super::gather::Gathering;
-use super::{BEGIN, Call, Silence, all_shards};
+use super::{Call, Silence, all_shards};
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::row_array::{self, RowType, Rows, Unfit};
 use crate::plan::refusal::{Reason, Refusal};
@@ -16,11 +16,9 @@ use crate::plan::spread::write::{Feed, Write};
 use crate::session::Session;
 use crate::session::link::Link;
 use crate::session::respond::Fault;
-use crate::session::transaction::keeps_snapshot;
+use crate::session::transaction::Transaction;
 use crate::sharding::ShardId;
 use crate::wire::answer::ErrorFields;
-
-const BEGIN_KEEPING_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 
 /// COPY's data, by the places of the connections that send them.
 struct Brought<'a> {
@@ -62,6 +60,13 @@ impl Audience for OneValue {
     }
 }
 
+/// The shards of a statement, in their order.
+struct Concerned {
+    shards: Vec<ShardId>,
+    /// Those that change rows.
+    targets: Vec<ShardId>,
+}
+
 /// The rows of a table, as all shards have sent them.
 struct Table {
     data: Vec<Vec<u8>>,
@@ -82,19 +87,62 @@ impl Session {
         write: &Write,
         feed: &Feed,
     ) -> Result<(), Fault> {
+        let Concerned { shards, targets } = self.concerned(call, feed);
+        let is_first = self.is_first_in_transaction();
+        let (own, mut links) = self.begin_change(call, &shards, &targets).await?;
+        let kept = match is_first {
+            true => self.keep_snapshots_on(&mut links).await,
+            false => Ok(()),
+        };
+        let outcome = match kept {
+            Ok(()) => self.feed_to(call, write, feed, &mut links, &targets).await,
+            Err(failure) => Err(failure),
+        };
+        self.end_change(call, own, links, outcome).await
+    }
+
+    fn concerned(&self, call: &Call<'_>, feed: &Feed) -> Concerned {
         let catalog = Arc::clone(&self.database.catalog());
         let config = Arc::clone(&self.worker.shared.snapshot().config);
         let gathering = Gathering::new(call, &feed.brings, &catalog, &config.gather);
         let targets = feed.shards(&catalog, &call.values());
         let concerned = |shard: &ShardId| targets.contains(shard) || gathering.asks(*shard);
-        let shards: Vec<ShardId> = all_shards(&catalog).into_iter().filter(concerned).collect();
-        let begin = match keeps_snapshot(self.default_modes()) {
-            true => BEGIN,
-            false => BEGIN_KEEPING_SNAPSHOT,
-        };
-        let (own, mut links) = self.begin_change(call, &shards, &targets, begin).await?;
-        let outcome = self.feed_to(call, write, feed, &mut links, &targets).await;
-        self.end_change(call, own, links, outcome).await
+        Concerned {
+            shards: all_shards(&catalog).into_iter().filter(concerned).collect(),
+            targets,
+        }
+    }
+
+    /// Whether nothing has run in the transaction that a statement of several shards would begin.
+    pub(super) fn is_first_in_transaction(&self) -> bool {
+        self.transaction == Transaction::Idle
+            && self.link.as_ref().is_none_or(|link| !link.is_in_unit())
+    }
+
+    /// In a transaction that has just been begun for the statement: one snapshot on each of its shards, whatever they begin with.
+    pub(super) async fn keep_snapshots(
+        &mut self,
+        call: &Call<'_>,
+        feed: &Feed,
+    ) -> Result<(), Fault> {
+        let shards = self.concerned(call, feed).shards;
+        let mut links = self.enlist(&shards).await?;
+        let done = self.keep_snapshots_on(&mut links).await;
+        self.finish(links, done).await
+    }
+
+    /// Neither SHOW nor SET takes a snapshot.
+    async fn keep_snapshots_on(&mut self, links: &mut [Link]) -> Result<(), Failure> {
+        const RAISE: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+        for (place, link) in links.iter_mut().enumerate() {
+            let level = self.one_value(link, "SHOW transaction_isolation").await;
+            let level = level.map_err(|failure| failure.at(place))?;
+            if ["read committed", "read uncommitted"].contains(&&*level) {
+                let raised = self.one_value(link, RAISE).await;
+                raised.map_err(|failure| failure.at(place))?;
+            }
+        }
+        Ok(())
     }
 
     /// The tag for the client.
@@ -196,7 +244,14 @@ impl Session {
         table: &str,
         columns: &[Box<str>],
     ) -> Result<Result<RowType, Unfit>, Failure> {
-        let text = row_array::question(table, columns);
+        let said = self
+            .one_value(link, &row_array::question(table, columns))
+            .await?;
+        Ok(RowType::read(&said, columns.len()))
+    }
+
+    /// What a server answers to a statement of ours; nothing where it gives no row.
+    async fn one_value(&mut self, link: &mut Link, text: &str) -> Result<String, Failure> {
         let question = Question {
             text: text.as_bytes(),
             types: &[],
@@ -206,7 +261,7 @@ impl Session {
         let mut said = OneValue::default();
         let one = std::slice::from_mut(link);
         self.converse(one, &[question], &mut said).await?;
-        Ok(RowType::read(&said.0, columns.len()))
+        Ok(said.0)
     }
 }
 

@@ -453,6 +453,7 @@ impl Session {
             }
             let Transfer { fetch, rows, .. } = &gathering.transfers[place];
             afterwards.extend(fetch.add_primary_key());
+            afterwards.extend(fetch.create_index());
             if *rows > WORTH_ANALYSING {
                 afterwards.push(fetch.analyze());
             }

@@ -223,9 +223,6 @@ pub use crate::plan::spread::all_shards;
 use crate::plan::spread::edit::{self, Edit};
 use crate::plan::spread::own_rows::{OwnRows, with_own_rows};
 
-/// How a transaction begins that is the statement's own.
-const BEGIN: &str = "BEGIN";
-
 /// What the statement does on a connection.
 fn note_on(call: &Call<'_>, link: &mut Link) {
     link.note(call.statement.effect);
@@ -425,21 +422,16 @@ impl Session {
 
     /// Several connections are about to write outside a transaction block: they do it in one of their own, or in that of the unit of work.
     pub(super) fn begin_own(&mut self, telling: Telling) -> Own {
-        self.begin_own_by(telling, BEGIN)
-    }
-
-    /// The same with another BEGIN; where the unit of work has begun already it has done so in its own way.
-    fn begin_own_by(&mut self, telling: Telling, begin: &str) -> Own {
         if self.transaction != Transaction::Idle {
             return Own::No;
         }
         match telling {
             Telling::Description => {
-                self.transaction = Transaction::Begun(Prologue::new(begin));
+                self.transaction = Transaction::Begun(Prologue::new("BEGIN"));
                 Own::Yes
             }
             Telling::Rows => {
-                self.open_unit_block_by(begin);
+                self.open_unit_block();
                 Own::No
             }
         }

@@ -1,7 +1,7 @@
 //! Rows of a reference table that one shard computes and stores, and all others store as they are. `plan/spread/once.rs` has the texts.
 
 use super::changes::MOST_KEPT;
-use super::{BEGIN, Call, Telling, all_shards};
+use super::{Call, Telling, all_shards};
 use crate::execution::branch::{Audience, Failure, Question};
 use crate::execution::columns;
 use crate::execution::row_array::{Rows, Unfit, with_parameter};
@@ -19,10 +19,14 @@ struct Stored {
     rows: Vec<Vec<u8>>,
     /// Bytes that may still come.
     left: usize,
+    tally: Tally,
 }
 
 impl Audience for Stored {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        if tag == b'C' {
+            self.tally.add(body);
+        }
         if tag == b'D' {
             let rest = self.left.checked_sub(body.len());
             self.left = rest.ok_or_else(|| Failure::Ours {
@@ -56,7 +60,7 @@ impl Session {
     pub(super) async fn do_once(&mut self, call: &Call<'_>, once: &Once) -> Result<(), Fault> {
         let catalog = std::sync::Arc::clone(&self.database.catalog());
         let shards = all_shards(&catalog);
-        let (own, mut links) = self.begin_change(call, &shards, &shards, BEGIN).await?;
+        let (own, mut links) = self.begin_change(call, &shards, &shards).await?;
         let home = catalog.home.index();
         let outcome = self.store_once(call, once, &mut links, home).await;
         self.end_change(call, own, links, outcome).await
@@ -96,6 +100,7 @@ impl Session {
         let mut stored = Stored {
             rows: Vec::new(),
             left: MOST_KEPT,
+            tally: Tally::default(),
         };
         let one = std::slice::from_mut(&mut links[home]);
         let asked = self.converse(one, &[question], &mut stored).await;
@@ -103,6 +108,9 @@ impl Session {
         let unread = || refused(once, Unfit::Changed);
         let (seen, rows) = Rows::behind(&stored.rows, shown).ok_or_else(unread)?;
         let count = rows.len();
+        if stored.tally.rows != count as u64 {
+            return Err(differs(count, stored.tally.rows));
+        }
         let text = once.repeating();
         for (place, link) in links.iter_mut().enumerate() {
             if place == home || count == 0 {
@@ -123,16 +131,7 @@ impl Session {
             let asked = self.converse(one, &[question], &mut repeated).await;
             asked.map_err(|failure| failure.at(place))?;
             if repeated.0.rows != count as u64 {
-                return Err(Failure::Ours {
-                    sqlstate: "XX001",
-                    message: format!(
-                        "{count} rows were stored on one shard and {} on another",
-                        repeated.0.rows
-                    ),
-                    hint: Some(
-                        "Copies of the reference table differ, or a rule changes what is inserted.",
-                    ),
-                });
+                return Err(differs(count, repeated.0.rows));
             }
         }
         if description.columns.is_some() {
@@ -146,6 +145,16 @@ impl Session {
             }
         }
         Ok(format!("INSERT 0 {count}"))
+    }
+}
+
+fn differs(returned: usize, stored: u64) -> Failure {
+    Failure::Ours {
+        sqlstate: "XX001",
+        message: format!("{returned} rows were returned and {stored} were stored"),
+        hint: Some(
+            "Copies of the reference table differ, or something else changes what is inserted.",
+        ),
     }
 }
 

@@ -128,7 +128,11 @@ impl Session {
         else {
             return Ok(());
         };
-        if !arguments.contains(&Argument::Unknown) || self.database.catalog().shards.len() == 1 {
+        // Who names a shard has chosen where they are computed.
+        let is_named =
+            self.own_settings.has_shard() || !matches!(one.plan, Ok(Plan::Relay(Target::Any)));
+        let only_one = self.database.catalog().shards.len() == 1;
+        if !arguments.contains(&Argument::Unknown) || is_named || only_one {
             return Ok(());
         }
         let text = std::str::from_utf8(text).unwrap_or_default();

@@ -68,6 +68,7 @@ pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, R
             alias: reading.alias(table),
             conditions: reading.conditions(table),
             primary_key: Vec::new(),
+            index: Vec::new(),
         })
     });
     Ok(Gather {

@@ -123,8 +123,11 @@ impl<'a> Tables<'a> {
         Some(())
     }
 
-    /// The shard with the single tables, so that most of them need not travel.
+    /// The one that is configured, or else the shard with the single tables, so that most of them need not travel.
     pub fn shard(&self, catalog: &Catalog) -> ShardId {
+        if let Some(configured) = catalog.gather {
+            return configured;
+        }
         let mut singles = self
             .tables
             .iter()

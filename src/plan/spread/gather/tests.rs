@@ -79,6 +79,7 @@ fn texts_beside_the_clients() {
         conditions: Vec::new(),
         alias: "t".into(),
         primary_key: vec!["x".into(), "y".into()],
+        index: vec!["y".into()],
         format: CopyFormat::Text,
     };
     assert_eq!(
@@ -87,6 +88,7 @@ fn texts_beside_the_clients() {
             fetch.copy_in(),
             String::from_utf8(fetch.insert(b"", &[], None)).expect("text"),
             fetch.add_primary_key().expect("it has one"),
+            fetch.create_index().expect("it has one"),
             fetch.analyze(),
             fetch.drop(),
         ],
@@ -95,6 +97,7 @@ fn texts_beside_the_clients() {
             r#"COPY pg_temp."T" ("x") FROM STDIN (FORMAT text)"#,
             r#"INSERT INTO pg_temp."T" ("x", "y") SELECT "x", "y" FROM "a""b"."T" AS "t""#,
             r#"ALTER TABLE pg_temp."T" ADD PRIMARY KEY ("x", "y")"#,
+            r#"CREATE INDEX ON pg_temp."T" ("y")"#,
             r#"ANALYZE pg_temp."T""#,
             r#"DROP TABLE pg_temp."T""#,
         ]

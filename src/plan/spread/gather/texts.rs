@@ -80,6 +80,12 @@ impl Fetch {
         })
     }
 
+    /// `None` when none is needed.
+    pub fn create_index(&self) -> Option<String> {
+        let on = self.temporary();
+        (!self.index.is_empty()).then(|| format!("CREATE INDEX ON {on} ({})", list(&self.index)))
+    }
+
     pub fn analyze(&self) -> String {
         format!("ANALYZE {}", self.temporary())
     }
