@@ -5,7 +5,8 @@
 //!
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
-//! `write.rs`, `merge.rs` and `everywhere.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move, `definitions.rs` for definitions, `numbered.rs` for what needs numbers first.
+//! `write.rs`, `merge.rs`, `everywhere.rs` and `once.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move,
+//! `definitions.rs` and `listed.rs` for definitions, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
