@@ -655,6 +655,27 @@ fn changes_that_read_rows_of_other_shards() {
         "INSERT INTO regions VALUES (1, 'de', 0.25, true), (2, 'fr', 0.5, NULL), (3, 'xx', 4, false), (4, NULL, 1, true)",
         "INSERT INTO countries VALUES ('de', 'Germany'), ('it', 'Italy')",
     ]);
+    // On a shard all of it is of one moment, unless the client has begun otherwise.
+    let level = "UPDATE orders SET total = total FROM regions r WHERE r.region = orders.region RETURNING current_setting('transaction_isolation')";
+    let levels = |client: &mut Raw| {
+        let mut said = client.simple(level).lines();
+        said.dedup();
+        said
+    };
+    assert_eq!(levels(&mut both.proxy), ["repeatable read"]);
+    for (begin, expected) in [
+        ("BEGIN", "read committed"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "serializable"),
+    ] {
+        succeeded(begin, &both.proxy.simple(begin));
+        assert_eq!(levels(&mut both.proxy), [expected]);
+        succeeded("ROLLBACK", &both.proxy.simple("ROLLBACK"));
+    }
+    let default = "SET default_transaction_isolation = 'serializable'";
+    succeeded(default, &both.proxy.simple(default));
+    assert_eq!(levels(&mut both.proxy), ["serializable"]);
+    succeeded("RESET", &both.proxy.simple("RESET ALL"));
+
     let changes = [
         "UPDATE orders SET total = total * r.rate, region = upper(r.region) FROM regions r WHERE r.region = orders.region RETURNING orders.id, orders.total, r.number, r.\"Flag\"",
         "UPDATE public.orders AS o SET tags = r2.tags, m = r2.m FROM public.orders r2 WHERE r2.id = o.id + 1 RETURNING o.id, o.tags, o.m",
