@@ -56,6 +56,17 @@ pub enum Unfit {
     Domain,
 }
 
+impl Unfit {
+    /// Why, for people. `domain`: which column it is that has one.
+    pub fn why(self, domain: &'static str) -> &'static str {
+        match self {
+            Unfit::Changed => "its definition is another one than was read",
+            Unfit::Binary => "values of its columns' types mean another thing on another server",
+            Unfit::Domain => domain,
+        }
+    }
+}
+
 impl RowType {
     /// The answer to [`question`] about so many columns.
     pub fn read(answer: &str, count: usize) -> Result<RowType, Unfit> {
@@ -166,15 +177,7 @@ impl<'a> Rows<'a> {
             };
             let mut row = Vec::with_capacity(count);
             for _ in 0..count {
-                let length = i32::from_be_bytes(take::<4>(&mut rest)?);
-                row.push(match usize::try_from(length) {
-                    Err(_) => None,
-                    Ok(length) => {
-                        let (value, behind) = rest.split_at_checked(length)?;
-                        rest = behind;
-                        Some(value)
-                    }
-                });
+                row.push(value(&mut rest)?);
             }
             rows.push(row);
         }
@@ -192,15 +195,7 @@ impl<'a> Rows<'a> {
             let mut row = Vec::with_capacity(count.checked_sub(first)?);
             for place in 0..count {
                 let before = rest;
-                let length = i32::from_be_bytes(take::<4>(&mut rest)?);
-                let value = match usize::try_from(length) {
-                    Err(_) => None,
-                    Ok(length) => {
-                        let (value, behind) = rest.split_at_checked(length)?;
-                        rest = behind;
-                        Some(value)
-                    }
-                };
+                let value = value(&mut rest)?;
                 match place < first {
                     true => seen.extend_from_slice(&before[..before.len() - rest.len()]),
                     false => row.push(value),
@@ -219,6 +214,17 @@ impl<'a> Rows<'a> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The value that begins here, with its length in front; `None` in it is NULL.
+fn value<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let length = i32::from_be_bytes(take::<4>(rest)?);
+    let Ok(length) = usize::try_from(length) else {
+        return Some(None);
+    };
+    let (value, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(Some(value))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

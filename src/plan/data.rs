@@ -466,6 +466,27 @@ fn is_assigned(scope: &Scope<'_>, source: &Source) -> bool {
     matches!(source, Source::Table(name) if scope.facts.assignments.iter().any(|assignment| assignment.table == *name))
 }
 
+/// What the columns of a relation's key are proven to be, in all combinations. `Ok(None)`: of one of them that is not known.
+pub fn proven_keys<'a>(
+    prover: &mut Prover<'a>,
+    (block, relation): (usize, usize),
+    key: &'a [Box<str>],
+) -> Result<Option<Vec<KeyTuple>>, Refusal> {
+    let values = key.iter().map(|column| {
+        let node = Node::Column {
+            block,
+            relation,
+            column,
+        };
+        match prover.column(node) {
+            Proof::Values(values) => Some(values),
+            Proof::Null | Proof::Nothing => None,
+        }
+    });
+    let values: Option<Vec<_>> = values.collect();
+    values.map(combinations).transpose()
+}
+
 /// Every combination of one value for each key column.
 pub fn combinations(columns: Vec<Vec<KeyOperand>>) -> Result<Vec<KeyTuple>, Refusal> {
     let count = columns

@@ -614,7 +614,7 @@ fn is_as(cursor: &Cursor) -> bool {
 }
 
 /// `[[database.]schema.]name`
-fn table(cursor: &mut Cursor) -> Option<Name> {
+pub(super) fn table(cursor: &mut Cursor) -> Option<Name> {
     let mut parts = qualified(cursor)?;
     let name = parts.pop()?;
     Some(Name {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::cursor::Cursor;
+use super::definition::table;
 use super::facts::Name;
 use super::lexer::Kind;
 use super::places::lexemes;
@@ -35,10 +36,7 @@ fn name(cursor: &mut Cursor) -> Option<Listed> {
     let from = cursor.lexemes();
     cursor.take("only");
     let in_parentheses = cursor.take_kind(Kind::OpenParen);
-    let mut parts = vec![cursor.name()?];
-    while cursor.take_kind(Kind::Dot) {
-        parts.push(cursor.name()?);
-    }
+    let name = table(cursor)?;
     if in_parentheses {
         cursor.take_kind(Kind::CloseParen).then_some(())?;
     }
@@ -48,9 +46,7 @@ fn name(cursor: &mut Cursor) -> Option<Listed> {
     }
     let taken = from.len() - cursor.lexemes().len();
     let place = from[0].range().start..from[taken - 1].range().end;
-    let name = parts.pop()?;
-    let schema = parts.pop();
-    Some((Name { schema, name }, place))
+    Some((name, place))
 }
 
 #[cfg(test)]

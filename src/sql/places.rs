@@ -166,6 +166,12 @@ pub struct InsertParts {
     pub tail: Option<Range<usize>>,
 }
 
+/// Whether the statement at `range` of a text has a RETURNING of its own; `None`: it cannot be read.
+pub fn returns(text: &str, range: Range<usize>) -> Option<bool> {
+    let lexemes = lexemes(text, range)?;
+    Some(outside(text, &lexemes)?.returning(0).is_some())
+}
+
 /// `None` for forms that are not this plain: WITH in front, OVERRIDING USER VALUE, a query that does not begin with SELECT, WITH or TABLE.
 pub fn insert_parts(text: &str, range: Range<usize>) -> Option<InsertParts> {
     let lexemes = lexemes(text, range)?;
@@ -351,13 +357,22 @@ impl Outside<'_> {
         (from..self.lexemes.len()).find(|at| self.is(*at, word) && !is_column(*at))
     }
 
+    /// Whether the lexeme here, which is not the first, is a name whatever it is otherwise.
+    fn is_name(&self, at: usize) -> bool {
+        self.lexemes[at - 1].kind == Kind::Dot || self.is(at - 1, "as")
+    }
+
+    /// RETURNING, behind the lexeme at this place.
+    fn returning(&self, from: usize) -> Option<usize> {
+        let mut behind = from + 1..self.lexemes.len();
+        behind.find(|at| self.is(*at, "returning") && !self.is_name(*at))
+    }
+
     /// Where the query of an INSERT has ended, which begins here, and ON CONFLICT or RETURNING follows.
     fn insert_tail(&self, from: usize) -> Option<usize> {
-        let is_name = |at: usize| self.lexemes[at - 1].kind == Kind::Dot || self.is(at - 1, "as");
+        let is_name = |at: usize| self.is_name(at);
         let mut behind = from + 1..self.lexemes.len();
-        let returning = behind
-            .clone()
-            .find(|at| self.is(*at, "returning") && !is_name(*at));
+        let returning = self.returning(from);
         // A join may be ON a column of that name, but no DO follows then.
         let action = behind.find(|at| {
             let acts = self.is(at + 1, "nothing") || self.is(at + 1, "update");

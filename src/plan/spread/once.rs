@@ -5,6 +5,7 @@ use std::mem::size_of;
 
 use crate::catalog::{ColumnDefault, Resolved, quoted_name};
 use crate::sql::lexer::Kind;
+use crate::sql::places;
 
 use super::changes::{Asked, Others, Verbatim};
 use super::everywhere::is_triggered;
@@ -60,7 +61,7 @@ pub fn once(asked: &Asked<'_>) -> Option<Once> {
     if queries || asked.catalog.details.secured.contains(&qualified) {
         return None;
     }
-    let returns = returns(&piece);
+    let returns = places::returns(asked.text, asked.statement.range.clone())?;
     // Of numbers from sequences the session has to know.
     let columns = known.columns?;
     if columns
@@ -76,23 +77,6 @@ pub fn once(asked: &Asked<'_>) -> Option<Once> {
         alias: quoted_name(alias),
         columns: stored.map(|column| column.name.clone()).collect(),
         joint: if returns { "\n, " } else { "\nRETURNING " },
-    })
-}
-
-/// Whether there is a RETURNING: not a name behind AS or a dot, nor in parentheses.
-fn returns(piece: &Piece<'_>) -> bool {
-    let mut depth = 0_usize;
-    (0..piece.len()).any(|at| {
-        match piece.kind(Some(at)) {
-            Some(Kind::OpenParen | Kind::OpenBracket) => depth += 1,
-            Some(Kind::CloseParen | Kind::CloseBracket) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        let before = at.checked_sub(1);
-        depth == 0
-            && piece.is_word(Some(at), &["returning"])
-            && !piece.is_word(before, &["as"])
-            && piece.kind(before) != Some(Kind::Dot)
     })
 }
 

@@ -6,11 +6,11 @@
 
 use crate::catalog::{Catalog, DistributionId};
 use crate::plan::bind::each_key;
-use crate::plan::data::combinations;
+use crate::plan::data::proven_keys;
 use crate::plan::insert::Inserted;
-use crate::plan::proof::{Proof, Prover, exact_equality};
+use crate::plan::proof::{Prover, exact_equality};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::scope::{Meaning, Node};
+use crate::plan::scope::Meaning;
 use crate::plan::words::ParameterPlaces;
 use crate::plan::{Arity, KeySet, KeyTuple, Target, Typing, Values};
 use crate::sharding::ShardId;
@@ -138,19 +138,8 @@ fn changed_keys(asked: &Asked<'_>, places: &ParameterPlaces) -> Result<Vec<KeyTu
         return Ok(Vec::new());
     };
     let mut prover = Prover::new(&asked.scope, places)?;
-    let mut columns = Vec::with_capacity(key.len());
-    for column in key {
-        let node = Node::Column {
-            block: 0,
-            relation: 0,
-            column,
-        };
-        match prover.column(node) {
-            Proof::Values(values) => columns.push(values),
-            Proof::Null | Proof::Nothing => return Ok(Vec::new()),
-        }
-    }
-    combinations(columns)
+    let keys = proven_keys(&mut prover, (0, 0), key)?;
+    Ok(keys.unwrap_or_default())
 }
 
 fn feed(

@@ -51,7 +51,7 @@ impl Audience for Plans {
 }
 
 /// Of a row with one column of text: its number, its length, its bytes.
-fn only_value(body: &[u8]) -> Option<String> {
+pub(super) fn only_value(body: &[u8]) -> Option<String> {
     let value = body.get(6..)?;
     Some(String::from_utf8_lossy(value).into_owned())
 }

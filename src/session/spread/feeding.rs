@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use super::changes::{Answer, Fed, MOST_KEPT, Texts};
+use super::explain::only_value;
 use super::gather::Gathering;
-use super::{Call, Silence, all_shards};
+use super::{Call, NO_PARAMETERS, Silence, all_shards};
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
 use crate::execution::row_array::{self, RowType, Rows, Unfit};
 use crate::plan::refusal::{Reason, Refusal};
@@ -52,9 +53,7 @@ struct OneValue(String);
 impl Audience for OneValue {
     fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
         if tag == b'D' {
-            // Behind the number of columns and the length.
-            let value = body.get(6..).unwrap_or_default();
-            self.0 = String::from_utf8_lossy(value).into_owned();
+            self.0 = only_value(body).unwrap_or_default();
         }
         Ok(())
     }
@@ -255,7 +254,7 @@ impl Session {
         let question = Question {
             text: text.as_bytes(),
             types: &[],
-            parameters: &[0, 0, 0, 0],
+            parameters: NO_PARAMETERS,
             formats: &[],
         };
         let mut said = OneValue::default();
@@ -300,11 +299,7 @@ fn too_many(table: &str) -> Failure {
 }
 
 fn refused(fetch: &Fetch, unfit: Unfit) -> Failure {
-    let why = match unfit {
-        Unfit::Changed => "its definition is another one than was read",
-        Unfit::Binary => "values of its columns' types mean another thing on another server",
-        Unfit::Domain => "a column that is not needed has a domain",
-    };
+    let why = unfit.why("a column that is not needed has a domain");
     let message = format!(
         "rows of \"{}\" cannot be brought to other shards: {why}",
         fetch.table

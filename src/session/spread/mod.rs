@@ -684,17 +684,22 @@ fn without_moved_position(failure: Failure, same: Option<usize>) -> Failure {
     }
 }
 
+/// The format of a column, as Bind has them: none, one for all, or one for each.
+fn format_of(formats: &[u16], column: usize) -> u16 {
+    match formats {
+        [] => 0,
+        [all] => *all,
+        each => each.get(column).copied().unwrap_or(0),
+    }
+}
+
 /// The body of a RowDescription with the formats that a Bind has chosen; one that cannot be read stays as it is.
 fn with_formats(body: &[u8], formats: &[u16]) -> Vec<u8> {
     let Ok(mut described) = columns::decode(body) else {
         return body.to_vec();
     };
     for (number, column) in described.iter_mut().enumerate() {
-        column.format = match formats {
-            [] => 0,
-            [all] => *all,
-            each => each.get(number).copied().unwrap_or(0),
-        };
+        column.format = format_of(formats, number);
     }
     let mut out = Vec::with_capacity(body.len());
     columns::encode(&described, &mut out);

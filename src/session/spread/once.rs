@@ -1,7 +1,7 @@
 //! Rows of a reference table that one shard computes and stores, and all others store as they are. `plan/spread/once.rs` has the texts.
 
 use super::changes::MOST_KEPT;
-use super::{Call, Telling, all_shards};
+use super::{Call, NO_PARAMETERS, Telling, all_shards, format_of};
 use crate::execution::branch::{Audience, Failure, Question};
 use crate::execution::columns;
 use crate::execution::row_array::{Rows, Unfit, with_parameter};
@@ -12,14 +12,22 @@ use crate::session::link::Link;
 use crate::session::respond::Fault;
 use crate::session::spread::copy::Tally;
 
-const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
-
-/// Bodies of DataRow.
+/// Bodies of DataRow, where rows are returned, and how many were stored.
 struct Stored {
     rows: Vec<Vec<u8>>,
     /// Bytes that may still come.
     left: usize,
     tally: Tally,
+}
+
+impl Stored {
+    fn new() -> Stored {
+        Stored {
+            rows: Vec::new(),
+            left: MOST_KEPT,
+            tally: Tally::default(),
+        }
+    }
 }
 
 impl Audience for Stored {
@@ -38,19 +46,6 @@ impl Audience for Stored {
                 hint: Some("Insert fewer rows in a statement."),
             })?;
             self.rows.push(body.to_vec());
-        }
-        Ok(())
-    }
-}
-
-/// How many rows were stored.
-#[derive(Default)]
-struct Repeated(Tally);
-
-impl Audience for Repeated {
-    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
-        if tag == b'C' {
-            self.0.add(body);
         }
         Ok(())
     }
@@ -84,24 +79,18 @@ impl Session {
         if call.telling == Telling::Description && description.columns.is_some() {
             self.tell_columns(&description, call.formats);
         }
-        let format = |place: usize| match call.formats {
-            [] => 0,
-            [all] => *all,
-            each => each.get(place).copied().unwrap_or(0),
-        };
         let stored_formats = once.columns.iter().map(|_| 1);
-        let formats: Vec<u16> = (0..shown).map(format).chain(stored_formats).collect();
+        let formats: Vec<u16> = (0..shown)
+            .map(|place| format_of(call.formats, place))
+            .chain(stored_formats)
+            .collect();
         let question = Question {
             text: &once.storing(own),
             types: &description.types,
             parameters: call.raw_parameters,
             formats: &formats,
         };
-        let mut stored = Stored {
-            rows: Vec::new(),
-            left: MOST_KEPT,
-            tally: Tally::default(),
-        };
+        let mut stored = Stored::new();
         let one = std::slice::from_mut(&mut links[home]);
         let asked = self.converse(one, &[question], &mut stored).await;
         asked.map_err(|failure| failure.at(home))?;
@@ -126,12 +115,12 @@ impl Session {
                 parameters: &with_parameter(NO_PARAMETERS, &array).ok_or_else(unread)?,
                 formats: &[],
             };
-            let mut repeated = Repeated::default();
+            let mut repeated = Stored::new();
             let one = std::slice::from_mut(link);
             let asked = self.converse(one, &[question], &mut repeated).await;
             asked.map_err(|failure| failure.at(place))?;
-            if repeated.0.rows != count as u64 {
-                return Err(differs(count, repeated.0.rows));
+            if repeated.tally.rows != count as u64 {
+                return Err(differs(count, repeated.tally.rows));
             }
         }
         if description.columns.is_some() {
@@ -159,11 +148,7 @@ fn differs(returned: usize, stored: u64) -> Failure {
 }
 
 fn refused(once: &Once, unfit: Unfit) -> Failure {
-    let why = match unfit {
-        Unfit::Changed => "its definition is another one than was read",
-        Unfit::Binary => "values of its columns' types mean another thing on another server",
-        Unfit::Domain => "a column that is computed has a domain",
-    };
+    let why = unfit.why("a column that is computed has a domain");
     let message = format!("rows of {} cannot be computed once: {why}", once.table);
     Failure::Refused(Refusal::new(Reason::VolatileReferenceWrite, message))
 }

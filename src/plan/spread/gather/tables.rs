@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use crate::catalog::{Catalog, Column, Placement, Relation, Resolved, SearchPath};
-use crate::plan::data::combinations;
-use crate::plan::proof::{Proof, Prover};
-use crate::plan::scope::{Node, Scope};
+use crate::plan::data::proven_keys;
+use crate::plan::proof::Prover;
+use crate::plan::scope::Scope;
 use crate::plan::words::ParameterPlaces;
 use crate::plan::{KeySet, KeyTuple, Typing};
 use crate::sharding::ShardId;
@@ -221,19 +221,8 @@ impl<'a> Sources<'a> {
         let mut prover = Prover::new(&self.scope, &self.places).ok()?;
         let mut all = Vec::new();
         let mut present = HashSet::new();
-        for &(block, relation) in &table.places {
-            let values = key.iter().map(|column| {
-                let node = Node::Column {
-                    block,
-                    relation,
-                    column,
-                };
-                match prover.column(node) {
-                    Proof::Values(values) => Some(values),
-                    Proof::Null | Proof::Nothing => None,
-                }
-            });
-            let tuples = combinations(values.collect::<Option<Vec<_>>>()?).ok()?;
+        for place in &table.places {
+            let tuples = proven_keys(&mut prover, *place, key).ok()??;
             all.extend(
                 tuples
                     .into_iter()

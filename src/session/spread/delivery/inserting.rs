@@ -104,9 +104,5 @@ impl Session {
 }
 
 fn why(unfit: Unfit) -> &'static str {
-    match unfit {
-        Unfit::Changed => "its definition is another one than was read",
-        Unfit::Binary => "values of its columns' types mean another thing on another server",
-        Unfit::Domain => "a column that gets its default has a domain",
-    }
+    unfit.why("a column that gets its default has a domain")
 }
