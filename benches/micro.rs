@@ -132,6 +132,7 @@ fn catalog() -> Arc<Catalog> {
             .collect(),
         home: ShardId(0),
         gather: None,
+        placed: Default::default(),
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::catalog::QualifiedName;
+use crate::catalog::placed::Place;
 use crate::config::{Config, Problem};
 use crate::execution::commit::Outcome;
 use crate::execution::commit::by_hand::{NotResolved, Resolved};
@@ -54,6 +56,13 @@ pub enum Request {
         resharding::language::Statement,
         oneshot::Sender<Result<resharding::report::Answer, resharding::report::Refused>>,
     ),
+    /// Record where a table belongs that is not there yet, or (`None`) forget it; answered when every proxy plans by that.
+    Place {
+        database: Box<str>,
+        table: QualifiedName,
+        place: Option<Place>,
+        answer: oneshot::Sender<Result<(), resharding::report::Refused>>,
+    },
     /// Who has connections of a shard's primary that a gate stands before; `None`: it does not yet on every worker.
     Lent(ShardId, oneshot::Sender<Option<Vec<LentTo>>>),
     /// Finish transactions, then exit.

@@ -3,6 +3,7 @@
 //! Opening, encryption and proof of identity have been done by others. pgwire's server side speaks the two query protocols from here on; it is
 //! given only messages that `inbox.rs` has checked. `command.rs` is the language, `show.rs` the answers, `answer.rs` their form on the wire.
 
+mod alter;
 mod answer;
 mod command;
 mod held;
@@ -25,6 +26,7 @@ use crate::config::Problem;
 use crate::execution::commit::by_hand::NotResolved;
 use crate::resharding::language;
 use crate::resharding::report::Refused;
+use crate::session::shared::Snapshot;
 use crate::topology::promotion::{NotSwitched, Refusal};
 use crate::topology::{DrainError, Service};
 use crate::wire::answer::{self as wire, TransactionStatus};
@@ -325,6 +327,24 @@ async fn run(command: &Command, access: &Access) -> Result<Outcome, Failure> {
                 .await??;
             return Ok(shown(show::steps::steps(&done)));
         }
+        Command::Place {
+            table,
+            place,
+            database,
+        } => {
+            let snapshot = access.shared.snapshot();
+            let database = only_database(&snapshot, database.as_deref())?.into();
+            let (table, place) = (table.clone(), place.clone());
+            access
+                .ask(|answer| Request::Place {
+                    database,
+                    table,
+                    place,
+                    answer,
+                })
+                .await?
+                .map_err(Failure::Reshard)?;
+        }
         Command::Shutdown => access.requests.send(Request::Shutdown).map_err(|_| Gone)?,
     }
     tracing::info!(
@@ -351,6 +371,24 @@ fn note(statement: &language::Statement) {
 }
 
 /// The database, if there is one of this name.
+/// The database, which may be left unsaid when there is only one.
+fn only_database<'a>(
+    snapshot: &'a Snapshot,
+    database: Option<&'a str>,
+) -> Result<&'a str, Failure> {
+    match (database, &snapshot.config.databases[..]) {
+        (Some(name), _) if !snapshot.catalogs.contains_key(name) => {
+            Err(Failure::UnknownDatabase(name.to_owned()))
+        }
+        (Some(name), _) => Ok(name),
+        (None, [only]) => Ok(&only.name),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|database| &*database.name).collect();
+            Err(Failure::WhichDatabase(names.join(", ")))
+        }
+    }
+}
+
 fn known(database: Option<&str>, access: &Access) -> Result<Option<Box<str>>, Failure> {
     match database {
         Some(name) if !access.shared.snapshot().catalogs.contains_key(name) => {
@@ -372,6 +410,7 @@ impl Command {
             Command::Undrain(_) => "UNDRAIN",
             Command::Switchover { .. } => "SWITCHOVER",
             Command::Reshard(_) => "RESHARD",
+            Command::Place { .. } => "ALTER TABLE",
             Command::Shutdown => "SHUTDOWN",
         }
     }

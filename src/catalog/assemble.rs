@@ -33,6 +33,8 @@ pub struct Configured {
     pub foreign: Foreign,
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
+    /// See [`Catalog::placed`].
+    pub placed: Arc<HashSet<QualifiedName>>,
 }
 
 /// A table named by the configuration.
@@ -158,6 +160,7 @@ impl Catalog {
             residue: Default::default(),
             replicas: Default::default(),
             replica_functions: Arc::clone(&configured.replica_functions),
+            placed: Arc::clone(&configured.placed),
             details: Default::default(),
             schema: SchemaState::Unread,
         };

@@ -124,6 +124,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
             distributions: distributions.into(),
             foreign: super::Foreign::default(),
             tables,
+            placed: Default::default(),
         }),
         _ => {
             problems.sort_by_key(|problem| problem.line.0);

@@ -2,7 +2,7 @@
 //!
 //! This room never decides where a statement goes (that is `plan`) and never knows which server is alive (that is `topology`).
 //! `build.rs` makes the configured part, `schema.rs` reads and holds what servers define; `assemble.rs` joins both into a [`Catalog`] and says what does not fit;
-//! `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
+//! `placed.rs` has tables that were given a place while proxies run; `resolve.rs` finds a name along a search path. `assemble.rs` is the one to read next.
 
 mod assemble;
 mod build;
@@ -10,6 +10,7 @@ pub mod details;
 mod family;
 mod foreign;
 pub mod functions;
+pub mod placed;
 pub mod replicas;
 pub mod residue;
 mod resolve;
@@ -184,6 +185,8 @@ pub struct Catalog {
     pub replicas: Arc<replicas::Replicas>,
     /// Functions that the administrator lets run on replicas, whatever they are.
     pub replica_functions: Arc<HashSet<Box<str>>>,
+    /// Tables that were given their place while proxies ran, not by the configuration.
+    pub placed: Arc<HashSet<QualifiedName>>,
     /// What changing statements must know besides.
     pub details: Arc<details::Details>,
     pub schema: SchemaState,

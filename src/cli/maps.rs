@@ -52,7 +52,7 @@ pub(super) fn read(config: &Config, ask: Ask) -> Result<Maps, String> {
     })
 }
 
-/// Puts the maps in force in the place of the configuration's; names the distributions where they are others.
+/// Puts the maps in force in the place of the configuration's, and adds tables that were given a place; names the distributions where they are others.
 pub(super) fn put_in_force(
     overlay: &Overlay,
     configured: &mut Configured,
@@ -64,6 +64,11 @@ pub(super) fn put_in_force(
     configured.foreign = Overlay::foreign(&distributions)
         .map_err(|error| format!("the map in force does not fit: {error}"))?;
     configured.distributions = distributions;
+    if let Some(((schema, table), misfit)) = configured.place(&overlay.places).first() {
+        return Err(format!(
+            "table {schema}.{table} was given a place that does not fit: {misfit}"
+        ));
+    }
     Ok(away)
 }
 

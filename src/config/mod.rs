@@ -29,7 +29,7 @@ pub use reads::{
     PrimaryReads, ReadFrom, Reads,
 };
 pub use rules::{Asking, Method, Origin, Rule, Rules};
-pub use value::duration;
+pub use value::{duration, sql_name};
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

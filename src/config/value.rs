@@ -76,7 +76,7 @@ impl fmt::Display for Size {
 }
 
 /// The parts of a dotted SQL name: unquoted parts in lower case, quoted ones as they are. `None`: it is no name.
-pub(super) fn sql_name(text: &str) -> Option<Vec<String>> {
+pub fn sql_name(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text;
     loop {

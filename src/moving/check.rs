@@ -20,7 +20,8 @@ use self::server::Server;
 use self::tables::Tables;
 use super::scope::Scope;
 use super::shards::{Connection, ShardError, Shards};
-use crate::config::{Sequences, TablePlacement};
+use crate::catalog::QualifiedName;
+use crate::config::Sequences;
 use crate::resharding::condition::quoted_name;
 use crate::resharding::job::ShardName;
 
@@ -35,7 +36,7 @@ pub struct Findings {
 
 /// Everything that stands against the plan, on every shard of it, and what is only good to know. A shard that cannot be asked is one more problem.
 pub async fn examine(shards: &Shards, scope: &Scope) -> Result<Findings, ShardError> {
-    let declared = Declared::of(shards);
+    let declared = Declared::of(shards, scope);
     let names: Vec<ShardName> = scope.shards_of_routes().into_iter().collect();
     let mut found = conditions(scope);
     let mut asked: BTreeMap<&ShardName, Asked> = BTreeMap::new();
@@ -106,7 +107,7 @@ fn not_asked(shard: &ShardName, error: &ShardError) -> Problem {
     }
 }
 
-/// What the configuration says of tables that do not move.
+/// What is declared of tables that do not move.
 struct Declared {
     /// Reference tables, as SQL names them.
     references: BTreeSet<String>,
@@ -114,27 +115,15 @@ struct Declared {
 }
 
 impl Declared {
-    fn of(shards: &Shards) -> Declared {
+    fn of(shards: &Shards, scope: &Scope) -> Declared {
         let config = shards.config();
-        let ours = config
-            .tables
-            .iter()
-            .filter(|table| table.database == shards.database());
-        let references = ours.filter(|table| matches!(table.placement, TablePlacement::Reference));
-        let database = config
-            .databases
-            .iter()
-            .find(|one| one.name == shards.database());
+        let mut databases = config.databases.iter();
+        let database = databases.find(|one| one.name == shards.database());
+        let quoted = |(schema, name): &QualifiedName| {
+            format!("{}.{}", quoted_name(schema), quoted_name(name))
+        };
         Declared {
-            references: references
-                .map(|table| {
-                    format!(
-                        "{}.{}",
-                        quoted_name(&table.schema),
-                        quoted_name(&table.name)
-                    )
-                })
-                .collect(),
+            references: scope.references.iter().map(quoted).collect(),
             sequences: database.map(|one| one.sequences),
         }
     }

@@ -14,12 +14,13 @@ use super::act::Act;
 use super::brake::Brake;
 use super::observe::View;
 use super::progress::Tally;
-use super::records::{self, Known, PREFIX};
+use super::records::{self, Known, PREFIX, PlacesRecord};
 use super::scope::Scope;
 use super::shards::Shards;
-use super::tables::moved_tables;
+use super::tables;
 use super::tasks::Tasks;
 use crate::catalog;
+use crate::catalog::placed::Places;
 use crate::config::Config;
 use crate::resharding::job::{
     Action, Job, MapEpoch, MapFact, Observed, Phase, Stage, Trouble, Turn, events, step, to_json,
@@ -192,8 +193,8 @@ struct Drive<'a> {
     events: Vec<Happening>,
     /// What happened though the job is as it was, and is not saved yet.
     untold: Vec<Box<str>>,
-    /// As of the last look at which tables there are.
-    configured: Arc<Config>,
+    /// As of the last look at which tables there are; with the version of those that were given a place.
+    configured: (Arc<Config>, u64),
     /// When progress was last saved.
     told: Option<tokio::time::Instant>,
 }
@@ -206,7 +207,8 @@ impl<'a> Drive<'a> {
         let known = databases.get(&project.database);
         let job = known.and_then(|known| known.plans.get(&project.plan));
         let job = job.ok_or_else(|| lost("there is no such plan any more".to_owned()))?;
-        let scope = scope(project, job).map_err(lost)?;
+        let places = known.map_or_else(PlacesRecord::default, |known| known.places.clone());
+        let scope = scope(project, job, &places.tables).map_err(lost)?;
         let events = saved_events(project).await;
         let events = events.map_err(|error| lost(error.to_string()))?;
         let news = Arc::new(Notify::new());
@@ -225,7 +227,7 @@ impl<'a> Drive<'a> {
             ),
             events,
             untold: Vec::new(),
-            configured: project.topology.config(),
+            configured: (project.topology.config(), places.epoch),
             scope,
             tally,
             news,
@@ -278,7 +280,7 @@ impl<'a> Drive<'a> {
             .at(project, known, &job, &self.scope, &mut self.tasks)
             .await;
         self.untold.extend(self.view.take_news());
-        seen.troubles.extend(self.other_tables(&job));
+        seen.troubles.extend(self.other_tables(&job, &known.places));
         let steps = Steps::from(&job, seen, known);
         let scope = Arc::clone(&self.scope);
         let act = Act {
@@ -331,15 +333,15 @@ impl<'a> Drive<'a> {
     }
 
     /// The distributions have other tables than when the plan began: some rows would stay behind.
-    fn other_tables(&mut self, job: &Job) -> Option<Trouble> {
+    fn other_tables(&mut self, job: &Job, places: &PlacesRecord) -> Option<Trouble> {
         let config = self.project.topology.config();
-        if Arc::ptr_eq(&config, &self.configured) {
+        if Arc::ptr_eq(&config, &self.configured.0) && places.epoch == self.configured.1 {
             return None;
         }
-        self.configured = config;
-        let why = match scope(self.project, job) {
+        self.configured = (config, places.epoch);
+        let why = match scope(self.project, job, &places.tables) {
             Ok(scope) if scope.tables == self.scope.tables => return None,
-            Ok(_) => "the configuration has other tables in the distributions that are moved: take that back and RESUME, or CANCEL".to_owned(),
+            Ok(_) => "the distributions that are moved have other tables than the plan: take that back and RESUME, or CANCEL".to_owned(),
             Err(why) => format!("the configuration does not fit the plan: {why}"),
         };
         Some(Trouble::Other(why.into()))
@@ -458,18 +460,17 @@ async fn saved_events(project: &Project) -> Result<Vec<Happening>, StoreError> {
 }
 
 /// What the plan moves, with the tables that are configured now.
-fn scope(project: &Project, job: &Job) -> Result<Arc<Scope>, String> {
+fn scope(project: &Project, job: &Job, places: &Places) -> Result<Arc<Scope>, String> {
     let configured = catalog::build(&project.topology.config(), &project.database);
-    let configured = configured.map_err(|problems| {
+    let mut configured = configured.map_err(|problems| {
         let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
         said.join("; ")
     })?;
-    let shards = project.shards.names();
-    let planned = job
-        .plan
-        .planned(&shards)
-        .map_err(|error| error.to_string())?;
-    let tables = moved_tables(&planned, &configured);
-    let scope = Scope::new(&job.plan, shards, tables).map_err(|error| error.to_string())?;
-    Ok(Arc::new(scope))
+    if let Some(((schema, table), misfit)) = configured.place(places).first() {
+        return Err(format!(
+            "table {schema}.{table} was given a place: {misfit}"
+        ));
+    }
+    let scope = tables::scope(&job.plan, project.shards.names(), &configured);
+    scope.map(Arc::new).map_err(|error| error.to_string())
 }

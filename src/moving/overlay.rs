@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::records::{Databases, Known};
+use crate::catalog::placed::Places;
 use crate::catalog::{Distribution, DistributionId, Foreign, KeyCondition};
 use crate::resharding::condition::{Condition, condition};
 use crate::resharding::difference::difference;
@@ -15,6 +16,9 @@ use crate::sharding::ShardId;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overlay {
     pub epoch: MapEpoch,
+    /// Tables that were given a place, and the version of them all.
+    pub places: Places,
+    pub places_epoch: u64,
     /// Instead of the configuration's.
     maps: BTreeMap<Box<str>, StoredMap>,
     /// Of plans that move keys: by distribution, the map that is not in force.
@@ -46,6 +50,8 @@ impl Overlay {
         let mut overlay = Overlay {
             epoch: MapEpoch(known.map.epoch),
             maps: known.map.distributions.clone(),
+            places: known.places.tables.clone(),
+            places_epoch: known.places.epoch,
             ..Overlay::default()
         };
         for job in known.plans.values().filter(|job| moves_keys(job)) {

@@ -3,6 +3,7 @@
 //! | key | what |
 //! | --- | --- |
 //! | `reshard/DATABASE/map` | [`MapRecord`]: the commit record, the maps in force |
+//! | `reshard/DATABASE/tables` | [`PlacesRecord`]: tables that were given a place while proxies ran |
 //! | `reshard/DATABASE/plans/PLAN` | the plan's job (`resharding/job/record.rs`) |
 //! | `reshard/DATABASE/gates/PLAN` | [`GateRecord`] |
 //! | `reshard/DATABASE/proxies/PROXY` | [`ProxyRecord`]: what a proxy says of gates; it counts while the proxy has its lease |
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::catalog::placed::Places;
 use crate::resharding::job::{GateState, Job, MapEpoch, Side, Term, from_json};
 use crate::resharding::record::StoredMap;
 use crate::store::{Listing, Version};
@@ -27,6 +29,31 @@ pub const PREFIX: &str = "reshard/";
 pub struct MapRecord {
     pub epoch: u64,
     pub distributions: BTreeMap<Box<str>, StoredMap>,
+}
+
+/// Where tables belong that no configuration has to name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacesRecord {
+    /// Greater with each change.
+    pub epoch: u64,
+    /// JSON's keys are texts.
+    #[serde(with = "as_list")]
+    pub tables: Places,
+}
+
+mod as_list {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::catalog::placed::Places;
+
+    pub fn serialize<S: Serializer>(places: &Places, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(places)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Places, D::Error> {
+        let list: Vec<_> = Deserialize::deserialize(deserializer)?;
+        Ok(list.into_iter().collect())
+    }
 }
 
 /// What stands before a plan's moving keys.
@@ -55,6 +82,9 @@ impl GateRecord {
 pub struct ProxyRecord {
     /// Of the maps that it has in force.
     pub epoch: u64,
+    /// Of the places of tables that it has in force.
+    #[serde(default)]
+    pub places: u64,
     /// The gates that it keeps closed, by plan.
     pub gates: BTreeMap<Box<str>, Kept>,
 }
@@ -73,6 +103,8 @@ pub struct Kept {
 pub struct Known {
     pub map: MapRecord,
     pub map_version: Option<Version>,
+    pub places: PlacesRecord,
+    pub places_version: Option<Version>,
     pub plans: BTreeMap<Box<str>, Job>,
     pub versions: BTreeMap<Box<str>, Version>,
     pub gates: BTreeMap<Box<str>, GateRecord>,
@@ -108,6 +140,10 @@ pub fn read(listing: &Listing) -> Result<Databases, Unreadable> {
             "map" => {
                 known.map = decode(key, &record.value)?;
                 known.map_version = Some(record.version);
+            }
+            "tables" => {
+                known.places = decode(key, &record.value)?;
+                known.places_version = Some(record.version);
             }
             "gates" => {
                 let gate = decode(key, &record.value)?;
@@ -164,6 +200,10 @@ pub fn milliseconds() -> u64 {
 
 pub fn map_key(database: &str) -> String {
     format!("{PREFIX}{}/map", escaped(database))
+}
+
+pub fn places_key(database: &str) -> String {
+    format!("{PREFIX}{}/tables", escaped(database))
 }
 
 pub fn plan_key(database: &str, plan: &str) -> String {
@@ -234,6 +274,22 @@ fn unescaped(part: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_read_as_they_were_written() {
+        use crate::catalog::placed::Place;
+        let name = |name: &str| (Box::from("public"), Box::from(name));
+        let sharded = Place::Sharded {
+            distribution: "d".into(),
+            key: vec!["Ä".into(), "id".into()],
+        };
+        let record = PlacesRecord {
+            epoch: 7,
+            tables: [(name("a"), Place::Reference), (name("b"), sharded)].into(),
+        };
+        let read: PlacesRecord = decode("k", &encode(&record)).expect("our own");
+        assert_eq!(read, record);
+    }
 
     #[test]
     fn names_in_keys() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::catalog::QualifiedName;
 use crate::resharding::condition::{Condition, WhyHere, condition, quoted_name};
 use crate::resharding::difference::Move;
 use crate::resharding::job::{MovingKeys, Plan, Route, ShardName};
@@ -20,6 +21,8 @@ pub struct Scope {
     /// The distributions that change.
     pub distributions: Vec<Planned>,
     pub tables: Vec<MovedTable>,
+    /// Reference tables, by schema and name.
+    pub references: Vec<QualifiedName>,
 }
 
 /// A table of a distribution that changes.
@@ -45,6 +48,7 @@ impl Scope {
         plan: &Plan,
         shards: Vec<Box<str>>,
         tables: Vec<MovedTable>,
+        references: Vec<QualifiedName>,
     ) -> Result<Scope, StoredError> {
         Ok(Scope {
             number: plan.number,
@@ -52,6 +56,7 @@ impl Scope {
             distributions: plan.planned(&shards)?,
             shards,
             tables,
+            references,
         })
     }
 

@@ -328,6 +328,7 @@ fn hint_text(hint: &Hint) -> String {
             distribution: Some(name),
             values,
         } => format!("distribution={name} key={}", values.join(",")),
+        Hint::Reference => "placement=reference".to_owned(),
         Hint::Malformed(why) => format!("cannot be read: {why}"),
     }
 }

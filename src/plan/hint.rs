@@ -36,6 +36,10 @@ pub fn hinted(
             };
             shard_of_key(distribution, values, catalog)
         }
+        Hint::Reference => Err(Refusal::new(
+            Reason::HintMalformed,
+            "the trunkline comment gives a table its place, and the statement is no CREATE TABLE",
+        )),
         Hint::Malformed(why) => Err(Refusal::new(
             Reason::HintMalformed,
             format!("the trunkline comment cannot be read: {why}"),
@@ -78,7 +82,7 @@ fn shard_named(name: &str, catalog: &Catalog) -> Result<ShardId, Refusal> {
         })
 }
 
-fn distribution_named(name: &str, catalog: &Catalog) -> Result<DistributionId, Refusal> {
+pub(super) fn distribution_named(name: &str, catalog: &Catalog) -> Result<DistributionId, Refusal> {
     let place = catalog
         .distributions
         .iter()
@@ -95,7 +99,7 @@ fn distribution_named(name: &str, catalog: &Catalog) -> Result<DistributionId, R
         })
 }
 
-fn only_distribution(catalog: &Catalog) -> Result<DistributionId, Refusal> {
+pub(super) fn only_distribution(catalog: &Catalog) -> Result<DistributionId, Refusal> {
     match catalog.distributions.len() {
         1 => Ok(DistributionId(0)),
         0 => Err(Refusal::new(

@@ -48,7 +48,7 @@ pub use checking::Checkable;
 pub use parameters::Parameters;
 pub use planner::plan;
 pub use refusal::Refusal;
-pub use spread::{Numbered, Spread};
+pub use spread::{Numbered, Placed, Spread};
 
 /// The plans of one message's text.
 #[derive(Debug)]
@@ -117,6 +117,14 @@ impl PlannedStatement {
     pub fn numbered(&self) -> Option<&Numbered> {
         match self.spread.as_deref() {
             Some(Spread::Numbered(numbered)) => Some(numbered),
+            _ => None,
+        }
+    }
+
+    /// The table that is to get its place before the statement can be planned, if it is one.
+    pub fn placed(&self) -> Option<&Placed> {
+        match self.spread.as_deref() {
+            Some(Spread::Placed(placed)) => Some(placed),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@ use crate::sql::{self, Body, Statement};
 
 use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
+use super::spread::placed::{self, Placed};
 use super::{
     Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
     effect, hint, replica, settings, spread, takes,
@@ -28,6 +29,18 @@ pub fn plan(
         let here = path.clone();
         let search_path = here.as_ref().unwrap_or(first_path);
         path = settings::path_behind(&statement.class, path.take(), first_path);
+        let unhinted;
+        let (statement, placed) = match placed::declared(text, statement, catalog, search_path) {
+            Some(declared) => {
+                // The comment says where rows belong, not where this runs.
+                unhinted = Statement {
+                    hint: None,
+                    ..statement.clone()
+                };
+                (&unhinted, Some(declared))
+            }
+            None => (statement, None),
+        };
         let mut plan = decide(text, statement, catalog, search_path);
         let numbered = numbered(text, statement, catalog, search_path);
         let spread = match &plan {
@@ -40,6 +53,15 @@ pub fn plan(
             {
                 plan = Err(refusal);
                 None
+            }
+            _ if let Some(Err(refusal)) = &placed => {
+                plan = Err(refusal.clone());
+                None
+            }
+            _ if let Some(Ok(placed::Declared::Wanted(placed, there))) = placed => {
+                let (refusal, spread) = to_be_placed(placed, text, statement, &there, search_path);
+                plan = Err(refusal);
+                spread
             }
             // Wherever it would go without: a number may decide that.
             _ if let Some(mut numbered) = numbered => {
@@ -102,6 +124,28 @@ pub fn plan(
     });
     Planned {
         statements: planned.collect(),
+    }
+}
+
+/// The plan of a statement whose table is to get its place first, if it is sound with it.
+fn to_be_placed(
+    placed: Placed,
+    text: &str,
+    statement: &Statement,
+    there: &Catalog,
+    search_path: &SearchPath,
+) -> (Refusal, Option<Rc<Spread>>) {
+    let sound = decide(text, statement, there, search_path)
+        .map(|_| ())
+        .or_else(|refusal| {
+            spread::spread(text, statement, there, search_path, refusal).map(|_| ())
+        });
+    match sound {
+        Ok(()) => {
+            let needed = Refusal::new(Reason::TablePlace, "the table has no place yet");
+            (needed, Some(Rc::new(Spread::Placed(placed))))
+        }
+        Err(refusal) => (refusal, None),
     }
 }
 

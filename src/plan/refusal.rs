@@ -118,6 +118,9 @@ reasons! {
     TableRefused, "table_refused", "0A000",
         "A statement names a table that the configuration leaves out while there is no default shard, or whose definition does not fit its configuration.",
         "Declare the table as sharded, reference or single, or correct its entry.";
+    TablePlace, "table_place", "55000",
+        "The comment of a CREATE TABLE gives the table a place, and it has another one, or the place cannot be recorded in the control store.",
+        "SHOW TABLES in the admin database shows where tables belong; ALTER TABLE name RESET there takes back what was recorded of a table that does not exist.";
     ViewOverSharded, "view_over_sharded", "0A000",
         "A statement reads a view of sharded tables that Trunkline cannot make where the rows are gathered (materialised, opaque functions, row security of its owner's), or changes rows by way of a view that does not keep the shard key.",
         "Use the view's tables in the statement, or name a shard: /* trunkline: shard=name */.";

@@ -13,11 +13,12 @@ use super::elsewhere::Elsewhere;
 use super::failover::Failover;
 use super::readiness::{Known, Survey};
 use super::reshards::Reshards;
+use super::reshards::places::Wanted;
 use super::worker::{Command, WorkerHandle};
 use crate::admin::{LentTo, Request};
 use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
-use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign};
+use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign, Relation};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
@@ -26,7 +27,7 @@ use crate::plan::views;
 use crate::resharding::record::StoredError;
 use crate::session::gate::Gate;
 use crate::session::report::WorkerReport;
-use crate::session::shared::{Moving, SchemaChange, Shared, Snapshot};
+use crate::session::shared::{Moving, Placing, SchemaChange, Shared, Snapshot};
 use crate::session::worker::Paused;
 use crate::sharding::ShardId;
 use crate::store::Lease;
@@ -198,7 +199,18 @@ impl Plant {
                     }
                 }
             }
+            let places = overlays.get(name).map(|overlay| &overlay.places);
+            let misfits = places.map_or_else(Vec::new, |places| configured.place(places));
             let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
+            for ((schema, table), misfit) in misfits {
+                let why = format!(
+                    "table {schema}.{table} was given a place that this proxy's configuration does not know: {misfit}"
+                );
+                tracing::error!(database = &**name, "{why}");
+                catalog
+                    .relations
+                    .insert((schema, table), Relation::Refused(why.into()));
+            }
             views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
@@ -229,6 +241,19 @@ impl MovingKeys {
             {
                 let said = format!("database {name}: the map in force does not fit: {error}");
                 problems.push(plant.config.problem(config::Line(0), "", said));
+            }
+            let mut fitted = configured.clone();
+            for ((schema, table), misfit) in fitted.place(&overlay.places) {
+                let said = format!(
+                    "database {name}: table {schema}.{table} was given a place that does not fit: {misfit}"
+                );
+                problems.push(plant.config.problem(config::Line(0), "", said));
+            }
+            for (schema, table) in configured.placed_otherwise(&overlay.places) {
+                tracing::warn!(
+                    database = &**name,
+                    "table {schema}.{table} is not where the configuration has it but where it was put (SHOW TABLES); the configuration has no effect"
+                );
             }
             for distribution in overlay.away_from(&configured.distributions, &configured.shards) {
                 tracing::warn!(
@@ -288,6 +313,7 @@ pub struct Control {
     pub workers: Vec<WorkerHandle>,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub changes: mpsc::UnboundedReceiver<SchemaChange>,
+    pub placing: mpsc::UnboundedReceiver<Placing>,
     pub definitions: Definitions,
     pub readiness: Survey,
     pub recovery: Arc<Recovery>,
@@ -365,6 +391,7 @@ impl Control {
                     self.elsewhere.tell(&change.database);
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
                 }
+                Some(placing) = self.placing.recv() => self.place(placing),
                 Some(database) = self.heard.recv() => {
                     if self.plant.configured.contains_key(&database) {
                         self.shared.definitions_changed();
@@ -426,6 +453,30 @@ impl Control {
         if let Some(waiting) = asked.next {
             self.definitions.read(&database, &self.topology, waiting);
         }
+    }
+
+    /// A client creates a table and says where its rows belong.
+    fn place(&self, placing: Placing) {
+        let (reshards, configured) = (
+            Arc::clone(&self.reshards),
+            Arc::clone(&self.plant.configured),
+        );
+        tokio::spawn(async move {
+            let (table, place) = (placing.placed.table, placing.placed.place);
+            let asked = Wanted {
+                table,
+                place: Some(place),
+                role: Some(placing.role),
+            };
+            let done = reshards.place(&placing.database, &asked, &configured).await;
+            // The client may have gone.
+            let _ = placing
+                .done
+                .send(done.map_err(|refused| match refused.hint {
+                    Some(hint) => format!("{}. {hint}", refused.message),
+                    None => refused.message,
+                }));
+        });
     }
 
     async fn serve(&mut self, request: Request) {
@@ -516,14 +567,45 @@ impl Control {
             Request::Reshard(statement, answer) => {
                 let reshards = Arc::clone(&self.reshards);
                 let catalogs = self.shared.snapshot();
-                let configured = Arc::clone(&self.plant.configured);
+                let configured = self.configured();
                 tokio::spawn(async move {
                     let _ = answer.send(reshards.execute(statement, &catalogs, &configured).await);
+                });
+            }
+            Request::Place {
+                database,
+                table,
+                place,
+                answer,
+            } => {
+                let wanted = Wanted {
+                    table,
+                    place,
+                    role: None,
+                };
+                let (reshards, configured) = (
+                    Arc::clone(&self.reshards),
+                    Arc::clone(&self.plant.configured),
+                );
+                tokio::spawn(async move {
+                    let _ = answer.send(reshards.place(&database, &wanted, &configured).await);
                 });
             }
             // Seen by `run`.
             Request::Shutdown => {}
         }
+    }
+
+    /// What is configured, with the tables that were given a place.
+    fn configured(&self) -> HashMap<Box<str>, Configured> {
+        let mut configured = HashMap::clone(&self.plant.configured);
+        for (name, configured) in &mut configured {
+            if let Some(overlay) = self.moving.overlays.get(name) {
+                // What does not fit is refused everywhere.
+                configured.place(&overlay.places);
+            }
+        }
+        configured
     }
 
     /// Reads the file again. A mistake anywhere changes nothing.
@@ -598,8 +680,19 @@ impl Control {
     /// Puts other maps or gates in force on every worker.
     async fn follow_moves(&mut self, moved: Moved) {
         let before = std::mem::replace(&mut self.moving, moved.keys);
+        let nothing = Overlay::default();
+        let places = |overlays: &Overlays, name: &str| {
+            let overlay = overlays.get(name).unwrap_or(&nothing);
+            overlay.places.clone()
+        };
+        let mut names = self.plant.configured.keys();
+        if names.any(|name| places(&before.overlays, name) != places(&self.moving.overlays, name)) {
+            self.publish().await;
+            // Who asked may have gone.
+            let _ = moved.done.send(());
+            return;
+        }
         let other_maps = self.plant.configured.keys().any(|name| {
-            let nothing = Overlay::default();
             let was = before.overlays.get(name).unwrap_or(&nothing);
             let is = self.moving.overlays.get(name).unwrap_or(&nothing);
             is.has_other_maps(was)

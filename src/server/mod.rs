@@ -119,6 +119,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     );
     let (handshakes, shaking) = handshakes::start()?;
     let (change, changes) = mpsc::unbounded_channel();
+    let (place, placing) = mpsc::unbounded_channel();
     let (unresolve, unresolved) = mpsc::unbounded_channel();
     let timers = Timers::start().map_err(StartError::Thread)?;
     let topology = Arc::new(Topology::new(
@@ -135,6 +136,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         handshakes,
         secret,
         change,
+        place,
         unresolve,
         Arc::clone(&topology),
     ));
@@ -194,6 +196,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         workers: workers.clone(),
         requests: requested,
         changes,
+        placing,
         definitions: Definitions::default(),
         readiness,
         recovery,

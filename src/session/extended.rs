@@ -581,6 +581,7 @@ impl Session {
         loop {
             match self.bind(body).await {
                 Err(Fault::Held) => self.pass_gate().await?,
+                Err(Fault::Unplaced(placed)) => self.record_place(&placed).await?,
                 done => return done,
             }
         }

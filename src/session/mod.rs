@@ -26,6 +26,7 @@ pub mod own_settings;
 pub mod parse_scope;
 mod party;
 mod pin;
+mod placing;
 mod prepared;
 mod reads;
 pub mod report;

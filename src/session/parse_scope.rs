@@ -70,7 +70,7 @@ impl Given<'_> {
     }
 
     /// Whom `"$user"` means.
-    fn current_user(&self) -> Box<str> {
+    pub fn current_user(&self) -> Box<str> {
         let set = |name| {
             let named = search_path::effective(Some(self.get(name)?), None, self.user);
             named.into_iter().next().filter(|role| **role != *"none")

@@ -4,11 +4,11 @@ use super::card::Overstay;
 use crate::backend::connect::ConnectError;
 use crate::backend::pool::CheckoutError;
 use crate::backend::server::ServerError;
-use crate::plan::Refusal;
 use crate::plan::bind::KEY_MOVING;
 use crate::plan::cache::Unplannable;
 use crate::plan::parameters::MalformedBind;
 use crate::plan::refusal::Reason;
+use crate::plan::{Placed, Refusal};
 use crate::wire::answer::{self, ErrorFields, Report, Severity};
 use crate::wire::frame::FrameError;
 use crate::wire::message::ProtocolViolation;
@@ -19,6 +19,8 @@ pub enum Fault {
     Refused(Refusal),
     /// It concerns keys that are moving to another shard, and has not been let through (`gate.rs`). Nothing has been done.
     Held,
+    /// It creates a table whose place is to be recorded first (`placing.rs`). Nothing has been done.
+    Unplaced(Box<Placed>),
     /// Its text cannot be read.
     Unplannable(Unplannable),
     Checkout(CheckoutError),
@@ -115,6 +117,10 @@ impl Fault {
         match self {
             Fault::Held => {
                 Fault::Refused(Refusal::new(Reason::KeyMoving, KEY_MOVING)).write(severity, out)
+            }
+            Fault::Unplaced(_) => {
+                let refusal = Refusal::new(Reason::TablePlace, "the table has no place yet");
+                Fault::Refused(refusal).write(severity, out);
             }
             Fault::Refused(refusal) => {
                 let detail = format!("Refused by Trunkline: {}.", refusal.id);

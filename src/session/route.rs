@@ -137,6 +137,11 @@ impl Session {
             if self.mode == PoolMode::Strict {
                 self.check_pin(statement.pin())?;
             }
+            if let Some(placed) = statement.placed() {
+                let refusal = Refusal::new(Reason::TablePlace, "the table has no place yet");
+                several(planned, statement, refusal)?;
+                return Err(Fault::Unplaced(Box::new(placed.clone())));
+            }
             let bound = match (&statement.plan, chosen) {
                 (Ok(Plan::Session), _) => continue,
                 _ if let Some(place) = self.place_of_cursor(&statement.class)? => match place {

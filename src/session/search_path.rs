@@ -72,14 +72,23 @@ pub fn effective(source: Option<&str>, server: Option<&str>, user: &str) -> Vec<
 }
 
 impl Session {
-    /// The path, and what else bears on the meaning of statements, after the session's settings have changed.
-    pub(super) fn find_search_path(&mut self) {
-        let scope = self.database.parse_scopes.borrow_mut().of(&Given {
+    fn given(&self) -> Given<'_> {
+        Given {
             user: &self.user.server_user,
             server_search_path: self.server_search_path.as_deref(),
             settings: &self.settings,
             local: &self.local,
-        });
+        }
+    }
+
+    /// The role that statements run as.
+    pub(super) fn current_user(&self) -> Box<str> {
+        self.given().current_user()
+    }
+
+    /// The path, and what else bears on the meaning of statements, after the session's settings have changed.
+    pub(super) fn find_search_path(&mut self) {
+        let scope = self.database.parse_scopes.borrow_mut().of(&self.given());
         if !Rc::ptr_eq(&self.scope, &scope) {
             self.search_path = scope.search_path.clone();
             self.scope = scope;

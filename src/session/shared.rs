@@ -14,6 +14,7 @@ use crate::config::{Config, User};
 use crate::execution::commit::Unresolved;
 use crate::execution::commit::id::Proxy;
 use crate::execution::commit::readiness::Readiness;
+use crate::plan::Placed;
 use crate::store::Lease;
 use crate::topology::view::{Sighting, View};
 use crate::topology::{Roles, Topology};
@@ -115,6 +116,7 @@ pub struct Shared {
     /// Databases whose definitions a client has changed.
     changed: mpsc::UnboundedSender<SchemaChange>,
     definitions: AtomicU64,
+    placing: mpsc::UnboundedSender<Placing>,
     /// Commits whose end sessions could not see.
     unresolved: mpsc::UnboundedSender<Unresolved>,
     topology: Arc<Topology>,
@@ -131,6 +133,16 @@ pub struct SchemaChange {
     pub database: Box<str>,
     /// Told when the new definitions are in force on every worker.
     pub followed: oneshot::Sender<()>,
+}
+
+/// A client creates a table and says where its rows belong.
+pub struct Placing {
+    pub database: Box<str>,
+    /// Whom the client acts as.
+    pub role: Box<str>,
+    pub placed: Placed,
+    /// Told when every proxy plans by it; the error says why it was not recorded, for people.
+    pub done: oneshot::Sender<Result<(), String>>,
 }
 
 /// Who may be cancelled with which secret.
@@ -153,6 +165,7 @@ impl Shared {
         handshakes: Handshakes,
         secret: ProcessSecret,
         changed: mpsc::UnboundedSender<SchemaChange>,
+        placing: mpsc::UnboundedSender<Placing>,
         unresolved: mpsc::UnboundedSender<Unresolved>,
         topology: Arc<Topology>,
     ) -> Shared {
@@ -166,6 +179,7 @@ impl Shared {
             users: Mutex::default(),
             changed,
             definitions: AtomicU64::new(0),
+            placing,
             unresolved,
             topology,
             long_wait: Notify::new(),
@@ -213,6 +227,24 @@ impl Shared {
             followed,
         });
         follows
+    }
+
+    /// Has a table's place recorded, and every proxy follow.
+    pub fn place(
+        &self,
+        database: &str,
+        role: &str,
+        placed: Placed,
+    ) -> oneshot::Receiver<Result<(), String>> {
+        let (done, told) = oneshot::channel();
+        // Nobody receives it only while the process ends.
+        let _ = self.placing.send(Placing {
+            database: Box::from(database),
+            role: Box::from(role),
+            placed,
+            done,
+        });
+        told
     }
 
     /// Has the control plane find out what became of a commit, and finish it.

@@ -39,6 +39,10 @@ impl Session {
                     Ok(()) => continue,
                     Err(fault) => fault,
                 },
+                Err(Fault::Unplaced(placed)) => match self.record_place(&placed).await {
+                    Ok(()) => continue,
+                    Err(fault) => fault,
+                },
                 Err(fault) => fault,
             };
             return self.fail_query(&fault);

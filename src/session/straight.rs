@@ -173,7 +173,7 @@ impl Session {
                     Ok(())
                 }
                 Ok(None) => Ok(()),
-                Err(Fault::Held) => return Path::Obstacle,
+                Err(Fault::Held | Fault::Unplaced(_)) => return Path::Obstacle,
                 Err(fault) => Err(fault),
             },
             b'D' if working => match Describe::decode(body) {

@@ -38,6 +38,8 @@ pub enum What {
     Table {
         name: Name,
         parents: Vec<Name>,
+        /// `None`: some are not written here (LIKE, OF, or those of parents).
+        columns: Option<Vec<Created>>,
     },
     /// CREATE TABLE .. AS.
     TableAs(Name),
@@ -50,6 +52,14 @@ pub enum What {
     /// A thing outside of databases that every server has of its own: databases, tablespaces, settings of the server; subscriptions.
     Server,
     Other,
+}
+
+/// A column of CREATE TABLE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub name: Box<str>,
+    /// What is behind its name, the type first.
+    pub words: Vec<Word>,
 }
 
 /// One action of ALTER TABLE that matters to where its rows are.
@@ -97,6 +107,13 @@ pub enum Constraint {
     },
     /// LIKE .. INCLUDING INDEXES: those of another table.
     Copied,
+}
+
+/// What an element of a table's definition turns out to be.
+enum Element {
+    Column(Created),
+    Like,
+    Constraint,
 }
 
 /// Reads the statement at `range`; `None`: it cannot be read.
@@ -225,8 +242,11 @@ impl Reader<'_> {
             return;
         };
         let mut parents = Vec::new();
+        let mut columns = None;
         if cursor.take_all(&["partition", "of"]) {
             parents.extend(table(&mut cursor));
+        } else if cursor.kind() == Some(Kind::OpenParen) {
+            columns = Some(Vec::new());
         }
         let list = cursor.clone();
         if cursor.kind() == Some(Kind::OpenParen)
@@ -234,12 +254,19 @@ impl Reader<'_> {
             && !is_as(&cursor)
         {
             for element in pieces(elements) {
-                self.element(element);
+                match self.element(element) {
+                    Element::Column(column) => {
+                        columns.iter_mut().for_each(|all| all.push(column.clone()))
+                    }
+                    Element::Like => columns = None,
+                    Element::Constraint => {}
+                }
             }
         }
         let mut rest = list;
         while !rest.at_end() {
             if rest.take("inherits") {
+                columns = None;
                 let inside = rest.parenthesised().unwrap_or_default();
                 for piece in pieces(inside) {
                     parents.extend(table(&mut Cursor::new(self.text, piece)));
@@ -255,11 +282,15 @@ impl Reader<'_> {
                 rest.next();
             }
         }
-        self.found.what = What::Table { name, parents };
+        self.found.what = What::Table {
+            name,
+            parents,
+            columns,
+        };
     }
 
     /// One element of a table's definition: a column or a constraint.
-    fn element(&mut self, element: &[Lexeme]) {
+    fn element(&mut self, element: &[Lexeme]) -> Element {
         let mut cursor = Cursor::new(self.text, element);
         if cursor.take("like") {
             while !cursor.at_end() {
@@ -270,7 +301,7 @@ impl Reader<'_> {
                 }
                 cursor.next();
             }
-            return;
+            return Element::Like;
         }
         if cursor.sees_any(
             0,
@@ -283,11 +314,15 @@ impl Reader<'_> {
                 "check",
             ],
         ) {
-            return self.table_constraint(cursor);
+            self.table_constraint(cursor);
+            return Element::Constraint;
         }
-        if let Some(column) = cursor.name() {
-            self.column_constraints(&column, cursor);
-        }
+        let Some(name) = cursor.name() else {
+            return Element::Constraint;
+        };
+        let words = words(&cursor);
+        self.column_constraints(&name, cursor);
+        Element::Column(Created { name, words })
     }
 
     fn table_constraint(&mut self, mut cursor: Cursor) {
@@ -751,7 +786,8 @@ mod tests {
             found.what,
             What::Table {
                 name: name("app.t"),
-                parents: Vec::new()
+                parents: Vec::new(),
+                columns: None,
             }
         );
         assert_eq!(
@@ -775,6 +811,7 @@ mod tests {
         let table = |table, parents: &[&str]| What::Table {
             name: name(table),
             parents: parents.iter().map(|parent| name(parent)).collect(),
+            columns: None,
         };
         assert_eq!(
             what("CREATE TABLE p PARTITION OF q FOR VALUES IN (1, 2)"),
@@ -784,8 +821,28 @@ mod tests {
             what("CREATE TABLE p (a int) INHERITS (q, s.r)"),
             table("p", &["q", "s.r"])
         );
+        let What::Table { columns, .. } = what(
+            "CREATE TABLE t (\"A\" int GENERATED ALWAYS AS (1) STORED, CHECK (b > 0), b timestamp(3) with time zone NOT NULL)",
+        ) else {
+            panic!("a table");
+        };
+        let columns: Vec<String> = columns
+            .expect("all are written")
+            .iter()
+            .map(|column| {
+                let words: Vec<&str> = column.words.iter().map(|word| &*word.word).collect();
+                format!("{}: {}", column.name, words.join(" "))
+            })
+            .collect();
         assert_eq!(
-            what("CREATE TABLE t (a int GENERATED ALWAYS AS (1) STORED)"),
+            columns,
+            [
+                "A: int generated always as stored",
+                "b: timestamp with time zone not null"
+            ]
+        );
+        assert_eq!(
+            what("CREATE TABLE t OF kind (PRIMARY KEY (a))"),
             table("t", &[])
         );
         assert_eq!(

@@ -1,5 +1,6 @@
-//! Hints in a statement's leading comments: where it goes, `/* trunkline: shard=eu1 */`, `/* trunkline: distribution=d key='DE',7 */`, and which
-//! nodes it may read from, `/* trunkline: read=replica max_lag=500ms */`.
+//! Hints in a statement's leading comments: where it goes, `/* trunkline: shard=eu1 */`, `/* trunkline: distribution=d key='DE',7 */`, which
+//! nodes it may read from, `/* trunkline: read=replica max_lag=500ms */`, and where the rows of a table that it creates belong,
+//! `/* trunkline: distribution=d key=country,id */` (columns then), `/* trunkline: placement=reference */`.
 
 use super::{Hint, ReadHint};
 use crate::config::{MaxLag, ReadFrom};
@@ -28,7 +29,7 @@ pub(super) fn read<'a>(comments: impl Iterator<Item = &'a str>) -> (Option<Hint>
 
 fn parse(items: &str) -> Result<(Option<Hint>, ReadHint), String> {
     let (mut shard, mut distribution, mut key) = (None, None, None);
-    let (mut from, mut max_lag) = (None, None);
+    let (mut from, mut max_lag, mut placement) = (None, None, None);
     let mut rest = items.trim();
     while !rest.is_empty() {
         let (name, after) = rest
@@ -41,9 +42,10 @@ fn parse(items: &str) -> Result<(Option<Hint>, ReadHint), String> {
             "key" => &mut key,
             "read" => &mut from,
             "max_lag" => &mut max_lag,
+            "placement" => &mut placement,
             other => {
                 return Err(format!(
-                    "unknown item {other:?}; known are shard, key, distribution, read and max_lag"
+                    "unknown item {other:?}; known are shard, key, distribution, placement, read and max_lag"
                 ));
             }
         };
@@ -61,7 +63,13 @@ fn parse(items: &str) -> Result<(Option<Hint>, ReadHint), String> {
             MaxLag::parse,
         )?,
     };
+    let is_reference = |word: &str| (word == "reference").then_some(());
+    let reference = word(placement, "placement", "reference", is_reference)?;
     let place = match (shard, distribution, key) {
+        (None, None, None) if reference.is_some() => Some(Hint::Reference),
+        _ if reference.is_some() => {
+            return Err("placement stands alone: no shard, no key, no distribution".into());
+        }
         (Some(shard), None, None) => Some(Hint::Shard(single(shard, "shard")?)),
         (None, None, Some(values)) => Some(Hint::Key {
             distribution: None,
@@ -207,6 +215,10 @@ mod tests {
                 values: vec!["D'E".into(), "7".into()]
             })
         );
+        assert_eq!(
+            hint("/* trunkline: placement=reference */"),
+            Some(Hint::Reference)
+        );
         assert_eq!(hint("/* something else */"), None);
         assert_eq!(hint("-- trunkline: shard=eu1"), None);
     }
@@ -228,6 +240,8 @@ mod tests {
             "/* trunkline: read=any,primary */",
             "/* trunkline: max_lag=soon */",
             "/* trunkline: read=any read=any */",
+            "/* trunkline: placement=single */",
+            "/* trunkline: placement=reference key=1 */",
         ] {
             assert!(
                 matches!(hint(comment), Some(Hint::Malformed(_))),

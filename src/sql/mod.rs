@@ -76,6 +76,8 @@ pub enum Hint {
         distribution: Option<Box<str>>,
         values: Vec<Box<str>>,
     },
+    /// `placement=reference`, of a table that is created
+    Reference,
     /// A trunkline comment that cannot be read; the text says why.
     Malformed(Box<str>),
 }

@@ -53,6 +53,7 @@ pub fn columns_of(command: &Command) -> &'static [Column] {
         | Command::Resume(_)
         | Command::Drain(_)
         | Command::Undrain(_)
+        | Command::Place { .. }
         | Command::Shutdown => &[],
     }
 }

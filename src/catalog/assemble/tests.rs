@@ -51,6 +51,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,
         replica_functions: Default::default(),
+        placed: Default::default(),
         foreign: Default::default(),
         distributions: [
             KeyType::BigInt,

@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::{Client, CopyInSink, Error};
 
 use super::{Building, LOCK, Made, Rest, SchemaError, make, parts, read_relations, rest};
-use crate::config::TablePlacement;
+use crate::catalog::QualifiedName as Name;
 use crate::moving::scope::Scope;
 use crate::moving::shards::Shards;
 use crate::moving::table;
@@ -19,9 +19,6 @@ use crate::resharding::job::ShardName;
 /// How long a copy waits for those who write the table, each time it is tried: others wait behind it.
 const LOCK_WAIT: &str = "200ms";
 
-/// A reference table by its schema and name.
-type Name = (String, String);
-
 /// The copies that are missing, each with its rows, all of one source in one transaction; what was made, as people call it.
 pub async fn bring_references_on(
     shards: &Shards,
@@ -30,9 +27,9 @@ pub async fn bring_references_on(
 ) -> Result<Made, SchemaError> {
     let mut missing = Vec::new();
     let client = shards.open(target).await?;
-    for name in references(shards) {
-        if !has(&client, &name).await? {
-            missing.push(name);
+    for name in &scope.references {
+        if !has(&client, name).await? {
+            missing.push(name.clone());
         }
     }
     let mut made = Made::default();
@@ -53,16 +50,6 @@ pub async fn bring_references_on(
         }
     }
     Ok(made)
-}
-
-/// As configured for the database.
-fn references(shards: &Shards) -> Vec<Name> {
-    let config = shards.config();
-    let ours = { config.tables.iter() }.filter(|table| {
-        table.database == shards.database() && matches!(table.placement, TablePlacement::Reference)
-    });
-    ours.map(|table| (table.schema.clone(), table.name.clone()))
-        .collect()
 }
 
 fn quoted((schema, name): &Name) -> String {

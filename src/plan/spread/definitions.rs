@@ -73,6 +73,16 @@ enum Held {
     Nobody,
 }
 
+/// The schema and name that CREATE gives.
+pub(super) fn created(name: &Name, catalog: &Catalog, search_path: &SearchPath) -> QualifiedName {
+    let schemas = &catalog.details.schemas;
+    let schema = name.schema.clone().or_else(|| {
+        let mut path = search_path.0.iter();
+        path.find(|schema| schemas.contains(*schema)).cloned()
+    });
+    (schema.unwrap_or_else(|| "public".into()), name.name.clone())
+}
+
 fn ddl(message: impl Into<String>) -> Refusal {
     Refusal::new(Reason::Ddl, message)
 }
@@ -110,7 +120,7 @@ impl<'a> Definitions<'a> {
             What::Server => Err(ddl(
                 "the statement concerns a server rather than the database, and no shard is named",
             )),
-            What::Table { name, parents } => self.table(name, parents),
+            What::Table { name, parents, .. } => self.table(name, parents),
             What::TableAs(name) => self.table_as(name),
             What::View => self.view(),
             What::MaterialisedView => self.materialised_view(),
@@ -222,14 +232,8 @@ impl<'a> Definitions<'a> {
         })
     }
 
-    /// The schema and name that CREATE gives.
     fn created(&self, name: &Name) -> QualifiedName {
-        let schemas = &self.catalog.details.schemas;
-        let schema = name.schema.clone().or_else(|| {
-            let mut path = self.search_path.0.iter();
-            path.find(|schema| schemas.contains(*schema)).cloned()
-        });
-        (schema.unwrap_or_else(|| "public".into()), name.name.clone())
+        created(name, self.catalog, self.search_path)
     }
 
     /// Where a table of this name is, or will be.

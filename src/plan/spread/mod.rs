@@ -6,7 +6,7 @@
 //! `edit.rs` makes shards' texts from the client's own bytes; a syntax tree is never printed. `colocated.rs` proves that a row of a result
 //! comes from one shard's rows, `scatter.rs` and `outermost.rs` say what the shards are asked and how their rows are merged. `rows.rs`,
 //! `write.rs`, `merge.rs`, `everywhere.rs` and `once.rs` are for what changes rows, `own_rows.rs` and `moving.rs` for when rows move,
-//! `definitions.rs` and `listed.rs` for definitions, `numbered.rs` for what needs numbers first.
+//! `definitions.rs` and `listed.rs` for definitions, `placed.rs` for tables that a comment gives a place, `numbered.rs` for what needs numbers first.
 
 mod changes;
 mod colocated;
@@ -27,6 +27,7 @@ pub mod numbered;
 pub mod once;
 mod outermost;
 pub mod own_rows;
+pub mod placed;
 pub mod rows;
 pub mod scatter;
 pub mod write;
@@ -55,6 +56,7 @@ pub use moves::Move;
 pub use numbered::Numbered;
 use once::Once;
 use own_rows::OwnRows;
+pub use placed::Placed;
 pub use rows::Rows;
 pub use scatter::Scatter;
 pub use write::Write;
@@ -97,6 +99,8 @@ pub enum Spread {
     Gather(Gather),
     /// Numbers are written into it first, and it is planned anew.
     Numbered(Numbered),
+    /// The table's place is recorded first, and it is planned anew.
+    Placed(Placed),
 }
 
 /// How a statement is done on several shards. `refusal` says why it cannot be done on one, and is given back when it cannot be spread
@@ -275,6 +279,7 @@ impl Spread {
             Spread::CopyIn(_) => "goes    row by row to the shards that store them".to_owned(),
             Spread::CopyOut(_) => "goes    to every shard".to_owned(),
             Spread::Numbered(numbered) => numbered.describe(),
+            Spread::Placed(placed) => placed.describe(),
         }
     }
 
@@ -291,6 +296,7 @@ impl Spread {
             | Spread::Everywhere(_)
             | Spread::Once(_)
             | Spread::Cursor
+            | Spread::Placed(_)
             | Spread::Prepared => {}
             Spread::Listed(tables) => tables.move_places(to),
             Spread::Declare(declared) => declared.move_places(to),
@@ -329,6 +335,7 @@ impl Spread {
             Spread::Rows(rows) => rows.bytes(),
             Spread::Move(moved) => moved.bytes(),
             Spread::Numbered(numbered) => numbered.bytes(),
+            Spread::Placed(placed) => placed.bytes(),
             Spread::Delivery(delivery) => size_of::<Delivery>() + delivery.bytes(),
         }
     }

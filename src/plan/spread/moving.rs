@@ -105,6 +105,7 @@ pub fn among(
         Spread::Rows(_)
         | Spread::CopyIn(_)
         | Spread::Numbered(_)
+        | Spread::Placed(_)
         | Spread::Everywhere(_)
         | Spread::Once(_)
         | Spread::Listed(_) => return Ok(spread),

@@ -155,6 +155,7 @@ impl Reshards {
                 });
                 ProxyRecord {
                     epoch: overlay.epoch.0,
+                    places: overlay.places_epoch,
                     gates: gates.collect(),
                 }
             });

@@ -1,10 +1,11 @@
 //! Plans that move data, as this process takes part in them: it follows the control store (`here.rs`), drives the plans that nobody else drives (`drive.rs`), removes what plans have
-//! left (`janitor.rs`), and does what operators ask for (`orders.rs`). What is decided is in `resharding/`, what is done to shards in `moving/`.
+//! left (`janitor.rs`), and does what operators ask for (`orders.rs`; `places.rs` where tables belong). What is decided is in `resharding/`, what is done to shards in `moving/`.
 
 mod drive;
 mod here;
 mod janitor;
 mod orders;
+pub mod places;
 
 use std::sync::Arc;
 

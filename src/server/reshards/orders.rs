@@ -6,9 +6,8 @@ use super::Reshards;
 use crate::catalog::{Catalog, Configured};
 use crate::moving::estimate;
 use crate::moving::records::{self, Known};
-use crate::moving::scope::Scope;
 use crate::moving::shards::Shards;
-use crate::moving::tables::moved_tables;
+use crate::moving::tables::{moved_tables, scope};
 use crate::resharding::condition::quoted_name;
 use crate::resharding::job::{Command, Job, MapEpoch, Pace, Phase, Plan, to_json};
 use crate::resharding::language::{Statement, Wanted};
@@ -20,12 +19,12 @@ use crate::session::shared::Snapshot;
 use crate::store::{Expected, Store, StoreError, Transaction};
 
 /// How often a record that others write meanwhile is tried.
-const MOST_TRIES: u32 = 10;
+pub(super) const MOST_TRIES: u32 = 10;
 
 /// Bytes in a second that estimates of time are made with.
 const ESTIMATED_RATE: u64 = 50 << 20;
 
-type Databases = HashMap<Box<str>, Configured>;
+pub(super) type Databases = HashMap<Box<str>, Configured>;
 
 impl Reshards {
     /// Does what one statement asks for. Once the plan's record is written, whoever drives it does the rest.
@@ -141,7 +140,7 @@ impl Reshards {
     /// Rows, bytes and time, or why they are not known.
     async fn estimated(&self, job: &Job, configured: &Configured) -> String {
         let shards = Shards::new(std::sync::Arc::clone(&self.topology), &job.plan.database);
-        let scope = match scope_of(job, shards.names(), configured) {
+        let scope = match scope(&job.plan, shards.names(), configured) {
             Ok(scope) => scope,
             Err(error) => return format!("\nnothing can be estimated: {error}\n"),
         };
@@ -289,6 +288,9 @@ impl Reshards {
                 .put(key, to_json(&next));
             if matches!(command, Command::Start { .. }) {
                 transaction = starting(transaction, database, job, known)?;
+                // Whoever gives a table a place meanwhile sees that rows move.
+                let tables = records::places_key(database);
+                transaction = transaction.expect(tables, Expected::from(known.places_version));
             }
             let key = records::events_key(database, name);
             let before = store.get(&key).await.map_err(no_store)?;
@@ -320,7 +322,7 @@ impl Reshards {
     }
 
     /// What the store holds now.
-    async fn known(&self, store: &Store) -> Result<records::Databases, Refused> {
+    pub(super) async fn known(&self, store: &Store) -> Result<records::Databases, Refused> {
         let listing = store.list(records::PREFIX).await.map_err(no_store)?;
         records::read(&listing).map_err(|error| Refused {
             sqlstate: "XX001",
@@ -384,16 +386,6 @@ fn starting(
         .put(key, records::encode(&map)))
 }
 
-fn scope_of(
-    job: &Job,
-    shards: Vec<Box<str>>,
-    configured: &Configured,
-) -> Result<Scope, crate::resharding::record::StoredError> {
-    let planned = job.plan.planned(&shards)?;
-    let tables = moved_tables(&planned, configured);
-    Scope::new(&job.plan, shards, tables)
-}
-
 fn phase_of(job: &Job) -> Box<str> {
     match &job.phase {
         Phase::Turning(turn) => format!("{}: {}", job.phase.name(), turn.stage.name()).into(),
@@ -401,7 +393,10 @@ fn phase_of(job: &Job) -> Box<str> {
     }
 }
 
-fn one_database<'a>(name: Option<&str>, configured: &'a Databases) -> Result<&'a str, Refused> {
+pub(super) fn one_database<'a>(
+    name: Option<&str>,
+    configured: &'a Databases,
+) -> Result<&'a str, Refused> {
     let mut names: Vec<&str> = configured.keys().map(|name| &**name).collect();
     names.sort_unstable();
     match name {
@@ -446,7 +441,7 @@ fn no_plan(name: &str) -> Refused {
     )
 }
 
-fn refused(sqlstate: &'static str, message: String, hint: &str) -> Refused {
+pub(super) fn refused(sqlstate: &'static str, message: String, hint: &str) -> Refused {
     Refused {
         sqlstate,
         message,
@@ -454,7 +449,7 @@ fn refused(sqlstate: &'static str, message: String, hint: &str) -> Refused {
     }
 }
 
-fn no_store(error: StoreError) -> Refused {
+pub(super) fn no_store(error: StoreError) -> Refused {
     refused(
         "58000",
         format!("the control store does not answer: {error}"),
@@ -462,7 +457,7 @@ fn no_store(error: StoreError) -> Refused {
     )
 }
 
-fn not_written(error: StoreError) -> Refused {
+pub(super) fn not_written(error: StoreError) -> Refused {
     refused(
         "58000",
         format!("the control store: {error}"),

@@ -346,11 +346,13 @@ impl Session {
                 }
                 done
             }
-            // It has got them before it comes here; the other never does.
-            Spread::Numbered(_) | Spread::Prepared => match &call.statement.plan {
-                Err(refusal) => Err(Fault::Refused(refusal.clone())),
-                Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
-            },
+            // It has got what it needs before it comes here; the last one never does.
+            Spread::Numbered(_) | Spread::Placed(_) | Spread::Prepared => {
+                match &call.statement.plan {
+                    Err(refusal) => Err(Fault::Refused(refusal.clone())),
+                    Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
+                }
+            }
         }
     }
 

@@ -152,6 +152,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
         | Spread::CopyIn(_)
         | Spread::CopyOut(_)
         | Spread::Numbered(_)
+        | Spread::Placed(_)
         | Spread::Prepared => Sort::Other,
         Spread::Explain(_) => Sort::Whole,
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use tokio_postgres::Client;
+use trunkline::catalog::QualifiedName;
 use trunkline::cli::local::{Cluster, ClusterOptions, Server, ServerOptions};
 use trunkline::config;
 use trunkline::moving::check::examine;
@@ -208,8 +209,7 @@ fn cluster() -> &'static Cluster {
 fn shards_of(servers: [&Server; 2], database: &str, role: &str) -> Shards {
     let mut text = format!(
         "users = [{{ name = \"{role}\", auth = \"trust\" }}]\n\
-         databases = [{{ name = \"{database}\", sequences = \"per_shard\" }}]\n\
-         [[tables]]\nname = \"countries\"\nplacement = \"reference\"\n"
+         databases = [{{ name = \"{database}\", sequences = \"per_shard\" }}]\n"
     );
     for (place, server) in servers.iter().enumerate() {
         let (name, port) = (place + 1, server.port());
@@ -247,7 +247,11 @@ fn half(function: Function) -> Scope {
         key: vec![key.into()],
     };
     let tables = vec![table("users", "id"), table("orders", "user_id")];
-    Scope::new(&plan, names, tables).unwrap()
+    Scope::new(&plan, names, tables, references()).unwrap()
+}
+
+fn references() -> Vec<QualifiedName> {
+    vec![("public".into(), "countries".into())]
 }
 
 const BASE: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name text);
@@ -653,7 +657,7 @@ fn from_ten_thousand() -> Scope {
     };
     let plan = Plan::new("p", 8, "x", &[planned], vec![], &names);
     let tables = half(Function::Postgres).tables;
-    Scope::new(&plan, names, tables).unwrap()
+    Scope::new(&plan, names, tables, references()).unwrap()
 }
 
 /// How many indexes of the plan's tables are there and not valid.

@@ -72,6 +72,7 @@ fn scope(number: u64, tables: &[(&str, &str)]) -> Scope {
             after,
         }],
         tables: tables.iter().map(moved).collect(),
+        references: Vec::new(),
     }
 }
 

@@ -61,6 +61,7 @@ pub const TABLES: &[Column] = &[
     text("shard"),
     whole("columns"),
     text("refused"),
+    text("declared_by"),
 ];
 
 pub fn shards(snapshot: &Snapshot, nodes: &[NodeStatus], view: &View, table: &mut Table) {
@@ -168,9 +169,11 @@ pub fn tables(snapshot: &Snapshot, table: &mut Table) {
             .filter(|(_, relation)| !matches!(relation, Relation::System));
         let mut relations: Vec<_> = relations.collect();
         relations.sort_by_key(|(name, _)| *name);
-        for ((schema, name), relation) in relations {
+        for (key @ (schema, name), relation) in relations {
             let mut cells = row![database, &**schema, &**name];
             cells.extend(placed(catalog, relation));
+            // A view is where its tables are, and what no configuration names is on the default shard.
+            cells.extend(row![catalog.placed.contains(key).then_some("ALTER TABLE")]);
             table.push(cells);
         }
     }

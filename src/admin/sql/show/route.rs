@@ -1,6 +1,7 @@
 //! SHOW ROUTE: where statements would go, one a row.
 
 use super::super::Failure;
+use super::super::only_database;
 use super::super::table::{Cell, Column, Table, row, text};
 use crate::catalog::{Catalog, SearchPath};
 use crate::plan::Refusal;
@@ -44,16 +45,8 @@ pub fn route(
 
 /// The catalog of the database, which may be left unsaid when there is only one.
 fn catalog<'a>(snapshot: &'a Snapshot, database: Option<&str>) -> Result<&'a Catalog, Failure> {
-    let name = match (database, &snapshot.config.databases[..]) {
-        (Some(name), _) => name,
-        (None, [only]) => &only.name,
-        (None, several) => {
-            let names: Vec<&str> = several.iter().map(|database| &*database.name).collect();
-            return Err(Failure::WhichDatabase(names.join(", ")));
-        }
-    };
-    let catalog = snapshot.catalogs.get(name).map(|catalog| &**catalog);
-    catalog.ok_or_else(|| Failure::UnknownDatabase(name.to_owned()))
+    let name = only_database(snapshot, database)?;
+    Ok(&snapshot.catalogs[name])
 }
 
 fn explained(explanation: &Explanation) -> Vec<Cell> {

@@ -144,6 +144,7 @@ impl World {
         let scope = Scope {
             number: NUMBER,
             name: "p".into(),
+            references: Vec::new(),
             shards: NAMES.map(Box::from).to_vec(),
             distributions: vec![Planned {
                 distribution: "d".into(),

@@ -160,6 +160,7 @@ fn scope(tables: &[&str]) -> Scope {
             after,
         }],
         tables: tables.iter().map(moved).collect(),
+        references: Vec::new(),
     }
 }
 
