@@ -33,7 +33,7 @@ use crate::catalog::Epoch;
 use crate::config::{Config, Problem};
 use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
-use crate::session::shared::Shared;
+use crate::session::shared::{Shared, ToControl};
 use crate::topology::Topology;
 use crate::topology::view::View;
 use crate::wire::auth::{BadVerifier, ProcessSecret};
@@ -135,9 +135,11 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         timers,
         handshakes,
         secret,
-        change,
-        place,
-        unresolve,
+        ToControl {
+            changed: change,
+            placing: place,
+            unresolved: unresolve,
+        },
         Arc::clone(&topology),
     ));
     let mut readiness = Survey::default();

@@ -113,12 +113,8 @@ pub struct Shared {
     keys: Mutex<HashMap<i32, Key>>,
     clients: AtomicUsize,
     users: Mutex<HashMap<Box<str>, usize>>,
-    /// Databases whose definitions a client has changed.
-    changed: mpsc::UnboundedSender<SchemaChange>,
+    control: ToControl,
     definitions: AtomicU64,
-    placing: mpsc::UnboundedSender<Placing>,
-    /// Commits whose end sessions could not see.
-    unresolved: mpsc::UnboundedSender<Unresolved>,
     topology: Arc<Topology>,
     /// Told when a request over several shards has begun to take long.
     pub long_wait: Notify,
@@ -126,6 +122,15 @@ pub struct Shared {
     pub proxy: Proxy,
     sequence_resets: AtomicU64,
     pub last_unique_id: AtomicU64,
+}
+
+/// What sessions have the control plane do.
+pub struct ToControl {
+    /// Databases whose definitions a client has changed.
+    pub changed: mpsc::UnboundedSender<SchemaChange>,
+    pub placing: mpsc::UnboundedSender<Placing>,
+    /// Commits whose end sessions could not see.
+    pub unresolved: mpsc::UnboundedSender<Unresolved>,
 }
 
 /// A client has changed definitions.
@@ -164,9 +169,7 @@ impl Shared {
         timers: Timers,
         handshakes: Handshakes,
         secret: ProcessSecret,
-        changed: mpsc::UnboundedSender<SchemaChange>,
-        placing: mpsc::UnboundedSender<Placing>,
-        unresolved: mpsc::UnboundedSender<Unresolved>,
+        control: ToControl,
         topology: Arc<Topology>,
     ) -> Shared {
         Shared {
@@ -177,10 +180,8 @@ impl Shared {
             keys: Mutex::default(),
             clients: AtomicUsize::new(0),
             users: Mutex::default(),
-            changed,
+            control,
             definitions: AtomicU64::new(0),
-            placing,
-            unresolved,
             topology,
             long_wait: Notify::new(),
             proxy: Proxy(rand::random()),
@@ -222,7 +223,7 @@ impl Shared {
         self.definitions_changed();
         let (followed, follows) = oneshot::channel();
         // Nobody receives it only while the process ends.
-        let _ = self.changed.send(SchemaChange {
+        let _ = self.control.changed.send(SchemaChange {
             database: Box::from(database),
             followed,
         });
@@ -238,7 +239,7 @@ impl Shared {
     ) -> oneshot::Receiver<Result<(), String>> {
         let (done, told) = oneshot::channel();
         // Nobody receives it only while the process ends.
-        let _ = self.placing.send(Placing {
+        let _ = self.control.placing.send(Placing {
             database: Box::from(database),
             role: Box::from(role),
             placed,
@@ -250,7 +251,7 @@ impl Shared {
     /// Has the control plane find out what became of a commit, and finish it.
     pub fn resolve(&self, unresolved: Unresolved) {
         // Nobody receives it only while the process ends; then another proxy, or the next start, finds it on the servers.
-        let _ = self.unresolved.send(unresolved);
+        let _ = self.control.unresolved.send(unresolved);
     }
 
     /// A connection has seen something of a node.

@@ -35,6 +35,7 @@ mod one_server;
 mod party;
 mod patroni;
 mod pinning;
+mod placed;
 mod pools;
 mod portals;
 mod promotion;

@@ -25,7 +25,10 @@ const KINDS: [&str; 12] = [
 
 /// What a plan that begins like this is in the table.
 const WAYS: [(&str, &str); 19] = [
-    ("places", "the table's place is recorded, then everywhere, two-phase"),
+    (
+        "places",
+        "the table's place is recorded, then everywhere, two-phase",
+    ),
     ("session", "by Trunkline itself"),
     ("any shard", "on any one shard"),
     (

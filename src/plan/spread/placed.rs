@@ -111,7 +111,7 @@ fn place(hint: &Hint, catalog: &Catalog) -> Result<Place, Refusal> {
         Some(name) => hint::distribution_named(name, catalog)?,
         None => hint::only_distribution(catalog)?,
     };
-    let column = |value: &Box<str>| match sql_name(value).as_deref() {
+    let column = |value: &str| match sql_name(value).as_deref() {
         Some([name]) => Ok(name.as_str().into()),
         _ => {
             let message = format!("{value} is not the name of a column");
@@ -120,7 +120,10 @@ fn place(hint: &Hint, catalog: &Catalog) -> Result<Place, Refusal> {
     };
     Ok(Place::Sharded {
         distribution: catalog.distributions[usize::from(id.0)].name.clone(),
-        key: values.iter().map(column).collect::<Result<_, _>>()?,
+        key: values
+            .iter()
+            .map(|value| column(value))
+            .collect::<Result<_, _>>()?,
     })
 }
 
