@@ -34,6 +34,7 @@ pub use feed::{feed, goes_by_order};
 use names::StandIn;
 pub(super) use piece::Piece;
 use tables::{Table, Tables};
+pub use texts::Choice;
 use views::Seen;
 
 /// A query that one shard does over rows of several.
@@ -41,7 +42,7 @@ use views::Seen;
 pub struct Gather {
     /// Where it runs.
     pub shard: ShardId,
-    /// Each table once, in the order in which the statement names them.
+    /// Each table once: first those of which few rows may travel, in the order in which the statement names them.
     pub fetches: Vec<Fetch>,
     /// Views that are made anew once the tables are there, in this order.
     pub views: Vec<View>,
@@ -62,6 +63,8 @@ pub struct Fetch {
     pub columns: Columns,
     /// Byte ranges of conditions in the statement, all of which every row that matters satisfies.
     pub conditions: Vec<Range<usize>>,
+    /// Columns whose values are among those of tables that are fetched before.
+    pub among: Vec<Among>,
     /// The name that the conditions call the table by.
     pub alias: Box<str>,
     /// The columns of the primary key that the temporary table needs; mostly none.
@@ -69,6 +72,17 @@ pub struct Fetch {
     /// Those of an index, by which subqueries may look rows up again and again: of a primary key all of whose columns travel anyway.
     pub index: Vec<Box<str>>,
     pub format: CopyFormat,
+}
+
+/// A column that is equal to one of a table that is fetched before, in every row that matters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Among {
+    pub column: Box<str>,
+    /// The other's place among the fetches, and its column.
+    pub of: usize,
+    pub key: Box<str>,
+    /// The type of arrays that hold values of both.
+    pub array: &'static str,
 }
 
 /// A view over the temporary tables.
@@ -309,7 +323,7 @@ pub fn query(
     let of_views = || views.iter().map(|view| (&view.piece, &*view.facts));
     let by_views = columns::Uses::of(of_views());
     let by_all = columns::Uses::of([(&piece, facts)].into_iter().chain(of_views()));
-    let fetches = fetched.iter().map(|table| {
+    let fetch = |table: &Table<'_>| {
         let uses = match table.places[..] {
             [] => &by_views,
             _ => &by_all,
@@ -328,13 +342,16 @@ pub fn query(
             columns: needed,
             alias: reading.alias(table),
             conditions: reading.conditions(table),
+            among: Vec::new(),
             primary_key: primary_key.to_vec(),
             index: index.to_vec(),
         }
-    });
+    };
+    let fetches = fetched.iter().map(|table| fetch(table)).collect();
+    let fetches = in_order(fetches, &fetched, &reading);
     Ok(Gather {
         shard,
-        fetches: fetches.collect(),
+        fetches,
         views: made,
         whole,
         edits,
@@ -344,6 +361,63 @@ pub fn query(
             .into_iter()
             .chain(views.iter().map(|view| &*view.facts))),
     })
+}
+
+/// The fetches so that those come first of which few rows may travel: by conditions, by keys, and by columns that are equal to those of tables before them.
+fn in_order(
+    fetches: Vec<Fetch>,
+    tables: &[&Table<'_>],
+    reading: &conditions::Reading<'_, '_>,
+) -> Vec<Fetch> {
+    let is_chosen =
+        |fetch: &Fetch| !fetch.conditions.is_empty() || matches!(fetch.origin, Origin::Keys(_));
+    // By their places among the tables.
+    let mut order: Vec<usize> = Vec::new();
+    let mut among: Vec<Vec<Among>> = vec![Vec::new(); fetches.len()];
+    let equals: Vec<Vec<conditions::Equal>> = match fetches.iter().any(is_chosen) {
+        true => tables
+            .iter()
+            .map(|table| reading.equals(table, tables))
+            .collect(),
+        false => vec![Vec::new(); fetches.len()],
+    };
+    loop {
+        let left = || (0..fetches.len()).filter(|place| !order.contains(place));
+        let is_next = |place: &usize| {
+            let mut equals = equals[*place].iter();
+            is_chosen(&fetches[*place]) || equals.any(|equal| order.contains(&equal.of))
+        };
+        let Some(next) = left()
+            .find(|place| is_chosen(&fetches[*place]))
+            .or_else(|| left().find(is_next))
+        else {
+            break;
+        };
+        among[next] = (equals[next].iter())
+            .filter_map(|equal| {
+                Some(Among {
+                    column: equal.column.clone(),
+                    of: order.iter().position(|earlier| *earlier == equal.of)?,
+                    key: equal.key.clone(),
+                    array: equal.array,
+                })
+            })
+            .collect();
+        order.push(next);
+    }
+    let rest: Vec<usize> = (0..fetches.len())
+        .filter(|place| !order.contains(place))
+        .collect();
+    order.extend(rest);
+    let mut fetches: Vec<Option<Fetch>> = fetches.into_iter().map(Some).collect();
+    let each = order.into_iter().filter_map(|place| {
+        let fetch = fetches[place].take()?;
+        Some(Fetch {
+            among: std::mem::take(&mut among[place]),
+            ..fetch
+        })
+    });
+    each.collect()
 }
 
 /// What hides permanent relations while the statement runs.
@@ -449,6 +523,13 @@ impl Gather {
             if !conditions.is_empty() {
                 line.push_str(&format!(" where {}", conditions.join(" and ")));
             }
+            for among in &fetch.among {
+                let of = &self.fetches[among.of];
+                line.push_str(&format!(
+                    ", {} among {}.{} ({})",
+                    among.column, of.schema, of.table, among.key
+                ));
+            }
             if !fetch.primary_key.is_empty() {
                 line.push_str(&format!(", primary key ({})", fetch.primary_key.join(", ")));
             }
@@ -493,6 +574,7 @@ impl Gather {
             };
             size_of::<Fetch>()
                 + (columns + fetch.primary_key.len() + fetch.index.len() + 3) * NAME
+                + fetch.among.len() * (size_of::<Among>() + 2 * NAME)
                 + fetch.conditions.len() * size_of::<Range<usize>>()
                 + keys
         };

@@ -22,7 +22,9 @@ use crate::execution::gather::{Filling, Limits, Size, fill};
 use crate::execution::portions::{Opening, Portions};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View};
+use crate::plan::spread::gather::{
+    Choice, CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View,
+};
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
 use crate::session::reads::Seeks;
@@ -36,6 +38,10 @@ use crate::wire::answer::TransactionStatus;
 
 /// Rows above which a temporary table is analysed, so that the planner knows what it has.
 const WORTH_ANALYSING: u64 = 10_000;
+
+/// Of a table with more rows nobody asks which values a column has, to fetch less of another table by them; nor are more bytes of them sent.
+const MOST_KEYS: u64 = 10_000;
+const MOST_KEY_BYTES: usize = 512 << 10;
 
 const BEGIN_SOURCE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 const BEGIN_GATHERING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE";
@@ -89,6 +95,8 @@ pub(super) struct Gathering<'a> {
     pub also: Vec<String>,
     /// What numbers are taken for there.
     pub numbers: Numbers,
+    /// The client's, as SQL, as far as conditions of fetches have them.
+    parameters: Vec<Option<Box<str>>>,
     /// What stands in front of the query.
     prefix: Vec<u8>,
     brings: Brings,
@@ -297,6 +305,9 @@ impl Session {
         if call.statement.leaves.contains(&Leaves::Unseen) {
             gatherer.link.unsettle();
         }
+        self.write_parameters(gathering, gatherer, &description.types)
+            .await
+            .map_err(of_gatherer)?;
         self.bring_in_time(gathering, gatherer, sources).await?;
         gathering.report();
         let answered = self.answer_gathered(gathering, gatherer, &description, outlet);
@@ -485,6 +496,8 @@ impl Session {
         sources: &mut [Link],
     ) -> Result<(), Failure> {
         let began = Instant::now();
+        let also = self.columns_among(gathering, place, gatherer).await;
+        let also = also.map_err(of_gatherer)?;
         let Transfer {
             fetch, name, from, ..
         } = &gathering.transfers[place];
@@ -510,7 +523,7 @@ impl Session {
             if own && earlier == 0 {
                 branch.query(BEGIN_SOURCE);
             }
-            branch.query(&gathering.copy_out(fetch, shard)?);
+            branch.query(&gathering.copy_out(fetch, shard, &also)?);
             if own && later == 0 {
                 branch.query("COMMIT");
             }
@@ -547,6 +560,85 @@ impl Session {
         transfer.bytes = size.bytes;
         transfer.time = began.elapsed();
         Ok(())
+    }
+
+    /// Writes the parameters that conditions of fetches have as SQL: the server that gathers knows how.
+    async fn write_parameters(
+        &mut self,
+        gathering: &mut Gathering<'_>,
+        gatherer: &mut Gatherer,
+        types: &[u32],
+    ) -> Result<(), Failure> {
+        let call = gathering.call;
+        let fetches = gathering.gather.fetches.iter();
+        let mut wanted: Vec<u16> = fetches
+            .flat_map(|fetch| fetch.parameters(call.text, call.literals))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let rounds = self.rounds_in_text();
+        let known = wanted.into_iter().filter_map(|number| {
+            let place = usize::from(number).checked_sub(1)?;
+            let (sql, name) = written(number, *types.get(place)?, rounds)?;
+            Some((place, sql, name))
+        });
+        let known: Vec<(usize, String, &str)> = known.collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let columns: Vec<&str> = known.iter().map(|(_, sql, _)| &**sql).collect();
+        let asked = format!("SELECT {}", columns.join(", "));
+        let mut branch = Branch::new(gatherer.link.server());
+        branch.ask(&Question {
+            text: asked.as_bytes(),
+            types,
+            parameters: call.raw_parameters,
+            formats: &[],
+        });
+        let texts = self.hear_texts(branch).await?;
+        gathering.parameters = vec![None; types.len()];
+        for ((place, _, name), text) in known.iter().zip(texts) {
+            let cast = text.map(|text| format!("{text}::pg_catalog.{name}").into());
+            gathering.parameters[*place] = cast;
+        }
+        Ok(())
+    }
+
+    /// What is true of the rows of a table that matter, by the rows of others that are there: with whose keys only some can be equal.
+    async fn columns_among(
+        &mut self,
+        gathering: &Gathering<'_>,
+        place: usize,
+        gatherer: &mut Gatherer,
+    ) -> Result<Vec<String>, Failure> {
+        let transfer = &gathering.transfers[place];
+        let mut conditions = Vec::new();
+        for among in &transfer.fetch.among {
+            let of = &gathering.transfers[among.of];
+            if of.rows > MOST_KEYS {
+                continue;
+            }
+            let mut branch = Branch::new(gatherer.link.server());
+            branch.query(&of.fetch.keys(among));
+            let array = self.hear_texts(branch).await?.pop().flatten();
+            conditions.extend(
+                array
+                    .filter(|array| array.len() <= MOST_KEY_BYTES)
+                    .map(|array| transfer.fetch.is_among(among, &array)),
+            );
+        }
+        Ok(conditions)
+    }
+
+    /// The values of a row that a server gives as text.
+    async fn hear_texts(
+        &mut self,
+        mut branch: Branch<'_>,
+    ) -> Result<Vec<Option<Box<str>>>, Failure> {
+        let mut texts = Texts(Vec::new());
+        let branches = std::slice::from_mut(&mut branch);
+        branch::attend(&mut self.client, branches, &self.worker.scratch, &mut texts).await?;
+        Ok(texts.0)
     }
 
     /// Runs the client's text; its rows are the client's, its tag is given.
@@ -679,6 +771,7 @@ impl<'a> Gathering<'a> {
             catalog: Arc::clone(catalog),
             also: Vec::new(),
             numbers: Numbers::None,
+            parameters: Vec::new(),
             prefix: Vec::new(),
             brings: Brings::Rows,
             timeout: config.timeout,
@@ -715,13 +808,23 @@ impl<'a> Gathering<'a> {
         let from = transfer.map_or(&[][..], |transfer| &transfer.from);
         let asked = from.iter();
         asked
-            .map(|shard| Ok((*shard, self.copy_out(fetch, *shard)?)))
+            .map(|shard| Ok((*shard, self.copy_out(fetch, *shard, &[])?)))
             .collect()
     }
 
-    fn copy_out(&self, fetch: &Fetch, shard: ShardId) -> Result<String, Failure> {
+    fn copy_out(&self, fetch: &Fetch, shard: ShardId, also: &[String]) -> Result<String, Failure> {
         let but = self.foreign(fetch, shard);
-        utf8(fetch.copy_out(self.call.text, self.call.literals, but.as_deref()))
+        utf8(fetch.copy_out(&self.choice(but.as_deref(), also)))
+    }
+
+    fn choice<'s>(&'s self, but: Option<&'s str>, also: &'s [String]) -> Choice<'s> {
+        Choice {
+            text: self.call.text,
+            literals: self.call.literals,
+            parameters: &self.parameters,
+            but,
+            also,
+        }
     }
 
     /// What was brought, for EXPLAIN.
@@ -743,8 +846,8 @@ impl<'a> Gathering<'a> {
         let each = transfers.flat_map(|transfer| {
             transfer.from.iter().map(|shard| {
                 let but = self.foreign(transfer.fetch, *shard);
-                let (text, literals) = (self.call.text, self.call.literals);
-                (*shard, transfer.fetch.query(text, literals, but.as_deref()))
+                let choice = self.choice(but.as_deref(), &[]);
+                (*shard, transfer.fetch.query(&choice))
             })
         });
         each.collect()
@@ -777,7 +880,7 @@ impl<'a> Gathering<'a> {
         );
         for Transfer { fetch, from, .. } in &self.transfers {
             let but = here.and_then(|here| self.foreign(fetch, here));
-            let insert = utf8(fetch.insert(self.call.text, self.call.literals, but.as_deref()))?;
+            let insert = utf8(fetch.insert(&self.choice(but.as_deref(), &[])))?;
             if self.brings == Brings::Rows && here.is_some_and(|here| from.contains(&here)) {
                 // One too many, so that the limit is noticed.
                 statements.push(format!(
@@ -952,6 +1055,59 @@ impl Audience for Data {
             b'H' | b'd' | b'c' => pass_on(tag, body, out),
             b'C' => self.0 = body.to_vec(),
             _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// How a parameter of a type is asked for as a text that any server reads as the same value, and the type's name; `None`: there is no such text for certain.
+fn written(number: u16, type_oid: u32, rounds: bool) -> Option<(String, &'static str)> {
+    let name = match type_oid {
+        16 => "bool",
+        20 => "int8",
+        21 => "int2",
+        23 => "int4",
+        25 => "text",
+        700 if !rounds => "float4",
+        701 if !rounds => "float8",
+        1042 => "bpchar",
+        1043 => "varchar",
+        1082 => "date",
+        1083 => "time",
+        1114 => "timestamp",
+        1184 => "timestamptz",
+        1700 => "numeric",
+        2950 => "uuid",
+        _ => return None,
+    };
+    let text = match name {
+        // Whatever DateStyle is.
+        "date" | "timestamp" | "timestamptz" => {
+            format!("pg_catalog.to_json(${number}) OPERATOR(pg_catalog.#>>) '{{}}'")
+        }
+        _ => format!("${number}"),
+    };
+    Some((format!("pg_catalog.quote_nullable({text})"), name))
+}
+
+/// The values of rows, as texts.
+struct Texts(Vec<Option<Box<str>>>);
+
+impl Audience for Texts {
+    fn hear(&mut self, _: usize, tag: u8, body: &[u8], _: &mut Vec<u8>) -> Result<(), Failure> {
+        let mut rest = match tag {
+            b'D' => body.get(2..).unwrap_or_default(),
+            _ => &[],
+        };
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            // Of NULL there is none.
+            let length = usize::try_from(i32::from_be_bytes(*length)).ok();
+            let Some((value, next)) = behind.split_at_checked(length.unwrap_or(0)) else {
+                break;
+            };
+            let text = length.and_then(|_| Some(std::str::from_utf8(value).ok()?.into()));
+            self.0.push(text);
+            rest = next;
         }
         Ok(())
     }

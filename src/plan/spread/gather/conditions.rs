@@ -1,11 +1,13 @@
 //! Which conditions of the statement can choose a table's rows before they travel.
 //!
 //! A condition is taken as it is written when the statement reads the table once, in a block whose FROM has inner joins only, and it is a whole conjunct of that
-//! block's WHERE: a row for which it is not true then never reaches the result. Only comparisons of the table's own columns with literals are taken: they
-//! raise no error that the statement would not raise, and are true of the same rows on every server. All other conditions stay where they are.
+//! block's WHERE or of one of its ONs: a row for which it is not true then never reaches the result. Only comparisons of the table's own columns with literals
+//! and parameters are taken: they raise no error that the statement would not raise, and are true of the same rows on every server. All other conditions stay
+//! where they are, but those that two tables' columns are equal: when the rows of one are there, they say which of the other's can matter.
 
 use std::ops::Range;
 
+use crate::catalog::{Collation, Column};
 use crate::sql::facts::{Facts, Source};
 use crate::sql::lexer::{Kind, LiteralKind};
 
@@ -88,6 +90,32 @@ const CLAUSES: [&str; 12] = [
     "returning",
 ];
 
+/// Two columns that are equal in every row that matters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Equal {
+    pub column: Box<str>,
+    /// The place of the other table among those that were asked about, and its column.
+    pub of: usize,
+    pub key: Box<str>,
+    pub array: &'static str,
+}
+
+/// The type of arrays with all values of both columns, in which a search finds what the columns' own equality finds.
+fn array_of(one: &Column, other: &Column) -> Option<&'static str> {
+    if one.collation == Collation::Loose || other.collation == Collation::Loose {
+        return None;
+    }
+    let kind = |column: &Column| match column.type_oid {
+        20 | 21 | 23 => Some("pg_catalog.int8[]"),
+        25 | 1043 => Some("pg_catalog.text[]"),
+        1042 => Some("pg_catalog.bpchar[]"),
+        1700 => Some("pg_catalog.numeric[]"),
+        2950 => Some("pg_catalog.uuid[]"),
+        _ => None,
+    };
+    kind(one).filter(|array| kind(other) == Some(*array))
+}
+
 /// The statement, read for conditions.
 pub struct Reading<'p, 'a> {
     pub piece: &'p Piece<'a>,
@@ -110,33 +138,76 @@ impl Reading<'_, '_> {
     }
 
     fn all(&self, table: &Table<'_>) -> Option<Vec<Range<usize>>> {
-        let (&[(block, _)], &[alias]) = (&table.places[..], &table.aliases[..]) else {
-            return None;
-        };
-        // Another relation of this name makes it unclear whose column is meant, and a doubt whether it is that column.
-        let relations = &self.facts.blocks[block].relations;
-        if !self.facts.doubts.is_empty()
-            || relations
-                .iter()
-                .filter(|relation| *relation.alias == *alias)
-                .count()
-                > 1
-        {
-            return None;
-        }
-        let filter = self.filter(self.place(table)?)?;
-        let owner = Owner {
-            reading: self,
-            table,
-            alias,
-            block,
-        };
-        let conjuncts = self.conjuncts(filter)?.into_iter();
+        let owner = self.owner(table)?;
+        let conjuncts = self.conjuncts_around(table)?.into_iter();
         let usable = conjuncts.filter(|conjunct| owner.takes(conjunct.clone()));
         let bytes = usable.map(|conjunct| {
             self.piece.range(conjunct.start).start..self.piece.range(conjunct.end - 1).end
         });
         Some(bytes.collect())
+    }
+
+    /// Which columns of the table are equal to which of others in every row that matters.
+    pub fn equals<'t>(&self, table: &Table<'_>, others: &[&'t Table<'t>]) -> Vec<Equal> {
+        let (Some(owner), Some(conjuncts)) = (self.owner(table), self.conjuncts_around(table))
+        else {
+            return Vec::new();
+        };
+        let mut equals = Vec::new();
+        for (place, other) in others.iter().enumerate() {
+            let Some(other) = self.owner(other).filter(|other| {
+                other.block == owner.block && !std::ptr::eq(other.table, owner.table)
+            }) else {
+                continue;
+            };
+            equals.extend(conjuncts.iter().filter_map(|conjunct| {
+                let sides = |left: &Owner<'_, '_, '_>, right: &Owner<'_, '_, '_>| {
+                    let (one, next) = left.named(conjunct.start, conjunct.end)?;
+                    if self.piece.kind(Some(next)) != Some(Kind::Operator)
+                        || self.piece.source(next) != "="
+                    {
+                        return None;
+                    }
+                    let (two, end) = right.named(next + 1, conjunct.end)?;
+                    (end == conjunct.end).then(|| (one.clone(), two.clone()))
+                };
+                let (column, key) = sides(&owner, &other)
+                    .or_else(|| sides(&other, &owner).map(|(one, two)| (two, one)))?;
+                Some(Equal {
+                    array: array_of(&column, &key)?,
+                    column: column.name,
+                    of: place,
+                    key: key.name,
+                })
+            }));
+        }
+        equals
+    }
+
+    /// What speaks of the table's columns where it is read, if it is read once and under one name.
+    fn owner<'r>(&'r self, table: &'r Table<'r>) -> Option<Owner<'r, 'r, 'r>> {
+        let (&[(block, _)], &[alias]) = (&table.places[..], &table.aliases[..]) else {
+            return None;
+        };
+        // Another relation of this name makes it unclear whose column is meant, and a doubt whether it is that column.
+        let relations = &self.facts.blocks[block].relations;
+        let named = relations
+            .iter()
+            .filter(|relation| *relation.alias == *alias)
+            .count();
+        (self.facts.doubts.is_empty() && named == 1).then_some(Owner {
+            reading: self,
+            table,
+            alias,
+            block,
+        })
+    }
+
+    /// The conjuncts of which every one is true of each row of the table that matters.
+    fn conjuncts_around(&self, table: &Table<'_>) -> Option<Vec<Range<usize>>> {
+        let filters = self.filters(self.place(table)?)?.into_iter();
+        let conjuncts: Option<Vec<_>> = filters.map(|filter| self.conjuncts(filter)).collect();
+        Some(conjuncts?.concat())
     }
 
     /// Where FROM names the table, as its only place.
@@ -164,47 +235,55 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// The lexemes of the WHERE that belongs to the FROM around a place, if that FROM has inner joins only.
-    fn filter(&self, place: usize) -> Option<Range<usize>> {
+    /// The lexemes of the WHERE and of the ONs that belong to the FROM around a place, if that FROM has inner joins only.
+    fn filters(&self, place: usize) -> Option<Vec<Range<usize>>> {
         let piece = self.piece;
         let from = self.list_around(place)?;
+        let mut filters = Vec::new();
+        // Where the last one begins.
+        let mut open = None;
         let mut depth = 0_usize;
         let mut at = from + 1;
+        let mut is_where = false;
         loop {
-            match piece.kind(Some(at))? {
+            let kind = piece.kind(Some(at));
+            let word = |words: &[&str]| piece.is_word(Some(at), words);
+            let ends_block = match kind {
+                None | Some(Kind::Semicolon) => true,
+                Some(Kind::CloseParen | Kind::CloseBracket) => depth == 0,
+                Some(Kind::Word) => depth == 0 && word(&CLAUSES),
+                _ => false,
+            };
+            let ends_filter = ends_block
+                || depth == 0
+                    && !is_where
+                    && (kind == Some(Kind::Comma)
+                        || word(&["join", "inner", "cross", "on", "where"]));
+            if ends_filter && let Some(start) = open.take() {
+                filters.push(start..at);
+            }
+            if ends_block {
+                return Some(filters);
+            }
+            match kind? {
                 Kind::OpenParen | Kind::OpenBracket => depth += 1,
-                Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
-                Kind::Word if piece.is_word(Some(at), &["left", "right", "full", "natural"]) => {
-                    return None;
-                }
+                Kind::CloseParen | Kind::CloseBracket => depth -= 1,
+                Kind::Word if is_where => {}
+                Kind::Word if word(&["left", "right", "full", "natural"]) => return None,
                 // Not that of DELETE.
                 Kind::Word
-                    if piece.is_word(Some(at), &["using"])
-                        && piece.kind(Some(at + 1)) == Some(Kind::OpenParen) =>
+                    if word(&["using"]) && piece.kind(Some(at + 1)) == Some(Kind::OpenParen) =>
                 {
                     return None;
                 }
-                Kind::Word if depth == 0 && piece.is_word(Some(at), &["where"]) => break,
-                Kind::Word if depth == 0 && piece.is_word(Some(at), &CLAUSES) => return None,
+                Kind::Word if depth == 0 && word(&["on", "where"]) => {
+                    is_where = word(&["where"]);
+                    open = Some(at + 1);
+                }
                 _ => {}
             }
             at += 1;
         }
-        let start = at + 1;
-        depth = 0;
-        at = start;
-        while let Some(kind) = piece.kind(Some(at)) {
-            match kind {
-                Kind::OpenParen | Kind::OpenBracket => depth += 1,
-                Kind::CloseParen | Kind::CloseBracket if depth == 0 => break,
-                Kind::CloseParen | Kind::CloseBracket => depth -= 1,
-                Kind::Semicolon => break,
-                Kind::Word if depth == 0 && piece.is_word(Some(at), &CLAUSES) => break,
-                _ => {}
-            }
-            at += 1;
-        }
-        Some(start..at)
     }
 
     /// The FROM that lists what stands at a place, not in parentheses of its own.
@@ -298,13 +377,14 @@ impl Owner<'_, '_, '_> {
                 | LiteralKind::Text
                 | LiteralKind::Dollar,
             ) => Some(at + 1),
+            Kind::Param => Some(at + 1),
             Kind::Operator if COMPARISONS.contains(&piece.source(at)) => Some(at + 1),
             // Between literals; columns are not reckoned with.
             Kind::Operator if matches!(piece.source(at), "+" | "-") => {
                 let left = before.is_none_or(|before| {
                     !matches!(
                         piece.kind(Some(before)),
-                        Some(Kind::Quoted | Kind::CloseParen)
+                        Some(Kind::Quoted | Kind::CloseParen | Kind::Param)
                     ) && (piece.kind(Some(before)) != Some(Kind::Word)
                         || piece.is_word(Some(before), &WORDS)
                         || piece.is_word(Some(before), &UNITS))
@@ -312,7 +392,7 @@ impl Owner<'_, '_, '_> {
                 (left && self.begins_literal(next)).then_some(at + 1)
             }
             Kind::Typecast => {
-                let of_literal = matches!(piece.kind(before), Some(Kind::Literal(_)));
+                let of_literal = matches!(piece.kind(before), Some(Kind::Literal(_) | Kind::Param));
                 (of_literal && piece.is_word(next, &TYPE_WORDS)).then_some(at + 2)
             }
             Kind::Word | Kind::Quoted => self
@@ -341,6 +421,11 @@ impl Owner<'_, '_, '_> {
 
     /// Behind the column of the table that begins here.
     fn column(&self, at: usize, end: usize) -> Option<usize> {
+        self.named(at, end).map(|(_, next)| next)
+    }
+
+    /// The column of the table that begins here, and what is behind it.
+    fn named(&self, at: usize, end: usize) -> Option<(&Column, usize)> {
         let piece = self.reading.piece;
         let name = piece.identifier(at)?;
         let qualified = at + 2 < end && piece.kind(Some(at + 1)) == Some(Kind::Dot);
@@ -373,7 +458,7 @@ impl Owner<'_, '_, '_> {
         } else {
             self.is_ours_alone(column)
         };
-        (plain && own).then_some(next)
+        (plain && own).then_some((known, next))
     }
 
     /// Whether no other relation of the block has such a column.

@@ -67,6 +67,7 @@ pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, R
             columns: needed,
             alias: reading.alias(table),
             conditions: reading.conditions(table),
+            among: Vec::new(),
             primary_key: Vec::new(),
             index: Vec::new(),
         })

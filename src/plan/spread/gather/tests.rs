@@ -27,6 +27,16 @@ fn planned(first: &str, second: &str) -> (Rc<Spread>, Vec<Literal>) {
 
 const FIRST: &str = "SELECT 'a' FROM public.orders o, invoices i WHERE o.region = 'abc' AND i.amount > 5 AND o.total > 3";
 
+fn choice<'a>(text: &'a [u8], literals: &'a [Literal]) -> Choice<'a> {
+    Choice {
+        text,
+        literals,
+        parameters: &[],
+        but: None,
+        also: &[],
+    }
+}
+
 fn copies(second: &str) -> Vec<String> {
     let (spread, literals) = planned(FIRST, second);
     let Spread::Gather(gather) = &*spread else {
@@ -35,7 +45,7 @@ fn copies(second: &str) -> Vec<String> {
     let mut texts: Vec<Vec<u8>> = gather
         .fetches
         .iter()
-        .map(|fetch| fetch.copy_out(second.as_bytes(), &literals, None))
+        .map(|fetch| fetch.copy_out(&choice(second.as_bytes(), &literals)))
         .collect();
     texts.push(gather.text(second.as_bytes(), &literals));
     texts
@@ -78,6 +88,7 @@ fn texts_beside_the_clients() {
         },
         conditions: Vec::new(),
         alias: "t".into(),
+        among: Vec::new(),
         primary_key: vec!["x".into(), "y".into()],
         index: vec!["y".into()],
         format: CopyFormat::Text,
@@ -86,7 +97,7 @@ fn texts_beside_the_clients() {
         [
             fetch.create(),
             fetch.copy_in(),
-            String::from_utf8(fetch.insert(b"", &[], None)).expect("text"),
+            String::from_utf8(fetch.insert(&choice(b"", &[]))).expect("text"),
             fetch.add_primary_key().expect("it has one"),
             fetch.create_index().expect("it has one"),
             fetch.analyze(),

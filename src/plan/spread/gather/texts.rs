@@ -2,13 +2,28 @@
 
 use std::ops::Range;
 
+use crate::sql::lexer::{Kind, Lexer};
 use crate::sql::normalise::{Literal, from_normal};
 
-use super::{Columns, CopyFormat, Fetch, View};
+use super::{Among, Columns, CopyFormat, Fetch, View};
 
 /// A condition with such a string stays where it is: it may mean another moment each time it is read, or (a backslash at the end of a pattern) be an
 /// error that the statement would not come to.
 const UNSTEADY: [&[u8]; 5] = [b"now", b"today", b"tomorrow", b"yesterday", b"\\"];
+
+/// Which rows of a table a server is asked for.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    /// The client's.
+    pub text: &'a [u8],
+    pub literals: &'a [Literal],
+    /// Its parameters as SQL, by number from 1; a condition with one that is not known stays where it is.
+    pub parameters: &'a [Option<Box<str>>],
+    /// A condition of rows that are left out.
+    pub but: Option<&'a str>,
+    /// What else is true of each row that matters.
+    pub also: &'a [String],
+}
 
 impl Fetch {
     /// The table that stands in, still empty: all columns with their types and collations, no constraints.
@@ -20,17 +35,17 @@ impl Fetch {
         )
     }
 
-    /// What a source shard is asked. `text` is the client's, with its literals; `but`: a condition of rows that are left out.
-    pub fn copy_out(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
+    /// What a source shard is asked.
+    pub fn copy_out(&self, choice: &Choice<'_>) -> Vec<u8> {
         let mut query = b"COPY (".to_vec();
-        query.extend(self.query(text, literals, but));
+        query.extend(self.query(choice));
         query.extend(format!(") TO STDOUT (FORMAT {})", self.format.name()).into_bytes());
         query
     }
 
     /// The rows that a source shard sends.
-    pub fn query(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
-        self.select(&self.needed(), text, literals, but)
+    pub fn query(&self, choice: &Choice<'_>) -> Vec<u8> {
+        self.select(&self.needed(), choice)
     }
 
     pub fn copy_in(&self) -> String {
@@ -46,7 +61,7 @@ impl Fetch {
     }
 
     /// Fills the table with the rows of the very connection it is on. All columns: a domain may forbid that one is left out.
-    pub fn insert(&self, text: &[u8], literals: &[Literal], but: Option<&str>) -> Vec<u8> {
+    pub fn insert(&self, choice: &Choice<'_>) -> Vec<u8> {
         let columns = match &self.columns {
             Columns::Unknown => "*".to_owned(),
             Columns::Named { all, .. } => list(all),
@@ -56,7 +71,7 @@ impl Fetch {
             columns => format!(" ({columns})"),
         };
         let mut query = format!("INSERT INTO {}{into} ", self.temporary()).into_bytes();
-        query.extend(self.select(&columns, text, literals, but));
+        query.extend(self.select(&columns, choice));
         query
     }
 
@@ -94,14 +109,36 @@ impl Fetch {
         format!("DROP TABLE {}", self.temporary())
     }
 
-    fn select(
-        &self,
-        columns: &str,
-        text: &[u8],
-        literals: &[Literal],
-        but: Option<&str>,
-    ) -> Vec<u8> {
-        let table = match but {
+    /// The numbers of the parameters in its conditions.
+    pub fn parameters(&self, text: &[u8], literals: &[Literal]) -> Vec<u16> {
+        let mut numbers = Vec::new();
+        for range in &self.conditions {
+            each_parameter(cut(range, text, literals), |_, number| numbers.push(number));
+        }
+        numbers
+    }
+
+    /// Asks the temporary table of another fetch which values a column's are among: one row with the array as SQL.
+    pub fn keys(&self, among: &Among) -> String {
+        let (of, key) = (self.temporary(), quoted(&among.key));
+        format!(
+            "SELECT pg_catalog.quote_nullable(pg_catalog.array_agg(DISTINCT {key})::{}) FROM {of} WHERE {key} IS NOT NULL",
+            among.array
+        )
+    }
+
+    /// The condition that a column's value is one of an array's, which is given as SQL.
+    pub fn is_among(&self, among: &Among, array: &str) -> String {
+        format!(
+            "{}.{} OPERATOR(pg_catalog.=) ANY ({array}::{})",
+            quoted(&self.alias),
+            quoted(&among.column),
+            among.array
+        )
+    }
+
+    fn select(&self, columns: &str, choice: &Choice<'_>) -> Vec<u8> {
+        let table = match choice.but {
             None => self.permanent(),
             Some(but) => format!(
                 "(SELECT * FROM {} WHERE ({but}) IS NOT TRUE)",
@@ -111,13 +148,12 @@ impl Fetch {
         let mut query =
             format!("SELECT {columns} FROM {table} AS {}", quoted(&self.alias)).into_bytes();
         let mut word = " WHERE (";
-        for condition in self
-            .conditions
-            .iter()
-            .filter(|range| !is_unsteady(range, text, literals))
-        {
+        let conditions = self.conditions.iter();
+        let conditions = conditions.filter_map(|range| choice.condition(range));
+        let also = choice.also.iter().map(|also| also.clone().into_bytes());
+        for condition in conditions.chain(also) {
             query.extend_from_slice(word.as_bytes());
-            query.extend_from_slice(cut(condition, text, literals));
+            query.extend(condition);
             query.push(b')');
             word = " AND (";
         }
@@ -160,8 +196,39 @@ fn cut<'a>(range: &Range<usize>, text: &'a [u8], literals: &[Literal]) -> &'a [u
     &text[from_normal(range.start, literals)..from_normal(range.end, literals)]
 }
 
-fn is_unsteady(range: &Range<usize>, text: &[u8], literals: &[Literal]) -> bool {
-    let condition = cut(range, text, literals).to_ascii_lowercase();
+impl Choice<'_> {
+    /// A condition with its parameters in it; `None`: it stays where it is.
+    fn condition(&self, range: &Range<usize>) -> Option<Vec<u8>> {
+        let said = cut(range, self.text, self.literals);
+        let (mut condition, mut at, mut known) = (Vec::with_capacity(said.len()), 0, true);
+        each_parameter(said, |place, number| {
+            let parameter = usize::from(number).checked_sub(1);
+            let parameter = parameter.and_then(|number| self.parameters.get(number)?.as_deref());
+            known &= parameter.is_some();
+            condition.extend_from_slice(&said[at..place.start]);
+            condition.extend_from_slice(parameter.unwrap_or_default().as_bytes());
+            at = place.end;
+        });
+        condition.extend_from_slice(&said[at..]);
+        (known && !is_unsteady(&condition)).then_some(condition)
+    }
+}
+
+/// Where parameters stand in a piece of SQL, and their numbers.
+fn each_parameter(sql: &[u8], mut found: impl FnMut(Range<usize>, u16)) {
+    let mut lexer = Lexer::new(sql);
+    while let Ok(Some(lexeme)) = lexer.next() {
+        let digits = std::str::from_utf8(&sql[lexeme.range()]).unwrap_or_default();
+        if lexeme.kind == Kind::Param
+            && let Ok(number) = digits.trim_start_matches('$').parse()
+        {
+            found(lexeme.range(), number);
+        }
+    }
+}
+
+fn is_unsteady(condition: &[u8]) -> bool {
+    let condition = condition.to_ascii_lowercase();
     UNSTEADY
         .iter()
         .any(|word| condition.windows(word.len()).any(|window| window == *word))
