@@ -3,15 +3,15 @@
 //! What the two do not agree on is refused, never guessed: the relation becomes [`Relation::Refused`] and a [`Warning`] says why.
 //! `family.rs` places tables (with their partitions and children), `view.rs` places views.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Collation, Column, Distribution, Epoch, Foreign, Placement, QualifiedName, Relation,
-    SchemaState, Sequences, Undeclared, family, view,
+    Catalog, Collation, Column, Distribution, Epoch, Foreign, Placed, Placement, QualifiedName,
+    Relation, SchemaState, Sequences, Undeclared, family, view,
 };
 use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
@@ -34,7 +34,9 @@ pub struct Configured {
     /// Each name once; every placement names an existing distribution or shard, with as many key columns as the distribution has.
     pub tables: Vec<ConfiguredTable>,
     /// See [`Catalog::placed`].
-    pub placed: Arc<HashSet<QualifiedName>>,
+    pub placed: Placed,
+    /// Tables whose place is of no use here, and why.
+    pub misfits: HashMap<QualifiedName, String>,
 }
 
 /// A table named by the configuration.
@@ -105,6 +107,11 @@ pub enum Warning {
         encoding: Box<str>,
     },
     #[error(
+        "table {} was given a place that this proxy's configuration does not know: {why}",
+        dotted(table)
+    )]
+    Misfit { table: QualifiedName, why: String },
+    #[error(
         "table {} has rules (CREATE RULE), which may send its rows elsewhere",
         dotted(table)
     )]
@@ -150,7 +157,7 @@ impl Catalog {
             cross_shard_commit: configured.cross_shard_commit,
             distributions: configured.distributions.clone(),
             foreign: configured.foreign.clone(),
-            relations: configured.tables.iter().map(unread).collect(),
+            relations: unread_relations(&configured),
             views: Default::default(),
             known_sequences: Default::default(),
             primary_keys: Default::default(),
@@ -218,6 +225,19 @@ impl Catalog {
         warnings.sort_by_cached_key(ToString::to_string);
         (catalog, warnings)
     }
+}
+
+fn unread_relations(configured: &Configured) -> HashMap<QualifiedName, Relation> {
+    let misfits = configured.misfits.iter().map(|(name, why)| {
+        let why = Warning::Misfit {
+            table: name.clone(),
+            why: why.clone(),
+        };
+        (name.clone(), Relation::Refused(why.to_string().into()))
+    });
+    misfits
+        .chain(configured.tables.iter().map(unread))
+        .collect()
 }
 
 /// A configured table of which no definition is known.

@@ -125,6 +125,7 @@ pub fn build(config: &Config, database: &str) -> Result<Configured, Vec<Problem>
             foreign: super::Foreign::default(),
             tables,
             placed: Default::default(),
+            misfits: Default::default(),
         }),
         _ => {
             problems.sort_by_key(|problem| problem.line.0);

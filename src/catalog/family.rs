@@ -126,6 +126,18 @@ fn verdict(
     configured: &Configured,
     schema: &Schema,
 ) -> Verdict {
+    let misfits: Vec<Warning> = family
+        .iter()
+        .filter_map(|member| {
+            Some(Warning::Misfit {
+                table: member.name.clone(),
+                why: configured.misfits.get(member.name)?.clone(),
+            })
+        })
+        .collect();
+    if !misfits.is_empty() {
+        return Verdict::Wrong(misfits);
+    }
     let fallback = match configured.undeclared {
         Undeclared::Home => Some(Placement::Single(configured.home)),
         Undeclared::Refused => None,

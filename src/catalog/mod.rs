@@ -127,6 +127,9 @@ pub enum Relation {
 /// A table name in one schema, folded.
 pub type QualifiedName = (Box<str>, Box<str>);
 
+/// Tables that were given their place while proxies ran.
+pub type Placed = Arc<HashMap<QualifiedName, placed::Settled>>;
+
 /// One named key space that tables share.
 #[derive(Clone, Debug)]
 pub struct Distribution {
@@ -186,7 +189,7 @@ pub struct Catalog {
     /// Functions that the administrator lets run on replicas, whatever they are.
     pub replica_functions: Arc<HashSet<Box<str>>>,
     /// Tables that were given their place while proxies ran, not by the configuration.
-    pub placed: Arc<HashSet<QualifiedName>>,
+    pub placed: Placed,
     /// What changing statements must know besides.
     pub details: Arc<details::Details>,
     pub schema: SchemaState,

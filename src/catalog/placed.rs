@@ -24,8 +24,24 @@ pub enum Place {
     },
 }
 
+/// A place as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    pub place: Place,
+    pub settled: Settled,
+}
+
+/// Whether the table may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settled {
+    Yes,
+    /// Not every proxy is known to plan by the place, and the table may be somewhere.
+    No,
+}
+
 /// By schema and name.
-pub type Places = BTreeMap<QualifiedName, Place>;
+pub type Places = BTreeMap<QualifiedName, Recorded>;
 
 /// A place that does not fit the distributions at hand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,15 +112,21 @@ impl Configured {
     /// fit its distributions, and why.
     pub fn place(&mut self, places: &Places) -> Vec<(QualifiedName, Misfit)> {
         let mut misfits = Vec::new();
-        self.placed = Arc::new(places.keys().cloned().collect());
-        for (name, place) in places {
+        let settled = places
+            .iter()
+            .map(|(name, recorded)| (name.clone(), recorded.settled));
+        self.placed = Arc::new(settled.collect());
+        for (name, recorded) in places {
             self.tables.retain(|table| table.name != *name);
-            match place.placement(&self.distributions) {
+            match recorded.place.placement(&self.distributions) {
                 Ok(placement) => self.tables.push(ConfiguredTable {
                     name: name.clone(),
                     placement,
                 }),
-                Err(misfit) => misfits.push((name.clone(), misfit)),
+                Err(misfit) => {
+                    self.misfits.insert(name.clone(), misfit.to_string());
+                    misfits.push((name.clone(), misfit));
+                }
             }
         }
         misfits
@@ -114,8 +136,9 @@ impl Configured {
     pub fn placed_otherwise(&self, places: &Places) -> Vec<QualifiedName> {
         let otherwise = self.tables.iter().filter(|table| {
             let place = places.get(&table.name);
-            place.is_some_and(|place| {
-                place.placement(&self.distributions).ok().as_ref() != Some(&table.placement)
+            place.is_some_and(|recorded| {
+                recorded.place.placement(&self.distributions).ok().as_ref()
+                    != Some(&table.placement)
             })
         });
         otherwise.map(|table| table.name.clone()).collect()

@@ -195,6 +195,8 @@ struct Drive<'a> {
     untold: Vec<Box<str>>,
     /// As of the last look at which tables there are; with the version of those that were given a place.
     configured: (Arc<Config>, u64),
+    /// Why those are not the plan's.
+    other: Option<Trouble>,
     /// When progress was last saved.
     told: Option<tokio::time::Instant>,
 }
@@ -208,7 +210,7 @@ impl<'a> Drive<'a> {
         let job = known.and_then(|known| known.plans.get(&project.plan));
         let job = job.ok_or_else(|| lost("there is no such plan any more".to_owned()))?;
         let places = known.map_or_else(PlacesRecord::default, |known| known.places.clone());
-        let scope = scope(project, job, &places.tables).map_err(lost)?;
+        let scope = scope(project, job, &places.places()).map_err(lost)?;
         let events = saved_events(project).await;
         let events = events.map_err(|error| lost(error.to_string()))?;
         let news = Arc::new(Notify::new());
@@ -228,6 +230,7 @@ impl<'a> Drive<'a> {
             events,
             untold: Vec::new(),
             configured: (project.topology.config(), places.epoch),
+            other: None,
             scope,
             tally,
             news,
@@ -335,11 +338,18 @@ impl<'a> Drive<'a> {
     /// The distributions have other tables than when the plan began: some rows would stay behind.
     fn other_tables(&mut self, job: &Job, places: &PlacesRecord) -> Option<Trouble> {
         let config = self.project.topology.config();
+        let is_ending = matches!(job.phase, Phase::Ending(_));
         if Arc::ptr_eq(&config, &self.configured.0) && places.epoch == self.configured.1 {
-            return None;
+            // As long as it is so.
+            return self.other.clone().filter(|_| !is_ending);
         }
         self.configured = (config, places.epoch);
-        let why = match scope(self.project, job, &places.tables) {
+        self.other = self.differing(job, places);
+        self.other.clone().filter(|_| !is_ending)
+    }
+
+    fn differing(&self, job: &Job, places: &PlacesRecord) -> Option<Trouble> {
+        let why = match scope(self.project, job, &places.places()) {
             Ok(scope) if scope.tables == self.scope.tables => return None,
             Ok(_) => "the distributions that are moved have other tables than the plan: take that back and RESUME, or CANCEL".to_owned(),
             Err(why) => format!("the configuration does not fit the plan: {why}"),

@@ -50,7 +50,7 @@ impl Overlay {
         let mut overlay = Overlay {
             epoch: MapEpoch(known.map.epoch),
             maps: known.map.distributions.clone(),
-            places: known.places.tables.clone(),
+            places: known.places.places(),
             places_epoch: known.places.epoch,
             ..Overlay::default()
         };

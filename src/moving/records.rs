@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::catalog::placed::Places;
+use crate::catalog::QualifiedName;
+use crate::catalog::placed::{Places, Recorded};
 use crate::resharding::job::{GateState, Job, MapEpoch, Side, Term, from_json};
 use crate::resharding::record::StoredMap;
 use crate::store::{Listing, Version};
@@ -36,23 +37,49 @@ pub struct MapRecord {
 pub struct PlacesRecord {
     /// Greater with each change.
     pub epoch: u64,
-    /// JSON's keys are texts.
-    #[serde(with = "as_list")]
-    pub tables: Places,
+    pub tables: Vec<PlacedTable>,
 }
 
-mod as_list {
-    use serde::{Deserialize, Deserializer, Serializer};
+/// A table that was given a place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedTable {
+    pub schema: Box<str>,
+    pub name: Box<str>,
+    #[serde(flatten)]
+    pub recorded: Recorded,
+}
 
-    use crate::catalog::placed::Places;
-
-    pub fn serialize<S: Serializer>(places: &Places, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(places)
+impl PlacesRecord {
+    pub fn places(&self) -> Places {
+        let each = self.tables.iter();
+        each.map(|table| (table.of(), table.recorded.clone()))
+            .collect()
     }
 
-    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Places, D::Error> {
-        let list: Vec<_> = Deserialize::deserialize(deserializer)?;
-        Ok(list.into_iter().collect())
+    pub fn find(&self, name: &QualifiedName) -> Option<&Recorded> {
+        let mut each = self.tables.iter();
+        let found = each.find(|table| table.schema == name.0 && table.name == name.1);
+        found.map(|table| &table.recorded)
+    }
+
+    /// The next version, with another place of a table, or (`None`) with none.
+    pub fn with(&self, name: &QualifiedName, recorded: Option<Recorded>) -> PlacesRecord {
+        let others = self.tables.iter().filter(|table| table.of() != *name);
+        let own = recorded.map(|recorded| PlacedTable {
+            schema: name.0.clone(),
+            name: name.1.clone(),
+            recorded,
+        });
+        PlacesRecord {
+            epoch: self.epoch + 1,
+            tables: others.cloned().chain(own).collect(),
+        }
+    }
+}
+
+impl PlacedTable {
+    fn of(&self) -> QualifiedName {
+        (self.schema.clone(), self.name.clone())
     }
 }
 
@@ -277,18 +304,23 @@ mod tests {
 
     #[test]
     fn places_are_read_as_they_were_written() {
-        use crate::catalog::placed::Place;
+        use crate::catalog::placed::{Place, Settled};
         let name = |name: &str| (Box::from("public"), Box::from(name));
+        let recorded = |place, settled| Some(Recorded { place, settled });
         let sharded = Place::Sharded {
             distribution: "d".into(),
             key: vec!["Ä".into(), "id".into()],
         };
-        let record = PlacesRecord {
-            epoch: 7,
-            tables: [(name("a"), Place::Reference), (name("b"), sharded)].into(),
-        };
+        let record = PlacesRecord::default()
+            .with(&name("a"), recorded(Place::Reference, Settled::No))
+            .with(&name("b"), recorded(sharded.clone(), Settled::No))
+            .with(&name("b"), recorded(sharded, Settled::Yes));
         let read: PlacesRecord = decode("k", &encode(&record)).expect("our own");
         assert_eq!(read, record);
+        assert_eq!((read.epoch, read.places().len()), (3, 2));
+        assert_eq!(read.find(&name("a")).expect("there").settled, Settled::No);
+        let left = read.with(&name("b"), None);
+        assert_eq!((left.find(&name("b")), left.tables.len()), (None, 1));
     }
 
     #[test]

@@ -73,6 +73,17 @@ pub struct PlannedStatement {
     /// Which of them its comment asks for.
     pub reads: ReadHint,
     pub takes: Takes,
+    pub creates: Creates,
+}
+
+/// What a statement creates, as far as it matters to where tables belong.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Creates {
+    #[default]
+    Other,
+    Schema,
+    /// A table whose place is recorded, and which has to wait until every proxy has heard of it.
+    Awaited(Rc<Placed>),
 }
 
 /// Which nodes of a shard a statement may run on.
@@ -117,14 +128,6 @@ impl PlannedStatement {
     pub fn numbered(&self) -> Option<&Numbered> {
         match self.spread.as_deref() {
             Some(Spread::Numbered(numbered)) => Some(numbered),
-            _ => None,
-        }
-    }
-
-    /// The table that is to get its place before the statement can be planned, if it is one.
-    pub fn placed(&self) -> Option<&Placed> {
-        match self.spread.as_deref() {
-            Some(Spread::Placed(placed)) => Some(placed),
             _ => None,
         }
     }
@@ -175,6 +178,7 @@ impl Planned {
                 nodes: one.nodes,
                 reads: one.reads,
                 takes: one.takes,
+                creates: one.creates.clone(),
             }
         });
         Planned {
@@ -202,6 +206,7 @@ impl Planned {
                 nodes: Nodes::Primary,
                 reads: ReadHint::default(),
                 takes: Takes::Numbers,
+                creates: Creates::Other,
             }],
         }
     }

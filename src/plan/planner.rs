@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::catalog::{Catalog, SearchPath};
 use crate::sharding::ShardId;
-use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
+use crate::sql::class::{Class, Copy, CopyDirection, CopySource, Ddl};
 use crate::sql::facts::{Access, Facts, Leaves, Name, Source};
 use crate::sql::{self, Body, Statement};
 
@@ -12,8 +12,8 @@ use super::refusal::{Reason, Refusal};
 use super::spread::numbered::{Written, numbered, write};
 use super::spread::placed::{self, Placed};
 use super::{
-    Arity, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes, data,
-    effect, hint, replica, settings, spread, takes,
+    Arity, Creates, KeyTuple, Numbered, Plan, Planned, PlannedStatement, Spread, Target, classes,
+    data, effect, hint, replica, settings, spread, takes,
 };
 
 /// Plans every statement of a message. `text` is the whole message's, which the statements' ranges cut.
@@ -120,11 +120,36 @@ pub fn plan(
             nodes: replica::of(text, statement, catalog, search_path),
             reads: statement.reads,
             takes: takes::of(text, statement, catalog, search_path),
+            creates: creates(text, statement, catalog, search_path),
         }
     });
     Planned {
         statements: planned.collect(),
     }
+}
+
+fn creates(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Creates {
+    if let Some(awaited) = placed::awaited(text, statement, catalog, search_path) {
+        return Creates::Awaited(Rc::new(awaited));
+    }
+    let is_definition = matches!(statement.class, Class::Ddl(Ddl::Schema));
+    match is_definition && defines_schema(&text[statement.range.clone()]) {
+        true => Creates::Schema,
+        false => Creates::Other,
+    }
+}
+
+/// CREATE SCHEMA, or what may do so: ALTER SCHEMA RENAME.
+fn defines_schema(text: &str) -> bool {
+    sql::words(text).is_ok_and(|words| {
+        let mut words = words.iter().take(4);
+        words.any(|word| **word == *"schema")
+    })
 }
 
 /// The plan of a statement whose table is to get its place first, if it is sound with it.

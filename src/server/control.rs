@@ -18,12 +18,12 @@ use super::worker::{Command, WorkerHandle};
 use crate::admin::{LentTo, Request};
 use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
-use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign, Relation};
+use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
 use crate::moving::overlay::{Overlay, Overlays};
-use crate::plan::views;
+use crate::plan::{Placed, views};
 use crate::resharding::record::StoredError;
 use crate::session::gate::Gate;
 use crate::session::report::WorkerReport;
@@ -199,18 +199,11 @@ impl Plant {
                     }
                 }
             }
-            let places = overlays.get(name).map(|overlay| &overlay.places);
-            let misfits = places.map_or_else(Vec::new, |places| configured.place(places));
-            let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
-            for ((schema, table), misfit) in misfits {
-                let why = format!(
-                    "table {schema}.{table} was given a place that this proxy's configuration does not know: {misfit}"
-                );
-                tracing::error!(database = &**name, "{why}");
-                catalog
-                    .relations
-                    .insert((schema, table), Relation::Refused(why.into()));
+            if let Some(overlay) = overlays.get(name) {
+                // What does not fit is refused.
+                configured.place(&overlay.places);
             }
+            let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
             views::place(&mut catalog);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
@@ -462,17 +455,22 @@ impl Control {
             Arc::clone(&self.plant.configured),
         );
         tokio::spawn(async move {
-            let (table, place) = (placing.placed.table, placing.placed.place);
-            let asked = Wanted {
+            let Placed {
                 table,
-                place: Some(place),
+                place,
+                passed_over,
+            } = placing.placed;
+            let wanted = Wanted {
+                table,
+                place,
                 role: Some(placing.role),
+                passed_over,
             };
-            let done = reshards.place(&placing.database, &asked, &configured).await;
+            let done = reshards.place(&placing.database, &wanted, &configured);
             // The client may have gone.
             let _ = placing
                 .done
-                .send(done.map_err(|refused| match refused.hint {
+                .send(done.await.map_err(|refused| match refused.hint {
                     Some(hint) => format!("{}. {hint}", refused.message),
                     None => refused.message,
                 }));
@@ -578,17 +576,24 @@ impl Control {
                 place,
                 answer,
             } => {
-                let wanted = Wanted {
-                    table,
-                    place,
-                    role: None,
-                };
                 let (reshards, configured) = (
                     Arc::clone(&self.reshards),
                     Arc::clone(&self.plant.configured),
                 );
                 tokio::spawn(async move {
-                    let _ = answer.send(reshards.place(&database, &wanted, &configured).await);
+                    let done = match place {
+                        Some(place) => {
+                            let wanted = Wanted {
+                                table,
+                                place,
+                                role: None,
+                                passed_over: Vec::new(),
+                            };
+                            reshards.place(&database, &wanted, &configured).await
+                        }
+                        None => reshards.forget_place(&database, &table, &configured).await,
+                    };
+                    let _ = answer.send(done);
                 });
             }
             // Seen by `run`.

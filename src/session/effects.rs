@@ -802,6 +802,7 @@ impl Session {
             if !self.settled.is_same(&self.settings) {
                 self.settled = self.settings.clone();
             }
+            self.made_schema = false;
             if std::mem::take(&mut self.schema_changed) {
                 let shared = &self.worker.shared;
                 // With one shard there is nothing that new definitions could decide: they are read in due time.
@@ -813,6 +814,7 @@ impl Session {
             }
         } else {
             self.schema_changed = false;
+            self.made_schema = false;
             if !self.settings.is_same(&self.settled) {
                 self.settings = self.settled.clone();
                 let failed = self.failed;

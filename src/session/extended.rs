@@ -27,7 +27,7 @@ use crate::backend::position::Shift;
 use crate::backend::prepared::NAME;
 use crate::execution::branch::pass_on;
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Checkable, Parameters, Passage, Planned, PlannedStatement, Values};
+use crate::plan::{Checkable, Creates, Parameters, Passage, Planned, PlannedStatement, Values};
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Closing, ConfigCall, ConfigValue, CopyDirection};
 use crate::sql::normalise::Literal;
@@ -1360,6 +1360,7 @@ fn with_value(planned: &Planned, bind: &Bind<'_>, types: &[u32]) -> Option<Plann
             nodes: one.nodes,
             reads: one.reads,
             takes: one.takes,
+            creates: Creates::Other,
         }],
     })
 }

@@ -92,7 +92,7 @@ impl Session {
 }
 
 /// Nothing of it was done.
-fn cancelled(message: &str) -> Fault {
+pub(super) fn cancelled(message: &str) -> Fault {
     Fault::Postgres {
         sqlstate: "57014",
         message: message.to_owned(),

@@ -197,6 +197,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         max_prepared_statements: config.limits.max_prepared_statements,
         outcome: None,
         schema_changed: false,
+        made_schema: false,
         portals: Vec::new(),
         local: Settings::default(),
         channels: Default::default(),

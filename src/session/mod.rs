@@ -184,6 +184,8 @@ pub struct Session {
     outcome: Option<Committed>,
     /// The open transaction has changed tables, columns, views or functions.
     schema_changed: bool,
+    /// A schema may have been made or renamed in the open transaction.
+    made_schema: bool,
     /// Told when the definitions that this session has changed are known here.
     catalog_follows: Option<oneshot::Receiver<()>>,
     /// Told when the session's last commit is visible on all its shards.

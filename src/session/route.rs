@@ -11,7 +11,8 @@ use crate::catalog::Catalog;
 use crate::config::PoolMode;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::{
-    Bound, Parameters, Passage, Plan, Planned, PlannedStatement, Target, Values, bind,
+    Bound, Creates, Parameters, Passage, Placed, Plan, Planned, PlannedStatement, Spread, Target,
+    Values, bind,
 };
 use crate::sharding::ShardId;
 use crate::sql::class::{Class, Closing};
@@ -137,9 +138,24 @@ impl Session {
             if self.mode == PoolMode::Strict {
                 self.check_pin(statement.pin())?;
             }
-            if let Some(placed) = statement.placed() {
-                let refusal = Refusal::new(Reason::TablePlace, "the table has no place yet");
-                several(planned, statement, refusal)?;
+            match &statement.creates {
+                Creates::Schema => self.made_schema = true,
+                Creates::Awaited(placed) => {
+                    return Err(Fault::Unplaced(Box::new(Placed::clone(placed))));
+                }
+                Creates::Other => {}
+            }
+            if let Some(Spread::Placed(placed)) = statement.spread.as_deref() {
+                let refused = |message| Refusal::new(Reason::TablePlace, message);
+                several(planned, statement, refused("the table has no place yet"))?;
+                if chosen.is_some() {
+                    let message = "the table's comment gives it a place, and trunkline.shard or trunkline.key is set";
+                    return Err(Fault::Refused(refused(message)));
+                }
+                if self.made_schema && !placed.passed_over.is_empty() {
+                    let message = "the transaction has made a schema, and the table's name has none: write the schema in front of it";
+                    return Err(Fault::Refused(refused(message)));
+                }
                 return Err(Fault::Unplaced(Box::new(placed.clone())));
             }
             let bound = match (&statement.plan, chosen) {

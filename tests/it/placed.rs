@@ -115,7 +115,7 @@ fn by_a_comment() {
     let mut admin = Raw::connect(sharded.port, "app", "trunkline");
     assert_eq!(
         shown(&mut admin, "parcels").as_deref(),
-        Some("sharded d client NULL 2 NULL ALTER TABLE")
+        Some("sharded d client NULL 2 NULL record")
     );
     assert_eq!(
         shown(&mut admin, "known").as_deref(),
@@ -162,7 +162,7 @@ fn what_cannot_be_given_a_place() {
         (
             "CREATE TABLE hidden (client bigint)",
             "55000",
-            "no place was recorded for table public.hidden: \"public\".\"hidden\" is on shard s3: a table gets its place before it is made. DROP it first, or create one with another name and move the rows.",
+            "table public.hidden cannot be created in its place: \"public\".\"hidden\" is on shard s3: a place is given, or forgotten, while there is no such table. DROP it first, or create one with another name and move the rows.",
         ),
         (
             "CREATE TABLE crates (client text)",
@@ -206,6 +206,76 @@ fn what_cannot_be_given_a_place() {
     assert_eq!(shown(&mut admin, "crates"), None, "nothing was recorded");
 }
 
+/// Others make the table, or a schema in front of it, in transactions that have not ended.
+#[test]
+fn what_nobody_sees_yet() {
+    let store = TempDir::new().unwrap();
+    let text = configured("placed_unseen", &store);
+    let sharded = Sharded::start_with("placed_unseen", "", &text);
+    let (mut client, mut other) = (sharded.client(), sharded.client());
+    let mut admin = Raw::connect(sharded.port, "app", "trunkline");
+    let create = "/* trunkline: key=id */ CREATE TABLE IF NOT EXISTS t (id bigint)";
+    run(&mut other, &["BEGIN", "CREATE TABLE t (id bigint)"]);
+    let error = client.simple(create).error.expect("somebody makes it");
+    assert_eq!(error.sqlstate(), "55000");
+    let why = "a transaction that is open on shard s1 makes \"public\".\"t\"";
+    assert!(error.field('M').contains(why), "{}", error.field('M'));
+    run(&mut other, &["ROLLBACK"]);
+    // The place is taken back only when nobody makes the table.
+    run(&mut other, &["BEGIN", create]);
+    let error = admin
+        .simple("ALTER TABLE t RESET")
+        .error
+        .expect("it is made");
+    assert_eq!(error.sqlstate(), "55P03");
+    run(&mut other, &["COMMIT"]);
+    run(
+        &mut client,
+        &["INSERT INTO t VALUES (1), (2), (3), (4), (5), (6), (7), (8)"],
+    );
+    on_several(&sharded, "t", 8);
+
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            "CREATE SCHEMA front",
+            "SET LOCAL search_path = front, public",
+        ],
+    );
+    let error = client
+        .simple("/* trunkline: key=id */ CREATE TABLE u (id bigint)")
+        .error;
+    let error = error.expect("it would be made in the new schema");
+    assert!(
+        error.field('M').contains("write the schema in front of it"),
+        "{}",
+        error.field('M')
+    );
+    run(&mut client, &["ROLLBACK"]);
+    for mut shard in sharded.shards() {
+        run(&mut shard, &["CREATE SCHEMA past"]);
+    }
+    run(&mut client, &["SET search_path = past, public"]);
+    let error = client
+        .simple("/* trunkline: key=id */ CREATE TABLE u (id bigint)")
+        .error;
+    let error = error.expect("it would be made in that schema");
+    assert!(
+        error
+            .field('M')
+            .contains("would be made in schema \"past\""),
+        "{}",
+        error.field('M')
+    );
+    run(&mut client, &["RESET search_path"]);
+    // One shard would have it alone.
+    run(&mut client, &["SET trunkline.shard = 's2'"]);
+    let chosen = client.simple("/* trunkline: key=id */ CREATE TABLE u (id bigint)");
+    assert_eq!(chosen.refusal(), Some("table_place"));
+    assert_eq!(shown(&mut admin, "u"), None);
+}
+
 #[test]
 fn by_an_administrator() {
     let store = TempDir::new().unwrap();
@@ -226,7 +296,7 @@ fn by_an_administrator() {
     );
     assert_eq!(
         shown(&mut admin, "orders").as_deref(),
-        Some("sharded d client NULL NULL NULL ALTER TABLE")
+        Some("sharded d client NULL NULL NULL record")
     );
     run(
         &mut client,
@@ -248,7 +318,7 @@ fn by_an_administrator() {
         (
             "ALTER TABLE orders RESET",
             "42P07",
-            "\"public\".\"orders\" is on shard s1: its place is forgotten when it is gone",
+            "\"public\".\"orders\" is on shard s1: a place is given, or forgotten, while there is no such table",
         ),
         (
             "ALTER TABLE known DISTRIBUTE BY d (client)",
@@ -274,11 +344,10 @@ fn by_an_administrator() {
         );
     }
     // It is forgotten when there is no such table.
-    run(
-        &mut admin,
-        &["ALTER TABLE later RESET", "ALTER TABLE later RESET"],
-    );
+    run(&mut admin, &["ALTER TABLE later RESET"]);
     assert_eq!(shown(&mut admin, "later"), None);
+    let nothing = admin.simple("ALTER TABLE later RESET").error;
+    assert_eq!(nothing.expect("there is none").sqlstate(), "42704");
     run(
         &mut client,
         &["DROP TABLE orders", "CREATE TABLE later (client bigint)"],
@@ -394,7 +463,10 @@ async fn in_a_fleet() {
     let late = stage
         .admin(0, "ALTER TABLE late DISTRIBUTE BY d (id)")
         .await;
-    assert_eq!(late.unwrap_err(), "the plan p moves rows of d (55006)");
+    assert_eq!(
+        late.unwrap_err(),
+        "the plan p moves rows of d, and has its tables (55006)"
+    );
     let late = first
         .batch_execute("/* trunkline: distribution=d key=id */ CREATE TABLE late (id bigint)")
         .await;

@@ -52,6 +52,7 @@ fn configured(undeclared: Undeclared, tables: &[(&str, Placement)]) -> Configure
         cross_shard_commit: CrossShardCommit::Refuse,
         replica_functions: Default::default(),
         placed: Default::default(),
+        misfits: Default::default(),
         foreign: Default::default(),
         distributions: [
             KeyType::BigInt,

@@ -1,7 +1,7 @@
 //! CREATE TABLE whose comment says where the table's rows belong. The place is recorded before the table is there, so that nobody ever takes it for a table
 //! of one shard; then the statement is planned anew, as if the configuration had the table.
 
-use crate::catalog::placed::Place;
+use crate::catalog::placed::{Place, Settled};
 use crate::catalog::{Catalog, Placement, QualifiedName, Relation, SearchPath, quoted_name};
 use crate::config::sql_name;
 use crate::plan::hint;
@@ -9,6 +9,7 @@ use crate::plan::refusal::{Reason, Refusal};
 use crate::sharding::KeyType;
 use crate::sql::class::{Class, Ddl};
 use crate::sql::definition::{Created, What, definition};
+use crate::sql::facts::Name;
 use crate::sql::{Hint, Statement};
 
 use super::definitions::created;
@@ -18,6 +19,8 @@ use super::definitions::created;
 pub struct Placed {
     pub table: QualifiedName,
     pub place: Place,
+    /// Schemas of the search path that would have it if they were there, which is not known.
+    pub passed_over: Vec<Box<str>>,
 }
 
 /// What a CREATE TABLE with such a comment needs.
@@ -54,6 +57,10 @@ pub fn declared(
         _ => return None,
     };
     let table = created(name, catalog, search_path);
+    let passed_over = match passed_over(name, &table, search_path) {
+        Ok(schemas) => schemas,
+        Err(refusal) => return Some(Err(refusal)),
+    };
     let wanted = place(hint, catalog).and_then(|place| {
         let placement = place
             .placement(&catalog.distributions)
@@ -80,7 +87,11 @@ pub fn declared(
                 },
             );
             Some(Ok(Declared::Wanted(
-                Placed { table, place },
+                Placed {
+                    table,
+                    place,
+                    passed_over,
+                },
                 Box::new(there),
             )))
         }
@@ -97,6 +108,64 @@ pub fn declared(
             Some(Err(Refusal::new(Reason::TablePlace, message)))
         }
     }
+}
+
+/// The schemas in front of the one in which a table is made whose name has none.
+fn passed_over(
+    name: &Name,
+    table: &QualifiedName,
+    search_path: &SearchPath,
+) -> Result<Vec<Box<str>>, Refusal> {
+    let mut path = search_path.0.iter();
+    match path.position(|schema| *schema == table.0) {
+        _ if name.schema.is_some() => Ok(Vec::new()),
+        Some(place) => Ok(search_path.0[..place].to_vec()),
+        None => Err(Refusal::new(
+            Reason::TablePlace,
+            "no schema of search_path is known: write the schema in front of the table's name",
+        )),
+    }
+}
+
+/// A table that is created, has a place that not every proxy may have heard of, and is not there as far as is known.
+pub fn awaited(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<Placed> {
+    if catalog.placed.is_empty() || statement.class != Class::Ddl(Ddl::Schema) {
+        return None;
+    }
+    let definition = definition(text, statement.range.clone())?;
+    let What::Table { name, .. } = &definition.what else {
+        return None;
+    };
+    let table = created(name, catalog, search_path);
+    let Relation::Table {
+        placement,
+        columns: None,
+    } = catalog.relations.get(&table)?
+    else {
+        return None;
+    };
+    if catalog.placed.get(&table) != Some(&Settled::No) {
+        return None;
+    }
+    let place = match placement {
+        Placement::Sharded { distribution, key } => Place::Sharded {
+            distribution: catalog.distributions[usize::from(distribution.0)]
+                .name
+                .clone(),
+            key: key.to_vec(),
+        },
+        Placement::Reference | Placement::Single(_) => Place::Reference,
+    };
+    Some(Placed {
+        table,
+        place,
+        passed_over: Vec::new(),
+    })
 }
 
 fn place(hint: &Hint, catalog: &Catalog) -> Result<Place, Refusal> {
@@ -190,6 +259,7 @@ impl Placed {
                 distribution.len() + key.iter().map(|column| column.len() + 16).sum::<usize>()
             }
         };
-        self.table.0.len() + self.table.1.len() + key
+        let passed_over = self.passed_over.iter().map(|schema| schema.len() + 16);
+        self.table.0.len() + self.table.1.len() + key + passed_over.sum::<usize>()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::Reshards;
 use crate::catalog::{Catalog, Configured};
 use crate::moving::estimate;
-use crate::moving::records::{self, Known};
+use crate::moving::records::{self, Known, PlacesRecord};
 use crate::moving::shards::Shards;
 use crate::moving::tables::{moved_tables, scope};
 use crate::resharding::condition::quoted_name;
@@ -116,7 +116,13 @@ impl Reshards {
         let job = Job::new(plan, MapEpoch(epoch));
         let expected = before.and_then(|known| known.versions.get(name).copied());
         let key = records::plan_key(database, name);
+        // The plan has these tables: whoever gives another one a place meanwhile sees the plan.
+        let tables = records::places_key(database);
+        let places = before.map_or_else(PlacesRecord::default, |known| known.places.clone());
+        let places_version = before.and_then(|known| known.places_version);
         let transaction = Transaction::new()
+            .expect(tables.clone(), Expected::from(places_version))
+            .put(tables, records::encode(&places))
             .expect(key.clone(), Expected::from(expected))
             .put(key, to_json(&job))
             .put(
@@ -288,9 +294,6 @@ impl Reshards {
                 .put(key, to_json(&next));
             if matches!(command, Command::Start { .. }) {
                 transaction = starting(transaction, database, job, known)?;
-                // Whoever gives a table a place meanwhile sees that rows move.
-                let tables = records::places_key(database);
-                transaction = transaction.expect(tables, Expected::from(known.places_version));
             }
             let key = records::events_key(database, name);
             let before = store.get(&key).await.map_err(no_store)?;

@@ -11,9 +11,9 @@ use super::cursor::Shown;
 use super::portal::{Declared as Cursor, Lasts, Place, Side, SpreadPortal, not_run_again};
 use super::{Call, Returned, Telling, with_formats};
 use crate::execution::branch::pass_on;
-use crate::plan::PlannedStatement;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::declared::Declared;
+use crate::plan::{Creates, PlannedStatement};
 use crate::session::Session;
 use crate::session::respond::Fault;
 use crate::session::transaction::{Opener, Transaction};
@@ -120,6 +120,7 @@ impl Session {
             nodes: call.statement.nodes,
             reads: call.statement.reads,
             takes: call.statement.takes,
+            creates: Creates::Other,
         };
         let formats: &[u16] = match rows {
             RowFormat::Text => &[],

@@ -173,7 +173,7 @@ pub fn tables(snapshot: &Snapshot, table: &mut Table) {
             let mut cells = row![database, &**schema, &**name];
             cells.extend(placed(catalog, relation));
             // A view is where its tables are, and what no configuration names is on the default shard.
-            cells.extend(row![catalog.placed.contains(key).then_some("ALTER TABLE")]);
+            cells.extend(row![catalog.placed.contains_key(key).then_some("record")]);
             table.push(cells);
         }
     }
