@@ -71,7 +71,7 @@ reasons! {
         "An INSERT into a sharded table gives no value for a key column.",
         "List every key column and give it a literal or a parameter.";
     InsertKeyNotKnown, "insert_key_not_known", "0A000",
-        "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
+        "An INSERT into a sharded table computes a key column: an expression, DEFAULT (also as COPY's DEFAULT marker) or a column of its query that is not compared with a value.",
         "Give key columns literals or parameters.";
     InsertSelectNotColocated, "insert_select_not_colocated", "0A000",
         "INSERT ... SELECT whose rows may belong on other shards than those they are made from, and that cannot be brought there: the statement has OVERRIDING USER VALUE, or a subquery or a sequence in ON CONFLICT or RETURNING, or values of a column's type mean another thing on another server.",
