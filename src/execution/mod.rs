@@ -9,6 +9,7 @@
 
 pub mod branch;
 pub mod client;
+pub mod column_arrays;
 pub mod columns;
 pub mod commit;
 pub mod copy;

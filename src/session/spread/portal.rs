@@ -152,7 +152,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
         | Spread::CopyIn(_)
         | Spread::CopyOut(_)
         | Spread::Numbered(_)
-        | Spread::Prepared => Sort::Other,
+        | Spread::Prepared(_) => Sort::Other,
         Spread::Explain(_) => Sort::Whole,
     }
 }
@@ -532,7 +532,7 @@ impl Session {
             });
         };
         let formats: Vec<u16> = bind.result_formats.codes().collect();
-        if matches!(spread, Spread::Prepared)
+        if matches!(spread, Spread::Prepared(_))
             && matches!(statement.source, Source::Prepare { .. })
             && let Some(execution) = self.bound_execution(statement, &bind)?
         {
