@@ -110,7 +110,7 @@ reasons! {
         "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",
         "Lock the tables with statements of their own.";
     SingleTablesApart, "single_tables_apart", "0A000",
-        "A statement uses tables that live on different shards.",
+        "A statement uses tables that live on different shards, and their rows cannot be brought together: a definition, a write to one of them, or a change on several shards that reads single tables of different shards.",
         "Query the tables with statements of their own.";
     UnknownTable, "unknown_table", "42P01",
         "A statement names a table that the catalog does not know together with sharded or reference tables.",

@@ -782,10 +782,9 @@ const MILL_TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\
     [[tables]]\nname = \"nothing\"\nplacement = \"single\"\nshard = \"s3\"\n\
     [[tables]]\nname = \"apart\"\nplacement = \"single\"\nshard = \"s2\"\n";
 
-/// A table that only one shard has, rows, row type and all, is brought to each of those that change rows.
-#[test]
-fn changes_that_read_tables_of_one_shard() {
-    let sharded = Sharded::start("writes_single", MILL, MILL_TABLES);
+/// Of the tables of one shard the others have nothing.
+fn mill(database: &str) -> Sharded {
+    let sharded = Sharded::start(database, MILL, MILL_TABLES);
     for (place, mut shard) in sharded.shards().into_iter().enumerate() {
         for (table, owner) in [("\"Rates\"", 2), ("odd", 2), ("nothing", 2), ("apart", 1)] {
             if place != owner {
@@ -794,6 +793,13 @@ fn changes_that_read_tables_of_one_shard() {
             }
         }
     }
+    sharded
+}
+
+/// A table that only one shard has, rows, row type and all, is brought to each of those that change rows.
+#[test]
+fn changes_that_read_tables_of_one_shard() {
+    let sharded = mill("writes_single");
     let mut both = Both::new(&sharded);
     let orders: Vec<String> = (1..=60)
         .map(|id| {
@@ -935,6 +941,52 @@ fn changes_that_read_tables_of_one_shard() {
         said.shown()
     );
     both.same_rows("orders", &sharded);
+}
+
+/// What drivers ask before they have values is answered by the table's own shard, wherever the session is at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_read_tables_of_one_shard_are_described() {
+    let sharded = tokio::task::spawn_blocking(|| mill("writes_single_described"))
+        .await
+        .unwrap();
+    let connected = tokio_postgres::connect(&sharded.connection(), tokio_postgres::NoTls).await;
+    let (mut client, connection) = connected.expect("the proxy answers");
+    tokio::spawn(connection);
+    for sql in [
+        "INSERT INTO orders (id, region) SELECT i, 'de' FROM generate_series(1, 40) i",
+        "INSERT INTO \"Rates\" (code, factor) VALUES ('de', 0.5)",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let several = "UPDATE orders SET label = r.code FROM \"Rates\" r WHERE r.code = orders.region AND orders.id < $1 RETURNING r.code, id";
+    let one = "UPDATE orders SET label = r.code FROM \"Rates\" r WHERE r.code = orders.region AND orders.id = $1 RETURNING r.code, id";
+    for key in 1..=8 {
+        let prepared = [several, one].map(|sql| format!("{sql}, {key}"));
+        for (sql, rows) in prepared.iter().zip([usize::try_from(key).unwrap() - 1, 1]) {
+            let statement = client.prepare(sql).await.unwrap();
+            let names: Vec<_> = statement
+                .columns()
+                .iter()
+                .map(|column| column.type_().name())
+                .collect();
+            assert_eq!(names, ["varchar", "int4", "int4"]);
+            let found = client.query(&statement, &[&key]).await.unwrap();
+            assert_eq!(found.len(), rows, "{sql}");
+        }
+        // A transaction that has its first connection to the shard of some key.
+        let transaction = client.transaction().await.unwrap();
+        transaction
+            .query("SELECT FROM orders WHERE id = $1", &[&key])
+            .await
+            .unwrap();
+        let statement = transaction
+            .prepare(&format!("{several}, {key} + 1"))
+            .await
+            .unwrap();
+        let found = transaction.query(&statement, &[&30]).await.unwrap();
+        assert_eq!(found.len(), 29);
+        transaction.rollback().await.unwrap();
+    }
 }
 
 /// More rows than wait in memory are refused before anything is changed.
