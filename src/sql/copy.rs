@@ -95,6 +95,16 @@ impl CopyForm {
     }
 }
 
+impl CopyForm {
+    /// Whether an option has the column's own name.
+    pub fn names(&self, column: &str) -> bool {
+        let named = [&self.force_null, &self.force_not_null];
+        named
+            .iter()
+            .any(|columns| **columns != Forced::All && columns.has(column))
+    }
+}
+
 impl Forced {
     fn has(&self, column: &str) -> bool {
         match self {

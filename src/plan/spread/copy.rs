@@ -293,8 +293,9 @@ fn numbered(
     let columns: Option<Vec<NumberedColumn>> = left
         .map(|column| {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            // A header has its name, too.
-            let is_written = !form.header || column.name.bytes().all(is_plain);
+            // A header has its name, too. An option may not name what the client's list of columns leaves out.
+            let is_written =
+                (!form.header || column.name.bytes().all(is_plain)) && !form.names(&column.name);
             Some(NumberedColumn {
                 name: is_written.then(|| column.name.clone())?,
                 sequence: column.numbers.as_ref()?.sequence.clone(),
