@@ -84,6 +84,14 @@ impl CopyForm {
         }
     }
 
+    /// Whether an option has the column's own name.
+    pub fn names(&self, column: &str) -> bool {
+        let named = [&self.force_null, &self.force_not_null];
+        named
+            .iter()
+            .any(|columns| **columns != Forced::All && columns.has(column))
+    }
+
     /// What of a column is NULL, if the data are CSV.
     pub fn csv_null(&self, column: &str) -> CsvNull {
         match (self.force_null.has(column), self.force_not_null.has(column)) {
@@ -92,16 +100,6 @@ impl CopyForm {
             (false, true) => CsvNull::Never,
             (true, true) => CsvNull::Quoted,
         }
-    }
-}
-
-impl CopyForm {
-    /// Whether an option has the column's own name.
-    pub fn names(&self, column: &str) -> bool {
-        let named = [&self.force_null, &self.force_not_null];
-        named
-            .iter()
-            .any(|columns| **columns != Forced::All && columns.has(column))
     }
 }
 
