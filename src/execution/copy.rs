@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use memchr::{memchr, memchr_iter};
 
 use super::branch::Failure;
-use crate::plan::spread::copy::{NumberedColumn, ValueOf};
+use crate::plan::refusal::Refusal;
+use crate::plan::spread::copy::{Given, NumberedColumn, ValueOf};
 use crate::sharding::{KeyType, KeyValue};
-use crate::sql::copy::{CopyForm, CopyFormat};
+use crate::sql::copy::{CopyForm, CopyFormat, CsvNull};
 
 /// The longest row; Postgres's own limit for a value is the same.
 const LONGEST_ROW: usize = 1 << 30;
@@ -33,6 +34,8 @@ pub struct Splitter {
     key: Vec<(ValueOf, KeyType, KeyType)>,
     /// For each column that is numbered the numbers of the rows to come.
     pub numbers: Vec<Numbers>,
+    /// Columns that no row leaves to their defaults.
+    pub given: Vec<Given>,
     stage: Stage,
     /// Rows seen, the header line included.
     line: u64,
@@ -62,13 +65,8 @@ impl Splitter {
         form: CopyForm,
         table: Box<str>,
         key: Vec<(ValueOf, KeyType, KeyType)>,
-        numbered: &[NumberedColumn],
         branches: usize,
     ) -> Splitter {
-        let numbers = numbered.iter().map(|column| Numbers {
-            column: column.clone(),
-            left: VecDeque::new(),
-        });
         let stage = if form.header || form.format == CopyFormat::Binary {
             Stage::Header
         } else {
@@ -78,13 +76,23 @@ impl Splitter {
             form,
             table,
             key,
-            numbers: numbers.collect(),
+            numbers: Vec::new(),
+            given: Vec::new(),
             stage,
             line: 0,
             pending: Vec::new(),
             outputs: vec![Vec::new(); branches],
             values: Vec::new(),
         }
+    }
+
+    /// Every row gets a number for each of these columns.
+    pub fn number_rows(&mut self, columns: &[NumberedColumn]) {
+        let numbers = columns.iter().map(|column| Numbers {
+            column: column.clone(),
+            left: VecDeque::new(),
+        });
+        self.numbers = numbers.collect();
     }
 
     /// No row can be passed on before it has more numbers.
@@ -94,7 +102,7 @@ impl Splitter {
 
     /// Takes the next bytes of the data. Where numbers are missing it keeps them, and goes on when it is fed again, if with nothing.
     pub fn feed(&mut self, bytes: &[u8], locate: &Locate<'_>) -> Result<(), Failure> {
-        if self.key.is_empty() && self.numbers.is_empty() {
+        if self.key.is_empty() && self.numbers.is_empty() && self.given.is_empty() {
             self.push_all(bytes);
             return Ok(());
         }
@@ -270,6 +278,7 @@ impl Splitter {
             self.stage = Stage::Ended;
             return Ok(Some(row.len()));
         }
+        self.check_given(line)?;
         let mut values = std::mem::take(&mut self.values);
         values.clear();
         let found = self.key_of_line(line, &mut values);
@@ -298,10 +307,36 @@ impl Splitter {
         converted.map_err(|error| error.to_string())
     }
 
+    /// Refuses a row that leaves to its default what it has to give. Lines that cannot be read are complained of by others.
+    fn check_given(&self, line: &[u8]) -> Result<(), Failure> {
+        let Some(marker) = self.form.default.as_deref() else {
+            return Ok(());
+        };
+        for given in &self.given {
+            let raw = match &self.form.format {
+                CopyFormat::Csv {
+                    delimiter,
+                    quote,
+                    escape,
+                    ..
+                } => {
+                    csv_field(line, given.place, *delimiter, *quote, *escape).map(|field| field.raw)
+                }
+                CopyFormat::Text { delimiter, .. } => text_field(line, given.place, *delimiter),
+                CopyFormat::Binary => return Ok(()),
+            };
+            if raw.is_ok_and(|raw| raw == marker) {
+                let message = format!("COPY {}, line {}: {}", self.table, self.line, given.why);
+                return Err(Failure::Refused(Refusal::new(given.reason, message)));
+            }
+        }
+        Ok(())
+    }
+
     fn key_of_line(&self, line: &[u8], values: &mut Vec<KeyValue>) -> Result<(), String> {
         for (value_of, column_type, key_type) in &self.key {
-            let place = match value_of {
-                ValueOf::Row(place) => place,
+            let (place, spelling) = match value_of {
+                ValueOf::Row(place, spelling) => (*place, *spelling),
                 ValueOf::Number(place) => {
                     values.push(self.number(*place, *key_type)?);
                     continue;
@@ -313,8 +348,14 @@ impl Splitter {
                     quote,
                     escape,
                     null,
-                } => csv_value(line, *place, *delimiter, *quote, *escape, null)?,
-                CopyFormat::Text { delimiter, null } => text_value(line, *place, *delimiter, null)?,
+                } => {
+                    let field = csv_field(line, place, *delimiter, *quote, *escape)?;
+                    field.value(null, spelling)
+                }
+                CopyFormat::Text { delimiter, null } => {
+                    let raw = text_field(line, place, *delimiter)?;
+                    (raw != &**null).then(|| unescaped(raw))
+                }
                 CopyFormat::Binary => None,
             };
             let value = value.ok_or("a key column is NULL")?;
@@ -384,7 +425,7 @@ impl Splitter {
         let mut located = Ok(());
         for (value_of, column_type, key_type) in &self.key {
             let place = match value_of {
-                ValueOf::Row(place) => place,
+                ValueOf::Row(place, _) => place,
                 ValueOf::Number(place) => {
                     located = self
                         .number(*place, *key_type)
@@ -482,13 +523,8 @@ fn csv_line(bytes: &[u8], quote: u8, escape: u8) -> Option<usize> {
     None
 }
 
-/// A value of a line in text format, by its place; `None` is NULL.
-fn text_value<'a>(
-    line: &'a [u8],
-    place: usize,
-    delimiter: u8,
-    null: &[u8],
-) -> Result<Option<Cow<'a, [u8]>>, String> {
+/// A field of a line in text format, by its place, as it is written.
+fn text_field(line: &[u8], place: usize, delimiter: u8) -> Result<&[u8], String> {
     if memchr(b'\r', line).is_some_and(|at| !is_escaped(line, at)) {
         return Err("literal carriage return found in data".into());
     }
@@ -497,18 +533,14 @@ fn text_value<'a>(
     for _ in 0..place {
         start = ends.next().ok_or("missing data for a key column")? + 1;
     }
-    let raw = &line[start..ends.next().unwrap_or(line.len())];
-    if raw == null {
-        return Ok(None);
-    }
-    if memchr(b'\\', raw).is_none() {
-        return Ok(Some(Cow::Borrowed(raw)));
-    }
-    Ok(Some(Cow::Owned(unescaped(raw))))
+    Ok(&line[start..ends.next().unwrap_or(line.len())])
 }
 
 /// Backslash sequences resolved, as `CopyReadAttributesText` does.
-fn unescaped(raw: &[u8]) -> Vec<u8> {
+fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
+    if memchr(b'\\', raw).is_none() {
+        return Cow::Borrowed(raw);
+    }
     let mut value = Vec::with_capacity(raw.len());
     let mut at = 0;
     while let Some(byte) = raw.get(at) {
@@ -561,18 +593,40 @@ fn unescaped(raw: &[u8]) -> Vec<u8> {
             other => value.push(*other),
         }
     }
-    value
+    Cow::Owned(value)
 }
 
-/// A value of a CSV line, by its place; `None` is NULL. As `CopyReadAttributesCSV` does.
-fn csv_value<'a>(
-    line: &'a [u8],
+/// A field of a CSV line.
+struct CsvField<'a> {
+    /// As it is written.
+    raw: &'a [u8],
+    /// Without its quotes.
+    text: Cow<'a, [u8]>,
+    is_quoted: bool,
+}
+
+impl<'a> CsvField<'a> {
+    /// `None` is NULL. As `NextCopyFrom` does.
+    fn value(self, null: &[u8], spelling: CsvNull) -> Option<Cow<'a, [u8]>> {
+        let is_null = *self.text == *null
+            && match spelling {
+                CsvNull::Unquoted => !self.is_quoted,
+                CsvNull::Quoted => self.is_quoted,
+                CsvNull::Always => true,
+                CsvNull::Never => false,
+            };
+        (!is_null).then_some(self.text)
+    }
+}
+
+/// A field of a CSV line, by its place. As `CopyReadAttributesCSV` does.
+fn csv_field(
+    line: &[u8],
     place: usize,
     delimiter: u8,
     quote: u8,
     escape: u8,
-    null: &[u8],
-) -> Result<Option<Cow<'a, [u8]>>, String> {
+) -> Result<CsvField<'_>, String> {
     if memchr(quote, line).is_none() {
         if memchr(b'\r', line).is_some() {
             return Err("unquoted carriage return found in data".into());
@@ -583,7 +637,11 @@ fn csv_value<'a>(
             start = ends.next().ok_or("missing data for a key column")? + 1;
         }
         let raw = &line[start..ends.next().unwrap_or(line.len())];
-        return Ok((raw != null).then_some(Cow::Borrowed(raw)));
+        return Ok(CsvField {
+            raw,
+            text: Cow::Borrowed(raw),
+            is_quoted: false,
+        });
     }
     let mut at = 0;
     for number in 0.. {
@@ -618,8 +676,11 @@ fn csv_value<'a>(
         };
         if number == place {
             let raw = &line[start..if ended { at } else { at - 1 }];
-            let is_null = !had_quotes && raw == null;
-            return Ok((!is_null).then_some(Cow::Owned(value)));
+            return Ok(CsvField {
+                raw,
+                text: Cow::Owned(value),
+                is_quoted: had_quotes,
+            });
         }
         if ended {
             break;
@@ -658,12 +719,11 @@ mod tests {
         step: usize,
     ) -> Result<Vec<Vec<u8>>, String> {
         let form = CopyForm {
-            columns: None,
-            format,
             header,
+            ..CopyForm::plain(format)
         };
-        let key = vec![(ValueOf::Row(place), key_type, key_type)];
-        let mut splitter = Splitter::new(form, "t".into(), key, &[], 2);
+        let key = vec![(ValueOf::Row(place, CsvNull::Unquoted), key_type, key_type)];
+        let mut splitter = Splitter::new(form, "t".into(), key, 2);
         let locate = |key: &[KeyValue]| match &key[0] {
             KeyValue::Int(number) => Ok(usize::from(number % 2 != 0)),
             KeyValue::Text(text) => Ok(usize::from(text.len() % 2 != 0)),
@@ -718,6 +778,23 @@ mod tests {
             let found = split(CopyFormat::Binary, false, 1, KeyType::Integer, &data, step);
             assert_eq!(found.unwrap(), [even.clone(), odd.clone()], "{step}");
         }
+    }
+
+    #[test]
+    fn what_is_null_in_csv() {
+        let read = |row: &[u8], null: &[u8], spelling: CsvNull| {
+            let field = csv_field(row, 1, b',', b'"', b'"').unwrap();
+            let value = field.value(null, spelling);
+            value.map(|value| String::from_utf8(value.into_owned()).unwrap())
+        };
+        let both = |rows: [&[u8]; 2], null: &[u8], spelling: CsvNull| {
+            rows.map(|row| read(row, null, spelling).is_none())
+        };
+        let rows = [&b"1,x"[..], b"1,\"x\""];
+        assert_eq!(both(rows, b"x", CsvNull::Unquoted), [true, false]);
+        assert_eq!(both(rows, b"x", CsvNull::Quoted), [false, true]);
+        assert_eq!(both(rows, b"x", CsvNull::Always), [true, true]);
+        assert_eq!(read(rows[0], b"x", CsvNull::Never).as_deref(), Some("x"));
     }
 
     #[test]

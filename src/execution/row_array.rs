@@ -41,7 +41,7 @@ pub fn question(table: &str, columns: &[Box<str>]) -> String {
 }
 
 /// It means the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -54,6 +54,10 @@ pub enum Unfit {
     Binary,
     /// A column that is left out has a domain, which may not be NULL.
     Domain,
+    /// A column's values are arrays.
+    Array,
+    /// A column has a collation that other servers may not have.
+    Collation,
 }
 
 impl Unfit {
@@ -63,6 +67,8 @@ impl Unfit {
             Unfit::Changed => "its definition is another one than was read",
             Unfit::Binary => "values of its columns' types mean another thing on another server",
             Unfit::Domain => domain,
+            Unfit::Array => "a column of it has arrays",
+            Unfit::Collation => "a column of it has a collation of its own",
         }
     }
 }
@@ -205,6 +211,12 @@ impl<'a> Rows<'a> {
             rows.push(row);
         }
         Some((shown, Rows(rows)))
+    }
+
+    /// The values of a column.
+    pub fn values(&self, place: usize) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let rows = self.0.iter();
+        rows.map(move |row| row.get(place).copied().flatten())
     }
 
     pub fn len(&self) -> usize {

@@ -36,8 +36,19 @@ impl PlannedStatement {
 }
 
 impl Spread {
-    fn checkable(&self) -> Checkable {
+    /// The one shard that has all tables of a change, where others that take part have not.
+    pub fn describer(&self) -> Option<ShardId> {
         match self {
+            Spread::Write(write) => write.feed.as_ref().and_then(|feed| feed.describer),
+            Spread::Explain(explained) => explained.spread.describer(),
+            _ => None,
+        }
+    }
+
+    /// Where the statement can be parsed and described.
+    pub fn checkable(&self) -> Checkable {
+        match self {
+            Spread::Prepared(checkable) => *checkable,
             Spread::Gather(gather) => gather.checkable(),
             Spread::Delivery(delivery) => match (&delivery.to, delivery.gather.checkable()) {
                 (Destination::Shard(to), Checkable::Shard(from)) if *to != from => {
@@ -47,7 +58,9 @@ impl Spread {
             },
             Spread::Declare(declared) => declared.spread.checkable(),
             Spread::Explain(explained) => explained.spread.checkable(),
-            _ => Checkable::Anywhere,
+            _ => self
+                .describer()
+                .map_or(Checkable::Anywhere, Checkable::Shard),
         }
     }
 }

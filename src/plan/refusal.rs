@@ -71,7 +71,7 @@ reasons! {
         "An INSERT into a sharded table gives no value for a key column.",
         "List every key column and give it a literal or a parameter.";
     InsertKeyNotKnown, "insert_key_not_known", "0A000",
-        "An INSERT into a sharded table computes a key column: an expression, DEFAULT or a column of its query that is not compared with a value.",
+        "An INSERT into a sharded table computes a key column: an expression, DEFAULT (also as COPY's DEFAULT marker) or a column of its query that is not compared with a value.",
         "Give key columns literals or parameters.";
     InsertSelectNotColocated, "insert_select_not_colocated", "0A000",
         "INSERT ... SELECT whose rows may belong on other shards than those they are made from, and that cannot be brought there: the statement has OVERRIDING USER VALUE, or a subquery or a sequence in ON CONFLICT or RETURNING, or values of a column's type mean another thing on another server.",
@@ -110,7 +110,7 @@ reasons! {
         "A locking query reads a reference table together with a table that lives elsewhere: the lock would be taken on another copy than other sessions take it on.",
         "Lock the tables with statements of their own.";
     SingleTablesApart, "single_tables_apart", "0A000",
-        "A statement uses tables that live on different shards.",
+        "A statement uses tables that live on different shards, and their rows cannot be brought together: a definition, a write to one of them, or a change on several shards that reads single tables of different shards.",
         "Query the tables with statements of their own.";
     UnknownTable, "unknown_table", "42P01",
         "A statement names a table that the catalog does not know together with sharded or reference tables.",

@@ -1000,7 +1000,7 @@ impl Session {
         };
         match self.destination(planned, &unbound) {
             Ok(Some(destination @ (Destination::Any | Destination::Shard(_)))) => destination,
-            _ => Destination::Any,
+            _ => self.describing_elsewhere(planned),
         }
     }
 

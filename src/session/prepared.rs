@@ -23,7 +23,9 @@ use crate::backend::prepared::NAME;
 use crate::config::PoolMode;
 use crate::execution::relay::{Broken, Reading};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::{Bound, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind};
+use crate::plan::{
+    Bound, Checkable, Parameters, Plan, Planned, PlannedStatement, Target, Values, bind,
+};
 use crate::sharding::ShardId;
 use crate::sql::class::{Argument, Class, Discard, Executes, Named};
 use crate::wire::answer;
@@ -350,12 +352,16 @@ impl Session {
         let rewritten = self.rewrite(planned, text, alone.is_some())?;
         let planned = &self.as_executed(planned)?;
         let destination = match self.destination_of_query(planned, text)? {
-            // Any server can say whether it can be prepared.
-            Some(Destination::Several)
-                if alone.is_some_and(|one| matches!(one.class, Class::Prepare { .. })) =>
-            {
-                Some(Destination::Any)
-            }
+            // Any server can say whether it can be prepared that has its tables.
+            Some(Destination::Several) => match alone {
+                Some(one) if matches!(one.class, Class::Prepare { .. }) => {
+                    Some(match one.checkable() {
+                        Checkable::Shard(shard) => Destination::Shard(shard),
+                        Checkable::Anywhere | Checkable::Nowhere => Destination::Any,
+                    })
+                }
+                _ => Some(Destination::Several),
+            },
             destination => destination,
         };
         let phase = match alone.map(|one| &one.class) {

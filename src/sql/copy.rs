@@ -1,7 +1,7 @@
 //! The form of COPY's data: columns and options, as far as they decide where rows and values begin and end.
 
 use super::cursor::Cursor;
-use super::lexer::{Kind, Lexeme, Lexer};
+use super::lexer::{Kind, Lexeme, Lexer, LiteralKind};
 use super::normalise::{Literal, literal_text};
 use super::split;
 
@@ -13,6 +13,33 @@ pub struct CopyForm {
     pub format: CopyFormat,
     /// The first line is not a row.
     pub header: bool,
+    /// FORCE_NULL: the null string is NULL in quotes, too.
+    pub force_null: Forced,
+    /// FORCE_NOT_NULL: the null string is a text.
+    pub force_not_null: Forced,
+    /// What stands in the data for a column's default.
+    pub default: Option<Box<[u8]>>,
+}
+
+/// The columns that an option is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Forced {
+    #[default]
+    None,
+    All,
+    These(Vec<Box<str>>),
+}
+
+/// In which spellings CSV's null string is NULL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CsvNull {
+    Unquoted,
+    /// FORCE_NULL
+    Always,
+    /// FORCE_NOT_NULL
+    Never,
+    /// Both of them.
+    Quoted,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +66,51 @@ struct Options {
     quote: Option<Box<[u8]>>,
     escape: Option<Box<[u8]>>,
     null: Option<Box<[u8]>>,
+    force_null: Forced,
+    force_not_null: Forced,
+    default: Option<Box<[u8]>>,
+}
+
+impl CopyForm {
+    /// Data of all columns.
+    pub fn plain(format: CopyFormat) -> CopyForm {
+        CopyForm {
+            columns: None,
+            format,
+            header: false,
+            force_null: Forced::None,
+            force_not_null: Forced::None,
+            default: None,
+        }
+    }
+
+    /// Whether an option has the column's own name.
+    pub fn names(&self, column: &str) -> bool {
+        let named = [&self.force_null, &self.force_not_null];
+        named
+            .iter()
+            .any(|columns| **columns != Forced::All && columns.has(column))
+    }
+
+    /// What of a column is NULL, if the data are CSV.
+    pub fn csv_null(&self, column: &str) -> CsvNull {
+        match (self.force_null.has(column), self.force_not_null.has(column)) {
+            (false, false) => CsvNull::Unquoted,
+            (true, false) => CsvNull::Always,
+            (false, true) => CsvNull::Never,
+            (true, true) => CsvNull::Quoted,
+        }
+    }
+}
+
+impl Forced {
+    fn has(&self, column: &str) -> bool {
+        match self {
+            Forced::None => false,
+            Forced::All => true,
+            Forced::These(names) => names.iter().any(|name| **name == *column),
+        }
+    }
 }
 
 /// Reads the form of a COPY of a table; the sentence says what of it is not understood.
@@ -112,11 +184,15 @@ impl Options {
                 ("encoding", Some(value)) => utf8_only(&value)?,
                 // They do not change where values begin and end, nor which a row's key is.
                 ("freeze" | "on_error" | "log_verbosity" | "reject_limit", _) => {}
-                ("force_quote", _) => {
-                    if cursor.kind() == Some(Kind::OpenParen) {
-                        cursor.parenthesised();
-                    } else {
-                        cursor.take_operator("*");
+                ("default", Some(value)) => self.default = Some(value),
+                ("force_quote" | "force_null" | "force_not_null", None) => {
+                    let columns = listed_columns(&mut cursor)
+                        .ok_or_else(|| Box::from(format!("option {name} has no columns")))?;
+                    match &*name {
+                        "force_null" => self.force_null = columns,
+                        "force_not_null" => self.force_not_null = columns,
+                        // It does not change what a value is.
+                        _ => {}
                     }
                 }
                 (other, _) => return Err(format!("option {other} is not read").into()),
@@ -139,6 +215,13 @@ impl Options {
                 "csv" => self.format = Some("csv".into()),
                 "header" => self.header = true,
                 "freeze" => {}
+                "force" if cursor.take("quote") => {
+                    named_columns(cursor)?;
+                }
+                "force" if cursor.take_all(&["not", "null"]) => {
+                    self.force_not_null = named_columns(cursor)?;
+                }
+                "force" if cursor.take("null") => self.force_null = named_columns(cursor)?,
                 "delimiter" | "delimiters" | "null" | "quote" | "escape" | "encoding" => {
                     cursor.take("as");
                     let value = value(cursor)
@@ -186,7 +269,42 @@ impl Options {
             columns,
             format,
             header: self.header,
+            force_null: self.force_null,
+            force_not_null: self.force_not_null,
+            default: self.default,
         })
+    }
+}
+
+/// `*` or `(a, "B", 'c')`: in a list of options a string is a name, too.
+fn listed_columns(cursor: &mut Cursor<'_>) -> Option<Forced> {
+    if cursor.take_operator("*") {
+        return Some(Forced::All);
+    }
+    let mut inside = Cursor::new(cursor.text(), cursor.parenthesised()?);
+    let mut names = Vec::new();
+    loop {
+        let name = value(&mut inside)?;
+        names.push(std::str::from_utf8(&name).ok()?.into());
+        if !inside.take_kind(Kind::Comma) {
+            break;
+        }
+    }
+    inside.at_end().then_some(Forced::These(names))
+}
+
+/// `*` or `a, "B"`.
+fn named_columns(cursor: &mut Cursor<'_>) -> Result<Forced, Box<str>> {
+    if cursor.take_operator("*") {
+        return Ok(Forced::All);
+    }
+    let mut names = Vec::new();
+    loop {
+        let name = cursor.name();
+        names.push(name.ok_or_else(|| Box::from("option force has no columns"))?);
+        if !cursor.take_kind(Kind::Comma) {
+            return Ok(Forced::These(names));
+        }
     }
 }
 
@@ -196,6 +314,9 @@ fn value(cursor: &mut Cursor<'_>) -> Option<Box<[u8]>> {
     let value = match lexeme.kind {
         Kind::Word | Kind::Quoted => Box::from(cursor.name()?.as_bytes()),
         Kind::Literal(kind) => {
+            if !is_its_own_text(kind, cursor.source(&lexeme)) {
+                return None;
+            }
             let literal = Literal {
                 start: lexeme.start,
                 end: lexeme.end,
@@ -209,6 +330,16 @@ fn value(cursor: &mut Cursor<'_>) -> Option<Box<[u8]>> {
         _ => return None,
     };
     Some(value)
+}
+
+/// Whether a constant comes to what is written, or to what its quotes hold: the server prints a number that it has read.
+fn is_its_own_text(kind: LiteralKind, source: &str) -> bool {
+    match kind {
+        LiteralKind::Integer => source == "0" || !source.starts_with('0'),
+        LiteralKind::Number => !source.contains('_'),
+        LiteralKind::Radix | LiteralKind::Bits | LiteralKind::Hex | LiteralKind::National => false,
+        _ => true,
+    }
 }
 
 fn lower(value: &[u8]) -> Box<str> {
@@ -262,13 +393,42 @@ mod tests {
             assert_eq!(form(binary).unwrap().format, CopyFormat::Binary, "{binary}");
         }
         for unread in [
-            "COPY t FROM STDIN (FORMAT csv, FORCE_NULL (a))",
+            "COPY t FROM STDIN (FORMAT csv, FORCE_NULL)",
+            "COPY t FROM STDIN (FORMAT csv, FORCE_NULL (a.b))",
+            "COPY t FROM STDIN (FORMAT csv, FORCE_NOT_NULL a)",
+            "COPY t FROM STDIN CSV FORCE NULL (a)",
+            "COPY t FROM STDIN CSV FORCE a",
+            "COPY t FROM STDIN (NULL 007)",
+            "COPY t FROM STDIN (DEFAULT)",
+            "COPY t FROM STDIN (DEFAULT 1_000)",
             "COPY t FROM STDIN (ENCODING 'SJIS')",
             "COPY t FROM STDIN (DELIMITER 'ab')",
             "COPY t FROM STDIN (FORMAT yaml)",
-            "COPY t FROM STDIN (DEFAULT 'd')",
         ] {
             assert!(form(unread).is_err(), "{unread}");
         }
+    }
+
+    #[test]
+    fn what_is_null_or_a_default() {
+        let these =
+            |names: &[&str]| Forced::These(names.iter().map(|name| (*name).into()).collect());
+        let read = form(
+            "COPY t FROM STDIN (FORMAT csv, FORCE_NULL (a, \"B\", 'C'), FORCE_NOT_NULL *, FORCE_QUOTE (a), DEFAULT E'\\\\D', NULL 7)",
+        )
+        .unwrap();
+        assert_eq!(read.force_null, these(&["a", "B", "C"]));
+        assert_eq!(read.force_not_null, Forced::All);
+        assert_eq!(read.default.as_deref(), Some(&b"\\D"[..]));
+        assert_eq!(read.csv_null("B"), CsvNull::Quoted);
+        assert_eq!(read.csv_null("b"), CsvNull::Never);
+        let old = form("COPY t FROM STDIN CSV FORCE NOT NULL a, b FORCE NULL c FORCE QUOTE * NULL AS 'x' WHERE a > 1")
+            .unwrap();
+        assert_eq!(old.force_not_null, these(&["a", "b"]));
+        assert_eq!(old.force_null, these(&["c"]));
+        let nulls = ["a", "c", "d"].map(|column| old.csv_null(column));
+        assert_eq!(nulls, [CsvNull::Never, CsvNull::Always, CsvNull::Unquoted]);
+        let binary = form("COPY t FROM STDIN BINARY").unwrap();
+        assert_eq!(binary, CopyForm::plain(CopyFormat::Binary));
     }
 }

@@ -176,6 +176,7 @@ fn what_several_shards_cannot_copy_is_refused() {
     let mut client = proxy().client("trusty");
     for sql in [
         "COPY customers FROM STDIN (ENCODING 'SJIS')",
+        "COPY customers FROM STDIN (NULL 007)",
         "COPY customers (name) FROM STDIN",
         "COPY customers TO '/tmp/customers'",
     ] {

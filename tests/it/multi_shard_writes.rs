@@ -760,6 +760,235 @@ fn changes_that_read_rows_of_other_shards() {
     );
 }
 
+const MILL: &str = "CREATE TYPE mood AS ENUM ('calm', 'wild');
+    CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+    CREATE TABLE orders (id int PRIMARY KEY, region text, total numeric(10, 2), label varchar(12), at timestamptz, m mood);
+    CREATE TABLE lines (id int, line int, price numeric, PRIMARY KEY (id, line));
+    CREATE TABLE countries (code text PRIMARY KEY, name text);
+    CREATE TABLE \"Rates\" (gone int, code varchar(5) COLLATE \"C\", label char(4), factor numeric(6, 3), at timestamptz(3), span int4range, \"A b\" text,
+        flag bool, doc jsonb, took interval hour to minute, ident name, tag \"char\", bits bit(3), raw bytea);
+    ALTER TABLE \"Rates\" DROP COLUMN gone;
+    CREATE TABLE odd (id int, list int[], m mood, p positive, word text COLLATE \"und-x-icu\", c regclass, plain text);
+    CREATE TABLE nothing (id int PRIMARY KEY, v text);
+    CREATE TABLE apart (id int)";
+
+const MILL_TABLES: &str = "[[distributions]]\nname = \"d\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\", \"s3\", \"s4\"]\n\
+    [[distributions]]\nname = \"few\"\nstrategy = \"hash\"\nkey = [\"integer\"]\nshards = [\"s1\", \"s2\"]\n\
+    [[tables]]\nname = \"orders\"\ndistribution = \"d\"\nkey = [\"id\"]\n\
+    [[tables]]\nname = \"lines\"\ndistribution = \"few\"\nkey = [\"id\"]\n\
+    [[tables]]\nname = \"countries\"\nplacement = \"reference\"\n\
+    [[tables]]\nname = '\"Rates\"'\nplacement = \"single\"\nshard = \"s3\"\n\
+    [[tables]]\nname = \"odd\"\nplacement = \"single\"\nshard = \"s3\"\n\
+    [[tables]]\nname = \"nothing\"\nplacement = \"single\"\nshard = \"s3\"\n\
+    [[tables]]\nname = \"apart\"\nplacement = \"single\"\nshard = \"s2\"\n";
+
+/// Of the tables of one shard the others have nothing.
+fn mill(database: &str) -> Sharded {
+    let sharded = Sharded::start(database, MILL, MILL_TABLES);
+    for (place, mut shard) in sharded.shards().into_iter().enumerate() {
+        for (table, owner) in [("\"Rates\"", 2), ("odd", 2), ("nothing", 2), ("apart", 1)] {
+            if place != owner {
+                let drop = format!("DROP TABLE {table}");
+                succeeded(&drop, &shard.simple(&drop));
+            }
+        }
+    }
+    sharded
+}
+
+/// A table that only one shard has, rows, row type and all, is brought to each of those that change rows.
+#[test]
+fn changes_that_read_tables_of_one_shard() {
+    let sharded = mill("writes_single");
+    let mut both = Both::new(&sharded);
+    let orders: Vec<String> = (1..=60)
+        .map(|id| {
+            let region = ["'de'", "'fr'", "'\u{e4}'", "NULL"][id % 4];
+            format!("({id}, {region}, {id}.5, 'order {id}', '2026-01-01'::timestamptz + '{id} days', 'wild')")
+        })
+        .collect();
+    both.run(&[
+        &format!("INSERT INTO orders VALUES {}", orders.join(", ")),
+        "INSERT INTO lines SELECT i, 1, i FROM generate_series(1, 20) i",
+        "INSERT INTO countries VALUES ('de', 'Germany'), ('it', 'Italy')",
+        "INSERT INTO \"Rates\" VALUES ('de', 'ab', 0.25, '2026-02-03 04:05:06.789', '[1,5)', 'x \u{e4}', true, '{\"a\": [1, null]}', '3 hours', 'n', 'c', B'101', '\\x00ff'),
+            ('fr', NULL, 1.5, NULL, 'empty', '', false, 'null', NULL, '', '', B'000', ''), ('\u{e4}', 'zz', 2, 'infinity', NULL, '{a,b}', NULL, '3', '1 hour', 'long', 'x', NULL, NULL),
+            (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+        "INSERT INTO odd VALUES (1, '{{1,2},{3,4}}', 'wild', 3, 'b', 'pg_class', 'de')",
+    ]);
+    let changes = [
+        "UPDATE orders SET total = total * r.factor, label = r.label, region = upper(r.code) FROM \"Rates\" r WHERE r.code = orders.region RETURNING orders.*, r.*",
+        // The column's collation and the default one.
+        "UPDATE orders SET region = upper(r.code) || upper(r.\"A b\"), label = lower(r.ident) FROM public.\"Rates\" AS r WHERE r.code >= orders.region RETURNING id, region",
+        "UPDATE orders SET label = (SELECT max(r.code) FROM \"Rates\" r WHERE r.code < orders.region COLLATE \"C\") RETURNING id, label",
+        // Rows as wholes, and one whose columns are all NULL.
+        "UPDATE orders SET region = row_to_json(r)::text FROM \"Rates\" r WHERE r.code = orders.region RETURNING id, region, r",
+        "UPDATE orders SET region = r::text FROM \"Rates\" r WHERE r IS NULL AND id < 7 RETURNING id, region, r.*",
+        "UPDATE orders SET total = (SELECT count(r) + count(r.code) * 10 + 100 * count(*) FROM \"Rates\" r) RETURNING id, total",
+        "UPDATE orders SET region = j.value FROM \"Rates\" r, jsonb_each_text(to_jsonb(r)) j WHERE r.code = orders.region AND j.key = 'label' RETURNING id, region",
+        "DELETE FROM orders USING \"Rates\" WHERE \"Rates\".code = region AND \"Rates\".flag RETURNING orders.id, \"Rates\".*",
+        "DELETE FROM orders WHERE region IN (SELECT code FROM \"Rates\" WHERE span @> 3)",
+        "DELETE FROM orders WHERE region NOT IN (SELECT code FROM \"Rates\" WHERE code IS NOT NULL)",
+        "DELETE FROM orders WHERE NOT EXISTS (SELECT FROM \"Rates\" x JOIN countries USING (code) WHERE code = orders.region)",
+        "DELETE FROM orders WHERE id IN (SELECT id FROM nothing)",
+        "UPDATE orders SET total = (SELECT count(*) FROM nothing), region = (SELECT v FROM nothing WHERE nothing.id = orders.id)",
+        // Beside others that are brought, and those that every shard has.
+        "UPDATE orders SET total = o.total + r.factor FROM \"Rates\" r, orders o, countries c WHERE o.id = orders.id + 1 AND r.code = o.region AND c.code = r.code RETURNING orders.id, orders.total",
+        "DELETE FROM orders WHERE total > (SELECT avg(total) FROM orders) AND region IN (SELECT code FROM \"Rates\" UNION SELECT code FROM countries)",
+        "UPDATE orders SET at = r.at, label = r.took::text || r.tag::text || r.bits::text || encode(r.raw, 'hex') FROM \"Rates\" r WHERE r.code = orders.region RETURNING id, at, label",
+        "UPDATE orders SET region = (SELECT code FROM \"Rates\" ORDER BY factor DESC NULLS LAST LIMIT 1) WHERE id = 9 RETURNING id, region",
+        "UPDATE orders SET region = odd.plain FROM odd WHERE odd.id = orders.id",
+        "UPDATE orders SET region = odd.id::text FROM odd WHERE odd.nothing = orders.id",
+        "UPDATE orders SET total = total / (SELECT count(*) - 4 FROM \"Rates\")",
+        "UPDATE orders SET total = 1 FROM \"Rates\" r WHERE r.code = 5",
+    ];
+    for sql in changes {
+        both.run(&[
+            "BEGIN",
+            "UPDATE \"Rates\" SET factor = factor + 1 WHERE code = 'de'",
+        ]);
+        both.simple(sql, Order::Any);
+        both.simple("SELECT * FROM orders", Order::Any);
+        both.run(&["ROLLBACK", sql]);
+        both.same_rows("orders", &sharded);
+    }
+    let again = format!("INSERT INTO orders VALUES {}", orders.join(", "));
+    both.run(&["DELETE FROM orders", &again]);
+    // What is told of the columns is what the table's own shard says, modifiers included.
+    let update = "UPDATE orders SET total = r.factor * $1::int FROM \"Rates\" r WHERE r.factor < $2 AND orders.id % 9 = 1 RETURNING orders.id, total, r.code, r.label, r.factor, r.took, r";
+    for format in [Format::Text, Format::Binary] {
+        both.extended(update, &[text("3"), text("9")], format, Order::Any);
+        let given = [text("3"), text("9")];
+        let (here, there) = (
+            both.proxy.extended(update, &given, format),
+            both.plain.extended(update, &given, format),
+        );
+        let modifiers = |answer: &Answer| {
+            let columns = answer.columns.iter().flatten();
+            columns.map(|column| column.2).collect::<Vec<_>>()
+        };
+        assert_eq!(modifiers(&here), modifiers(&there));
+        assert!(here.rows.len() > 6, "{}", here.shown());
+    }
+    // Keys of every shard, the table's own among them.
+    let one = "UPDATE orders SET label = r.code FROM \"Rates\" r WHERE r.factor > 1 AND r.code <> 'de' AND r.factor < 2 AND orders.id = $1";
+    for id in 1..=12 {
+        both.extended(one, &[text(&id.to_string())], Format::Text, Order::Any);
+    }
+    both.same_rows("orders", &sharded);
+    both.run(&[
+        "PREPARE p AS UPDATE orders SET total = total + $1 FROM \"Rates\" r WHERE r.code = orders.region",
+        "EXECUTE p (1)",
+        "EXECUTE p (length('abc'))",
+    ]);
+    both.same_rows("orders", &sharded);
+    let analysed = both.proxy.simple("EXPLAIN (ANALYZE, COSTS off) DELETE FROM orders USING \"Rates\" r WHERE r.code = orders.region AND id < 9");
+    succeeded("EXPLAIN", &analysed);
+    both.plain
+        .simple("DELETE FROM orders USING \"Rates\" r WHERE r.code = orders.region AND id < 9");
+    both.same_rows("orders", &sharded);
+    let explained = both
+        .proxy
+        .simple("EXPLAIN DELETE FROM orders USING \"Rates\" r WHERE r.code = orders.region");
+    succeeded("EXPLAIN", &explained);
+
+    for (sql, refusal) in [
+        (
+            "UPDATE orders SET total = o.list[1][1] FROM odd o WHERE o.id = orders.id",
+            "join_not_colocated",
+        ),
+        (
+            "UPDATE orders SET m = o.m FROM odd o WHERE o.id = orders.id",
+            "join_not_colocated",
+        ),
+        (
+            "UPDATE orders SET total = o.p FROM odd o WHERE o.id = orders.id",
+            "join_not_colocated",
+        ),
+        (
+            "UPDATE orders SET region = 'x' FROM odd o WHERE o.word < orders.region",
+            "join_not_colocated",
+        ),
+        (
+            "UPDATE orders SET region = o.c::text FROM odd o WHERE o.id = orders.id",
+            "join_not_colocated",
+        ),
+        (
+            "DELETE FROM orders USING odd WHERE odd.id = orders.id RETURNING odd.*",
+            "join_not_colocated",
+        ),
+        (
+            "DELETE FROM orders USING odd, apart WHERE odd.id = orders.id AND apart.id = odd.id",
+            "single_tables_apart",
+        ),
+        (
+            "DELETE FROM lines USING nothing n WHERE n.id = lines.line",
+            "single_tables_apart",
+        ),
+    ] {
+        let said = both.proxy.simple(sql);
+        assert_eq!(said.refusal(), Some(refusal), "{sql}: {}", said.shown());
+    }
+    let said = both.proxy.extended(
+        "UPDATE orders SET m = $1 FROM \"Rates\" r WHERE r.code = orders.region",
+        &[text("calm")],
+        Format::Text,
+    );
+    assert_eq!(
+        said.refusal(),
+        Some("join_not_colocated"),
+        "{}",
+        said.shown()
+    );
+    both.same_rows("orders", &sharded);
+}
+
+/// What drivers ask before they have values is answered by the table's own shard, wherever the session is at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_read_tables_of_one_shard_are_described() {
+    let sharded = tokio::task::spawn_blocking(|| mill("writes_single_described"))
+        .await
+        .unwrap();
+    let connected = tokio_postgres::connect(&sharded.connection(), tokio_postgres::NoTls).await;
+    let (mut client, connection) = connected.expect("the proxy answers");
+    tokio::spawn(connection);
+    for sql in [
+        "INSERT INTO orders (id, region) SELECT i, 'de' FROM generate_series(1, 40) i",
+        "INSERT INTO \"Rates\" (code, factor) VALUES ('de', 0.5)",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let several = "UPDATE orders SET label = r.code FROM \"Rates\" r WHERE r.code = orders.region AND orders.id < $1 RETURNING r.code, id";
+    let one = "UPDATE orders SET label = r.code FROM \"Rates\" r WHERE r.code = orders.region AND orders.id = $1 RETURNING r.code, id";
+    for key in 1..=8 {
+        let prepared = [several, one].map(|sql| format!("{sql}, {key}"));
+        for (sql, rows) in prepared.iter().zip([usize::try_from(key).unwrap() - 1, 1]) {
+            let statement = client.prepare(sql).await.unwrap();
+            let names: Vec<_> = statement
+                .columns()
+                .iter()
+                .map(|column| column.type_().name())
+                .collect();
+            assert_eq!(names, ["varchar", "int4", "int4"]);
+            let found = client.query(&statement, &[&key]).await.unwrap();
+            assert_eq!(found.len(), rows, "{sql}");
+        }
+        // A transaction that has its first connection to the shard of some key.
+        let transaction = client.transaction().await.unwrap();
+        transaction
+            .query("SELECT FROM orders WHERE id = $1", &[&key])
+            .await
+            .unwrap();
+        let statement = transaction
+            .prepare(&format!("{several}, {key} + 1"))
+            .await
+            .unwrap();
+        let found = transaction.query(&statement, &[&30]).await.unwrap();
+        assert_eq!(found.len(), 29);
+        transaction.rollback().await.unwrap();
+    }
+}
+
 /// More rows than wait in memory are refused before anything is changed.
 #[test]
 fn too_many_rows_to_bring() {

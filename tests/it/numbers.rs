@@ -528,15 +528,105 @@ async fn rows_of_copy_are_numbered() {
         assert_eq!(error.code().code(), "22P04", "{said}");
         assert!(said.contains("line 2"), "{said}");
     }
-    // The digits of a number would mean NULL.
-    let sql = "COPY tickets (title) FROM STDIN (NULL '7')";
-    let error = copy_in(&client, sql, b"a\n").await.unwrap_err();
-    assert_eq!(error.as_db_error().unwrap().code().code(), "0A000");
+    // The digits of a number would mean NULL; an option names a column that the data do not have.
+    for options in ["NULL '7'", "FORMAT csv, FORCE_NULL (id)"] {
+        let answer = sharded
+            .client()
+            .simple(&format!("COPY tickets (title) FROM STDIN ({options})"));
+        assert_eq!(
+            answer.refusal(),
+            Some("sequence_default"),
+            "{options}: {}",
+            answer.shown()
+        );
+    }
     for mut shard in sharded.shards() {
         let copy = shard.simple("SELECT id, name FROM colours ORDER BY id");
         let text = |text: &str| Some(text.as_bytes().to_vec());
         let expected = [vec![text("1"), text("x")], vec![text("2"), text("yy")]];
         assert_eq!(copy.rows, expected);
+    }
+}
+
+/// The DEFAULT marker (Postgres 16): no shard takes a number of its own for it, and none computes a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_of_copy_leaves_a_number_or_a_key_to_its_default() {
+    let sharded = tokio::task::spawn_blocking(|| start("numbers_defaults"))
+        .await
+        .unwrap();
+    let client = connect(&sharded).await;
+    let version = client.query_one("SELECT current_setting('server_version_num')::int", &[]);
+    let version: i32 = version.await.unwrap().get(0);
+    let failed = async |sql: &str, data: &[u8]| {
+        let error = copy_in(&client, sql, data).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        let detail = error.detail().unwrap_or_default();
+        format!("{} {} {detail}", error.code().code(), error.message())
+    };
+    let options = "FORMAT csv, DEFAULT '\\D'";
+    let parcels = format!("COPY parcels (label, tenant, batch) FROM STDIN ({options})");
+    if version < 160_000 {
+        let said = failed(&parcels, b"a,1,1\n").await;
+        assert_eq!(said.trim_end(), "42601 option \"default\" not recognized");
+        return;
+    }
+    let data = b"\\D,1,1\n\"\\D\",2,2\n,3,3\n";
+    assert_eq!(copy_in(&client, &parcels, data).await.unwrap(), 3);
+    let labels = client.query("SELECT label FROM parcels ORDER BY no", &[]);
+    let labels: Vec<Option<String>> = labels.await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(
+        labels,
+        [Some("none".to_owned()), Some("\\D".to_owned()), None]
+    );
+    let text = "COPY parcels (label, tenant, batch) FROM STDIN (DEFAULT '\\D')";
+    // An escaped marker is text.
+    assert_eq!(
+        copy_in(&client, text, b"\\D\t4\t1\n\\\\D\t5\t1\n")
+            .await
+            .unwrap(),
+        2
+    );
+    for (sql, data, reason, line) in [
+        (&*parcels, &b"a,1,1\nb,2,\\D\n"[..], "sequence_default", 2),
+        (
+            &*parcels,
+            b"a,1,1\n\"x\ny\",2,2\nb,\\D,2\n",
+            "insert_key_not_known",
+            3,
+        ),
+        (text, b"a\t\\D\t1\n", "insert_key_not_known", 1),
+        (text, b"a\t1\t\\D\n", "sequence_default", 1),
+        (
+            "COPY tickets FROM STDIN (DEFAULT 'd')",
+            b"1\ta\nd\tb\n",
+            "insert_key_not_known",
+            2,
+        ),
+        (
+            "COPY colours FROM STDIN (DEFAULT 'd')",
+            b"1\ta\nd\tb\n",
+            "volatile_reference_write",
+            2,
+        ),
+    ] {
+        let said = failed(sql, data).await;
+        assert!(said.contains(&format!("line {line}: ")), "{sql}: {said}");
+        assert!(said.ends_with(&format!(": {reason}.")), "{sql}: {said}");
+    }
+    // A number in front of the data must not be the marker; a column's default that is the same everywhere may be taken.
+    let said = failed("COPY tickets (title) FROM STDIN (DEFAULT '7')", b"a\n").await;
+    assert!(said.starts_with("0A000 "), "{said}");
+    let colours = copy_in(&client, "COPY colours FROM STDIN (DEFAULT 'd')", b"7\tc\n");
+    assert_eq!(colours.await.unwrap(), 1);
+    let numbered = copy_in(
+        &client,
+        "COPY tickets (title) FROM STDIN (DEFAULT 'd')",
+        b"d\n",
+    );
+    assert_eq!(numbered.await.unwrap_err().code().unwrap().code(), "22P04");
+    for mut shard in sharded.shards() {
+        let count = shard.simple("SELECT count(*) FROM tickets");
+        assert_eq!(count.rows[0][0].as_deref(), Some(&b"0"[..]));
     }
 }
 

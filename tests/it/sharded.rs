@@ -103,6 +103,15 @@ impl Sharded {
         )
     }
 
+    /// The same for the plain server.
+    pub fn plain_connection(&self) -> String {
+        let port = servers().plain.port();
+        format!(
+            "host=127.0.0.1 port={port} user=app dbname={}",
+            self.database
+        )
+    }
+
     /// Direct connections to the shards, in order.
     pub fn shards(&self) -> Vec<Raw> {
         let shards = servers().cluster.shards().iter();

@@ -153,6 +153,102 @@ async fn a_bad_row_undoes_all_of_it() {
     );
 }
 
+/// FORCE_NULL and FORCE_NOT_NULL decide what a key is: the rows of one Postgres, each where its key is looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_null_is_said_by_the_options() {
+    let sharded = tokio::task::spawn_blocking(|| Sharded::start("copy_nulls", SCHEMA, TABLES))
+        .await
+        .unwrap();
+    let client = connect(&sharded).await;
+    let plain = sharded.plain_connection();
+    let (plain, connection) = tokio_postgres::connect(&plain, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let rows = "COPY (SELECT w, n FROM words ORDER BY w, n) TO STDOUT (FORMAT csv, FORCE_QUOTE *)";
+    for (options, data) in [
+        ("FORMAT csv, FORCE_NOT_NULL (w)", &b",1\na,2\n\"b\",\n"[..]),
+        (
+            "FORMAT csv, FORCE_NOT_NULL (n, 'w'), NULL '7'",
+            b"7,1\n\"7x\",2\n8,7\n",
+        ),
+        (
+            "FORMAT csv, FORCE_NOT_NULL (w), FORCE_NULL (n)",
+            b",1\nc,\"\"\n",
+        ),
+        ("FORMAT csv, FORCE_NULL (n)", b"c,\"\"\n\"\",\n"),
+        (
+            "FORMAT csv, FORCE_NULL (w), NULL 'x'",
+            b"a,1\n\"xx\",2\n\"\",x\n",
+        ),
+        (
+            "FORMAT csv, FORCE_NULL (w), FORCE_NOT_NULL (w), NULL 'x'",
+            b"x,1\ny,2\n",
+        ),
+    ] {
+        let sql = format!("COPY words FROM STDIN ({options})");
+        let copied = copy_in(&client, &sql, data).await.unwrap();
+        assert_eq!(copied, copy_in(&plain, &sql, data).await.unwrap(), "{sql}");
+        assert_eq!(
+            copy_out(&client, rows).await,
+            copy_out(&plain, rows).await,
+            "{sql}"
+        );
+        let keys = plain.query("SELECT w FROM words", &[]).await.unwrap();
+        for key in keys {
+            let key: String = key.get(0);
+            let found = client
+                .query("SELECT 1 FROM words WHERE w = $1", &[&key])
+                .await
+                .unwrap();
+            assert_eq!(found.len(), 1, "{sql}: {key}");
+        }
+        for client in [&client, &plain] {
+            client.batch_execute("DELETE FROM words").await.unwrap();
+        }
+    }
+    // The old form of the options.
+    let sql = "COPY words FROM STDIN CSV FORCE NOT NULL w";
+    assert_eq!(copy_in(&client, sql, b",1\n").await.unwrap(), 1);
+    let found = client.query("SELECT n FROM words WHERE w = ''", &[]);
+    assert_eq!(found.await.unwrap().len(), 1);
+    // A quoted null string is no key.
+    for (options, data) in [
+        ("FORCE_NULL (w)", &b"a,1\n\"\",2\n"[..]),
+        (
+            "FORCE_NULL (w), FORCE_NOT_NULL (w), NULL 'x'",
+            b"x,1\n\"x\",2\n",
+        ),
+    ] {
+        let sql = format!("COPY words FROM STDIN (FORMAT csv, {options})");
+        let error = copy_in(&client, &sql, data).await.unwrap_err();
+        let error = error.as_db_error().expect("an error of the database");
+        let message = "COPY words, line 2: a key column is NULL";
+        assert_eq!((error.code().code(), error.message()), ("22P04", message));
+        let error = copy_in(&plain, &sql, data).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("23502"), "{sql}");
+    }
+}
+
+/// What is wrong with the options themselves the servers say.
+#[test]
+fn options_that_servers_refuse() {
+    let sharded = Sharded::start("copy_options", SCHEMA, TABLES);
+    let (mut client, mut plain) = (sharded.client(), sharded.plain());
+    for options in [
+        "FORCE_NULL (w)",
+        "FORMAT csv, FORCE_NULL (nothing)",
+        "FORMAT csv, FORCE_NOT_NULL (w), FORCE_NOT_NULL (n)",
+        "FORMAT binary, DEFAULT 'x'",
+        "NULL 'x', DEFAULT 'x'",
+        "DELIMITER 'x', DEFAULT 'x'",
+        "FORMAT csv, DEFAULT 'x\"'",
+    ] {
+        let sql = format!("COPY words FROM STDIN ({options})");
+        let (here, there) = (client.simple(&sql), plain.simple(&sql));
+        assert!(there.error.is_some(), "{sql}");
+        assert_eq!(here.error, there.error, "{sql}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reference_table_gets_all_rows_everywhere() {
     let sharded = tokio::task::spawn_blocking(|| Sharded::start("copy_reference", SCHEMA, TABLES))

@@ -21,6 +21,7 @@ use super::parameters::Parameters;
 use super::plan;
 use super::refusal::{Reason, Refusal};
 use super::spread::Write;
+use super::spread::gather::Origin;
 use super::spread::numbered::{Written, write};
 use super::spread::own_rows::with_own_rows;
 use super::spread::scatter::{Direction, Fold, Merge, Nulls, SortKey};
@@ -295,7 +296,14 @@ impl Case {
             }) => {
                 let text = feed.brings.text(self.sql.as_bytes(), &[]);
                 let text = String::from_utf8(text).expect("made of texts");
-                let asked = format!("{}{text}", feed.brings.given(9));
+                let fetches = feed.brings.fetches.iter().zip(9..);
+                let queries = fetches.map(|(fetch, number)| match fetch.origin {
+                    // The table's shard knows the types.
+                    Origin::One(_) => "...".to_owned(),
+                    _ => fetch.of_row_type(number),
+                });
+                let given = feed.brings.given(&queries.collect::<Vec<_>>());
+                let asked = format!("{given}{text}");
                 return format!("  {}\n", asked.replace('\n', "\n  "));
             }
             _ => return String::new(),

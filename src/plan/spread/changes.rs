@@ -39,8 +39,10 @@ pub enum Others {
     SharedOnly,
     /// The same, and sharded tables, which the asker sees to.
     Sharded,
+    /// The same, and tables of one shard, which the asker sees to.
+    Brought,
     /// The same, where only one shard changes rows: it may pick any.
-    ShardedForOne,
+    BroughtForOne,
     /// Those that every shard has, likewise.
     SharedForOne,
     /// The same, and each shard must find the same rows in the same order, or their order must not matter.
@@ -119,9 +121,11 @@ impl<'a> Asked<'a> {
             };
             let is_at_hand = match self.meaning(name) {
                 Meaning::Reference => true,
-                Meaning::Sharded { .. } => {
-                    matches!(others, Others::Sharded | Others::ShardedForOne)
-                }
+                Meaning::Sharded { .. } => matches!(
+                    others,
+                    Others::Sharded | Others::Brought | Others::BroughtForOne
+                ),
+                Meaning::Single(_) => matches!(others, Others::Brought | Others::BroughtForOne),
                 _ => false,
             };
             if relation.access == Access::Read && !is_at_hand {
@@ -135,7 +139,7 @@ impl<'a> Asked<'a> {
                 || relations().any(|relation| matches!(relation.source, Source::Function))
         };
         let picks = || once() && self.picks_rows(others);
-        let for_one = matches!(others, Others::ShardedForOne | Others::SharedForOne);
+        let for_one = matches!(others, Others::BroughtForOne | Others::SharedForOne);
         if !for_one && picks() {
             return refuse();
         }

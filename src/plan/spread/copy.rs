@@ -6,7 +6,7 @@ use crate::catalog::{
 };
 use crate::sharding::KeyType;
 use crate::sql::class::{Class, Copy, CopyDirection, CopySource};
-use crate::sql::copy::{CopyForm, CopyFormat, form};
+use crate::sql::copy::{CopyForm, CopyFormat, CsvNull, form};
 use crate::sql::facts::Name;
 use crate::sql::places::{self, CopiedTable};
 use crate::sql::{self, Statement};
@@ -26,6 +26,8 @@ pub struct CopyIn {
     pub key: Option<CopyKey>,
     /// Columns that every row gets a number for, in front of its own values.
     pub numbered: Vec<NumberedColumn>,
+    /// For which columns no row may have the DEFAULT marker.
+    pub given: Vec<Given>,
     /// Where in the statement the list of columns begins.
     list: usize,
 }
@@ -39,11 +41,21 @@ pub struct NumberedColumn {
     pub width: usize,
 }
 
+/// A column that rows must have a value for, because no shard may take its default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    /// In the client's row.
+    pub place: usize,
+    pub reason: Reason,
+    /// What is wrong with a row that has none.
+    pub why: Box<str>,
+}
+
 /// Where a value of a row's key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueOf {
     /// At this place of the client's row.
-    Row(usize),
+    Row(usize, CsvNull),
     /// The number for this one of the numbered columns.
     Number(usize),
 }
@@ -115,11 +127,20 @@ pub fn copied(
             let own = &text[statement.range.clone()];
             let (numbered, list) = numbered(own, &form, known, catalog);
             is_same_on_every_copy(own, &named, &form, known, &numbered, catalog)?;
+            let columns = known.columns.unwrap_or_default();
+            let given = given(&form, columns, |column| match column.default {
+                ColumnDefault::Volatile | ColumnDefault::Sequence => Some((
+                    Reason::VolatileReferenceWrite,
+                    differs_by_default(column, name),
+                )),
+                ColumnDefault::Plain | ColumnDefault::Generated => None,
+            });
             Ok(Some(Copied::In(CopyIn {
                 form,
                 table: name.clone(),
                 key: None,
                 numbered,
+                given,
                 list,
             })))
         }
@@ -145,24 +166,26 @@ pub fn copied(
                     column.default == ColumnDefault::Sequence && number(&column.name).is_none()
                 })
             {
-                let message = format!(
-                    "column \"{}\" of sharded table \"{name}\" would get its value from a sequence",
-                    column.name
-                );
+                let message = from_sequence(column, name);
                 return Err(Refusal::new(Reason::SequenceDefault, message));
             }
-            let place = |column: &str| match &form.columns {
-                Some(named) => named.iter().position(|named| **named == *column),
-                // Generated columns are not among a table's COPY data.
-                None => columns
-                    .iter()
-                    .filter(|known| known.default != ColumnDefault::Generated)
-                    .position(|known| *known.name == *column),
-            };
+            let given = given(&form, columns, |column| {
+                if key.contains(&column.name) {
+                    let why = format!(
+                        "key column \"{}\" of \"{name}\" would get its default",
+                        column.name
+                    );
+                    return Some((Reason::InsertKeyNotKnown, why));
+                }
+                let is_taken = column.default == ColumnDefault::Sequence
+                    && catalog.sequences != Sequences::PerShard;
+                is_taken.then(|| (Reason::SequenceDefault, from_sequence(column, name)))
+            });
             let mut places = Vec::with_capacity(key.len());
             for column in key {
-                let given = place(column).map(ValueOf::Row);
-                let Some(place) = given.or_else(|| number(column).map(ValueOf::Number)) else {
+                let place = place(&form, columns, column);
+                let place = place.map(|place| ValueOf::Row(place, form.csv_null(column)));
+                let Some(place) = place.or_else(|| number(column).map(ValueOf::Number)) else {
                     let message = format!("COPY into \"{name}\" has no key column \"{column}\"");
                     return Err(Refusal::new(Reason::InsertWithoutKey, message));
                 };
@@ -181,11 +204,55 @@ pub fn copied(
                     columns: places,
                 }),
                 numbered,
+                given,
                 list,
             })))
         }
         _ => Ok(None),
     }
+}
+
+/// Where a row of the data has a column's value.
+fn place(form: &CopyForm, columns: &[Column], column: &str) -> Option<usize> {
+    match &form.columns {
+        Some(named) => named.iter().position(|named| **named == *column),
+        // Generated columns are not among a table's COPY data.
+        None => columns
+            .iter()
+            .filter(|known| known.default != ColumnDefault::Generated)
+            .position(|known| *known.name == *column),
+    }
+}
+
+/// The columns of the data for which `refused` has a reason against their default, if rows can have a marker for it.
+fn given(
+    form: &CopyForm,
+    columns: &[Column],
+    refused: impl Fn(&Column) -> Option<(Reason, String)>,
+) -> Vec<Given> {
+    let marked = columns.iter().filter(|_| form.default.is_some());
+    marked
+        .filter_map(|column| {
+            let place = place(form, columns, &column.name)?;
+            let (reason, why) = refused(column)?;
+            let why = why.into();
+            Some(Given { place, reason, why })
+        })
+        .collect()
+}
+
+fn from_sequence(column: &Column, table: &str) -> String {
+    format!(
+        "column \"{}\" of sharded table \"{table}\" would get its value from a sequence",
+        column.name
+    )
+}
+
+fn differs_by_default(column: &Column, table: &str) -> String {
+    format!(
+        "column \"{}\" of reference table \"{table}\" would get another value on each shard by its default",
+        column.name
+    )
 }
 
 /// A query in place of the table, with the columns that COPY gives: those that are named, or all that are not generated.
@@ -226,8 +293,9 @@ fn numbered(
     let columns: Option<Vec<NumberedColumn>> = left
         .map(|column| {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            // A header has its name, too.
-            let is_written = !form.header || column.name.bytes().all(is_plain);
+            // A header has its name, too. An option may not name what the client's list of columns leaves out.
+            let is_written =
+                (!form.header || column.name.bytes().all(is_plain)) && !form.names(&column.name);
             Some(NumberedColumn {
                 name: is_written.then(|| column.name.clone())?,
                 sequence: column.numbers.as_ref()?.sequence.clone(),
@@ -243,7 +311,7 @@ fn numbered(
     let list = places::first_list(statement);
     match (columns, list) {
         (Some(columns), Some(list))
-            if catalog.sequences == Sequences::Home && takes_numbers(&form.format) =>
+            if catalog.sequences == Sequences::Home && takes_numbers(form) =>
         {
             (columns, list)
         }
@@ -252,9 +320,15 @@ fn numbered(
 }
 
 /// Whether the digits of a number mean that number.
-fn takes_numbers(format: &CopyFormat) -> bool {
+fn takes_numbers(form: &CopyForm) -> bool {
     let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b'-';
-    match format {
+    if let Some(default) = &form.default
+        && !default.is_empty()
+        && default.iter().all(is_part)
+    {
+        return false;
+    }
+    match &form.format {
         CopyFormat::Text { delimiter, null } => !is_part(delimiter) && !null.iter().all(is_part),
         CopyFormat::Csv {
             delimiter,
@@ -318,10 +392,7 @@ fn is_same_on_every_copy(
             )
     };
     if let Some(column) = left_out(form, columns).find(differs) {
-        return volatile(format!(
-            "column \"{}\" of reference table \"{name}\" would get another value on each shard by its default",
-            column.name
-        ));
+        return volatile(differs_by_default(column, name));
     }
     if everywhere::is_triggered(catalog, table) {
         return volatile(format!(

@@ -21,6 +21,7 @@ use crate::plan::insert::Inserted;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::words::ParameterPlaces;
 use crate::sharding::{KeyType, ShardId};
+use crate::sql::copy::CsvNull;
 use crate::sql::facts::{Insert, InsertSource};
 use crate::sql::normalise::{Literal, from_normal};
 use crate::sql::places::insert_parts;
@@ -198,7 +199,10 @@ fn plan(asked: &Asked<'_>) -> Result<Option<Delivery>, Refusal> {
                     Some(number) => listed + number,
                     None => inserted.place(column)?,
                 };
-                Ok((ValueOf::Row(place), inserted.column_type(column)?))
+                Ok((
+                    ValueOf::Row(place, CsvNull::Unquoted),
+                    inserted.column_type(column)?,
+                ))
             };
             Destination::Keys(CopyKey {
                 distribution: *distribution,
@@ -324,7 +328,9 @@ impl Delivery {
         let nulls: Option<Vec<String>> = keys
             .iter()
             .map(|(value, _)| match value {
-                ValueOf::Row(place) => Some(format!("{} IS NULL", quoted(&given.get(*place)?.0))),
+                ValueOf::Row(place, _) => {
+                    Some(format!("{} IS NULL", quoted(&given.get(*place)?.0)))
+                }
                 // Such statements are refused.
                 ValueOf::Number(_) => None,
             })

@@ -34,7 +34,7 @@ pub use feed::{feed, goes_by_order};
 use names::StandIn;
 pub(super) use piece::Piece;
 use tables::{Table, Tables};
-pub use texts::Choice;
+pub use texts::{Choice, quoted};
 use views::Seen;
 
 /// A query that one shard does over rows of several.
@@ -478,10 +478,10 @@ impl Gather {
         edit::apply(&self.edits, self.whole.clone(), text, literals)
     }
 
-    /// What stands in front of a statement for which the rows are given in parameters, of which the first has this number.
-    pub fn given(&self, first: usize) -> String {
-        let fetches = self.fetches.iter().zip(first..);
-        let given: Vec<String> = fetches.map(|(fetch, number)| fetch.given(number)).collect();
+    /// What stands in front of a statement for which the rows are given by these queries, one for each table.
+    pub fn given(&self, queries: &[String]) -> String {
+        let fetches = self.fetches.iter().zip(queries);
+        let given: Vec<String> = fetches.map(|(fetch, query)| fetch.given(query)).collect();
         format!("WITH {} ", given.join(", "))
     }
 

@@ -40,6 +40,7 @@ use crate::sharding::ShardId;
 use crate::sql::class::Class;
 use crate::sql::{Body, Statement, select};
 
+use super::checking::Checkable;
 use super::refusal::{Reason, Refusal};
 
 use changes::Asked;
@@ -87,8 +88,8 @@ pub enum Spread {
     Declare(Declared),
     /// FETCH, MOVE and CLOSE of such a cursor.
     Cursor,
-    /// PREPARE of any of these: EXECUTE plans it by itself.
-    Prepared,
+    /// PREPARE of any of these: EXECUTE plans it by itself. These servers can say what is wrong with it.
+    Prepared(Checkable),
     /// EXPLAIN of any of these.
     Explain(Explained),
     /// COPY FROM STDIN, row by row to the shards of their keys.
@@ -146,9 +147,10 @@ fn at_rest(
             class: Class::Data,
             ..statement.clone()
         };
-        return match &*spread(text, &inner, catalog, search_path, refusal.clone())? {
+        let inner = spread(text, &inner, catalog, search_path, refusal.clone())?;
+        return match &*inner {
             Spread::Numbered(_) => Err(refusal),
-            _ => Ok(Rc::new(Spread::Prepared)),
+            _ => Ok(Rc::new(Spread::Prepared(inner.checkable()))),
         };
     }
     if statement.class == Class::Lock {
@@ -268,7 +270,9 @@ impl Spread {
             Spread::Listed(tables) => tables.describe(catalog),
             Spread::Once(once) => once.describe(),
             Spread::Cursor => "goes    to where the cursor is".to_owned(),
-            Spread::Prepared => "goes    to the shards of its rows, when it is executed".to_owned(),
+            Spread::Prepared(_) => {
+                "goes    to the shards of its rows, when it is executed".to_owned()
+            }
             Spread::Everywhere(everywhere) => everywhere.describe(),
             Spread::Rows(rows) => rows.describe(),
             Spread::Write(write) => write.describe(text, catalog),
@@ -297,7 +301,7 @@ impl Spread {
             | Spread::Once(_)
             | Spread::Cursor
             | Spread::Placed(_)
-            | Spread::Prepared => {}
+            | Spread::Prepared(_) => {}
             Spread::Listed(tables) => tables.move_places(to),
             Spread::Declare(declared) => declared.move_places(to),
             Spread::Explain(explained) => explained.move_places(to),
@@ -327,7 +331,7 @@ impl Spread {
             Spread::Listed(tables) => tables.bytes(),
             Spread::Once(once) => once.bytes(),
             Spread::Declare(declared) => declared.bytes(),
-            Spread::Cursor | Spread::Prepared => 0,
+            Spread::Cursor | Spread::Prepared(_) => 0,
             Spread::Gather(gather) => gather.bytes(),
             Spread::Explain(explained) => explained.bytes(),
             Spread::Everywhere(_) => 0,

@@ -110,7 +110,7 @@ pub fn among(
         | Spread::Once(_)
         | Spread::Listed(_) => return Ok(spread),
         // The statement in it has been here; a cursor's has.
-        Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared | Spread::Cursor => {
+        Spread::Explain(_) | Spread::Declare(_) | Spread::Prepared(_) | Spread::Cursor => {
             return Ok(spread);
         }
     };

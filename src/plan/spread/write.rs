@@ -1,7 +1,7 @@
 //! UPDATE, DELETE and INSERT ... SELECT of sharded tables on several shards: every shard changes its own rows, by the client's own text.
 //!
 //! That adds up when whether a row is changed, and to what, depends on nothing but the row, what every shard has, and rows with the row's own
-//! key (`colocated.rs`). Rows of other tables are brought to every shard, where the statement is an UPDATE or DELETE (`gather/feed.rs`). A row that is
+//! key (`colocated.rs`). Rows of other tables, sharded ones and those of one shard, are brought to every shard, where the statement is an UPDATE or DELETE (`gather/feed.rs`). A row that is
 //! inserted must have the key of the rows that it is made from.
 
 use crate::catalog::{Catalog, DistributionId};
@@ -39,6 +39,8 @@ pub struct Feed {
     pub brings: Gather,
     /// The shards that change rows.
     distribution: DistributionId,
+    /// The one shard that has all tables of the statement, if not every shard has them: those of one shard are among the brought ones.
+    pub describer: Option<ShardId>,
     /// The keys of all changed rows, where they are known: always a `Target::Keys`.
     keys: Option<Target>,
 }
@@ -112,16 +114,19 @@ fn changed(asked: &Asked<'_>) -> Result<Write, Refusal> {
     let prover = Prover::new(&asked.scope, &places)?;
     let keys = changed_keys(asked, &places)?;
     let others = match &keys[..] {
-        [one] if one.0.iter().all(|value| value.arity == Arity::One) => Others::ShardedForOne,
-        _ => Others::Sharded,
+        [one] if one.0.iter().all(|value| value.arity == Arity::One) => Others::BroughtForOne,
+        _ => Others::Brought,
     };
     asked.others(others)?;
-    if others != Others::ShardedForOne && gather::goes_by_order(asked) {
+    if others != Others::BroughtForOne && gather::goes_by_order(asked) {
         return Err(asked.refusal.clone());
     }
-    let Some((_, strangers)) = strangers(0, 0, &asked.scope, &prover) else {
+    let Some((_, mut strangers)) = strangers(0, 0, &asked.scope, &prover) else {
         return Err(asked.refusal.clone());
     };
+    strangers.extend(places_of(asked, |meaning| {
+        matches!(meaning, Meaning::Single(_))
+    }));
     let feed = match strangers[..] {
         [] => None,
         _ => Some(Box::new(feed(asked, &strangers, keys)?)),
@@ -150,11 +155,13 @@ fn feed(
     let Meaning::Sharded { distribution, .. } = asked.scope.known(0, 0).meaning else {
         return Err(asked.refusal.clone());
     };
+    let describer = describer(asked)?;
     let mut operands = keys.iter().flat_map(|tuple| &tuple.0);
     let are_certain = operands.all(|key| key.typing == Typing::Certain);
     Ok(Feed {
         brings: gather::feed(asked, strangers)?,
         distribution,
+        describer,
         keys: (are_certain && !keys.is_empty()).then(|| {
             gather::keys_of(KeySet {
                 distribution,
@@ -162,6 +169,51 @@ fn feed(
             })
         }),
     })
+}
+
+/// Where the statement has relations of such a meaning: block and relation.
+fn places_of<'a>(
+    asked: &'a Asked<'a>,
+    is_meant: impl Fn(Meaning<'a>) -> bool,
+) -> Vec<(usize, usize)> {
+    let blocks = asked.facts.blocks.iter().enumerate();
+    let all = blocks
+        .flat_map(|(block, content)| (0..content.relations.len()).map(move |place| (block, place)));
+    all.filter(|(block, place)| is_meant(asked.scope.known(*block, *place).meaning))
+        .collect()
+}
+
+/// The shard of the single tables, which has to have all others, too: it alone can say what the statement takes and gives.
+fn describer(asked: &Asked<'_>) -> Result<Option<ShardId>, Refusal> {
+    let meanings = || {
+        let places = places_of(asked, |_| true).into_iter();
+        places.map(|(block, place)| asked.scope.known(block, place).meaning)
+    };
+    let mut singles = meanings().filter_map(|meaning| match meaning {
+        Meaning::Single(shard) => Some(shard),
+        _ => None,
+    });
+    let Some(shard) = singles.next() else {
+        return Ok(None);
+    };
+    let apart = |why: &str| {
+        let shard = &asked.catalog.shards[shard.index()];
+        let message = format!("the statement reads a table of shard {shard} alone, {why}");
+        Err(Refusal::new(Reason::SingleTablesApart, message))
+    };
+    if singles.any(|other| other != shard) {
+        return apart("and one of another shard alone");
+    }
+    let has_it = |meaning: Meaning<'_>| match meaning {
+        Meaning::Sharded { distribution, .. } => {
+            asked.catalog.shards_of(&[distribution]).contains(&shard)
+        }
+        _ => true,
+    };
+    match meanings().all(has_it) {
+        true => Ok(Some(shard)),
+        false => apart("and a sharded table that has no rows there"),
+    }
 }
 
 /// Of the table that is changed.

@@ -42,6 +42,16 @@ pub(super) enum Answer {
     Agreed(usize),
 }
 
+impl Answer {
+    /// The place of the shard whose word counts.
+    fn speaker(&self) -> usize {
+        match self {
+            Answer::Of(place) | Answer::Agreed(place) => *place,
+            Answer::All | Answer::InOrder(_) => 0,
+        }
+    }
+}
+
 /// What the shards are sent.
 #[derive(Clone, Copy)]
 pub(super) enum Texts<'a> {
@@ -270,17 +280,28 @@ impl Session {
         texts: Texts<'_>,
         answer: &Answer,
     ) -> Result<String, Failure> {
-        let speaker = match answer {
-            Answer::Of(place) | Answer::Agreed(place) => *place,
-            Answer::All | Answer::InOrder(_) => 0,
-        };
+        let speaker = answer.speaker();
         let description = self
             .describe_on(links[speaker], call.own_text(), call.types)
             .await?;
+        self.change_as(call, &description, links, texts, answer)
+            .await
+    }
+
+    /// The same, when it is known what the statement takes and gives.
+    pub(super) async fn change_as(
+        &mut self,
+        call: &Call<'_>,
+        description: &Description,
+        links: &mut [&mut Link],
+        texts: Texts<'_>,
+        answer: &Answer,
+    ) -> Result<String, Failure> {
+        let speaker = answer.speaker();
         let describes = call.telling == Telling::Description && description.columns.is_some();
         // Rows that are kept to the end are described there, so that an error comes without.
         if describes && !matches!(answer, Answer::InOrder(_)) {
-            self.tell_columns(&description, call.formats);
+            self.tell_columns(description, call.formats);
         }
         let mut tags: Vec<Vec<u8>> = Vec::with_capacity(links.len());
         let mut rows: Vec<Vec<Vec<u8>>> = vec![Vec::new(); links.len()];
@@ -302,7 +323,7 @@ impl Session {
                 tag: Vec::new(),
             };
             let shard = link.shard();
-            let mut types = self.types_on(call, link, &description).await?;
+            let mut types = self.types_on(call, link, description).await?;
             let mut parameters = Cow::Borrowed(call.raw_parameters);
             let text = match texts {
                 Texts::Fed(feed) => {
@@ -348,7 +369,7 @@ impl Session {
         if let Answer::InOrder(_) = answer
             && describes
         {
-            self.tell_columns(&description, call.formats);
+            self.tell_columns(description, call.formats);
         }
         let mut returned = call.returned.map(RefCell::borrow_mut);
         let out = match &mut returned {

@@ -237,13 +237,9 @@ impl Session {
                     .collect()
             }
         };
-        let mut splitter = Splitter::new(
-            copy.form.clone(),
-            copy.table.clone(),
-            key,
-            &copy.numbered,
-            shards.len(),
-        );
+        let mut splitter = Splitter::new(copy.form.clone(), copy.table.clone(), key, shards.len());
+        splitter.number_rows(&copy.numbered);
+        splitter.given.clone_from(&copy.given);
         let as_of = self.numbers_as_of();
         self.check_numbers_of_others(&splitter)?;
         self.draw_rows(&mut splitter, FIRST_NUMBERS).await?;
@@ -530,6 +526,11 @@ impl Session {
             branch::pass_on(b'f', b"COPY failed on another shard\0", server.outbox());
             server.pipeline.copy_ended();
         }
+        // The transaction has failed with its COPY, and one that has failed is told of no refusal.
+        let failure = match failure {
+            Failure::Refused(refusal) => failure_of(&Fault::Refused(refusal)),
+            other => other,
+        };
         let done = self.finish(links, Err(failure)).await;
         self.end_own(own, done).await
     }

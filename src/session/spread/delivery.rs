@@ -305,18 +305,14 @@ fn splitter(delivery: &Delivery, load: &Load, catalog: &Catalog, branches: usize
         }
         Destination::Shard(_) => Vec::new(),
     };
-    let form = CopyForm {
-        columns: None,
-        format: match load.format {
-            gather::CopyFormat::Binary => CopyFormat::Binary,
-            gather::CopyFormat::Text => CopyFormat::Text {
-                delimiter: b'\t',
-                null: Box::from(&b"\\N"[..]),
-            },
+    let form = CopyForm::plain(match load.format {
+        gather::CopyFormat::Binary => CopyFormat::Binary,
+        gather::CopyFormat::Text => CopyFormat::Text {
+            delimiter: b'\t',
+            null: Box::from(&b"\\N"[..]),
         },
-        header: false,
-    };
-    Splitter::new(form, delivery.table.clone(), key, &[], branches)
+    });
+    Splitter::new(form, delivery.table.clone(), key, branches)
 }
 
 /// A shard's error without the line of its context that speaks of a COPY, of which the client knows nothing.

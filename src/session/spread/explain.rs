@@ -149,7 +149,8 @@ impl Session {
     /// The type of the plan, and what is wrong with the statement in its own words.
     async fn describe_explain(&mut self, call: &Call<'_>) -> Result<Description, Fault> {
         let home = self.database.catalog().home;
-        let mut links = self.enlist(&[home]).await?;
+        let describer = call.spread.describer().unwrap_or(home);
+        let mut links = self.enlist(&[describer]).await?;
         let described = self
             .describe_on(&mut links[0], call.own_text(), call.types)
             .await;

@@ -1,18 +1,20 @@
 //! An UPDATE or DELETE for which rows of other shards are brought to those that change rows. `plan/spread/gather/feed.rs` says why that is the same.
 //!
-//! The rows wait in memory meanwhile, up to a limit. `execution/row_array.rs` makes a parameter of them. A transaction that is begun for the statement keeps
+//! The rows wait in memory meanwhile, up to a limit. `execution/row_array.rs` makes a parameter of them, `execution/column_arrays.rs` several, of a
+//! table that only one shard has. A transaction that is begun for the statement keeps
 //! one snapshot on each shard, so that what is brought and what is changed are of the same moment there.
 
 use std::sync::Arc;
 
-use super::changes::{Answer, Fed, MOST_KEPT, Texts};
+use super::changes::{Answer, FIRST_OWN_OID, Fed, MOST_KEPT, Texts};
 use super::explain::only_value;
 use super::gather::Gathering;
-use super::{Call, NO_PARAMETERS, Silence, all_shards};
+use super::{Call, Description, NO_PARAMETERS, Silence, all_shards};
 use crate::execution::branch::{self, Audience, Branch, Failure, Question};
+use crate::execution::column_arrays::{self, ColumnArrays};
 use crate::execution::row_array::{self, RowType, Rows, Unfit};
 use crate::plan::refusal::{Reason, Refusal};
-use crate::plan::spread::gather::{Columns, Fetch};
+use crate::plan::spread::gather::{Columns, Fetch, Origin};
 use crate::plan::spread::write::{Feed, Write};
 use crate::session::Session;
 use crate::session::link::Link;
@@ -69,13 +71,43 @@ struct Concerned {
 /// The rows of a table, as all shards have sent them.
 struct Table {
     data: Vec<Vec<u8>>,
-    /// As the servers number it that get them.
-    row_types: Vec<RowType>,
+    form: Form,
+}
+
+/// What the servers get them as.
+enum Form {
+    /// One array, of the row type as each of these servers numbers it.
+    RowTypes(Vec<RowType>),
+    /// An array for each column.
+    Columns(ColumnArrays),
 }
 
 impl Table {
     fn rows(&self) -> Option<Vec<Rows<'_>>> {
         self.data.iter().map(|data| Rows::read(data)).collect()
+    }
+
+    /// Bytes of the parameters, about.
+    fn size(&self) -> Option<usize> {
+        let rows = self.rows()?;
+        Some(match &self.form {
+            Form::RowTypes(row_types) => {
+                { row_types.first() }.map_or(0, |row_type| row_type.array_size(&rows))
+            }
+            Form::Columns(columns) => columns.size(&rows),
+        })
+    }
+
+    /// The query of the rows, and its parameters for the server at this place; the first of them has this number.
+    fn query(&self, fetch: &Fetch, place: usize, first: usize) -> Option<(String, Vec<Vec<u8>>)> {
+        let rows = self.rows()?;
+        Some(match &self.form {
+            Form::RowTypes(row_types) => (
+                fetch.of_row_type(first),
+                vec![row_types[place].array(&rows)],
+            ),
+            Form::Columns(columns) => (columns.select(first), columns.arrays(&rows)),
+        })
     }
 }
 
@@ -157,31 +189,65 @@ impl Session {
         let mut left = MOST_KEPT;
         for fetch in &feed.brings.fetches {
             let table = self.bring_table(call, feed, fetch, links, targets).await?;
-            let rows = table.rows().ok_or_else(|| refused(fetch, Unfit::Changed))?;
-            if let Some(row_type) = table.row_types.first() {
-                let rest = left.checked_sub(row_type.array_size(&rows));
-                left = rest.ok_or_else(|| too_many(&fetch.table))?;
-            }
+            let size = table.size().ok_or_else(|| refused(fetch, Unfit::Changed))?;
+            let rest = left.checked_sub(size);
+            left = rest.ok_or_else(|| too_many(&fetch.table))?;
             tables.push(table);
         }
         // Rows may have begun to move.
         let catalog = Arc::clone(&self.database.catalog());
         let feeding = |place: usize, shard: ShardId, first: usize| {
             let text = call.text_on(shard, &catalog, &feed.brings.edits, write.own.as_ref());
-            let values = tables
-                .iter()
-                .map(|table| Some(table.row_types[place].array(&table.rows()?)));
-            Some(Fed {
-                text: [feed.brings.given(first).into_bytes(), text].concat(),
-                values: values.collect::<Option<_>>()?,
-            })
+            let (mut queries, mut values) = (Vec::new(), Vec::new());
+            for (table, fetch) in tables.iter().zip(&feed.brings.fetches) {
+                let (query, own) = table.query(fetch, place, first + values.len())?;
+                queries.push(query);
+                values.extend(own);
+            }
+            let text = [feed.brings.given(&queries).into_bytes(), text].concat();
+            Some(Fed { text, values })
+        };
+        let description = match feed.describer {
+            None => None,
+            Some(shard) => Some(self.describe_fed(call, links, shard).await?),
         };
         let is_target = |link: &&mut Link| targets.contains(&link.shard());
         let mut changing: Vec<&mut Link> = links.iter_mut().filter(is_target).collect();
-        self.change_on(call, &mut changing, Texts::Fed(&feeding), &Answer::All)
-            .await
+        let (texts, answer) = (Texts::Fed(&feeding), &Answer::All);
+        let changed = match &description {
+            None => self.change_on(call, &mut changing, texts, answer).await,
+            Some(known) => {
+                self.change_as(call, known, &mut changing, texts, answer)
+                    .await
+            }
+        };
+        changed
             .map_err(|failure| of_changing(failure, links, targets))
             .map_err(without_primary_key)
+    }
+
+    /// What the statement takes and gives, as the one shard says it that has all of its tables.
+    async fn describe_fed(
+        &mut self,
+        call: &Call<'_>,
+        links: &mut [Link],
+        shard: ShardId,
+    ) -> Result<Description, Failure> {
+        let refused =
+            |why: &str| Failure::Refused(Refusal::new(Reason::JoinNotColocated, why.to_owned()));
+        let place = links.iter().position(|link| link.shard() == shard);
+        let place = place.ok_or_else(|| refused("the shard of the table takes no part"))?;
+        let described = self
+            .describe_on(&mut links[place], call.own_text(), call.types)
+            .await;
+        let description = described.map_err(|failure| failure.at(place))?;
+        match description.types.iter().all(|oid| *oid < FIRST_OWN_OID) {
+            true => Ok(description),
+            // No other could say how it numbers the types.
+            false => Err(refused(
+                "a parameter has a type that each server numbers for itself, and a table is on one shard only",
+            )),
+        }
     }
 
     async fn bring_table(
@@ -221,6 +287,13 @@ impl Session {
         let Columns::Named { needed, .. } = &fetch.columns else {
             return Err(refused(fetch, Unfit::Changed));
         };
+        if let Origin::One(shard) = fetch.origin {
+            let columns = self.columns_on(links, shard, fetch, needed).await?;
+            return Ok(Table {
+                data: brought.data,
+                form: Form::Columns(columns),
+            });
+        }
         let mut row_types = Vec::with_capacity(targets.len());
         for (place, link) in links.iter_mut().enumerate() {
             if !targets.contains(&link.shard()) {
@@ -232,8 +305,24 @@ impl Session {
         }
         Ok(Table {
             data: brought.data,
-            row_types,
+            form: Form::RowTypes(row_types),
         })
+    }
+
+    /// The columns of a table, as its own shard has them.
+    async fn columns_on(
+        &mut self,
+        links: &mut [Link],
+        shard: ShardId,
+        fetch: &Fetch,
+        columns: &[Box<str>],
+    ) -> Result<ColumnArrays, Failure> {
+        let place = links.iter().position(|link| link.shard() == shard);
+        let place = place.ok_or_else(|| refused(fetch, Unfit::Changed))?;
+        let question = column_arrays::question(&fetch.permanent(), columns);
+        let said = self.one_value(&mut links[place], &question).await;
+        let said = said.map_err(|failure| failure.at(place))?;
+        ColumnArrays::read(&said, columns).map_err(|unfit| refused(fetch, unfit))
     }
 
     /// The row type of a table as this server numbers it, for values of these columns.

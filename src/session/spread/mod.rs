@@ -347,7 +347,7 @@ impl Session {
                 done
             }
             // It has got what it needs before it comes here; the last one never does.
-            Spread::Numbered(_) | Spread::Placed(_) | Spread::Prepared => {
+            Spread::Numbered(_) | Spread::Placed(_) | Spread::Prepared(_) => {
                 match &call.statement.plan {
                     Err(refusal) => Err(Fault::Refused(refusal.clone())),
                     Ok(_) => Err(self.second_shard(super::route::Destination::Several)),
@@ -364,7 +364,8 @@ impl Session {
         self.check_not_aborted()?;
         self.end_unit_of_others().await?;
         let home = self.database.catalog().home;
-        let mut links = self.enlist(&[home]).await?;
+        let describer = call.spread.describer().unwrap_or(home);
+        let mut links = self.enlist(&[describer]).await?;
         let described = self
             .describe_on(&mut links[0], call.own_text(), call.types)
             .await;

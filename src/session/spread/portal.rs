@@ -153,7 +153,7 @@ fn sort_of(call: &Call<'_>) -> Sort {
         | Spread::CopyOut(_)
         | Spread::Numbered(_)
         | Spread::Placed(_)
-        | Spread::Prepared => Sort::Other,
+        | Spread::Prepared(_) => Sort::Other,
         Spread::Explain(_) => Sort::Whole,
     }
 }
@@ -533,7 +533,7 @@ impl Session {
             });
         };
         let formats: Vec<u16> = bind.result_formats.codes().collect();
-        if matches!(spread, Spread::Prepared)
+        if matches!(spread, Spread::Prepared(_))
             && matches!(statement.source, Source::Prepare { .. })
             && let Some(execution) = self.bound_execution(statement, &bind)?
         {

@@ -378,7 +378,7 @@ impl Session {
         };
         let known = || Types::Known(statement.types.clone());
         match (&statement.source, &one.class, one.spread.as_deref()) {
-            (_, Class::Prepare { query, types, .. }, Some(Spread::Prepared)) => {
+            (_, Class::Prepare { query, types, .. }, Some(Spread::Prepared(_))) => {
                 let text = [prefix, &statement.text()[query.clone()]].concat();
                 let planned = self.plan(&text)?;
                 let literals = std::mem::take(&mut self.literals);
@@ -461,6 +461,7 @@ impl Session {
                 let elsewhere = |fetch: &Fetch| matches!(fetch.origin, Origin::One(_));
                 (!gather.fetches.iter().any(elsewhere)).then_some(gather.shard)
             }
+            Some((_, spread)) if spread.describer().is_some() => spread.describer(),
             Some((one, _)) => match &one.over {
                 Some(over) => catalog.shards_of(over).first().copied(),
                 None => Some(catalog.home),

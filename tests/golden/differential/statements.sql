@@ -1433,6 +1433,18 @@ UPDATE settings SET value = 'x'
 
 UPDATE settings SET value = c.name FROM customers c WHERE c.customer_id = 5
 
+UPDATE orders SET status = s.value FROM settings s WHERE s.name <> orders.status RETURNING orders.order_id, s.*
+
+UPDATE customers SET note = (SELECT max(a.what) FROM audit a WHERE a.customer_id = customers.customer_id)
+
+UPDATE customers SET note = (SELECT count(*) FROM settings s) WHERE customer_id = 5 AND name NOT IN (SELECT what FROM audit)
+
+UPDATE customers SET note = row_to_json(s)::text FROM settings s, orders o WHERE o.total > 10 AND s.name = customers.note AND o.status = 'new'
+
+DELETE FROM orders WHERE status IN (SELECT value FROM settings UNION SELECT what FROM audit)
+
+DELETE FROM orders WHERE customer_id NOT IN (SELECT customer_id FROM audit) RETURNING *
+
 UPDATE audit SET what = 'x' WHERE customer_id = 5
 
 UPDATE customers SET name = $1 WHERE customer_id = $2

@@ -2,6 +2,7 @@
 //!
 //! No temporary table is made: a transaction that has used one could not be prepared to commit with others. The rows of a table are one parameter, an array
 //! of its row type, and a WITH query of the table's name gives them: it hides the table wherever the statement reads it, and never where it changes it.
+//! A table of one shard has no row type on the others: each of its columns is a parameter, an array of the column's type.
 //!
 //! Each changed row is on one shard, so what is found for it is found once. A subquery that does not depend on the changed row is run by every shard, so
 //! nothing in it may be left to chance or to the order of rows; unless all changed rows have one key, so that one shard's answer counts.
@@ -32,9 +33,14 @@ pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, R
     }
     names::none_asks_for_the_table_itself(&piece, facts, &tables)?;
     let is_brought = |table: &&Table<'_>| {
-        matches!(table.placement, Placement::Sharded { .. })
+        !matches!(table.placement, Placement::Reference)
             && table.places.iter().any(|place| strangers.contains(place))
     };
+    let is_single = |table: &&Table<'_>| matches!(table.placement, Placement::Single(_));
+    let mut singles = tables.tables.iter().filter(is_single);
+    if singles.any(|table| is_a_type(&piece, table.name)) {
+        return Err(refused());
+    }
     let brought: Vec<&Table<'_>> = tables.tables.iter().filter(is_brought).collect();
     let stand_ins = stand_ins(&brought, &[]);
     names::are_clear(facts, &tables, &[], &stand_ins, asked.search_path)?;
@@ -81,6 +87,17 @@ pub fn feed(asked: &Asked<'_>, strangers: &[(usize, usize)]) -> Result<Gather, R
         gives: Gives::Rows,
         in_place: InPlace::Tables,
         end: End::Commit,
+    })
+}
+
+/// Whether the text may mean the row type by a table's name. Where the table is not, there is no such type.
+fn is_a_type(piece: &Piece<'_>, table: &str) -> bool {
+    let makes_a_type =
+        |at: Option<usize>| piece.kind(at) == Some(Kind::Typecast) || piece.is_word(at, &["as"]);
+    (0..piece.len()).any(|at| {
+        let has_schema = at > 0 && piece.kind(Some(at - 1)) == Some(Kind::Dot);
+        let before = at.checked_sub(if has_schema { 3 } else { 1 });
+        piece.identifier(at) == Some(table) && before.is_some() && makes_a_type(before)
     })
 }
 

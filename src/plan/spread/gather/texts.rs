@@ -75,13 +75,15 @@ impl Fetch {
         query
     }
 
-    /// The WITH query that hides the table behind the rows of a parameter: an array of its row type.
-    pub fn given(&self, parameter: usize) -> String {
-        format!(
-            "{} AS (SELECT * FROM pg_catalog.unnest(${parameter}::{}[]))",
-            quoted(&self.table),
-            self.permanent()
-        )
+    /// The rows of a parameter: an array of the table's row type.
+    pub fn of_row_type(&self, parameter: usize) -> String {
+        let table = self.permanent();
+        format!("SELECT * FROM pg_catalog.unnest(${parameter}::{table}[])")
+    }
+
+    /// The WITH query that hides the table behind the rows of another query.
+    pub fn given(&self, query: &str) -> String {
+        format!("{} AS ({query})", quoted(&self.table))
     }
 
     /// `None` when no key is needed.
