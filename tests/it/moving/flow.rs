@@ -1,5 +1,6 @@
 //! Chunks that are copied while their rows change.
 
+mod identities;
 mod world;
 
 use std::sync::Arc;

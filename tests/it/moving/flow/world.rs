@@ -23,9 +23,10 @@ use trunkline::moving::progress::Tally;
 use trunkline::moving::scope::{MovedTable, Scope};
 use trunkline::moving::seam::Seam;
 use trunkline::moving::shards::Shards;
+use trunkline::moving::verify::{Limits, Run, Verify, verify};
 use trunkline::resharding::condition::quoted_name;
 use trunkline::resharding::difference::difference;
-use trunkline::resharding::job::{MovingKeys, Route, ShardName};
+use trunkline::resharding::job::{MovingKeys, Route, ShardName, Side};
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::buckets::{Assignment, Buckets};
 use trunkline::sharding::hash::{Function, Hash};
@@ -333,6 +334,27 @@ impl World {
             }
         }
         count
+    }
+
+    /// The comparison of a plan finds no difference on any way, while a driver's tasks go on.
+    pub async fn verify(&self, driver: &mut Driver) {
+        for route in &self.routes {
+            let (_run, run) = watch::channel(Run::Going);
+            let task = Verify {
+                shards: self.shards.clone(),
+                scope: Arc::clone(&self.scope),
+                stream: route.clone(),
+                owner: Side::Old,
+                round: 1,
+                token: i64::try_from(driver.token).unwrap(),
+                tally: Arc::clone(&driver.tally),
+                run,
+                limits: Limits::default(),
+            };
+            let compared = driver.during(verify(task)).await.unwrap();
+            assert_eq!(compared.differences, 0, "{compared:?}");
+            assert!(compared.rows > 0, "nothing compared");
+        }
     }
 
     pub fn seams(&self) -> BTreeMap<Route, Arc<Seam>> {
