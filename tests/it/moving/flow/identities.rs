@@ -43,6 +43,7 @@ async fn a_row_with_another_identity_keeps_what_was_not_sent() {
         assert!(world.compare().await > 50, "{step}");
         world.verify(&mut driver).await;
     }
+    world.end(driver).await;
 }
 
 /// Two changes of one row, in a batch that something is in the way of, so that its changes are made one by one: the last one holds.
@@ -74,6 +75,7 @@ async fn changes_of_one_row_are_made_in_their_order() {
         assert!(world.compare().await > 50, "{changes}");
         world.verify(&mut driver).await;
     }
+    world.end(driver).await;
 }
 
 /// A row of a type of rows is not NULL because one of its fields is.
@@ -95,4 +97,5 @@ async fn a_value_with_a_null_in_it_is_found_on_the_source() {
     world.fence(&mut driver, 1).await;
     assert!(world.compare().await > 10);
     world.verify(&mut driver).await;
+    world.end(driver).await;
 }

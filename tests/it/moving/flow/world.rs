@@ -336,6 +336,25 @@ impl World {
         count
     }
 
+    /// Ends the tasks, and gives the slots to those who come: the servers have no more than a few.
+    pub async fn end(&self, driver: Driver) {
+        drop(driver);
+        for shard in 0..NAMES.len() {
+            let drop = "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE database = current_database() AND NOT active";
+            let left =
+                "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                self.run(shard, drop).await;
+                if self.value(shard, left).await == "0" {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "a slot is still in use");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// The comparison of a plan finds no difference on any way, while a driver's tasks go on.
     pub async fn verify(&self, driver: &mut Driver) {
         for route in &self.routes {
