@@ -549,6 +549,7 @@ impl Size {
     }
 }
 
+/// Of a chunk that was to have so many rows.
 fn next_size(rows: u64, brought: Brought, took: Duration) -> u64 {
     if brought.rows == 0 {
         return rows;

@@ -1,8 +1,9 @@
 //! What is built behind the copy, while the tables are written: indexes, constraints, triggers, rules, policies, statistics.
 //!
 //! An index is built concurrently. What a crash leaves of that is an index that is not valid: it is dropped and built again. Where nobody but the plan
-//! writes the table, and it is not large, the plan waits: that takes half the time. A unique constraint takes its index over. A foreign key is made without a look at the rows and validated then. Every other part is one statement, there or not.
-//! Indexes of a partitioned table come from those of its partitions, which are built before.
+//! writes the table, and it is not large, the changes wait instead: that takes half the time. A unique constraint takes its index over. A foreign key is
+//! made without a look at the rows and validated then. Every other part is one statement, there or not. Indexes of a partitioned table come from those
+//! of its partitions, which are built before.
 
 use std::collections::BTreeSet;
 
