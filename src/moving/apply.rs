@@ -90,7 +90,7 @@ struct Table {
     delete: Statement,
     /// By what is known.
     update: HashMap<Mask, Statement>,
-    /// Columns whose values only an INSERT can give.
+    /// Columns beside those that rows are found by whose values only an INSERT can give.
     fixed: Vec<usize>,
 }
 
@@ -374,7 +374,7 @@ impl Applier {
         let table = &self.tables[&net.layout.table];
         if !net.deleted.is_empty() {
             let keys: Vec<_> = net.deleted.iter().map(|change| &change.key).collect();
-            self.execute(&table.delete, &keys, None).await?;
+            self.execute(&table.delete, &keys).await?;
         }
         if !net.whole.is_empty() {
             let rows: Vec<_> = net.whole.iter().filter_map(|change| row(change)).collect();
@@ -387,12 +387,7 @@ impl Applier {
     }
 
     async fn put(&self, table: &Table, rows: &[&Values]) -> Result<(), Failure> {
-        if !table.fixed.is_empty() {
-            // What is there may be of a row that was deleted since, and no UPDATE would make it the new one.
-            let found_by = Some(&table.layout.found_by[..]);
-            self.execute(&table.delete, rows, found_by).await?;
-        }
-        let put = self.execute(&table.put, rows, None).await?;
+        let put = self.execute(&table.put, rows).await?;
         if table.layout.key_may_repeat() && put < rows.len() as u64 {
             let text = format!(
                 "{} on {} has a row with the key of another one that moves there, and another shard key: keys must differ on all shards",
@@ -403,14 +398,9 @@ impl Applier {
         Ok(())
     }
 
-    /// Runs a statement that takes an array for each column of rows (for these of them only).
-    async fn execute(
-        &self,
-        statement: &Statement,
-        rows: &[&Values],
-        places: Option<&[usize]>,
-    ) -> Result<u64, Error> {
-        let arrays = arrays(rows, places);
+    /// Runs a statement that takes an array for each column of rows.
+    async fn execute(&self, statement: &Statement, rows: &[&Values]) -> Result<u64, Error> {
+        let arrays = arrays(rows, None);
         let parameters: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
         self.connection.execute(statement, &parameters).await
     }
@@ -589,7 +579,7 @@ impl Applier {
             let table = &self.tables[&change.layout.table];
             match &change.what {
                 What::Delete => {
-                    self.execute(&table.delete, &[&change.key], None).await?;
+                    self.execute(&table.delete, &[&change.key]).await?;
                     Ok(())
                 }
                 What::Put(row) => self.put(table, &[row]).await,
@@ -621,7 +611,7 @@ impl Applier {
                     .batch_execute("ROLLBACK TO SAVEPOINT one")
                     .await?;
                 let table = &self.tables[&change.layout.table];
-                self.execute(&table.delete, &[&change.key], None).await?;
+                self.execute(&table.delete, &[&change.key]).await?;
                 let why = obstacle.judged(Some(&self.named(change))).to_string();
                 tombstones.owe(change.layout.table, key_text(&change.key), why.into());
             }
@@ -668,7 +658,9 @@ impl Applier {
         let rows = connection.query(FIXED, &[&shape.oid]).await?;
         let fixed: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
         let named = |place: &usize| fixed.contains(&&*layout.columns[*place].name);
-        let fixed = (0..layout.columns.len()).filter(named).collect::<Vec<_>>();
+        let fixed: Vec<usize> = { (0..layout.columns.len()).filter(named) }
+            .filter(|place| !layout.found_by.contains(place))
+            .collect();
         let refused = |error| judged(error, Some(&layout.name));
         let put = statements::put(layout, &fixed);
         let put = connection.prepare(&put).await.map_err(refused)?;

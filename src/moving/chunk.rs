@@ -67,6 +67,8 @@ pub(super) struct Worker {
     note: Statement,
     /// The table that can be staged now.
     staged: Option<(Arc<Sheet>, Staged)>,
+    /// How many rows a chunk of a table has had last.
+    learned: Option<(Arc<Sheet>, u64)>,
 }
 
 struct Staged {
@@ -109,17 +111,36 @@ pub(super) struct Brought {
     pub there: u64,
 }
 
+/// How many rows a chunk is to have, and when it began.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    rows: u64,
+    began: Instant,
+}
+
 /// A chunk that is to be written.
 struct Piece<'a> {
     part: &'a Part,
+    size: Size,
     reached: Reached,
     /// The snapshot that it is read in.
     chunk: ChunkId,
 }
 
+/// A chunk that is there.
+struct Done {
+    brought: Brought,
+    reached: Reached,
+    /// The end of the one behind it, where it was looked for.
+    next: Option<Reached>,
+}
+
 /// What became of a chunk.
 enum Written {
-    All(Brought),
+    All {
+        brought: Brought,
+        next: Option<Reached>,
+    },
     /// Not all deletions behind its snapshot are known.
     ReadAgain,
     /// Something is in the way of a row.
@@ -149,6 +170,7 @@ impl Worker {
             hold,
             note,
             staged: None,
+            learned: None,
         })
     }
 
@@ -159,20 +181,30 @@ impl Worker {
         mut tell: impl FnMut(Brought),
     ) -> Result<(), FlowError> {
         self.turn_to(&part.sheet).await?;
-        let mut rows = FIRST_ROWS;
+        let mut rows = match &self.learned {
+            Some((sheet, rows)) if Arc::ptr_eq(sheet, &part.sheet) => *rows,
+            _ => FIRST_ROWS,
+        };
+        // Of the chunk that comes, where it is known by now.
+        let mut end = None;
         loop {
             self.pace.admitted().await;
-            let began = Instant::now();
-            let Some((brought, reached)) = self.chunk(&part, rows).await? else {
+            let size = Size {
+                rows,
+                began: Instant::now(),
+            };
+            let Some(done) = self.chunk(&part, size, end.take()).await? else {
                 continue;
             };
-            self.pace.spent(brought.bytes);
-            tell(brought);
-            if reached.is_none() {
+            self.pace.spent(done.brought.bytes);
+            tell(done.brought);
+            rows = size.next(done.brought);
+            self.learned = Some((Arc::clone(&part.sheet), rows));
+            if done.reached.is_none() {
                 return Ok(());
             }
-            part.position = reached;
-            rows = next_size(rows, brought, began.elapsed());
+            part.position = done.reached;
+            end = done.next;
         }
     }
 
@@ -209,17 +241,18 @@ impl Worker {
         Ok(())
     }
 
-    /// One chunk, and how far it goes. `None`: it must be read again.
+    /// One chunk, to this end where that is known. `None`: it must be read again.
     async fn chunk(
         &mut self,
         part: &Part,
-        rows: u64,
-    ) -> Result<Option<(Brought, Reached)>, FlowError> {
+        size: Size,
+        end: Option<Reached>,
+    ) -> Result<Option<Done>, FlowError> {
         let Some(chunk) = self.open().await? else {
             sleep(RETRY).await;
             return Ok(None);
         };
-        let done = self.bring(part, rows, chunk).await;
+        let done = self.bring(part, size, end, chunk).await;
         self.seam.tombstones.read().await.close(chunk);
         done
     }
@@ -243,18 +276,30 @@ impl Worker {
         Ok(None)
     }
 
-    async fn bring(
-        &mut self,
-        part: &Part,
-        rows: u64,
-        chunk: ChunkId,
-    ) -> Result<Option<(Brought, Reached)>, FlowError> {
+    /// The end of the next so many rows of a part. Any key is one: it need not be of the snapshot that the rows are read in.
+    async fn cut(&self, part: &Part, rows: u64) -> Result<Reached, FlowError> {
         let sheet = &part.sheet;
         let cut = self.source.query_opt(&sheet.cut(part, rows), &[]).await;
         let cut = cut.map_err(|error| judged(error, Some(&sheet.layout.name)))?;
+        Ok(cut.map(|row| (0..row.len()).map(|n| row.get(n)).collect()))
+    }
+
+    async fn bring(
+        &mut self,
+        part: &Part,
+        size: Size,
+        end: Option<Reached>,
+        chunk: ChunkId,
+    ) -> Result<Option<Done>, FlowError> {
+        let sheet = &part.sheet;
+        let reached = match end {
+            Some(reached) => reached,
+            None => self.cut(part, size.rows).await?,
+        };
         let piece = Piece {
             part,
-            reached: cut.map(|row| (0..row.len()).map(|n| row.get(n)).collect()),
+            size,
+            reached,
             chunk,
         };
         let straight = match sheet.obstacles {
@@ -269,7 +314,11 @@ impl Worker {
             written => written,
         };
         Ok(match written {
-            Written::All(brought) => Some((brought, piece.reached)),
+            Written::All { brought, next } => Some(Done {
+                brought,
+                reached: piece.reached,
+                next,
+            }),
             Written::ReadAgain | Written::Blocked => None,
         })
     }
@@ -300,10 +349,28 @@ impl Worker {
         match self.pipe(sheet, &read, &sheet.layout.name).await {
             Ok(mut brought) => {
                 brought.there = there.len() as u64;
-                self.note(piece, brought).await?;
-                self.target.batch_execute("COMMIT").await.map_err(refused)?;
-                self.source.batch_execute("COMMIT").await?;
-                Ok(Written::All(brought))
+                let commit = async {
+                    self.note(piece, brought).await?;
+                    self.target.batch_execute("COMMIT").await.map_err(refused)?;
+                    drop(tombstones);
+                    Ok::<(), FlowError>(())
+                };
+                // While one side writes its log the other one looks ahead.
+                let ahead = async {
+                    self.source.batch_execute("COMMIT").await?;
+                    let Some(end) = reached else { return Ok(None) };
+                    let rest = Part {
+                        position: Some(end.clone()),
+                        ..(*part).clone()
+                    };
+                    self.cut(&rest, piece.size.next(brought)).await.map(Some)
+                };
+                let (committed, ahead) = tokio::join!(commit, ahead);
+                committed?;
+                Ok(Written::All {
+                    brought,
+                    next: ahead?,
+                })
             }
             // By another value that must be unique.
             Err(error) if is_in_the_way(&error) => {
@@ -345,7 +412,10 @@ impl Worker {
             }
         }
         self.target.batch_execute("COMMIT").await.map_err(refused)?;
-        Ok(Written::All(brought))
+        Ok(Written::All {
+            brought,
+            next: None,
+        })
     }
 
     /// What is staged, and how far it goes.
@@ -472,7 +542,14 @@ async fn log_end(client: &Client) -> Result<Lsn, FlowError> {
     row.get::<_, &str>(0).parse().map_err(FlowError::again)
 }
 
-/// Rows of the next chunk.
+impl Size {
+    /// Rows of the next chunk, when this one has just brought so much.
+    fn next(self, brought: Brought) -> u64 {
+        next_size(self.rows, brought, self.began.elapsed())
+    }
+}
+
+/// Of a chunk that was to have so many rows.
 fn next_size(rows: u64, brought: Brought, took: Duration) -> u64 {
     if brought.rows == 0 {
         return rows;

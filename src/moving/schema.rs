@@ -56,13 +56,22 @@ pub enum Rest {
     Later(Box<str>),
 }
 
-/// How an index is built.
+/// Who writes a table on a shard that gets rows, until it owns their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Building {
-    /// While the table is written.
-    Concurrently,
-    /// In the transaction that makes the table.
+pub enum Writers {
+    /// Applications, rows of other keys.
+    Applications,
+    /// Nobody but who applies changes, which may wait for a moment.
+    Plan,
+}
+
+/// How indexes are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Building<'a> {
+    /// In the transaction that makes the tables.
     AtOnce,
+    /// While the tables are written; these of the source only by the plan.
+    Beside { plan_only: &'a [u32] },
 }
 
 /// One thing of the source.
@@ -104,7 +113,11 @@ pub async fn build_rest_on(
     let mut later = None;
     for (source, tables) in sources(scope, target) {
         let source = shards.open(&source).await?;
-        if let Rest::Later(why) = build_rest(&source, &client, &tables).await? {
+        let writers = |table: &MovedTable| match scope.has_keys(table, target) {
+            true => Writers::Applications,
+            false => Writers::Plan,
+        };
+        if let Rest::Later(why) = build_rest(&source, &client, &tables, writers).await? {
             later = Some(why);
         }
     }
@@ -199,12 +212,20 @@ pub async fn build_rest(
     source: &Client,
     target: &Client,
     tables: &[&MovedTable],
+    writers: impl Fn(&MovedTable) -> Writers,
 ) -> Result<Rest, SchemaError> {
     let relations = read_relations(source, &names(tables)).await?;
+    let plan_only: Vec<_> = { tables.iter().copied() }
+        .filter(|table| writers(table) == Writers::Plan)
+        .collect();
+    let plan_only = read_relations(source, &names(&plan_only)).await?;
+    let building = Building::Beside {
+        plan_only: &plan_only,
+    };
     if !lock(target).await? {
         return Ok(Rest::Later("another session builds indexes".into()));
     }
-    let built = rest::build(source, target, &relations, Building::Concurrently).await;
+    let built = rest::build(source, target, &relations, building).await;
     let unlocked = target
         .batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})"))
         .await;

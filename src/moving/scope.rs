@@ -127,6 +127,14 @@ impl Scope {
         })
     }
 
+    /// Whether the shard has keys of the table's distribution before the plan, so that rows which do not move are written there.
+    pub fn has_keys(&self, table: &MovedTable, shard: &ShardName) -> bool {
+        let before = self.distributions[table.distribution].before.shards();
+        before
+            .into_iter()
+            .any(|id| self.shards[id.index()] == shard.0)
+    }
+
     /// Whether any rows go by the route.
     pub fn moves_on(&self, route: &Route) -> bool {
         let moves = |planned: &Planned| {

@@ -69,8 +69,25 @@ fn found(layout: &Layout, places: &[usize]) -> String {
     same.join(" AND ")
 }
 
+/// Whether a row has other values in these columns than what is given for it.
+fn differs(layout: &Layout, fixed: &[usize], places: &[usize]) -> String {
+    let given = |place: &usize| {
+        let n = places.iter().position(|one| one == place);
+        format!("{N}.a{}", n.expect("is given"))
+    };
+    let given: Vec<_> = fixed.iter().map(given).collect();
+    let there: Vec<_> = { fixed.iter() }
+        .map(|place| format!("{T}.{}", column(layout, *place)))
+        .collect();
+    format!(
+        "ROW({}) IS DISTINCT FROM ROW({})",
+        there.join(", "),
+        given.join(", ")
+    )
+}
+
 /// Whole rows, with all columns in order. Says how many were put: fewer than given, when a row of the same key is there that belongs to another
-/// shard key.
+/// shard key. `fixed`: the columns that no UPDATE sets; where a row is there with other values in them, it is made anew.
 pub fn put(layout: &Layout, fixed: &[usize]) -> String {
     let all: Vec<usize> = (0..layout.columns.len()).collect();
     let set: Vec<_> = { all.iter().filter(|place| !layout.found_by.contains(place)) }
@@ -78,11 +95,25 @@ pub fn put(layout: &Layout, fixed: &[usize]) -> String {
         .map(|place| column(layout, *place))
         .map(|name| format!("{name} = EXCLUDED.{name}"))
         .collect();
+    let rows = rows(layout, &all, "");
+    // One statement, so that many can be sent one behind the other and are made in this order.
+    let (first, rows) = match fixed.is_empty() {
+        true => (String::new(), rows),
+        false => (
+            format!(
+                "WITH given AS ({rows}), gone AS (DELETE FROM {} AS {T} USING given AS {N} WHERE {} AND {} RETURNING 1) ",
+                layout.name,
+                found(layout, &all),
+                differs(layout, fixed, &all),
+            ),
+            // Nothing is inserted before all are gone.
+            "SELECT * FROM given WHERE (SELECT count(*) FROM gone) >= 0".to_owned(),
+        ),
+    };
     let mut text = format!(
-        "INSERT INTO {} AS {T} ({}) OVERRIDING SYSTEM VALUE {} ON CONFLICT ({}) DO ",
+        "{first}INSERT INTO {} AS {T} ({}) OVERRIDING SYSTEM VALUE {rows} ON CONFLICT ({}) DO ",
         layout.name,
         list(layout, all.iter().copied()),
-        rows(layout, &all, ""),
         list(layout, layout.key.iter().copied()),
     );
     if set.is_empty() && !layout.key_may_repeat() {
@@ -125,26 +156,48 @@ pub fn known(mask: &Mask) -> Vec<usize> {
         .collect()
 }
 
-/// Writes what is known of rows that are there, and answers with the numbers (from 1) of those.
+/// Writes what is known of rows that are there, and answers with the numbers (from 1) of those. `fixed`: the columns that no UPDATE sets; a row with
+/// other values in them is made anew, and keeps what is not known.
 pub fn update(layout: &Layout, mask: &Mask, fixed: &[usize]) -> String {
-    let places = known(mask);
+    let (name, places) = (&layout.name, known(mask));
     let set: Vec<_> = { places.iter().enumerate() }
         .filter(|(_, place)| !layout.found_by.contains(place) && !fixed.contains(place))
         .map(|(n, place)| format!("{} = {N}.a{n}", column(layout, *place)))
         .collect();
     let rows = rows(layout, &places, " WITH ORDINALITY");
     let found = found(layout, &places);
-    match set.is_empty() {
-        true => format!(
-            "SELECT {N}.place FROM {} AS {T} JOIN ({rows}) AS {N} ON {found}",
-            layout.name
-        ),
+    let write = |rows: &str, found: &str| match set.is_empty() {
+        true => format!("SELECT {N}.place FROM {name} AS {T} JOIN {rows} AS {N} ON {found}"),
         false => format!(
-            "UPDATE {} AS {T} SET {} FROM ({rows}) AS {N} WHERE {found} RETURNING {N}.place",
-            layout.name,
+            "UPDATE {name} AS {T} SET {} FROM {rows} AS {N} WHERE {found} RETURNING {N}.place",
             set.join(", ")
         ),
+    };
+    if fixed.is_empty() {
+        return write(&format!("({rows})"), &found);
     }
+    let all = 0..layout.columns.len();
+    let values: Vec<_> = { all.clone() }
+        .map(|place| match places.iter().position(|one| *one == place) {
+            Some(n) => format!("{N}.a{n}"),
+            None => format!("{T}.{}", column(layout, place)),
+        })
+        .enumerate()
+        .map(|(n, value)| format!("{value} AS v{n}"))
+        .collect();
+    let columns: Vec<_> = all.clone().map(|n| format!("v{n}")).collect();
+    let differs = differs(layout, fixed, &places);
+    // Sorted: nothing is inserted before all are gone, for they may change places.
+    format!(
+        "WITH given AS ({rows}), same AS ({}),
+         gone AS (DELETE FROM {name} AS {T} USING given AS {N} WHERE {found} AND {differs} RETURNING {N}.place, {}),
+         anew AS (INSERT INTO {name} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone ORDER BY place)
+         SELECT place FROM same UNION ALL SELECT place FROM gone",
+        write("given", &format!("{found} AND NOT {differs}")),
+        values.join(", "),
+        list(layout, all),
+        columns.join(", "),
+    )
 }
 
 /// For a source: the values that a mask lacks, as texts, of the rows with these keys; the first column is the number (from 1) of the key.
@@ -153,7 +206,8 @@ pub fn fetch(layout: &Layout, mask: &Mask) -> String {
         .filter(|(_, known)| !**known)
         .map(|(place, _)| {
             let name = column(layout, place);
-            format!("CASE WHEN {T}.{name} IS NOT NULL THEN pg_catalog.format('%s', {T}.{name}) END")
+            // A row as a value is NOT NULL only when none of its fields is; it is a value all the same.
+            format!("CASE WHEN {T}.{name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {T}.{name}) END")
         })
         .collect();
     format!(

@@ -1,8 +1,9 @@
 //! What is built behind the copy, while the tables are written: indexes, constraints, triggers, rules, policies, statistics.
 //!
-//! An index is built concurrently. What a crash leaves of that is an index that is not valid: it is dropped and built again. A unique constraint
-//! takes its index over. A foreign key is made without a look at the rows and validated then. Every other part is one statement, there or not.
-//! Indexes of a partitioned table come from those of its partitions, which are built before.
+//! An index is built concurrently. What a crash leaves of that is an index that is not valid: it is dropped and built again. Where nobody but the plan
+//! writes the table, and it is not large, the changes wait instead: that takes half the time. A unique constraint takes its index over. A foreign key is
+//! made without a look at the rows and validated then. Every other part is one statement, there or not. Indexes of a partitioned table come from those
+//! of its partitions, which are built before.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +11,36 @@ use tokio_postgres::Client;
 
 use super::{Building, Part, Rest, SchemaError, is_there, is_unsatisfied, read_parts, run};
 
+/// Of a table whose writer waits while an index is built.
+const MOST_BYTES: i64 = 2 << 30;
+/// How long it waits for somebody else.
+const LOCK_WAIT: &str = "2s";
+
+/// Who writes a table while its index is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    Nobody,
+    MayWait,
+    MayNotWait,
+}
+
 pub(super) async fn build(
     source: &Client,
     target: &Client,
     relations: &[u32],
-    building: Building,
+    building: Building<'_>,
 ) -> Result<Rest, SchemaError> {
-    for mut index in read_indexes(source, relations).await? {
-        if building == Building::AtOnce {
-            index.make = index.make.replacen("INDEX CONCURRENTLY ", "INDEX ", 1);
-        }
-        build_index(target, &index).await?;
+    for index in read_indexes(source, relations).await? {
+        let others = match building {
+            Building::AtOnce => Others::Nobody,
+            Building::Beside { plan_only } => {
+                match plan_only.contains(&index.relation) && is_small(target, &index.table).await? {
+                    true => Others::MayWait,
+                    false => Others::MayNotWait,
+                }
+            }
+        };
+        build_index(target, &index, others).await?;
     }
     make_all(target, &read_parts(source, CONSTRAINTS, relations).await?).await?;
     let later = foreign_keys(source, target, relations).await?;
@@ -34,6 +54,13 @@ pub(super) async fn build(
         run(target, &analyze).await?;
     }
     Ok(Rest::Built)
+}
+
+/// Whether changes may wait until an index of the table is built: some seconds.
+async fn is_small(target: &Client, table: &str) -> Result<bool, SchemaError> {
+    let query = "SELECT pg_relation_size(to_regclass($1)) <= $2";
+    let row = target.query_one(query, &[&table, &MOST_BYTES]).await?;
+    Ok(row.get::<_, Option<bool>>(0) == Some(true))
 }
 
 /// Why a foreign key is not there and valid yet.
@@ -73,6 +100,8 @@ async fn make_all(target: &Client, parts: &[Part]) -> Result<(), SchemaError> {
 /// An index of a table with rows of its own, or of a partitioned one.
 struct Index {
     what: Box<str>,
+    /// The table on the source.
+    relation: u32,
     /// `schema.name`, quoted.
     name: String,
     /// Of the table.
@@ -99,7 +128,7 @@ const INDEXES: &str = "SELECT format('%I.%I', xn.nspname, x.relname), format('%I
       i.indisunique, quote_ident(k.conname),
       CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END || format(' USING INDEX %I', x.relname)
         || CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END,
-      pg_get_constraintdef(k.oid), c.relkind = 'p'
+      pg_get_constraintdef(k.oid), c.relkind = 'p', c.oid
     FROM unnest($1::oid[]) WITH ORDINALITY AS every (oid, place) JOIN pg_class c ON c.oid = every.oid JOIN pg_namespace n ON n.oid = c.relnamespace
       JOIN pg_index i ON i.indrelid = c.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace xn ON xn.oid = x.relnamespace
       LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
@@ -130,6 +159,7 @@ async fn read_indexes(source: &Client, relations: &[u32]) -> Result<Vec<Index>, 
                 what: format!("index {name}").into(),
                 make: format!("CREATE {unique}{}", row.get::<_, &str>(2)),
                 partitioned: row.get(7),
+                relation: row.get(8),
                 name,
                 table,
                 constraint,
@@ -138,7 +168,7 @@ async fn read_indexes(source: &Client, relations: &[u32]) -> Result<Vec<Index>, 
         .collect())
 }
 
-async fn build_index(target: &Client, index: &Index) -> Result<(), SchemaError> {
+async fn build_index(target: &Client, index: &Index, others: Others) -> Result<(), SchemaError> {
     let state = |query: String| async move {
         let row = target.query_opt(&query, &[]).await?;
         Ok::<Option<bool>, SchemaError>(row.map(|row| row.get(0)))
@@ -181,7 +211,23 @@ async fn build_index(target: &Client, index: &Index) -> Result<(), SchemaError> 
         .await?;
     }
     if valid().await?.is_none() {
-        run(target, &part(index.make.clone())).await?;
+        let at_once = index.make.replacen("INDEX CONCURRENTLY ", "INDEX ", 1);
+        match others {
+            Others::Nobody => run(target, &part(at_once)).await?,
+            Others::MayNotWait => run(target, &part(index.make.clone())).await?,
+            Others::MayWait => {
+                let brief = format!("SET LOCAL lock_timeout = '{LOCK_WAIT}'; {at_once}");
+                match run(target, &part(brief)).await {
+                    // Somebody has written the table all the same, and goes on.
+                    Err(SchemaError::Refused { error, .. })
+                        if error.sqlstate() == Some("55P03") =>
+                    {
+                        run(target, &part(index.make.clone())).await?;
+                    }
+                    done => done?,
+                }
+            }
+        }
     }
     match &index.constraint {
         Some(constraint) => run(target, &part(constraint.using.clone())).await,

@@ -11,7 +11,7 @@ use trunkline::config;
 use trunkline::moving::check::examine;
 use trunkline::moving::estimate::estimate;
 use trunkline::moving::schema::{
-    Made, Rest, build_rest, build_rest_on, make_missing, make_missing_on,
+    Made, Rest, Writers, build_rest, build_rest_on, make_missing, make_missing_on,
 };
 use trunkline::moving::scope::{MovedTable, Scope};
 use trunkline::moving::shards::Shards;
@@ -25,7 +25,7 @@ use trunkline::sharding::{KeyType, KeyValue, ShardId, ShardMap, Strategy};
 use trunkline::topology::Topology;
 use trunkline::wire::tls::ServerEncryption;
 
-use crate::servers::{connect, own_cluster, own_database, servers, value, wait_until};
+use crate::servers::{DEADLINE, connect, own_cluster, own_database, servers, value, wait_until};
 
 const RICH: &str = r#"
     CREATE SCHEMA "Odd one";
@@ -185,8 +185,10 @@ async fn an_empty_shard_gets_the_schema() {
         found,
         "\"Odd one\".early_pkey \"Odd one\".last_pkey \"Odd one\".late_pkey \"Odd one\".orders_pkey public.by_b public.users_pkey"
     );
-    for _ in 0..2 {
-        let built = build_rest(&source, &target, &tables).await.unwrap();
+    for writers in [Writers::Applications, Writers::Plan] {
+        let built = build_rest(&source, &target, &tables, |_| writers)
+            .await
+            .unwrap();
         assert_eq!(built, Rest::Built);
         assert_same("schema_rich_from", "schema_rich_to");
     }
@@ -636,15 +638,24 @@ async fn what_moves_is_estimated() {
 
 /// Keys from 10001 on go from s1 to s2.
 fn from_ten_thousand() -> Scope {
+    from_on(10_001, None)
+}
+
+/// Keys from `bound` on go from s1 to s2, which has those from `own` on already.
+fn from_on(bound: i64, own: Option<i64>) -> Scope {
     let names: Vec<Box<str>> = vec!["s1".into(), "s2".into()];
     let map = |second: u16| {
-        let bound = Some(KeyValue::Int(10_001));
+        let (bound, own) = (Some(KeyValue::Int(bound)), own.map(KeyValue::Int));
         let range = |from, to, shard| Range {
             from,
             to,
             shard: ShardId(shard),
         };
-        let ranges = vec![range(None, bound.clone(), 0), range(bound, None, second)];
+        let mut ranges = vec![
+            range(None, bound.clone(), 0),
+            range(bound, own.clone(), second),
+        ];
+        ranges.extend(own.is_some().then(|| range(own, None, 1)));
         let strategy = Strategy::Range(Ranges::new(ranges).unwrap());
         ShardMap::new(vec![KeyType::BigInt], strategy, vec![]).unwrap()
     };
@@ -737,4 +748,39 @@ async fn what_a_crash_left_half_built_is_built_again() {
     assert_eq!(invalid(servers[1], name), 0);
     let dump = |server: &Server| dump_of(server, name);
     assert_eq!(dump(servers[0]), dump(servers[1]));
+}
+
+/// Where a shard has keys of its own, applications go on writing while an index is built. Where it has none there is no need for that, nor to wait for
+/// whoever reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_built_at_once_where_only_the_plan_writes() {
+    let servers = pair_of(cluster());
+    let target = ShardName("s2".into());
+    for (name, own) in [("check_at_once", None), ("check_beside", Some(20_000))] {
+        let there = "CREATE TABLE users (id bigint PRIMARY KEY, name text); CREATE INDEX by_name ON users (name);
+             CREATE TABLE orders (user_id bigint REFERENCES users, n int, PRIMARY KEY (user_id, n))";
+        make_database(servers, name, there, "SELECT");
+        let (scope, shards) = (from_on(10, own), shards_of(servers, name, "postgres"));
+        make_missing_on(&shards, &scope, &target).await.unwrap();
+        // What is built beside writers comes after every older statement, reads included.
+        let reader = connect(&servers[1].superuser_connection(name)).await;
+        let read = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM users";
+        reader.batch_execute(read).await.unwrap();
+        let building = tokio::spawn({
+            let (shards, scope, target) = (shards.clone(), scope.clone(), target.clone());
+            async move { build_rest_on(&shards, &scope, &target).await }
+        });
+        if own.is_some() {
+            wait_until("an index is being built", || invalid(servers[1], name) == 1);
+            let write = "INSERT INTO users VALUES (30000, 'own')";
+            servers[1].run_sql(name, write).unwrap();
+            reader.batch_execute("COMMIT").await.unwrap();
+        }
+        let built = tokio::time::timeout(DEADLINE, building).await;
+        let built = built.expect("nobody is waited for").unwrap().unwrap();
+        assert_eq!(built, Rest::Built);
+        assert_eq!(invalid(servers[1], name), 0);
+        let dump = |server: &Server| dump_of(server, name);
+        assert_eq!(dump(servers[0]), dump(servers[1]));
+    }
 }

@@ -1,5 +1,6 @@
 //! Chunks that are copied while their rows change.
 
+mod identities;
 mod world;
 
 use std::sync::Arc;
@@ -166,6 +167,39 @@ async fn rows_that_change_arrive_as_they_are() {
         .value(1, "SELECT applied FROM trunkline.reshard_streams")
         .await;
     assert_ne!(applied, "0/0");
+}
+
+/// Of many chunks, which end where rows were a moment before.
+fn far_apart(random: &mut Random) -> String {
+    let (id, other) = (random.below(60_000), random.below(70_000));
+    match random.below(5) {
+        0 => format!(
+            "INSERT INTO items SELECT {other}, 1, 'new' WHERE mine({other}) ON CONFLICT DO NOTHING"
+        ),
+        1 => format!("UPDATE items SET n = n + 1 WHERE id BETWEEN {id} AND {id} + 50"),
+        2 => format!("DELETE FROM items WHERE id BETWEEN {id} AND {id} + 400"),
+        3 => format!("UPDATE items SET id = {other} WHERE id = {id} AND mine({other})"),
+        _ => format!(
+            "DELETE FROM items WHERE id BETWEEN {id} AND {id} + 60; INSERT INTO items SELECT g, 2, 'again', 'x' FROM generate_series({id}, {id} + 60) g WHERE mine(g)"
+        ),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_many_chunks_change_while_these_are_copied() {
+    let world = World::new("flow_far_apart", items()).await;
+    fill(&world, 0, 60_000).await;
+    let writers = Writers::start(&world, 0, 4, far_apart).await;
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    let written = writers.stop().await;
+    world.fence(&mut driver, 1).await;
+    let rows = world.compare().await;
+    assert!(
+        rows > 1000 && written > 100,
+        "{rows} rows, {written} written"
+    );
+    world.end(driver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::clients::milliseconds;
-use super::{Cluster, Commit, Placement, Proxy, Table};
+use super::{Cluster, Commit, Proxy};
 use crate::cases::{Bench, blocking};
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -19,6 +19,10 @@ use crate::subjects::Subject;
 use crate::{cpu, memory, process};
 
 const COLUMNS: &str = "id bigint PRIMARY KEY, n bigint NOT NULL, at timestamptz NOT NULL DEFAULT '2026-01-01', note text NOT NULL";
+/// The other servers are new ones, without keys.
+const PLACED: &str = "[[distributions]]\nname = \"of_items\"\nkey = \"bigint\"\nstrategy = \"range\"\n\
+     ranges = [{ from = 0, to = 1099511627776, shard = \"s0\" }]\n\n\
+     [[tables]]\nname = \"items\"\ndistribution = \"of_items\"\nkey = \"id\"\n\n";
 const INDEX: &str = "CREATE INDEX items_n ON items (n)";
 /// How long a plan may take for one of its phases.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -43,12 +47,8 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
     for statement in table.split("; ") {
         on(&cluster, 0, statement).await?;
     }
-    let placed = [Table {
-        name: "items",
-        placement: Placement::Ranges { each: 1 << 40 },
-    }];
     let proxy = cluster
-        .proxy(&placed, Commit::Atomic, "SELECT n FROM items WHERE id = 1")
+        .proxy_of(PLACED, Commit::Atomic, "SELECT n FROM items WHERE id = 1")
         .await?;
     for round in 1..=rounds {
         let mut by_hand = Duration::ZERO;

@@ -23,9 +23,10 @@ use trunkline::moving::progress::Tally;
 use trunkline::moving::scope::{MovedTable, Scope};
 use trunkline::moving::seam::Seam;
 use trunkline::moving::shards::Shards;
+use trunkline::moving::verify::{Limits, Run, Verify, verify};
 use trunkline::resharding::condition::quoted_name;
 use trunkline::resharding::difference::difference;
-use trunkline::resharding::job::{MovingKeys, Route, ShardName};
+use trunkline::resharding::job::{MovingKeys, Route, ShardName, Side};
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::buckets::{Assignment, Buckets};
 use trunkline::sharding::hash::{Function, Hash};
@@ -334,6 +335,46 @@ impl World {
             }
         }
         count
+    }
+
+    /// Ends the tasks, and gives the slots to those who come: the servers have no more than a few.
+    pub async fn end(&self, driver: Driver) {
+        drop(driver);
+        for shard in 0..NAMES.len() {
+            let drop = "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE database = current_database() AND NOT active";
+            let left =
+                "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                self.run(shard, drop).await;
+                if self.value(shard, left).await == "0" {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "a slot is still in use");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// The comparison of a plan finds no difference on any way, while a driver's tasks go on.
+    pub async fn verify(&self, driver: &mut Driver) {
+        for route in &self.routes {
+            let (_run, run) = watch::channel(Run::Going);
+            let task = Verify {
+                shards: self.shards.clone(),
+                scope: Arc::clone(&self.scope),
+                stream: route.clone(),
+                owner: Side::Old,
+                round: 1,
+                token: i64::try_from(driver.token).unwrap(),
+                tally: Arc::clone(&driver.tally),
+                run,
+                limits: Limits::default(),
+            };
+            let compared = driver.during(verify(task)).await.unwrap();
+            assert_eq!(compared.differences, 0, "{compared:?}");
+            assert!(compared.rows > 0, "nothing compared");
+        }
     }
 
     pub fn seams(&self) -> BTreeMap<Route, Arc<Seam>> {
