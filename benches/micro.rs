@@ -133,6 +133,7 @@ fn catalog() -> Arc<Catalog> {
         home: ShardId(0),
         gather: None,
         placed: Default::default(),
+        hearing: Default::default(),
         undeclared: Undeclared::Home,
         sequences: Sequences::Refused,
         cross_shard_commit: CrossShardCommit::Refuse,

@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
-    Catalog, Collation, Column, Distribution, Epoch, Foreign, Placed, Placement, QualifiedName,
-    Relation, SchemaState, Sequences, Undeclared, family, view,
+    Catalog, Collation, Column, Distribution, Epoch, Foreign, Hearing, Placed, Placement,
+    QualifiedName, Relation, SchemaState, Sequences, Undeclared, family, view,
 };
 use crate::config::CrossShardCommit;
 use crate::sharding::{KeyType, ShardId};
@@ -170,6 +170,7 @@ impl Catalog {
             placed: Arc::clone(&configured.placed),
             details: Default::default(),
             schema: SchemaState::Unread,
+            hearing: Hearing::Yes,
         };
         let Some(schema) = schema else {
             return (catalog, Vec::new());

@@ -193,6 +193,7 @@ pub struct Catalog {
     /// What changing statements must know besides.
     pub details: Arc<details::Details>,
     pub schema: SchemaState,
+    pub hearing: Hearing,
 }
 
 impl Catalog {
@@ -232,6 +233,15 @@ pub enum Sequences {
     Refused,
     /// The administrator made them disjoint (INCREMENT and START per shard).
     PerShard,
+}
+
+/// Whether this proxy hears of tables that get their places by way of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hearing {
+    #[default]
+    Yes,
+    /// It has lost the control store: a table that it does not know may have any place.
+    No,
 }
 
 /// Whether the servers' definitions are known.

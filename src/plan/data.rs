@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use crate::catalog::{
-    Catalog, ColumnDefault, DistributionId, Given, SchemaState, SearchPath, Sequences, Writes,
+    Catalog, ColumnDefault, DistributionId, Given, Hearing, SchemaState, SearchPath, Sequences,
+    Writes,
 };
 use crate::sharding::ShardId;
 use crate::sql;
@@ -348,9 +349,15 @@ impl<'a> Tables<'a> {
 /// The home shard may know a table that the catalog does not: a temporary one, or one that was made a moment ago. But while definitions
 /// have not been read, an unknown name may be a view of sharded tables.
 pub fn unknown_is_for_home_to_judge(name: &str, catalog: &Catalog) -> Result<(), Refusal> {
-    match catalog.schema {
-        SchemaState::Read => Ok(()),
-        SchemaState::Unread => {
+    match (catalog.schema, catalog.hearing) {
+        (SchemaState::Read, Hearing::Yes) => Ok(()),
+        (SchemaState::Read, Hearing::No) => Err(Refusal::new(
+            Reason::TableUnheard,
+            format!(
+                "table \"{name}\" is not known, and this proxy has lost the control store, by which it would hear where the table belongs"
+            ),
+        )),
+        (SchemaState::Unread, _) => {
             let message = format!(
                 "table \"{name}\" is not configured, and the servers' definitions have not been read yet"
             );

@@ -18,7 +18,7 @@ use super::worker::{Command, WorkerHandle};
 use crate::admin::{LentTo, Request};
 use crate::backend::pool::{Lending, Seat};
 use crate::catalog::schema::Schema;
-use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign};
+use crate::catalog::{self, Catalog, Configured, Distribution, Epoch, Foreign, Hearing};
 use crate::config::{self, Config, Problem, ServerTls};
 use crate::execution::commit::readiness::Readiness;
 use crate::execution::commit::recovery::Recovery;
@@ -167,7 +167,7 @@ impl Plant {
         };
         Snapshot {
             config: Arc::clone(&self.config),
-            catalogs: self.catalogs(schemas, &moving.overlays, epoch),
+            catalogs: self.catalogs(schemas, moving, epoch),
             client_encryption: self.client_encryption.clone(),
             server_encryption: Arc::clone(&self.server_side.encryption),
             auth: Arc::clone(&self.auth),
@@ -181,13 +181,13 @@ impl Plant {
     fn catalogs(
         &self,
         schemas: &HashMap<Box<str>, Schema>,
-        overlays: &Overlays,
+        moving: &MovingKeys,
         epoch: Epoch,
     ) -> HashMap<Box<str>, Arc<Catalog>> {
         let mut catalogs = HashMap::new();
         for (name, configured) in &*self.configured {
             let mut configured = configured.clone();
-            if let Some(overlay) = overlays.get(name) {
+            if let Some(overlay) = moving.overlays.get(name) {
                 match served(overlay, &configured) {
                     Ok((distributions, foreign)) => {
                         configured.distributions = distributions;
@@ -199,12 +199,13 @@ impl Plant {
                     }
                 }
             }
-            if let Some(overlay) = overlays.get(name) {
+            if let Some(overlay) = moving.overlays.get(name) {
                 // What does not fit is refused.
                 configured.place(&overlay.places);
             }
             let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
             views::place(&mut catalog);
+            catalog.hearing = moving.hearing();
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
             }
@@ -220,9 +221,35 @@ pub struct MovingKeys {
     pub overlays: Arc<Overlays>,
     /// This process is alive, as far as others know.
     pub tenure: Option<Arc<Lease>>,
+    /// Whether there may be others.
+    pub fleet: Fleet,
+}
+
+/// Whether proxies have a common control store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fleet {
+    #[default]
+    Alone,
+    Shared,
 }
 
 impl MovingKeys {
+    fn hearing(&self) -> Hearing {
+        let held = self.tenure.as_ref().is_some_and(|tenure| tenure.is_held());
+        match held || self.fleet == Fleet::Alone {
+            true => Hearing::Yes,
+            false => Hearing::No,
+        }
+    }
+
+    /// Ends when this process is not known to others any more; never when it was not.
+    async fn lost(&self) {
+        match &self.tenure {
+            Some(tenure) if tenure.is_held() => tenure.lost().await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Why a configuration cannot be served by the maps that are in force.
     fn problems(&self, plant: &Plant) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -373,6 +400,8 @@ impl Control {
         let mut views = self.topology.views();
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let tenure = self.moving.clone();
+            let lost = tenure.lost();
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Shutdown) | None => return,
@@ -380,6 +409,7 @@ impl Control {
                 },
                 Ok(()) = views.changed() => self.publish_view(),
                 Some(moved) = self.moved.recv() => self.follow_moves(moved).await,
+                () = lost => self.publish().await,
                 Some(change) = self.changes.recv() => {
                     self.elsewhere.tell(&change.database);
                     self.definitions.read(&change.database, &self.topology, vec![change.followed]);
@@ -425,6 +455,15 @@ impl Control {
     /// A reading has ended.
     async fn read(&mut self, database: Box<str>, schema: Result<Schema, TopologyError>) {
         match schema {
+            // Of tables that others have made it would not be known where they belong.
+            Ok(schema)
+                if self.moving.hearing() == Hearing::No && self.has_more(&database, &schema) =>
+            {
+                tracing::warn!(
+                    database = &*database,
+                    "there are new tables, and the control store, which knows where they belong, is lost"
+                );
+            }
             Ok(schema) => {
                 let news = self.definitions.known.get(&database) != Some(&schema);
                 self.definitions.known.insert(database.clone(), schema);
@@ -475,6 +514,15 @@ impl Control {
                     None => refused.message,
                 }));
         });
+    }
+
+    /// Whether there are relations that were not there before.
+    fn has_more(&self, database: &str, schema: &Schema) -> bool {
+        let known = self.definitions.known.get(database);
+        known.is_some_and(|known| {
+            let mut names = schema.relations.keys();
+            names.any(|name| !known.relations.contains_key(name))
+        })
     }
 
     async fn serve(&mut self, request: Request) {
@@ -684,14 +732,23 @@ impl Control {
 
     /// Puts other maps or gates in force on every worker.
     async fn follow_moves(&mut self, moved: Moved) {
+        let heard = self.moving.hearing();
         let before = std::mem::replace(&mut self.moving, moved.keys);
+        if heard != self.moving.hearing() {
+            // What was made meanwhile was not looked at.
+            self.read_all(|_| true);
+        }
         let nothing = Overlay::default();
         let places = |overlays: &Overlays, name: &str| {
             let overlay = overlays.get(name).unwrap_or(&nothing);
             overlay.places.clone()
         };
         let mut names = self.plant.configured.keys();
-        if names.any(|name| places(&before.overlays, name) != places(&self.moving.overlays, name)) {
+        let same = heard == self.moving.hearing();
+        if !same
+            || names
+                .any(|name| places(&before.overlays, name) != places(&self.moving.overlays, name))
+        {
             self.publish().await;
             // Who asked may have gone.
             let _ = moved.done.send(());

@@ -41,7 +41,7 @@ use crate::wire::timers::Timers;
 use crate::wire::tls::TlsError;
 
 use accept::Listeners;
-use control::{Control, Definitions, MovingKeys, Plant};
+use control::{Control, Definitions, Fleet, MovingKeys, Plant};
 use control_store::ControlStore;
 use deadlocks::Deadlocks;
 use elsewhere::Elsewhere;
@@ -109,6 +109,10 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     let moving = MovingKeys {
         overlays: reshards::first_overlays(&control_store).await,
         tenure: None,
+        fleet: match control_store.is_shared() {
+            true => Fleet::Shared,
+            false => Fleet::Alone,
+        },
     };
     let snapshot = plant.snapshot(
         &HashMap::new(),
@@ -214,7 +218,9 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
     }
     let control = tokio::spawn(control.run());
     let failover = tokio::spawn(failover.run());
+    let first = Arc::clone(&reshards);
     let reshards = tokio::spawn(reshards.run());
+    first.first().await;
     let elsewhere = tokio::spawn(elsewhere.run());
 
     let addresses = listeners

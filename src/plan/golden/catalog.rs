@@ -224,6 +224,7 @@ pub fn cluster(shards: u16) -> Catalog {
         collation: Collation::Language,
         residue: Default::default(),
         placed: Default::default(),
+        hearing: Default::default(),
         replicas: Default::default(),
         replica_functions: Default::default(),
         details: details(),

@@ -117,6 +117,7 @@ impl Reshards {
         let keys = MovingKeys {
             overlays: Arc::clone(overlays),
             tenure: Some(Arc::clone(lease)),
+            fleet: self.fleet(),
         };
         if self.moved.send(Moved { keys, done }).is_ok() {
             // An error is the end of the process.

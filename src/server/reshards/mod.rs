@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::control::Moved;
+use super::control::{Fleet, Moved};
 use super::control_store::ControlStore;
 use super::worker::WorkerHandle;
 use crate::moving::overlay::{Overlays, overlays};
 use crate::moving::records::{self, Databases, PREFIX};
 use crate::topology::Topology;
+
+/// How long a beginning proxy waits for the store.
+const FIRST: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// See the module's text.
 pub struct Reshards {
@@ -49,6 +52,28 @@ impl Reshards {
     pub async fn run(self: Arc<Self>) {
         let store = self.control_store.used().await;
         tokio::join!(self.stay(&store), self.drive_all(&store), self.tidy(&store));
+    }
+
+    fn fleet(&self) -> Fleet {
+        match self.control_store.is_shared() {
+            true => Fleet::Shared,
+            false => Fleet::Alone,
+        }
+    }
+
+    /// Waits until what the store holds is followed, if it may hold something, and as long as that comes soon. From then on whoever gives a table its place
+    /// waits for this proxy.
+    pub async fn first(&self) {
+        let mut databases = self.databases.subscribe();
+        if self.control_store.may_hold_something()
+            && tokio::time::timeout(FIRST, databases.changed())
+                .await
+                .is_err()
+        {
+            tracing::warn!(
+                "the control store does not answer: tables that this proxy does not know are refused"
+            );
+        }
     }
 
     fn name(&self) -> &str {
