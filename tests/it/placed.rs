@@ -1,6 +1,6 @@
 //! Tables that no configuration names: a comment of CREATE TABLE or an administrator says where their rows belong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -488,4 +488,32 @@ async fn in_a_fleet() {
         assert!((10..45).contains(&moved), "{moved}");
     }
     assert_eq!(counts(&stage, "units"), [1, 1, 1]);
+
+    stage.order("RESHARD FINISH p").await;
+    stage.reaches("p", "finished").await;
+    // A proxy that does not hear of others knows what it knew.
+    stage.etcd.kill();
+    first
+        .batch_execute("CREATE TEMPORARY TABLE own (id bigint)")
+        .await
+        .unwrap();
+    let other = stage.proxies[0].client("app", "app").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = other.batch_execute("SELECT FROM unheard_of").await {
+        match error.code().expect("a refusal").code() {
+            "57P03" => break,
+            code => assert_eq!(code, "42P01"),
+        }
+        assert!(Instant::now() < deadline, "its lease does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let row = other
+        .query_one("SELECT count(*) FROM t0, units", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), 100);
+    first
+        .batch_execute("INSERT INTO own VALUES (1)")
+        .await
+        .unwrap();
 }

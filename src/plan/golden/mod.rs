@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, SchemaState, SearchPath, Sequences};
+use crate::catalog::{Catalog, Hearing, SchemaState, SearchPath, Sequences};
 use crate::sharding::{KeyType, ShardId};
 
 use super::explain::{Explanation, Outcome, explain};
@@ -184,6 +184,7 @@ impl Case {
                 self.catalog.schema = SchemaState::Unread;
                 catalog::forget_columns(&mut self.catalog);
             }
+            ("store", "lost") => self.catalog.hearing = Hearing::No,
             ("moving", "") => catalog::move_rows(&mut self.catalog),
             ("collation", "C") => catalog::order_by_bytes(&mut self.catalog),
             ("sequences", "refused") => self.catalog.sequences = Sequences::Refused,

@@ -52,8 +52,6 @@ pub fn declared(
             parents,
             columns,
         } => (name, parents.as_slice(), columns.as_deref()),
-        // Its rows would have to be sent somewhere: that is refused where it is planned.
-        What::TableAs(name) => (name, &[][..], None),
         _ => return None,
     };
     let table = created(name, catalog, search_path);
