@@ -4,6 +4,7 @@
 //! asked for in binary), and LIMIT is widened to what the first rows of the whole may need of one shard.
 
 use std::mem::size_of;
+use std::ops::Range;
 
 use crate::catalog::{Catalog, DistributionId, SearchPath};
 use crate::plan::bind::Values;
@@ -12,16 +13,21 @@ use crate::plan::scope::{Meaning, Node, Scope};
 use crate::plan::words::ParameterPlaces;
 use crate::sql::class::Class;
 use crate::sql::facts::Operand;
+use crate::sql::lexer::Kind;
 use crate::sql::select::{self, SetOperation};
-use crate::sql::{Body, Statement};
+use crate::sql::{self, Body, Statement};
 
 use super::Edit;
 use super::colocated;
+use super::gather::Piece;
 use super::outermost::Outermost;
 use super::own_rows::OwnRows;
 
 pub use super::counts::{CountError, CountOperand, Counts};
 pub use crate::sql::select::{Direction, Nulls};
+
+/// Queries of a UNION ALL that are looked at.
+const MOST_PARTS: usize = 64;
 
 /// A SELECT on several shards.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,7 +189,7 @@ pub fn scatter(
     };
     let select = select::read(text, statement.range.clone())?;
     if select.set_operation != SetOperation::None {
-        return None;
+        return united(text, statement, catalog, search_path);
     }
     let scope = Scope::new(facts, catalog, search_path);
     let places = ParameterPlaces::of(&text[statement.range.clone()], &scope, &[]);
@@ -197,6 +203,77 @@ pub fn scatter(
     };
     let scatter = Outermost::new(&select, &scope, &prover, &anchor).scatter()?;
     Some(Scatter { own, ..scatter })
+}
+
+/// UNION ALL of queries whose rows are each those of all shards together, so that the whole's are.
+fn united(
+    text: &str,
+    statement: &Statement,
+    catalog: &Catalog,
+    search_path: &SearchPath,
+) -> Option<Scatter> {
+    // Which rows each of them leaves out is not said.
+    if !catalog.foreign.is_empty() {
+        return None;
+    }
+    let parts = parts(text, statement.range.clone())?;
+    let are_concatenated = parts.into_iter().all(|part| {
+        let part = &text[part];
+        let read = sql::read(part).unwrap_or_default();
+        let [query] = &read[..] else {
+            return false;
+        };
+        scatter(part, query, catalog, search_path).is_some_and(|found| {
+            found.merge == Merge::Concat
+                && found.edits.is_empty()
+                && (found.limit, found.offset, found.locks) == (None, None, false)
+        })
+    });
+    are_concatenated.then(|| Scatter {
+        edits: Vec::new(),
+        own: None,
+        merge: Merge::Concat,
+        hidden: Hidden::Columns(0),
+        limit: None,
+        offset: None,
+        locks: false,
+    })
+}
+
+/// The bytes of the queries between UNION ALLs; `None` when there is more than that, or in front of it.
+fn parts(text: &str, range: Range<usize>) -> Option<Vec<Range<usize>>> {
+    const OTHERS: [&str; 8] = [
+        "intersect",
+        "except",
+        "order",
+        "limit",
+        "offset",
+        "fetch",
+        "for",
+        "with",
+    ];
+    let piece = Piece::read(text, range.clone())?;
+    let (mut parts, mut depth, mut start, mut at) = (Vec::new(), 0_usize, range.start, 0);
+    while let Some(kind) = piece.kind(Some(at)) {
+        match kind {
+            Kind::OpenParen | Kind::OpenBracket => depth += 1,
+            Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
+            Kind::Semicolon => return None,
+            Kind::Word if depth == 0 && piece.is_word(Some(at), &OTHERS) => return None,
+            Kind::Word if depth == 0 && piece.is_word(Some(at), &["union"]) => {
+                if !piece.is_word(Some(at + 1), &["all"]) {
+                    return None;
+                }
+                parts.push(start..piece.range(at).start);
+                at += 1;
+                start = piece.range(at).end;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    parts.push(start..range.end);
+    (parts.len() <= MOST_PARTS).then_some(parts)
 }
 
 /// A query whose rows are those of all shards together, each with the key of the rows that it is made from.
@@ -238,6 +315,9 @@ pub fn keyed(
         return None;
     }
     let select = select::read(text, statement.range.clone())?;
+    if select.set_operation != SetOperation::None {
+        return None;
+    }
     let scope = Scope::new(facts, catalog, search_path);
     let places = ParameterPlaces::of(&text[statement.range.clone()], &scope, &[]);
     let prover = Prover::new(&scope, &places).ok()?;
