@@ -112,6 +112,11 @@ pub enum Warning {
     )]
     Misfit { table: QualifiedName, why: String },
     #[error(
+        "table {} was made before its recorded place was settled: DROP it, or ALTER TABLE ... RESET after DROP",
+        dotted(table)
+    )]
+    Unsettled { table: QualifiedName },
+    #[error(
         "table {} has rules (CREATE RULE), which may send its rows elsewhere",
         dotted(table)
     )]

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::assemble::{Configured, Warning, plain};
+use super::placed::Settled;
 use super::schema::{DefinedColumn, Definition, Equality, Kind, Rules, Schema, Table};
 use super::{ColumnDefault, Distribution, Placement, QualifiedName, Relation, Undeclared};
 use crate::sharding::KeyType;
@@ -129,10 +130,14 @@ fn verdict(
     let misfits: Vec<Warning> = family
         .iter()
         .filter_map(|member| {
-            Some(Warning::Misfit {
-                table: member.name.clone(),
-                why: configured.misfits.get(member.name)?.clone(),
-            })
+            let table = member.name.clone();
+            // It was made by somebody who had not heard of it, before its place was settled.
+            let unsettled = configured.placed.get(member.name) == Some(&Settled::No);
+            let why = configured.misfits.get(member.name).cloned();
+            match why {
+                Some(why) => Some(Warning::Misfit { table, why }),
+                None => unsettled.then_some(Warning::Unsettled { table }),
+            }
         })
         .collect();
     if !misfits.is_empty() {

@@ -348,15 +348,18 @@ impl<'a> Tables<'a> {
 
 /// The home shard may know a table that the catalog does not: a temporary one, or one that was made a moment ago. But while definitions
 /// have not been read, an unknown name may be a view of sharded tables.
+/// Another proxy may have been told where the table belongs.
+pub fn unheard(name: &str) -> Refusal {
+    let message = format!(
+        "table \"{name}\" is not known, and this proxy has lost the control store, by which it would hear where the table belongs"
+    );
+    Refusal::new(Reason::TableUnheard, message)
+}
+
 pub fn unknown_is_for_home_to_judge(name: &str, catalog: &Catalog) -> Result<(), Refusal> {
     match (catalog.schema, catalog.hearing) {
         (SchemaState::Read, Hearing::Yes) => Ok(()),
-        (SchemaState::Read, Hearing::No) => Err(Refusal::new(
-            Reason::TableUnheard,
-            format!(
-                "table \"{name}\" is not known, and this proxy has lost the control store, by which it would hear where the table belongs"
-            ),
-        )),
+        (SchemaState::Read, Hearing::No) => Err(unheard(name)),
         (SchemaState::Unread, _) => {
             let message = format!(
                 "table \"{name}\" is not configured, and the servers' definitions have not been read yet"

@@ -129,7 +129,7 @@ reasons! {
         "Try again when the shards can be reached.";
     TableUnheard, "table_unheard", "57P03",
         "A table is not known to a proxy that has lost the control store: it may have been made by way of another one, which was told where it belongs.",
-        "Try again when the control store answers; SHOW TABLES lists the tables that are known.";
+        "Try again when the control store answers; write pg_temp. in front of the name of a temporary table. SHOW TABLES lists the tables that are known.";
     OpaqueFunction, "opaque_function", "0A000",
         "A function, not declared IMMUTABLE, may read or write tables that cannot be seen, on any shard.",
         "Name the shard that has all it uses: /* trunkline: shard=name */ or /* trunkline: key=value */; declare functions that use no tables IMMUTABLE.";

@@ -205,7 +205,7 @@ impl Plant {
             }
             let (mut catalog, warnings) = Catalog::assemble(configured, schemas.get(name), epoch);
             views::place(&mut catalog);
-            catalog.hearing = moving.hearing();
+            catalog.hearing = moving.hearing_of(name);
             for warning in warnings {
                 tracing::warn!(database = &**name, "{warning}");
             }
@@ -242,10 +242,19 @@ impl MovingKeys {
         }
     }
 
-    /// Ends when this process is not known to others any more; never when it was not.
-    async fn lost(&self) {
-        match &self.tenure {
-            Some(tenure) if tenure.is_held() => tenure.lost().await,
+    /// Of a database in which no table was ever given a place, nothing is to be heard.
+    fn hearing_of(&self, database: &str) -> Hearing {
+        let has_places = |overlay: &Overlay| overlay.places_epoch > 0;
+        match self.overlays.get(database).is_some_and(has_places) {
+            true => self.hearing(),
+            false => Hearing::Yes,
+        }
+    }
+
+    /// Ends when this process is not known to others any more, at once when it is not; never when that has been published.
+    async fn lost(&self, published: Hearing) {
+        match (&self.tenure, published) {
+            (Some(tenure), Hearing::Yes) => tenure.lost().await,
             _ => std::future::pending().await,
         }
     }
@@ -344,6 +353,8 @@ pub struct Control {
     pub elsewhere: Arc<Elsewhere>,
     /// Databases whose definitions were changed through another proxy.
     pub heard: mpsc::UnboundedReceiver<Box<str>>,
+    /// What workers know of whether others are heard of.
+    pub published: Hearing,
 }
 
 /// What the servers define, by database, and the reading of it: one at a time for each database, beside everything else.
@@ -401,7 +412,7 @@ impl Control {
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let tenure = self.moving.clone();
-            let lost = tenure.lost();
+            let lost = tenure.lost(self.published);
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Shutdown) | None => return,
@@ -732,7 +743,7 @@ impl Control {
 
     /// Puts other maps or gates in force on every worker.
     async fn follow_moves(&mut self, moved: Moved) {
-        let heard = self.moving.hearing();
+        let heard = self.published;
         let before = std::mem::replace(&mut self.moving, moved.keys);
         if heard != self.moving.hearing() {
             // What was made meanwhile was not looked at.
@@ -811,6 +822,7 @@ impl Control {
 
     /// Puts a new snapshot in force on every worker.
     pub async fn publish(&mut self) {
+        self.published = self.moving.hearing();
         self.epoch = Epoch(self.epoch.0 + 1);
         let snapshot = self.plant.snapshot(
             &self.definitions.known,

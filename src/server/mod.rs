@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use crate::admin::period::{self, LastPeriod};
 use crate::admin::{self, Access, Phase, Request};
 use crate::catalog::Epoch;
+use crate::catalog::Hearing;
 use crate::config::{Config, Problem};
 use crate::execution::commit::recovery::Recovery;
 use crate::session::report::WorkerReport;
@@ -212,6 +213,7 @@ pub async fn start(config: Config, path: Option<PathBuf>) -> Result<Handle, Star
         reshards: Arc::clone(&reshards),
         elsewhere: Arc::clone(&elsewhere),
         heard,
+        published: Hearing::Yes,
     };
     if !control.readiness.known().is_empty() {
         control.publish().await;

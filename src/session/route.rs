@@ -212,13 +212,6 @@ impl Session {
                     }
                     Err(refusal) => return Err(Fault::of(refusal)),
                 },
-                // It is the session's own, where it has them.
-                (Err(refusal), None)
-                    if refusal.id == Reason::TableUnheard.kind().id
-                        && self.has_temporary_tables() =>
-                {
-                    Bound::Shard(catalog.home)
-                }
                 (Err(refusal), None) => {
                     several(planned, statement, refusal.clone())?;
                     held()?;

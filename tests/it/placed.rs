@@ -507,13 +507,18 @@ async fn in_a_fleet() {
         assert!(Instant::now() < deadline, "its lease does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let truncated = other
+        .batch_execute("TRUNCATE unheard_of")
+        .await
+        .unwrap_err();
+    assert_eq!(truncated.code().expect("a refusal").code(), "57P03");
     let row = other
         .query_one("SELECT count(*) FROM t0, units", &[])
         .await
         .unwrap();
     assert_eq!(row.get::<_, i64>(0), 100);
     first
-        .batch_execute("INSERT INTO own VALUES (1)")
+        .batch_execute("INSERT INTO pg_temp.own VALUES (1)")
         .await
         .unwrap();
 }

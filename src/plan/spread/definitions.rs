@@ -3,9 +3,12 @@
 //! A table goes where the configuration has it. What several shards could not keep together is refused: a unique index without the key, a
 //! foreign key to rows of other shards, and what would make rows belong elsewhere without moving them.
 
+use crate::catalog::placed::Settled;
 use crate::catalog::{
-    Catalog, Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences, Undeclared,
+    Catalog, Hearing, Placement, QualifiedName, Relation, SchemaState, SearchPath, Sequences,
+    Undeclared,
 };
+use crate::plan::data;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::scope::{Known, Meaning};
 use crate::plan::words::Concern;
@@ -115,6 +118,14 @@ impl<'a> Definitions<'a> {
         if self.catalog.schema == SchemaState::Unread {
             let message = "the servers' definitions have not been read yet";
             return Err(Refusal::new(Reason::CatalogUnread, message));
+        }
+        if self.catalog.hearing == Hearing::No
+            && let Some(name) = self.read.relations.iter().find(|name| {
+                let meaning = self.meaning(name);
+                meaning == Meaning::Unknown
+            })
+        {
+            return Err(data::unheard(&name.name));
         }
         match &self.read.what {
             What::Server => Err(ddl(
@@ -257,6 +268,7 @@ impl<'a> Definitions<'a> {
             return Ok(self.meaning(parent));
         }
         match self.catalog.undeclared {
+            _ if self.catalog.hearing == Hearing::No => Err(data::unheard(&name.1)),
             Undeclared::Home => Ok(Meaning::Single(self.catalog.home)),
             Undeclared::Refused => {
                 let message = format!(
@@ -384,7 +396,13 @@ impl<'a> Definitions<'a> {
             return Ok(());
         }
         let schema = schema.map_or_else(|| self.created(table).0, Box::from);
-        let destined = self.destined(&(schema, name.into()), &[]);
+        let destined = (schema, name.into());
+        if self.catalog.placed.get(&destined) == Some(&Settled::No) {
+            let message =
+                format!("the place of a table \"{name}\" is being recorded, or forgotten");
+            return Err(Refusal::new(Reason::TablePlace, message));
+        }
+        let destined = self.destined(&destined, &[]);
         if destined.is_ok_and(|destined| destined == meaning) {
             return Ok(());
         }

@@ -34,7 +34,7 @@ pub use feed::{feed, goes_by_order};
 use names::StandIn;
 pub(super) use piece::Piece;
 use tables::{Table, Tables};
-pub use texts::{Choice, quoted};
+pub use texts::{Choice, is_unsteady, quoted};
 use views::Seen;
 
 /// A query that one shard does over rows of several.

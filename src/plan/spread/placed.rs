@@ -125,7 +125,7 @@ fn passed_over(
     }
 }
 
-/// A table that is created, has a place that not every proxy may have heard of, and is not there as far as is known.
+/// A table that is created, and has a place that not every proxy may have heard of.
 pub fn awaited(
     text: &str,
     statement: &Statement,
@@ -140,16 +140,12 @@ pub fn awaited(
         return None;
     };
     let table = created(name, catalog, search_path);
-    let Relation::Table {
-        placement,
-        columns: None,
-    } = catalog.relations.get(&table)?
-    else {
-        return None;
-    };
     if catalog.placed.get(&table) != Some(&Settled::No) {
         return None;
     }
+    let Relation::Table { placement, .. } = catalog.relations.get(&table)? else {
+        return None;
+    };
     let place = match placement {
         Placement::Sharded { distribution, key } => Place::Sharded {
             distribution: catalog.distributions[usize::from(distribution.0)]

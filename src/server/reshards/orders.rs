@@ -19,7 +19,7 @@ use crate::session::shared::Snapshot;
 use crate::store::{Expected, Store, StoreError, Transaction};
 
 /// How often a record that others write meanwhile is tried.
-pub(super) const MOST_TRIES: u32 = 10;
+const MOST_TRIES: u32 = 10;
 
 /// Bytes in a second that estimates of time are made with.
 const ESTIMATED_RATE: u64 = 50 << 20;

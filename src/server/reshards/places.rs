@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::Reshards;
-use super::orders::{Databases, MOST_TRIES, no_store, refused};
+use super::orders::{Databases, no_store, refused};
 use crate::catalog::placed::{Place, Recorded, Settled};
 use crate::catalog::{Configured, Placement, QualifiedName, quoted_name};
 use crate::moving::records::{self, Known};
@@ -26,7 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks whether those that have not followed are alive.
 const LOOK: Duration = Duration::from_millis(100);
 /// Places of one database: each proxy has all of them in memory.
-const MOST_PLACES: usize = 20_000;
+const MOST_PLACES: usize = 3_000;
+/// How often a record that others write meanwhile is tried: many tables may be made at the same time.
+const MOST_TRIES: u32 = 200;
 /// Names that servers do not cut.
 const LONGEST_NAME: usize = 63;
 
@@ -91,6 +93,7 @@ impl Reshards {
     ) -> Result<(), Refused> {
         one_of(configured, database)?;
         let store = self.control_store.open().await.map_err(no_store)?;
+        let mut was = None;
         for _ in 0..MOST_TRIES {
             let known = self.known_of(&store, database).await?;
             let Some(recorded) = known.places.find(table) else {
@@ -100,6 +103,7 @@ impl Reshards {
                     "SHOW TABLES shows where tables belong, and in declared_by which of that is recorded.",
                 ));
             };
+            let was = was.get_or_insert_with(|| recorded.clone());
             let unsettled = Recorded {
                 settled: Settled::No,
                 ..recorded.clone()
@@ -116,7 +120,12 @@ impl Reshards {
                 role: None,
                 passed_over: Vec::new(),
             };
-            self.check_is_nowhere(database, &gone).await?;
+            if let Err(refused) = self.check_is_nowhere(database, &gone).await {
+                // As before: the table may be made.
+                self.record(&store, database, &known, table, Some(was.clone()))
+                    .await?;
+                return Err(refused);
+            }
             if self.record(&store, database, &known, table, None).await? {
                 let known = self.known_of(&store, database).await?;
                 return self.followed(&store, database, known.places.epoch).await;
@@ -304,7 +313,9 @@ async fn look(primary: &Primary, shard: &str, wanted: &Wanted) -> Result<(), Ref
     let ended = primary.batch_execute("ROLLBACK").await;
     ended.map_err(|error| not_asked(shard, &NodeError::described(&error)))?;
     match error.code() {
-        Some(code) if *code == SqlState::DUPLICATE_TABLE => Err(is_there()),
+        Some(code) if [SqlState::DUPLICATE_TABLE, SqlState::UNIQUE_VIOLATION].contains(code) => {
+            Err(is_there())
+        }
         Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Err(refused(
             "55P03",
             format!(
@@ -313,16 +324,17 @@ async fn look(primary: &Primary, shard: &str, wanted: &Wanted) -> Result<(), Ref
             ),
             "Try again when it has ended.",
         )),
-        // There is no such schema, or the role of the control plane may not: then only what is committed is seen.
-        Some(code)
-            if [
-                SqlState::INVALID_SCHEMA_NAME,
-                SqlState::INSUFFICIENT_PRIVILEGE,
-            ]
-            .contains(code) =>
-        {
-            Ok(())
-        }
+        // Nobody but who makes the schema makes tables in it.
+        Some(code) if *code == SqlState::INVALID_SCHEMA_NAME => Ok(()),
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(refused(
+            "42501",
+            format!(
+                "whether an open transaction makes {} on shard {shard} cannot be seen by role {}, which Trunkline looks with: it may not create tables in the schema",
+                quoted(&wanted.table),
+                quoted_name(&primary.identity().role)
+            ),
+            "GRANT CREATE ON SCHEMA to that role.",
+        )),
         _ => Err(not_asked(shard, &NodeError::described(&error))),
     }
 }

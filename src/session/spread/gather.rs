@@ -23,7 +23,7 @@ use crate::execution::portions::{Opening, Portions};
 use crate::plan::bind::each_key;
 use crate::plan::refusal::{Reason, Refusal};
 use crate::plan::spread::gather::{
-    Choice, CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View,
+    Choice, CopyFormat, End, Fetch, Gather, Gives, InPlace, Origin, View, is_unsteady,
 };
 use crate::session::Session;
 use crate::session::link::{Link, Phase, run};
@@ -576,10 +576,13 @@ impl Session {
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let rounds = self.rounds_in_text();
         let known = wanted.into_iter().filter_map(|number| {
             let place = usize::from(number).checked_sub(1)?;
-            let (sql, name) = written(number, *types.get(place)?, rounds)?;
+            let given = call.parameters.get(number)?;
+            if given.value.is_some_and(is_unsteady) {
+                return None;
+            }
+            let (sql, name) = written(number, *types.get(place)?)?;
             Some((place, sql, name))
         });
         let known: Vec<(usize, String, &str)> = known.collect();
@@ -587,7 +590,8 @@ impl Session {
             return Ok(());
         }
         let columns: Vec<&str> = known.iter().map(|(_, sql, _)| &**sql).collect();
-        let asked = format!("SELECT {}", columns.join(", "));
+        // Rows, because a list of columns has an end.
+        let asked = format!("SELECT pg_catalog.unnest(ARRAY[{}])", columns.join(", "));
         let mut branch = Branch::new(gatherer.link.server());
         branch.ask(&Question {
             text: asked.as_bytes(),
@@ -1060,16 +1064,15 @@ impl Audience for Data {
     }
 }
 
-/// How a parameter of a type is asked for as a text that any server reads as the same value, and the type's name; `None`: there is no such text for certain.
-fn written(number: u16, type_oid: u32, rounds: bool) -> Option<(String, &'static str)> {
+/// How a parameter of a type is asked for as a text that any server reads as the same value, and the type's name; `None`: there is no such text for certain (floats
+/// may be rounded, as the server is set).
+fn written(number: u16, type_oid: u32) -> Option<(String, &'static str)> {
     let name = match type_oid {
         16 => "bool",
         20 => "int8",
         21 => "int2",
         23 => "int4",
         25 => "text",
-        700 if !rounds => "float4",
-        701 if !rounds => "float8",
         1042 => "bpchar",
         1043 => "varchar",
         1082 => "date",

@@ -195,7 +195,9 @@ impl Reading<'_, '_> {
             .iter()
             .filter(|relation| *relation.alias == *alias)
             .count();
-        (self.facts.doubts.is_empty() && named == 1).then_some(Owner {
+        // A sample is one of all rows.
+        let samples = (0..self.piece.len()).any(|at| self.says(Some(at), &["tablesample"]));
+        (self.facts.doubts.is_empty() && named == 1 && !samples).then_some(Owner {
             reading: self,
             table,
             alias,
@@ -208,6 +210,12 @@ impl Reading<'_, '_> {
         let filters = self.filters(self.place(table)?)?.into_iter();
         let conjuncts: Option<Vec<_>> = filters.map(|filter| self.conjuncts(filter)).collect();
         Some(conjuncts?.concat())
+    }
+
+    /// A word that is no column's name behind a dot, where Postgres takes any.
+    fn says(&self, at: Option<usize>, words: &[&str]) -> bool {
+        let before = at.and_then(|at| at.checked_sub(1));
+        self.piece.is_word(at, words) && self.piece.kind(before) != Some(Kind::Dot)
     }
 
     /// Where FROM names the table, as its only place.
@@ -225,8 +233,9 @@ impl Reading<'_, '_> {
             let before = first.and_then(|first| first.checked_sub(1));
             piece.identifier(*at) == Some(table.name)
                 && !matches!(piece.kind(Some(at + 1)), Some(Kind::Dot | Kind::OpenParen))
-                && (piece.is_word(before, &["from", "join", "using"])
-                    || piece.kind(before) == Some(Kind::Comma))
+                && (self.says(before, &["from", "join", "using"])
+                    // Behind a parenthesis it is no place that is understood, and makes any other one doubtful.
+                    || matches!(piece.kind(before), Some(Kind::Comma | Kind::OpenParen)))
         };
         let mut places = (0..piece.len()).filter(is_place);
         match (places.next(), places.next()) {
@@ -247,7 +256,7 @@ impl Reading<'_, '_> {
         let mut is_where = false;
         loop {
             let kind = piece.kind(Some(at));
-            let word = |words: &[&str]| piece.is_word(Some(at), words);
+            let word = |words: &[&str]| self.says(Some(at), words);
             let ends_block = match kind {
                 None | Some(Kind::Semicolon) => true,
                 Some(Kind::CloseParen | Kind::CloseBracket) => depth == 0,
@@ -297,12 +306,12 @@ impl Reading<'_, '_> {
                 // Not the FROM of IS DISTINCT FROM.
                 Kind::Word
                     if depth == 0
-                        && piece.is_word(Some(at), &["from"])
-                        && !piece.is_word(at.checked_sub(1), &["distinct"]) =>
+                        && self.says(Some(at), &["from"])
+                        && !self.says(at.checked_sub(1), &["distinct"]) =>
                 {
                     return Some(at);
                 }
-                Kind::Word if depth == 0 && piece.is_word(Some(at), &["select", "where"]) => {
+                Kind::Word if depth == 0 && self.says(Some(at), &["select", "where"]) => {
                     return None;
                 }
                 _ => {}
@@ -320,11 +329,11 @@ impl Reading<'_, '_> {
             match piece.kind(Some(at))? {
                 Kind::OpenParen | Kind::OpenBracket => depth += 1,
                 Kind::CloseParen | Kind::CloseBracket => depth = depth.checked_sub(1)?,
-                Kind::Word if piece.is_word(Some(at), &["case"]) => return None,
+                Kind::Word if self.says(Some(at), &["case"]) => return None,
                 Kind::Word if depth > 0 => {}
-                Kind::Word if piece.is_word(Some(at), &["or"]) => return Some(vec![filter]),
-                Kind::Word if piece.is_word(Some(at), &["between"]) => between += 1,
-                Kind::Word if piece.is_word(Some(at), &["and"]) => match between {
+                Kind::Word if self.says(Some(at), &["or"]) => return Some(vec![filter]),
+                Kind::Word if self.says(Some(at), &["between"]) => between += 1,
+                Kind::Word if self.says(Some(at), &["and"]) => match between {
                     0 => {
                         conjuncts.push(start..at);
                         start = at + 1;

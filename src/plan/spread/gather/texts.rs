@@ -229,7 +229,8 @@ fn each_parameter(sql: &[u8], mut found: impl FnMut(Range<usize>, u16)) {
     }
 }
 
-fn is_unsteady(condition: &[u8]) -> bool {
+/// Whether such words, as a condition or a parameter's value, may mean another moment each time they are read.
+pub fn is_unsteady(condition: &[u8]) -> bool {
     let condition = condition.to_ascii_lowercase();
     UNSTEADY
         .iter()
