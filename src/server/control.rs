@@ -234,27 +234,31 @@ pub enum Fleet {
 }
 
 impl MovingKeys {
+    /// Whether others may give tables their places. Where none ever got one, nothing is to be heard.
+    fn is_told(&self) -> bool {
+        let mut overlays = self.overlays.values();
+        self.fleet == Fleet::Shared && overlays.any(has_places)
+    }
+
     fn hearing(&self) -> Hearing {
         let held = self.tenure.as_ref().is_some_and(|tenure| tenure.is_held());
-        match held || self.fleet == Fleet::Alone {
+        match held || !self.is_told() {
             true => Hearing::Yes,
             false => Hearing::No,
         }
     }
 
-    /// Of a database in which no table was ever given a place, nothing is to be heard.
     fn hearing_of(&self, database: &str) -> Hearing {
-        let has_places = |overlay: &Overlay| overlay.places_epoch > 0;
         match self.overlays.get(database).is_some_and(has_places) {
             true => self.hearing(),
             false => Hearing::Yes,
         }
     }
 
-    /// Ends when this process is not known to others any more, at once when it is not; never when that has been published.
+    /// Ends when others are not heard any more, at once when they are not; never when that has been published.
     async fn lost(&self, published: Hearing) {
         match (&self.tenure, published) {
-            (Some(tenure), Hearing::Yes) => tenure.lost().await,
+            (Some(tenure), Hearing::Yes) if self.is_told() => tenure.lost().await,
             _ => std::future::pending().await,
         }
     }
@@ -309,6 +313,11 @@ impl MovingKeys {
         });
         Arc::new(each.collect())
     }
+}
+
+/// Whether a table of the database was ever given a place.
+fn has_places(overlay: &Overlay) -> bool {
+    overlay.places_epoch > 0
 }
 
 /// What moves has changed; answered when every worker knows.
@@ -750,16 +759,12 @@ impl Control {
             self.read_all(|_| true);
         }
         let nothing = Overlay::default();
-        let places = |overlays: &Overlays, name: &str| {
-            let overlay = overlays.get(name).unwrap_or(&nothing);
-            overlay.places.clone()
-        };
-        let mut names = self.plant.configured.keys();
-        let same = heard == self.moving.hearing();
-        if !same
-            || names
-                .any(|name| places(&before.overlays, name) != places(&self.moving.overlays, name))
-        {
+        let other_places = self.plant.configured.keys().any(|name| {
+            let was = before.overlays.get(name).unwrap_or(&nothing);
+            let is = self.moving.overlays.get(name).unwrap_or(&nothing);
+            was.places != is.places
+        });
+        if other_places || heard != self.moving.hearing() {
             self.publish().await;
             // Who asked may have gone.
             let _ = moved.done.send(());
