@@ -3,11 +3,12 @@
 //! What the two do not agree on is refused, never guessed: the relation becomes [`Relation::Refused`] and a [`Warning`] says why.
 //! `family.rs` places tables (with their partitions and children), `view.rs` places views.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::placed::Misfit;
 use super::schema::{DefinedColumn, Kind, Schema};
 use super::{
     Catalog, Collation, Column, Distribution, Epoch, Foreign, Hearing, Placed, Placement,
@@ -36,7 +37,7 @@ pub struct Configured {
     /// See [`Catalog::placed`].
     pub placed: Placed,
     /// Tables whose place is of no use here, and why.
-    pub misfits: HashMap<QualifiedName, String>,
+    pub misfits: BTreeMap<QualifiedName, Misfit>,
 }
 
 /// A table named by the configuration.
@@ -110,7 +111,7 @@ pub enum Warning {
         "table {} was given a place that this proxy's configuration does not know: {why}",
         dotted(table)
     )]
-    Misfit { table: QualifiedName, why: String },
+    Misfit { table: QualifiedName, why: Misfit },
     #[error(
         "table {} was made before its recorded place was settled: DROP it, or ALTER TABLE ... RESET after DROP",
         dotted(table)

@@ -108,10 +108,9 @@ impl fmt::Display for Place {
 }
 
 impl Configured {
-    /// Adds tables that were given a place. They are where they were put: another place in the configuration has no effect. Gives back those that do not
-    /// fit its distributions, and why.
-    pub fn place(&mut self, places: &Places) -> Vec<(QualifiedName, Misfit)> {
-        let mut misfits = Vec::new();
+    /// Adds tables that were given a place. They are where they were put: another place in the configuration has no effect. Those that do not fit
+    /// its distributions are in `misfits` then.
+    pub fn place(&mut self, places: &Places) {
         let settled = places
             .iter()
             .map(|(name, recorded)| (name.clone(), recorded.settled));
@@ -123,13 +122,9 @@ impl Configured {
                     name: name.clone(),
                     placement,
                 }),
-                Err(misfit) => {
-                    self.misfits.insert(name.clone(), misfit.to_string());
-                    misfits.push((name.clone(), misfit));
-                }
+                Err(misfit) => drop(self.misfits.insert(name.clone(), misfit)),
             }
         }
-        misfits
     }
 
     /// Tables that the configuration has in another place than the one that they were given.

@@ -64,7 +64,8 @@ pub(super) fn put_in_force(
     configured.foreign = Overlay::foreign(&distributions)
         .map_err(|error| format!("the map in force does not fit: {error}"))?;
     configured.distributions = distributions;
-    if let Some(((schema, table), misfit)) = configured.place(&overlay.places).first() {
+    configured.place(&overlay.places);
+    if let Some(((schema, table), misfit)) = configured.misfits.first_key_value() {
         return Err(format!(
             "table {schema}.{table} was given a place that does not fit: {misfit}"
         ));

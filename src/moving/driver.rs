@@ -476,7 +476,8 @@ fn scope(project: &Project, job: &Job, places: &Places) -> Result<Arc<Scope>, St
         let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
         said.join("; ")
     })?;
-    if let Some(((schema, table), misfit)) = configured.place(places).first() {
+    configured.place(places);
+    if let Some(((schema, table), misfit)) = configured.misfits.first_key_value() {
         return Err(format!(
             "table {schema}.{table} was given a place: {misfit}"
         ));

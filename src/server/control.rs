@@ -276,7 +276,8 @@ impl MovingKeys {
                 problems.push(plant.config.problem(config::Line(0), "", said));
             }
             let mut fitted = configured.clone();
-            for ((schema, table), misfit) in fitted.place(&overlay.places) {
+            fitted.place(&overlay.places);
+            for ((schema, table), misfit) in &fitted.misfits {
                 let said = format!(
                     "database {name}: table {schema}.{table} was given a place that does not fit: {misfit}"
                 );

@@ -46,10 +46,6 @@ impl Session {
     pub(super) async fn pass_gate(&mut self) -> Result<(), Fault> {
         let limit = self.worker.config().failover.wait;
         let deadline = Instant::now() + limit;
-        let limits = &self.worker.config().limits;
-        let until_cut = limits
-            .query_timeout
-            .map(|limit| self.card.requested_at.get() + limit);
         let mut waited = false;
         self.card.called_off.set(false);
         let passed = loop {
@@ -71,12 +67,8 @@ impl Session {
             if now >= deadline {
                 break Err(Fault::Held);
             }
-            if self.card.called_off.take() {
-                break Err(cancelled("canceling statement due to user request"));
-            }
-            if until_cut.is_some_and(|until| std::time::Instant::now() >= until) {
-                super::add(&self.database.counters.query_timeouts, 1);
-                break Err(cancelled("canceling statement due to query_timeout"));
+            if let Err(fault) = self.is_still_wanted() {
+                break Err(fault);
             }
             let rest = LOOK_AGAIN.min(deadline - now);
             let timers = &self.worker.shared.timers;
@@ -89,10 +81,24 @@ impl Session {
         }
         passed
     }
+
+    /// Of what waits with nothing of it done: neither its client nor `query_timeout` has called it off.
+    pub(super) fn is_still_wanted(&self) -> Result<(), Fault> {
+        let limit = self.worker.config().limits.query_timeout;
+        let until_cut = limit.map(|limit| self.card.requested_at.get() + limit);
+        if self.card.called_off.take() {
+            return Err(cancelled("canceling statement due to user request"));
+        }
+        if until_cut.is_some_and(|until| std::time::Instant::now() >= until) {
+            super::add(&self.database.counters.query_timeouts, 1);
+            return Err(cancelled("canceling statement due to query_timeout"));
+        }
+        Ok(())
+    }
 }
 
 /// Nothing of it was done.
-pub(super) fn cancelled(message: &str) -> Fault {
+fn cancelled(message: &str) -> Fault {
     Fault::Postgres {
         sqlstate: "57014",
         message: message.to_owned(),

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::card::State;
-use super::gate::cancelled;
 use super::respond::Fault;
-use super::worker::add;
 use crate::plan::Placed;
 use crate::plan::refusal::{Reason, Refusal};
 
@@ -34,14 +32,8 @@ impl Session {
                 Ok(Err(_)) => break Err(self.no_place(placed, "the process ends")),
                 Err(_) => {}
             }
-            let limit = self.worker.config().limits.query_timeout;
-            let until_cut = limit.map(|limit| self.card.requested_at.get() + limit);
-            if self.card.called_off.take() {
-                break Err(cancelled("canceling statement due to user request"));
-            }
-            if until_cut.is_some_and(|until| Instant::now() >= until) {
-                add(&self.database.counters.query_timeouts, 1);
-                break Err(cancelled("canceling statement due to query_timeout"));
+            if let Err(fault) = self.is_still_wanted() {
+                break Err(fault);
             }
             if begun.elapsed() >= LONGEST {
                 let why = format!("not all proxies have heard of it within {LONGEST:?}");
