@@ -235,6 +235,7 @@ async fn measure_all(args: &Args) -> Result<()> {
             Case::Gather => several::gather::run(&mut bench).await?,
             Case::Tpch => several::tpch::run(&mut bench).await?,
             Case::MoveRows => several::moving::run(&mut bench).await?,
+            Case::MoveNoticed => several::moving::run_noticed(&mut bench).await?,
             statements => cases::statements::run(&mut bench, statements, &length).await?,
         }
     }

@@ -36,6 +36,9 @@ const MOST_CHANGES: usize = 5000;
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 /// Changes that are sent one by one together. (Up to 30 futures are begun in their order by `join_all`.)
 const RUN: usize = 30;
+/// From one batch to the next where few changes come: each costs the receiving server a write to its disk, and its clients want that disk too. A fence does
+/// not wait.
+const LEISURE: Duration = Duration::from_millis(20);
 /// The longest that the place reached is not written down.
 const SILENCE: Duration = Duration::from_millis(75);
 /// How long a transaction of the source's log may stay unseen there, and how often is looked.
@@ -78,6 +81,8 @@ pub(super) struct Applier {
     /// As it is written down.
     applied: Lsn,
     written: Instant,
+    /// When the last batch was begun.
+    begun: Instant,
     route: Route,
     /// Whether the target may have a part of the first transaction that comes, of an earlier run.
     first: bool,
@@ -218,6 +223,7 @@ impl Applier {
             path: "pg_catalog".to_owned(),
             applied: claimed.applied,
             written: Instant::now(),
+            begun: Instant::now(),
             route,
             first: true,
         })
@@ -240,10 +246,9 @@ impl Applier {
             inside: false,
         };
         loop {
-            let due = self.written + SILENCE;
-            let piece = match waiting.end > self.applied && !waiting.inside {
-                true => timeout_at(due, pieces.recv()).await,
-                false => Ok(pieces.recv().await),
+            let piece = match self.due(&waiting) {
+                Some(due) => timeout_at(due, pieces.recv()).await,
+                None => Ok(pieces.recv().await),
             };
             match piece {
                 Ok(None) => return Ok(()),
@@ -256,11 +261,22 @@ impl Applier {
             {
                 self.take(piece, &mut waiting).await?;
             }
-            let ready = !waiting.batch.is_empty() && !waiting.inside;
-            let silent = waiting.end > self.applied && Instant::now() >= due && !waiting.inside;
-            if waiting.fence.is_some() || waiting.is_full() || ready || silent {
+            let is_due = { self.due(&waiting) }.is_some_and(|due| Instant::now() >= due);
+            if waiting.fence.is_some() || waiting.is_full() || is_due {
                 self.flush(&mut waiting).await?;
             }
+        }
+    }
+
+    /// When what waits is to be applied. `None`: not before more has come.
+    fn due(&self, waiting: &Waiting) -> Option<Instant> {
+        if waiting.inside {
+            return None;
+        }
+        match waiting.batch.is_empty() {
+            false => Some(self.begun + LEISURE),
+            true if waiting.end > self.applied => Some(self.written + SILENCE),
+            true => None,
         }
     }
 
@@ -287,6 +303,7 @@ impl Applier {
 
     /// Applies what waits.
     async fn flush(&mut self, waiting: &mut Waiting) -> Result<(), FlowError> {
+        self.begun = Instant::now();
         let (end, fence) = (waiting.end, waiting.fence.take());
         let changes = waiting.batch.len() as u64;
         for change in waiting.batch.changes() {

@@ -10,17 +10,20 @@ use crate::resharding::job::Throttle;
 /// Between two changes of the rate: as often as there is something new to be seen.
 const PACE: Duration = Duration::from_secs(1);
 /// Bytes in a second at first, and never less than the slowest, so that a plan comes to its end.
-const FIRST: u64 = 16 << 20;
+const FIRST: u64 = 1 << 20;
 const SLOWEST: u64 = 256 << 10;
 /// As good as no limit.
 const FASTEST: u64 = 4 << 30;
 
-/// Finds the rate at which clients are not held up: more by a fourth each second, half as much when they are.
+/// Finds the rate at which clients are not held up: half as much when they are, and then more each second; by a fourth as long as it is far from where
+/// they were held up last, and by little near it.
 #[derive(Debug)]
 pub struct Brake {
     /// The 99th percentile of the last second, in microseconds.
     latency: watch::Receiver<Option<u64>>,
     rate: u64,
+    /// The rate at which clients were held up last.
+    too_fast: u64,
     looked: Option<Instant>,
 }
 
@@ -29,25 +32,29 @@ impl Brake {
         Brake {
             latency,
             rate: FIRST,
+            too_fast: FASTEST,
             looked: None,
         }
     }
 
     /// Bytes in a second from each source; `None`: no limit.
     pub fn rate(&mut self, throttle: Throttle, now: Instant) -> Option<u64> {
-        let Some(limit) = throttle.latency_ms else {
-            self.rate = FIRST;
+        let Some(limit) = throttle.latency_us else {
+            (self.rate, self.too_fast) = (FIRST, FASTEST);
             return throttle.rate;
         };
         if self.looked.is_none_or(|looked| now - looked >= PACE) {
             self.looked = Some(now);
             let latency = *self.latency.borrow();
             // Nobody asks for anything: nobody is held up.
-            let slow = latency.is_some_and(|latency| latency > limit.saturating_mul(1000));
-            self.rate = match slow {
-                true => (self.rate / 2).max(SLOWEST),
-                false => (self.rate + self.rate / 4).min(FASTEST),
-            };
+            if latency.is_some_and(|latency| latency > limit) {
+                self.too_fast = self.rate;
+                self.rate = (self.rate / 2).max(SLOWEST);
+            } else {
+                let near = self.rate > self.too_fast / 4 * 3;
+                let more = self.rate / if near { 32 } else { 4 };
+                self.rate = (self.rate + more).min(FASTEST);
+            }
         }
         Some(throttle.rate.map_or(self.rate, |rate| rate.min(self.rate)))
     }
@@ -66,7 +73,7 @@ mod tests {
         assert_eq!(brake.rate(free, now), None);
         let careful = Throttle {
             rate: Some(FIRST * 2),
-            latency_ms: Some(5),
+            latency_us: Some(5_000),
         };
         let mut rate = |clients_take: Option<u64>| {
             clients.send_replace(clients_take);
@@ -86,5 +93,32 @@ mod tests {
         assert!(slow < before);
         assert_eq!(slow, SLOWEST, "it never stands still");
         assert!(rate(Some(100)) > slow);
+    }
+
+    #[test]
+    fn it_comes_near_slowly_to_what_was_too_much() {
+        let (clients, latency) = watch::channel(None);
+        let mut brake = Brake::new(latency);
+        let mut now = Instant::now();
+        let mut rate = |clients_take: u64| {
+            clients.send_replace(Some(clients_take));
+            now += PACE;
+            let careful = Throttle {
+                rate: None,
+                latency_us: Some(5_000),
+            };
+            brake.rate(careful, now).unwrap()
+        };
+        let mut last = FIRST;
+        while last < 40 << 20 {
+            last = rate(1_000);
+        }
+        let too_fast = last;
+        assert_eq!(rate(6_000), too_fast / 2);
+        let mut seconds = 0;
+        while rate(1_000) < too_fast {
+            seconds += 1;
+        }
+        assert!((5..20).contains(&seconds), "{seconds}");
     }
 }

@@ -1,6 +1,6 @@
 //! What stands against a plan, asked of every shard before anything is done: the full list, each with the way out.
 //!
-//! Nothing is changed. What a server cannot be asked without an extension (free space on its disk) is left to the operator, who is told the
+//! Nothing is changed, but that servers get the functions that tell moving keys where they bring none ([`crate::resharding::hashes`]). What a server cannot be asked without an extension (free space on its disk) is left to the operator, who is told the
 //! size by [`super::estimate`]. [`problem`] is the list of all that can be found; [`server`] asks a server for itself, [`tables`] for its tables,
 //! [`differences`] compares two.
 
@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use self::differences::Side;
 use self::server::Server;
 use self::tables::Tables;
+use super::ledger;
 use super::scope::Scope;
 use super::shards::{Connection, ShardError, Shards};
 use crate::catalog::QualifiedName;
@@ -38,7 +39,7 @@ pub struct Findings {
 pub async fn examine(shards: &Shards, scope: &Scope) -> Result<Findings, ShardError> {
     let declared = Declared::of(shards, scope);
     let names: Vec<ShardName> = scope.shards_of_routes().into_iter().collect();
-    let mut found = conditions(scope);
+    let mut found = Vec::new();
     let mut asked: BTreeMap<&ShardName, Asked> = BTreeMap::new();
     let asking = names.iter().map(|shard| ask(shards, shard));
     for (shard, answer) in names.iter().zip(join_all(asking).await) {
@@ -129,21 +130,6 @@ impl Declared {
     }
 }
 
-/// What no server can say of the keys, whichever it is.
-fn conditions(scope: &Scope) -> Vec<Problem> {
-    let mut found = Vec::new();
-    for table in &scope.tables {
-        let columns: Vec<String> = table.key.iter().map(|column| quoted_name(column)).collect();
-        for route in scope.routes() {
-            if let Err(why) = scope.condition_of_route(table, &route, &columns) {
-                let distribution = scope.distributions[table.distribution].distribution.clone();
-                found.push(Problem::Condition { distribution, why });
-            }
-        }
-    }
-    found
-}
-
 /// A shard that answered.
 struct Asked {
     connection: Connection,
@@ -163,12 +149,17 @@ async fn look<'a>(
     declared: &Declared,
 ) -> Result<(Tables<'a>, Vec<Problem>), ShardError> {
     let client = &asked.connection;
+    if asked.server.may_make_schema {
+        ledger::make_functions(client, scope).await?;
+    }
     let (tables, mut found) = Tables::read(client, &asked.server, shard, scope).await?;
     found.extend(server::leftovers(client, &shard.0, scope, &tables.relations).await?);
     found.extend(tables.problems(client, &declared.references).await?);
     if scope.routes().iter().any(|route| route.to == *shard) {
         found.extend(tables.references(client, &declared.references).await?);
-        found.extend(tables.rows(client, scope).await?);
+        if asked.server.may_make_schema || !scope.calls_our_functions() {
+            found.extend(tables.rows(client, scope).await?);
+        }
     }
     if declared.sequences == Some(Sequences::PerShard) {
         found.extend(tables.sequences(client).await?);

@@ -116,6 +116,8 @@ pub(super) struct Brought {
 struct Size {
     rows: u64,
     began: Instant,
+    /// Bytes that the one behind it may have.
+    most_bytes: u64,
 }
 
 /// A chunk that is to be written.
@@ -192,6 +194,7 @@ impl Worker {
             let size = Size {
                 rows,
                 began: Instant::now(),
+                most_bytes: { self.pace.turn() }.map_or(MOST_BYTES, |turn| turn.min(MOST_BYTES)),
             };
             let Some(done) = self.chunk(&part, size, end.take()).await? else {
                 continue;
@@ -545,12 +548,12 @@ async fn log_end(client: &Client) -> Result<Lsn, FlowError> {
 impl Size {
     /// Rows of the next chunk, when this one has just brought so much.
     fn next(self, brought: Brought) -> u64 {
-        next_size(self.rows, brought, self.began.elapsed())
+        next_size(self.rows, brought, self.began.elapsed(), self.most_bytes)
     }
 }
 
 /// Of a chunk that was to have so many rows.
-fn next_size(rows: u64, brought: Brought, took: Duration) -> u64 {
+fn next_size(rows: u64, brought: Brought, took: Duration, most_bytes: u64) -> u64 {
     if brought.rows == 0 {
         return rows;
     }
@@ -558,7 +561,7 @@ fn next_size(rows: u64, brought: Brought, took: Duration) -> u64 {
     let wanted = (rows as f64 * factor.clamp(0.5, 2.0)) as u64;
     let each = (brought.bytes / brought.rows).max(1);
     // Few rows, if they are that large.
-    let fit = (MOST_BYTES / each).max(1);
+    let fit = (most_bytes / each).max(1);
     wanted.clamp(FEWEST_ROWS, MOST_ROWS).min(fit)
 }
 
@@ -594,6 +597,7 @@ mod tests {
                     there: 0,
                 },
                 Duration::from_millis(took),
+                MOST_BYTES,
             )
         };
         assert_eq!(size(4000, 400_000, 200), 4000);
@@ -604,5 +608,12 @@ mod tests {
         assert_eq!(size(100_000, 10_000_000, 10), 100_000);
         // Large rows: 16 MB of them.
         assert_eq!(size(1000, 1024 * 1024 * 1000, 10), 16);
+        // As many as the rate allows.
+        let brought = Brought {
+            rows: 4000,
+            bytes: 400_000,
+            there: 0,
+        };
+        assert_eq!(next_size(4000, brought, WANTED, 50_000), 500);
     }
 }

@@ -190,8 +190,7 @@ impl Desk<'_> {
             let condition = self
                 .task
                 .scope
-                .condition_of_route(table, &self.task.route, &columns)
-                .map_err(FlowError::trouble)?;
+                .condition_of_route(table, &self.task.route, &columns);
             let Some(condition) = condition else { continue };
             let missing =
                 |shard: &str| FlowError::trouble(format!("{} is not on {shard}", table.quoted()));

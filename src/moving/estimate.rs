@@ -10,7 +10,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::scope::{MovedTable, Scope};
 use super::shards::{ShardError, Shards};
-use crate::resharding::condition::{Condition, condition, quoted_name};
+use crate::resharding::condition::{condition, quoted_name};
 use crate::resharding::difference::Move;
 use crate::resharding::job::{Route, ShardName};
 use crate::resharding::keys::{KeySet, Keys, Values};
@@ -150,12 +150,8 @@ async fn share(
             Share::OfRowsWith(keys, of_these) => {
                 let columns: Vec<String> = table.key.iter().map(|one| quoted_name(one)).collect();
                 let types = planned.before.key_types();
-                match condition(&keys, types, &columns) {
-                    Condition::Sql(text) => {
-                        of_these * ratio(expected_rows(client, table, &text).await?, whole.rows)
-                    }
-                    Condition::Here(_) => 0.0,
-                }
+                let text = condition(&keys, types, &columns);
+                of_these * ratio(expected_rows(client, table, &text).await?, whole.rows)
             }
         };
     }

@@ -10,7 +10,7 @@
 //!   not in the snapshot is younger than it.
 //! * They do not fire with `session_replication_role = replica`, under which replicated rows are written and moved rows removed.
 
-use crate::resharding::condition::{WhyHere, quoted_name};
+use crate::resharding::condition::quoted_name;
 use crate::resharding::job::{MovingKeys, ShardName};
 
 use super::scope::{MovedTable, Scope};
@@ -131,7 +131,7 @@ pub fn create(
     keys: MovingKeys,
     event: Event,
     relation: &str,
-) -> Result<Option<String>, WhyHere> {
+) -> Option<String> {
     let condition = |row: &str| {
         let columns: Vec<String> = table
             .key
@@ -140,9 +140,7 @@ pub fn create(
             .collect();
         scope.condition_at(table, shard, keys, &columns)
     };
-    let (Some(new), Some(old)) = (condition("NEW")?, condition("OLD")?) else {
-        return Ok(None);
-    };
+    let (new, old) = (condition("NEW")?, condition("OLD")?);
     let (when, clause) = match event {
         Event::Insert => ("AFTER INSERT", format!("FOR EACH ROW WHEN ({new})")),
         // Also of a key that moves and becomes one that does not: what is equal for the column's type may be two keys.
@@ -155,11 +153,11 @@ pub fn create(
     };
     let number = scope.number;
     let (first, second) = Lock::Keys(number, keys).halves();
-    Ok(Some(format!(
+    Some(format!(
         "CREATE TRIGGER {} {when} ON {relation} {clause} EXECUTE FUNCTION trunkline.reshard_guard('{number}', '{}', '{first}', '{second}');",
         quoted_name(&name(number, keys, event)),
         word(keys),
-    )))
+    ))
 }
 
 /// Takes a trigger off a relation.

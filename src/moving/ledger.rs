@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::resharding::hashes::FUNCTIONS;
 use crate::resharding::job::{Lsn, MovingKeys, ShardName, Term};
 
 use super::guard::{self, Lock};
@@ -188,20 +189,8 @@ impl OnShard<'_> {
     }
 
     async fn make_schema(&self) -> Result<(), ShardError> {
-        let text = format!("{} {STATEMENTS} {}", Lock::Schema.take(), guard::FUNCTION);
-        let made = self.client.batch_execute(&text).await.map_err(said);
-        match made {
-            // Somebody made the schema for another purpose at the same time: it is there now.
-            Err(error)
-                if matches!(
-                    error.sqlstate(),
-                    Some("23505" | "42P06" | "42P07" | "XX000")
-                ) =>
-            {
-                self.client.batch_execute(&text).await.map_err(said)
-            }
-            made => made,
-        }
+        make(self.client, &format!("{STATEMENTS} {}", guard::FUNCTION)).await?;
+        make_functions(self.client, self.scope).await
     }
 
     async fn order(
@@ -228,6 +217,34 @@ impl OnShard<'_> {
             Lock::Orders(number).take(),
             check(number, term, needs)
         )
+    }
+}
+
+/// Makes what the conditions of the plan call, if they do.
+pub(super) async fn make_functions(client: &Client, scope: &Scope) -> Result<(), ShardError> {
+    match scope.calls_our_functions() {
+        true => {
+            let text = format!("CREATE SCHEMA IF NOT EXISTS trunkline; {FUNCTIONS}");
+            make(client, &text).await
+        }
+        false => Ok(()),
+    }
+}
+
+/// Runs statements that make objects of the schema, and may be run again.
+async fn make(client: &Client, statements: &str) -> Result<(), ShardError> {
+    let text = format!("{} {statements}", Lock::Schema.take());
+    match client.batch_execute(&text).await.map_err(said) {
+        // Somebody made the schema for another purpose at the same time: it is there now.
+        Err(error)
+            if matches!(
+                error.sqlstate(),
+                Some("23505" | "42P06" | "42P07" | "XX000")
+            ) =>
+        {
+            client.batch_execute(&text).await.map_err(said)
+        }
+        made => made,
     }
 }
 

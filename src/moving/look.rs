@@ -51,7 +51,7 @@ impl OnShard<'_> {
     ) -> Result<(ShardFact, Vec<(ShardName, StreamRow)>), ShardError> {
         let number = self.scope.number;
         let wanted = match asked.triggers {
-            Triggers::Looked => triggers::wanted(self.scope, self.shard)?,
+            Triggers::Looked => triggers::wanted(self.scope, self.shard),
             Triggers::Believed => Vec::new(),
         };
         let here = self.objects_text(objects, asked);

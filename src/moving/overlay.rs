@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::records::{Databases, Known};
 use crate::catalog::placed::Places;
 use crate::catalog::{Distribution, DistributionId, Foreign, KeyCondition};
-use crate::resharding::condition::{Condition, condition};
+use crate::resharding::condition::condition;
 use crate::resharding::difference::difference;
 use crate::resharding::job::{Job, MapEpoch, Phase, Term};
 use crate::resharding::record::{StoredError, StoredMap};
@@ -118,11 +118,7 @@ impl Overlay {
             let columns = KeyCondition::columns(types.len());
             let mut of_shards: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
             for one in &moved.moves {
-                let said = match condition(&one.keys, types, &columns) {
-                    Condition::Sql(text) => format!("({text})"),
-                    // A plan of such keys is not started.
-                    Condition::Here(_) => "true".to_owned(),
-                };
+                let said = format!("({})", condition(&one.keys, types, &columns));
                 of_shards.entry(one.from).or_default().push(said);
             }
             let of_shards = of_shards.into_iter();

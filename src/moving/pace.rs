@@ -9,6 +9,11 @@ use tokio::time::Instant;
 /// Bytes that may be owed before anyone waits, as time at the rate.
 const CREDIT: Duration = Duration::from_millis(200);
 
+/// Reading takes turns with clients: so much at a time, as time at the rate. Much at once and then nothing for long would hold up those who ask meanwhile.
+const TURN: Duration = Duration::from_millis(50);
+/// Bytes that are worth a turn.
+const LEAST: u64 = 64 << 10;
+
 /// Shared by all that reads rows of one source, and by whoever slows it down.
 #[derive(Debug)]
 pub struct Pace {
@@ -76,6 +81,12 @@ impl Pace {
         }
     }
 
+    /// Bytes that should be read at a time; `None`: as many as one likes.
+    pub fn turn(&self) -> Option<u64> {
+        let rate = self.going.borrow().rate?;
+        Some(((rate as f64 * TURN.as_secs_f64()) as u64).max(LEAST))
+    }
+
     /// Notes what was read.
     pub fn spent(&self, bytes: u64) {
         let Some(rate) = self.going.borrow().rate else {
@@ -109,6 +120,16 @@ mod tests {
         pace.admitted().await;
         // Half a second, less the credit.
         assert!(start.elapsed() >= Duration::from_millis(300));
+    }
+
+    #[test]
+    fn turns_are_as_large_as_the_rate() {
+        let pace = Pace::new(None);
+        assert_eq!(pace.turn(), None);
+        pace.set_rate(Some(20 << 20));
+        assert_eq!(pace.turn(), Some(1 << 20));
+        pace.set_rate(Some(1));
+        assert_eq!(pace.turn(), Some(LEAST));
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ impl OnShard<'_> {
         tally: &Tally,
     ) -> Result<(), ShardError> {
         for table in &self.scope.tables {
-            let Some(wanted) = self.wanted(table, keys)? else {
+            let Some(wanted) = self.wanted(table, keys) else {
                 continue;
             };
             // A pass that finds nothing is the proof; one that removed something is followed by another.
@@ -156,15 +156,13 @@ impl OnShard<'_> {
     }
 
     /// `None`: the shard has no such keys of the table.
-    fn wanted(&self, table: &MovedTable, keys: MovingKeys) -> Result<Option<Wanted>, ShardError> {
+    fn wanted(&self, table: &MovedTable, keys: MovingKeys) -> Option<Wanted> {
         let columns: Vec<String> = table
             .key
             .iter()
             .map(|column| format!("moved.{}", quoted_name(column)))
             .collect();
-        let Some(condition) = self.scope.condition_at(table, self.shard, keys, &columns)? else {
-            return Ok(None);
-        };
+        let condition = { self.scope }.condition_at(table, self.shard, keys, &columns)?;
         let mut routes: Vec<(Route, String)> = Vec::new();
         for route in self.routes(table) {
             let here = match keys {
@@ -174,11 +172,11 @@ impl OnShard<'_> {
             if here != self.shard || routes.iter().any(|(known, _)| *known == route) {
                 continue;
             }
-            if let Some(condition) = self.scope.condition_of_route(table, &route, &columns)? {
+            if let Some(condition) = self.scope.condition_of_route(table, &route, &columns) {
                 routes.push((route, condition));
             }
         }
-        Ok(Some(Wanted { condition, routes }))
+        Some(Wanted { condition, routes })
     }
 
     fn routes(&self, table: &MovedTable) -> Vec<Route> {
@@ -249,7 +247,7 @@ mod tests {
     fn a_rate_is_kept() {
         let throttle = |rate| Throttle {
             rate,
-            latency_ms: None,
+            latency_us: None,
         };
         let millis = Duration::from_millis;
         assert_eq!(pause(throttle(None), 1 << 30, millis(1)), Duration::ZERO);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::QualifiedName;
-use crate::resharding::condition::{Condition, WhyHere, condition, quoted_name};
+use crate::resharding::condition::{calls_our_functions, condition, quoted_name};
 use crate::resharding::difference::Move;
 use crate::resharding::job::{MovingKeys, Plan, Route, ShardName};
 use crate::resharding::record::StoredError;
@@ -106,7 +106,7 @@ impl Scope {
         table: &MovedTable,
         route: &Route,
         columns: &[String],
-    ) -> Result<Option<String>, WhyHere> {
+    ) -> Option<String> {
         self.any_of(table, columns, |one| self.route(one) == *route)
     }
 
@@ -117,7 +117,7 @@ impl Scope {
         shard: &ShardName,
         keys: MovingKeys,
         columns: &[String],
-    ) -> Result<Option<String>, WhyHere> {
+    ) -> Option<String> {
         self.any_of(table, columns, |one| {
             let route = self.route(one);
             match keys {
@@ -135,6 +135,14 @@ impl Scope {
             .any(|id| self.shards[id.index()] == shard.0)
     }
 
+    /// Whether a condition calls functions of [`crate::resharding::hashes`].
+    pub fn calls_our_functions(&self) -> bool {
+        { self.distributions.iter() }.any(|one| {
+            let types = one.before.key_types();
+            { one.difference.moves.iter() }.any(|one| calls_our_functions(&one.keys, types))
+        })
+    }
+
     /// Whether any rows go by the route.
     pub fn moves_on(&self, route: &Route) -> bool {
         let moves = |planned: &Planned| {
@@ -148,17 +156,15 @@ impl Scope {
         table: &MovedTable,
         columns: &[String],
         concerned: impl Fn(&Move) -> bool,
-    ) -> Result<Option<String>, WhyHere> {
+    ) -> Option<String> {
         let planned = &self.distributions[table.distribution];
         let moves = planned.difference.moves.iter();
         let mut parts = Vec::new();
         for one in moves.filter(|one| concerned(one)) {
-            match condition(&one.keys, planned.before.key_types(), columns) {
-                Condition::Sql(text) => parts.push(format!("({text})")),
-                Condition::Here(why) => return Err(why),
-            }
+            let said = condition(&one.keys, planned.before.key_types(), columns);
+            parts.push(format!("({said})"));
         }
-        Ok((!parts.is_empty()).then(|| format!("({})", parts.join(" OR "))))
+        (!parts.is_empty()).then(|| format!("({})", parts.join(" OR ")))
     }
 
     fn route(&self, one: &Move) -> Route {

@@ -10,7 +10,6 @@ use tokio_postgres::Client;
 use crate::backend::connect::{Address, Login};
 use crate::backend::replication::{ReplicationConnection, ReplicationError};
 use crate::config::Config;
-use crate::resharding::condition::WhyHere;
 use crate::resharding::job::ShardName;
 use crate::sharding::ShardId;
 use crate::topology::{NodeError, Topology, TopologyError, WayIn, connect};
@@ -50,9 +49,6 @@ pub enum ShardError {
     /// The plan is ending or over, or somebody else drives it: what was asked for is not wanted any more.
     #[error("a late order was refused: {0}")]
     Stale(Box<str>),
-    /// No condition can be written for the keys of a move; a check finds that before a plan begins.
-    #[error(transparent)]
-    Keys(#[from] WhyHere),
     /// What it said cannot be what Postgres says.
     #[error("{0}")]
     Strange(&'static str),

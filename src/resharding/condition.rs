@@ -5,7 +5,7 @@
 //! | strategy | condition |
 //! | --- | --- |
 //! | hash, function `postgres` | the arithmetic of PARTITION BY HASH on the type's extended hash function (`hashint8extended(key, 8816678312871386365) ...`) |
-//! | hash, function `xxh3` | none: servers do not have it. See [`Condition::Here`] |
+//! | hash, function `xxh3`, or more columns than fit that arithmetic | functions in PL/pgSQL that are made beforehand ([`super::hashes`]) |
 //! | modulo | the mathematical remainder |
 //! | range | comparisons, of texts by their bytes (`COLLATE "C"`) |
 //! | list | `= ANY`, of texts by their bytes |
@@ -21,49 +21,28 @@ use crate::sharding::{KeyType, KeyValue, geo};
 
 use super::keys::{Key, KeySet, Keys, Runs, Span, Values};
 
-/// How a server can know that a row is in a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// A boolean expression.
-    Sql(String),
-    /// Only Trunkline can compute it. Instead of a condition:
-    ///
-    /// * a guard refuses every write to the distribution's tables on that shard, whatever its key, but from sessions that have set
-    ///   `trunkline.epoch` to the epoch of the map in force or a later one. Only Trunkline's sessions set it, and they route by that map.
-    ///   A proxy that was left behind has an older epoch, and so cannot write.
-    /// * rows to be removed are read in chunks, judged here, and deleted by their keys.
-    Here(WhyHere),
-}
-
-/// Why a server cannot compute it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WhyHere {
-    #[error("servers do not have the hash function xxh3")]
-    Xxh3,
-    #[error(
-        "the hash of {columns} key columns needs more bits than a bigint holds: servers can do it for {most}"
-    )]
-    ManyColumns { columns: usize, most: usize },
-}
-
-/// The condition for a set. `columns`: an expression for each key column, in order, such as `"id"` or `NEW."id"`.
-pub fn condition(keys: &Keys, types: &[KeyType], columns: &[String]) -> Condition {
-    match of_set(&keys.set, types, columns) {
-        Err(why) => Condition::Here(why),
-        Ok(inside) if keys.except.is_empty() => Condition::Sql(inside),
-        Ok(inside) => Condition::Sql(format!(
-            "{inside} AND NOT {}",
-            one_of(&keys.except, types, columns)
-        )),
+/// The condition for a set: a boolean expression. `columns`: an expression for each key column, in order, such as `"id"` or `NEW."id"`.
+pub fn condition(keys: &Keys, types: &[KeyType], columns: &[String]) -> String {
+    let inside = of_set(&keys.set, types, columns);
+    match keys.except.is_empty() {
+        true => inside,
+        false => format!("{inside} AND NOT {}", one_of(&keys.except, types, columns)),
     }
 }
 
-fn of_set(set: &KeySet, types: &[KeyType], columns: &[String]) -> Result<String, WhyHere> {
-    Ok(match set {
-        KeySet::Buckets { function, of, runs } => match function {
-            Function::Xxh3 => return Err(WhyHere::Xxh3),
-            Function::Postgres => in_runs(&bucket(types, columns, *of)?, runs),
-        },
+/// Whether the condition calls functions that a server does not bring with it, and [`super::hashes::FUNCTIONS`] makes.
+pub fn calls_our_functions(keys: &Keys, types: &[KeyType]) -> bool {
+    match &keys.set {
+        KeySet::Buckets { function, of, .. } => {
+            *function == Function::Xxh3 || types.len() > most_columns(*of)
+        }
+        _ => false,
+    }
+}
+
+fn of_set(set: &KeySet, types: &[KeyType], columns: &[String]) -> String {
+    match set {
+        KeySet::Buckets { function, of, runs } => in_buckets(*function, types, columns, *of, runs),
         KeySet::Remainders {
             divisor,
             remainders,
@@ -86,13 +65,15 @@ fn of_set(set: &KeySet, types: &[KeyType], columns: &[String]) -> Result<String,
             match buckets {
                 None => named,
                 Some(runs) => {
-                    let second = bucket(&types[1..2], &columns[1..2], geo::REGION_BUCKETS)?;
-                    format!("({named} AND {})", in_runs(&second, runs))
+                    let (types, columns) = (&types[1..2], &columns[1..2]);
+                    let of = geo::REGION_BUCKETS;
+                    let second = in_buckets(Function::Postgres, types, columns, of, runs);
+                    format!("({named} AND {second})")
                 }
             }
         }
         KeySet::Pinned(keys) => one_of(keys, types, columns),
-    })
+    }
 }
 
 fn in_runs(number: &str, runs: &Runs) -> String {
@@ -215,21 +196,51 @@ const BITS_A_COLUMN: u32 = 7;
 /// What `hash_combine64` adds.
 const COMBINE: u64 = 0x49a0_f4dd_15e5_a8e3;
 
-/// `compute_partition_hash_value(columns) % of` as an expression. Only as many low bits as the bucket depends on are computed, so that
-/// nothing overflows a bigint.
-fn bucket(types: &[KeyType], columns: &[String], of: u32) -> Result<String, WhyHere> {
-    let last_bits = of.trailing_zeros();
-    let most = 1 + (WHOLE_BITS - last_bits) / BITS_A_COLUMN;
-    let further = u32::try_from(columns.len())
-        .unwrap_or(u32::MAX)
-        .saturating_sub(1);
-    if further >= most {
-        return Err(WhyHere::ManyColumns {
-            columns: columns.len(),
-            most: most as usize,
-        });
-    }
-    let mut bits = last_bits + further * BITS_A_COLUMN;
+/// How many key columns a bigint has the bits for.
+fn most_columns(of: u32) -> usize {
+    1 + ((WHOLE_BITS - of.trailing_zeros()) / BITS_A_COLUMN) as usize
+}
+
+/// Whether a row's bucket, as [`crate::sharding::hash`] computes it, is one of these.
+fn in_buckets(
+    function: Function,
+    types: &[KeyType],
+    columns: &[String],
+    of: u32,
+    runs: &Runs,
+) -> String {
+    let hash = match (function, columns) {
+        (Function::Postgres, _) if columns.len() <= most_columns(of) => {
+            return in_runs(&in_low_bits(types, columns, of), runs);
+        }
+        (Function::Postgres, _) => folded(types, columns, hash_of),
+        (Function::Xxh3, [column]) => xxh3_of(types[0], column),
+        (Function::Xxh3, _) => folded(types, columns, xxh3_of),
+    };
+    // Of this a row is to pay for one only, however many runs there are.
+    let runs: Vec<_> = { runs.ranges() }
+        .map(|run| format!("[{},{}]", run.start(), run.end()))
+        .collect();
+    let mask = of - 1;
+    format!(
+        "('{{{}}}'::int8multirange @> ({hash} & {mask}))",
+        runs.join(",")
+    )
+}
+
+/// The hashes of all columns, folded by a function.
+fn folded(types: &[KeyType], columns: &[String], hash: impl Fn(KeyType, &str) -> String) -> String {
+    let each = types.iter().zip(columns);
+    each.fold("0".to_owned(), |row, (key_type, column)| {
+        format!("trunkline.hash_combine({row}, {})", hash(*key_type, column))
+    })
+}
+
+/// `compute_partition_hash_value(columns) % of`. Only as many low bits as the bucket depends on are computed, so that nothing overflows a bigint.
+fn in_low_bits(types: &[KeyType], columns: &[String], of: u32) -> String {
+    let further =
+        u32::try_from(columns.len() - 1).expect("as many columns as a bigint has the bits for");
+    let mut bits = of.trailing_zeros() + further * BITS_A_COLUMN;
     let mut row: Option<String> = None;
     for (key_type, column) in types.iter().zip(columns) {
         let mask = (1_u64 << bits) - 1;
@@ -244,7 +255,7 @@ fn bucket(types: &[KeyType], columns: &[String], of: u32) -> Result<String, WhyH
         });
         bits = bits.saturating_sub(BITS_A_COLUMN);
     }
-    Ok(row.expect("a key has a column"))
+    row.expect("a key has a column")
 }
 
 /// The extended hash of a column, by functions that every supported version has.
@@ -270,11 +281,31 @@ fn hash_of(key_type: KeyType, column: &str) -> String {
     }
 }
 
+/// XXH3 of a column: of its bytes as [`crate::sharding::hash::xxh3`] lists them.
+fn xxh3_of(key_type: KeyType, column: &str) -> String {
+    let number = |sent: String| format!("trunkline.xxh3_of_number({sent})");
+    let bytes = |bytes: String| format!("trunkline.xxh3({bytes})");
+    match key_type {
+        KeyType::SmallInt | KeyType::Integer | KeyType::BigInt => {
+            number(format!("int8send(({column})::int8)"))
+        }
+        KeyType::Date => number(format!("date_send({column})")),
+        KeyType::Timestamp => number(format!("timestamp_send({column})")),
+        KeyType::TimestampTz => number(format!("timestamptz_send({column})")),
+        KeyType::Numeric => format!("trunkline.xxh3_of_numeric({column})"),
+        KeyType::Text | KeyType::VarChar => bytes(format!("convert_to(({column})::text, 'UTF8')")),
+        // A text has no blanks at its end that were only there to fill it.
+        KeyType::Char => bytes(format!("convert_to(({column})::bpchar::text, 'UTF8')")),
+        KeyType::Uuid => bytes(format!("uuid_send({column})")),
+        KeyType::Bytea => bytes(column.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sql(set: KeySet, types: &[KeyType], columns: &[&str]) -> Condition {
+    fn sql(set: KeySet, types: &[KeyType], columns: &[&str]) -> String {
         let columns: Vec<_> = columns.iter().map(|name| quoted_name(name)).collect();
         let except = vec![];
         condition(&Keys { set, except }, types, &columns)
@@ -287,9 +318,7 @@ mod tests {
             of,
             runs: Runs::of(runs.iter().copied()),
         };
-        let is = |found: Condition, expected: &str| {
-            assert_eq!(found, Condition::Sql(expected.to_owned()));
-        };
+        let is = |found: String, expected: &str| assert_eq!(found, expected);
         is(
             sql(buckets(16, &[1, 2, 3, 7]), &[KeyType::BigInt], &["id"]),
             "((((hashint8extended((\"id\")::int8, 8816678312871386365) & 15) + 3) & 15) BETWEEN 1 AND 3 OR (((hashint8extended((\"id\")::int8, 8816678312871386365) & 15) + 3) & 15) IN (7))",
@@ -306,31 +335,41 @@ mod tests {
             ),
             "(((\"a\"\"b\")::text COLLATE \"C\" >= 'it''s'::text AND (\"a\"\"b\")::text COLLATE \"C\" < E'\\\\'::text))",
         );
-        let many = vec![KeyType::BigInt; 8];
-        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        assert_eq!(
-            sql(buckets(4096, &[0]), &many, &names),
-            Condition::Here(WhyHere::ManyColumns {
-                columns: 8,
-                most: 7
-            })
+        let xxh3 = KeySet::Buckets {
+            function: Function::Xxh3,
+            of: 16,
+            runs: Runs::of([1, 2]),
+        };
+        is(
+            sql(xxh3, &[KeyType::Text, KeyType::Date], &["a", "b"]),
+            "('{[1,2]}'::int8multirange @> (trunkline.hash_combine(trunkline.hash_combine(0, trunkline.xxh3(convert_to((\"a\")::text, 'UTF8'))), trunkline.xxh3_of_number(date_send(\"b\"))) & 15))",
         );
-        assert!(matches!(
-            sql(buckets(4096, &[0]), &many[..7], &names[..7]),
-            Condition::Sql(_)
-        ));
     }
 
     #[test]
-    fn xxh3_is_computed_here() {
-        let set = KeySet::Buckets {
-            function: Function::Xxh3,
-            of: 16,
-            runs: Runs::of([1]),
+    fn servers_bring_what_they_can() {
+        let calls = |function, columns| {
+            let set = KeySet::Buckets {
+                function,
+                of: 4096,
+                runs: Runs::of([0]),
+            };
+            let types = vec![KeyType::BigInt; columns];
+            let names: Vec<String> = (0..columns).map(|place| format!("c{place}")).collect();
+            let keys = Keys {
+                set,
+                except: vec![],
+            };
+            let calls = calls_our_functions(&keys, &types);
+            assert_eq!(
+                condition(&keys, &types, &names).contains("trunkline."),
+                calls
+            );
+            calls
         };
-        assert_eq!(
-            sql(set, &[KeyType::BigInt], &["id"]),
-            Condition::Here(WhyHere::Xxh3)
-        );
+        assert!(!calls(Function::Postgres, 1));
+        assert!(!calls(Function::Postgres, 7));
+        assert!(calls(Function::Postgres, 8));
+        assert!(calls(Function::Xxh3, 1));
     }
 }

@@ -206,8 +206,8 @@ pub struct Objects {
 pub struct Throttle {
     /// Bytes in a second, from each source.
     pub rate: Option<u64>,
-    /// Copying slows down while clients' statements take longer than this many milliseconds (99th percentile).
-    pub latency_ms: Option<u64>,
+    /// Copying slows down while clients' statements take longer than this many microseconds (99th percentile).
+    pub latency_us: Option<u64>,
 }
 
 /// Whether the plan goes on.

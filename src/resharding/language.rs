@@ -414,7 +414,7 @@ impl Reader {
             ])?);
         }
         if self.take_word("LATENCY") {
-            throttle.latency_ms = Some(self.amount(TIMES)?);
+            throttle.latency_us = Some(self.amount(SHORT_TIMES)?);
         }
         if throttle == Throttle::default() && !self.take_word("NONE") {
             return Err(self.wrong("bytes in a second like 20 MB, LATENCY 5 ms, both, or NONE"));
@@ -611,7 +611,10 @@ impl Reader {
 /// All of it, in hundredths of a percent.
 pub(super) const WHOLE: u32 = 10_000;
 const LONGEST_PAUSE_MS: u64 = 60_000;
+/// In milliseconds.
 const TIMES: &[(&str, u64)] = &[("MS", 1), ("S", 1000)];
+/// In microseconds.
+const SHORT_TIMES: &[(&str, u64)] = &[("US", 1), ("MS", 1000), ("S", 1_000_000)];
 
 /// Hundredths of a percent, as people write percents.
 pub(super) fn percent_shown(hundredths: u32) -> String {

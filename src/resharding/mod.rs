@@ -5,11 +5,12 @@
 //!
 //! [`language`] reads what an operator writes, [`wanted`] makes of it the map that shall be, [`difference`] the moves between two maps
 //! ([`layout`] proves them), [`mod@show`] the page that people read before anything happens. [`keys`] says which keys a move has,
-//! [`condition`] says it to a server. [`record`] stores maps. [`job`] is the life of a plan, and the one to read next: one function from
+//! [`condition`] says it to a server, by functions of [`hashes`] where servers have none. [`record`] stores maps. [`job`] is the life of a plan, and the one to read next: one function from
 //! what is known to what is done.
 
 pub mod condition;
 pub mod difference;
+pub mod hashes;
 pub mod job;
 pub mod keys;
 pub mod language;

@@ -63,6 +63,8 @@ pub enum Case {
     Tpch,
     /// A table of 10 million rows moved to another shard, beside pg_dump and pg_restore; its changes followed
     MoveRows,
+    /// What clients notice of such a move, without and with a limit of their latency
+    MoveNoticed,
 }
 
 impl Case {
@@ -87,7 +89,8 @@ impl Case {
             | Case::CopyFrom
             | Case::Gather
             | Case::Tpch
-            | Case::MoveRows => false,
+            | Case::MoveRows
+            | Case::MoveNoticed => false,
         }
     }
 }

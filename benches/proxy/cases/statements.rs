@@ -137,7 +137,8 @@ fn plans(bench: &Bench, case: Case, length: &Length) -> Result<Vec<Plan>> {
         | Case::CopyFrom
         | Case::Gather
         | Case::Tpch
-        | Case::MoveRows => Vec::new(),
+        | Case::MoveRows
+        | Case::MoveNoticed => Vec::new(),
     })
 }
 

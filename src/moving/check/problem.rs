@@ -1,7 +1,5 @@
 //! What can stand against a plan, each with where it is and the way out.
 
-use crate::resharding::condition::WhyHere;
-
 /// Whether a plan can begin in spite of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
@@ -74,8 +72,6 @@ problems! {
         "shard {shard} has a replication slot {name} already: SELECT pg_drop_replication_slot('{name}') if nobody uses it";
     OtherPlan { shard: Box<str>, plan: Box<str>, number: i64 }, "other_plan", Refuses,
         "plan {plan} (number {number}) is not over on shard {shard}, and concerns the same tables: FINISH or CANCEL it first";
-    Condition { distribution: Box<str>, why: WhyHere }, "no_condition", Refuses,
-        "the moving keys of distribution {distribution} cannot be told by a server, so that they could not be guarded: {why}; make a distribution with function = \"postgres\" and fewer key columns, and load the tables into tables of it";
     NoTable { shard: Box<str>, table: Box<str> }, "table_missing", Refuses,
         "shard {shard} has no table {table}, whose rows leave it: make it there, or take it out of the configuration";
     Kind { shard: Box<str>, table: Box<str>, kind: &'static str, way: Box<str> }, "table_kind", Refuses,

@@ -23,6 +23,8 @@ pub(super) struct Server {
     /// Nothing is refused to it.
     pub superuser: bool,
     pub bypasses_row_security: bool,
+    /// Our role may make the schema `trunkline`, and what a plan needs in it.
+    pub may_make_schema: bool,
     slots: Places,
     senders: Places,
 }
@@ -70,6 +72,7 @@ pub(super) async fn ask(
         role: text(4),
         superuser: row.get(5),
         bypasses_row_security: row.get(7),
+        may_make_schema: row.get::<_, bool>(15) && row.get::<_, bool>(16),
         slots: places(9),
         senders: places(11),
     };

@@ -318,7 +318,7 @@ impl<'a> Tables<'a> {
                 continue;
             }
             let columns: Vec<String> = moved.key.iter().map(|column| quoted_name(column)).collect();
-            let Ok(Some(condition)) =
+            let Some(condition) =
                 scope.condition_at(moved, self.shard, MovingKeys::Arriving, &columns)
             else {
                 continue;

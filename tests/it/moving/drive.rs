@@ -296,10 +296,15 @@ const EVERY_STRATEGY: &str = "[[distributions]]\nname = \"items\"\nkey = \"bigin
     values = [{ values = [\"acme\", \"globex\"], shard = \"s1\" }, { values = [\"initech\"], shard = \"s2\" }]\n\
     [[distributions]]\nname = \"people\"\nkey = [\"text\", \"bigint\"]\nstrategy = \"geo\"\n\
     regions = [{ name = \"eu\", values = [\"DE\", \"FR\"], shards = [\"s1\"] }, { name = \"us\", values = [\"US\"], shards = [\"s2\"] }]\n\
+    [[distributions]]\nname = \"tags\"\nkey = [\"text\", \"date\"]\nstrategy = \"hash\"\nfunction = \"xxh3\"\nbuckets = 16\nshards = [\"s1\", \"s2\"]\n\
+    [[distributions]]\nname = \"cells\"\nkey = [\"smallint\", \"smallint\", \"smallint\", \"smallint\", \"smallint\", \"smallint\", \"smallint\", \"smallint\"]\n\
+    strategy = \"hash\"\nshards = [\"s1\", \"s2\"]\n\
     [[tables]]\nname = \"item\"\ndistribution = \"items\"\nkey = \"id\"\n\
     [[tables]]\nname = \"reading\"\ndistribution = \"readings\"\nkey = \"id\"\n\
     [[tables]]\nname = \"doc\"\ndistribution = \"docs\"\nkey = \"tenant\"\n\
-    [[tables]]\nname = \"person\"\ndistribution = \"people\"\nkey = [\"country\", \"id\"]\n";
+    [[tables]]\nname = \"person\"\ndistribution = \"people\"\nkey = [\"country\", \"id\"]\n\
+    [[tables]]\nname = \"tag\"\ndistribution = \"tags\"\nkey = [\"name\", \"day\"]\n\
+    [[tables]]\nname = \"cell\"\ndistribution = \"cells\"\nkey = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\"]\n";
 
 /// A table with the keys that are written, each as SQL.
 struct Kept {
@@ -348,7 +353,10 @@ async fn every_strategy_and_several_distributions_at_once() {
         proxies: 1,
         distributions: EVERY_STRATEGY,
         schema: "CREATE TABLE item (id bigint PRIMARY KEY, v bigint); CREATE TABLE reading (id bigint PRIMARY KEY, v bigint);
-            CREATE TABLE doc (tenant text, n int, v bigint, PRIMARY KEY (tenant, n)); CREATE TABLE person (country text, id bigint, v bigint, PRIMARY KEY (country, id))",
+            CREATE TABLE doc (tenant text, n int, v bigint, PRIMARY KEY (tenant, n)); CREATE TABLE person (country text, id bigint, v bigint, PRIMARY KEY (country, id));
+            CREATE TABLE tag (name text, day date, v bigint, PRIMARY KEY (name, day));
+            CREATE TABLE cell (a smallint, b smallint, c smallint, d smallint, e smallint, f smallint, g smallint, h smallint, v bigint,
+                PRIMARY KEY (a, b, c, d, e, f, g, h))",
         populated: 2,
     })
     .await;
@@ -378,6 +386,20 @@ async fn every_strategy_and_several_distributions_at_once() {
             keys: ["DE", "FR", "US"]
                 .iter()
                 .flat_map(|country| (1..=8).map(move |id| format!("'{country}', {id}")))
+                .collect(),
+        },
+        Kept {
+            table: "tag",
+            columns: "name, day",
+            keys: (1..=9)
+                .map(|day| format!("'of a length {}', '2026-11-{day}'", "x".repeat(day * day)))
+                .collect(),
+        },
+        Kept {
+            table: "cell",
+            columns: "a, b, c, d, e, f, g, h",
+            keys: (1..=9)
+                .map(|h| format!("1, -2, 3, 4, 5, 6, 7, {h}"))
                 .collect(),
         },
     ]);

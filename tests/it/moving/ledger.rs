@@ -754,7 +754,7 @@ async fn a_removal_keeps_the_rate() {
     on.close(Term(2)).await.unwrap();
     let throttle = Throttle {
         rate: Some(2_000_000),
-        latency_ms: None,
+        latency_us: None,
     };
     let begun = Instant::now();
     on.remove(Leaving, throttle, &Tally::default())

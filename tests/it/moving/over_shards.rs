@@ -13,8 +13,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::load::wait_for_definitions;
 use super::stage::{Setting, Stage, connect};
 
-const DISTRIBUTIONS: &str = "[[distributions]]\nname = \"items\"\nkey = \"bigint\"\nstrategy = \"hash\"\nbuckets = 64\nshards = [\"s1\", \"s2\"]\n\
-    [[tables]]\nname = \"item\"\ndistribution = \"items\"\nkey = \"id\"\n\
+const TABLES: &str = "[[tables]]\nname = \"item\"\ndistribution = \"items\"\nkey = \"id\"\n\
     [[tables]]\nname = \"note\"\ndistribution = \"items\"\nkey = \"id\"\n";
 
 const SCHEMA: &str = "CREATE TABLE item (id bigint PRIMARY KEY, owner int NOT NULL, v bigint, twice bigint GENERATED ALWAYS AS (v * 2) STORED);
@@ -30,11 +29,19 @@ const TURNS: [(&str, &str); 4] = [
     ("CUTOVER", "cut over"),
 ];
 
-fn setting(proxies: usize) -> Setting<'static> {
+/// By a hash function.
+fn distributions(function: &str) -> String {
+    format!(
+        "[[distributions]]\nname = \"items\"\nkey = \"bigint\"\nstrategy = \"hash\"\nfunction = \"{function}\"\nbuckets = 64\n\
+         shards = [\"s1\", \"s2\"]\n{TABLES}"
+    )
+}
+
+fn setting(proxies: usize, distributions: &str) -> Setting<'_> {
     Setting {
         shards: 3,
         proxies,
-        distributions: DISTRIBUTIONS,
+        distributions,
         schema: SCHEMA,
         populated: 2,
     }
@@ -192,7 +199,7 @@ async fn copied(client: &Client, sql: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_never_seen_twice_while_they_move() {
-    let stage = Stage::start(&setting(1)).await;
+    let stage = Stage::start(&setting(1, &distributions("postgres"))).await;
     let both = Both::start(&stage).await;
     let rows: Vec<String> = (1..=200)
         .map(|id| format!("({id}, {}, {id})", id % 4))
@@ -329,7 +336,12 @@ impl Owner {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_row_is_changed_once_while_rows_move() {
     const OWNERS: i32 = 5;
-    let stage = Stage::start(&setting(2)).await;
+    let stage = Stage::start(&setting(2, &distributions("xxh3"))).await;
+    // Clients may less than who moves rows.
+    for shard in [0, 1] {
+        let less = "CREATE ROLE clerk; GRANT clerk TO app; GRANT ALL ON item, note TO clerk";
+        stage.shard(shard).run_sql("app", less).unwrap();
+    }
     let ports: Vec<u16> = stage.proxies.iter().map(|proxy| proxy.port).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
@@ -337,8 +349,10 @@ async fn every_row_is_changed_once_while_rows_move() {
     for owner in 0..OWNERS {
         let port = ports[owner as usize % ports.len()];
         wait_for_definitions(port).await;
+        let client = connect(port, "app", "app").await.unwrap();
+        client.batch_execute("SET ROLE clerk").await.unwrap();
         let mut owner = Owner {
-            client: connect(port, "app", "app").await.unwrap(),
+            client,
             owner,
             rows: BTreeMap::new(),
             next: i64::from(owner) * 1_000_000,

@@ -4,11 +4,16 @@
 //! A round begins with all rows on the first server. `copied` is a plan from START until all rows and indexes are on the second one and changes are followed;
 //! then a quarter of the rows is changed, and `followed` is how long that takes until nothing is left of it. With `written` the same is copied while
 //! a client changes rows all the time: what the source's log has to keep then is what matters (`log_kept_megabytes`).
+//!
+//! `move_noticed` is what clients notice who look up and change rows at their leisure: their statements' latency with nothing else going on, while all is copied
+//! as fast as it can be, and while the copy makes way for them (`THROTTLE LATENCY`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::clients::milliseconds;
+use std::io;
+
+use super::clients::{Chance, Outcome, Turn, Window, milliseconds, watch};
 use super::{Cluster, Commit, Proxy};
 use crate::cases::{Bench, blocking};
 use crate::client::Client;
@@ -27,30 +32,56 @@ const INDEX: &str = "CREATE INDEX items_n ON items (n)";
 /// How long a plan may take for one of its phases.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-pub async fn run(bench: &mut Bench) -> Result<()> {
-    let (rows, rounds) = match bench.smoke {
-        true => (200_000, 1),
-        false => (10_000_000, 3),
-    };
-    let rounds = bench.rounds.unwrap_or(rounds);
-    let setup = Setup {
-        connections: 100,
-        durability: Durability::On,
-        speedups: Speedups::Off,
-        logical: true,
-    };
-    let cluster = Cluster::start_with(bench, "move_rows", setup, "").await?;
-    let table = format!(
-        "CREATE TABLE items ({COLUMNS}); \
-         INSERT INTO items SELECT g, g % 1000, '2026-01-01'::timestamptz + g * interval '1 second', repeat(md5(g::text), 3) FROM generate_series(1, {rows}) g; {INDEX}; VACUUM (FREEZE, ANALYZE) items; CHECKPOINT"
-    );
-    for statement in table.split("; ") {
-        on(&cluster, 0, statement).await?;
+/// One server with rows, others without, and Trunkline before them.
+struct Site {
+    cluster: Cluster,
+    proxy: Proxy,
+    rows: u64,
+}
+
+impl Site {
+    async fn start(bench: &Bench, name: &'static str) -> Result<Site> {
+        let rows = match bench.smoke {
+            true => 200_000,
+            false => 10_000_000,
+        };
+        let setup = Setup {
+            connections: 100,
+            durability: Durability::On,
+            speedups: Speedups::Off,
+            logical: true,
+        };
+        let cluster = Cluster::start_with(bench, name, setup, "").await?;
+        let table = format!(
+            "CREATE TABLE items ({COLUMNS}); \
+             INSERT INTO items SELECT g, g % 1000, '2026-01-01'::timestamptz + g * interval '1 second', repeat(md5(g::text), 3) FROM generate_series(1, {rows}) g; {INDEX}; VACUUM (FREEZE, ANALYZE) items; CHECKPOINT"
+        );
+        for statement in table.split("; ") {
+            on(&cluster, 0, statement).await?;
+        }
+        let proxy = cluster
+            .proxy_of(PLACED, Commit::Atomic, "SELECT n FROM items WHERE id = 1")
+            .await?;
+        Ok(Site {
+            cluster,
+            proxy,
+            rows,
+        })
     }
-    let proxy = cluster
-        .proxy_of(PLACED, Commit::Atomic, "SELECT n FROM items WHERE id = 1")
-        .await?;
-    for round in 1..=rounds {
+}
+
+/// Of a case.
+fn rounds(bench: &Bench) -> u32 {
+    bench.rounds.unwrap_or(if bench.smoke { 1 } else { 3 })
+}
+
+pub async fn run(bench: &mut Bench) -> Result<()> {
+    let Site {
+        cluster,
+        proxy,
+        rows,
+    } = Site::start(bench, "move_rows").await?;
+    for round in 1..=rounds(bench) {
         let mut by_hand = Duration::ZERO;
         let mut copied = Duration::ZERO;
         for step in 0..2 {
@@ -65,6 +96,15 @@ pub async fn run(bench: &mut Bench) -> Result<()> {
                 .with("rate_to_dump_and_restore", ratio),
         )?;
         written(bench, &cluster, &proxy, rows, round).await?;
+    }
+    Ok(())
+}
+
+/// The case `move_noticed`.
+pub async fn run_noticed(bench: &mut Bench) -> Result<()> {
+    let site = Site::start(bench, "move_noticed").await?;
+    for round in 1..=rounds(bench) {
+        noticed(bench, &site, round).await?;
     }
     Ok(())
 }
@@ -114,15 +154,20 @@ async fn reach(cluster: &Cluster, proxy: &Proxy, phase: &str) -> Result<u64> {
     }
 }
 
-/// The column `retained_bytes` of SHOW RESHARDS.
+/// The columns `copied_bytes` and `retained_bytes` of SHOW RESHARDS.
+const COPIED_BYTES: usize = 7;
 const LOG_KEPT: usize = 11;
 
 /// A plan for all rows, checked, and started.
 async fn start(cluster: &Cluster, proxy: &Proxy) -> Result<()> {
+    start_with(cluster, proxy, "").await
+}
+
+async fn start_with(cluster: &Cluster, proxy: &Proxy, throttle: &str) -> Result<()> {
     order(cluster, proxy, "RESHARD PLAN m DRAIN s0 TO s1").await?;
     order(cluster, proxy, "RESHARD CHECK m").await?;
     reach(cluster, proxy, "checked").await?;
-    order(cluster, proxy, "RESHARD START m").await?;
+    order(cluster, proxy, &format!("RESHARD START m {throttle}")).await?;
     Ok(())
 }
 
@@ -252,6 +297,120 @@ async fn written(
     .with("peak_megabytes", peak as f64 / 1e6);
     bench.add(measure)?;
     take_back(cluster, proxy).await.map(drop)
+}
+
+/// Clients of `move_noticed`, and how long each waits between two statements at most.
+const VISITORS: u64 = 8;
+const LEISURE: Duration = Duration::from_millis(40);
+/// Looks up a row, or changes one.
+struct Visitor {
+    client: Client,
+    chance: Chance,
+    rows: u64,
+}
+
+impl Turn for Visitor {
+    fn take(&mut self) -> io::Result<(Outcome, Option<Duration>)> {
+        let id = self.chance.below(self.rows) + 1;
+        let statement = match self.chance.below(2) {
+            0 => format!("SELECT note FROM items WHERE id = {id}"),
+            _ => format!("UPDATE items SET n = n + 1 WHERE id = {id}"),
+        };
+        let leisure = LEISURE.as_micros() as u64;
+        std::thread::sleep(Duration::from_micros(self.chance.below(leisure)));
+        let began = Instant::now();
+        self.client.query(&statement)?;
+        Ok((Outcome::Done, Some(began.elapsed())))
+    }
+}
+
+/// What clients notice for some time.
+async fn visit(proxy: &Proxy, rows: u64, length: Duration) -> Result<[f64; 2]> {
+    let port = proxy.port;
+    let window = blocking("visit", move || {
+        let visitors: io::Result<Vec<_>> = (1..=VISITORS)
+            .map(|number| {
+                let visitor = Visitor {
+                    client: Client::connect(port, None)?,
+                    chance: Chance::new(number),
+                    rows,
+                };
+                Ok(Box::new(visitor) as Box<dyn Turn>)
+            })
+            .collect();
+        watch(visitors?, Vec::new(), None, length)
+    });
+    { Window::parts_ms(&window.await?) }
+        .ok_or_else(|| Error::Missing("statements to be timed".to_owned()))
+}
+
+async fn noticed(bench: &mut Bench, site: &Site, round: u32) -> Result<()> {
+    let Site {
+        cluster,
+        proxy,
+        rows,
+    } = site;
+    let rows = *rows;
+    // All rows of a smoke test are copied within a second.
+    let length = match bench.smoke {
+        true => Duration::from_millis(500),
+        false => Duration::from_secs(20),
+    };
+    let [alone_p50, alone_p99] = visit(proxy, rows, length).await?;
+    // What clients see without a copy: the proxy sees less, as it does not see the way to the client, and it takes a second to see it.
+    let limit = (alone_p99 * 1000.0).ceil();
+    let mut all = Measure::new(
+        "move_noticed",
+        "clients",
+        Subject::TrunklineFourShards,
+        round,
+    )
+    .with("p50_ms_alone", alone_p50)
+    .with("p99_ms_alone", alone_p99)
+    .with("latency_limit_us", limit);
+    let freely = (
+        "",
+        [
+            "p50_ms_freely",
+            "p99_ms_freely",
+            "p99_freely_to_alone",
+            "megabytes_per_second_freely",
+        ],
+        length.min(Duration::from_secs(5)),
+    );
+    let throttle = format!("THROTTLE LATENCY {limit} us");
+    let making_way = (
+        &*throttle,
+        [
+            "p50_ms_making_way",
+            "p99_ms_making_way",
+            "p99_making_way_to_alone",
+            "megabytes_per_second_making_way",
+        ],
+        length,
+    );
+    for (throttle, names, length) in [freely, making_way] {
+        start_with(cluster, proxy, throttle).await?;
+        let began = Instant::now();
+        let [p50, p99] = visit(proxy, rows, length).await?;
+        let (row, took) = (status(cluster, proxy).await?, began.elapsed());
+        let copied: f64 = { row.get(COPIED_BYTES) }.map_or(0.0, |text| text.parse().unwrap_or(0.0));
+        if !bench.smoke {
+            // Else the figure would be of something else.
+            expect(
+                "the plan's phase",
+                row.get(2).map_or("", String::as_str),
+                "copying",
+            )?;
+        }
+        all = all
+            .with(names[0], p50)
+            .with(names[1], p99)
+            .with(names[2], p99 / alone_p99)
+            .with(names[3], copied / 1e6 / took.as_secs_f64());
+        take_back(cluster, proxy).await?;
+    }
+    bench.add(all)
 }
 
 /// `pg_dump -Fd -j 2` of the first server, `pg_restore -j 2` into the second.

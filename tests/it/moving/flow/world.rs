@@ -179,7 +179,6 @@ impl World {
                     MovingKeys::Leaving,
                     &columns,
                 )
-                .unwrap()
                 .unwrap_or_else(|| "false".into());
             // Of the keys that move. What stays on the first shard is its as well.
             let stays = match wanted.before.contains(&1) {
@@ -313,9 +312,7 @@ impl World {
         for table in &self.scope.tables {
             let columns: Vec<_> = table.key.iter().map(|name| quoted_name(name)).collect();
             for route in &self.routes {
-                let condition = { self.scope.condition_of_route(table, route, &columns) }
-                    .unwrap()
-                    .unwrap();
+                let condition = { self.scope.condition_of_route(table, route, &columns) }.unwrap();
                 let mut sides = Vec::new();
                 for shard in [&route.from, &route.to] {
                     let place = NAMES.iter().position(|name| **name == *shard.0).unwrap();
