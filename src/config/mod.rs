@@ -443,7 +443,7 @@ pub struct AuthQuery {
     pub cache_size: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub line: Line,
     pub name: String,

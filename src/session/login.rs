@@ -55,7 +55,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
         credential,
         admission,
     } = arrival;
-    let presence = worker.welcome(&user, credential);
+    let (user, presence) = worker.welcome(user, credential);
     let Startup {
         stream,
         database: name,

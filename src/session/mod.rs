@@ -278,6 +278,9 @@ impl Session {
         {
             return Poll::Ready(Err(broken));
         }
+        if self.link.is_some() && self.events.capacity() == 0 {
+            self.events = self.worker.room_for_events.take();
+        }
         let mut scratch = self.worker.scratch.borrow_mut();
         let server = self.link.as_mut().map(Link::server);
         relay::poll(
@@ -326,16 +329,20 @@ impl Session {
 
     /// Remembers what the last relay brought to light.
     fn settle(&mut self) -> Result<(), End> {
-        match self.events[..] {
-            [] => return Ok(()),
+        let mut events = std::mem::take(&mut self.events);
+        match events[..] {
+            [] => {
+                self.hand_back(events);
+                return Ok(());
+            }
             [Event::Ready(status)] => {
-                self.events.clear();
+                events.clear();
+                self.hand_back(events);
                 self.ready(status);
                 return Ok(());
             }
             _ => {}
         }
-        let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
                 Event::Done {
@@ -360,8 +367,15 @@ impl Session {
                 Event::StaleUnseen => self.ask_again(),
             }
         }
-        self.events = events;
+        self.hand_back(events);
         Ok(())
+    }
+
+    /// Room that was lent, and is empty again.
+    fn hand_back(&self, events: Vec<Event>) {
+        if events.capacity() != 0 {
+            self.worker.room_for_events.set(events);
+        }
     }
 
     /// A statement failed here. On a server connection the failure is counted when its turn comes in the pipeline.

@@ -19,6 +19,12 @@ use crate::topology::choice::Lag;
 #[derive(Clone, Default)]
 pub struct OwnSettings {
     history: History,
+    /// `None`: nothing was ever set. An idle client costs as little as can be.
+    made: Option<Box<Choices>>,
+}
+
+#[derive(Clone, Default)]
+struct Choices {
     /// `SET trunkline.shard` and `SET trunkline.key`: the shard for all statements that follow.
     chosen: Scoped<Option<Chosen>>,
     consistency: Scoped<ReadConsistency>,
@@ -286,9 +292,10 @@ impl OwnSettings {
         catalog: &Catalog,
     ) -> Result<(), Fault> {
         self.history = History::Set;
+        let made = &mut **self.made.get_or_insert_default();
         match setting {
             OwnSetting::ReadConsistency => set_word(
-                &mut self.consistency,
+                &mut made.consistency,
                 scope,
                 values,
                 ReadConsistency::named,
@@ -298,7 +305,7 @@ impl OwnSettings {
                 },
             ),
             OwnSetting::Read => set_word(
-                &mut self.from,
+                &mut made.from,
                 scope,
                 values,
                 |word| ReadFrom::named(&word.to_ascii_lowercase()).map(Some),
@@ -308,7 +315,7 @@ impl OwnSettings {
                 },
             ),
             OwnSetting::CausalReads => set_word(
-                &mut self.causal,
+                &mut made.causal,
                 scope,
                 values,
                 |word| CausalReads::named(&word.to_ascii_lowercase()).map(Some),
@@ -318,7 +325,7 @@ impl OwnSettings {
                 },
             ),
             OwnSetting::MaxLag => set_word(
-                &mut self.max_lag,
+                &mut made.max_lag,
                 scope,
                 values,
                 |text| MaxLag::parse(text).map(Some),
@@ -328,7 +335,7 @@ impl OwnSettings {
                 },
             ),
             OwnSetting::Choice(_) if is_absent(values) => {
-                self.chosen.reset(scope);
+                made.chosen.reset(scope);
                 Ok(())
             }
             OwnSetting::Choice(by) => {
@@ -339,7 +346,7 @@ impl OwnSettings {
                     shard,
                     epoch: catalog.epoch,
                 };
-                self.chosen.set(scope, Some(chosen));
+                made.chosen.set(scope, Some(chosen));
                 Ok(())
             }
             // The session has taken it.
@@ -362,31 +369,37 @@ impl OwnSettings {
             _ => vec![Box::from(value)],
         };
         self.set(setting, &values, Scope::Session, catalog)?;
-        self.chosen.start();
-        self.consistency.start();
-        self.from.start();
-        self.causal.start();
-        self.max_lag.start();
+        if let Some(made) = &mut self.made {
+            made.chosen.start();
+            made.consistency.start();
+            made.from.start();
+            made.causal.start();
+            made.max_lag.start();
+        }
         self.history = History::NeverSet;
         Ok(())
     }
 
     /// RESET ALL: to be undone with its transaction.
     pub fn reset_all(&mut self) {
-        self.chosen.reset(Scope::Session);
-        self.consistency.reset(Scope::Session);
-        self.from.reset(Scope::Session);
-        self.causal.reset(Scope::Session);
-        self.max_lag.reset(Scope::Session);
+        if let Some(made) = &mut self.made {
+            made.chosen.reset(Scope::Session);
+            made.consistency.reset(Scope::Session);
+            made.from.reset(Scope::Session);
+            made.causal.reset(Scope::Session);
+            made.max_lag.reset(Scope::Session);
+        }
     }
 
     /// As when the client had connected.
     pub fn clear(&mut self) {
-        self.chosen.restart();
-        self.consistency.restart();
-        self.from.restart();
-        self.causal.restart();
-        self.max_lag.restart();
+        if let Some(made) = &mut self.made {
+            made.chosen.restart();
+            made.consistency.restart();
+            made.from.restart();
+            made.causal.restart();
+            made.max_lag.restart();
+        }
     }
 
     /// Nothing was set since the session began.
@@ -396,20 +409,38 @@ impl OwnSettings {
 
     /// The application has chosen a shard.
     pub fn has_shard(&self) -> bool {
-        self.chosen.value().is_some()
+        self.chosen().is_some()
     }
 
     pub fn read_consistency(&self) -> ReadConsistency {
-        *self.consistency.value()
+        { self.made.as_ref() }
+            .map_or_else(ReadConsistency::default, |made| *made.consistency.value())
+    }
+
+    fn chosen(&self) -> Option<&Chosen> {
+        self.made.as_ref()?.chosen.value().as_ref()
+    }
+
+    /// `None`, as of the next ones: as is configured.
+    fn max_lag(&self) -> Option<MaxLag> {
+        *self.made.as_ref()?.max_lag.value()
+    }
+
+    fn from(&self) -> Option<ReadFrom> {
+        *self.made.as_ref()?.from.value()
+    }
+
+    fn causal(&self) -> Option<CausalReads> {
+        *self.made.as_ref()?.causal.value()
     }
 
     /// What the session's reads do.
     pub fn reads(&self, defaults: &ReadDefaults) -> ReadPolicy {
-        let limit = self.max_lag.value().or(defaults.own_lag);
+        let limit = self.max_lag().or(defaults.own_lag);
         let lag = limit.map_or(Lag::AsConfigured, |limit| defaults.within(limit));
         ReadPolicy {
-            from: self.from.value().unwrap_or(defaults.from),
-            causal: self.causal.value().unwrap_or(defaults.causal),
+            from: self.from().unwrap_or(defaults.from),
+            causal: self.causal().unwrap_or(defaults.causal),
             lag,
         }
     }
@@ -418,11 +449,13 @@ impl OwnSettings {
         if self.history == History::NeverSet {
             return;
         }
-        self.chosen.transaction_ended(kept);
-        self.consistency.transaction_ended(kept);
-        self.from.transaction_ended(kept);
-        self.causal.transaction_ended(kept);
-        self.max_lag.transaction_ended(kept);
+        if let Some(made) = &mut self.made {
+            made.chosen.transaction_ended(kept);
+            made.consistency.transaction_ended(kept);
+            made.from.transaction_ended(kept);
+            made.causal.transaction_ended(kept);
+            made.max_lag.transaction_ended(kept);
+        }
     }
 
     /// What the application set, as it wrote it, or what holds without. The token is not known here.
@@ -431,26 +464,27 @@ impl OwnSettings {
             OwnSetting::Read => self.reads(defaults).from.as_str().to_owned(),
             OwnSetting::CausalReads => self.reads(defaults).causal.as_str().to_owned(),
             OwnSetting::MaxLag => {
-                let limit = match self.max_lag.value() {
+                let limit = match self.max_lag() {
                     None => defaults.max_lag,
                     Some(MaxLag::Off) => None,
-                    Some(MaxLag::Within(limit)) => Some(*limit),
+                    Some(MaxLag::Within(limit)) => Some(limit),
                 };
                 limit.map_or_else(|| "off".to_owned(), written)
             }
             OwnSetting::Token => String::new(),
             OwnSetting::ReadConsistency => self.read_consistency().as_str().to_owned(),
-            OwnSetting::Choice(by) => {
-                let chosen = self.chosen.value().as_ref();
-                chosen
-                    .filter(|chosen| chosen.name == by)
-                    .map_or_else(String::new, |chosen| chosen.values.join(", "))
-            }
+            OwnSetting::Choice(by) => self
+                .chosen()
+                .filter(|chosen| chosen.name == by)
+                .map_or_else(String::new, |chosen| chosen.values.join(", ")),
         }
     }
 
     pub fn shard(&mut self, catalog: &Catalog) -> Result<Option<ShardId>, Refusal> {
-        let Scoped { current, local, .. } = &mut self.chosen;
+        let Some(made) = &mut self.made else {
+            return Ok(None);
+        };
+        let Scoped { current, local, .. } = &mut made.chosen;
         let Some(chosen) = local.as_mut().unwrap_or(current) else {
             return Ok(None);
         };

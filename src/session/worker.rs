@@ -19,6 +19,7 @@ use super::statement::Statements;
 use super::waits::Several;
 use crate::backend::cancel::Target;
 use crate::backend::connect::{Address, ConnectError, Login};
+use crate::backend::pipeline::Event;
 use crate::backend::pool::{Away, Lending, Pool, Seat, Spec, Spotted, Witness};
 use crate::backend::settings::{Reported, Settings};
 use crate::catalog::Catalog;
@@ -61,6 +62,8 @@ pub struct Worker {
     pub cards: Cards,
     /// Those whose sessions work on several shards.
     pub several: Several,
+    /// Room for what a server brings to light, which no idle session needs for itself.
+    pub room_for_events: Cell<Vec<Event>>,
     /// Counts the configurations that were followed.
     pub configured: Cell<u64>,
     /// Counts the changes of gates.
@@ -181,6 +184,7 @@ impl Worker {
             statements: RefCell::default(),
             cards: Cards::default(),
             several: Several::default(),
+            room_for_events: Cell::default(),
             configured: Cell::new(0),
             gates: watch::Sender::new(0),
             draining: Cell::new(false),
@@ -303,16 +307,21 @@ impl Worker {
             .collect()
     }
 
-    /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well.
-    pub fn welcome(&self, user: &Rc<User>, credential: Option<Credential>) -> Presence {
+    /// A user has logged in. What that has shown of it is good for its connections from now on, older sessions' as well. What is configured of it is the
+    /// same for all its sessions, and there once.
+    pub fn welcome(&self, user: Rc<User>, credential: Option<Credential>) -> (Rc<User>, Presence) {
         let mut users = self.users.borrow_mut();
         let before = users.remove(&*user.name);
+        let user = match &before {
+            Some(before) if before.user == user => Rc::clone(&before.user),
+            _ => user,
+        };
         let known = before.as_ref().and_then(|before| before.credential.clone());
         let news = credential.is_some() && credential != known;
         let name: Box<str> = Box::from(&*user.name);
         let present = before.map_or_else(|| Presence(Rc::new(())), |before| before.present);
         let known = Known {
-            user: Rc::clone(user),
+            user: Rc::clone(&user),
             credential: credential.or(known),
             present: present.clone(),
         };
@@ -325,7 +334,7 @@ impl Worker {
                 }
             }
         }
-        present
+        (user, present)
     }
 
     /// The role on servers, and what it shows them.
