@@ -10,7 +10,7 @@ use slab::Slab;
 
 use super::waits::Company;
 use crate::backend::cancel::Canceller;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, User};
 use crate::plan::Passage;
 use crate::sharding::ShardId;
 
@@ -22,7 +22,7 @@ pub struct Cards(RefCell<Slab<Rc<Card>>>);
 pub struct Card {
     pub place: Cell<usize>,
     pub process_id: Cell<i32>,
-    pub user: Box<str>,
+    pub user: Rc<User>,
     pub database: Box<str>,
     pub address: Box<str>,
     pub tls: bool,
@@ -238,7 +238,7 @@ impl Card {
 
 /// Who a session is, for its card.
 pub struct Identity {
-    pub user: Box<str>,
+    pub user: Rc<User>,
     pub database: Box<str>,
     pub address: Box<str>,
     pub tls: bool,

@@ -796,11 +796,11 @@ impl Session {
             Difference::Parameters => Err(Fault::StalePlan),
             Difference::Result => {
                 let renewed = self.renewed(&binding.statement);
-                self.untold = Some(Untold {
+                self.untold = Some(Box::new(Untold {
                     portal: Box::from(binding.bind.portal),
                     stale: std::mem::replace(&mut binding.statement, Rc::clone(&renewed)),
                     renewed,
-                });
+                }));
                 Ok(())
             }
         }
@@ -974,10 +974,8 @@ impl Session {
     pub(super) fn describe_portal(&mut self, name: &[u8], frame: &[u8]) {
         let told = self.untold.take_if(|untold| *untold.portal == *name);
         let token = told.map(|told| {
-            self.remember(Effect::Renewed {
-                stale: told.stale,
-                renewed: told.renewed,
-            })
+            let Untold { stale, renewed, .. } = *told;
+            self.remember(Effect::Renewed { stale, renewed })
         });
         if let Some(link) = &mut self.link {
             link.send(frame, Request::DescribePortal, token);

@@ -83,7 +83,7 @@ pub async fn begin(worker: &Rc<Worker>, arrival: Arrival) -> Option<Box<Session>
     let now = Instant::now();
     let card = Card::new(
         Identity {
-            user: Box::from(&*user.name),
+            user: Rc::clone(&user),
             database: database.name.clone(),
             address: client.stream().peer().to_string().into_boxed_str(),
             tls,

@@ -170,7 +170,7 @@ pub struct Session {
     /// In what the statement that the session waits for differs from what the client was told.
     looked: Option<Difference>,
     /// A portal whose rows have another shape than the client knows.
-    untold: Option<Untold>,
+    untold: Option<Box<Untold>>,
     /// What one server connection may hold.
     room: Room,
     unnamed: Option<Rc<Statement>>,
@@ -567,7 +567,7 @@ impl Session {
     async fn close(mut self: Box<Self>, end: End) {
         if !matches!(end, End::Client) {
             tracing::debug!(
-                user = &*self.card.user,
+                user = &*self.card.user.name,
                 database = &*self.card.database,
                 ?end,
                 "session ended"

@@ -106,7 +106,7 @@ fn clients(worker: &Worker, now: Instant) -> Vec<ClientReport> {
     let cards = worker.cards.all();
     let told = cards.iter().map(|card| ClientReport {
         process_id: card.process_id.get(),
-        user: card.user.clone(),
+        user: Box::from(&*card.user.name),
         database: card.database.clone(),
         address: card.address.clone(),
         tls: card.tls,
