@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::cancel::Target;
@@ -28,6 +28,7 @@ use super::server::Server;
 use crate::config;
 use crate::sharding::ShardId;
 use crate::wire::answer::TransactionStatus;
+use crate::wire::socket::Caller;
 
 /// A connection that was used this lately is lent without a look at its socket: what is found there would be as old.
 const USED_JUST_NOW: Duration = Duration::from_millis(2);
@@ -175,6 +176,7 @@ struct Trouble {
 
 /// What a pool gives a client that waits. A client has one and uses it again and again.
 pub struct Waiter {
+    /// When it began to wait; once it is answered, when it was.
     since: Cell<Instant>,
     /// Of what its client has sent and nobody has dealt with.
     bytes: Cell<u64>,
@@ -215,7 +217,7 @@ impl Queue {
 
 enum Slot {
     /// (Given or Failed or Abandoned)
-    Waiting(Option<Waker>),
+    Waiting(Option<Caller>),
     Given(Box<Server>),
     Failed(CheckoutError),
     /// The client no longer waits, or has taken what it was given.
@@ -380,7 +382,7 @@ impl Pool {
     /// Opens connections for those who wait, as far as the size allows.
     fn connect_as_needed(self: &Rc<Pool>) {
         let mut state = self.state.borrow_mut();
-        if state.lending != Lending::Open {
+        if state.open >= state.spec.share || state.lending != Lending::Open {
             return;
         }
         if let Some(trouble) = &state.trouble
@@ -478,7 +480,7 @@ impl Pool {
             }
         }
         for waiter in told {
-            waiter.resolve(Slot::Failed(failed.clone()));
+            waiter.resolve(Slot::Failed(failed.clone()), now);
         }
         if away {
             (self.witness)(spec.node, Spotted::Unreachable(error));
@@ -511,7 +513,7 @@ impl Pool {
         if state.lending == Lending::Open {
             let mut server = server;
             while let Some(waiter) = state.waiting.pop() {
-                match waiter.give(server) {
+                match waiter.give(server, now) {
                     Ok(()) => return,
                     Err(back) => server = back,
                 }
@@ -555,7 +557,7 @@ impl Pool {
                 .is_some_and(|waiter| now.duration_since(waiter.since.get()) >= timeout)
             {
                 if let Some(waiter) = state.waiting.pop() {
-                    waiter.resolve(Slot::Failed(error.clone()));
+                    waiter.resolve(Slot::Failed(error.clone()), now);
                 }
             }
             let mut at = 0;
@@ -614,6 +616,7 @@ impl Pool {
     }
 
     pub fn set_lending(self: &Rc<Pool>, lending: Lending) {
+        let now = Instant::now();
         let mut closed = Vec::new();
         {
             let mut state = self.state.borrow_mut();
@@ -624,7 +627,7 @@ impl Pool {
                     closed.append(&mut state.idle);
                     state.open -= closed.len();
                     for waiter in std::mem::take(&mut state.waiting).waiters {
-                        waiter.resolve(Slot::Failed(CheckoutError::Closed));
+                        waiter.resolve(Slot::Failed(CheckoutError::Closed), now);
                     }
                 }
                 Lending::Open => {
@@ -635,7 +638,7 @@ impl Pool {
                             state.idle.push(server);
                             break;
                         };
-                        if let Err(back) = waiter.give(server) {
+                        if let Err(back) = waiter.give(server, now) {
                             state.idle.push(back);
                         }
                     }
@@ -722,19 +725,20 @@ impl Waiter {
         })
     }
 
-    fn resolve(&self, outcome: Slot) {
+    fn resolve(&self, outcome: Slot, now: Instant) {
         let before = std::mem::replace(&mut *self.slot.borrow_mut(), outcome);
-        if let Slot::Waiting(Some(waker)) = before {
-            waker.wake();
+        self.since.set(now);
+        if let Slot::Waiting(Some(caller)) = before {
+            caller.wake();
         }
     }
 
     /// Gives a connection unless the client is gone.
-    fn give(&self, server: Box<Server>) -> Result<(), Box<Server>> {
+    fn give(&self, server: Box<Server>, now: Instant) -> Result<(), Box<Server>> {
         if matches!(*self.slot.borrow(), Slot::Abandoned) {
             return Err(server);
         }
-        self.resolve(Slot::Given(server));
+        self.resolve(Slot::Given(server), now);
         Ok(())
     }
 }
@@ -763,11 +767,17 @@ impl Place {
                 Poll::Ready(Err(error))
             }
             Slot::Waiting(_) => {
-                *slot = Slot::Waiting(Some(cx.waker().clone()));
+                let state = self.pool.state.borrow();
+                *slot = Slot::Waiting(Some(state.spec.target.home.caller(cx)));
                 Poll::Pending
             }
             Slot::Abandoned => Poll::Pending,
         }
+    }
+
+    /// When it was answered.
+    pub fn answered_at(&self) -> Instant {
+        self.waiter.since.get()
     }
 }
 

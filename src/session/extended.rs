@@ -301,16 +301,15 @@ enum AskedOf {
 /// A Bind whose destination is known.
 pub struct Binding<'a> {
     bind: Bind<'a>,
-    statement: Rc<Statement>,
-    naming: Naming,
-    planned: Rc<Planned>,
-    pub destination: Destination,
+    pub begun: Begun,
 }
 
-impl Binding<'_> {
-    pub fn planned(&self) -> &Planned {
-        &self.planned
-    }
+/// What was found out about a Bind.
+pub struct Begun {
+    statement: Rc<Statement>,
+    naming: Naming,
+    pub planned: Rc<Planned>,
+    pub destination: Destination,
 }
 
 impl Session {
@@ -592,35 +591,35 @@ impl Session {
         let mut asked_of = AskedOf::Unknown;
         let numbered;
         if let Some(binding) = &mut begun
-            && binding.destination == Destination::Several
+            && binding.begun.destination == Destination::Several
         {
-            let Binding {
-                bind,
-                statement,
-                naming,
-                ..
-            } = &*binding;
-            match self.bind_with_numbers(bind, statement, *naming).await? {
+            let (bind, statement) = (&binding.bind, &binding.begun.statement);
+            let naming = binding.begun.naming;
+            match self.bind_with_numbers(bind, statement, naming).await? {
                 Some(given) => {
                     numbered = given;
-                    let naming = *naming;
                     let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
                     let statement = Rc::clone(&numbered.statement);
                     begun = self.begin_bind_of(bind, &numbered.body, statement, naming)?;
                 }
                 None => {
-                    binding.destination = self.bind_as_it_is(binding)?;
+                    binding.begun.destination = self.bind_as_it_is(binding)?;
                     asked_of = AskedOf::Server;
                 }
             }
         }
         if let Some(mut binding) = begun {
-            self.will_run(&binding.planned);
+            let Begun {
+                planned,
+                destination,
+                ..
+            } = &binding.begun;
+            self.will_run(planned);
             if asked_of == AskedOf::Server {
                 self.asks_server();
             }
-            self.attach(binding.destination, Phase::Working).await?;
-            self.check_writers(&binding.planned, binding.destination)?;
+            self.attach(*destination, Phase::Working).await?;
+            self.check_writers(planned, *destination)?;
             self.check_last_values()?;
             self.hold_for(&mut binding).await?;
             self.finish_bind(&binding);
@@ -630,11 +629,14 @@ impl Session {
 
     /// Where a statement goes whose last values its server knows.
     fn bind_as_it_is(&mut self, binding: &Binding<'_>) -> Result<Destination, Fault> {
-        let Binding {
-            bind, statement, ..
-        } = binding;
+        let statement = &binding.begun.statement;
         let plan = self.plan_statement(statement)?;
-        self.destination_of_bind(bind, statement, &plan.literals, &plan.planned.as_it_is())
+        self.destination_of_bind(
+            &binding.bind,
+            statement,
+            &plan.literals,
+            &plan.planned.as_it_is(),
+        )
     }
 
     /// Where a Bind's values take a statement.
@@ -665,6 +667,11 @@ impl Session {
     /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.
     pub(super) fn begin_bind<'a>(&mut self, body: &'a [u8]) -> Result<Option<Binding<'a>>, Fault> {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
+        if let Some(Decided::Bind(begun)) = self.decided.take()
+            && Rc::ptr_eq(&begun.statement.scope, &self.scope)
+        {
+            return Ok(Some(Binding { bind, begun }));
+        }
         let (statement, naming) = self.statement(bind.statement)?;
         self.begin_bind_of(bind, body, statement, naming)
     }
@@ -711,11 +718,8 @@ impl Session {
             self.answer(bytes);
             return Ok(None);
         }
-        let decided = self.decided.take();
-        let destination = match decided {
-            Some(Decided::Bind(destination)) => destination,
-            _ => self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?,
-        };
+        let destination =
+            self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?;
         self.check_writers(&plan.planned, destination)?;
         self.seek(&plan.planned);
         // What needs numbers goes the long way, where it gets them.
@@ -728,24 +732,24 @@ impl Session {
             self.answer(bytes);
             return Ok(None);
         }
-        Ok(Some(Binding {
-            bind,
+        let begun = Begun {
             statement,
             naming,
             planned: plan.planned,
             destination,
-        }))
+        };
+        Ok(Some(Binding { bind, begun }))
     }
 
     /// Sends a Bind on the current connection.
     pub(super) fn finish_bind(&mut self, binding: &Binding<'_>) {
-        let Binding {
-            bind,
+        let Binding { bind, begun } = binding;
+        let Begun {
             statement,
             naming,
             planned,
             ..
-        } = binding;
+        } = begun;
         let renamed = self.as_servers_know(statement, planned);
         let (statement, naming, shift) = match &renamed {
             Some((renamed, shift)) => (renamed, &Naming::Unnamed, Some(shift)),
@@ -775,30 +779,31 @@ impl Session {
     }
 
     /// Whether what a Bind needs must be looked at first, which takes a while.
-    pub(super) fn must_wait_for(&mut self, binding: &Binding<'_>) -> bool {
-        match self.executed_by(&binding.planned) {
+    pub(super) fn must_wait_for(&mut self, begun: &Begun) -> bool {
+        match self.executed_by(&begun.planned) {
             Some(executed) => self.must_look(&executed, Naming::Named),
-            None => self.must_look(&binding.statement, binding.naming),
+            None => self.must_look(&begun.statement, begun.naming),
         }
     }
 
     /// Makes sure of what a Bind needs. A client that does not know the result as it is now must be told before it gets rows.
     async fn hold_for(&mut self, binding: &mut Binding<'_>) -> Result<(), Fault> {
-        if let Some(executed) = self.executed_by(&binding.planned) {
+        let Binding { bind, begun } = binding;
+        if let Some(executed) = self.executed_by(&begun.planned) {
             return match self.hold(&executed, Naming::Named).await? {
                 Difference::None => Ok(()),
                 _ => Err(Fault::StalePlan),
             };
         }
-        match self.hold(&binding.statement, binding.naming).await? {
+        match self.hold(&begun.statement, begun.naming).await? {
             Difference::None => Ok(()),
             // The values are of the types that the client was told.
             Difference::Parameters => Err(Fault::StalePlan),
             Difference::Result => {
-                let renewed = self.renewed(&binding.statement);
+                let renewed = self.renewed(&begun.statement);
                 self.untold = Some(Box::new(Untold {
-                    portal: Box::from(binding.bind.portal),
-                    stale: std::mem::replace(&mut binding.statement, Rc::clone(&renewed)),
+                    portal: Box::from(bind.portal),
+                    stale: std::mem::replace(&mut begun.statement, Rc::clone(&renewed)),
                     renewed,
                 }));
                 Ok(())

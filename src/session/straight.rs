@@ -5,10 +5,10 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use super::card::State;
 use super::channels::speaks_of_channels;
+use super::extended::Begun;
 use super::last_values::LastValues;
 use super::link::Phase;
 use super::prepared::speaks_of_prepared;
@@ -34,10 +34,10 @@ pub(super) enum Path {
     Obstacle,
 }
 
-/// What the straight path found out before it met its obstacle.
+/// What the straight path found out of a message before it met its obstacle. The same message is taken up again next.
 pub(super) enum Decided {
     Query(Rc<Planned>, Destination),
-    Bind(Destination),
+    Bind(Begun),
 }
 
 impl Session {
@@ -63,8 +63,9 @@ impl Session {
                         _ => Poll::Pending,
                     };
                 };
+                let answered_at = place.answered_at();
                 self.place = None;
-                self.waits(State::Active, Instant::now());
+                self.waits(State::Active, answered_at);
                 self.granted = Some(granted);
             }
             if !self.client.inbox.is_empty() && self.take_straight()? == Path::Obstacle {
@@ -157,16 +158,12 @@ impl Session {
             b'B' if self.binds_open_portal(body) => return Path::Obstacle,
             b'B' => match self.begin_bind(body) {
                 Ok(Some(binding)) => {
-                    if self.asks_in_vain(binding.planned()) {
-                        self.decided = Some(Decided::Bind(binding.destination));
-                        return Path::Obstacle;
-                    }
-                    if !self.attach_straight(binding.destination) {
-                        self.decided = Some(Decided::Bind(binding.destination));
-                        return Path::Obstacle;
-                    }
-                    if self.must_wait_for(&binding) {
-                        self.decided = Some(Decided::Bind(binding.destination));
+                    let begun = &binding.begun;
+                    if self.asks_in_vain(&begun.planned)
+                        || !self.attach_straight(begun.destination)
+                        || self.must_wait_for(begun)
+                    {
+                        self.decided = Some(Decided::Bind(binding.begun));
                         return Path::Obstacle;
                     }
                     self.finish_bind(&binding);

@@ -51,6 +51,8 @@ impl Session {
         while let Some((tag, range)) = self.next_message(inbox, taken)? {
             *taken = range.end;
             self.message(tag, &inbox[range]).await?;
+            // It was about this message.
+            self.decided = None;
             if self.copy_in.is_some() {
                 // What the client has sent of its data is read in front of what is to come.
                 self.client

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags};
@@ -18,7 +18,7 @@ use socket2::{SockAddr, SockRef, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::executor::{Belief, Executor, Watch};
+use super::executor::{Belief, Executor, Key, Watch};
 
 /// The thread that a connection lives on, as far as it must be known to make another one there.
 #[derive(Clone, Debug)]
@@ -35,6 +35,18 @@ impl Home {
             Home::Executor(executor) => executor.spawn(task),
             Home::Tokio => drop(tokio::task::spawn_local(task)),
         }
+    }
+
+    /// Who is to be woken when what the task that runs here waits for has happened.
+    #[inline]
+    pub fn caller(&self, cx: &Context<'_>) -> Caller {
+        Caller(match self {
+            Home::Executor(executor) => match executor.current(cx) {
+                Some(task) => Called::Task(Rc::clone(executor), task),
+                None => Called::Waker(cx.waker().clone()),
+            },
+            Home::Tokio => Called::Waker(cx.waker().clone()),
+        })
     }
 
     /// A connected socket that comes from somewhere else.
@@ -76,6 +88,24 @@ impl Home {
             }
             Home::Tokio => Kind::TokioTcp(TcpStream::from_std(socket.into())?),
         }))
+    }
+}
+
+/// Somebody on this thread who waits for somebody else on it. A task of an executor is woken by its number: no lock and no atomic,
+/// other than by its `Waker`.
+pub struct Caller(Called);
+
+enum Called {
+    Task(Rc<Executor>, Key),
+    Waker(Waker),
+}
+
+impl Caller {
+    pub fn wake(self) {
+        match self.0 {
+            Called::Task(executor, task) => executor.wake(task),
+            Called::Waker(waker) => waker.wake(),
+        }
     }
 }
 

@@ -38,10 +38,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Token};
 
 use alarm::{Alarm, Alarms};
-use slots::Key;
 use sources::{Direction, Interest, Source, Sources};
 use tasks::{Body, Rank, Tasks};
 
+pub(super) use slots::Key;
 pub(super) use sources::Belief;
 
 /// Most tasks that run before the system is asked again what became ready.
@@ -204,7 +204,7 @@ impl Executor {
         for interest in [reader, writer] {
             match interest {
                 Interest::Nobody => {}
-                Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
+                Interest::Task(task) => self.wake(task),
                 Interest::Waker(waker) => waker.wake(),
             }
         }
@@ -256,15 +256,26 @@ impl Executor {
         Ok(watch)
     }
 
+    /// The task that runs, if nobody stands between it and who asks.
+    #[inline]
+    pub(super) fn current(&self, cx: &Context<'_>) -> Option<Key> {
+        let waker = cx.waker().data();
+        // A waker of nothing (as `Waker::noop`) points to null, and nobody runs behind it.
+        (waker == self.current_waker.get() && !waker.is_null()).then(|| self.current_task.get())
+    }
+
+    /// A task is to run. Called on this thread only, by another task.
+    #[inline]
+    pub(super) fn wake(&self, task: Key) {
+        self.tasks.borrow_mut().enqueue(task);
+    }
+
     /// Who is to be told when what is waited for here happens.
     #[inline]
     fn interest(&self, cx: &Context<'_>) -> Interest {
-        // A waker of nothing (as `Waker::noop`) points to null, and nobody runs behind it.
-        if cx.waker().data() == self.current_waker.get() && !cx.waker().data().is_null() {
-            // Nobody stands between the task and its socket.
-            Interest::Task(self.current_task.get())
-        } else {
-            Interest::Waker(cx.waker().clone())
+        match self.current(cx) {
+            Some(task) => Interest::Task(task),
+            None => Interest::Waker(cx.waker().clone()),
         }
     }
 
@@ -278,7 +289,7 @@ impl Executor {
             }
             None => {
                 match self.interest(cx) {
-                    Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
+                    Interest::Task(task) => self.wake(task),
                     Interest::Waker(waker) => waker.wake(),
                     Interest::Nobody => {}
                 }

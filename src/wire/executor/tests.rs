@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::wire::socket::{Home, Socket};
+use crate::wire::socket::{Caller, Home, Socket};
 use crate::wire::timers::Timers;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,6 +102,74 @@ fn other_threads_wake_tasks_and_no_wake_is_lost() {
         }
         drop(ask);
         thread.join().unwrap();
+    });
+}
+
+/// Waits until somebody has woken the caller that it leaves there.
+async fn called(home: &Home, door: &RefCell<Option<Caller>>) {
+    let mut first = true;
+    std::future::poll_fn(|cx| match std::mem::take(&mut first) {
+        true => {
+            *door.borrow_mut() = Some(home.caller(cx));
+            Poll::Pending
+        }
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
+#[test]
+fn callers_are_woken_by_their_neighbours() {
+    within(|executor| async move {
+        let home = home(&executor);
+        let door = Rc::new(RefCell::new(None));
+        let (done, mut ended) = tokio::sync::mpsc::unbounded_channel();
+        let (there, at_home) = (Rc::clone(&door), home.clone());
+        let told = done.clone();
+        executor.spawn(async move {
+            called(&at_home, &there).await;
+            told.send("a task").unwrap();
+            // Here its waker is not the task's own.
+            let mut inside: FuturesUnordered<_> = [called(&at_home, &there)].into_iter().collect();
+            inside.next().await;
+            told.send("inside of a task").unwrap();
+        });
+        let mut kept = Vec::new();
+        for expected in ["a task", "inside of a task"] {
+            while door.borrow().is_none() {
+                step_back().await;
+            }
+            door.take().expect("it is there").wake();
+            assert_eq!(ended.recv().await, Some(expected));
+        }
+        // One that has ended before it is woken, and whose place another has.
+        for _ in 0..2 {
+            let (there, at_home) = (Rc::clone(&door), home.clone());
+            let told = done.clone();
+            executor.spawn(async move {
+                std::future::poll_fn(|cx| {
+                    *there.borrow_mut() = Some(at_home.caller(cx));
+                    Poll::Ready(())
+                })
+                .await;
+                told.send("ended").unwrap();
+            });
+            assert_eq!(ended.recv().await, Some("ended"));
+            kept.extend(door.take());
+            step_back().await;
+        }
+        let runs = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&runs);
+        executor.spawn(std::future::poll_fn(move |_| {
+            counted.set(counted.get() + 1);
+            Poll::Pending
+        }));
+        step_back().await;
+        for caller in kept {
+            caller.wake();
+            step_back().await;
+        }
+        assert_eq!(runs.get(), 1);
     });
 }
 
