@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::catalog::{
     Catalog, Collation, Column, ColumnDefault, Distribution, DistributionId, Epoch, Placement,
     Relation, SchemaState, SearchPath, Sequences, Undeclared,
@@ -217,24 +217,30 @@ fn plans(c: &mut Criterion) {
         ("mapped", MAPPED),
         ("wide", &wide),
     ];
-    for (kind, bytes) in [("plan/hit", CACHE_BYTES), ("plan/miss", 0)] {
-        let mut group = c.benchmark_group(kind);
-        for (name, text) in texts {
-            // A cache without room plans every time.
-            let mut cache = PlanCache::new(bytes);
-            let mut literals = Vec::new();
-            let mut plan = |text: &str| cache.plan(text.as_bytes(), &path, &catalog, &mut literals);
-            target(&plan(text).expect("the text can be planned"));
-            group.throughput(Throughput::Bytes(text.len() as u64));
-            group.bench_function(name, |b| b.iter(|| plan(black_box(text))));
-            let (hits, misses) = (cache.counters().hits, cache.counters().misses);
-            assert!(
-                if bytes == 0 { hits == 0 } else { misses == 1 },
-                "{hits} hits, {misses} misses in {kind}"
-            );
-        }
-        group.finish();
+    let mut hits = c.benchmark_group("plan/hit");
+    for (name, text) in texts {
+        let mut cache = PlanCache::new(CACHE_BYTES);
+        let mut literals = Vec::new();
+        let mut plan = |text: &str| cache.plan(text.as_bytes(), &path, &catalog, &mut literals);
+        target(&plan(text).expect("the text can be planned"));
+        hits.throughput(Throughput::Bytes(text.len() as u64));
+        hits.bench_function(name, |b| b.iter(|| plan(black_box(text))));
+        assert_eq!(cache.counters().misses, 1, "{name} is not found");
     }
+    hits.finish();
+    let mut misses = c.benchmark_group("plan/miss");
+    for (name, text) in texts {
+        let mut literals = Vec::new();
+        misses.throughput(Throughput::Bytes(text.len() as u64));
+        misses.bench_function(name, |b| {
+            b.iter_batched_ref(
+                || PlanCache::new(CACHE_BYTES),
+                |cache| cache.plan(black_box(text).as_bytes(), &path, &catalog, &mut literals),
+                BatchSize::SmallInput,
+            )
+        });
+    }
+    misses.finish();
 }
 
 /// Name, plan, text, its literals, and of a Bind message the formats and values.

@@ -50,6 +50,7 @@ enum Item {
         request: Request,
         fate: Fate,
         token: Option<Token>,
+        telling: Telling,
         /// Its text is not quite what the client wrote.
         shift: Option<Box<Shift>>,
     },
@@ -58,6 +59,15 @@ enum Item {
         bytes: Box<[u8]>,
         token: Option<Token>,
     },
+}
+
+/// What is told of a request with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Whether it was done or not.
+    Outcome,
+    /// Only [`Event::Dropped`]: when it was done there is nothing new to know.
+    Loss,
 }
 
 /// What to do with one message of the server.
@@ -187,6 +197,17 @@ pub enum Copying {
 impl Pipeline {
     /// Notes that a request was put on its way.
     pub fn expect(&mut self, request: Request, fate: Fate, token: Option<Token>) {
+        self.expect_telling(request, fate, token, Telling::Outcome);
+    }
+
+    /// Likewise, and how much is to be told of it.
+    pub fn expect_telling(
+        &mut self,
+        request: Request,
+        fate: Fate,
+        token: Option<Token>,
+        telling: Telling,
+    ) {
         if ends_in_ready(request) && matches!(fate, Fate::Forward | Fate::Mark) {
             self.closing += 1;
         }
@@ -195,6 +216,7 @@ impl Pipeline {
             request,
             fate,
             token,
+            telling,
             shift: None,
         });
     }
@@ -343,6 +365,7 @@ impl Pipeline {
                 request: *request,
                 fate: Fate::Swallow,
                 token: *token,
+                telling: Telling::Outcome,
                 shift: None,
             });
         }
@@ -372,11 +395,12 @@ impl Pipeline {
             request,
             fate: Fate::Forward,
             token,
+            telling,
             ..
         }) = self.queue.front()
         {
             let request = *request;
-            let unmarked = token.is_none();
+            let unmarked = token.is_none() || *telling == Telling::Loss;
             let ends = unmarked && self.copying == Copying::No;
             loop {
                 let left = &chunk[at..];
@@ -445,8 +469,12 @@ impl Pipeline {
                 request,
                 fate,
                 token,
+                telling,
                 shift,
-            }) => (*request, fate, *token, shift),
+            }) => {
+                let told = token.filter(|_| *telling == Telling::Outcome);
+                (*request, fate, told, shift)
+            }
             // Notices, notifications and parameters may come at any time.
             _ if matches!(tag, b'N' | b'A' | b'S') => return Ok(Verdict::Forward),
             _ => return Err(unexpected),
@@ -814,6 +842,34 @@ mod tests {
                 Event::Dropped(Token(4), Reached::No),
                 Event::Dropped(Token(3), Reached::No),
                 Event::Ready(TransactionStatus::Failed)
+            ]
+        );
+    }
+
+    #[test]
+    fn of_some_only_the_loss_is_told() {
+        let owed = || {
+            let mut pipeline = Pipeline::default();
+            pipeline.expect_telling(Request::Parse, Fate::Forward, Some(Token(3)), Telling::Loss);
+            pipeline.expect(Request::Sync, Fate::Forward, None);
+            pipeline
+        };
+        let mut done = owed();
+        let (verdicts, events) = play(&mut done, &[(b'1', b""), (b'Z', b"I")]);
+        assert_eq!(verdicts, "1Z");
+        assert_eq!(events, [Event::Ready(TransactionStatus::Idle)]);
+        let mut stepped = owed();
+        let mut events = Vec::new();
+        let verdict = stepped.step(b'1', b"", &mut events);
+        assert_eq!((verdict, &events[..]), (Ok(Verdict::Forward), &[][..]));
+        let mut lost = owed();
+        let (_, events) = play(&mut lost, &[(b'E', b""), (b'Z', b"I")]);
+        assert_eq!(
+            events,
+            [
+                Event::Failed(Rest::Ends),
+                Event::Dropped(Token(3), Reached::Yes),
+                Event::Ready(TransactionStatus::Idle)
             ]
         );
     }

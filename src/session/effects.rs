@@ -14,7 +14,7 @@ use super::statement::Statement;
 use super::transaction::{Opener, Prologue};
 use super::worker::add;
 use super::{Savepoint, Session};
-use crate::backend::pipeline::{Committed, Fate, Reached, Token};
+use crate::backend::pipeline::{Committed, Fate, Reached, Telling, Token};
 use crate::backend::prepared::StatementId;
 use crate::backend::settings;
 use crate::plan::refusal::{Reason, Refusal};
@@ -859,6 +859,13 @@ impl Session {
         // A failed transaction accepts no Parse: the server says so, also of a statement that it has.
         let judged = known && link.status() == crate::wire::answer::TransactionStatus::Failed;
         let sent = if known { Sent::No } else { Sent::Yes };
+        // The same as before, and accepted then: that it is accepted again changes nothing.
+        let telling = match &before {
+            Some(before) if Rc::ptr_eq(before, &statement) && statement.accepted.get() => {
+                Telling::Loss
+            }
+            _ => Telling::Outcome,
+        };
         let token = self.remember(Effect::Parsed {
             statement: Rc::clone(&statement),
             name: name.clone(),
@@ -867,7 +874,7 @@ impl Session {
         });
         match sent {
             Sent::No if judged => {
-                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token);
+                self.push_parse(&statement, Naming::Unnamed, Fate::Forward, token, telling);
             }
             Sent::No => {
                 let mut bytes = Vec::with_capacity(5);
@@ -877,7 +884,7 @@ impl Session {
                 }
             }
             Sent::Yes => {
-                self.push_parse(&statement, naming, Fate::Forward, token);
+                self.push_parse(&statement, naming, Fate::Forward, token, telling);
                 if naming == Naming::Named {
                     self.look(&statement, naming, Looking::Parsed(name));
                 }
@@ -900,13 +907,20 @@ impl Session {
     /// Prepares a statement on the current connection; the client is not told.
     pub(super) fn inject(&mut self, statement: &Rc<Statement>, naming: Naming, looking: Looking) {
         let token = self.remember(Effect::Injected(Rc::clone(statement)));
-        self.push_parse(statement, naming, Fate::Swallow, token);
+        self.push_parse(statement, naming, Fate::Swallow, token, Telling::Outcome);
         if naming == Naming::Named || looking == Looking::Waited {
             self.look(statement, naming, looking);
         }
     }
 
-    fn push_parse(&mut self, statement: &Rc<Statement>, naming: Naming, fate: Fate, token: Token) {
+    fn push_parse(
+        &mut self,
+        statement: &Rc<Statement>,
+        naming: Naming,
+        fate: Fate,
+        token: Token,
+        telling: Telling,
+    ) {
         let room = self.room;
         let evicted = match (&mut self.link, naming) {
             (Some(link), Naming::Named) => link.make_room(statement, room),
@@ -915,7 +929,7 @@ impl Session {
         self.evict(evicted);
         add(&self.database.counters.server_parses, 1);
         if let Some(link) = &mut self.link {
-            link.parse(statement, naming, fate, token);
+            link.parse(statement, naming, fate, token, telling);
         }
     }
 

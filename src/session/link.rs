@@ -16,7 +16,7 @@ use super::transaction::{Transaction, default_modes};
 use super::worker::{Worker, add};
 use super::{Session, microseconds};
 use crate::backend::cancel::Canceller;
-use crate::backend::pipeline::{Copying, Event, Fate, Request, Token};
+use crate::backend::pipeline::{Copying, Event, Fate, Request, Telling, Token};
 use crate::backend::pool::{Lending, Lent, Pool, Seat};
 use crate::backend::position::Shift;
 use crate::backend::prepared::{Room, StatementId};
@@ -495,7 +495,14 @@ impl Link {
     }
 
     /// Sends a Parse, or what does the same for a statement that came by PREPARE: that one is never the client's own Parse.
-    pub fn parse(&mut self, statement: &Statement, naming: Naming, fate: Fate, token: Token) {
+    pub fn parse(
+        &mut self,
+        statement: &Statement,
+        naming: Naming,
+        fate: Fate,
+        token: Token,
+        telling: Telling,
+    ) {
         let after_name = match &statement.source {
             Source::Parse { after_name, .. } => after_name,
             Source::Prepare { text, .. } => return self.prepare(text, token),
@@ -508,7 +515,7 @@ impl Link {
             }
         };
         message::encode_parse(name, after_name, self.lent.outbox());
-        self.lent.pipeline.expect(Request::Parse, fate, Some(token));
+        { &mut self.lent.pipeline }.expect_telling(Request::Parse, fate, Some(token), telling);
     }
 
     /// Makes the unit of work that is open here a transaction block.
