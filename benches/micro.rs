@@ -227,6 +227,21 @@ fn plans(c: &mut Criterion) {
         hits.bench_function(name, |b| b.iter(|| plan(black_box(text))));
         assert_eq!(cache.counters().misses, 1, "{name} is not found");
     }
+    // As pgbench sends them: the same statement, each time with another number.
+    let others: Vec<String> = { 4_711_000..4_712_000 }
+        .map(|number| POINT.replace("4711042", &format!("{number}")))
+        .collect();
+    let mut cache = PlanCache::new(CACHE_BYTES);
+    let mut literals = Vec::new();
+    let mut texts_in_turn = others.iter().cycle();
+    hits.throughput(Throughput::Bytes(POINT.len() as u64));
+    hits.bench_function("point, other numbers", |b| {
+        b.iter(|| {
+            let text = texts_in_turn.next().expect("it has no end");
+            cache.plan(black_box(text).as_bytes(), &path, &catalog, &mut literals)
+        })
+    });
+    assert_eq!(cache.counters().misses, 1, "a number makes another plan");
     hits.finish();
     let mut misses = c.benchmark_group("plan/miss");
     for (name, text) in texts {

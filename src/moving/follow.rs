@@ -132,7 +132,6 @@ pub async fn follow(
         layouts: HashMap::new(),
         transaction: None,
         end: Lsn(0),
-        told: Instant::now(),
         targets,
     };
     let watcher = Watcher {
@@ -275,8 +274,6 @@ struct Reader {
     transaction: Option<Transaction>,
     /// Everything before has been read.
     end: Lsn,
-    /// When places were told last.
-    told: Instant,
     targets: Vec<Target>,
 }
 
@@ -304,9 +301,6 @@ impl Reader {
                 biased;
                 Some(ended) = tasks.join_next() => return ended_by(ended),
                 _ = ticks.tick() => {
-                    if self.transaction.is_none() {
-                        stream.during(self.send(&mut tasks)).await?;
-                    }
                     self.tell_place(None)?;
                     watcher.look(&self, &mut stream).await?;
                     continue;
@@ -324,31 +318,28 @@ impl Reader {
             };
             match next {
                 Next::Nothing => {}
-                // Small transactions go on together: each time costs those who apply a wake-up.
-                Next::End(None) if self.told.elapsed() < TICK => {}
                 Next::Describe(relation) => {
                     let described = self.describe(relation);
                     stream.during(described).await?;
                 }
-                Next::Send => stream.during(self.send(&mut tasks)).await?,
-                Next::End(fence) => {
-                    stream.during(self.send(&mut tasks)).await?;
-                    self.tell_place(fence)?;
+                Next::Send | Next::End(_) => {
+                    let sending = async {
+                        for target in &mut self.targets {
+                            tokio::select! {
+                                biased;
+                                Some(ended) = tasks.join_next() => return ended_by(ended),
+                                sent = target.send() => sent?,
+                            }
+                        }
+                        Ok(())
+                    };
+                    stream.during(sending).await?;
+                    if let Next::End(fence) = next {
+                        self.tell_place(Some(fence))?;
+                    }
                 }
             }
         }
-    }
-
-    /// Sends the changes that were read to those who apply them.
-    async fn send(&mut self, tasks: &mut JoinSet<Result<(), FlowError>>) -> Result<(), FlowError> {
-        for target in &mut self.targets {
-            tokio::select! {
-                biased;
-                Some(ended) = tasks.join_next() => return ended_by(ended),
-                sent = target.send() => sent?,
-            }
-        }
-        Ok(())
     }
 
     fn take(&mut self, message: Message<'_>) -> Result<Next, FlowError> {
@@ -476,12 +467,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells how far all was said, between two transactions, with the fence that was in the last of them.
-    fn tell_place(&mut self, fence: Option<i64>) -> Result<(), FlowError> {
+    /// Tells how far all was said: `ended`, when a transaction has just ended, with its fence. Those that have nothing of it are told with the next tick.
+    fn tell_place(&mut self, ended: Option<Option<i64>>) -> Result<(), FlowError> {
         if self.transaction.is_some() {
             return Ok(());
         }
-        self.told = Instant::now();
+        let fence = ended.flatten();
         for target in &mut self.targets {
             if fence.is_some() || self.end > target.said {
                 target.said = self.end;
