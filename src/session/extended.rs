@@ -600,7 +600,7 @@ impl Session {
                     numbered = given;
                     let bind = Bind::decode(&numbered.body).map_err(Fault::Violation)?;
                     let statement = Rc::clone(&numbered.statement);
-                    begun = self.begin_bind_of(bind, &numbered.body, statement, naming)?;
+                    begun = self.begin_bind_of(bind, &numbered.body, statement, naming, None)?;
                 }
                 None => {
                     binding.begun.destination = self.bind_as_it_is(binding)?;
@@ -667,22 +667,32 @@ impl Session {
     /// Finds out where a Bind goes; `None` when the session has answered it. To several shards goes only what needs numbers first.
     pub(super) fn begin_bind<'a>(&mut self, body: &'a [u8]) -> Result<Option<Binding<'a>>, Fault> {
         let bind = Bind::decode(body).map_err(Fault::Violation)?;
-        if let Some(Decided::Bind(begun)) = self.decided.take()
-            && Rc::ptr_eq(&begun.statement.scope, &self.scope)
-        {
-            return Ok(Some(Binding { bind, begun }));
+        let mut decided = None;
+        if let Some(Decided::Bind(begun)) = self.decided.take() {
+            // It has waited for a connection and for nothing else, and nothing has changed meanwhile.
+            let epoch = self.database.catalog().epoch;
+            let plan = begun.statement.plan.borrow();
+            let stands = plan.as_ref().is_some_and(|plan| plan.epoch == epoch)
+                && Rc::ptr_eq(&begun.statement.scope, &self.scope);
+            drop(plan);
+            if stands && matches!(self.granted, Some(Ok(_))) {
+                self.seek(&begun.planned);
+                return Ok(Some(Binding { bind, begun }));
+            }
+            decided = Some(begun.destination);
         }
         let (statement, naming) = self.statement(bind.statement)?;
-        self.begin_bind_of(bind, body, statement, naming)
+        self.begin_bind_of(bind, body, statement, naming, decided)
     }
 
-    /// Likewise, of this statement.
+    /// Likewise, of this statement; `decided`: where it goes is known.
     fn begin_bind_of<'a>(
         &mut self,
         bind: Bind<'a>,
         body: &'a [u8],
         statement: Rc<Statement>,
         naming: Naming,
+        decided: Option<Destination>,
     ) -> Result<Option<Binding<'a>>, Fault> {
         let plan = self.plan_statement(&statement)?;
         if matches!(self.transaction, Transaction::Failed(_))
@@ -718,8 +728,10 @@ impl Session {
             self.answer(bytes);
             return Ok(None);
         }
-        let destination =
-            self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?;
+        let destination = match decided {
+            Some(destination) => destination,
+            None => self.destination_of_bind(&bind, &statement, &plan.literals, &plan.planned)?,
+        };
         self.check_writers(&plan.planned, destination)?;
         self.seek(&plan.planned);
         // What needs numbers goes the long way, where it gets them.
