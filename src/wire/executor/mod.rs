@@ -2,8 +2,8 @@
 //!
 //! A general runtime pays on every statement for what a worker has no use for: tasks that move between threads, sockets that are
 //! polled from several, wheels of timers. Here a socket remembers the task that waits for it by number, and an event puts that
-//! number on a queue: no lock, no atomic, no allocation. Everybody else (channels, timers, other threads) wakes a task by a std
-//! [`Waker`], see `alarm.rs`.
+//! number on a queue: no lock, no atomic, no allocation. So does who waits for a neighbour on the thread (`Caller` in `socket.rs`). Everybody
+//! else (channels, timers, other threads) wakes a task by a std [`Waker`], see `alarm.rs`.
 //!
 //! Life goes in turns. In a turn tasks run in the order in which they were woken, at most [`TURN`] of them; then some that
 //! belong to newcomers, at most [`NEWCOMERS`], so that a storm of logins does not delay those who are in; then the system is
