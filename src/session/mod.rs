@@ -330,18 +330,11 @@ impl Session {
     /// Remembers what the last relay brought to light.
     fn settle(&mut self) -> Result<(), End> {
         let mut events = std::mem::take(&mut self.events);
-        match events[..] {
-            [] => {
-                self.hand_back(events);
-                return Ok(());
-            }
-            [Event::Ready(status)] => {
-                events.clear();
-                self.hand_back(events);
-                self.ready(status);
-                return Ok(());
-            }
-            _ => {}
+        if let [Event::Ready(status)] = events[..] {
+            events.clear();
+            self.hand_back(events);
+            self.ready(status);
+            return Ok(());
         }
         for event in events.drain(..) {
             match event {

@@ -114,11 +114,28 @@ impl<T: Clone> Scoped<T> {
         }
     }
 
+    fn value(&self) -> &T {
+        self.local.as_ref().unwrap_or(&self.current)
+    }
+}
+
+/// What happens to a setting whatever its value is.
+trait Undoable {
+    fn reset(&mut self, scope: Scope);
+
+    /// The session begins with it, or begins anew.
+    fn start(&mut self);
+
+    fn restart(&mut self);
+
+    fn transaction_ended(&mut self, kept: bool);
+}
+
+impl<T: Clone> Undoable for Scoped<T> {
     fn reset(&mut self, scope: Scope) {
         self.set(scope, self.startup.clone());
     }
 
-    /// The session begins with it, or begins anew.
     fn start(&mut self) {
         (self.startup, self.settled, self.local) =
             (self.current.clone(), self.current.clone(), None);
@@ -127,10 +144,6 @@ impl<T: Clone> Scoped<T> {
     fn restart(&mut self) {
         self.current = self.startup.clone();
         self.start();
-    }
-
-    fn value(&self) -> &T {
-        self.local.as_ref().unwrap_or(&self.current)
     }
 
     fn transaction_ended(&mut self, kept: bool) {
@@ -369,37 +382,33 @@ impl OwnSettings {
             _ => vec![Box::from(value)],
         };
         self.set(setting, &values, Scope::Session, catalog)?;
-        if let Some(made) = &mut self.made {
-            made.chosen.start();
-            made.consistency.start();
-            made.from.start();
-            made.causal.start();
-            made.max_lag.start();
-        }
+        self.each().for_each(|setting| setting.start());
         self.history = History::NeverSet;
         Ok(())
     }
 
+    fn each(&mut self) -> impl Iterator<Item = &mut dyn Undoable> {
+        self.made.iter_mut().flat_map(|made| {
+            let all: [&mut dyn Undoable; 5] = [
+                &mut made.chosen,
+                &mut made.consistency,
+                &mut made.from,
+                &mut made.causal,
+                &mut made.max_lag,
+            ];
+            all
+        })
+    }
+
     /// RESET ALL: to be undone with its transaction.
     pub fn reset_all(&mut self) {
-        if let Some(made) = &mut self.made {
-            made.chosen.reset(Scope::Session);
-            made.consistency.reset(Scope::Session);
-            made.from.reset(Scope::Session);
-            made.causal.reset(Scope::Session);
-            made.max_lag.reset(Scope::Session);
-        }
+        self.each()
+            .for_each(|setting| setting.reset(Scope::Session));
     }
 
     /// As when the client had connected.
     pub fn clear(&mut self) {
-        if let Some(made) = &mut self.made {
-            made.chosen.restart();
-            made.consistency.restart();
-            made.from.restart();
-            made.causal.restart();
-            made.max_lag.restart();
-        }
+        self.each().for_each(|setting| setting.restart());
     }
 
     /// Nothing was set since the session began.
@@ -449,13 +458,8 @@ impl OwnSettings {
         if self.history == History::NeverSet {
             return;
         }
-        if let Some(made) = &mut self.made {
-            made.chosen.transaction_ended(kept);
-            made.consistency.transaction_ended(kept);
-            made.from.transaction_ended(kept);
-            made.causal.transaction_ended(kept);
-            made.max_lag.transaction_ended(kept);
-        }
+        self.each()
+            .for_each(|setting| setting.transaction_ended(kept));
     }
 
     /// What the application set, as it wrote it, or what holds without. The token is not known here.

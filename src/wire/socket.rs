@@ -18,7 +18,7 @@ use socket2::{SockAddr, SockRef, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::executor::{Belief, Executor, Key, Watch};
+use super::executor::{self, Belief, Executor, Watch};
 
 /// The thread that a connection lives on, as far as it must be known to make another one there.
 #[derive(Clone, Debug)]
@@ -41,11 +41,8 @@ impl Home {
     #[inline]
     pub fn caller(&self, cx: &Context<'_>) -> Caller {
         Caller(match self {
-            Home::Executor(executor) => match executor.current(cx) {
-                Some(task) => Called::Task(Rc::clone(executor), task),
-                None => Called::Waker(cx.waker().clone()),
-            },
-            Home::Tokio => Called::Waker(cx.waker().clone()),
+            Home::Executor(executor) => Called::Here(Rc::clone(executor), executor.interest(cx)),
+            Home::Tokio => Called::Tokio(cx.waker().clone()),
         })
     }
 
@@ -96,15 +93,15 @@ impl Home {
 pub struct Caller(Called);
 
 enum Called {
-    Task(Rc<Executor>, Key),
-    Waker(Waker),
+    Here(Rc<Executor>, executor::Interest),
+    Tokio(Waker),
 }
 
 impl Caller {
     pub fn wake(self) {
         match self.0 {
-            Called::Task(executor, task) => executor.wake(task),
-            Called::Waker(waker) => waker.wake(),
+            Called::Here(executor, interest) => executor.wake(interest),
+            Called::Tokio(waker) => waker.wake(),
         }
     }
 }

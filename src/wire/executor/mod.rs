@@ -38,11 +38,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Token};
 
 use alarm::{Alarm, Alarms};
-use sources::{Direction, Interest, Source, Sources};
+use slots::Key;
+use sources::{Direction, Source, Sources};
 use tasks::{Body, Rank, Tasks};
 
-pub(super) use slots::Key;
-pub(super) use sources::Belief;
+pub(super) use sources::{Belief, Interest};
 
 /// Most tasks that run before the system is asked again what became ready.
 const TURN: usize = 64;
@@ -202,11 +202,7 @@ impl Executor {
         let (reader, writer) = source.hear(event);
         drop(sources);
         for interest in [reader, writer] {
-            match interest {
-                Interest::Nobody => {}
-                Interest::Task(task) => self.wake(task),
-                Interest::Waker(waker) => waker.wake(),
-            }
+            self.wake(interest);
         }
     }
 
@@ -256,26 +252,25 @@ impl Executor {
         Ok(watch)
     }
 
-    /// The task that runs, if nobody stands between it and who asks.
-    #[inline]
-    pub(super) fn current(&self, cx: &Context<'_>) -> Option<Key> {
-        let waker = cx.waker().data();
-        // A waker of nothing (as `Waker::noop`) points to null, and nobody runs behind it.
-        (waker == self.current_waker.get() && !waker.is_null()).then(|| self.current_task.get())
-    }
-
-    /// A task is to run. Called on this thread only, by another task.
-    #[inline]
-    pub(super) fn wake(&self, task: Key) {
-        self.tasks.borrow_mut().enqueue(task);
-    }
-
     /// Who is to be told when what is waited for here happens.
     #[inline]
-    fn interest(&self, cx: &Context<'_>) -> Interest {
-        match self.current(cx) {
-            Some(task) => Interest::Task(task),
-            None => Interest::Waker(cx.waker().clone()),
+    pub(super) fn interest(&self, cx: &Context<'_>) -> Interest {
+        // A waker of nothing (as `Waker::noop`) points to null, and nobody runs behind it.
+        if cx.waker().data() == self.current_waker.get() && !cx.waker().data().is_null() {
+            // Nobody stands between the task and its socket.
+            Interest::Task(self.current_task.get())
+        } else {
+            Interest::Waker(cx.waker().clone())
+        }
+    }
+
+    /// It has happened.
+    #[inline]
+    pub(super) fn wake(&self, interest: Interest) {
+        match interest {
+            Interest::Nobody => {}
+            Interest::Task(task) => self.tasks.borrow_mut().enqueue(task),
+            Interest::Waker(waker) => waker.wake(),
         }
     }
 
@@ -288,11 +283,7 @@ impl Executor {
                 true
             }
             None => {
-                match self.interest(cx) {
-                    Interest::Task(task) => self.wake(task),
-                    Interest::Waker(waker) => waker.wake(),
-                    Interest::Nobody => {}
-                }
+                self.wake(self.interest(cx));
                 false
             }
         }
