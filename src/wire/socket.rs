@@ -206,7 +206,10 @@ impl Watched {
                 result => return Poll::Ready(result),
             }
         }
-        direction.wait(self.watch.interest(cx));
+        match way {
+            Way::Reading => self.watch.wait_to_read(cx),
+            Way::Writing => self.watch.wait_to_write(cx)?,
+        }
         Poll::Pending
     }
 
@@ -214,7 +217,7 @@ impl Watched {
     fn poll_receive(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         let reading = self.watch.reading();
         if !reading.is_ready() {
-            reading.wait(self.watch.interest(cx));
+            self.watch.wait_to_read(cx);
             return Poll::Pending;
         }
         if !self.watch.may_read(cx) {
@@ -230,7 +233,7 @@ impl Watched {
                 }
                 Err(Errno::AGAIN) => {
                     reading.is_exhausted();
-                    reading.wait(self.watch.interest(cx));
+                    self.watch.wait_to_read(cx);
                     return Poll::Pending;
                 }
                 Err(Errno::INTR) => {}
@@ -250,7 +253,7 @@ impl Watched {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
-        writing.wait(self.watch.interest(cx));
+        self.watch.wait_to_write(cx)?;
         Poll::Pending
     }
 }

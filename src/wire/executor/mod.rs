@@ -200,6 +200,10 @@ impl Executor {
             return;
         };
         let (reader, writer) = source.hear(event);
+        if source.writing.is_ready() && source.asks_for_room.take() {
+            // An error: it is told more often than it has to be.
+            let _ = self.tell(source, mio::Interest::READABLE);
+        }
         drop(sources);
         for interest in [reader, writer] {
             self.wake(interest);
@@ -238,18 +242,26 @@ impl Executor {
         descriptor: RawFd,
         belief: Belief,
     ) -> io::Result<Watch> {
-        let source = self.sources.borrow_mut().insert(belief);
         let watch = Watch {
-            descriptor,
-            source,
+            source: self.sources.borrow_mut().insert(descriptor, belief),
             executor: Rc::clone(self),
         };
         self.poll.borrow().registry().register(
             &mut SourceFd(&descriptor),
             watch.source.key().into(),
-            mio::Interest::READABLE | mio::Interest::WRITABLE,
+            mio::Interest::READABLE,
         )?;
         Ok(watch)
+    }
+
+    /// What the system is to tell of a socket from now on. What has happened already is told at once.
+    #[cold]
+    fn tell(&self, source: &Source, what: mio::Interest) -> io::Result<()> {
+        self.poll.borrow().registry().reregister(
+            &mut SourceFd(&source.descriptor),
+            source.key().into(),
+            what,
+        )
     }
 
     /// Who is to be told when what is waited for here happens.
@@ -292,7 +304,6 @@ impl Executor {
 
 /// The readiness of one socket, as long as somebody wants to know it.
 pub(super) struct Watch {
-    descriptor: RawFd,
     source: Rc<Source>,
     executor: Rc<Executor>,
 }
@@ -308,16 +319,28 @@ impl Watch {
         &self.source.writing
     }
 
+    /// The task that runs is woken when there is something to read.
+    #[inline]
+    pub fn wait_to_read(&self, cx: &Context<'_>) {
+        self.source.reading.wait(self.executor.interest(cx));
+    }
+
+    /// Likewise when there is room to write.
+    pub fn wait_to_write(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.source.writing.wait(self.executor.interest(cx));
+        match self.source.asks_for_room.replace(true) {
+            true => Ok(()),
+            false => self.executor.tell(
+                &self.source,
+                mio::Interest::READABLE | mio::Interest::WRITABLE,
+            ),
+        }
+    }
+
     /// See [`Source::is_drained`].
     #[inline]
     pub fn is_drained(&self) {
         self.source.is_drained();
-    }
-
-    /// See [`Executor::interest`].
-    #[inline]
-    pub fn interest(&self, cx: &Context<'_>) -> Interest {
-        self.executor.interest(cx)
     }
 
     /// See [`Executor::may_read`].
@@ -340,7 +363,7 @@ impl Drop for Watch {
             .poll
             .borrow()
             .registry()
-            .deregister(&mut SourceFd(&self.descriptor));
+            .deregister(&mut SourceFd(&self.source.descriptor));
         self.executor.sources.borrow_mut().remove(self.source.key());
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! The system tells a change once (edge-triggered). So a socket is believed to be ready until a call says that it is not, and is not
 //! asked again before the system has told of the next change. A belief that is wrong costs one call.
+//!
+//! That there is something to read is always told; that there is room to write, only while somebody waits for it. A Unix socket would
+//! tell it of each piece that its peer has taken, and wake the thread for nothing.
 
 use std::cell::Cell;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -66,6 +70,9 @@ impl Direction {
 /// One socket.
 pub struct Source {
     key: Key,
+    pub descriptor: RawFd,
+    /// The system is to tell of room to write as well.
+    pub asks_for_room: Cell<bool>,
     pub reading: Direction,
     pub writing: Direction,
     /// The other side has said its last word, or the socket is broken: no change will be told after what was told already.
@@ -110,7 +117,7 @@ impl Source {
 pub struct Sources(Slots<Rc<Source>>);
 
 impl Sources {
-    pub fn insert(&mut self, belief: Belief) -> Rc<Source> {
+    pub fn insert(&mut self, descriptor: RawFd, belief: Belief) -> Rc<Source> {
         let direction = || Direction {
             ready: Cell::new(belief == Belief::Ready),
             waiting: Cell::default(),
@@ -119,6 +126,8 @@ impl Sources {
         self.0.insert(|key| {
             let source = Rc::new(Source {
                 key,
+                descriptor,
+                asks_for_room: Cell::new(false),
                 reading: direction(),
                 writing: direction(),
                 ended: Cell::new(false),

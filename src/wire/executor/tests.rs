@@ -341,6 +341,39 @@ fn who_waits_for_room_is_woken_by_a_reader() {
 }
 
 #[test]
+fn room_is_told_only_to_who_waits_for_it() {
+    within(|executor| async move {
+        let (mut ours, mut theirs) = unix(&executor);
+        let heard = || {
+            let mut events = Events::with_capacity(EVENTS);
+            let mut poll = executor.poll.borrow_mut();
+            poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            events.iter().count()
+        };
+        let mut taken = [0; 4096];
+        for _ in 0..2 {
+            ours.write_all(b"x").await.unwrap();
+            theirs.read_exact(&mut taken[..1]).unwrap();
+            assert_eq!(heard(), 0);
+
+            let much = vec![7; 8 << 20];
+            let reader = thread::spawn(move || {
+                let mut left = 8 << 20;
+                while left > 0 {
+                    left -= theirs.read(&mut taken).unwrap();
+                }
+                theirs
+            });
+            ours.write_all(&much).await.unwrap();
+            theirs = reader.join().unwrap();
+            // What was asked for last has been answered; then it is as before.
+            step_back().await;
+            heard();
+        }
+    });
+}
+
+#[test]
 fn a_socket_that_is_dropped_in_the_middle_of_a_turn() {
     within(|executor| async move {
         let (one, mut theirs) = unix(&executor);
