@@ -118,6 +118,8 @@ pub(super) fn configuration_file(
         ("max_slot_wal_keep_size", "1GB".into()),
         ("hot_standby_feedback", "on".into()),
         ("shared_buffers", "32MB".into()),
+        // In the data folder: one that is killed leaves nothing anywhere else.
+        ("dynamic_shared_memory_type", "mmap".into()),
         ("password_encryption", "scram-sha-256".into()),
         ("lc_messages", "C".into()),
         ("timezone", "UTC".into()),
