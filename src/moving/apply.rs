@@ -38,7 +38,7 @@ const MOST_BYTES: usize = 2 * 1024 * 1024;
 const RUN: usize = 30;
 /// From one batch to the next where few changes come: each costs the receiving server a write to its disk, and its clients want that disk too. A fence does
 /// not wait.
-const LEISURE: Duration = Duration::from_millis(100);
+const LEISURE: Duration = Duration::from_millis(200);
 /// The longest that the place reached is not written down.
 const SILENCE: Duration = Duration::from_millis(75);
 /// How long a transaction of the source's log may stay unseen there, and how often is looked.

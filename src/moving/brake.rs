@@ -9,8 +9,7 @@ use crate::resharding::job::Throttle;
 
 /// Between two changes of the rate: as often as there is something new to be seen.
 const PACE: Duration = Duration::from_secs(1);
-/// Bytes in a second at first, and never less than the slowest, so that a plan comes to its end.
-const FIRST: u64 = 1 << 20;
+/// Bytes in a second at first, and never less, so that a plan comes to its end.
 const SLOWEST: u64 = 256 << 10;
 /// As good as no limit.
 const FASTEST: u64 = 4 << 30;
@@ -31,7 +30,7 @@ impl Brake {
     pub fn new(latency: watch::Receiver<Option<u64>>) -> Brake {
         Brake {
             latency,
-            rate: FIRST,
+            rate: SLOWEST,
             too_fast: FASTEST,
             looked: None,
         }
@@ -40,7 +39,7 @@ impl Brake {
     /// Bytes in a second from each source; `None`: no limit.
     pub fn rate(&mut self, throttle: Throttle, now: Instant) -> Option<u64> {
         let Some(limit) = throttle.latency_us else {
-            (self.rate, self.too_fast) = (FIRST, FASTEST);
+            (self.rate, self.too_fast) = (SLOWEST, FASTEST);
             return throttle.rate;
         };
         if self.looked.is_none_or(|looked| now - looked >= PACE) {
@@ -72,7 +71,7 @@ mod tests {
         let free = Throttle::default();
         assert_eq!(brake.rate(free, now), None);
         let careful = Throttle {
-            rate: Some(FIRST * 2),
+            rate: Some(SLOWEST * 2),
             latency_us: Some(5_000),
         };
         let mut rate = |clients_take: Option<u64>| {
@@ -80,11 +79,11 @@ mod tests {
             now += PACE;
             brake.rate(careful, now).unwrap()
         };
-        assert_eq!(rate(Some(4_999)), FIRST + FIRST / 4);
+        assert_eq!(rate(Some(4_999)), SLOWEST + SLOWEST / 4);
         for _ in 0..20 {
             rate(Some(1_000));
         }
-        assert_eq!(rate(None), FIRST * 2, "never above what is allowed");
+        assert_eq!(rate(None), SLOWEST * 2, "never above what is allowed");
         let before = rate(Some(1_000));
         for _ in 0..40 {
             rate(Some(5_001));
@@ -109,7 +108,7 @@ mod tests {
             };
             brake.rate(careful, now).unwrap()
         };
-        let mut last = FIRST;
+        let mut last = SLOWEST;
         while last < 40 << 20 {
             last = rate(1_000);
         }

@@ -27,8 +27,9 @@ use super::tombstones::{ChunkId, KeyText, Snapshot, Verdict};
 const WANTED: Duration = Duration::from_millis(200);
 const FEWEST_ROWS: u64 = 1000;
 const MOST_ROWS: u64 = 100_000;
-/// Rows of the first chunk of a table.
+/// Rows of the first chunk of a table, and where a rate is to be kept: how wide they are is not known yet.
 const FIRST_ROWS: u64 = 4000;
+const FIRST_ROWS_SLOWLY: u64 = 250;
 /// Bytes of a chunk, as far as the rows before tell.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes that are sent together.
@@ -185,6 +186,7 @@ impl Worker {
         self.turn_to(&part.sheet).await?;
         let mut rows = match &self.learned {
             Some((sheet, rows)) if Arc::ptr_eq(sheet, &part.sheet) => *rows,
+            _ if self.pace.turn().is_some() => FIRST_ROWS_SLOWLY,
             _ => FIRST_ROWS,
         };
         // Of the chunk that comes, where it is known by now.

@@ -1,4 +1,4 @@
-//! How fast rows of one source are copied.
+//! How fast rows of one source are copied, and later removed.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,82 +14,52 @@ const TURN: Duration = Duration::from_millis(50);
 /// Bytes that are worth a turn.
 const LEAST: u64 = 64 << 10;
 
-/// Shared by all that reads rows of one source, and by whoever slows it down.
+/// Shared by all that reads rows of one source or removes them, and by whoever slows it down.
 #[derive(Debug)]
 pub struct Pace {
-    going: watch::Sender<Going>,
+    /// Bytes in a second; `None`: no limit.
+    rate: watch::Sender<Option<u64>>,
     /// Until when the rate has been used up.
     used: Mutex<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Going {
-    /// Bytes in a second; `None`: no limit.
-    rate: Option<u64>,
-    /// Nothing new is begun.
-    paused: bool,
 }
 
 impl Pace {
     /// `rate`: bytes in a second.
     pub fn new(rate: Option<u64>) -> Pace {
-        let going = Going {
-            rate,
-            paused: false,
-        };
         Pace {
-            going: watch::Sender::new(going),
+            rate: watch::Sender::new(rate),
             used: Mutex::new(Instant::now()),
         }
     }
 
     pub fn set_rate(&self, rate: Option<u64>) {
-        self.going
-            .send_if_modified(|going| std::mem::replace(&mut going.rate, rate) != rate);
-    }
-
-    /// Begins nothing new; what is under way ends.
-    pub fn pause(&self) {
-        self.going
-            .send_if_modified(|going| !std::mem::replace(&mut going.paused, true));
-    }
-
-    pub fn resume(&self) {
-        self.going
-            .send_if_modified(|going| std::mem::replace(&mut going.paused, false));
+        self.rate
+            .send_if_modified(|last| std::mem::replace(last, rate) != rate);
     }
 
     /// Waits until more may be read.
     pub async fn admitted(&self) {
-        let mut going = self.going.subscribe();
-        loop {
-            let now = *going.borrow_and_update();
+        let mut rate = self.rate.subscribe();
+        while rate.borrow_and_update().is_some() {
             let until = *self.used() - CREDIT;
-            let wait = async {
-                match now {
-                    Going { paused: true, .. } => std::future::pending().await,
-                    Going { rate: Some(_), .. } => tokio::time::sleep_until(until).await,
-                    Going { rate: None, .. } => {}
-                }
-            };
             tokio::select! {
                 biased;
-                () = wait => return,
+                () = tokio::time::sleep_until(until) => return,
                 // The sender is `self`, so it lives.
-                _ = going.changed() => {}
+                _ = rate.changed() => {}
             }
         }
     }
 
     /// Bytes that should be read at a time; `None`: as many as one likes.
     pub fn turn(&self) -> Option<u64> {
-        let rate = self.going.borrow().rate?;
+        let rate = (*self.rate.borrow())?;
         Some(((rate as f64 * TURN.as_secs_f64()) as u64).max(LEAST))
     }
 
     /// Notes what was read.
     pub fn spent(&self, bytes: u64) {
-        let Some(rate) = self.going.borrow().rate else {
+        let Some(rate) = *self.rate.borrow() else {
             return;
         };
         let seconds = bytes as f64 / rate.max(1) as f64;
@@ -133,20 +103,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_ends_with_resume_and_a_new_rate_counts_at_once() {
+    async fn a_new_rate_counts_at_once() {
         let pace = Pace::new(Some(1));
         pace.spent(1000);
-        pace.pause();
-        pace.set_rate(None);
-        {
-            let mut waiting = std::pin::pin!(pace.admitted());
-            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
-            pace.resume();
-            waiting.await;
-        }
-        pace.set_rate(Some(1));
-        pace.spent(1000);
         let mut waiting = std::pin::pin!(pace.admitted());
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        pace.set_rate(Some(2));
         assert!(futures_util::poll!(waiting.as_mut()).is_pending());
         pace.set_rate(None);
         waiting.await;

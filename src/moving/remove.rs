@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::resharding::job::{MovingKeys, Route, ShardName, Throttle};
+use crate::resharding::job::{MovingKeys, Route, ShardName};
 
 use super::guard;
 use super::ledger::{self, OnShard};
+use super::pace::Pace;
 use super::progress::Tally;
 use super::scope::MovedTable;
 use super::shards::ShardError;
@@ -30,7 +31,7 @@ impl OnShard<'_> {
     pub async fn remove(
         &self,
         keys: MovingKeys,
-        throttle: Throttle,
+        pace: &Pace,
         tally: &Tally,
     ) -> Result<(), ShardError> {
         for table in &self.scope.tables {
@@ -38,7 +39,7 @@ impl OnShard<'_> {
                 continue;
             };
             // A pass that finds nothing is the proof; one that removed something is followed by another.
-            while self.pass(table, keys, &wanted, throttle, tally).await? > 0 {}
+            while self.pass(table, keys, &wanted, pace, tally).await? > 0 {}
         }
         let (number, kind) = (self.scope.number, guard::word(keys));
         let cleared = format!(
@@ -57,7 +58,7 @@ impl OnShard<'_> {
         table: &MovedTable,
         keys: MovingKeys,
         wanted: &Wanted,
-        throttle: Throttle,
+        pace: &Pace,
         tally: &Tally,
     ) -> Result<u64, ShardError> {
         let mut removed = 0;
@@ -65,6 +66,7 @@ impl OnShard<'_> {
             let (mut from, mut width) = (0, FIRST_BLOCKS);
             while from < blocks {
                 let to = from.saturating_add(width).min(blocks);
+                pace.admitted().await;
                 let begun = Instant::now();
                 let mut bytes = 0;
                 let text = self.chunk_text(&relation, keys, wanted, from, to);
@@ -78,10 +80,11 @@ impl OnShard<'_> {
                         });
                     }
                 }
-                let spent = begun.elapsed();
+                pace.spent(bytes);
                 from = to;
-                width = next_width(width, spent);
-                tokio::time::sleep(pause(throttle, bytes, spent)).await;
+                let fitting = pace.turn().map(|turn| fitting_width(width, bytes, turn));
+                let next = next_width(width, begun.elapsed());
+                width = fitting.map_or(next, |fitting| fitting.min(next));
             }
         }
         Ok(removed)
@@ -217,16 +220,10 @@ fn next_width(width: u64, spent: Duration) -> u64 {
     fitting.min(width * 2).clamp(1, MOST_BLOCKS)
 }
 
-/// What is left of the time that so many bytes may take.
-fn pause(throttle: Throttle, bytes: u64, spent: Duration) -> Duration {
-    match throttle.rate {
-        None => Duration::ZERO,
-        Some(rate) => {
-            let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.max(1));
-            let whole = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-            whole.saturating_sub(spent)
-        }
-    }
+/// No more blocks than have so many bytes, if all are like the last.
+fn fitting_width(width: u64, bytes: u64, turn: u64) -> u64 {
+    let fitting = u128::from(width) * u128::from(turn) / u128::from(bytes.max(1));
+    u64::try_from(fitting).map_or(MOST_BLOCKS, |fitting| fitting.max(1))
 }
 
 #[cfg(test)]
@@ -244,17 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_kept() {
-        let throttle = |rate| Throttle {
-            rate,
-            latency_us: None,
-        };
-        let millis = Duration::from_millis;
-        assert_eq!(pause(throttle(None), 1 << 30, millis(1)), Duration::ZERO);
-        assert_eq!(pause(throttle(Some(1_000)), 500, millis(100)), millis(400));
-        assert_eq!(
-            pause(throttle(Some(1_000)), 50, millis(100)),
-            Duration::ZERO
-        );
+    fn chunks_have_the_bytes_they_may() {
+        assert_eq!(fitting_width(32, 0, 1_000), 32_000);
+        assert_eq!(fitting_width(32, 500, 1_000), 64);
+        assert_eq!(fitting_width(32, 4_000, 1_000), 8);
+        assert_eq!(fitting_width(32, 1 << 40, 1_000), 1);
     }
 }

@@ -137,6 +137,8 @@ pub struct Tasks {
     token: Token,
     news: Arc<Notify>,
     brake: Brake,
+    /// Bytes in a second that are read from each source, or removed from it; as the brake has said last.
+    rate: Option<u64>,
     running: BTreeMap<Work, JoinHandle<()>>,
     /// When what fails may be begun again.
     resting: BTreeMap<Work, Pause>,
@@ -162,6 +164,7 @@ impl Tasks {
             token,
             news,
             brake,
+            rate: None,
             running: BTreeMap::new(),
             resting: BTreeMap::new(),
             heard: Arc::default(),
@@ -173,9 +176,9 @@ impl Tasks {
 
     /// Begins what is wanted and does not run, and drops what runs and is not wanted.
     pub fn want(&mut self, wanted: &BTreeSet<Work>, throttle: Throttle) {
-        let rate = self.brake.rate(throttle, Instant::now());
+        self.rate = self.brake.rate(throttle, Instant::now());
         for pace in self.paces.values() {
-            pace.set_rate(rate);
+            pace.set_rate(self.rate);
         }
         self.running.retain(|work, task| {
             let kept = wanted.contains(work) && !task.is_finished();
@@ -194,7 +197,7 @@ impl Tasks {
             if !self.running.contains_key(work) && rest.is_none_or(|rest| rest.until <= now) {
                 // Its next beginning, when it ends before it is seen done.
                 self.resting.insert(work.clone(), Pause::after(rest, now));
-                let task = self.begin(work.clone(), throttle);
+                let task = self.begin(work.clone());
                 self.running.insert(work.clone(), task);
             }
         }
@@ -248,12 +251,12 @@ impl Tasks {
         Arc::clone(self.seams.entry(route).or_default())
     }
 
-    fn pace(&mut self, source: &ShardName, throttle: Throttle) -> Arc<Pace> {
+    fn pace(&mut self, source: &ShardName) -> Arc<Pace> {
         let pace = self.paces.entry(source.clone());
-        Arc::clone(pace.or_insert_with(|| Arc::new(Pace::new(throttle.rate))))
+        Arc::clone(pace.or_insert_with(|| Arc::new(Pace::new(self.rate))))
     }
 
-    fn begin(&mut self, work: Work, throttle: Throttle) -> JoinHandle<()> {
+    fn begin(&mut self, work: Work) -> JoinHandle<()> {
         let (shards, scope, tally) = (
             self.shards.clone(),
             Arc::clone(&self.scope),
@@ -302,7 +305,7 @@ impl Tasks {
                     token,
                     workers: COPIERS,
                     seam: self.seam(route.clone()),
-                    pace: self.pace(&route.from, throttle),
+                    pace: self.pace(&route.from),
                     route,
                 };
                 Box::pin(async move { Ok(copy(way, shards, tally).await?) })
@@ -364,10 +367,13 @@ impl Tasks {
                 }
                 Ok(())
             }),
-            Work::RemoveRows { shard, keys } => Box::pin(async move {
-                let place = Place::open(&shards, scope, shard).await?;
-                Ok(place.ledger().remove(keys, throttle, &tally).await?)
-            }),
+            Work::RemoveRows { shard, keys } => {
+                let pace = self.pace(&shard);
+                Box::pin(async move {
+                    let place = Place::open(&shards, scope, shard).await?;
+                    Ok(place.ledger().remove(keys, &pace, &tally).await?)
+                })
+            }
         };
         tokio::spawn(async move {
             match doing.await {

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use trunkline::moving::claim::FlowError;
+use trunkline::moving::pace::Pace;
 use trunkline::sharding::KeyType;
 
 use crate::hash_agreement::Random;
@@ -333,6 +334,12 @@ async fn keys_and_types_of_every_kind() {
 /// Who copies has what it needs on the receiving shard, and has not begun with the first chunk.
 const READY: &str = "SELECT count(*) > 0 FROM trunkline.reshard_chunks";
 
+/// Nothing is read for a long time.
+fn stop(pace: &Pace) {
+    pace.set_rate(Some(1));
+    pace.spent(1000);
+}
+
 /// A chunk waits between its snapshot and being read, while the rows in it change and the changes are applied.
 async fn changed_behind_a_chunk(database: &str, schema: &str) {
     let world = World::new(database, half(schema, &[("items", &["id"])])).await;
@@ -343,7 +350,7 @@ async fn changed_behind_a_chunk(database: &str, schema: &str) {
         )
         .await;
     let mut driver = world.follow(1);
-    driver.pace.pause();
+    stop(&driver.pace);
     world.copy(&mut driver);
     driver.during(world.wait_for(1, READY, "t")).await;
     let (changes, after) = (world.client(0).await, world.client(0).await);
@@ -360,7 +367,7 @@ async fn changed_behind_a_chunk(database: &str, schema: &str) {
         after
     });
     driver.during(waiting("1")).await;
-    driver.pace.resume();
+    driver.pace.set_rate(None);
     driver.during(waiting("2")).await;
     changes
         .batch_execute(
@@ -509,14 +516,14 @@ async fn who_was_overtaken_writes_no_more() {
     let world = World::new("flow_overtaken", items()).await;
     fill(&world, 0, 100).await;
     let mut old = world.follow(1);
-    old.pace.pause();
+    stop(&old.pace);
     world.copy(&mut old);
     old.during(world.wait_for(1, READY, "t")).await;
     // Only the row in the database says so: nothing ends the old one's connections.
     world
         .run(1, "UPDATE trunkline.reshard_streams SET driver = 2")
         .await;
-    old.pace.resume();
+    old.pace.set_rate(None);
     let copying = old.failure().await;
     assert!(matches!(copying, FlowError::Lost { .. }), "{copying}");
     world.run(0, "UPDATE items SET n = 5000").await;

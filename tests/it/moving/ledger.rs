@@ -14,12 +14,13 @@ use trunkline::cli::local::{Cluster, Server};
 use trunkline::moving::ledger::OnShard;
 use trunkline::moving::look::{Asked, StreamRow};
 use trunkline::moving::objects::{self, Orphan};
+use trunkline::moving::pace::Pace;
 use trunkline::moving::progress::Tally;
 use trunkline::moving::scope::{MovedTable, Scope};
 use trunkline::moving::shards::ShardError;
 use trunkline::resharding::difference::difference;
 use trunkline::resharding::job::{
-    Ledger, Lsn, MovingKeys, Objects, ShardFact, ShardName, Slot, Term, Throttle,
+    Ledger, Lsn, MovingKeys, Objects, ShardFact, ShardName, Slot, Term,
 };
 use trunkline::resharding::wanted::Planned;
 use trunkline::sharding::range::{Range, Ranges};
@@ -522,7 +523,7 @@ async fn from_its_beginning_to_its_end() {
     }
     on.guard(Arriving, Term(1)).await.unwrap();
     stale(
-        on.remove(Arriving, Throttle::default(), &Tally::default())
+        on.remove(Arriving, &Pace::new(None), &Tally::default())
             .await,
     );
     assert!(!shard.fact().await.indexed);
@@ -580,7 +581,7 @@ async fn from_its_beginning_to_its_end() {
         on.set_indexed().await,
         on.make_publication("trunkline_reshard_7").await,
         // Nothing is removed of keys that are not guarded.
-        on.remove(Leaving, Throttle::default(), &Tally::default())
+        on.remove(Leaving, &Pace::new(None), &Tally::default())
             .await,
     ] {
         stale(late);
@@ -651,9 +652,7 @@ async fn partitions_are_guarded_and_cleared() {
 
     on.close(Term(2)).await.unwrap();
     let tally = Tally::default();
-    on.remove(Leaving, Throttle::default(), &tally)
-        .await
-        .unwrap();
+    on.remove(Leaving, &Pace::new(None), &tally).await.unwrap();
     assert_eq!(shard.number("SELECT count(*) FROM p").await, 250);
     assert_eq!(
         shard
@@ -694,9 +693,7 @@ async fn removal_takes_the_rows_of_the_keys_and_no_others() {
     let sum = "SELECT sum(hashtext(t::text))::int8 FROM (SELECT * FROM c WHERE id NOT BETWEEN 200 AND 249) t";
     let before = shard.number(sum).await;
     let tally = Tally::default();
-    on.remove(Arriving, Throttle::default(), &tally)
-        .await
-        .unwrap();
+    on.remove(Arriving, &Pace::new(None), &tally).await.unwrap();
     assert_eq!(shard.number("SELECT count(*) FROM t").await, 250);
     assert_eq!(shard.number("SELECT count(*) FROM c").await, 250 * 200);
     assert_eq!(
@@ -728,12 +725,10 @@ async fn removal_takes_the_rows_of_the_keys_and_no_others() {
         ]
     );
     // Again, and when the keys are somebody's once more.
-    on.remove(Arriving, Throttle::default(), &tally)
-        .await
-        .unwrap();
+    on.remove(Arriving, &Pace::new(None), &tally).await.unwrap();
     on.unguard(Arriving, Term(2)).await.unwrap();
     shard.run("INSERT INTO t VALUES (230)").await;
-    stale(on.remove(Arriving, Throttle::default(), &tally).await);
+    stale(on.remove(Arriving, &Pace::new(None), &tally).await);
     assert_eq!(
         shard.number("SELECT count(*) FROM t WHERE id = 230").await,
         1
@@ -752,15 +747,11 @@ async fn a_removal_keeps_the_rate() {
     on.open(Term(1)).await.unwrap();
     on.guard(Leaving, Term(1)).await.unwrap();
     on.close(Term(2)).await.unwrap();
-    let throttle = Throttle {
-        rate: Some(2_000_000),
-        latency_us: None,
-    };
+    let pace = Pace::new(Some(1_000_000));
     let begun = Instant::now();
-    on.remove(Leaving, throttle, &Tally::default())
-        .await
-        .unwrap();
-    assert!(begun.elapsed() > Duration::from_millis(450));
+    on.remove(Leaving, &pace, &Tally::default()).await.unwrap();
+    // A second, less the credit.
+    assert!(begun.elapsed() > Duration::from_millis(750));
     assert_eq!(shard.number("SELECT count(*) FROM t").await, 0);
 }
 
@@ -812,7 +803,7 @@ async fn publications_and_slots() {
     shard.run("DELETE FROM p WHERE id IN (60, 61)").await;
     on.fence(Leaving, Term(2), LONG).await.unwrap();
     on.close(Term(2)).await.unwrap();
-    on.remove(Leaving, Throttle::default(), &Tally::default())
+    on.remove(Leaving, &Pace::new(None), &Tally::default())
         .await
         .unwrap();
     let changes = shard

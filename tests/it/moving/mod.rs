@@ -10,6 +10,7 @@ pub mod load;
 mod many;
 mod operator;
 mod over_shards;
+mod pace;
 mod references;
 pub mod stage;
 mod verify;

@@ -165,20 +165,15 @@ impl Window {
         sum.as_secs_f64() * 1e3 / self.samples.len().max(1) as f64
     }
 
-    /// The median and the 99th percentile of the parts of interest, in milliseconds.
-    pub fn parts_ms(&self) -> Option<[f64; 2]> {
-        let parts = self.samples.iter().filter_map(|sample| sample.part);
-        percentiles(parts.collect(), [50, 99]).map(|found| found.map(milliseconds))
+    /// The parts of interest.
+    pub fn parts(&self) -> impl Iterator<Item = Duration> {
+        self.samples.iter().filter_map(|sample| sample.part)
     }
 
     /// Adds how long it took, and where a part is timed how long that took.
     pub fn latencies(&self, measure: Measure) -> Measure {
         let took = self.samples.iter().map(|sample| sample.took).collect();
-        let part: Vec<_> = self
-            .samples
-            .iter()
-            .filter_map(|sample| sample.part)
-            .collect();
+        let part = self.parts().collect();
         let mut measure = measure.with("mean_ms", self.mean_ms());
         if let Some([p50, p99]) = percentiles(took, [50, 99]) {
             measure = measure
