@@ -33,14 +33,13 @@ use super::values::{Field, Values};
 
 /// Most changes of a batch, and most bytes of it beyond one row.
 const MOST_CHANGES: usize = 5000;
-const MOST_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
 /// Changes that are sent one by one together. (Up to 30 futures are begun in their order by `join_all`.)
 const RUN: usize = 30;
-/// From one batch to the next where few changes come: each costs the receiving server a write to its disk, and its clients want that disk too. A fence does
-/// not wait.
-const LEISURE: Duration = Duration::from_millis(200);
-/// The longest that the place reached is not written down.
-const SILENCE: Duration = Duration::from_millis(75);
+/// From one batch to the next where few changes come, or none and only the place is written down: each costs the receiving server a write to its disk, and
+/// its clients want that disk too. So many changes do not wait, nor does what somebody waits for.
+const LEISURE: Duration = Duration::from_millis(500);
+const MANY_CHANGES: usize = 2000;
 /// How long a transaction of the source's log may stay unseen there, and how often is looked.
 const UNSEEN: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(2);
@@ -50,8 +49,17 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(super) enum Piece {
     /// Of the transaction that is being read.
     Changes(Vec<Change>, OwnedSemaphorePermit),
-    /// Every transaction that ended at or before it has been said. With the term of a fence, when it was in the last of them.
-    Place { end: Lsn, fence: Option<i64> },
+    /// Every transaction that ended at or before it has been said.
+    Place { end: Lsn, last: Ended },
+}
+
+/// What was in a transaction that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ended {
+    /// The term of a fence.
+    pub fence: Option<i64>,
+    /// Somebody waits until it is applied: whoever made the fence, or compares rows.
+    pub is_awaited: bool,
 }
 
 /// Sees that the driver and the plan are the ones in force, and writes down how far this transaction goes. Whoever copies waits until it ends.
@@ -80,7 +88,6 @@ pub(super) struct Applier {
     path: String,
     /// As it is written down.
     applied: Lsn,
-    written: Instant,
     /// When the last batch was begun.
     begun: Instant,
     route: Route,
@@ -173,6 +180,7 @@ struct Waiting {
     /// Reached when the batch is applied.
     end: Lsn,
     fence: Option<i64>,
+    is_awaited: bool,
     /// The end of a transaction is not here yet.
     inside: bool,
 }
@@ -222,7 +230,6 @@ impl Applier {
             tables: HashMap::new(),
             path: "pg_catalog".to_owned(),
             applied: claimed.applied,
-            written: Instant::now(),
             begun: Instant::now(),
             route,
             first: true,
@@ -243,6 +250,7 @@ impl Applier {
             permits: Vec::new(),
             end: self.applied,
             fence: None,
+            is_awaited: false,
             inside: false,
         };
         loop {
@@ -256,13 +264,13 @@ impl Applier {
                 Err(_) => {}
             }
             while !waiting.is_full()
-                && waiting.fence.is_none()
+                && !waiting.is_awaited
                 && let Ok(piece) = pieces.try_recv()
             {
                 self.take(piece, &mut waiting).await?;
             }
             let is_due = { self.due(&waiting) }.is_some_and(|due| Instant::now() >= due);
-            if waiting.fence.is_some() || waiting.is_full() || is_due {
+            if waiting.is_full() || is_due {
                 self.flush(&mut waiting).await?;
             }
         }
@@ -270,13 +278,12 @@ impl Applier {
 
     /// When what waits is to be applied. `None`: not before more has come.
     fn due(&self, waiting: &Waiting) -> Option<Instant> {
-        if waiting.inside {
-            return None;
-        }
-        match waiting.batch.is_empty() {
-            false => Some(self.begun + LEISURE),
-            true if waiting.end > self.applied => Some(self.written + SILENCE),
-            true => None,
+        let at_once = waiting.is_awaited || waiting.batch.len() >= MANY_CHANGES;
+        let is_something = !waiting.batch.is_empty() || waiting.end > self.applied;
+        match waiting.inside {
+            false if at_once => Some(self.begun),
+            false if is_something => Some(self.begun + LEISURE),
+            _ => None,
         }
     }
 
@@ -292,10 +299,11 @@ impl Applier {
                 }
                 waiting.permits.push(permit);
             }
-            Piece::Place { end, fence } => {
+            Piece::Place { end, last } => {
                 waiting.inside = false;
                 waiting.end = waiting.end.max(end);
-                waiting.fence = fence.or(waiting.fence);
+                waiting.fence = last.fence.or(waiting.fence);
+                waiting.is_awaited |= last.is_awaited;
             }
         }
         Ok(())
@@ -305,6 +313,7 @@ impl Applier {
     async fn flush(&mut self, waiting: &mut Waiting) -> Result<(), FlowError> {
         self.begun = Instant::now();
         let (end, fence) = (waiting.end, waiting.fence.take());
+        waiting.is_awaited = false;
         let changes = waiting.batch.len() as u64;
         for change in waiting.batch.changes() {
             self.meet(&change.layout).await?;
@@ -348,7 +357,6 @@ impl Applier {
         }
         drop(tombstones);
         self.applied = end;
-        self.written = Instant::now();
         self.seam.note_applied(end);
         waiting.batch.clear();
         waiting.permits.clear();

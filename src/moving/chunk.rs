@@ -13,10 +13,9 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use crate::wire::replication::Lsn;
-
 use super::apply::{begin, is_in_the_way, judged};
 use super::claim::{Claim, FlowError};
+use super::ledger::mark;
 use super::pace::Pace;
 use super::seam::Seam;
 use super::shards::Connection;
@@ -397,7 +396,6 @@ impl Worker {
         self.source.batch_execute("COMMIT").await?;
 
         for attempt in 1.. {
-            let place = log_end(&self.source).await?;
             self.target.batch_execute("SAVEPOINT staged").await?;
             match self.insert(sheet, staged, piece, brought).await {
                 Ok(Inserted::All) => break,
@@ -411,6 +409,7 @@ impl Worker {
                     self.target
                         .batch_execute("ROLLBACK TO SAVEPOINT staged")
                         .await?;
+                    let place = mark(&self.source, self.claim.number).await?;
                     self.seam.until_applied(place).await;
                 }
                 Err(Refusal::Row(error)) => return Err(refused(error)),
@@ -535,14 +534,6 @@ impl Worker {
 pub(super) async fn snapshot(client: &Client) -> Result<Snapshot, FlowError> {
     let row = client
         .query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[])
-        .await?;
-    row.get::<_, &str>(0).parse().map_err(FlowError::again)
-}
-
-/// The end of the log.
-async fn log_end(client: &Client) -> Result<Lsn, FlowError> {
-    let row = client
-        .query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[])
         .await?;
     row.get::<_, &str>(0).parse().map_err(FlowError::again)
 }

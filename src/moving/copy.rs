@@ -15,11 +15,11 @@ use tokio_postgres::types::ToSql;
 use crate::resharding::condition::quoted_name;
 use crate::resharding::job::Route;
 use crate::store::Token;
-use crate::wire::replication::Lsn;
 
 use super::apply::{difference, judged, key_schemas};
 use super::chunk::{Brought, Worker, snapshot};
 use super::claim::{Claim, FlowError};
+use super::ledger::mark;
 use super::pace::Pace;
 use super::place::Layout;
 use super::progress::Tally;
@@ -331,14 +331,7 @@ impl Desk<'_> {
 
     /// All chunks are there. When everything is applied that they may have seen, the rows are those of one moment.
     async fn finish(&self) -> Result<(), FlowError> {
-        let row = self
-            .source
-            .query_one(
-                "SELECT pg_catalog.pg_logical_emit_message(true, 'trunkline/copied', $1::text)::text",
-                &[&self.claim.number.to_string()],
-            )
-            .await?;
-        let place: Lsn = row.get::<_, &str>(0).parse().map_err(FlowError::again)?;
+        let place = mark(self.source, self.claim.number).await?;
         self.task.seam.until_applied(place).await;
         let mut tombstones = self.task.seam.tombstones.write().await;
         if let Some(why) = tombstones.owed() {

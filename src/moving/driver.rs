@@ -30,14 +30,14 @@ use crate::store::{Expected, Lease, Store, StoreError, Transaction, Version, Wat
 use crate::topology::Topology;
 
 /// Between two looks while nothing is waited for by anybody.
-const PACE: Duration = Duration::from_millis(300);
+const PACE: Duration = Duration::from_secs(1);
 /// Between two looks while clients wait: for proxies, who are heard when they say something; for shards, who are not.
 const EAR: Duration = Duration::from_millis(20);
 const HASTE: Duration = Duration::from_millis(2);
 /// After the store did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How often progress is saved.
-const SAVING: Duration = Duration::from_secs(1);
+const SAVING: Duration = Duration::from_secs(2);
 /// Events that are kept.
 const MOST_EVENTS: usize = 200;
 

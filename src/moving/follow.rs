@@ -21,7 +21,7 @@ use crate::wire::replication::{
     Emission, Lsn, Message, OwnedRelation, RelationId, Row, Value, Xid,
 };
 
-use super::apply::{Applier, Piece};
+use super::apply::{Applier, Ended, MOST_BYTES, Piece};
 use super::batch::{Change, What};
 use super::claim::{Claim, FlowError};
 use super::place::{Layout, PlaceError};
@@ -51,6 +51,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// By the first message of a transaction that nobody follows.
 const MOVED: &str = super::remove::MOVED_PREFIX;
 const FENCE: &str = super::ledger::FENCE_PREFIX;
+const MARK: &str = super::ledger::MARK_PREFIX;
 
 /// What is followed.
 #[derive(Clone, Debug)]
@@ -74,11 +75,18 @@ pub struct Followed {
     pub targets: BTreeMap<ShardName, Reached>,
 }
 
+impl Followed {
+    /// All that receive are.
+    pub fn is_caught_up(&self) -> bool {
+        self.targets.values().all(|target| target.caught_up)
+    }
+}
+
 /// How far a receiving shard is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     pub applied: Lsn,
-    /// Less than a megabyte of log, or less than some 200 ms, is left to apply.
+    /// Less than a megabyte of log is left; or what was in it some 200 ms ago has been read, and no more than a batch waits.
     pub caught_up: bool,
 }
 
@@ -260,7 +268,7 @@ struct Transaction {
     marked: Option<bool>,
     /// The end cannot be before it.
     commit: Lsn,
-    fence: Option<i64>,
+    end: Ended,
 }
 
 /// Places changes.
@@ -283,7 +291,7 @@ enum Next {
     /// Pieces have become large.
     Send,
     /// A transaction has ended.
-    End(Option<i64>),
+    End(Ended),
     Describe(OwnedRelation),
 }
 
@@ -301,7 +309,7 @@ impl Reader {
                 biased;
                 Some(ended) = tasks.join_next() => return ended_by(ended),
                 _ = ticks.tick() => {
-                    self.tell_place(None)?;
+                    self.tell_place(Ended::default())?;
                     watcher.look(&self, &mut stream).await?;
                     continue;
                 }
@@ -334,8 +342,8 @@ impl Reader {
                         Ok(())
                     };
                     stream.during(sending).await?;
-                    if let Next::End(fence) = next {
-                        self.tell_place(Some(fence))?;
+                    if let Next::End(last) = next {
+                        self.tell_place(last)?;
                     }
                 }
             }
@@ -349,13 +357,15 @@ impl Reader {
                     xid,
                     marked: None,
                     commit,
-                    fence: None,
+                    end: Ended::default(),
                 });
             }
             Message::Commit { end, .. } => {
                 self.end = self.end.max(end);
-                let fence = self.transaction.take().and_then(|one| one.fence);
-                return Ok(Next::End(fence));
+                let transaction = self.transaction.take();
+                return Ok(Next::End(
+                    transaction.map_or_else(Ended::default, |one| one.end),
+                ));
             }
             Message::Message {
                 emission: Emission::Transactional,
@@ -403,14 +413,20 @@ impl Reader {
             return Ok(());
         };
         let marked = *transaction.marked.get_or_insert(prefix == MOVED);
-        if prefix != FENCE || marked {
-            return Ok(());
-        }
-        let strange = || FlowError::again("a fence that cannot be read");
-        let content = std::str::from_utf8(content).map_err(|_| strange())?;
-        let (number, term) = content.split_once(':').ok_or_else(strange)?;
-        if number.parse() == Ok(self.scope.number) {
-            transaction.fence = Some(term.parse().map_err(|_| strange())?);
+        let of_plan = |number: &str| number.parse() == Ok(self.scope.number);
+        match (prefix, std::str::from_utf8(content)) {
+            _ if marked => {}
+            (FENCE, content) => {
+                let fence = content.ok().and_then(|content| content.split_once(':'));
+                let strange = || FlowError::again("a fence that cannot be read");
+                let (number, term) = fence.ok_or_else(strange)?;
+                if of_plan(number) {
+                    transaction.end.fence = Some(term.parse().map_err(|_| strange())?);
+                    transaction.end.is_awaited = true;
+                }
+            }
+            (MARK, Ok(number)) if of_plan(number) => transaction.end.is_awaited = true,
+            _ => {}
         }
         Ok(())
     }
@@ -467,19 +483,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells how far all was said: `ended`, when a transaction has just ended, with its fence. Those that have nothing of it are told with the next tick.
-    fn tell_place(&mut self, ended: Option<Option<i64>>) -> Result<(), FlowError> {
+    /// Tells how far all was said, and what was in the transaction that has just ended. Those that have nothing of it are told with the next tick.
+    fn tell_place(&mut self, last: Ended) -> Result<(), FlowError> {
         if self.transaction.is_some() {
             return Ok(());
         }
-        let fence = ended.flatten();
         for target in &mut self.targets {
-            if fence.is_some() || self.end > target.said {
+            if last.is_awaited || self.end > target.said {
                 target.said = self.end;
-                target.tell(Piece::Place {
-                    end: self.end,
-                    fence,
-                })?;
+                let end = self.end;
+                target.tell(Piece::Place { end, last })?;
             }
         }
         Ok(())
@@ -629,8 +642,9 @@ impl Watcher {
         for target in &reader.targets {
             let applied = target.seam.applied();
             let behind = end.0.saturating_sub(applied.0);
-            let soon = earlier > Lsn(0) && applied >= earlier;
-            let caught_up = end > Lsn(0) && (behind < LITTLE || soon);
+            let is_read = earlier > Lsn(0) && reader.end >= earlier;
+            let waits = QUEUE - target.room.available_permits();
+            let caught_up = end > Lsn(0) && (behind < LITTLE || is_read && waits <= MOST_BYTES);
             let reached = Reached { applied, caught_up };
             followed.targets.insert(target.shard.clone(), reached);
             let route = Route {

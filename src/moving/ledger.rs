@@ -7,12 +7,15 @@
 //! Who writes moved rows in a transaction of its own (chunks, changes, removal) must read the ledger's row with FOR SHARE there: closing it and
 //! taking a guard away then wait for that transaction, and what comes later sees it.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::resharding::hashes::FUNCTIONS;
 use crate::resharding::job::{Lsn, MovingKeys, ShardName, Term};
+use crate::wire::replication::Lsn as Place;
 
 use super::guard::{self, Lock};
 use super::scope::Scope;
@@ -68,6 +71,18 @@ const STALE: &str = "TRK01";
 const ORDER_WAIT: Duration = Duration::from_secs(1);
 /// What a fence's message in the log begins with; its content is `number:term`.
 pub const FENCE_PREFIX: &str = "trunkline/fence";
+/// The same of a [`mark`]; its content is `number`.
+pub const MARK_PREFIX: &str = "trunkline/mark";
+
+/// A place in the log behind every change that could be seen so far. It is in the log itself, in a transaction of its own, so that it is soon on disk and there
+/// is something to come after those changes, however quiet the shard. Whoever follows applies at once what is before it.
+pub async fn mark(client: &Client, number: impl Display) -> Result<Place, tokio_postgres::Error> {
+    let text = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2)";
+    let row = client
+        .query_one(text, &[&MARK_PREFIX, &number.to_string()])
+        .await?;
+    Ok(Place(row.get::<_, PgLsn>(0).into()))
+}
 
 /// What an order finds the ledger to be, or is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

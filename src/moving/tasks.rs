@@ -324,8 +324,8 @@ impl Tasks {
                 publication,
                 targets,
             } => {
-                let (seen, followed) = watch::channel(Followed::default());
-                self.followed.insert(source.clone(), followed);
+                let (seen, mut followed) = watch::channel(Followed::default());
+                self.followed.insert(source.clone(), followed.clone());
                 let targets = targets.into_iter().map(|to| {
                     let route = Route {
                         from: source.clone(),
@@ -341,7 +341,21 @@ impl Tasks {
                     publication,
                     token,
                 };
-                Box::pin(async move { Ok(follow(task, shards, tally, seen).await?) })
+                let news = Arc::clone(&news);
+                Box::pin(async move {
+                    let tell = async {
+                        let mut told = false;
+                        // The sender's end is that of the work.
+                        while followed.changed().await.is_ok() {
+                            let caught_up = followed.borrow_and_update().is_caught_up();
+                            if std::mem::replace(&mut told, caught_up) != caught_up {
+                                news.notify_one();
+                            }
+                        }
+                    };
+                    let (ended, ()) = tokio::join!(follow(task, shards, tally, seen), tell);
+                    Ok(ended?)
+                })
             }
             Work::Verify {
                 stream,

@@ -7,6 +7,7 @@ use tokio_postgres::types::{PgLsn, ToSql};
 
 use crate::moving::shards::{Connection, Shards};
 use crate::resharding::job::{Route, ShardName};
+use crate::wire::replication::Lsn;
 
 use super::VerifyError;
 
@@ -51,7 +52,7 @@ impl Receipt {
     /// Waits until everything that the source had committed up to there is applied.
     pub(super) async fn reached(
         &self,
-        place: PgLsn,
+        place: Lsn,
         limit: Duration,
     ) -> Result<Reached, VerifyError> {
         let deadline = Instant::now() + limit;
@@ -81,12 +82,13 @@ impl Receipt {
         }
     }
 
-    async fn applied(&self) -> Result<PgLsn, VerifyError> {
+    async fn applied(&self) -> Result<Lsn, VerifyError> {
         let text = "SELECT applied FROM trunkline.reshard_streams
             WHERE number = $1 AND source = $2 AND driver = $3";
         let found = self.connection.query_opt(text, &self.row()).await;
         let found = found.map_err(|e| self.failed(e))?;
-        Ok(found.ok_or(VerifyError::LeaseLost)?.get(0))
+        let place: PgLsn = found.ok_or(VerifyError::LeaseLost)?.get(0);
+        Ok(Lsn(place.into()))
     }
 
     /// The stream's row is found by these, and only as long as the lease is.

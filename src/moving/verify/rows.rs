@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
 use tokio::time::Instant;
-use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
+use crate::moving::ledger;
 use crate::moving::shards::{Connection, ShardError, Shards};
 use crate::resharding::job::ShardName;
+use crate::wire::replication::Lsn;
 
 use super::VerifyError;
 use super::text::{Hold, Key, Span, Texts};
@@ -183,13 +185,10 @@ impl RowsAt {
         ended.map_err(|e| self.failed(e))
     }
 
-    /// A place in the shard's log behind every change that could be seen so far. It is in the log itself, in a transaction of its own, so that it
-    /// is soon on disk and there is something to come after those changes, however quiet the shard.
-    pub(super) async fn mark(&self, number: u64) -> Result<PgLsn, VerifyError> {
-        let text = "SELECT pg_logical_emit_message(true, 'trunkline/verify', $1::text)";
-        let number = number.to_string();
-        let row = self.connection.query_one(text, &[&number]).await;
-        Ok(row.map_err(|e| self.failed(e))?.get(0))
+    /// See [`ledger::mark`].
+    pub(super) async fn mark(&self, number: u64) -> Result<Lsn, VerifyError> {
+        let mark = ledger::mark(&self.connection, number).await;
+        mark.map_err(|e| self.failed(e))
     }
 
     /// Waits until whoever has written to the table, and could have it in the log and still hidden from others, has ended. A commit is in

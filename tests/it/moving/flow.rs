@@ -11,11 +11,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use trunkline::moving::claim::FlowError;
+use trunkline::moving::ledger::mark;
 use trunkline::moving::pace::Pace;
 use trunkline::sharding::KeyType;
 
 use crate::hash_agreement::Random;
-use world::{HALF, Wanted, World};
+use world::{HALF, NUMBER, Wanted, World};
 
 const ITEMS: &str =
     "CREATE TABLE items (id bigint PRIMARY KEY, n int NOT NULL, note text, body text,
@@ -329,6 +330,29 @@ async fn keys_and_types_of_every_kind() {
     writers.stop().await;
     world.fence(&mut driver, 1).await;
     assert!(world.compare().await > 200);
+}
+
+/// Whoever waits for a place in the log does not wait for a batch that is applied at leisure.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_waited_for_is_applied_at_once() {
+    let world = World::new("flow_marks", items()).await;
+    fill(&world, 0, 100).await;
+    world.run(0, "SET synchronous_commit = on").await;
+    let mut driver = world.drive(1);
+    driver.copied().await;
+    let seam = Arc::clone(driver.seams.values().next().unwrap());
+    let begun = Instant::now();
+    for n in 1000..1010 {
+        world.run(0, &format!("UPDATE items SET n = {n}")).await;
+        let place = mark(&world.sql[0], NUMBER).await.unwrap();
+        driver.during(seam.until_applied(place)).await;
+        let late = format!("SELECT count(*) FROM items WHERE n <> {n}");
+        assert_eq!(world.value(1, &late).await, "0");
+    }
+    // Half a second each, were it not for the mark.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert!(world.compare().await > 20);
 }
 
 /// Who copies has what it needs on the receiving shard, and has not begun with the first chunk.
